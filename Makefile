@@ -1,0 +1,44 @@
+# Two commands are enough on a fresh machine: `make run` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# One stamp for what running needs, one for what developing needs: each is made again when the lists change.
+$(VENV)/.run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "signal-manager needs Python 3.11 or newer; name one with: make PYTHON=python3.x")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rtc]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rtc,dev]'
+	@touch $@
+
+run: $(VENV)/.run ## Install what is missing and start the service on its defaults
+	@$(BIN)/signal-manager serve
+
+setup: $(VENV)/.dev ## Install everything that developing needs into .venv
+
+lint: $(VENV)/.dev ## Formatting, lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## Everything that CI runs
+	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest --cov --cov-report=term
+
+bench: $(VENV)/.dev ## Measure: relay cost beside reference relays, and memory per connection
+	$(BIN)/python -m benchmarks.relay
+	$(BIN)/python -m benchmarks.connections
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
+
+.PHONY: help run setup lint test bench clean
