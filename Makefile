@@ -34,6 +34,10 @@ lint: $(VENV)/.dev ## Formatting, lint, types and import contracts
 test: lint ## Everything that CI runs
 	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest --cov --cov-report=term
 
+proto: $(VENV)/.dev ## Make the Protobuf module again from its schema
+	$(BIN)/python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src \
+		src/signal_manager/protocol/codec/signal_manager.proto
+
 bench: $(VENV)/.dev ## Measure: relay cost beside reference relays, and memory per connection
 	$(BIN)/python -m benchmarks.relay
 	$(BIN)/python -m benchmarks.connections
@@ -41,4 +45,4 @@ bench: $(VENV)/.dev ## Measure: relay cost beside reference relays, and memory p
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
 
-.PHONY: help run setup lint test bench clean
+.PHONY: help run setup lint test proto bench clean

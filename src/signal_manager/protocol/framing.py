@@ -2,3 +2,188 @@
 
 Neighbours: `codec` reads what a frame's payload holds; `session` decides whether the message may come now.
 """
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from signal_manager.errors import MalformedMessageError, TooLargeError
+from signal_manager.protocol.messages import MessageType, PayloadType
+
+__all__ = ["SUBPROTOCOLS", "Frame", "Framing", "choose_subprotocol", "decode_frame", "encode_frame"]
+
+
+class Framing(StrEnum):
+    """How the messages of one connection are wrapped."""
+
+    V1 = "v1"
+    V2 = "v2"
+    JSON = "json"
+
+
+SUBPROTOCOLS: dict[str, Framing] = {
+    "signal-manager.v1": Framing.V1,
+    "signal-manager.v2": Framing.V2,
+    "signal-manager.json": Framing.JSON,
+}
+
+
+class Frame(NamedTuple):
+    """One protocol message whose payload is still bytes; `message_id` is the sixteen bytes of a UUID."""
+
+    message_type: MessageType
+    message_id: bytes
+    payload_type: PayloadType
+    payload: bytes
+
+
+class _Header(NamedTuple):
+    start_byte: int
+    length_size: int
+    size: int
+
+
+# start 1, message type 1, UUID 16, payload type 1, then the length field.
+_LENGTH_AT = 19
+_ID_ENDS_AT = 18
+_HEADERS = {
+    Framing.V1: _Header(0xAA, 2, _LENGTH_AT + 2),
+    Framing.V2: _Header(0xAB, 4, _LENGTH_AT + 4),
+}
+_V1_MAX_PAYLOAD = 0xFFFF
+
+_NIL_ID = bytes(16)
+# `uuid.UUID` itself also takes braces, "urn:uuid:" and underscores.
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+# Values of the object stay unread: the payload's own codec reads its part, once.
+_RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def choose_subprotocol(offered: Sequence[str]) -> str | None:
+    """Return the first offered WebSocket subprotocol that the service speaks, or None: the caller then uses v1."""
+    return next((name for name in offered if name in SUBPROTOCOLS), None)
+
+
+def decode_frame(framing: Framing, data: bytes) -> Frame:
+    """Split one WebSocket message into its header and payload.
+
+    Raises:
+        MalformedMessageError: for anything but one whole frame; with its `message_id` where that could be read.
+    """
+    if framing is Framing.JSON:
+        return _decode_text_frame(data)
+    header = _HEADERS[framing]
+    if len(data) < _ID_ENDS_AT:
+        raise MalformedMessageError(f"frame is {len(data)} bytes, expected at least {header.size}")
+    message_id = data[2:_ID_ENDS_AT]
+    if data[0] != header.start_byte:
+        raise MalformedMessageError(
+            f"frame starts with 0x{data[0]:02X}, expected 0x{header.start_byte:02X}", message_id=message_id
+        )
+    if len(data) < header.size:
+        raise MalformedMessageError(
+            f"frame is {len(data)} bytes, expected at least {header.size}", message_id=message_id
+        )
+    length = int.from_bytes(data[_LENGTH_AT : header.size], "big")
+    if len(data) - header.size != length:
+        raise MalformedMessageError(
+            f"payload is {len(data) - header.size} bytes, expected the {length} that the header names",
+            message_id=message_id,
+        )
+    message_type = _message_type(data[1], message_id)
+    return Frame(message_type, message_id, _payload_type(data[18], message_id), data[header.size :])
+
+
+def encode_frame(
+    framing: Framing, message_type: MessageType, message_id: bytes, payload_type: PayloadType, payload: bytes
+) -> bytes:
+    """Return the WebSocket message for a payload; under JSON framing the UTF-8 bytes of a text message.
+
+    Args:
+        message_id: sixteen bytes.
+        payload_type: must be JSON under JSON framing.
+
+    Raises:
+        TooLargeError: when v1's length field cannot hold the payload's size.
+    """
+    if framing is Framing.JSON:
+        return _encode_text_frame(message_type, message_id, payload_type, payload)
+    if framing is Framing.V1 and len(payload) > _V1_MAX_PAYLOAD:
+        raise TooLargeError(
+            f"the {message_type.name} payload is {len(payload)} bytes, signal-manager.v1 carries at most"
+            f" {_V1_MAX_PAYLOAD}; connect with the subprotocol signal-manager.v2"
+        )
+    header = _HEADERS[framing]
+    start = bytes((header.start_byte, message_type))
+    length = len(payload).to_bytes(header.length_size, "big")
+    return b"".join((start, message_id, bytes((payload_type,)), length, payload))
+
+
+def _message_type(value: int, message_id: bytes) -> MessageType:
+    try:
+        return MessageType(value)
+    except ValueError as error:
+        raise MalformedMessageError(f"unknown message type 0x{value:02X}", message_id=message_id) from error
+
+
+def _payload_type(value: int, message_id: bytes) -> PayloadType:
+    try:
+        return PayloadType(value)
+    except ValueError as error:
+        raise MalformedMessageError(
+            f"unknown payload type 0x{value:02X}, expected 0x01 to 0x05", message_id=message_id
+        ) from error
+
+
+def _decode_text_frame(data: bytes) -> Frame:
+    try:
+        # msgspec does not look into the strings that it skips, and a payload must be UTF-8 as a whole.
+        members = _RAW_OBJECT.decode(str(data, "utf-8"))
+    except UnicodeDecodeError as error:
+        raise MalformedMessageError("message is not UTF-8") from error
+    except RecursionError as error:
+        raise MalformedMessageError("message is nested too deeply") from error
+    except msgspec.DecodeError as error:
+        raise MalformedMessageError(f'message is not an object {{"type", "id", "payload"}}: {error}') from error
+    message_id = _text_id(_member(members, "id"))
+    name = _member(members, "type")
+    if not isinstance(name, str) or name not in MessageType.__members__:
+        raise MalformedMessageError(
+            '"type" is not the name of a message type, such as "CONNECT"', message_id=message_id
+        )
+    payload = bytes(members.get("payload", b""))
+    return Frame(MessageType[name], message_id, PayloadType.JSON, b"" if payload == b"null" else payload)
+
+
+def _member(members: dict[str, msgspec.Raw], name: str) -> Any:
+    try:
+        return msgspec.json.decode(members.get(name, b"null"))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MalformedMessageError(f'"{name}" is malformed, expected a string') from error
+
+
+def _text_id(value: object) -> bytes:
+    # A person who types messages may leave the id out.
+    if value is None:
+        return _NIL_ID
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        raise MalformedMessageError('"id" is not a UUID in its 36-character form')
+    return UUID(value).bytes
+
+
+def _encode_text_frame(
+    message_type: MessageType, message_id: bytes, payload_type: PayloadType, payload: bytes
+) -> bytes:
+    if payload_type is not PayloadType.JSON:
+        raise ValueError(f"payload type is {payload_type.name}, JSON framing carries JSON only")
+    members: dict[str, Any] = {"type": message_type.name, "id": str(UUID(bytes=message_id))}
+    if payload:
+        members["payload"] = msgspec.Raw(payload)
+    return msgspec.json.encode(members)

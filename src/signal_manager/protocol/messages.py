@@ -98,6 +98,8 @@ class Peer(StrEnum):
 
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+# In HTTP's manner; bounded so that every payload type can carry it.
+StatusCode = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -220,7 +222,7 @@ class RegisterAck(Message, frozen=True, kw_only=True):
     """The answer to REGISTER; `status` is 200."""
 
     version: str
-    status: int
+    status: StatusCode
     message: str
     client_id: str
     session_id: str
@@ -238,7 +240,7 @@ class UnregisterAck(Message, frozen=True, kw_only=True):
     """The answer to UNREGISTER; `status` is 200."""
 
     version: str
-    status: int
+    status: StatusCode
     message: str
     client_id: str
 
@@ -246,7 +248,7 @@ class UnregisterAck(Message, frozen=True, kw_only=True):
 class ErrorMessage(Message, frozen=True, kw_only=True):
     """A refusal (docs/protocol.md, "Errors and close codes")."""
 
-    error_code: int
+    error_code: StatusCode
     error_message: str
     details: dict[str, Any] | None = None
     retryable: bool = False

@@ -1,0 +1,81 @@
+"""Which codec module reads and writes a payload; callers of the codec need no other.
+
+Whatever a module is given, it returns a message or raises `MalformedMessageError`.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from signal_manager.errors import MalformedMessageError
+from signal_manager.protocol.codec import binary, cbor, json, protobuf, text
+from signal_manager.protocol.codec.fields import Decoded
+from signal_manager.protocol.messages import SPECS, Message, MessageType, PayloadType, Peer, Shape
+
+__all__ = ["decode_payload", "encode_payload"]
+
+_MAY_BE_EMPTY = frozenset({MessageType.HEARTBEAT, MessageType.DISCONNECT})
+
+
+def decode_payload(message_type: MessageType, payload_type: PayloadType, payload: bytes, *, sent_by: Peer) -> Decoded:
+    """Return the message that a frame's payload holds, and the shape of its object.
+
+    Args:
+        sent_by: who wrote the payload: signals differ by direction, and a client's `sender_client_id` is ignored.
+
+    Raises:
+        MalformedMessageError: for every payload that is not such a message.
+    """
+    if not payload:
+        if message_type not in _MAY_BE_EMPTY:
+            raise MalformedMessageError(f"{message_type.name} payload is empty")
+        return Decoded(SPECS[message_type].struct(), Shape.PLAIN)
+    try:
+        return _decode(message_type, payload_type, payload, sent_by)
+    except MalformedMessageError as error:
+        raise MalformedMessageError(f"{message_type.name} payload: {error.message}") from error
+
+
+def encode_payload(
+    message: Message, payload_type: PayloadType, shape: Shape, *, sent_by: Peer
+) -> tuple[PayloadType, bytes]:
+    """Return a message as a payload of the type asked for, or of type JSON where it has no form in that type.
+
+    Args:
+        shape: of the object in JSON and CBOR; the other payload types have none.
+        sent_by: who will send the payload.
+    """
+    payload = _encode(message, payload_type, shape, sent_by)
+    return (PayloadType.JSON, json.encode(message, shape)) if payload is None else (payload_type, payload)
+
+
+def _decode(message_type: MessageType, payload_type: PayloadType, payload: bytes, sent_by: Peer) -> Decoded:
+    match payload_type:
+        case PayloadType.JSON:
+            return json.decode(message_type, payload, sent_by=sent_by)
+        case PayloadType.CBOR:
+            return cbor.decode(message_type, payload, sent_by=sent_by)
+        case PayloadType.BINARY:
+            return Decoded(binary.decode(message_type, payload, sent_by=sent_by), Shape.PLAIN)
+        case PayloadType.TEXT:
+            return Decoded(text.decode(message_type, payload, sent_by=sent_by), Shape.PLAIN)
+        case PayloadType.PROTOBUF:
+            return Decoded(protobuf.decode(message_type, payload, sent_by=sent_by), Shape.PLAIN)
+        case _:
+            assert_never(payload_type)
+
+
+def _encode(message: Message, payload_type: PayloadType, shape: Shape, sent_by: Peer) -> bytes | None:
+    match payload_type:
+        case PayloadType.JSON:
+            return json.encode(message, shape)
+        case PayloadType.CBOR:
+            return cbor.encode(message, shape)
+        case PayloadType.BINARY:
+            return binary.encode(message, sent_by=sent_by)
+        case PayloadType.TEXT:
+            return text.encode(message, sent_by=sent_by)
+        case PayloadType.PROTOBUF:
+            return protobuf.encode(message)
+        case _:
+            assert_never(payload_type)
