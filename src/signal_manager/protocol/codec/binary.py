@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 
 from signal_manager.errors import MalformedMessageError
-from signal_manager.protocol.codec.fields import build_message, decode_json, decode_utf8
-from signal_manager.protocol.codec.text import address_of, raw_signal_data
+from signal_manager.protocol.codec.fields import address_of, build_message, decode_json, decode_utf8, raw_signal_data
 from signal_manager.protocol.messages import (
     SIGNAL_TYPES,
     Connect,
@@ -68,12 +67,10 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Messa
 def encode(message: Message, *, sent_by: Peer) -> bytes | None:
     """Return a message's BINARY form, or None when it has none or a request would lose something in it."""
     match message:
-        case Connect(client_id=client_id, auth_token=auth_token):
-            return (
-                _strings(client_id, auth_token)
-                if message == Connect(client_id=client_id, auth_token=auth_token)
-                else None
-            )
+        case Connect(client_id=client_id, auth_token=auth_token) if message == Connect(
+            client_id=client_id, auth_token=auth_token
+        ):
+            return _strings(client_id, auth_token)
         case Register():
             return _register(message)
         case Unregister(version=version, client_id=client_id, auth_token=auth_token):

@@ -6,6 +6,7 @@ The codec modules turn bytes into such a mapping; `build_message` makes the stru
 from __future__ import annotations
 
 import binascii
+import math
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,10 +28,12 @@ from signal_manager.protocol.messages import (
 __all__ = [
     "MAX_DEPTH",
     "Decoded",
+    "address_of",
     "build_message",
     "decode_json",
     "decode_utf8",
     "fields_of",
+    "raw_signal_data",
     "read_object",
     "write_object",
 ]
@@ -118,6 +121,25 @@ def write_object(message: Message, fields: dict[str, Any], shape: Shape) -> dict
     return {variant: fields} if shape is Shape.TAGGED and variant is not None else fields
 
 
+def address_of(message: Signal, sent_by: Peer) -> str | None:
+    """Return the one client id that stands before `signal_data` in BINARY and TEXT, or None when there is no such form.
+
+    From the service that is the sender, and `ack` and `room_id` are left out; from a client they would be lost.
+    """
+    if sent_by is Peer.SERVICE:
+        return message.sender_client_id
+    if message.ack or (isinstance(message, SignalMessage) and message.room_id is not None):
+        return None
+    return message.target_client_id
+
+
+def raw_signal_data(data: Any) -> bytes:
+    """Return `signal_data` as it stands in BINARY and TEXT (docs/protocol.md, "Between encodings")."""
+    if isinstance(data, bytes):
+        return data
+    return data.encode() if isinstance(data, str) else msgspec.json.encode(data)
+
+
 def decode_json(text: bytes | str) -> Any:
     """Return the JSON value of a text.
 
@@ -164,7 +186,7 @@ def _check_value(value: Any, levels: int) -> None:
             raise MalformedMessageError("integer is out of range, expected -2^63 to 2^64-1")
     elif kind is float:
         # NaN and the infinities are CBOR's; JSON has no word for them.
-        if value - value != 0.0:
+        if not math.isfinite(value):
             raise MalformedMessageError("number is not finite")
     elif kind is list or kind is dict:
         if levels == 0:

@@ -7,29 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from signal_manager.errors import MalformedMessageError
-from signal_manager.protocol.codec.fields import build_message, decode_utf8
+from signal_manager.protocol.codec.fields import address_of, build_message, decode_utf8, raw_signal_data
 from signal_manager.protocol.messages import (
     SIGNAL_TYPES,
-    Connect,
-    ConnectAck,
     Disconnect,
-    ErrorMessage,
     Heartbeat,
     Message,
     MessageType,
     Peer,
-    Register,
-    RegisterAck,
     Signal,
-    SignalMessage,
-    Unregister,
-    UnregisterAck,
+    spec_of,
 )
 
-__all__ = ["address_of", "decode", "encode", "raw_signal_data"]
+__all__ = ["decode", "encode"]
 
 _LAYOUTS: dict[MessageType, tuple[str, ...]] = {
     MessageType.CONNECT: ("client_id", "auth_token"),
@@ -39,6 +30,15 @@ _LAYOUTS: dict[MessageType, tuple[str, ...]] = {
     MessageType.UNREGISTER: ("version", "client_id", "auth_token"),
     MessageType.UNREGISTER_ACK: ("version", "status", "message", "client_id"),
     MessageType.ERROR: ("error_code", "error_message"),
+}
+
+# Requests that may leave out who is asking.
+_REGISTRATIONS = frozenset({MessageType.REGISTER, MessageType.UNREGISTER})
+
+_NUMBERS = {
+    MessageType.REGISTER_ACK: "status",
+    MessageType.UNREGISTER_ACK: "status",
+    MessageType.ERROR: "error_code",
 }
 
 # Numbers in these layouts have at most five digits; a bound keeps `int` from reading megabytes of them.
@@ -62,62 +62,31 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Messa
     if len(values) != len(names):
         raise MalformedMessageError(f"expected {len(names)} fields between colons, got {len(values)}")
     fields: dict[str, Any] = dict(zip(names, values, strict=True))
-    if message_type in (MessageType.REGISTER, MessageType.UNREGISTER):
+    if message_type in _REGISTRATIONS:
         fields["client_id"] = fields["client_id"] or None
         fields["auth_token"] = fields["auth_token"] or None
-    for name in ("status", "error_code"):
-        if name in fields and message_type is not MessageType.CONNECT_ACK:
-            fields[name] = _number(name, fields[name])
+    if message_type in _NUMBERS:
+        name = _NUMBERS[message_type]
+        fields[name] = _number(name, fields[name])
     return build_message(message_type, fields, sent_by=sent_by)
 
 
 def encode(message: Message, *, sent_by: Peer) -> bytes | None:
     """Return a message's TEXT form, or None when it has none or a request would lose something in it."""
-    match message:
-        case Connect(client_id=client_id, auth_token=auth_token):
-            return (
-                _join(client_id, auth_token) if message == Connect(client_id=client_id, auth_token=auth_token) else None
-            )
-        case ConnectAck():
-            return _join(message.status, message.session_id)
-        case Register(version=version, client_id=client_id, auth_token=auth_token):
-            # Absent and empty look alike in a layout.
-            if auth_token == "" or message != Register(version=version, client_id=client_id, auth_token=auth_token):
-                return None
-            return _join(version, client_id or "", auth_token or "")
-        case Unregister(version=version, client_id=client_id, auth_token=auth_token):
-            return None if auth_token == "" else _join(version, client_id or "", auth_token or "")
-        case RegisterAck():
-            return _join(message.version, str(message.status), message.message, message.client_id, message.session_id)
-        case UnregisterAck():
-            return _join(message.version, str(message.status), message.message, message.client_id)
-        case ErrorMessage():
-            return _join(str(message.error_code), message.error_message)
-        case Signal():
-            return _signal(message, sent_by)
-        case Heartbeat(timestamp=0, received=None) | Disconnect(client_id=None, reason=None):
-            return b""
-        case _:
-            return None
-
-
-def address_of(message: Signal, sent_by: Peer) -> str | None:
-    """Return the one client id that stands before `signal_data` in BINARY and TEXT, or None when there is no such form.
-
-    From the service that is the sender, and `ack` and `room_id` are left out; from a client they would be lost.
-    """
-    if sent_by is Peer.SERVICE:
-        return message.sender_client_id
-    if message.ack or (isinstance(message, SignalMessage) and message.room_id is not None):
+    if isinstance(message, Signal):
+        return _signal(message, sent_by)
+    if message in (Heartbeat(), Disconnect()):
+        return b""
+    spec = spec_of(message)
+    if spec.message_type not in _LAYOUTS:
         return None
-    return message.target_client_id
-
-
-def raw_signal_data(data: Any) -> bytes:
-    """Return `signal_data` as it stands in BINARY and TEXT (docs/protocol.md, "Between encodings")."""
-    if isinstance(data, bytes):
-        return data
-    return data.encode() if isinstance(data, str) else msgspec.json.encode(data)
+    values = {name: getattr(message, name) for name in _LAYOUTS[spec.message_type]}
+    if spec.sent_by is Peer.CLIENT and message != spec.struct(**values):
+        return None
+    # Absent and empty look alike there.
+    if spec.message_type in _REGISTRATIONS and values["auth_token"] == "":
+        return None
+    return _join(["" if value is None else str(value) for value in values.values()])
 
 
 def _signal(message: Signal, sent_by: Peer) -> bytes | None:
@@ -131,7 +100,7 @@ def _signal(message: Signal, sent_by: Peer) -> bytes | None:
     return None if address is None else address.encode() + b":" + data
 
 
-def _join(*values: str) -> bytes | None:
+def _join(values: list[str]) -> bytes | None:
     if any(":" in value for value in values[:-1]):
         return None
     return ":".join(values).encode()
