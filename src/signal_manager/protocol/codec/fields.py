@@ -38,8 +38,8 @@ __all__ = [
     "write_object",
 ]
 
-# Objects and arrays within each other, the message itself included. Every payload type has the same bound, so that what
-# one of them lets in every other can carry; browsers' getStats reports, the deepest thing known to be sent, need 6.
+# Objects and arrays within each other, the message itself included: far more than signaling needs, far less than would
+# exhaust the stack. Every payload type has the same bound, so that what one of them lets in every other can carry.
 MAX_DEPTH = 64
 
 # What all of JSON, CBOR and Protobuf carry without loss.
