@@ -1,0 +1,382 @@
+"""Who a client is: static keys and signed tokens (JWT), verified by shared secrets or published keys (see `jwks`).
+
+Every way implements `Authenticator`; the router asks it at CONNECT and for each request that carries a token of its
+own. Tokens never reach an error message or a log line.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jwt
+import msgspec
+from jwt.algorithms import HMACAlgorithm
+from jwt.api_jws import PyJWS
+
+from signal_manager.errors import AuthenticationError, ConfigurationError
+from signal_manager.model import NAME_RULE, ClientId, Grants, Identity, is_valid_name
+
+__all__ = [
+    "Authenticator",
+    "FirstOf",
+    "PublicKeys",
+    "SignedTokens",
+    "StaticKeys",
+    "TokenReport",
+    "inspect_token",
+    "issue_token",
+]
+
+LEEWAY = 10.0  # s by which the clocks of whoever signs and this service may differ
+MAX_TOKEN_BYTES = 16_384  # a real token is below 4 KiB; larger ones cost hashing and parsing before they fail
+MAX_EXPIRY = 2**53  # above it, seconds are no longer whole in a float and dates do not exist
+REFUSED = "the client id or the token is wrong"
+
+Clock = Callable[[], float]
+Signature = Literal["valid", "valid by a previous secret", "wrong", "not checked"]
+
+
+class Authenticator(Protocol):
+    """Checks one client's credentials."""
+
+    async def authenticate(self, client_id: ClientId, token: str) -> Identity:
+        """Return who the client is and what it may do.
+
+        May be cancelled at any time.
+
+        Raises:
+            AuthenticationError: the credentials are wrong; which part of them is told only to the owner of a token
+                whose signature is right.
+            UnavailableError: they cannot be checked now, and trying again later makes sense.
+        """
+        ...
+
+
+class FirstOf:
+    """Ask several authenticators in order; the first that knows the client wins, the last one's refusal counts."""
+
+    def __init__(self, *authenticators: Authenticator) -> None:
+        self._authenticators = authenticators
+
+    async def authenticate(self, client_id: ClientId, token: str) -> Identity:
+        """See `Authenticator.authenticate`."""
+        refusal = AuthenticationError(REFUSED)
+        for authenticator in self._authenticators:
+            try:
+                return await authenticator.authenticate(client_id, token)
+            except AuthenticationError as error:
+                refusal = error
+        raise refusal
+
+
+class StaticKeys:
+    """Accept fixed pairs of client id and token, which never expire and allow everything but administration.
+
+    Args:
+        keys: each "client_id:token"; the token may hold colons. A client named twice has two valid tokens.
+
+    Raises:
+        ConfigurationError: an entry is malformed; the message gives its position only.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests: dict[str, list[bytes]] = {}
+        for position, entry in enumerate(keys, 1):
+            client_id, _, token = entry.partition(":")
+            if not is_valid_name(client_id) or not token:
+                raise ConfigurationError(f"static key {position}: expected client_id:token; a client id is {NAME_RULE}")
+            self._digests.setdefault(client_id, []).append(_digest(token))
+
+    async def authenticate(self, client_id: ClientId, token: str) -> Identity:
+        """See `Authenticator.authenticate`; takes the same time for an unknown client as for a wrong token."""
+        if len(token) > MAX_TOKEN_BYTES:
+            raise AuthenticationError(REFUSED)
+        digest = _digest(token)
+        matches = False
+        for known in self._digests.get(client_id, _NOBODY):
+            matches |= hmac.compare_digest(digest, known)
+        if not matches:
+            raise AuthenticationError(REFUSED)
+        return Identity(client_id=client_id)
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+_NOBODY = [b"\0" * sha256().digest_size]  # no token is known to have this digest
+
+
+class PublicKeys(Protocol):
+    """Finds the public key that verifies a token."""
+
+    async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """Return the key called `kid` for `algorithm` (without a `kid`: the only key for it), or None.
+
+        Raises:
+            UnavailableError: no keys were ever received.
+        """
+        ...
+
+
+class SignedTokens:
+    """Accept JSON Web Tokens (RFC 7519): `sub` is the client's id, `exp` is required, the grants are claims.
+
+    HS256 is verified by the secrets only and RS256 and ES256 by the published keys only, so that no public key can ever
+    pass for a secret (RFC 8725, section 3.1).
+
+    Args:
+        secret: verifies HS256 tokens.
+        previous_secrets: also accepted, while clients move to tokens of a new secret.
+        algorithms: which of HS256, RS256 and ES256 are accepted.
+        audience: must be in `aud`; when empty, a token with an `aud` is for somebody else and refused (section 4.1.3).
+        issuer: must be `iss`; when empty, any.
+        keys: verifies RS256 and ES256 tokens.
+        clock: seconds since the epoch.
+
+    Raises:
+        ConfigurationError: the algorithms cannot be verified with what was given.
+    """
+
+    def __init__(
+        self,
+        secret: str,
+        *,
+        previous_secrets: Sequence[str] = (),
+        algorithms: Sequence[str] = ("HS256",),
+        audience: str = "",
+        issuer: str = "",
+        keys: PublicKeys | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        if not algorithms or not set(algorithms) <= set(ALGORITHMS):
+            raise ConfigurationError(f"expected signature algorithms out of {', '.join(ALGORITHMS)}, got {algorithms}")
+        if keys is None and set(algorithms) != {"HS256"}:
+            raise ConfigurationError("RS256 and ES256 need the address of the keys that verify them (JWKS)")
+        self._secrets = [_checked_secret(each) for each in (secret, *previous_secrets)]
+        self._algorithms = frozenset(algorithms)
+        self._audience = audience
+        self._issuer = issuer
+        self._keys = keys
+        self._clock = clock
+
+    async def authenticate(self, client_id: ClientId, token: str) -> Identity:
+        """See `Authenticator.authenticate`."""
+        claims = await self._verify(token)
+        if refusals := _refusals(claims, now=self._clock(), audience=self._audience, issuer=self._issuer):
+            raise AuthenticationError(refusals[0])
+        if claims["sub"] != client_id:
+            raise AuthenticationError("the token belongs to another client")
+        return Identity(client_id=client_id, grants=_grants(claims), expires_at=float(claims["exp"]))
+
+    async def _verify(self, token: str) -> dict[str, Any]:
+        header = _header(token)
+        algorithm = header.get("alg") if header else None
+        if header is None or not isinstance(algorithm, str) or algorithm not in self._algorithms:
+            raise AuthenticationError(REFUSED)
+        candidates: list[str | jwt.PyJWK] = []
+        if algorithm == "HS256":
+            candidates += self._secrets
+        elif self._keys and (key := await self._keys.find(header.get("kid"), algorithm)):
+            candidates.append(key)
+        return _verified(token, algorithm, candidates).claims
+
+
+class _AnyLengthHmac(HMACAlgorithm):
+    """HS256 without PyJWT's warning per call about short secrets: `config.weak_secrets` says it once, at start."""
+
+    def check_key_length(self, key: bytes) -> str | None:
+        return None
+
+
+ALGORITHMS = ("HS256", "RS256", "ES256")
+
+_JWS = PyJWS(algorithms=ALGORITHMS)
+_JWS.unregister_algorithm("HS256")
+_JWS.register_algorithm("HS256", _AnyLengthHmac(HMACAlgorithm.SHA256))
+
+
+def _checked_secret(secret: str) -> str:
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except jwt.InvalidKeyError:
+        raise ConfigurationError("the token secret is empty or a public key; HS256 needs a secret of its own") from None
+    return secret
+
+
+def _header(token: str) -> dict[str, Any] | None:
+    """Return the token's unverified header, or None for what is no token."""
+    if len(token) > MAX_TOKEN_BYTES or not token.isascii():
+        return None
+    # A deeply nested header ends in RecursionError, an endless number in a plain ValueError.
+    with suppress(jwt.PyJWTError, RecursionError, ValueError):
+        return _JWS.get_unverified_header(token)
+    return None
+
+
+class _Verified(NamedTuple):
+    position: int  # of the key that fits
+    claims: dict[str, Any]
+
+
+def _verified(token: str, algorithm: str, keys: Sequence[str | jwt.PyJWK]) -> _Verified:
+    for position, key in enumerate(keys):
+        with suppress(jwt.PyJWTError, RecursionError, ValueError, msgspec.DecodeError):
+            payload = _JWS.decode_complete(token, key, algorithms=[algorithm])["payload"]
+            return _Verified(position, msgspec.json.decode(payload, type=dict[str, Any]))
+    raise AuthenticationError(REFUSED)
+
+
+def _refusals(claims: Mapping[str, Any], *, now: float, audience: str, issuer: str) -> list[str]:
+    """Return why a token with a right signature is refused, the weightiest first; an empty list accepts it."""
+    subject, expires_at, not_before = claims.get("sub"), _seconds(claims, "exp"), _seconds(claims, "nbf")
+    checks = [
+        (not isinstance(subject, str), "the token names no client (sub)"),
+        (expires_at is None, "the token has no valid expiry (exp)"),
+        (expires_at is not None and expires_at + LEEWAY <= now, "the token has expired"),
+        ("nbf" in claims and not_before is None, "the token's nbf is not a time"),
+        (not_before is not None and not_before - LEEWAY > now, "the token is not valid yet (nbf)"),
+        (not _is_meant_for(claims.get("aud"), audience), "the token is meant for another audience (aud)"),
+        (bool(issuer) and claims.get("iss") != issuer, "the token comes from another issuer (iss)"),
+    ]
+    return [reason for refused, reason in checks if refused]
+
+
+def _seconds(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_EXPIRY:
+        return None
+    return float(value)
+
+
+def _is_meant_for(claim: Any, audience: str) -> bool:
+    if not audience:
+        return claim is None
+    return claim == audience or (isinstance(claim, list) and audience in claim)
+
+
+def _grants(claims: Mapping[str, Any]) -> Grants:
+    given = {name: claims[name] for name in Grants.__struct_fields__ if name in claims}
+    try:
+        if None in given.values():
+            # Grants reads None as "everything": a signer that lost a list must not give more than it meant.
+            raise msgspec.ValidationError("a grant is null")
+        return msgspec.convert(given, Grants)
+    except msgspec.ValidationError:
+        raise AuthenticationError(
+            "the token's grants are malformed: rooms, roles and signal_to are lists of strings, "
+            "publish, subscribe and admin are true or false"
+        ) from None
+
+
+def issue_token(
+    *,
+    secret: str,
+    client_id: str,
+    ttl: float,
+    grants: Grants | None = None,
+    now: float,
+    audience: str = "",
+    issuer: str = "",
+) -> str:
+    """Return an HS256 token for `client_id` that lives `ttl` seconds from `now` (seconds since the epoch).
+
+    Raises:
+        ValueError: the client id is not one, or the lifetime is not positive.
+        ConfigurationError: the secret cannot sign.
+    """
+    if not is_valid_name(client_id):
+        raise ValueError(f"expected a client id of {NAME_RULE}")
+    if not 0 < ttl < math.inf:
+        raise ValueError(f"expected a lifetime above 0 s, got {ttl}")
+    claims: dict[str, Any] = {"sub": client_id, "iat": int(now), "exp": int(now + ttl)}
+    if audience:
+        claims["aud"] = audience
+    if issuer:
+        claims["iss"] = issuer
+    everything = Grants()
+    for name in Grants.__struct_fields__:
+        granted = getattr(grants or everything, name)
+        if granted != getattr(everything, name):
+            claims[name] = granted
+    return _JWS.encode(msgspec.json.encode(claims), _checked_secret(secret), algorithm="HS256", headers={"typ": "JWT"})
+
+
+class TokenReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a token says and whether it would be accepted; times are seconds since the epoch."""
+
+    signature: Signature
+    algorithm: str | None = None
+    subject: str | None = None
+    issued_at: float | None = None
+    expires_at: float | None = None
+    audience: Any = None
+    issuer: Any = None
+    grants: Grants | None = None
+    refused_because: list[str] = []
+
+
+def inspect_token(
+    token: str,
+    *,
+    secret: str,
+    previous_secrets: Sequence[str] = (),
+    algorithms: Sequence[str] = ("HS256",),
+    audience: str = "",
+    issuer: str = "",
+    now: float,
+) -> TokenReport:
+    """Explain a token to whoever operates the service; anything at all may be given as `token`.
+
+    The arguments are those of `SignedTokens`; the signatures of published keys are not checked.
+    """
+    header = _header(token)
+    claims = _unverified_claims(token) if header else None
+    if header is None or claims is None:
+        return TokenReport(signature="wrong", refused_because=["it is not a JSON Web Token"])
+    algorithm, subject = header.get("alg"), claims.get("sub")
+    refusals = _refusals(claims, now=now, audience=audience, issuer=issuer)
+    signature = _signature(token, algorithm, (secret, *previous_secrets))
+    if signature == "wrong":
+        refusals.insert(0, "its signature is not of this service's secret")
+    if algorithm not in algorithms:
+        refusals.insert(0, f"its algorithm is not accepted (only {', '.join(algorithms)})")
+    grants = None
+    try:
+        grants = _grants(claims)
+    except AuthenticationError as error:
+        refusals.append(error.message)
+    return TokenReport(
+        signature=signature,
+        algorithm=algorithm if isinstance(algorithm, str) else None,
+        subject=subject if isinstance(subject, str) else None,
+        issued_at=_seconds(claims, "iat"),
+        expires_at=_seconds(claims, "exp"),
+        audience=claims.get("aud"),
+        issuer=claims.get("iss"),
+        grants=grants,
+        refused_because=refusals,
+    )
+
+
+def _signature(token: str, algorithm: Any, secrets: Sequence[str]) -> Signature:
+    if algorithm in {"RS256", "ES256"}:
+        return "not checked"
+    try:
+        position = _verified(token, "HS256", secrets).position
+    except AuthenticationError:
+        return "wrong"
+    return "valid by a previous secret" if position else "valid"
+
+
+def _unverified_claims(token: str) -> dict[str, Any] | None:
+    with suppress(jwt.PyJWTError, RecursionError, ValueError, msgspec.DecodeError):
+        payload = _JWS.decode_complete(token, options={"verify_signature": False})["payload"]
+        return msgspec.json.decode(payload, type=dict[str, Any])
+    return None

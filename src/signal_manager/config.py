@@ -1,0 +1,349 @@
+"""How settings get in and out: from a TOML file, the environment and the command line, and as TOML or JSON again.
+
+`settings` says what can be set; the composition root and the command line ask here for the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple, cast, get_args
+
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import EnvSettingsSource
+
+from signal_manager.errors import ConfigurationError
+from signal_manager.settings import (
+    ENVIRONMENT_PREFIX,
+    Config,
+    Section,
+    insecure_settings,
+    is_loopback,
+    unsupported_settings,
+    weak_secrets,
+)
+
+__all__ = [
+    "Config",
+    "LoadedConfig",
+    "as_json",
+    "as_toml",
+    "example_toml",
+    "insecure_settings",
+    "is_loopback",
+    "load",
+    "load_with_origins",
+    "unsupported_settings",
+    "weak_secrets",
+]
+
+FILE_NAMES = ("app-config.toml", "config.toml")
+SHOWN_VALUE_CHARACTERS = 60  # of a wrong value in an error, which stays one line
+HIDDEN = "***"
+
+# A Kubernetes Service called signal-manager puts these into every pod of its namespace.
+_SERVICE_LINK = re.compile(r"SIGNAL_MANAGER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)\Z")
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s,]+@")
+
+
+_SECTIONS = {name: cast("type[Section]", field.annotation) for name, field in Config.model_fields.items()}
+
+
+class LoadedConfig(NamedTuple):
+    """A configuration and where it came from.
+
+    `origins` maps "section.key" to the file's name, the variable's name or "command line"; defaults are not in it.
+    """
+
+    config: Config
+    file: Path | None
+    origins: Mapping[str, str]
+
+
+def load(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Config:
+    """Return the effective configuration; arguments and errors are those of `load_with_origins`."""
+    return load_with_origins(path, environ=environ, directory=directory).config
+
+
+def load_with_origins(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> LoadedConfig:
+    """Return the effective configuration and who set what.
+
+    Args:
+        path: the TOML file; without it, app-config.toml or else config.toml in `directory`, or else no file.
+        environ: the environment, normally the process's.
+        directory: where to look for a file, normally the working directory.
+        overrides: sections of values above the environment, from the command line.
+
+    Raises:
+        ConfigurationError: in one line, which file or variable is wrong and how, without the value of a secret.
+    """
+    environ = os.environ if environ is None else environ
+    file = path or _find_file(directory or Path.cwd())
+    file_tables = _read_file(file) if file else {}
+    variables = _environment_tables(environ)
+    merged: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+    for tables, origin in ((file_tables, str(file)), (variables, None), (overrides or {}, "command line")):
+        for section, values in tables.items():
+            merged.setdefault(section, {}).update(values)
+            for key in values:
+                origins[f"{section}.{key}"] = origin or _variable(section, key)
+    _fill_firestore_from_gcp(merged, origins)
+    try:
+        return LoadedConfig(Config.model_validate(merged), file, origins)
+    except ValidationError as error:
+        raise ConfigurationError(_problem_of_all(error)) from None
+
+
+def _find_file(directory: Path) -> Path | None:
+    return next((directory / name for name in FILE_NAMES if (directory / name).exists()), None)
+
+
+def _read_file(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot read it: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not valid TOML: byte {error.start} is not UTF-8") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
+    return {section: _checked_table(str(path), section, table) for section, table in document.items()}
+
+
+def _checked_table(path: str, section: str, table: Any) -> dict[str, Any]:
+    if section not in _SECTIONS:
+        raise ConfigurationError(f"{path}: {_unknown_section(section, table)}")
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{path}: expected [{section}] to be a table, got {_shown(table)}")
+    try:
+        # By way of JSON, where strict means "of TOML's own type" without refusing a list for a tuple. No setting is a
+        # date or a time; as a list of one it fits none of them.
+        values = _SECTIONS[section].model_validate_json(
+            json.dumps(table, default=lambda moment: [str(moment)]), strict=True
+        )
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {_problem(section, error.errors()[0], '[{}] {}')}") from None
+    return values.model_dump(exclude_unset=True)
+
+
+class _Environment(EnvSettingsSource):
+    """Read variables from any mapping; what should be JSON and is not stays text, for `_problem` to name."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(Config)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._environ.items()}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except (ValueError, RecursionError):
+            return value
+
+
+def _environment_tables(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    known = {_variable(section, key) for section, key, _ in _fields()}
+    ours = {name: value for name, value in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
+    for name in sorted(ours.keys() - known):
+        if not _SERVICE_LINK.match(name):
+            raise ConfigurationError(f"unknown variable {name}{_better_variable(name, known)}")
+    tables = _Environment({name: value for name, value in ours.items() if name in known})()
+    return {section: _checked_variables(section, values) for section, values in tables.items()}
+
+
+def _checked_variables(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return _SECTIONS[section].model_validate(values).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise ConfigurationError(_problem(section, error.errors()[0])) from None
+
+
+def _fill_firestore_from_gcp(merged: dict[str, dict[str, Any]], origins: dict[str, str]) -> None:
+    for key, value in merged.get("gcp", {}).items():
+        if value and not merged.get("firestore", {}).get(key):
+            merged.setdefault("firestore", {})[key] = value
+            origins[f"firestore.{key}"] = origins[f"gcp.{key}"]
+
+
+def _problem_of_all(error: ValidationError) -> str:
+    details = error.errors()[0]
+    if not details["loc"]:
+        return str(details["ctx"]["error"])  # from _sections_agree, which names its settings
+    section, *rest = details["loc"]
+    details["loc"] = tuple(rest)
+    return _problem(str(section), details, "{}.{}")
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a string",
+    "string_too_short": "something that is not empty",
+    "too_short": "something that is not empty",
+    "tuple_type": "a list",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "literal_error": "{expected}",
+    "value_error": "{error}",
+}
+
+
+def _problem(section: str, details: ErrorDetails, place: str | None = None) -> str:
+    """Say in one line what pydantic found; `place` formats section and key, which otherwise are a variable's name."""
+    key, *index = (str(part) for part in details["loc"])
+    where = place.format(section, key) if place else _variable(section, key)
+    if details["type"] == "extra_forbidden":
+        return f'unknown key "{key}" in [{section}]{_better_key(section, key)}'
+    where += f"[{index[0]}]" if index else ""
+    expected = _EXPECTED.get(details["type"], details["msg"]).format(**details.get("ctx", {}))
+    if details["type"] == "tuple_type" and not place:
+        expected = """a JSON list such as '["a", "b"]'"""
+    secret = _holds_secret(_SECTIONS[section].model_fields[key].annotation)
+    return f"{where}: expected {expected}, got {HIDDEN if secret else _shown(details['input'])}"
+
+
+def _better_key(section: str, key: str) -> str:
+    homes = [f"[{other}]" for other, known, _ in _fields() if known == key]
+    if homes:
+        return f"; it belongs in {' or '.join(homes)}"
+    return _did_you_mean(key, _SECTIONS[section].model_fields if section else ())
+
+
+def _unknown_section(section: str, content: Any) -> str:
+    if isinstance(content, dict):
+        return f"unknown section [{section}]{_did_you_mean(f'[{section}]', (f'[{known}]' for known in _SECTIONS))}"
+    return f'key "{section}" stands outside any section{_better_key("", section)}'
+
+
+def _better_variable(name: str, known: Iterable[str]) -> str:
+    # Without the prefix that all share, or else any two would be near.
+    nearest = get_close_matches(name[len(ENVIRONMENT_PREFIX) :], (each[len(ENVIRONMENT_PREFIX) :] for each in known), 1)
+    return f"; did you mean {ENVIRONMENT_PREFIX}{nearest[0]}?" if nearest else ""
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    nearest = get_close_matches(word, known, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _shown(value: Any) -> str:
+    text = "a table" if isinstance(value, dict) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= SHOWN_VALUE_CHARACTERS else text[: SHOWN_VALUE_CHARACTERS - 1] + "…"
+
+
+def _variable(section: str, key: str) -> str:
+    return f"{ENVIRONMENT_PREFIX}{section}_{key}".upper()
+
+
+def _fields() -> Iterator[tuple[str, str, FieldInfo]]:
+    for section, kind in _SECTIONS.items():
+        for key, field in kind.model_fields.items():
+            yield section, key, field
+
+
+def _holds_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(map(_holds_secret, get_args(annotation)))
+
+
+def as_toml(
+    config: Config,
+    *,
+    hide_secrets: bool = True,
+    describe: bool = False,
+    origins: Mapping[str, str] | None = None,
+) -> str:
+    """Return the effective configuration as TOML.
+
+    Args:
+        config: what to print.
+        hide_secrets: print secrets as `***`; a secret that is not set stays visible as "".
+        describe: put every section's and key's description above it.
+        origins: say behind each value where it came from, as `LoadedConfig.origins` knows it.
+    """
+    lines: list[str] = []
+    for section, kind in _SECTIONS.items():
+        lines += ["", f"# {kind.__doc__}"] if describe else [""]
+        lines.append(f"[{section}]")
+        for key, field in kind.model_fields.items():
+            value = _toml_value(_plain(key, getattr(getattr(config, section), key), hide_secrets=hide_secrets))
+            comment = f"  # {origins.get(f'{section}.{key}', 'default')}" if origins is not None else ""
+            lines += [f"# {field.description}"] if describe else []
+            lines.append(f"{key} = {value}{comment}")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def as_json(config: Config, *, origins: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the effective configuration for a program: section → key → value (secrets hidden) and origin."""
+    settings: dict[str, dict[str, Any]] = {}
+    for section, key, _ in _fields():
+        settings.setdefault(section, {})[key] = {
+            "value": _plain(key, getattr(getattr(config, section), key), hide_secrets=True),
+            "origin": origins.get(f"{section}.{key}", "default"),
+        }
+    return settings
+
+
+def example_toml() -> str:
+    """Return the text of config.example.toml."""
+    return (
+        "# Every setting of signal-manager with its default. Copy what you change to config.toml, or to a file that\n"
+        "# --config names. The environment wins: SIGNAL_MANAGER_SERVER_PORT is [server] port, and so on, with lists\n"
+        '# written as JSON. "" for an optional path or id means "not set".\n'
+        "# To see what is in effect, and why: signal-manager check-config\n"
+        "\n" + as_toml(Config(), hide_secrets=False, describe=True)
+    )
+
+
+def _plain(key: str, value: Any, *, hide_secrets: bool) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(key, item, hide_secrets=hide_secrets) for item in value]
+    if isinstance(value, SecretStr):
+        return _hidden(key, value.get_secret_value()) if hide_secrets else value.get_secret_value()
+    if isinstance(value, str) and hide_secrets:
+        return _URL_CREDENTIALS.sub(f"{HIDDEN}@", value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _hidden(key: str, secret: str) -> str:
+    """Hide a secret, but not which client a static key is for, nor which server an address names."""
+    if key == "api_keys":
+        return f"{secret.partition(':')[0]}:{HIDDEN}"
+    if key == "nats_url":
+        return _URL_CREDENTIALS.sub(f"{HIDDEN}@", secret)
+    return HIDDEN if secret else ""
+
+
+def _toml_value(value: Any) -> str:
+    # A JSON value of these types is a TOML value, but for one character that TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

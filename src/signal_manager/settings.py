@@ -1,0 +1,418 @@
+"""What can be set: every setting with its default, its limits and its description, and what settings say together.
+
+`config` reads and prints these; only the composition root and the command line see either, since everything below takes
+keyword arguments.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from signal_manager.auth import StaticKeys
+from signal_manager.errors import ConfigurationError
+from signal_manager.model import NAME_RULE, is_valid_name
+
+__all__ = ["Config", "Section", "insecure_settings", "is_loopback", "unsupported_settings", "weak_secrets"]
+
+ENVIRONMENT_PREFIX = "SIGNAL_MANAGER_"
+DEFAULT_TOKEN_SECRET = "your-secret-key-change-in-production"  # noqa: S105 - public, hence refused beyond loopback
+DEFAULT_API_KEYS = ("test_client_1:test_token_1", "test_client_2:test_token_2")
+HMAC_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
+
+_Text = TypeVar("_Text", str, SecretStr)
+
+
+def _address(*prefixes: str) -> AfterValidator:
+    def check(value: _Text) -> _Text:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if text and not text.startswith(prefixes):
+            raise ValueError(f"an address that starts with {' or '.join(prefixes)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _api_key(value: SecretStr) -> SecretStr:
+    try:
+        StaticKeys([value.get_secret_value()])
+    except ConfigurationError:
+        raise ValueError("'client_id:token'") from None
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("an IP address or network such as 10.0.0.0/8") from None
+    return value
+
+
+def _ip_address(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise ValueError("an IP address") from None
+    return value
+
+
+def _optional_name(value: str) -> str:
+    if value and not is_valid_name(value):
+        raise ValueError(NAME_RULE)
+    return value
+
+
+def _written_as(**aliases: str) -> BeforeValidator:
+    """Accept any case, and the original service's words for the same thing."""
+    return BeforeValidator(lambda value: aliases.get(value.lower(), value.lower()) if isinstance(value, str) else value)
+
+
+Host = Annotated[str, Field(min_length=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Secret = Annotated[SecretStr, Field(min_length=1)]
+WebAddress = Annotated[str, _address("https://", "http://")]
+
+
+class Section(BaseModel):
+    """One table of the file: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(Section):
+    """The WebSocket listener and the limits of one connection."""
+
+    host: Host = Field(
+        default="127.0.0.1", description="Address to listen on; 0.0.0.0 is every IPv4 address, :: every address."
+    )
+    port: Port = Field(default=8080, description="Port to listen on; 0 lets the system choose one.")
+    max_connections: Count = Field(default=1000, description="Connections at one time; one more is closed with 4503.")
+    heartbeat_interval: Seconds = Field(
+        default=30.0, description="Seconds of silence after which a connection is pinged."
+    )
+    heartbeat_timeout: Seconds = Field(
+        default=90.0, description="Seconds of silence after which a connection is closed (4408)."
+    )
+    connection_timeout: Seconds = Field(default=10.0, description="Seconds that a new connection has for its CONNECT.")
+    drain_timeout: Seconds = Field(
+        default=20.0, description="Seconds for saying goodbye to every client before stopping."
+    )
+    max_message_size: Size = Field(
+        default=1048576, description="Bytes of the largest WebSocket message that is accepted."
+    )
+    outbound_queue_bytes: Size = Field(
+        default=1048576, description="Bytes that may wait for one slow client before its connection is closed (4413)."
+    )
+    read_buffer_size: Size = Field(
+        default=2048, description="Bytes of one connection's read buffer; larger ones cost memory on idle connections."
+    )
+    write_buffer_size: Size = Field(
+        default=8192, description="Bytes that the socket may hold back before it is called slow."
+    )
+    workers: Count = Field(default=1, description="Processes that share the port.")
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        default=(), description="Addresses or networks whose X-Forwarded-For header is believed."
+    )
+    tls_enabled: bool = Field(default=False, description="Serve wss:// directly.")
+    tls_cert_path: str = Field(default="", description="PEM file with the certificate chain.")
+    tls_key_path: str = Field(default="", description="PEM file with the private key.")
+
+
+class Auth(Section):
+    """Who may connect."""
+
+    auth_method: Annotated[Literal["token", "api_key", "jwt", "store"], _written_as(firestore="store")] = Field(
+        default="token",
+        description='"token" (static keys and signed tokens), "api_key", "jwt" or "store" (client records).',
+    )
+    token_secret: Secret = Field(
+        default=SecretStr(DEFAULT_TOKEN_SECRET), description="Signs and verifies HS256 tokens; 32 random bytes or more."
+    )
+    previous_token_secrets: tuple[Secret, ...] = Field(
+        default=(), description="Still accepted for verification while clients move to a new token_secret."
+    )
+    token_expiry: Seconds = Field(
+        default=3600.0, description="Seconds that an issued token lives unless asked otherwise."
+    )
+    api_keys: tuple[Annotated[SecretStr, AfterValidator(_api_key)], ...] = Field(
+        default=tuple(SecretStr(key) for key in DEFAULT_API_KEYS),
+        description='Static keys, each "client_id:token"; a client named twice has two valid tokens.',
+    )
+    jwt_algorithms: Annotated[tuple[Literal["HS256", "RS256", "ES256"], ...], Field(min_length=1)] = Field(
+        default=("HS256",),
+        description="Accepted signatures: HS256 by token_secret; RS256 and ES256 by the keys of jwks_url.",
+    )
+    jwt_audience: str = Field(
+        default="", description="A token's `aud` must name this; when empty, tokens with an `aud` are refused."
+    )
+    jwt_issuer: str = Field(default="", description="A token's `iss` must be this; when empty, any.")
+    jwks_url: WebAddress = Field(
+        default="", description="Where an identity provider publishes its public keys (RFC 7517)."
+    )
+
+
+class Session(Section):
+    """A client's presence over its connections."""
+
+    session_timeout: Seconds = Field(
+        default=3600.0, description="Seconds without any activity after which a session ends."
+    )
+    cleanup_interval: Seconds = Field(default=300.0, description="Seconds between two searches for sessions to end.")
+    max_sessions_per_client: Count = Field(
+        default=1, description="Sessions of one client; a newer one ends the oldest (4409)."
+    )
+    resume_window: Seconds = Field(
+        default=30.0, description="Seconds that a dropped connection's session waits for its client."
+    )
+    resume_buffer_bytes: Size = Field(
+        default=262144, description="Bytes kept for one session until its client confirms them."
+    )
+    resume_total_bytes: Size = Field(default=268435456, description="Bytes kept for all sessions together.")
+
+
+class Security(Section):
+    """Limits against abuse."""
+
+    rate_limit_enabled: bool = Field(default=True, description="Enforce max_messages_per_minute.")
+    max_messages_per_minute: Count = Field(default=1000, description="Messages of one client per minute.")
+    max_connections_per_ip: Count = Field(
+        default=10, description="Connections of one address at a time; loopback is not counted."
+    )
+    max_failed_auth_per_minute: Count = Field(
+        default=10, description="Failed authentications of one address per minute."
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        default=("*",), description='Accepted Origin headers of browsers; "*" is any.'
+    )
+
+
+class Storage(Section):
+    """Where rooms, clients and the ledger of media are kept."""
+
+    backend: Literal["sqlite", "memory", "firestore"] = Field(
+        default="sqlite", description='"sqlite", "memory" or "firestore".'
+    )
+    sqlite_path: Host = Field(default="signal-manager.db", description="Database file of the sqlite backend.")
+    operation_timeout: Seconds = Field(default=5.0, description="Seconds that one storage operation may take.")
+
+
+class Firestore(Section):
+    """The firestore storage backend."""
+
+    project_id: str = Field(default="", description="Google Cloud project.")
+    credentials_path: str = Field(
+        default="", description="Service account file; when empty, the environment's credentials."
+    )
+    database_name: Host = Field(default="(default)", description="Database within the project.")
+    collection_prefix: str = Field(default="", description="Put before the collections' names.")
+    region: str = Field(default="", description="Where the database is.")
+
+
+class Gcp(Section):
+    """Where the original service's files may keep what [firestore] leaves empty."""
+
+    project_id: str = Field(default="", description="Used when firestore.project_id is empty.")
+    credentials_path: str = Field(default="", description="Used when firestore.credentials_path is empty.")
+    region: str = Field(default="", description="Used when firestore.region is empty.")
+
+
+class Media(Section):
+    """Who forwards rooms' audio, video and data."""
+
+    backend: Literal["auto", "cloudflare", "local", "none"] = Field(
+        default="auto",
+        description='"cloudflare", "local", "none", or "auto": cloudflare when its credentials are set, else local.',
+    )
+    negotiation_timeout: Seconds = Field(default=15.0, description="Seconds that a client has to answer an offer.")
+    sfu_udp_port: Port = Field(default=0, description="UDP port of the local SFU; 0 lets the system choose one.")
+    sfu_public_addresses: tuple[Annotated[str, AfterValidator(_ip_address)], ...] = Field(
+        default=(), description="Addresses that the local SFU offers in its ICE candidates; when empty, its own."
+    )
+
+
+class Cloudflare(Section):
+    """Cloudflare Realtime: SFU and TURN."""
+
+    app_id: str = Field(default="", description="App of the SFU.")
+    app_secret: SecretStr = Field(default=SecretStr(""), description="The app's bearer token.")
+    base_url: Annotated[WebAddress, Field(min_length=1)] = Field(
+        default="https://rtc.live.cloudflare.com/v1", description="Address of the SFU's interface."
+    )
+    stun_url: Annotated[str, _address("stun:", "stuns:")] = Field(
+        default="stun:stun.cloudflare.com:3478", description="STUN server that clients are told."
+    )
+    turn_key_id: str = Field(
+        default="", description="Key for short-lived TURN credentials; when empty, clients get STUN only."
+    )
+    turn_key_token: SecretStr = Field(default=SecretStr(""), description="The TURN key's bearer token.")
+    turn_ttl: Seconds = Field(default=3600.0, description="Seconds that TURN credentials live.")
+    request_timeout: Seconds = Field(default=10.0, description="Seconds that one request to Cloudflare may take.")
+
+
+class Bus(Section):
+    """How nodes reach each other's clients."""
+
+    backend: Literal["local", "nats"] = Field(default="local", description='"local" (one node) or "nats".')
+    nats_url: Annotated[Secret, _address("nats://", "tls://", "ws://", "wss://")] = Field(
+        default=SecretStr("nats://127.0.0.1:4222"), description="Address of nats-server; may carry user and password."
+    )
+    node_id: Annotated[str, AfterValidator(_optional_name)] = Field(
+        default="", description="Name of this node among others; when empty, made at start."
+    )
+
+
+class Logging(Section):
+    """What is logged, how and where."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"],
+        _written_as(trace="debug", warn="warning", fatal="critical"),
+    ] = Field(default="info", description='"debug", "info", "warning", "error" or "critical".')
+    format: Annotated[Literal["json", "console"], _written_as()] = Field(
+        default="json", description='"json" or "console"; when not set at all, "console" on a terminal.'
+    )
+    file_path: str = Field(default="", description="Also log to this file, which is rotated.")
+    console_output: bool = Field(default=True, description="Log to standard error.")
+    max_file_size: Size = Field(default=10485760, description="Bytes after which the file is rotated.")
+    max_files: Count = Field(default=5, description="Rotated files that are kept beside the current one.")
+
+
+class Metrics(Section):
+    """The second port: metrics, health and administration."""
+
+    enabled: bool = Field(default=True, description="Open this port.")
+    host: Host = Field(default="127.0.0.1", description="Address to listen on.")
+    port: Port = Field(default=9090, description="Port to listen on; 0 lets the system choose one.")
+    connection_stats_interval: Seconds = Field(
+        default=60.0, description="Seconds between two log lines about connections."
+    )
+    message_stats_interval: Seconds = Field(default=30.0, description="Seconds between two log lines about messages.")
+
+
+class Admin(Section):
+    """Management on the second port."""
+
+    enabled: bool = Field(default=True, description="Serve the management interface and the dashboard.")
+    token: SecretStr = Field(
+        default=SecretStr(""), description="Bearer token; required when metrics.host is not loopback."
+    )
+    demo: bool = Field(default=True, description="Serve the demo page, on loopback only.")
+
+
+class Config(BaseSettings):
+    """The service's whole configuration.
+
+    Constructing it reads neither files nor the environment, so `Config()` is exactly the defaults: see `load`.
+    """
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+    )
+
+    server: Server = Server()
+    auth: Auth = Auth()
+    session: Session = Session()
+    security: Security = Security()
+    storage: Storage = Storage()
+    firestore: Firestore = Firestore()
+    gcp: Gcp = Gcp()
+    media: Media = Media()
+    cloudflare: Cloudflare = Cloudflare()
+    bus: Bus = Bus()
+    logging: Logging = Logging()
+    metrics: Metrics = Metrics()
+    admin: Admin = Admin()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take constructor arguments only: `load` asks the other sources one by one, to know who said what."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.server.heartbeat_timeout <= self.server.heartbeat_interval:
+            raise ValueError(
+                f"server.heartbeat_timeout ({self.server.heartbeat_timeout:g} s) must be longer than "
+                f"server.heartbeat_interval ({self.server.heartbeat_interval:g} s)"
+            )
+        if self.session.resume_total_bytes < self.session.resume_buffer_bytes:
+            raise ValueError(
+                f"session.resume_total_bytes ({self.session.resume_total_bytes}) must not be smaller than "
+                f"session.resume_buffer_bytes ({self.session.resume_buffer_bytes})"
+            )
+        by_public_key = [algorithm for algorithm in self.auth.jwt_algorithms if algorithm != "HS256"]
+        if by_public_key and not self.auth.jwks_url:
+            raise ValueError(f"auth.jwt_algorithms allows {by_public_key[0]}, which needs auth.jwks_url")
+        if self.auth.jwks_url and not by_public_key:
+            raise ValueError("auth.jwks_url is set, but auth.jwt_algorithms allows neither RS256 nor ES256")
+        is_administrable = self.metrics.enabled and self.admin.enabled and not is_loopback(self.metrics.host)
+        if is_administrable and not self.admin.token.get_secret_value():
+            raise ValueError(f"admin.token is required, since metrics.host {self.metrics.host} is not loopback")
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach `host`; any name but localhost counts as reachable."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def insecure_settings(config: Config) -> list[str]:
+    """Return the settings, as "section.key", that must change before the service may listen beyond loopback."""
+    if is_loopback(config.server.host):
+        return []
+    insecure = []
+    if config.auth.token_secret.get_secret_value() == DEFAULT_TOKEN_SECRET:
+        insecure.append("auth.token_secret")
+    if any(key.get_secret_value() in DEFAULT_API_KEYS for key in config.auth.api_keys):
+        insecure.append("auth.api_keys")
+    return insecure
+
+
+def weak_secrets(config: Config) -> list[str]:
+    """Return the settings whose HS256 secrets are shorter than RFC 7518, section 3.2, asks for."""
+    secrets = {
+        "auth.token_secret": (config.auth.token_secret,),
+        "auth.previous_token_secrets": config.auth.previous_token_secrets,
+    }
+    return [
+        name
+        for name, values in secrets.items()
+        if any(len(value.get_secret_value().encode()) < HMAC_SECRET_BYTES for value in values)
+    ]
+
+
+def unsupported_settings(config: Config) -> list[str]:
+    """Return what `config` asks for and this version cannot do yet, one sentence each.
+
+    Starting in spite of it would be worse than not starting: plaintext in place of TLS, memory in place of a database.
+    """
+    asked = {
+        "server.tls_enabled = true": config.server.tls_enabled,
+        f"server.workers = {config.server.workers}": config.server.workers > 1,
+        f'auth.auth_method = "{config.auth.auth_method}"': config.auth.auth_method == "store",
+        f'storage.backend = "{config.storage.backend}"': config.storage.backend == "firestore",
+        f'media.backend = "{config.media.backend}"': config.media.backend in {"cloudflare", "local"},
+        f'bus.backend = "{config.bus.backend}"': config.bus.backend == "nats",
+    }
+    return [f"{setting} is not supported yet" for setting, is_asked in asked.items() if is_asked]
