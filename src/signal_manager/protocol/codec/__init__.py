@@ -4,6 +4,6 @@
 """
 
 from signal_manager.protocol.codec.fields import Decoded
-from signal_manager.protocol.codec.payload import decode_payload, encode_payload
+from signal_manager.protocol.codec.payload import decode_payload, encode_payload, guess_shape
 
-__all__ = ["Decoded", "decode_payload", "encode_payload"]
+__all__ = ["Decoded", "decode_payload", "encode_payload", "guess_shape"]

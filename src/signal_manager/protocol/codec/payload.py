@@ -12,7 +12,7 @@ from signal_manager.protocol.codec import binary, cbor, json, protobuf, text
 from signal_manager.protocol.codec.fields import Decoded
 from signal_manager.protocol.messages import SPECS, Message, MessageType, PayloadType, Peer, Shape
 
-__all__ = ["decode_payload", "encode_payload"]
+__all__ = ["decode_payload", "encode_payload", "guess_shape"]
 
 _MAY_BE_EMPTY = frozenset({MessageType.HEARTBEAT, MessageType.DISCONNECT})
 
@@ -34,6 +34,14 @@ def decode_payload(message_type: MessageType, payload_type: PayloadType, payload
         return _decode(message_type, payload_type, payload, sent_by)
     except MalformedMessageError as error:
         raise MalformedMessageError(f"{message_type.name} payload: {error.message}") from error
+
+
+def guess_shape(message_type: MessageType, payload_type: PayloadType, payload: bytes) -> Shape:
+    """Return the shape that an unreadable payload seems to be in, so that its sender can read the complaint."""
+    variant = SPECS[message_type].variant
+    if payload_type is PayloadType.JSON and variant is not None:
+        return Shape.TAGGED if payload.lstrip().startswith(b'{"%b"' % variant.encode()) else Shape.PLAIN
+    return Shape.PLAIN
 
 
 def encode_payload(

@@ -1,0 +1,157 @@
+"""The short way of a signal: from the bytes of one client to the bytes for another, without objects in between.
+
+Only what routes a signal is decoded; its body travels as bytes with the sender spliced in (docs/protocol.md,
+SIGNAL_*). `read` and `write` return None for whatever they do not know for certain; then the codec decodes the
+message in full and has the last word, on errors too.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+
+from signal_manager.protocol.framing import Framing
+from signal_manager.protocol.messages import SIGNAL_TYPES, SPECS, PayloadType, Shape
+
+__all__ = ["RelayEnd", "RelayedSignal", "read", "write"]
+
+_LENGTH = {Framing.V1: struct.Struct(">H"), Framing.V2: struct.Struct(">I")}
+_START = {Framing.V1: b"\xaa", Framing.V2: b"\xab"}
+
+# Plain ints: comparing enum members would cost more than the rest of the check.
+_JSON = int(PayloadType.JSON)
+_BINARY = int(PayloadType.BINARY)
+_TEXT = int(PayloadType.TEXT)
+_FIRST_SIGNAL = int(min(SIGNAL_TYPES))
+_LAST_SIGNAL = int(max(SIGNAL_TYPES))
+_HEADER_START = 19  # start byte, type, id and payload type; the length follows
+
+
+class RelayedSignal(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What routes a signal, and its body as it came; a message with any other field is one for the codec."""
+
+    target_client_id: str
+    signal_data: msgspec.Raw
+    ack: bool = False
+
+
+def _tagged_forms() -> dict[int, tuple[Any, bytes]]:
+    """Return, for each signal type that has a tagged form, its decoder and the opening of its JSON."""
+    forms: dict[int, tuple[Any, bytes]] = {}
+    for message_type in SIGNAL_TYPES:
+        variant = SPECS[message_type].variant
+        if variant is not None:
+            fields = [("signal", RelayedSignal, msgspec.field(name=variant))]
+            struct_type = msgspec.defstruct(variant, fields, forbid_unknown_fields=True, gc=False)
+            forms[message_type] = (msgspec.json.Decoder(struct_type).decode, b'{"%b":' % variant.encode())
+    return forms
+
+
+_decode_plain = msgspec.json.Decoder(RelayedSignal).decode
+_TAGGED = _tagged_forms()
+
+
+class RelayEnd:
+    """One established connection as the relay sees it: how to read what it sends, and how to write to it.
+
+    Everything that depends on the connection alone is made once, here. Only v1 and v2 connections have one.
+    """
+
+    __slots__ = (
+        "body_start",
+        "is_tagged",
+        "json_sender",
+        "json_target",
+        "largest",
+        "length",
+        "name",
+        "payload_type",
+        "start",
+        "start_byte",
+    )
+
+    def __init__(self, client_id: str, framing: Framing, payload_type: PayloadType, shape: Shape) -> None:
+        self.name = client_id.encode()
+        self.payload_type = int(payload_type)
+        self.is_tagged = shape is Shape.TAGGED
+        self.start = _START[framing]
+        self.start_byte = self.start[0]
+        self.length = _LENGTH[framing]
+        self.body_start = _HEADER_START + self.length.size
+        self.largest = 256**self.length.size - 1
+        # The rules for names leave nothing in them that JSON would have to escape.
+        self.json_sender = b'{"sender_client_id":"%b","target_client_id":"' % self.name
+        self.json_target = b'%b","signal_data":' % self.name
+
+
+def read(data: bytes, sender: RelayEnd) -> RelayedSignal | None:
+    """Return what routes the signal in `data`, a whole frame, or None when that is for the codec to say."""
+    start = sender.body_start
+    if len(data) <= start or not _FIRST_SIGNAL <= data[1] <= _LAST_SIGNAL or data[0] != sender.start_byte:
+        return None
+    body = data[start:]
+    if sender.length.unpack_from(data, _HEADER_START)[0] != len(body):
+        return None
+    payload_type = data[18]
+    if payload_type == _JSON:
+        try:
+            tagged = body.startswith(b'{"Signal')
+            signal = _TAGGED[data[1]][0](body).signal if tagged else _decode_plain(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+            return None
+        # msgspec does not look into the strings that it passes over.
+        return signal if body.isascii() or _is_utf8(body) else None
+    if payload_type == _BINARY:
+        name_end = 1 + body[0]
+        return _split(body[1:name_end], body[name_end:]) if len(body) >= name_end else None
+    if payload_type == _TEXT:
+        name, colon, rest = body.partition(b":")
+        return _split(name, rest) if colon and _is_utf8(rest) else None
+    return None
+
+
+def write(data: bytes, signal: RelayedSignal, sender: RelayEnd, receiver: RelayEnd) -> bytes | None:
+    """Return `data`'s frame for `receiver` with `sender` spliced in, or None when the two do not speak alike."""
+    payload_type = data[18]
+    if payload_type != receiver.payload_type:
+        return None
+    body = bytes(signal.signal_data)
+    if payload_type == _JSON:
+        if receiver.is_tagged:
+            if data[1] not in _TAGGED or not _is_harmless(body):
+                return None
+            opening, closing = _TAGGED[data[1]][1], b"}}"
+        else:
+            opening, closing = b"", b"}"
+        parts = (opening, sender.json_sender, receiver.json_target, body, closing)
+    elif payload_type == _BINARY:
+        parts = (bytes((len(sender.name),)), sender.name, b"", body, b"")
+    else:
+        parts = (b"", sender.name, b":", body, b"")
+    payload = b"".join(parts)
+    if len(payload) > receiver.largest:
+        return None
+    return b"".join((receiver.start, data[1:19], receiver.length.pack(len(payload)), payload))
+
+
+def _split(name: bytes, body: bytes) -> RelayedSignal | None:
+    return RelayedSignal(name.decode(), msgspec.Raw(body)) if name.isascii() else None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_harmless(body: bytes) -> bool:
+    """Tell whether no strict JSON parser can choke on `body`.
+
+    The original's clients end their connection at what they cannot decode, and their parser refuses lone surrogates,
+    deep nesting and huge numbers; a string without escaped characters is none of these.
+    """
+    return body.startswith(b'"') and b"\\u" not in body

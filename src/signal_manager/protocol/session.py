@@ -1,0 +1,536 @@
+"""One connection's life as a pure state machine: messages and time come in, actions come out.
+
+The codec has read the bytes before; `server.py` performs the actions after; `router.py` says who answers a request.
+docs/protocol.md, "Conversation" and "Errors and close codes", are the rules kept here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from signal_manager.errors import (
+    AuthenticationError,
+    ForbiddenError,
+    InvalidRequestError,
+    MalformedMessageError,
+    SignalManagerError,
+)
+from signal_manager.model import ClientId, Identity, SessionId
+from signal_manager.protocol.messages import (
+    PROTOCOL_VERSION,
+    SIGNAL_TYPES,
+    Connect,
+    ConnectAck,
+    ErrorMessage,
+    Heartbeat,
+    HeartbeatAck,
+    Message,
+    MessageType,
+    PayloadType,
+    Shape,
+    Signal,
+    spec_of,
+)
+
+__all__ = [
+    "MALFORMED_LIMIT",
+    "MALFORMED_WINDOW",
+    "TRANSITIONS",
+    "Action",
+    "Authenticate",
+    "Close",
+    "CloseCode",
+    "Dispatch",
+    "Input",
+    "Ping",
+    "Reaction",
+    "Received",
+    "Relay",
+    "Send",
+    "Session",
+    "SessionSettings",
+    "State",
+    "check_version",
+    "error_code_for",
+]
+
+# docs/protocol.md, "Errors and close codes": a client that sends this many malformed messages in this many seconds
+# is not one that will get better.
+MALFORMED_LIMIT = 20
+MALFORMED_WINDOW = 60.0
+
+# What tagged clients know authentication failures and malformed messages as (docs/protocol.md, "Payload types").
+_TAGGED_AUTHENTICATION_FAILED = 1
+_TAGGED_MALFORMED = 2
+
+
+_OUR_MAJOR = int(PROTOCOL_VERSION.split(".", maxsplit=1)[0])
+# Far beyond any version, and short enough that int() stays cheap.
+_VERSION_DIGITS = 9
+
+
+class State(StrEnum):
+    """Where a connection stands."""
+
+    AWAITING_CONNECT = "awaiting connect"
+    AUTHENTICATING = "authenticating"
+    ESTABLISHED = "established"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Input(StrEnum):
+    """What can happen to a connection."""
+
+    CONNECT = "CONNECT"
+    REQUEST = "request"
+    SIGNAL = "SIGNAL_*"
+    HEARTBEAT = "HEARTBEAT"
+    HEARTBEAT_ACK = "HEARTBEAT_ACK"
+    DISCONNECT = "DISCONNECT"
+    UNEXPECTED = "type only the service sends"
+    MALFORMED = "malformed message"
+    INCORRIGIBLE = "too many malformed messages"
+    ACCEPTED = "credentials accepted"
+    REFUSED = "credentials refused"
+    SILENT = "deadline passed"
+    REPLACED = "replaced"
+    NO_ROOM = "service is full"
+    STOPPED = "service stops"
+    LOST = "connection lost"
+
+
+class Reaction(StrEnum):
+    """What the session does about an input; each is one method of `Session`."""
+
+    IGNORE = "ignore"
+    AUTHENTICATE = "authenticate"
+    WELCOME = "welcome"
+    REFUSE = "refuse"
+    NOT_CONNECTED = "error 401"
+    ALREADY_CONNECTED = "error 400"
+    COMPLAIN = "complain"
+    DISPATCH = "dispatch"
+    RELAY = "relay"
+    ECHO = "echo"
+    GOOD_BYE = "close 1000"
+    TIME_OUT = "close 4408"
+    YIELD = "close 4408 or 4409"
+    GIVE_UP = "close 4400"
+    TURN_AWAY = "close 4503"
+    STOP = "close 1012"
+    END = "end"
+
+
+class CloseCode(IntEnum):
+    """WebSocket close codes (docs/protocol.md, "Errors and close codes")."""
+
+    NORMAL = 1000
+    PROTOCOL = 1002
+    TOO_LARGE = 1009
+    INTERNAL = 1011
+    RESTARTING = 1012
+    MALFORMED = 4400
+    UNAUTHENTICATED = 4401
+    TIMED_OUT = 4408
+    REPLACED = 4409
+    SLOW_CONSUMER = 4413
+    RATE_LIMITED = 4429
+    FULL = 4503
+
+
+class _Move(NamedTuple):
+    state: State
+    reaction: Reaction
+
+
+def _stay(state: State, reactions: dict[Input, Reaction]) -> dict[tuple[State, Input], _Move]:
+    return {(state, event): _Move(state, reaction) for event, reaction in reactions.items()}
+
+
+# The legal moves, whole: nothing else assigns `Session.state`, and docs/architecture.md draws its picture from here.
+# Later parts have their place in it: resume gives (ESTABLISHED, LOST) a state of its own, drain turns STOPPED into
+# GOAWAY first, slow consumers and rate limits become inputs that lead to CLOSING.
+TRANSITIONS: dict[tuple[State, Input], _Move] = {
+    **_stay(
+        State.AWAITING_CONNECT,
+        {
+            Input.REQUEST: Reaction.NOT_CONNECTED,
+            Input.SIGNAL: Reaction.NOT_CONNECTED,
+            Input.HEARTBEAT: Reaction.NOT_CONNECTED,
+            Input.HEARTBEAT_ACK: Reaction.NOT_CONNECTED,
+            Input.UNEXPECTED: Reaction.NOT_CONNECTED,
+            Input.MALFORMED: Reaction.COMPLAIN,
+        },
+    ),
+    (State.AWAITING_CONNECT, Input.CONNECT): _Move(State.AUTHENTICATING, Reaction.AUTHENTICATE),
+    (State.AWAITING_CONNECT, Input.DISCONNECT): _Move(State.CLOSING, Reaction.GOOD_BYE),
+    (State.AWAITING_CONNECT, Input.INCORRIGIBLE): _Move(State.CLOSING, Reaction.GIVE_UP),
+    (State.AWAITING_CONNECT, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
+    (State.AWAITING_CONNECT, Input.NO_ROOM): _Move(State.CLOSING, Reaction.TURN_AWAY),
+    (State.AWAITING_CONNECT, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
+    (State.AWAITING_CONNECT, Input.LOST): _Move(State.CLOSED, Reaction.END),
+    # Between CONNECT and its answer the server holds further messages back, so none of them can arrive here.
+    (State.AUTHENTICATING, Input.ACCEPTED): _Move(State.ESTABLISHED, Reaction.WELCOME),
+    (State.AUTHENTICATING, Input.REFUSED): _Move(State.CLOSING, Reaction.REFUSE),
+    (State.AUTHENTICATING, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
+    (State.AUTHENTICATING, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
+    (State.AUTHENTICATING, Input.LOST): _Move(State.CLOSED, Reaction.END),
+    **_stay(
+        State.ESTABLISHED,
+        {
+            Input.CONNECT: Reaction.ALREADY_CONNECTED,
+            Input.REQUEST: Reaction.DISPATCH,
+            Input.SIGNAL: Reaction.RELAY,
+            Input.HEARTBEAT: Reaction.ECHO,
+            Input.HEARTBEAT_ACK: Reaction.IGNORE,
+            Input.UNEXPECTED: Reaction.ALREADY_CONNECTED,
+            Input.MALFORMED: Reaction.COMPLAIN,
+        },
+    ),
+    (State.ESTABLISHED, Input.DISCONNECT): _Move(State.CLOSING, Reaction.GOOD_BYE),
+    (State.ESTABLISHED, Input.INCORRIGIBLE): _Move(State.CLOSING, Reaction.GIVE_UP),
+    (State.ESTABLISHED, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
+    (State.ESTABLISHED, Input.REPLACED): _Move(State.CLOSING, Reaction.YIELD),
+    (State.ESTABLISHED, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
+    (State.ESTABLISHED, Input.LOST): _Move(State.CLOSED, Reaction.END),
+    # A close frame is on its way: whatever the client had sent before it read that frame no longer counts.
+    **_stay(State.CLOSING, dict.fromkeys(Input, Reaction.IGNORE)),
+    (State.CLOSING, Input.LOST): _Move(State.CLOSED, Reaction.END),
+    **_stay(State.CLOSED, dict.fromkeys(Input, Reaction.IGNORE)),
+}
+
+_INPUTS: dict[MessageType, Input] = {
+    MessageType.CONNECT: Input.CONNECT,
+    MessageType.DISCONNECT: Input.DISCONNECT,
+    MessageType.HEARTBEAT: Input.HEARTBEAT,
+    MessageType.HEARTBEAT_ACK: Input.HEARTBEAT_ACK,
+    MessageType.REGISTER: Input.REQUEST,
+    MessageType.UNREGISTER: Input.REQUEST,
+    **dict.fromkeys(SIGNAL_TYPES, Input.SIGNAL),
+}
+
+
+class Received(msgspec.Struct, frozen=True, gc=False):
+    """A message as it came, with what its reply has to match."""
+
+    message: Message
+    message_id: bytes
+    payload_type: PayloadType
+    shape: Shape
+
+
+class Send(msgspec.Struct, frozen=True, gc=False):
+    """Send `message`; the service's own messages carry a fresh id, so theirs is None."""
+
+    message: Message
+    message_id: bytes | None
+    payload_type: PayloadType
+    shape: Shape
+
+
+class Authenticate(msgspec.Struct, frozen=True, gc=False):
+    """Find out whether CONNECT's credentials are right, then call `accepted` or `refused`."""
+
+    connect: Connect
+
+
+class Dispatch(msgspec.Struct, frozen=True, gc=False):
+    """Have the router answer this request."""
+
+    request: Received
+
+
+class Relay(msgspec.Struct, frozen=True, gc=False):
+    """Pass this signal on to its target."""
+
+    signal: Received
+
+
+class Ping(msgspec.Struct, frozen=True, gc=False):
+    """Send a WebSocket ping, so that a quiet but living client shows itself."""
+
+
+class Close(msgspec.Struct, frozen=True, gc=False):
+    """Close the connection."""
+
+    code: CloseCode
+    reason: str
+
+
+Action = Send | Authenticate | Dispatch | Relay | Ping | Close
+
+
+class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every session of a service shares. Times are in seconds."""
+
+    connection_timeout: float = 10.0
+    heartbeat_interval: float = 30.0
+    heartbeat_timeout: float = 90.0
+    server_version: str = ""
+
+
+def error_code_for(error: SignalManagerError, shape: Shape) -> int:
+    """Return the code that stands for `error` on a connection of this shape.
+
+    A tagged client reads the code into an unsigned byte (docs/protocol.md, "Payload types").
+    """
+    if shape is Shape.PLAIN:
+        return error.code
+    if isinstance(error, AuthenticationError):
+        return _TAGGED_AUTHENTICATION_FAILED
+    if isinstance(error, MalformedMessageError):
+        return _TAGGED_MALFORMED
+    return error.code % 256
+
+
+class Session:
+    """What one connection may do now, and what it has to be told.
+
+    Every method that takes an input returns the actions to perform, in order. `now` is a monotonic time in seconds,
+    `server_time` is milliseconds since the epoch.
+    """
+
+    __slots__ = (
+        "_connect",
+        "_deadline_from",
+        "_malformed",
+        "_pinged_at",
+        "_settings",
+        "identity",
+        "payload_type",
+        "session_id",
+        "shape",
+        "state",
+    )
+
+    def __init__(self, settings: SessionSettings, *, now: float, payload_type: PayloadType = PayloadType.JSON) -> None:
+        self._settings = settings
+        self.state = State.AWAITING_CONNECT
+        # How the service speaks of its own accord on this connection; its CONNECT decides.
+        self.payload_type = payload_type
+        self.shape = Shape.PLAIN
+        self.identity: Identity | None = None
+        self.session_id: SessionId | None = None
+        self._connect: Received | None = None  # waiting for its answer
+        self._deadline_from = now  # opened, then last heard of
+        self._pinged_at = now
+        self._malformed: deque[float] | None = None  # when; made at the first one, since most clients send none
+
+    @property
+    def client_id(self) -> ClientId | None:
+        """The client that this connection proved to be."""
+        return self.identity.client_id if self.identity is not None else None
+
+    def receive(self, received: Received, *, now: float, server_time: int) -> list[Action]:
+        """Take a message that the codec could read."""
+        if self.state is State.AWAITING_CONNECT and isinstance(received.message, Connect):
+            try:
+                check_version(received.message.version)
+            except InvalidRequestError as error:
+                return [self.error(error, received)]
+        message_type = spec_of(received.message).message_type
+        reaction = self._advance(_INPUTS.get(message_type, Input.UNEXPECTED))
+        match reaction:
+            case Reaction.IGNORE:
+                return []
+            case Reaction.AUTHENTICATE:
+                return self._authenticate(received)
+            case Reaction.NOT_CONNECTED:
+                return [self.error(AuthenticationError("not connected: send CONNECT first"), received)]
+            case Reaction.ALREADY_CONNECTED:
+                return [self.error(InvalidRequestError(f"{message_type.name} is not allowed now"), received)]
+            case Reaction.DISPATCH | Reaction.RELAY:
+                return self._admit(received, reaction)
+            case Reaction.ECHO:
+                return [self._echo(received, server_time)]
+            case Reaction.GOOD_BYE:
+                return [Close(CloseCode.NORMAL, "asked for")]
+        raise AssertionError(f"no such reaction to a message: {reaction}")  # pragma: no cover - the table's mistake
+
+    def malformed(
+        self, error: MalformedMessageError, *, payload_type: PayloadType, shape: Shape, now: float
+    ) -> list[Action]:
+        """Take bytes that are no message; the complaint carries their id where it could be read."""
+        if self._advance(Input.MALFORMED) is Reaction.IGNORE:
+            return []
+        shape = self._shape_of_reply(shape)
+        actions: list[Action] = [Send(_error_message(error, shape), error.message_id, payload_type, shape)]
+        if self._malformed is None:
+            self._malformed = deque(maxlen=MALFORMED_LIMIT)
+        self._malformed.append(now)
+        if len(self._malformed) == MALFORMED_LIMIT and now - self._malformed[0] < MALFORMED_WINDOW:
+            self._advance(Input.INCORRIGIBLE)
+            actions.append(Close(CloseCode.MALFORMED, "too many malformed messages"))
+        return actions
+
+    def accepted(self, identity: Identity, session_id: SessionId, *, now: float) -> list[Action]:
+        """Take the news that CONNECT's credentials are right."""
+        if self._advance(Input.ACCEPTED) is Reaction.IGNORE:
+            return []
+        connect = self._pending_connect()
+        self.identity = identity
+        self.session_id = session_id
+        self.heard(now)
+        settings = self._settings
+        welcome = ConnectAck(
+            status="success",
+            session_id=session_id,
+            server_version=settings.server_version,
+            heartbeat_interval=settings.heartbeat_interval,
+            heartbeat_timeout=settings.heartbeat_timeout,
+        )
+        return [Send(welcome, connect.message_id, connect.payload_type, connect.shape)]
+
+    def refused(self, error: SignalManagerError) -> list[Action]:
+        """Take the news that CONNECT cannot be accepted."""
+        if self._advance(Input.REFUSED) is Reaction.IGNORE:
+            return []
+        code, reason = CloseCode.UNAUTHENTICATED, "authentication failed"
+        if error.may_retry:  # what checks the credentials is away: the client is not to blame
+            code, reason = CloseCode.RESTARTING, "authentication unavailable"
+        return [self.error(error, self._pending_connect()), Close(code, reason)]
+
+    def replaced(self, *, same_instance: bool) -> list[Action]:
+        """Take the news that the client has a newer connection.
+
+        The same instance on a new connection means that this one is stale; its code lets the client come back,
+        so that not even a delayed, overtaken CONNECT can leave an instance with no connection at all.
+        """
+        if self._advance(Input.REPLACED) is Reaction.IGNORE:
+            return []
+        if same_instance:
+            return [Close(CloseCode.TIMED_OUT, "continued on another connection")]
+        return [Close(CloseCode.REPLACED, "replaced by a newer session")]
+
+    def turned_away(self) -> list[Action]:
+        """Take the news that the service has no room for one more connection."""
+        self._advance(Input.NO_ROOM)
+        return [Close(CloseCode.FULL, "the service is full")]
+
+    def stopped(self) -> list[Action]:
+        """Take the news that the service is about to stop."""
+        if self._advance(Input.STOPPED) is Reaction.IGNORE:
+            return []
+        return [Close(CloseCode.RESTARTING, "service is stopping")]
+
+    def lost(self) -> None:
+        """Take the news that the connection is gone."""
+        self._advance(Input.LOST)
+
+    def heard(self, now: float) -> None:
+        """Take a sign of life: any frame counts (docs/protocol.md, "Liveness")."""
+        if self.state is State.ESTABLISHED:  # until then only CONNECT's answer counts
+            self._deadline_from = now
+            self._pinged_at = now
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` has something to do next, or None for never."""
+        if self.state is State.ESTABLISHED:
+            settings = self._settings
+            return min(self._pinged_at + settings.heartbeat_interval, self._deadline_from + settings.heartbeat_timeout)
+        if self.state is State.AWAITING_CONNECT or self.state is State.AUTHENTICATING:
+            return self._deadline_from + self._settings.connection_timeout
+        return None
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what is due at `now`."""
+        deadline = self.next_deadline()
+        if deadline is None or now < deadline:
+            return []
+        if self.state is State.ESTABLISHED:
+            if now < self._deadline_from + self._settings.heartbeat_timeout:
+                self._pinged_at = now
+                return [Ping()]
+            self._advance(Input.SILENT)
+            return [Close(CloseCode.TIMED_OUT, "heartbeats stopped")]
+        self._advance(Input.SILENT)
+        return [Close(CloseCode.TIMED_OUT, "no CONNECT in time")]
+
+    def reply(self, message: Message, request: Received) -> Send:
+        """Return the action that answers `request`."""
+        return Send(message, request.message_id, request.payload_type, self._shape_of_reply(request.shape))
+
+    def error(self, error: SignalManagerError, request: Received) -> Send:
+        """Return the action that refuses `request`."""
+        return self.reply(_error_message(error, self._shape_of_reply(request.shape)), request)
+
+    def _shape_of_reply(self, shape: Shape) -> Shape:
+        """The shape of CONNECT is the shape of every reply; until then, clients are answered as they speak."""
+        return shape if self.state is State.AWAITING_CONNECT else self.shape
+
+    def _advance(self, event: Input) -> Reaction:
+        self.state, reaction = TRANSITIONS[self.state, event]
+        return reaction
+
+    def _authenticate(self, received: Received) -> list[Action]:
+        connect = received.message
+        assert isinstance(connect, Connect)  # noqa: S101 - the table sends only CONNECT here
+        # Remembered before anything can go wrong, so that even a refusal speaks the client's language.
+        self._connect = received
+        self.payload_type = received.payload_type
+        self.shape = received.shape
+        return [Authenticate(connect)]
+
+    def _admit(self, received: Received, reaction: Reaction) -> list[Action]:
+        """Let a signal or request through if it speaks in its own name and in a version that we know."""
+        message = received.message
+        try:
+            if isinstance(message, Signal):
+                self._check_target(message)
+            else:
+                self._check_name(message)
+                check_version(getattr(message, "version", None))
+        except SignalManagerError as error:
+            return [self.error(error, received)]
+        return [Relay(received) if reaction is Reaction.RELAY else Dispatch(received)]
+
+    def _check_target(self, signal: Signal) -> None:
+        target = signal.target_client_id
+        if target is not None and self.identity is not None and not self.identity.grants.may_signal(target):
+            raise ForbiddenError("the token does not allow signals to this client")
+
+    def _check_name(self, message: Message) -> None:
+        client_id = getattr(message, "client_id", None)
+        if client_id is not None and client_id != self.client_id:
+            raise ForbiddenError("client_id is not the one this connection authenticated as")
+
+    def _echo(self, received: Received, server_time: int) -> Send:
+        heartbeat = received.message
+        assert isinstance(heartbeat, Heartbeat)  # noqa: S101 - the table sends only HEARTBEAT here
+        return self.reply(HeartbeatAck(timestamp=heartbeat.timestamp, server_time=server_time), received)
+
+    def _pending_connect(self) -> Received:
+        connect = self._connect
+        if connect is None:  # pragma: no cover - the table lets no answer in before CONNECT
+            raise AssertionError("an answer without a CONNECT")
+        self._connect = None
+        return connect
+
+
+def check_version(version: str | None) -> None:
+    """Refuse a major version newer than ours (docs/protocol.md, "Conversation").
+
+    Raises:
+        InvalidRequestError: the version is no dotted list of numbers, or newer.
+    """
+    if version is None:
+        return
+    major = version.split(".", 1)[0]
+    if not all(part.isascii() and part.isdigit() and len(part) <= _VERSION_DIGITS for part in version.split(".")):
+        raise InvalidRequestError("version must be numbers separated by dots, such as 1.0.0")
+    if int(major) > _OUR_MAJOR:
+        raise InvalidRequestError(f"version {int(major)} is newer than this service's {PROTOCOL_VERSION}")
+
+
+def _error_message(error: SignalManagerError, shape: Shape) -> ErrorMessage:
+    return ErrorMessage(
+        error_code=error_code_for(error, shape),
+        error_message=error.message,
+        details=error.details,
+        retryable=error.may_retry,
+    )

@@ -1,0 +1,353 @@
+"""A connection's life, read as a transcript: what comes in, and what the session asks for."""
+
+from __future__ import annotations
+
+import pytest
+
+from signal_manager.errors import (
+    AuthenticationError,
+    ForbiddenError,
+    InvalidRequestError,
+    MalformedMessageError,
+    NotFoundError,
+    SignalManagerError,
+    UnavailableError,
+)
+from signal_manager.model import ClientId, Grants, Identity, SessionId
+from signal_manager.protocol.messages import (
+    Connect,
+    ConnectAck,
+    Disconnect,
+    ErrorMessage,
+    Heartbeat,
+    HeartbeatAck,
+    Message,
+    PayloadType,
+    Register,
+    Shape,
+    SignalMessage,
+    SignalOffer,
+    Unregister,
+)
+from signal_manager.protocol.session import (
+    MALFORMED_LIMIT,
+    MALFORMED_WINDOW,
+    TRANSITIONS,
+    Action,
+    Authenticate,
+    Close,
+    CloseCode,
+    Dispatch,
+    Input,
+    Ping,
+    Received,
+    Relay,
+    Send,
+    Session,
+    SessionSettings,
+    State,
+    check_version,
+    error_code_for,
+)
+
+ID = bytes(range(16))
+SETTINGS = SessionSettings(connection_timeout=10, heartbeat_interval=30, heartbeat_timeout=90, server_version="1.2.3")
+CONNECT = Connect(client_id="a", auth_token="t")
+OFFER = SignalOffer(target_client_id="b", signal_data="sdp")
+
+
+def received(message: Message, *, shape: Shape = Shape.PLAIN, payload_type: PayloadType = PayloadType.JSON) -> Received:
+    return Received(message, ID, payload_type, shape)
+
+
+class Client:
+    """Drives one session; its clock stands still unless `now` is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.session = Session(SETTINGS, now=self.now)
+
+    def __rshift__(self, message: Message) -> list[Action]:
+        return self.receive(received(message))
+
+    def receive(self, message: Received) -> list[Action]:
+        return self.session.receive(message, now=self.now, server_time=5)
+
+    def accept(self, **grants: object) -> list[Action]:
+        identity = Identity(client_id=ClientId("a"), grants=Grants(**grants))  # type: ignore[arg-type]  # test data
+        return self.session.accepted(identity, SessionId("s"), now=self.now)
+
+    def garbage(self) -> list[Action]:
+        error = MalformedMessageError("bad", message_id=ID)
+        return self.session.malformed(error, payload_type=PayloadType.JSON, shape=Shape.PLAIN, now=self.now)
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+def connected(client: Client) -> Client:
+    client >> CONNECT
+    client.accept()
+    return client
+
+
+def sent_error(actions: list[Action]) -> ErrorMessage:
+    (send,) = actions
+    assert isinstance(send, Send)
+    assert send.message_id == ID
+    assert isinstance(send.message, ErrorMessage)
+    return send.message
+
+
+def test_connect_is_authenticated_and_welcomed(client: Client) -> None:
+    assert client >> CONNECT == [Authenticate(CONNECT)]
+
+    (welcome,) = client.accept()
+
+    assert isinstance(welcome, Send)
+    assert welcome.message_id == ID
+    assert welcome.message == ConnectAck(
+        status="success", session_id="s", server_version="1.2.3", heartbeat_interval=30, heartbeat_timeout=90
+    )
+    assert client.session.state is State.ESTABLISHED
+    assert client.session.client_id == "a"
+
+
+def test_wrong_credentials_get_401_and_close_4401(client: Client) -> None:
+    client >> CONNECT
+
+    error, close = client.session.refused(AuthenticationError("wrong"))
+
+    assert sent_error([error]).error_code == 401
+    assert close == Close(CloseCode.UNAUTHENTICATED, "authentication failed")
+    assert client >> OFFER == []
+
+
+def test_a_client_is_not_blamed_when_credentials_cannot_be_checked(client: Client) -> None:
+    client >> CONNECT
+
+    error, close = client.session.refused(UnavailableError("away"))
+
+    assert sent_error([error]).retryable
+    assert isinstance(close, Close)
+    assert close.code is CloseCode.RESTARTING
+
+
+@pytest.mark.parametrize(
+    "message",
+    [OFFER, Register(), Unregister(), Heartbeat(), HeartbeatAck(timestamp=1), ConnectAck(status="", session_id="")],
+    ids=lambda message: type(message).__name__,
+)
+def test_anything_before_connect_gets_401_and_the_connection_lives_on(client: Client, message: Message) -> None:
+    assert sent_error(client >> message).error_code == 401
+    assert client >> CONNECT == [Authenticate(CONNECT)]
+
+
+def test_disconnect_closes_1000_in_every_state(client: Client, connected: Client) -> None:
+    assert Client() >> Disconnect() == [Close(CloseCode.NORMAL, "asked for")]
+    assert connected >> Disconnect(reason="bye") == [Close(CloseCode.NORMAL, "asked for")]
+    assert connected >> OFFER == []
+
+
+def test_a_second_connect_gets_400(connected: Client) -> None:
+    assert sent_error(connected >> CONNECT).error_code == 400
+    assert connected.session.state is State.ESTABLISHED
+
+
+def test_a_message_that_only_the_service_sends_gets_400(connected: Client) -> None:
+    assert sent_error(connected >> ConnectAck(status="", session_id="")).error_code == 400
+
+
+def test_a_heartbeat_is_answered_with_its_timestamp(connected: Client) -> None:
+    (send,) = connected >> Heartbeat(timestamp=42)
+
+    assert send == Send(HeartbeatAck(timestamp=42, server_time=5), ID, PayloadType.JSON, Shape.PLAIN)
+    assert connected >> HeartbeatAck(timestamp=1) == []
+
+
+def test_signals_and_requests_are_passed_on(connected: Client) -> None:
+    assert connected >> OFFER == [Relay(received(OFFER))]
+    assert connected >> Register() == [Dispatch(received(Register()))]
+
+
+def test_a_request_in_another_name_gets_403(connected: Client) -> None:
+    assert sent_error(connected >> Register(client_id="b")).error_code == 403
+    assert connected >> Register(client_id="a") == [Dispatch(received(Register(client_id="a")))]
+
+
+def test_a_signal_that_the_token_does_not_allow_gets_403(client: Client) -> None:
+    client >> CONNECT
+    client.accept(signal_to=("c-*",))
+
+    assert sent_error(client >> OFFER).error_code == 403
+    assert len(client >> SignalOffer(target_client_id="c-1", signal_data=1)) == 1
+    assert len(client >> SignalMessage(room_id="r", signal_data=1)) == 1
+
+
+def test_a_newer_major_version_gets_400_and_may_connect_again(client: Client) -> None:
+    newer = Connect(client_id="a", auth_token="t", version="2.0")
+
+    assert sent_error(client >> newer).error_code == 400
+    assert client >> CONNECT == [Authenticate(CONNECT)]
+
+
+def test_a_request_with_a_newer_version_gets_400(connected: Client) -> None:
+    assert sent_error(connected >> Register(version="10.0.0")).error_code == 400
+
+
+@pytest.mark.parametrize("version", [None, "1", "1.0.0", "0.9", "1.99.3"])
+def test_versions_up_to_ours_are_accepted(version: str | None) -> None:
+    check_version(version)
+
+
+@pytest.mark.parametrize("version", ["", "x", "1.x", "2", "²", "1..0", "9" * 5000])
+def test_other_versions_are_refused(version: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        check_version(version)
+
+
+def test_malformed_messages_get_one_error_each_until_there_are_too_many(connected: Client) -> None:
+    for _ in range(MALFORMED_LIMIT - 1):
+        assert sent_error(connected.garbage()).error_code == 400
+
+    error, close = connected.garbage()
+
+    assert sent_error([error]).error_code == 400
+    assert close == Close(CloseCode.MALFORMED, "too many malformed messages")
+    assert connected.garbage() == []
+
+
+def test_malformed_messages_of_long_ago_are_forgotten(connected: Client) -> None:
+    for _ in range(3 * MALFORMED_LIMIT):
+        connected.now += MALFORMED_WINDOW / (MALFORMED_LIMIT - 1) + 0.1
+        assert len(connected.garbage()) == 1
+
+
+def test_malformed_messages_before_connect_count_too(client: Client) -> None:
+    for _ in range(MALFORMED_LIMIT - 1):
+        client.garbage()
+
+    assert isinstance(client.garbage()[1], Close)
+
+
+def test_no_connect_in_time_closes_4408(client: Client) -> None:
+    client.session.heard(client.now + 9)
+
+    assert client.session.tick(client.now + 9.9) == []
+    assert client.session.tick(client.now + 10) == [Close(CloseCode.TIMED_OUT, "no CONNECT in time")]
+    assert client.session.tick(client.now + 100) == []
+    assert client.session.next_deadline() is None
+
+
+def test_credentials_that_take_too_long_to_check_close_4408(client: Client) -> None:
+    client >> CONNECT
+
+    assert client.session.tick(client.now + 10) == [Close(CloseCode.TIMED_OUT, "no CONNECT in time")]
+    assert client.accept() == []
+    assert client.session.refused(AuthenticationError("late")) == []
+
+
+def test_a_silent_client_is_pinged_and_then_closed_4408(connected: Client) -> None:
+    assert connected.session.tick(connected.now + 29) == []
+    assert connected.session.tick(connected.now + 30) == [Ping()]
+    assert connected.session.tick(connected.now + 31) == []
+    assert connected.session.tick(connected.now + 60) == [Ping()]
+    assert connected.session.tick(connected.now + 90) == [Close(CloseCode.TIMED_OUT, "heartbeats stopped")]
+
+
+def test_any_sign_of_life_starts_the_wait_again(connected: Client) -> None:
+    connected.session.heard(connected.now + 80)
+
+    assert connected.session.tick(connected.now + 109) == []
+    assert connected.session.tick(connected.now + 110) == [Ping()]
+    assert connected.session.next_deadline() == connected.now + 140
+
+
+def test_the_newest_connection_of_a_client_wins(connected: Client) -> None:
+    assert connected.session.replaced(same_instance=False) == [Close(CloseCode.REPLACED, "replaced by a newer session")]
+    assert connected.session.replaced(same_instance=False) == []
+
+
+def test_a_stale_connection_of_the_same_instance_may_come_back(connected: Client) -> None:
+    (close,) = connected.session.replaced(same_instance=True)
+
+    assert isinstance(close, Close)
+    assert close.code is CloseCode.TIMED_OUT
+
+
+def test_a_stopping_service_closes_1012(client: Client, connected: Client) -> None:
+    assert connected.session.stopped() == [Close(CloseCode.RESTARTING, "service is stopping")]
+    assert connected.session.stopped() == []
+    assert len(Client().session.stopped()) == 1
+
+
+def test_a_connection_too_many_closes_4503(client: Client) -> None:
+    assert client.session.turned_away() == [Close(CloseCode.FULL, "the service is full")]
+    assert client >> CONNECT == []
+
+
+def test_a_lost_connection_takes_no_more_part(connected: Client) -> None:
+    connected.session.lost()
+
+    assert connected.session.state is State.CLOSED
+    assert connected >> OFFER == []
+    assert connected.session.tick(connected.now + 1000) == []
+
+
+def test_the_client_is_answered_in_its_own_language(client: Client) -> None:
+    client.receive(received(CONNECT, shape=Shape.TAGGED, payload_type=PayloadType.CBOR))
+
+    (welcome,) = client.accept()
+
+    assert isinstance(welcome, Send)
+    assert (welcome.payload_type, welcome.shape) == (PayloadType.CBOR, Shape.TAGGED)
+    assert (client.session.payload_type, client.session.shape) == (PayloadType.CBOR, Shape.TAGGED)
+
+
+def test_the_shape_of_connect_is_the_shape_of_every_reply(client: Client) -> None:
+    client.receive(received(CONNECT, shape=Shape.TAGGED))
+    client.accept()
+
+    (echo,) = client >> Heartbeat()
+    (error,) = client >> Register(client_id="b")
+    complaint = client.garbage()[0]
+
+    for action, code in ((echo, None), (error, 403 % 256), (complaint, 2)):
+        assert isinstance(action, Send)
+        assert action.shape is Shape.TAGGED
+        assert getattr(action.message, "error_code", None) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "plain", "tagged"),
+    [
+        (AuthenticationError("x"), 401, 1),
+        (MalformedMessageError("x"), 400, 2),
+        (InvalidRequestError("x"), 400, 144),
+        (ForbiddenError("x"), 403, 147),
+        (NotFoundError("x"), 404, 148),
+        (UnavailableError("x"), 503, 247),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, SignalManagerError) else str(value),
+)
+def test_error_codes_fit_what_the_client_can_read(error: SignalManagerError, plain: int, tagged: int) -> None:
+    assert error_code_for(error, Shape.PLAIN) == plain
+    assert error_code_for(error, Shape.TAGGED) == tagged
+
+
+def test_the_table_is_whole_but_for_what_cannot_happen() -> None:
+    """A connection that has not asked cannot be answered, and messages are held back while it waits for an answer."""
+    no_answer = {(State.AWAITING_CONNECT, event) for event in (Input.ACCEPTED, Input.REFUSED, Input.REPLACED)}
+    held_back = {
+        (State.AUTHENTICATING, event)
+        for event in Input
+        if event not in (Input.ACCEPTED, Input.REFUSED, Input.SILENT, Input.STOPPED, Input.LOST)
+    }
+    answered = {(State.ESTABLISHED, event) for event in (Input.ACCEPTED, Input.REFUSED, Input.NO_ROOM)}
+
+    every = {(state, event) for state in State for event in Input}
+
+    assert every - set(TRANSITIONS) == no_answer | held_back | answered
