@@ -1,0 +1,78 @@
+"""The bus of one process: a dictionary of the clients that are connected to it.
+
+The server's relay path reads `subscribers` directly, because one look-up is all that a relayed signal may cost.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from signal_manager.bus.base import Delivery, Subscriber
+from signal_manager.model import ClientId
+from signal_manager.protocol.messages import Message
+
+__all__ = ["LocalBus"]
+
+S = TypeVar("S", bound=Subscriber)
+
+
+class LocalBus(Generic[S]):
+    """Know who is connected here.
+
+    Args:
+        max_subscribers: how many connections one client may have at once; the oldest gives way.
+    """
+
+    def __init__(self, *, max_subscribers: int = 1) -> None:
+        self._max_subscribers = max_subscribers
+        # The newest connection of each client, by client id (a plain str: it comes straight off the wire).
+        self.subscribers: dict[str, S] = {}
+        # The older ones, oldest first; only clients that have any are here.
+        self._older: dict[str, list[S]] = {}
+
+    def attach(self, client_id: ClientId, subscriber: S) -> None:
+        """Make `subscriber` the one that receives `client_id`'s messages, and end those that must give way.
+
+        A connection of the same instance always gives way: it is the same client on a stale connection.
+        """
+        previous = self.subscribers.get(client_id)
+        self.subscribers[client_id] = subscriber
+        if previous is None:
+            return
+        stay: list[S] = []
+        for other in (*self._older.get(client_id, ()), previous):
+            if other.instance_id is not None and other.instance_id == subscriber.instance_id:
+                other.replaced(same_instance=True)
+            else:
+                stay.append(other)
+        while len(stay) >= self._max_subscribers:
+            stay.pop(0).replaced(same_instance=False)
+        self._remember(client_id, stay)
+
+    def detach(self, client_id: ClientId, subscriber: S) -> None:
+        """Forget a connection that has ended; an older one of the same client takes its place."""
+        older = self._older.get(client_id, [])
+        if self.subscribers.get(client_id) is not subscriber:
+            if subscriber in older:
+                older.remove(subscriber)
+                self._remember(client_id, older)
+            return
+        if older:
+            self.subscribers[client_id] = older.pop()
+            self._remember(client_id, older)
+        else:
+            del self.subscribers[client_id]
+
+    def send(self, target: ClientId, message: Message, message_id: bytes | None = None) -> Delivery:
+        """Deliver `message` to `target`'s newest connection."""
+        subscriber = self.subscribers.get(target)
+        if subscriber is None:
+            return Delivery.OFFLINE
+        subscriber.deliver(message, message_id)
+        return Delivery.DELIVERED
+
+    def _remember(self, client_id: ClientId, older: list[S]) -> None:
+        if older:
+            self._older[client_id] = older
+        else:
+            self._older.pop(client_id, None)

@@ -1,0 +1,529 @@
+"""One client's WebSocket: frames to the session, and the actions it returns to the socket.
+
+The relay path is here, as short as it can be: read what routes a signal, look its target up, write. Everything else
+goes frame → codec → session → actions, and requests on to the router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import time
+from collections.abc import Coroutine
+from typing import Any, assert_never
+from uuid import uuid4
+
+import structlog
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+
+from signal_manager.bus.local import LocalBus
+from signal_manager.errors import InvalidRequestError, MalformedMessageError, SignalManagerError, TooLargeError
+from signal_manager.protocol import relay
+from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
+from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
+from signal_manager.protocol.messages import Connect, Message, PayloadType, Peer, Shape, Signal, SignalAck, spec_of
+from signal_manager.protocol.session import (
+    Action,
+    Authenticate,
+    Close,
+    CloseCode,
+    Dispatch,
+    Ping,
+    Received,
+    Relay,
+    Send,
+    Session,
+    SessionSettings,
+)
+from signal_manager.router import Caller, Router
+
+__all__ = ["Connection", "Switchboard"]
+
+log = structlog.get_logger(__name__)
+
+# How long a client may take to answer our close frame before its socket is cut (RFC 6455, section 7.1.1).
+CLOSE_TIMEOUT = 2.0
+
+# Two and four bytes of head, or ten (RFC 6455, section 5.2).
+_MEDIUM = struct.Struct(">BBH").pack
+_LONG = struct.Struct(">BBQ").pack
+
+_BINARY = WSMsgType.BINARY
+_TEXT = WSMsgType.TEXT
+
+
+class Switchboard:
+    """What all connections of one server share.
+
+    Args:
+        router: answers requests.
+        bus: who is connected here.
+        settings: time limits of every session.
+        max_connections: one more is closed with 4503.
+        max_message_size: in bytes; a longer message ends its connection with 1009.
+    """
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        bus: LocalBus[Connection],
+        settings: SessionSettings,
+        max_connections: int,
+        max_message_size: int,
+    ) -> None:
+        self.router = router
+        self.bus = bus
+        self.settings = settings
+        self.max_connections = max_connections
+        self.max_message_size = max_message_size
+        self.connections: set[Connection] = set()
+        self._empty = asyncio.Event()
+        self.relayed = 0
+        # While the frames of one read are handled, what they write waits here and goes out together after the last.
+        self.joining = False
+        self.written: list[Connection] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Run `work` in the background and keep its reference."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection whose socket is closed."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+    async def stop(self, timeout: float) -> None:
+        """Close every connection, cut those still there after `timeout` seconds, and end all background work."""
+        for connection in tuple(self.connections):
+            connection.stop()
+        if self.connections:
+            self._empty.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), timeout)
+        for connection in tuple(self.connections):
+            connection.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def flush(self) -> None:
+        """Write what has waited for the end of this read."""
+        self.joining = False
+        written = self.written
+        while written:
+            written.pop().flush()
+
+    def sweep(self, now: float) -> None:
+        """Let every connection do what is due."""
+        for connection in tuple(self.connections):
+            connection.tick(now)
+
+
+class Connection(WSListener):
+    """A client's connection, from the upgrade to the end of the socket."""
+
+    __slots__ = (
+        "_address",
+        "_board",
+        "_caller",
+        "_close_reason",
+        "_close_timer",
+        "_end",
+        "_fragments",
+        "_framing",
+        "_heard",
+        "_held",
+        "_next_tick",
+        "_opened_at",
+        "_outbound",
+        "_received",
+        "_relays",
+        "_sent",
+        "_session",
+        "_transport",
+        "instance_id",
+    )
+
+    def __init__(self, board: Switchboard, framing: Framing) -> None:
+        super().__init__()
+        self._board = board
+        self._framing = framing
+        self._opened_at = time.monotonic()
+        self._session = Session(board.settings, now=self._opened_at)
+        self.instance_id: str | None = None
+        self._transport: WSTransport | None = None
+        self._address = ""
+        self._caller: Caller | None = None
+        self._end: relay.RelayEnd | None = None  # once established on v1 or v2
+        self._relays = False  # whether this client's signals may take the short way
+        self._heard = False  # since the last tick
+        self._next_tick = 0.0
+        # Messages that wait for an exclusive request's reply, each with its frame type.
+        self._held: list[tuple[bytes, WSMsgType]] | None = None
+        self._fragments: bytearray | None = None  # the frame type, then what has come of the message so far
+        self._outbound: list[bytes] = []  # WebSocket frames that wait for the end of this read
+        self._close_timer: asyncio.TimerHandle | None = None
+        self._close_reason = ""
+        self._received = 0
+        self._sent = 0
+
+    # -- what picows calls ---------------------------------------------------------------------------------------
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """Start the session."""
+        self._transport = transport
+        peer = transport.underlying_transport.get_extra_info("peername")
+        self._address = str(peer[0]) if peer else "unknown"
+        # The handshake's headers are not needed again, and they are a tenth of what an idle connection costs.
+        transport.request.headers.clear()
+        transport.response.headers.clear()
+        self._board.connections.add(self)
+        log.info("connection opened", address=self._address, framing=self._framing.value)
+        if len(self._board.connections) > self._board.max_connections:
+            self._perform(self._session.turned_away())
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Handle one frame, and write what a whole read has caused once its last frame was handled."""
+        board = self._board
+        last = frame.last_in_buffer
+        if not last:
+            board.joining = True
+        try:
+            self._heard = True
+            if frame.msg_type is _BINARY and frame.fin and self._fragments is None and self._held is None:
+                data = frame.get_payload_as_bytes()
+                if not (self._relays and self._relay(data)):
+                    self._take(data, _BINARY)
+            else:
+                self._handle_frame(frame)
+        except Exception:
+            log.exception("connection failed", client_id=self._session.client_id)
+            self._close(CloseCode.INTERNAL, "internal error")
+        finally:
+            if last and board.joining:
+                board.flush()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        """End the session, whoever ended the connection."""
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        self._board.leave(self)
+        self._leave()
+        self._session.lost()
+        log.info(
+            "connection closed",
+            client_id=self._session.client_id,
+            address=self._address,
+            reason=self._close_reason or "connection lost",
+            duration=round(time.monotonic() - self._opened_at, 3),
+            received=self._received,
+            sent=self._sent,
+        )
+
+    def pause_writing(self) -> None:
+        """Take note that the client reads more slowly than others write to it."""
+
+    def resume_writing(self) -> None:
+        """Take note that the client has caught up."""
+
+    # -- what the bus calls --------------------------------------------------------------------------------------
+
+    def deliver(self, message: Message, message_id: bytes | None = None) -> None:
+        """Send a message to this client in its own encoding (`Subscriber.deliver`)."""
+        session = self._session
+        if session.shape is Shape.TAGGED and spec_of(message).variant is None:
+            raise InvalidRequestError(f"the target's protocol has no {spec_of(message).message_type.name}")
+        self._write(self._encode(message, message_id, session.payload_type, session.shape))
+
+    def replaced(self, *, same_instance: bool) -> None:
+        """End this connection in favour of a newer one (`Subscriber.replaced`)."""
+        self._perform(self._session.replaced(same_instance=same_instance))
+
+    # -- what the server calls -----------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due at `now`: pings and time limits."""
+        if self._heard:
+            self._heard = False
+            self._session.heard(now)
+        elif now >= self._next_tick:
+            self._perform(self._session.tick(now))
+            deadline = self._session.next_deadline()
+            self._next_tick = now + 1.0 if deadline is None else deadline
+
+    def stop(self) -> None:
+        """End the connection because the service stops."""
+        self._perform(self._session.stopped())
+
+    def cut(self) -> None:
+        """Close the socket without waiting for the client."""
+        if self._transport is not None:
+            self._transport.disconnect(graceful=False)
+
+    def flush(self) -> None:
+        """Write the frames that have waited, in one go."""
+        outbound = self._outbound
+        if not outbound:
+            return
+        self._outbound = []
+        transport = self._transport
+        if transport is not None and not transport.is_close_frame_sent and not transport.is_disconnected:
+            transport.underlying_transport.write(outbound[0] if len(outbound) == 1 else b"".join(outbound))
+
+    # -- inbound -------------------------------------------------------------------------------------------------
+
+    def _relay(self, data: bytes) -> bool:
+        """Send a signal the short way; False leaves it to the session and the codec."""
+        end = self._end
+        assert end is not None  # noqa: S101 - `_relays` says so
+        signal = relay.read(data, end)
+        if signal is None:
+            return False
+        board = self._board
+        target = board.bus.subscribers.get(signal.target_client_id)
+        if target is None or target._end is None:
+            return False
+        outgoing = relay.write(data, signal, end, target._end)
+        if outgoing is None:
+            return False
+        self._received += 1
+        board.relayed += 1
+        target._write(outgoing)
+        if signal.ack:
+            self._acknowledge(signal.target_client_id, data)
+        return True
+
+    def _acknowledge(self, target: str, data: bytes) -> None:
+        ack = SignalAck(status="delivered", target_client_id=target)
+        if self._session.shape is not Shape.TAGGED:
+            self._write(self._encode(ack, data[2:18], PayloadType(data[18]), self._session.shape))
+
+    def _handle_frame(self, frame: WSFrame) -> None:
+        """Handle what is not a whole binary message: text, fragments, control frames, messages that must wait."""
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - frames come after the upgrade
+        match frame.msg_type:
+            case WSMsgType.PING:
+                transport.send_pong(frame.get_payload_as_bytes())
+            case WSMsgType.PONG:
+                pass
+            case WSMsgType.CLOSE:
+                self._close_reason = self._close_reason or "closed by the client"
+                if not transport.is_close_frame_sent:
+                    self.flush()
+                    transport.send_close(frame.get_close_code() or WSCloseCode.OK)
+                transport.disconnect()
+            case message_type:
+                self._assemble(message_type, frame)
+
+    def _assemble(self, frame_type: WSMsgType, frame: WSFrame) -> None:
+        """Put the frames of one message together (RFC 6455, section 5.4)."""
+        fragments = self._fragments
+        if (frame_type is WSMsgType.CONTINUATION) is (fragments is None):
+            self._close(CloseCode.PROTOCOL, "fragments out of order")
+            return
+        if fragments is None:
+            if frame.fin:
+                self._take_or_hold(frame.get_payload_as_bytes(), frame_type)
+                return
+            fragments = self._fragments = bytearray((frame_type.value,))
+        fragments += frame.get_payload_as_bytes()
+        if len(fragments) - 1 > self._board.max_message_size:
+            self._fragments = None
+            self._close(CloseCode.TOO_LARGE, f"message larger than {self._board.max_message_size} bytes")
+        elif frame.fin:
+            self._fragments = None
+            self._take_or_hold(bytes(fragments[1:]), WSMsgType(fragments[0]))
+
+    def _take_or_hold(self, data: bytes, frame_type: WSMsgType) -> None:
+        """Handle a message now, or after the request that must be answered first."""
+        if self._held is not None:
+            self._held.append((data, frame_type))
+        elif not (frame_type is _BINARY and self._relays and self._relay(data)):
+            self._take(data, frame_type)
+
+    def _take(self, data: bytes, frame_type: WSMsgType) -> None:
+        """Decode a message and give it to the session."""
+        self._received += 1
+        now = time.monotonic()
+        session = self._session
+        payload_type, shape = session.payload_type, session.shape
+        try:
+            if (frame_type is _TEXT) is not (self._framing is Framing.JSON):
+                wanted, came = ("text", "binary") if self._framing is Framing.JSON else ("binary", "text")
+                raise MalformedMessageError(f"expected a {wanted} WebSocket message, got a {came} one")
+            header = decode_frame(self._framing, data)
+            payload_type = header.payload_type
+            try:
+                message, shape = decode_payload(header.message_type, payload_type, header.payload, sent_by=Peer.CLIENT)
+            except MalformedMessageError as error:
+                error.message_id = header.message_id
+                shape = guess_shape(header.message_type, payload_type, header.payload)
+                raise
+        except MalformedMessageError as error:
+            self._perform(session.malformed(error, payload_type=payload_type, shape=shape, now=now))
+            return
+        received = Received(message, header.message_id, payload_type, shape)
+        self._perform(session.receive(received, now=now, server_time=time.time_ns() // 1_000_000))
+
+    # -- actions -------------------------------------------------------------------------------------------------
+
+    def _perform(self, actions: list[Action]) -> None:
+        """Do what the session asks for."""
+        for action in actions:
+            match action:
+                case Send():
+                    self._send(action)
+                case Relay():
+                    self._relay_decoded(action.signal)
+                case Authenticate():
+                    self._hold()
+                    self._board.start(self._authenticate(action.connect), name="authenticate")
+                case Dispatch():
+                    exclusive = self._board.router.is_exclusive(action.request.message)
+                    if exclusive:
+                        self._hold()
+                    self._board.start(self._answer(action.request, exclusive=exclusive), name="answer")
+                case Ping():
+                    if self._transport is not None:
+                        self._transport.send_ping()
+                case Close():
+                    self._close(action.code, action.reason)
+                case _:
+                    assert_never(action)
+
+    def _send(self, action: Send) -> None:
+        try:
+            data = self._encode(action.message, action.message_id, action.payload_type, action.shape)
+        except TooLargeError as error:
+            refusal = self._session.error(error, _as_request(action))
+            data = self._encode(refusal.message, refusal.message_id, refusal.payload_type, refusal.shape)
+        self._write(data)
+
+    def _relay_decoded(self, received: Received) -> None:
+        """Send a signal the long way: its target uses another encoding, or something about it is wrong."""
+        signal, caller = received.message, self._caller
+        assert isinstance(signal, Signal) and caller is not None  # noqa: S101, PT018 - the session says so
+        try:
+            ack = self._board.router.relay(caller, signal, received.message_id)
+        except SignalManagerError as error:
+            self._send(self._session.error(error, received))
+            return
+        self._board.relayed += 1
+        if ack is not None and self._session.shape is not Shape.TAGGED:
+            self._send(self._session.reply(ack, received))
+
+    async def _authenticate(self, connect: Connect) -> None:
+        session, board = self._session, self._board
+        try:
+            caller = await board.router.admit(connect)
+        except SignalManagerError as error:
+            log.info("connection refused", client_id=connect.client_id, address=self._address, reason=error.message)
+            self._perform(session.refused(error))
+            self._release()
+            return
+        actions = session.accepted(caller.identity, caller.session_id, now=time.monotonic())
+        if actions:  # the client may have gone meanwhile
+            self._join(caller, connect)
+        self._perform(actions)
+        self._release()
+
+    def _join(self, caller: Caller, connect: Connect) -> None:
+        """Make this connection its client's presence."""
+        session = self._session
+        self._caller = caller
+        self.instance_id = connect.instance_id
+        if self._framing is not Framing.JSON:
+            self._end = relay.RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)
+            self._relays = caller.identity.grants.signal_to is None
+        self._board.bus.attach(caller.identity.client_id, self)
+        log.info("connection authenticated", client_id=connect.client_id, address=self._address)
+
+    async def _answer(self, request: Received, *, exclusive: bool) -> None:
+        caller = self._caller
+        assert caller is not None  # noqa: S101 - the session dispatches established connections only
+        try:
+            action = self._session.reply(await self._board.router.answer(caller, request.message), request)
+        except SignalManagerError as error:
+            action = self._session.error(error, request)
+        except Exception:
+            log.exception("request failed", client_id=caller.identity.client_id)
+            action = self._session.error(SignalManagerError("internal error"), request)
+        self._send(action)
+        if exclusive:
+            self._release()
+
+    def _hold(self) -> None:
+        """Let later messages wait, and the socket with them, so that no more than one read's worth piles up."""
+        self._held = []
+        if self._transport is not None:
+            self._transport.underlying_transport.pause_reading()
+
+    def _release(self) -> None:
+        """Handle what has waited, up to the next request that others must wait for."""
+        waiting, self._held = self._held or [], None
+        for index, (data, frame_type) in enumerate(waiting):
+            self._take_or_hold(data, frame_type)
+            if self._held is not None:
+                self._held = waiting[index + 1 :]
+                return
+        transport = self._transport
+        if transport is not None and not transport.is_disconnected:
+            transport.underlying_transport.resume_reading()
+
+    # -- outbound ------------------------------------------------------------------------------------------------
+
+    def _encode(self, message: Message, message_id: bytes | None, payload_type: PayloadType, shape: Shape) -> bytes:
+        payload_type, payload = encode_payload(message, payload_type, shape, sent_by=Peer.SERVICE)
+        return encode_frame(
+            self._framing, spec_of(message).message_type, message_id or uuid4().bytes, payload_type, payload
+        )
+
+    def _write(self, data: bytes) -> None:
+        """Write one message: at once, or with the others of this read."""
+        self._sent += 1
+        board = self._board
+        if board.joining:
+            if not self._outbound:
+                board.written.append(self)
+            size = len(data)
+            first = 0x82 if self._framing is not Framing.JSON else 0x81
+            # RFC 6455, section 5.2: a final, unmasked frame.
+            if size < 126:
+                self._outbound.append(bytes((first, size)))
+            elif size < 65536:
+                self._outbound.append(_MEDIUM(first, 126, size))
+            else:
+                self._outbound.append(_LONG(first, 127, size))
+            self._outbound.append(data)
+        elif self._transport is not None:
+            self._transport.send(_BINARY if self._framing is not Framing.JSON else _TEXT, data)
+
+    def _close(self, code: int, reason: str) -> None:
+        """Start the closing handshake; the socket is cut if the client does not take part in it."""
+        transport = self._transport
+        self._leave()
+        if transport is None or transport.is_close_frame_sent:
+            return
+        self._close_reason = f"{int(code)} {reason}"
+        self.flush()
+        transport.send_close(code, reason)  # type: ignore[arg-type]  # the stub has no private codes
+        self._close_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.cut)
+
+    def _leave(self) -> None:
+        """Stop being the client's presence."""
+        caller, self._caller = self._caller, None
+        self._end = None
+        self._relays = False
+        if caller is not None:
+            self._board.bus.detach(caller.identity.client_id, self)
+
+
+def _as_request(action: Send) -> Received:
+    return Received(action.message, action.message_id or bytes(16), action.payload_type, action.shape)
