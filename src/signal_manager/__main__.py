@@ -1,0 +1,6 @@
+"""`python -m signal_manager` is the command line."""
+
+from signal_manager.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The composition root: a Config becomes a running service, and a running service stops in order.
+
+Only this module and the command line know every part; each part gets what it needs as keyword arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Literal
+
+import structlog
+import uvloop
+
+from signal_manager import __version__, logs
+from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys
+from signal_manager.bus.local import LocalBus
+from signal_manager.config import Config, insecure_settings, unsupported_settings, weak_secrets
+from signal_manager.connection import Connection
+from signal_manager.errors import ConfigurationError
+from signal_manager.jwks import JwksKeys
+from signal_manager.protocol.session import SessionSettings
+from signal_manager.router import Router
+from signal_manager.server import Server
+
+__all__ = ["run", "running"]
+
+log = structlog.get_logger(__name__)
+
+# File descriptors beside the connections: the listener, the log file, the event loop, a database.
+_OTHER_DESCRIPTORS = 64
+
+
+@contextlib.asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Server]:
+    """Run the service while the block lasts; the server's `port` tells where it listens.
+
+    Raises:
+        ConfigurationError: it cannot run like this; the message says which setting to change.
+    """
+    for problem in unsupported_settings(config):
+        raise ConfigurationError(problem)
+    _allow_descriptors(config.server.max_connections)
+    async with contextlib.AsyncExitStack() as stack:
+        authenticator = await stack.enter_async_context(_authenticator(config))
+        bus: LocalBus[Connection] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
+        server = Server(
+            router=Router(authenticator=authenticator, bus=bus),
+            bus=bus,
+            host=config.server.host,
+            port=config.server.port,
+            version=__version__,
+            max_connections=config.server.max_connections,
+            max_message_size=config.server.max_message_size,
+            read_buffer_size=config.server.read_buffer_size,
+            session=SessionSettings(
+                connection_timeout=config.server.connection_timeout,
+                heartbeat_interval=config.server.heartbeat_interval,
+                heartbeat_timeout=config.server.heartbeat_timeout,
+                server_version=__version__,
+            ),
+        )
+        await server.start()
+        stack.push_async_callback(server.stop)
+        log.info("service started", host=server.host, port=server.port, version=__version__)
+        yield server
+        log.info("service stopping")
+    log.info("service stopped")
+
+
+def run(config: Config, *, insecure: bool = False, announce: Callable[[Server], None] | None = None) -> None:
+    """Run the service until SIGTERM or SIGINT.
+
+    Args:
+        insecure: listen beyond loopback although secrets are the published defaults.
+        announce: called once the service listens, to tell a person what to try next.
+
+    Raises:
+        ConfigurationError: the service cannot run like this.
+    """
+    exposed = insecure_settings(config)
+    if exposed and not insecure:
+        raise ConfigurationError(
+            f"refusing to listen on {config.server.host} while {' and '.join(exposed)} "
+            f"{'are' if len(exposed) > 1 else 'is'} the published default: change it, or pass --insecure"
+        )
+    written = logs.configure(
+        level=config.logging.level,
+        format=_log_format(config),
+        file_path=config.logging.file_path or None,
+        console_output=config.logging.console_output,
+        max_file_size=config.logging.max_file_size,
+        max_files=config.logging.max_files,
+    )
+    try:
+        for setting in exposed:
+            log.warning("insecure default in use", setting=setting)
+        for setting in weak_secrets(config):
+            log.warning("secret is shorter than 32 bytes", setting=setting)
+        uvloop.run(_run_until_signal(config, announce))
+    finally:
+        written.close()
+
+
+@contextlib.asynccontextmanager
+async def _authenticator(config: Config) -> AsyncIterator[Authenticator]:
+    """Build what `auth.auth_method` asks for; keys from a JWKS URL are refreshed while the block lasts."""
+    auth = config.auth
+    static = StaticKeys([key.get_secret_value() for key in auth.api_keys])
+    if auth.auth_method == "api_key":
+        yield static
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        keys = await stack.enter_async_context(JwksKeys(auth.jwks_url)) if auth.jwks_url else None
+        signed = SignedTokens(
+            auth.token_secret.get_secret_value(),
+            previous_secrets=[secret.get_secret_value() for secret in auth.previous_token_secrets],
+            algorithms=auth.jwt_algorithms,
+            audience=auth.jwt_audience,
+            issuer=auth.jwt_issuer,
+            keys=keys,
+        )
+        yield signed if auth.auth_method == "jwt" else FirstOf(static, signed)
+
+
+def _log_format(config: Config) -> Literal["json", "console"]:
+    """Use the console's format on a terminal unless a format was asked for."""
+    asked = "format" in config.logging.model_fields_set
+    return config.logging.format if asked or not sys.stderr.isatty() else "console"
+
+
+async def _run_until_signal(config: Config, announce: Callable[[Server], None] | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config) as server:
+        if announce is not None:
+            announce(server)
+        await stop.wait()
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Raise the soft limit of file descriptors, since running out of them in mid-flight is worse than refusing."""
+    wanted = connections + _OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("fewer file descriptors than max_connections needs", wanted=wanted, allowed=allowed)

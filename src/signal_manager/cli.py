@@ -1,0 +1,390 @@
+"""The command line: start the service, look at its configuration, issue and explain tokens, try a running service.
+
+Only this module and the composition root know the configuration. What a person did wrong is one line on standard error
+and exit status 2; standard output carries results alone, so that scripts can use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from signal_manager import __version__
+from signal_manager.auth import MAX_TOKEN_BYTES, TokenReport, inspect_token, issue_token
+from signal_manager.config import (
+    LoadedConfig,
+    as_json,
+    as_toml,
+    insecure_settings,
+    load,
+    load_with_origins,
+    unsupported_settings,
+    weak_secrets,
+)
+from signal_manager.errors import ConfigurationError, SignalManagerError
+from signal_manager.logs import escape_control_characters
+from signal_manager.model import NAME_RULE, Grants, is_valid_name
+
+if TYPE_CHECKING:
+    from signal_manager.server import Server
+
+__all__ = ["application", "main", "parse_duration"]
+
+HUMAN_ERROR = 2
+REFUSED = 1  # `token --inspect`: the token is readable, and the service would not accept it
+TRIAL_FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_DURATION = 3650 * 86400  # 10 years: longer ones are typing errors, and far longer ones have no date
+LAST_DATE = 253_402_300_799  # 9999-12-31T23:59:59Z, where dates end
+
+application = typer.Typer(
+    help="WebRTC signaling: a WebSocket service with a compact binary protocol, tokens, sessions and relaying.",
+    epilog="Start with `signal-manager serve`, then `signal-manager try` in another terminal.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="TOML file; otherwise app-config.toml or config.toml, if there is one."
+    ),
+]
+
+
+class Role(StrEnum):
+    """What a token may let its client be in a room; typer takes no list of a Literal."""
+
+    SENDER = "sender"
+    RECEIVER = "receiver"
+
+
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit status."""
+    sys.exit(_exit_status(sys.argv[1:]))
+
+
+def _exit_status(arguments: list[str]) -> int:
+    try:
+        status = application(args=arguments, prog_name="signal-manager", standalone_mode=False)
+    except SignalManagerError as error:
+        return _fail(error.message)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see: {context.command_path} --help)" if context else ""
+        return _fail(error.format_message().replace("Value error, ", "") + hint)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str) -> int:
+    _tell("error:", "bold red", message)
+    return HUMAN_ERROR
+
+
+def _warn(message: str) -> None:
+    _tell("warning:", "yellow", message)
+
+
+def _tell(label: str, style: str, message: str) -> None:
+    line = escape_control_characters(" ".join(message.split()))
+    Console(stderr=True).print(Text.assemble((label, style), " ", line), soft_wrap=True)
+
+
+@application.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"signal-manager {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), end="")
+
+
+@application.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Listen on this address in place of server.host.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Listen on this port in place of server.port; 0 is any.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine in spite of published default secrets.")
+    ] = False,
+    log_level: Annotated[LogLevel | None, typer.Option(help="In place of logging.level.")] = None,
+) -> None:
+    """Run the service until SIGTERM or Ctrl-C.
+
+    Examples:
+
+    - `signal-manager serve`
+    - `signal-manager serve --config production.toml`
+    - `signal-manager serve --port 0 --log-level debug`
+    """
+    from signal_manager import app  # noqa: PLC0415 - the other commands need neither its libraries nor their start time
+
+    overrides: dict[str, dict[str, Any]] = {"server": {}, "logging": {}}
+    for section, key, value in (("server", "host", host), ("server", "port", port), ("logging", "level", log_level)):
+        if value is not None:
+            overrides[section][key] = value
+    loaded = load_with_origins(config, overrides=overrides)
+    app.run(loaded.config, insecure=insecure, announce=_announce)
+
+
+def _announce(server: Server) -> None:
+    if sys.stderr.isatty():
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        url = f"ws://{host}:{server.port}"
+        console = Console(stderr=True)
+        console.print(f"signal-manager {__version__} listens on [bold]{url}[/bold]. Press Ctrl-C to stop.")
+        console.print(f"Try it in another terminal: [bold]signal-manager try --url {url}[/bold]", soft_wrap=True)
+
+
+@application.command()
+def check_config(
+    config: ConfigOption = None,
+    as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Print the configuration in effect, each value with where it comes from, and whether it is valid.
+
+    Secrets are shown as `***`.
+
+    Examples:
+
+    - `signal-manager check-config`
+    - `signal-manager check-config --config production.toml --json`
+    """
+    try:
+        loaded = load_with_origins(config)
+        for problem in unsupported_settings(loaded.config):
+            raise ConfigurationError(problem)
+    except ConfigurationError as error:
+        if as_json_text:
+            _print_json({"valid": False, "error": error.message})
+        raise
+    warnings = _warnings(loaded)
+    if as_json_text:
+        file = str(loaded.file) if loaded.file else None
+        settings = as_json(loaded.config, origins=loaded.origins)
+        _print_json({"valid": True, "file": file, "warnings": warnings, "settings": settings})
+        return
+    print(as_toml(loaded.config, origins=loaded.origins))
+    for warning in warnings:
+        _warn(warning)
+    print("configuration is valid")
+
+
+def _warnings(loaded: LoadedConfig) -> list[str]:
+    host = loaded.config.server.host
+    exposed = [
+        f"{setting} is the published default: `serve` refuses to listen on {host} unless --insecure is given"
+        for setting in insecure_settings(loaded.config)
+    ]
+    return exposed + [f"{setting} is shorter than 32 bytes" for setting in weak_secrets(loaded.config)]
+
+
+@application.command()
+def token(
+    *,
+    client_id: Annotated[str | None, typer.Option(metavar="ID", help="The client that the token is for.")] = None,
+    ttl: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Lifetime: 90s, 15m, 1h, 7d; otherwise auth.token_expiry.")
+    ] = None,
+    room: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Allow only these rooms; may be repeated.")
+    ] = None,
+    role: Annotated[list[Role] | None, typer.Option(help="Allow only these roles; may be repeated.")] = None,
+    signal_to: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Allow signals only to these clients; may be repeated.")
+    ] = None,
+    no_publish: Annotated[bool, typer.Option("--no-publish", help="Forbid publishing tracks.")] = False,
+    no_subscribe: Annotated[bool, typer.Option("--no-subscribe", help="Forbid pulling tracks.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Allow administration.")] = False,
+    inspect: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="Explain this token in place of issuing one; - reads it.")
+    ] = None,
+    as_json_text: Annotated[bool, typer.Option("--json", help="With --inspect: print JSON, for programs.")] = False,
+    config: ConfigOption = None,
+) -> int:
+    """Issue a signed token, or explain one.
+
+    Issuing prints the token and nothing else. Explaining exits with 0 when the service would accept the token, with 1
+    otherwise.
+
+    Examples:
+
+    - `signal-manager token --client-id alice --ttl 1h`
+    - `signal-manager token --client-id tv --room 'demo-*' --role receiver --no-publish`
+    - `signal-manager token --inspect - < token.txt`
+    """
+    grants = Grants(
+        rooms=tuple(room) if room else None,
+        roles=tuple(str(each) for each in role) if role else None,
+        signal_to=tuple(signal_to) if signal_to else None,
+        publish=not no_publish,
+        subscribe=not no_subscribe,
+        admin=admin,
+    )
+    if inspect is not None:
+        if client_id is not None or ttl is not None or grants != Grants():
+            raise ConfigurationError("--inspect explains a token and goes only with --json and --config")
+        return _explain(inspect, config, as_json_text=as_json_text)
+    if as_json_text:
+        raise ConfigurationError("--json goes only with --inspect: an issued token is printed as it is")
+    if client_id is None or not is_valid_name(client_id):
+        raise ConfigurationError(f"expected --client-id ID of {NAME_RULE}, or --inspect TOKEN")
+    print(_issued(client_id, ttl, grants, config))
+    return 0
+
+
+def _issued(client_id: str, ttl: str | None, grants: Grants, config: Path | None) -> str:
+    auth = load(config).auth
+    lifetime = auth.token_expiry if ttl is None else parse_duration(ttl)
+    if auth.auth_method in {"api_key", "store"}:
+        _warn(f'auth.auth_method is "{auth.auth_method}": the service does not accept signed tokens')
+    if "HS256" not in auth.jwt_algorithms:
+        _warn("auth.jwt_algorithms lacks HS256: the service does not accept this token")
+    return issue_token(
+        secret=auth.token_secret.get_secret_value(),
+        client_id=client_id,
+        ttl=lifetime,
+        grants=grants,
+        now=time.time(),
+        audience=auth.jwt_audience,
+        issuer=auth.jwt_issuer,
+    )
+
+
+def _explain(inspected: str, config: Path | None, *, as_json_text: bool) -> int:
+    if inspected == "-":
+        inspected = sys.stdin.read(MAX_TOKEN_BYTES + 1)
+    auth = load(config).auth
+    now = time.time()
+    report = inspect_token(
+        inspected.strip(),
+        secret=auth.token_secret.get_secret_value(),
+        previous_secrets=[secret.get_secret_value() for secret in auth.previous_token_secrets],
+        algorithms=auth.jwt_algorithms,
+        audience=auth.jwt_audience,
+        issuer=auth.jwt_issuer,
+        now=now,
+    )
+    if as_json_text:
+        _print_json(msgspec.to_builtins(report))
+    else:
+        _print_report(report, now)
+    return REFUSED if report.refused_because else 0
+
+
+def _print_report(report: TokenReport, now: float) -> None:
+    lines: dict[str, str | None] = {
+        "client": report.subject,
+        "algorithm": report.algorithm,
+        "signature": report.signature,
+        "issued": _moment(report.issued_at, now),
+        "expires": _moment(report.expires_at, now),
+        "audience": json.dumps(report.audience) if report.audience is not None else None,
+        "issuer": json.dumps(report.issuer) if report.issuer is not None else None,
+    }
+    if report.grants:
+        lines |= {
+            "rooms": _patterns(report.grants.rooms),
+            "roles": _patterns(report.grants.roles),
+            "signals to": _patterns(report.grants.signal_to),
+            "publish": _yes(report.grants.publish),
+            "subscribe": _yes(report.grants.subscribe),
+            "admin": _yes(report.grants.admin),
+        }
+    # A signature that is not checked here leaves the answer open.
+    accepted = "not known here: published keys verify it" if report.signature == "not checked" else "yes"
+    lines["accepted"] = f"no: {'; '.join(report.refused_because)}" if report.refused_because else accepted
+    for name, value in lines.items():
+        if value is not None:
+            print(f"{name:<12}{escape_control_characters(value)}")
+
+
+def _moment(at: float | None, now: float) -> str | None:
+    if at is None:
+        return None
+    if at > LAST_DATE:
+        return "after the year 9999"
+    span = _span(abs(at - now))
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC ({f'in {span}' if at > now else f'{span} ago'})"
+
+
+def _span(seconds: float) -> str:
+    parts, rest = [], int(seconds)
+    for unit, length in reversed(SECONDS_OF.items()):
+        count, rest = divmod(rest, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2]) or "0s"
+
+
+def _patterns(patterns: tuple[str, ...] | None) -> str:
+    return "any" if patterns is None else ", ".join(patterns) or "none"
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in "90s", "15m", "1h", "7d" or "1.5h".
+
+    Raises:
+        ConfigurationError: the text is no such duration, is not above 0 or is longer than ten years.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip(), re.ASCII)
+    seconds = float(match[1]) * SECONDS_OF[match[2]] if match else 0.0
+    if not 0 < seconds <= LONGEST_DURATION:
+        shown = text if len(text) <= 40 else f"{text[:39]}…"
+        raise ConfigurationError(f"expected a duration such as 90s, 15m, 1h or 7d, at most 3650d, got '{shown}'")
+    return seconds
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    print(json.dumps(document, indent=2))
+
+
+@application.command("try")
+def try_service(
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="A running service; otherwise one is started for the trial.")
+    ] = None,
+) -> int:
+    """Let two WebRTC peers find each other through the service, and exit with 0 when everything arrived.
+
+    Examples:
+
+    - `signal-manager try`
+    - `signal-manager try --url ws://127.0.0.1:8080`
+    """
+    try:
+        from signal_manager.trial import run_trial  # noqa: PLC0415 - needs an optional dependency
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("signal_manager"):
+            raise
+        raise ConfigurationError("`try` needs WebRTC in Python: pip install 'signal-manager[rtc]'") from None
+    return 0 if asyncio.run(run_trial(url=url)) else TRIAL_FAILED

@@ -1,0 +1,185 @@
+"""Where log lines go and what they look like: structlog and the standard library's loggers through one pipeline.
+
+Modules call `structlog.get_logger(__name__)` and know nothing of this; the composition root configures it once and
+closes it last. Values under secret names are removed here, whoever logs them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from logging.handlers import RotatingFileHandler
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.stdlib import ProcessorFormatter
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+
+from signal_manager.errors import ConfigurationError
+
+__all__ = ["Logs", "configure", "escape_control_characters"]
+
+HIDDEN = "***"
+
+# docs/protocol.md: tokens and SDP never appear in logs; the same for what HTTP clients and operators call secret.
+_SECRET_NAME = re.compile(
+    r"(^|[_-])(tokens?|secrets?|passwords?|authorization|credentials?|api[_-]keys?|sdp|signal[_-]data)\Z", re.IGNORECASE
+)
+
+# Libraries that bring handlers of their own or cut themselves off from the root logger.
+_FOREIGN_LOGGERS = ("asyncio", "httpx", "picows", "uvicorn", "uvicorn.access", "uvicorn.error")
+
+# These write request headers, bearer tokens among them, at debug level.
+_TALKATIVE_LOGGERS = ("hpack", "httpcore")
+
+
+class Logs:
+    """The running log output; `close` flushes it and leaves the process as `configure` found it."""
+
+    def __init__(self, handlers: list[logging.Handler]) -> None:
+        self._handlers = handlers
+
+    def close(self) -> None:
+        """Flush and remove every handler; calling it again does nothing."""
+        root = logging.getLogger()
+        for handler in self._handlers:
+            root.removeHandler(handler)
+            handler.close()
+        if self._handlers:
+            self._handlers = []
+            root.setLevel(logging.WARNING)
+            for name in ("httpx", *_TALKATIVE_LOGGERS):
+                logging.getLogger(name).setLevel(logging.NOTSET)
+            logging.captureWarnings(False)
+            structlog.reset_defaults()
+
+
+def configure(
+    *,
+    level: str = "info",
+    format: Literal["json", "console"] | None = None,
+    file_path: str | None = None,
+    console_output: bool = True,
+    max_file_size: int = 10_485_760,
+    max_files: int = 5,
+) -> Logs:
+    """Send every log line of this process to standard error, a rotated file, both or nowhere.
+
+    Args:
+        level: "debug", "info", "warning", "error" or "critical".
+        format: None means "console" where standard error is a terminal, and "json" everywhere else.
+        file_path: also log to this file.
+        console_output: log to standard error.
+        max_file_size: bytes after which the file is rotated.
+        max_files: rotated files kept beside the current one.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    shared = _shared_processors()
+    handlers: list[logging.Handler] = []
+    if file_path:
+        handlers.append(_file_handler(file_path, max_file_size, max_files))
+        handlers[0].setFormatter(_formatter(shared, format or "json", colors=False))
+    if console_output:
+        is_terminal = sys.stderr.isatty()
+        handler = logging.StreamHandler(sys.stderr)
+        colors = is_terminal and not os.environ.get("NO_COLOR")
+        handler.setFormatter(_formatter(shared, format or ("console" if is_terminal else "json"), colors=colors))
+        handlers.append(handler)
+    if not handlers:
+        handlers.append(logging.NullHandler())  # a root logger without any prints warnings to standard error
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        # Modules create their loggers on import; caching would bind them to whatever was configured first.
+        cache_logger_on_first_use=False,
+    )
+    _adopt_standard_library(level, handlers)
+    return Logs(handlers)
+
+
+def _adopt_standard_library(level: str, handlers: list[logging.Handler]) -> None:
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    for handler in handlers:
+        root.addHandler(handler)
+    for name in _FOREIGN_LOGGERS:
+        foreign = logging.getLogger(name)
+        foreign.handlers.clear()
+        foreign.propagate = True
+    for name in _TALKATIVE_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if level != "debug":
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # its "info" is one line per request
+    logging.captureWarnings(True)
+
+
+def _file_handler(path: str, max_file_size: int, max_files: int) -> logging.Handler:
+    try:
+        return RotatingFileHandler(
+            path, maxBytes=max_file_size, backupCount=max_files, encoding="utf-8", errors="backslashreplace"
+        )
+    except OSError as error:
+        raise ConfigurationError(f"logging.file_path: cannot write {path}: {error.strerror}") from None
+
+
+def _shared_processors() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _remove_secrets,
+    ]
+
+
+def _formatter(shared: list[Processor], format: str, *, colors: bool) -> logging.Formatter:
+    # Neither shows the frames' local variables, where tokens and SDPs live.
+    if format == "json":
+        rendering: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        rendering = [_escape_values, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback)]
+    return ProcessorFormatter(
+        foreign_pre_chain=shared, processors=[ProcessorFormatter.remove_processors_meta, *rendering]
+    )
+
+
+def _remove_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {name: value if name == "exc_info" else _without_secrets(name, value) for name, value in event.items()}
+
+
+def _without_secrets(name: str, value: Any) -> Any:
+    if value and _SECRET_NAME.search(name):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {inner: _without_secrets(str(inner), item) for inner, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets("", item) for item in value]
+    return value
+
+
+def escape_control_characters(text: str) -> str:
+    r"""Return `text` on one line and without terminal commands: what cannot be printed becomes `\n`, `\x1b`…"""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {
+        name: escape_control_characters(value) if isinstance(value, str) and name != "stack" else value
+        for name, value in event.items()
+    }
+
+
+def _traceback(output: TextIO, exc_info: ExcInfo) -> None:
+    # Indented, so that no line of an exception's message can pass for a log line.
+    for line in "".join(traceback.format_exception(*exc_info)).splitlines():
+        output.write(f"\n  {escape_control_characters(line)}")
