@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+REFERENCES := benchmarks/references
 
 .DEFAULT_GOAL := help
 
@@ -38,7 +39,12 @@ proto: $(VENV)/.dev ## Make the Protobuf module again from its schema
 	$(BIN)/python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src \
 		src/signal_manager/protocol/codec/signal_manager.proto
 
-bench: $(VENV)/.dev ## Measure: relay cost beside reference relays, and memory per connection
+# One reference relay runs on Node. Where there is no npm, or it fails, the benchmark says what it leaves out.
+$(REFERENCES)/node_modules: $(REFERENCES)/package.json
+	-@command -v npm >/dev/null || exit 0; cd $(REFERENCES) \
+		&& npm install --no-package-lock --ignore-scripts --no-audit --no-fund --silent && touch node_modules
+
+bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside reference relays, and memory per connection
 	$(BIN)/python -m benchmarks.relay
 	$(BIN)/python -m benchmarks.connections
 

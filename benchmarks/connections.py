@@ -1,0 +1,228 @@
+"""What does an idle connection cost? The service's memory and CPU with many authenticated clients that say nothing.
+
+`idle.py` holds the clients and `servers.py` starts the service; this module reads the service's memory and CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.idle import TOKEN, client_id
+from benchmarks.processes import (
+    ROOT,
+    MeasurementError,
+    cores,
+    cpu_seconds,
+    end_on_sigterm,
+    pinned,
+    resident_bytes,
+    stop,
+)
+from benchmarks.results import machine, write_json
+from benchmarks.servers import Server, service
+
+__all__ = ["Footprint", "app", "measure", "raise_file_limit"]
+
+# One source address has some 28,000 ports for us (net.ipv4.ip_local_port_range), and closed ones rest for a minute.
+CONNECTIONS_PER_ADDRESS = 10_000
+
+# What a process has open besides its connections.
+OTHER_FILES = 100
+
+# Memory is read when the last handshakes are over.
+SETTLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What the connections cost. Connecting includes the WebSocket handshake, CONNECT and CONNECT_ACK."""
+
+    connections: int
+    rss_before_bytes: int
+    rss_after_bytes: int
+    kib_per_connection: float
+    connects_per_second: float
+    connect_cpu_seconds: float
+    idle_seconds: float
+    idle_cpu_percent: float
+
+
+def measure(server: Server, connections: int, *, idle_seconds: float, report: Callable[[str], None]) -> Footprint:
+    """Hold `connections` clients against a fresh `server` and read what that costs it.
+
+    Raises:
+        MeasurementError: the server refused a client, or lost one.
+    """
+    time.sleep(SETTLE_SECONDS)
+    rss_before, cpu_before = resident_bytes(server.pid), cpu_seconds(server.pid)
+    with ExitStack() as stack:
+        report(f"connecting {connections:,} clients")
+        holders = [
+            stack.enter_context(_holder(server, number, first, connections))
+            for number, first in enumerate(range(0, connections, _connections_per_process()))
+        ]
+        seconds = max(_line(holder)["seconds"] for holder in holders)
+        connect_cpu = cpu_seconds(server.pid) - cpu_before
+
+        report(f"watching them for {idle_seconds:g} s")
+        time.sleep(SETTLE_SECONDS)
+        idle_cpu = _cpu_share(server.pid, idle_seconds)
+        rss_after = resident_bytes(server.pid)
+
+        held = sum(_end(holder) for holder in holders)
+    if held != connections:
+        raise MeasurementError(f"the server closed {connections - held:,} of {connections:,} idle connections")
+    return Footprint(
+        connections=connections,
+        rss_before_bytes=rss_before,
+        rss_after_bytes=rss_after,
+        kib_per_connection=(rss_after - rss_before) / connections / 1024,
+        connects_per_second=connections / seconds,
+        connect_cpu_seconds=connect_cpu,
+        idle_seconds=idle_seconds,
+        idle_cpu_percent=idle_cpu * 100,
+    )
+
+
+def raise_file_limit() -> int:
+    """Let this process and those it starts open as many files as the system allows, and return how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _connections_per_process() -> int:
+    return min(CONNECTIONS_PER_ADDRESS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES)
+
+
+def _cpu_share(pid: int, seconds: float) -> float:
+    cpu_before, started_at = cpu_seconds(pid), time.perf_counter()
+    time.sleep(seconds)
+    return (cpu_seconds(pid) - cpu_before) / (time.perf_counter() - started_at)
+
+
+@contextmanager
+def _holder(server: Server, number: int, first: int, connections: int) -> Iterator[subprocess.Popen[str]]:
+    """Run a client process, with a loopback address of its own, while the block lasts."""
+    arguments = {
+        "port": server.port,
+        "address": f"127.0.0.{number + 2}",
+        "first": first,
+        "count": min(_connections_per_process(), connections - first),
+    }
+    command = [sys.executable, "-m", "benchmarks.idle", *(f"--{name}={value}" for name, value in arguments.items())]
+    with pinned(cores()[1]):
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    with process:
+        try:
+            yield process
+        finally:
+            stop(process)
+
+
+def _line(holder: subprocess.Popen[str]) -> dict[str, float]:
+    """Return what a client process tells next; its own time limits bound the wait."""
+    line = holder.stdout.readline() if holder.stdout is not None else ""
+    if not line:
+        errors = holder.stderr.read() if holder.stderr is not None else ""
+        raise MeasurementError(f"the clients could not connect: {errors.strip()[-2000:]}")
+    facts: dict[str, float] = json.loads(line)
+    return facts
+
+
+def _end(holder: subprocess.Popen[str]) -> int:
+    """Let a client process go, and return how many connections it still had."""
+    if holder.stdin is not None:
+        holder.stdin.close()
+    return int(_line(holder)["held"])
+
+
+def _table(footprint: Footprint) -> Table:
+    table = Table(
+        title=f"{footprint.connections:,} idle authenticated connections",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        show_header=False,
+        pad_edge=False,
+    )
+    table.add_column()
+    table.add_column(justify="right")
+    for label, figure in (
+        ("memory before, MiB", footprint.rss_before_bytes / 2**20),
+        ("memory with all connected, MiB", footprint.rss_after_bytes / 2**20),
+        ("memory per connection, KiB", footprint.kib_per_connection),
+        ("connects per second", footprint.connects_per_second),
+        ("service CPU for connecting, s", footprint.connect_cpu_seconds),
+        (f"service CPU over {footprint.idle_seconds:g} idle s, %", footprint.idle_cpu_percent),
+    ):
+        table.add_row(label, f"{figure:,.1f}")
+    return table
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    *,
+    connections: Annotated[int, typer.Option("--connections", "-n", min=1, help="Connections to hold.")] = 10_000,
+    idle_seconds: Annotated[
+        float,
+        typer.Option(min=0.1, help="How long the idle CPU is watched; past 30 s it includes the service's pings."),
+    ] = 5.0,
+    json_target: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write the results as JSON; - is stdout, without the table."),
+    ] = None,
+) -> None:
+    """Measure what an idle connection costs: memory, and CPU while nobody speaks.
+
+    Opens authenticated connections from as many loopback addresses as that takes, and divides the growth of the
+    service's resident memory by their number. A connection is a file to either side: when the limit on open files
+    (ulimit -Hn) is too low, fewer are opened and a line says so.
+    """
+    end_on_sigterm()
+    screen = Console(stderr=True, highlight=False)
+    most = raise_file_limit() - OTHER_FILES
+    if connections > most:
+        screen.print(f"the limit on open files, {most + OTHER_FILES:,}, allows {most:,} connections of {connections:,}")
+    held = min(connections, most)
+    tokens = {client_id(number): TOKEN for number in range(held)}
+    try:
+        with service(tokens, core=cores()[0]) as server:
+            footprint = measure(server, held, idle_seconds=idle_seconds, report=screen.print)
+    except MeasurementError as error:
+        screen.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from error
+    if json_target is not None:
+        write_json(
+            {
+                "benchmark": "connections",
+                "machine": machine(),
+                "load": {"asked": connections, "connections": held},
+                "results": asdict(footprint),
+            },
+            json_target,
+        )
+    if json_target != "-":
+        Console().print(_table(footprint))
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks.connections")

@@ -1,0 +1,105 @@
+"""The servers that `relay.py` and `connections.py` measure, and how each of them is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.processes import ROOT, free_port, running
+
+__all__ = ["SERVERS", "SERVICE", "WEBSOCKETS", "WS", "Server", "reference", "service", "why_skipped"]
+
+SERVICE = "service"
+WEBSOCKETS = "websockets"
+WS = "ws"
+SERVERS = (SERVICE, WEBSOCKETS, WS)
+
+# A client that comes back may find its last connection still closing.
+SPARE_CONNECTIONS = 10
+
+_REFERENCES = Path("benchmarks/references")
+_NODE_MODULES = ROOT / _REFERENCES / "node_modules"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers on `port` of 127.0.0.1."""
+
+    name: str
+    pid: int
+    port: int
+
+
+def why_skipped(name: str) -> str | None:
+    """Return why a server cannot be measured on this machine, or None when it can."""
+    if name != WS:
+        return None
+    if shutil.which("node") is None:
+        return "there is no `node` on the PATH"
+    if not _NODE_MODULES.is_dir():
+        return f"{_REFERENCES}/node_modules is missing: `make bench` installs it where there is npm"
+    return None
+
+
+@contextmanager
+def reference(name: str, *, core: int | None = None) -> Iterator[Server]:
+    """Run a reference relay while the block lasts."""
+    port = free_port()
+    start = (
+        ["node", str(_REFERENCES / "ws_relay.mjs")]
+        if name == WS
+        else [sys.executable, "-m", "benchmarks.references.websockets_relay"]
+    )
+    with running([*start, "--port", str(port)], port=port, core=core) as pid:
+        yield Server(name, pid, port)
+
+
+@contextmanager
+def service(tokens: Mapping[str, str], *, core: int | None = None) -> Iterator[Server]:
+    """Run this service while the block lasts: its defaults, without rate limits and without files.
+
+    Args:
+        tokens: the token of each client that may connect, all of them at the same time.
+    """
+    port = free_port()
+    with TemporaryDirectory(prefix="signal-manager-bench-") as directory:
+        config = Path(directory) / "config.toml"
+        config.write_text(_service_config(tokens, port))
+        # What the developer's shell sets for the service must not reach this one.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNAL_MANAGER_")}
+        command = [sys.executable, "-m", "signal_manager", "serve", "--config", str(config)]
+        with running(command, port=port, core=core, environment=environment) as pid:
+            yield Server(SERVICE, pid, port)
+
+
+def _service_config(tokens: Mapping[str, str], port: int) -> str:
+    # A JSON string is a TOML basic string too.
+    api_keys = ", ".join(json.dumps(f"{client_id}:{token}") for client_id, token in tokens.items())
+    return f"""\
+[server]
+host = "127.0.0.1"
+port = {port}
+max_connections = {len(tokens) + SPARE_CONNECTIONS}
+
+[auth]
+api_keys = [{api_keys}]
+
+[security]
+rate_limit_enabled = false
+
+[storage]
+backend = "memory"
+
+[metrics]
+port = 0
+
+[logging]
+level = "warning"
+"""
