@@ -1,0 +1,37 @@
+"""The Python SDK: a client of the signaling service for asyncio.
+
+`SignalClient` is all that most applications need; the other names are what it takes and what it gives back.
+"""
+
+from signal_manager.client.client import SignalClient
+from signal_manager.client.events import (
+    EVENT_QUEUE_SIZE,
+    Connected,
+    Disconnected,
+    ErrorReceived,
+    Event,
+    GoingAway,
+    Reconnected,
+    SignalKind,
+    SignalReceived,
+)
+from signal_manager.client.timing import Clock, RetryPolicy
+from signal_manager.protocol.framing import Framing
+from signal_manager.protocol.messages import PayloadType
+
+__all__ = [
+    "EVENT_QUEUE_SIZE",
+    "Clock",
+    "Connected",
+    "Disconnected",
+    "ErrorReceived",
+    "Event",
+    "Framing",
+    "GoingAway",
+    "PayloadType",
+    "Reconnected",
+    "RetryPolicy",
+    "SignalClient",
+    "SignalKind",
+    "SignalReceived",
+]

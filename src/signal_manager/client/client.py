@@ -1,0 +1,414 @@
+"""The client that applications use: connect, signal and listen.
+
+`link.py` keeps it connected, `events.py` is what it tells the application, and `callbacks.py` how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from ssl import SSLContext
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias, TypeVar, overload
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from signal_manager.client.callbacks import Callbacks
+from signal_manager.client.events import (
+    Connected,
+    Disconnected,
+    ErrorReceived,
+    Event,
+    EventName,
+    EventQueue,
+    GoingAway,
+    Reconnected,
+    SignalKind,
+    SignalReceived,
+)
+from signal_manager.client.link import Link
+from signal_manager.client.timing import Clock, RetryPolicy
+from signal_manager.errors import (
+    InvalidRequestError,
+    TooLateError,
+    UnavailableError,
+    error_from_wire,
+)
+from signal_manager.model import NAME_RULE, is_valid_name
+from signal_manager.protocol.framing import Framing
+from signal_manager.protocol.messages import (
+    PROTOCOL_VERSION,
+    Connect,
+    Disconnect,
+    ErrorMessage,
+    HeartbeatAck,
+    Message,
+    PayloadType,
+    Register,
+    RegisterAck,
+    Signal,
+    SignalAck,
+    SignalAnswer,
+    SignalIceCandidate,
+    SignalMessage,
+    SignalOffer,
+    Unregister,
+    UnregisterAck,
+)
+
+__all__ = ["Callback", "SignalClient"]
+
+logger = logging.getLogger(__name__)
+
+# Signals sent without `ack` whose target is remembered, so that a refusal can name it.
+REMEMBERED_TARGETS = 1024
+
+# These have room for a client id and a token only. A CONNECT with more would travel as JSON, and its payload type is
+# that of all that the service sends.
+_BARE_CONNECT = frozenset({PayloadType.BINARY, PayloadType.TEXT})
+
+Happening = TypeVar("Happening", bound=Event)
+Callback: TypeAlias = Callable[[Happening], object]
+Reply = TypeVar("Reply", bound=Message)
+
+_KIND_OF: dict[type[Signal], SignalKind] = {
+    SignalOffer: "offer",
+    SignalAnswer: "answer",
+    SignalIceCandidate: "ice_candidate",
+    SignalMessage: "message",
+}
+
+
+class SignalClient:
+    """A client of the signaling service.
+
+        async with SignalClient("ws://127.0.0.1:8080", "alice", token) as client:
+            await client.send_offer("bob", {"type": "offer", "sdp": sdp})
+            async for event in client:
+                match event:
+                    case SignalReceived(sender="bob", kind="answer", data=answer):
+                        ...
+
+    Entering connects and authenticates; leaving says good-bye and stops everything the client started. In between a
+    lost connection is made again (`RetryPolicy`), unless its close code says that this is pointless (docs/protocol.md,
+    "Errors and close codes"); what is sent meanwhile waits for the new connection within its own time limit.
+
+    **Events** are read with `async for event in client`, or with callbacks (`on`). An event that has a callback goes
+    to its callbacks and is not iterated as well. Either way at most `EVENT_QUEUE_SIZE` events wait: when the
+    application does not keep up, the oldest are dropped and counted in `dropped_events`. Iteration ends when the client
+    is closed or gives up.
+
+    **Errors** are those of `signal_manager.errors`. Every awaiting method takes a `timeout` in seconds in place of
+    `request_timeout` and raises:
+
+    - `UnavailableError` when there was no connection within that time, or it was lost while waiting for a reply;
+    - `TooLateError` when the request was sent and no reply came in time;
+    - `AuthenticationError`, `ForbiddenError`, `NotFoundError`, `ConflictError`, `RateLimitedError`… when the service
+      refuses;
+    - whatever ended the client, once it has ended.
+
+    A client object is used once, by one event loop; any number of tasks may share it.
+
+    Args:
+        url: `ws://host:port` or `wss://host:port`, with an optional path.
+        client_id: the name of this client, which other clients address.
+        token: proves it; sent to the service, never logged.
+        framing: the protocol's header (docs/protocol.md, first section).
+        payload_type: how messages are written (docs/protocol.md, "Payload types"). To a client with BINARY or TEXT
+            all `data` comes as bytes or text: a JSON value as its JSON text. What has no form in a payload type travels
+            as JSON; with a token of more than 255 bytes, which BINARY cannot carry, everything does.
+        connect_timeout: seconds for one attempt to connect and authenticate.
+        request_timeout: seconds for any other call.
+        retry: when and how often to try again; by default the first connect fails fast, and a lost connection is tried
+            again until `close`.
+        ssl_context: for `wss://`, in place of the default one.
+        clock: where time comes from.
+
+    Raises:
+        ValueError: the URL, the client id or the combination of framing and payload type cannot work.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        client_id: str,
+        token: str,
+        *,
+        framing: Framing = Framing.V2,
+        payload_type: PayloadType = PayloadType.JSON,
+        connect_timeout: float = 10.0,
+        request_timeout: float = 10.0,
+        retry: RetryPolicy | None = None,
+        ssl_context: SSLContext | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
+            raise ValueError("expected a URL such as ws://127.0.0.1:8080 or wss://host/ws")
+        if not is_valid_name(client_id):
+            raise ValueError(f"client_id is {client_id!r}, expected {NAME_RULE}")
+        if framing is Framing.JSON and payload_type is not PayloadType.JSON:
+            raise ValueError(f"payload_type is {payload_type.name}, expected JSON: JSON framing carries nothing else")
+        self.client_id = client_id
+        self._request_timeout = request_timeout
+        self._clock = clock or Clock()
+        self._link = Link(
+            url=url,
+            connect=_make_connect(client_id, token, payload_type),
+            framing=framing,
+            payload_type=payload_type,
+            connect_timeout=connect_timeout,
+            retry=retry or RetryPolicy(),
+            ssl_context=ssl_context,
+            clock=self._clock,
+            on_message=self._receive,
+            on_event=self._emit,
+        )
+        self._events = EventQueue()
+        self._callbacks = Callbacks()
+        self._targets: dict[bytes, str] = {}  # by message id, oldest first, at most REMEMBERED_TARGETS
+        self._is_used = False  # by `connect` or `close`
+        self._caller: asyncio.Task[None] | None = None
+
+    # Connecting and closing
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connect and authenticate; entering the client does the same.
+
+        Raises:
+            AuthenticationError: the service does not accept the client id with this token.
+            UnavailableError: nobody answered within `connect_timeout`, or the service is full or draining.
+            ConflictError: another client with this id is connected, and the service keeps that one.
+            InvalidRequestError: this object was used before, whether that succeeded or not.
+        """
+        if self._is_used:
+            raise InvalidRequestError("this client was used before; make a new one")
+        self._is_used = True
+        await self._link.open()
+        self._caller = asyncio.create_task(self._callbacks.run(), name=f"signal-client {self.client_id} callbacks")
+
+    async def close(self, reason: str | None = None) -> None:
+        """Say good-bye and stop everything the client started; leaving the client does the same.
+
+        A callback that is still running is cancelled. Closing twice does nothing more. Cancelling this still closes
+        the connection.
+
+        Args:
+            reason: one line for the service's log.
+        """
+        self._is_used = True
+        self._callbacks.clear()
+        try:
+            await self._link.close(Disconnect(client_id=self.client_id, reason=reason))
+        finally:
+            self._end_events()
+            # A callback may close the client: then its own task ends by itself, with the queue.
+            if self._caller is not None and self._caller is not asyncio.current_task():
+                self._caller.cancel()
+                await asyncio.wait([self._caller])
+
+    @property
+    def is_connected(self) -> bool:
+        """Tell whether the client is connected and authenticated, as far as it knows."""
+        return self._link.is_up
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that the service named last; None before the first."""
+        return self._link.session_id
+
+    @property
+    def dropped_events(self) -> int:
+        """How many events were dropped because the application did not keep up."""
+        return self._events.dropped + self._callbacks.queue.dropped
+
+    # Signals
+
+    async def send_offer(self, target: str, data: Any, *, ack: bool = False, timeout: float | None = None) -> str:
+        """Send an SDP offer to another client.
+
+        Signals from one task arrive in the order of its calls.
+
+        Args:
+            target: the other client's id.
+            data: any JSON value or bytes; browsers and this project use `{"type": "offer", "sdp": "…"}`.
+            ack: wait until the service says what became of it. Without, a refusal arrives later as `ErrorReceived`.
+            timeout: seconds in place of `request_timeout`.
+
+        Returns:
+            "sent" without `ack`; with it the service's word: "delivered", "queued" (the target is expected back) or
+            "offline".
+
+        Raises:
+            NotFoundError: with `ack`, no such client.
+            TooLargeError: it does not fit the framing; `Framing.V2` carries 4 GiB, V1 64 KiB.
+            TypeError: `data` cannot be written in this payload type.
+        """
+        return await self._signal(SignalOffer(target_client_id=target, signal_data=data, ack=ack), timeout)
+
+    async def send_answer(self, target: str, data: Any, *, ack: bool = False, timeout: float | None = None) -> str:
+        """Send an SDP answer to another client; see `send_offer`."""
+        return await self._signal(SignalAnswer(target_client_id=target, signal_data=data, ack=ack), timeout)
+
+    async def send_ice_candidate(
+        self, target: str, data: Any, *, ack: bool = False, timeout: float | None = None
+    ) -> str:
+        """Send a trickled ICE candidate to another client; see `send_offer`.
+
+        Browsers and this project use `{"candidate": "candidate:…", "sdpMid": "0", "sdpMLineIndex": 0}` as data, with an
+        empty `candidate` after the last one (RFC 8838, section 14).
+        """
+        return await self._signal(SignalIceCandidate(target_client_id=target, signal_data=data, ack=ack), timeout)
+
+    async def send_message(self, target: str, data: Any, *, ack: bool = False, timeout: float | None = None) -> str:
+        """Send application data to another client; see `send_offer`."""
+        return await self._signal(SignalMessage(target_client_id=target, signal_data=data, ack=ack), timeout)
+
+    # Other requests
+
+    async def register(
+        self,
+        capabilities: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Put this client's capabilities and metadata on record; after `Reconnected` do it again.
+
+        Args:
+            capabilities: what the client can do, in the application's own words.
+            metadata: any JSON object.
+            timeout: seconds in place of `request_timeout`.
+        """
+        message = Register(
+            capabilities=None if capabilities is None else list(capabilities),
+            metadata=None if metadata is None else dict(metadata),
+        )
+        await self._request(message, RegisterAck, timeout)
+
+    async def unregister(self, *, timeout: float | None = None) -> None:
+        """Take this client's record away again."""
+        await self._request(Unregister(), UnregisterAck, timeout)
+
+    async def heartbeat(self, *, timeout: float | None = None) -> float:
+        """Measure the round trip to the service in seconds; the client's own heartbeats need no help."""
+        started = self._clock.now()
+        await self._request(self._link.make_heartbeat(), HeartbeatAck, timeout)
+        return self._clock.now() - started
+
+    # Events
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self._events.get()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    @overload
+    def on(self, name: SignalKind, callback: Callback[SignalReceived]) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["connected"], callback: Callback[Connected]) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["disconnected"], callback: Callback[Disconnected]) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["reconnected"], callback: Callback[Reconnected]) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["error"], callback: Callback[ErrorReceived]) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["going_away"], callback: Callback[GoingAway]) -> Callable[[], None]: ...
+    def on(self, name: EventName, callback: Callable[[Any], object]) -> Callable[[], None]:
+        """Call back for every event of one name.
+
+        Callbacks run one after another in the order of the events, so that an ICE candidate never overtakes its offer;
+        an `async` callback is awaited before the next one. What a callback raises is logged and changes nothing else.
+        Register before connecting to see `connected` too.
+
+        Args:
+            name: "offer", "answer", "ice_candidate", "message", "connected", "disconnected", "reconnected", "error" or
+                "going_away".
+            callback: a function or coroutine function of one event.
+
+        Returns:
+            a function that takes the callback away again.
+
+        Raises:
+            ValueError: there is no event of that name.
+        """
+        return self._callbacks.add(name, callback)
+
+    # Sending
+
+    async def _signal(self, signal: Signal, timeout: float | None) -> str:
+        target = signal.target_client_id
+        if target is None or not is_valid_name(target):
+            raise InvalidRequestError(f"target is {target!r}, expected {NAME_RULE}")
+        if signal.ack:
+            return (await self._request(signal, SignalAck, timeout)).status
+        limit = self._request_timeout if timeout is None else timeout
+        try:
+            async with asyncio.timeout(limit):
+                connection = await self._link.ready()
+        except TimeoutError:
+            raise self._unavailable(limit) from None
+        message_id = uuid4().bytes
+        connection.send(signal, message_id)
+        self._targets[message_id] = target
+        if len(self._targets) > REMEMBERED_TARGETS:
+            del self._targets[next(iter(self._targets))]
+        return "sent"
+
+    async def _request(self, message: Message, expected: type[Reply], timeout: float | None) -> Reply:
+        limit = self._request_timeout if timeout is None else timeout
+        connection = None
+        try:
+            async with asyncio.timeout(limit):
+                connection = await self._link.ready()
+                return await connection.request(message, expected)
+        except TimeoutError:
+            if connection is None:
+                raise self._unavailable(limit) from None
+            raise TooLateError(f"expected {expected.__name__} within {limit} s, none came") from None
+
+    def _unavailable(self, limit: float) -> UnavailableError:
+        return UnavailableError(f"no connection that takes a message within {limit} s; nothing was sent")
+
+    # Receiving: called by the link from inside the socket's callback
+
+    def _receive(self, message_id: bytes, message: Message) -> None:
+        match message:
+            case Signal() if message.sender_client_id is not None:
+                self._emit(SignalReceived(message.sender_client_id, _KIND_OF[type(message)], message.signal_data))
+            case ErrorMessage():
+                error = error_from_wire(message.error_code, message.error_message, message.details)
+                self._emit(ErrorReceived(error, self._targets.pop(message_id, None)))
+            case _:
+                logger.debug("nobody waits for this %s", type(message).__name__)
+
+    def _emit(self, event: Event) -> None:
+        (self._callbacks.queue if self._callbacks.wants(event) else self._events).put(event)
+        if isinstance(event, Disconnected) and not event.will_reconnect:
+            self._end_events()
+
+    def _end_events(self) -> None:
+        self._events.end()
+        self._callbacks.queue.end()
+
+
+def _make_connect(client_id: str, token: str, payload_type: PayloadType) -> Connect:
+    if payload_type in _BARE_CONNECT:
+        return Connect(client_id=client_id, auth_token=token)
+    # The instance lets the service recognise a reconnect of this very client (docs/protocol.md, "Conversation").
+    return Connect(client_id=client_id, auth_token=token, version=PROTOCOL_VERSION, instance_id=str(uuid4()))

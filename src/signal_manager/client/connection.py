@@ -1,0 +1,349 @@
+"""One WebSocket to the service: messages in and out, replies matched to requests, and how it ended.
+
+`client.py` opens these one after another and decides when; a connection lives once and never reconnects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from ssl import SSLContext
+from typing import NamedTuple, TypeAlias, TypeVar
+from uuid import uuid4
+
+from picows import (
+    WSCloseCode,
+    WSError,
+    WSFrame,
+    WSListener,
+    WSMsgType,
+    WSProtocolError,
+    WSTransport,
+    WSUpgradeRequest,
+    WSUpgradeResponse,
+    ws_connect,
+)
+
+from signal_manager.client.timing import Clock
+from signal_manager.errors import (
+    AuthenticationError,
+    ConflictError,
+    InvalidRequestError,
+    MalformedMessageError,
+    RateLimitedError,
+    SignalManagerError,
+    TooLargeError,
+    TooLateError,
+    UnavailableError,
+    error_from_wire,
+)
+from signal_manager.protocol.codec import decode_payload, encode_payload
+from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, decode_frame, encode_frame
+from signal_manager.protocol.messages import (
+    ConnectAck,
+    ErrorMessage,
+    Heartbeat,
+    HeartbeatAck,
+    Message,
+    PayloadType,
+    Peer,
+    Shape,
+    spec_of,
+)
+
+__all__ = ["ABNORMAL", "MAX_MESSAGE_BYTES", "MAX_PENDING_REQUESTS", "Closed", "Connection", "Receiver"]
+
+logger = logging.getLogger(__name__)
+
+# Far above any SDP; what is larger is not this protocol, and must not fill the application's memory.
+MAX_MESSAGE_BYTES = 10 * 1024 * 1024
+
+# Requests that wait for their reply at the same time; further callers wait for a place within their time limit.
+MAX_PENDING_REQUESTS = 1024
+
+# RFC 6455, section 7.4.1: there was no close frame, or one without a code.
+ABNORMAL = 1006
+_NO_CODE = 1005
+
+# docs/protocol.md, "Errors and close codes": coming back would meet the same refusal.
+_FINAL_CODES = frozenset({1000, 1009, 4400, 4401, 4409})
+
+_ERROR_OF_CODE: dict[int, type[SignalManagerError]] = {
+    1009: TooLargeError,
+    4400: InvalidRequestError,
+    4401: AuthenticationError,
+    4408: TooLateError,
+    4409: ConflictError,
+    4429: RateLimitedError,
+}
+
+Receiver: TypeAlias = Callable[["Connection", bytes, Message], None]
+Reply = TypeVar("Reply", bound=Message)
+
+
+class Closed(NamedTuple):
+    """How a connection ended: the WebSocket close code (1006 without one) and one line for a person."""
+
+    code: int
+    reason: str
+
+    @property
+    def may_reconnect(self) -> bool:
+        """Tell whether this code invites the client back (docs/protocol.md, "Errors and close codes")."""
+        return self.code not in _FINAL_CODES
+
+    @property
+    def was_announced(self) -> bool:
+        """Tell whether the service said why."""
+        return self.code != ABNORMAL
+
+    def error(self) -> SignalManagerError:
+        """Return the error that this ending is to a caller."""
+        error = _ERROR_OF_CODE.get(self.code, UnavailableError)
+        return error(self.reason or f"the service closed the connection with code {self.code}")
+
+
+class Connection(WSListener):
+    """Speak the protocol over one WebSocket.
+
+    Args:
+        framing: the header, and with it the subprotocol that is asked for.
+        payload_type: how messages are written.
+        clock: for `last_received`.
+        receive: called with every message that is no reply to a request, and with CONNECT_ACK, in the order in which
+            they arrived, from inside the socket's callback: it must not block.
+    """
+
+    def __init__(self, *, framing: Framing, payload_type: PayloadType, clock: Clock, receive: Receiver) -> None:
+        self.last_received = clock.now()
+        self._framing = framing
+        self._payload_type = payload_type
+        self._frame_type = WSMsgType.TEXT if framing is Framing.JSON else WSMsgType.BINARY
+        self._clock = clock
+        self._receive: Receiver | None = receive  # None once nothing more may be delivered
+        self._transport: WSTransport | None = None  # None before the upgrade
+        self._closed = Closed(ABNORMAL, "connection lost")
+        self._is_closed = False
+        self._pending: dict[bytes, asyncio.Future[Message]] = {}
+        self._places = asyncio.Semaphore(MAX_PENDING_REQUESTS)
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._fragments: bytearray | None = None  # of a message whose last frame has not come yet
+        self._fragments_type = self._frame_type
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether the connection has ended; it cannot be opened again."""
+        return self._is_closed
+
+    async def open(self, url: str, *, time_limit: float, ssl_context: SSLContext | None) -> None:
+        """Connect and upgrade to a WebSocket.
+
+        Args:
+            url: `ws://` or `wss://`.
+            time_limit: seconds for the upgrade. The caller limits the whole call; this one makes sure that a call
+                which was cancelled leaves no socket behind for longer.
+            ssl_context: instead of the default one for `wss://`.
+
+        Raises:
+            UnavailableError: nobody answers there, or not as a WebSocket service.
+            MalformedMessageError: a WebSocket service, but not one that speaks this framing.
+        """
+        subprotocol = next(name for name, framing in SUBPROTOCOLS.items() if framing is self._framing)
+
+        def listen(_request: WSUpgradeRequest, _response: WSUpgradeResponse) -> Connection:
+            return self
+
+        try:
+            transport, _ = await ws_connect(
+                listen,
+                url,
+                ssl_context=ssl_context,
+                websocket_handshake_timeout=time_limit,
+                logger_name=logger,
+                enable_auto_pong=False,  # a ping counts as a sign of life, so `on_ws_frame` answers it
+                max_frame_size=MAX_MESSAGE_BYTES,
+                extra_headers={"Sec-WebSocket-Protocol": subprotocol},
+            )
+        except WSError as error:
+            raise UnavailableError(f"expected a WebSocket service: {error}") from error
+        except (OSError, UnicodeError) as error:
+            raise UnavailableError(f"cannot connect: {error}") from error
+        if self._transport is None:
+            raise UnavailableError("the connection was closed during the WebSocket upgrade")
+        chosen = transport.response.headers.get("Sec-WebSocket-Protocol")
+        # The original service knows no subprotocols and speaks v1.
+        if chosen != subprotocol and not (chosen is None and self._framing is Framing.V1):
+            raise MalformedMessageError(f"expected a service that speaks {subprotocol}, it chose {chosen or 'none'}")
+
+    def send(self, message: Message, message_id: bytes) -> None:
+        """Write one message.
+
+        Raises:
+            TooLargeError: it does not fit the framing.
+            UnavailableError: the connection has ended.
+        """
+        if self._transport is None or self._is_closed:
+            raise self._closed.error()
+        payload_type, payload = encode_payload(message, self._payload_type, Shape.PLAIN, sent_by=Peer.CLIENT)
+        frame = encode_frame(self._framing, spec_of(message).message_type, message_id, payload_type, payload)
+        self._transport.send(self._frame_type, frame)
+
+    async def request(self, message: Message, expected: type[Reply]) -> Reply:
+        """Send a message and return its reply; the caller sets the time limit. Cancelling forgets the request.
+
+        Raises:
+            SignalManagerError: what the service's ERROR stands for.
+            MalformedMessageError: the reply is not an `expected`, or cannot be read.
+            UnavailableError: the connection ended first.
+        """
+        async with self._places:
+            message_id = uuid4().bytes
+            future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+            self._pending[message_id] = future
+            try:
+                self.send(message, message_id)
+                reply = await future
+            finally:
+                del self._pending[message_id]
+        if not isinstance(reply, expected):
+            raise MalformedMessageError(f"expected {expected.__name__} in reply, got {type(reply).__name__}")
+        return reply
+
+    @property
+    def is_writable(self) -> bool:
+        """Tell whether the socket takes more at the moment."""
+        return self._writable.is_set()
+
+    async def wait_writable(self) -> None:
+        """Return once the socket takes more, or has ended."""
+        await self._writable.wait()
+
+    async def wait_closed(self) -> Closed:
+        """Return how the connection ended, once it has."""
+        if self._transport is not None:
+            try:
+                await self._transport.wait_disconnected()
+            except Exception as error:  # the connection's edge: a protocol violation, or a fault in our own callback
+                logger.warning("the connection ended by a local failure: %s", error)
+        return self._closed
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once and deliver nothing more; what was not written yet is lost."""
+        if self._receive is None or self._is_closed:
+            return
+        self._receive = None
+        if not self._closed.was_announced:
+            self._closed = Closed(ABNORMAL, reason)
+        if self._transport is not None:
+            self._transport.send_close(WSCloseCode.OK)
+            self._transport.disconnect(graceful=False)
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """Keep the transport, unless `open` was cancelled while the upgrade was under way."""
+        self._transport = transport
+        if self._receive is None:
+            transport.disconnect(graceful=False)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Handle one frame; its memory is valid only until this returns."""
+        self.last_received = self._clock.now()
+        match frame.msg_type:
+            case WSMsgType.PING:
+                transport.send_pong(frame.get_payload_as_bytes())
+            case WSMsgType.CLOSE:
+                self._take_leave(transport, frame.get_payload_as_bytes())
+            case WSMsgType.PONG:
+                pass
+            case WSMsgType.TEXT | WSMsgType.BINARY if frame.fin and self._fragments is None:
+                self._handle(frame.msg_type, frame.get_payload_as_bytes())
+            case _:
+                self._assemble(frame)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        """Fail what is still waiting."""
+        self._is_closed = True
+        self._writable.set()
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(
+                    UnavailableError(f"no reply before the connection ended: {self._closed.error().message}")
+                )
+
+    def pause_writing(self) -> None:
+        """Make senders wait: the socket's buffer is full."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Let senders continue."""
+        self._writable.set()
+
+    def _take_leave(self, transport: WSTransport, payload: bytes) -> None:
+        """Answer the service's CLOSE frame (RFC 6455, section 5.5.1)."""
+        code = int.from_bytes(payload[:2]) if len(payload) >= 2 else _NO_CODE
+        self._closed = Closed(code, payload[2:].decode(errors="replace"))
+        transport.send_close(WSCloseCode.OK)
+        transport.disconnect()
+
+    def _assemble(self, frame: WSFrame) -> None:
+        """Collect a message that arrives in several frames (RFC 6455, section 5.4)."""
+        if (frame.msg_type == WSMsgType.CONTINUATION) != (self._fragments is not None):
+            raise WSProtocolError(WSCloseCode.PROTOCOL_ERROR, "fragments of a message out of order")
+        if self._fragments is None:
+            self._fragments = bytearray()
+            self._fragments_type = frame.msg_type
+        if len(self._fragments) + frame.payload_size > MAX_MESSAGE_BYTES:
+            raise WSProtocolError(WSCloseCode.MESSAGE_TOO_BIG, f"message of more than {MAX_MESSAGE_BYTES} bytes")
+        self._fragments += frame.get_payload_as_bytes()
+        if frame.fin:
+            message = bytes(self._fragments)
+            self._fragments = None
+            self._handle(self._fragments_type, message)
+
+    def _handle(self, frame_type: WSMsgType, data: bytes) -> None:
+        """Decode one message and hand it to whoever waits for it; garbage is logged, and fails only its request."""
+        if self._receive is None:
+            return
+        if frame_type != self._frame_type:
+            logger.warning("dropped a %s message, expected %s", frame_type.name, self._frame_type.name)
+            return
+        message_id: bytes | None = None
+        try:
+            frame = decode_frame(self._framing, data)
+            message_id = frame.message_id
+            message = decode_payload(
+                frame.message_type, frame.payload_type, frame.payload, sent_by=Peer.SERVICE
+            ).message
+        except MalformedMessageError as error:
+            logger.warning("dropped a message that cannot be read: %s", error.message)
+            self._resolve(message_id or error.message_id or b"", error)
+            return
+        self._deliver(frame.message_id, message, self._receive)
+
+    def _deliver(self, message_id: bytes, message: Message, receive: Receiver) -> None:
+        match message:
+            case Heartbeat():
+                self.send(HeartbeatAck(timestamp=message.timestamp), message_id)
+            case ConnectAck():
+                # First the client, then the caller: the next message of the same read must find it connected.
+                receive(self, message_id, message)
+                self._resolve(message_id, message)
+            case ErrorMessage():
+                error = error_from_wire(message.error_code, message.error_message, message.details)
+                if not self._resolve(message_id, error):
+                    receive(self, message_id, message)
+            case _:
+                if not self._resolve(message_id, message):
+                    receive(self, message_id, message)
+
+    def _resolve(self, message_id: bytes, reply: Message | SignalManagerError) -> bool:
+        """Give a request its reply; tell whether anybody was waiting for one."""
+        future = self._pending.get(message_id)
+        if future is None or future.done():
+            return False
+        if isinstance(reply, SignalManagerError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+        return True

@@ -1,0 +1,66 @@
+"""When the client tries again, and where its time comes from.
+
+`client.py` asks both; a test hands in a clock that it moves itself and a `random` that it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Clock", "RetryPolicy"]
+
+# 2**32 times any base delay is past every `max_delay`; larger powers only risk an overflow.
+_LARGEST_EXPONENT = 32
+
+
+class Clock:
+    """The time of the machine and the event loop; a test passes a subclass that it moves by hand."""
+
+    def now(self) -> float:
+        """Return a time in seconds that never goes back."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often and how soon a client tries to connect.
+
+    Delays grow exponentially with full jitter: the n-th is anything between 0 and `base_delay * 2**n`, so that the
+    clients of a service that restarts do not all return at the same moment. A connection that lasted longer than
+    `max_delay` starts the growth again.
+
+    Attributes:
+        first_attempts: how often the first connect is tried before it raises; None is until it succeeds.
+        attempts: how often a lost connection is tried again before the client ends; None is until `close()`,
+            0 is never.
+        base_delay: seconds, the upper end of the first delay.
+        max_delay: seconds, the upper end of every delay.
+        random: returns a number from 0 up to 1.
+    """
+
+    first_attempts: int | None = 1
+    attempts: int | None = None
+    base_delay: float = 0.5
+    max_delay: float = 30.0
+    random: Callable[[], float] = random.random
+
+    def __post_init__(self) -> None:
+        if self.first_attempts is not None and self.first_attempts < 1:
+            raise ValueError(f"first_attempts is {self.first_attempts}, expected at least 1 or None")
+        if self.attempts is not None and self.attempts < 0:
+            raise ValueError(f"attempts is {self.attempts}, expected at least 0 or None")
+        if not 0 < self.base_delay <= self.max_delay:
+            raise ValueError(f"expected 0 < base_delay <= max_delay, got {self.base_delay} and {self.max_delay}")
+
+    def delay(self, failures: int) -> float:
+        """Return the seconds to wait after `failures` failures in a row."""
+        ceiling = min(self.max_delay, self.base_delay * 2.0 ** min(failures, _LARGEST_EXPONENT))
+        return self.random() * ceiling
