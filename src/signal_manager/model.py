@@ -5,17 +5,44 @@ Every layer may speak in these words; none of them knows how a record is sent or
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from fnmatch import fnmatchcase
-from typing import NewType
+from typing import Annotated, Any, Literal, NewType
 
 import msgspec
 
-__all__ = ["NAME_RULE", "ClientId", "Grants", "Identity", "RoomId", "SessionId", "is_valid_name"]
+__all__ = [
+    "NAME_RULE",
+    "ClientId",
+    "ClientRecord",
+    "EntryId",
+    "Grants",
+    "Identity",
+    "MediaClosing",
+    "NodeId",
+    "NodeLease",
+    "Participant",
+    "Role",
+    "Room",
+    "RoomId",
+    "SavedSession",
+    "SessionId",
+    "Track",
+    "hash_token",
+    "is_token_hash",
+    "is_valid_name",
+    "token_matches",
+]
 
 ClientId = NewType("ClientId", str)
+EntryId = NewType("EntryId", str)
+NodeId = NewType("NodeId", str)
 RoomId = NewType("RoomId", str)
 SessionId = NewType("SessionId", str)
+
+Role = Literal["sender", "receiver"]
 
 # docs/protocol.md, "Conversation": the names that clients choose end up in document ids, paths and logs.
 NAME_PATTERN = r"^(?!\.{1,2}$)(?!__.*__$)[A-Za-z0-9._~@+=-]{1,128}\Z"
@@ -59,3 +86,138 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     client_id: ClientId
     grants: Grants = Grants()
     expires_at: float | None = None
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Track(msgspec.Struct, frozen=True, kw_only=True):
+    """One audio or video track that a participant publishes; `mid` is its place in the publisher's media session."""
+
+    mid: str
+    track_name: str
+    kind: str | None = None
+
+
+class Participant(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's membership in a room.
+
+    `session_id` is this participant's own media session, `node_id` the node that serves its connection, and
+    `generation` counts the client's joins, so that a late reply to an earlier one can be told apart.
+    """
+
+    client_id: ClientId
+    role: Role
+    session_id: SessionId | None = None
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    tracks: tuple[Track, ...] = ()
+    node_id: NodeId | None = None
+    generation: Count = 1
+    joined_at: float | None = None
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """A room as it is stored; times are seconds since the epoch.
+
+    The fields up to `is_active` are the original service's. `sequence` grows by one with every change, and a closed
+    room keeps the participants it had when it closed.
+    """
+
+    room_id: RoomId
+    app_id: str | None = None
+    sender_client_id: ClientId | None = None
+    receiver_client_id: ClientId | None = None
+    session_id: SessionId | None = None
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    is_active: bool
+    participants: tuple[Participant, ...] = ()
+    sequence: Count = 0
+    max_participants: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    updated_at: float | None = None
+    expires_at: float | None = None
+    closed_at: float | None = None
+    close_reason: str | None = None
+
+
+class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered or provisioned client as it is stored; times are seconds since the epoch.
+
+    The fields up to `metadata` are the original service's. `auth_token` is `sha256:<hex>` once storage has written
+    the record, in clear only as an operator provisioned it, and empty for a client that has none.
+    """
+
+    client_id: ClientId
+    auth_token: str
+    room_id: RoomId | None = None
+    role: str | None = None
+    session_id: SessionId | None = None
+    capabilities: tuple[str, ...] = ()
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    tracks: tuple[Track, ...] = ()
+    status: str = "offline"
+    registered_at: float | None = None
+    last_seen_at: float | None = None
+    expires_at: float | None = None
+    node_id: NodeId | None = None
+
+
+class MediaClosing(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing at the SFU that has to be closed some day: a mid of a media session, or with no `mid` all of it.
+
+    The entry is written when the thing is caused and goes when its closing is confirmed. `next_attempt_at` (seconds
+    since the epoch) is None while the thing is in use; `attempts` counts how often closing it was tried.
+    """
+
+    entry_id: EntryId
+    session_id: SessionId
+    mid: str | None = None
+    room_id: RoomId | None = None
+    client_id: ClientId | None = None
+    node_id: NodeId | None = None
+    created_at: float
+    next_attempt_at: float | None = None
+    attempts: Count = 0
+
+
+class SavedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A drained session; `state` is what its owner needs to resume it, opaque to storage."""
+
+    session_id: SessionId
+    client_id: ClientId
+    state: bytes
+    expires_at: float
+
+
+class NodeLease(msgspec.Struct, frozen=True, kw_only=True):
+    """The time (seconds since the epoch) until which a node vouches for the records that carry its `node_id`.
+
+    `is_taken_over` says that another node is cleaning up after it.
+    """
+
+    node_id: NodeId
+    lease_expires_at: float
+    is_taken_over: bool = False
+
+
+_TOKEN_HASH = re.compile(r"sha256:[0-9a-f]{64}\Z")
+
+
+def hash_token(token: str) -> str:
+    """Return the form in which a token is stored: `sha256:<hex>`."""
+    return "sha256:" + hashlib.sha256(token.encode()).hexdigest()
+
+
+def is_token_hash(stored: str) -> bool:
+    """Tell whether `stored` is what `hash_token` returns, not a token in clear."""
+    return _TOKEN_HASH.match(stored) is not None
+
+
+def token_matches(stored: str, presented: str) -> bool:
+    """Tell in constant time whether `presented` is the token that `stored` holds, hashed or in clear.
+
+    An empty `stored` matches nothing, and presenting a hash does not match it.
+    """
+    if not stored:
+        return False
+    expected = stored if is_token_hash(stored) else hash_token(stored)
+    return hmac.compare_digest(expected, hash_token(presented))

@@ -1,0 +1,157 @@
+"""What a stored document is: its collection, its id, its text, and the few questions that are asked of a collection.
+
+The adapters keep such documents without knowing what they mean; `records.py` gives them their meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+import structlog
+
+from signal_manager.errors import InvalidRequestError, SignalManagerError
+from signal_manager.model import ClientRecord, MediaClosing, NodeId, NodeLease, Room, SavedSession
+
+__all__ = [
+    "CLIENTS",
+    "KINDS",
+    "MEDIA",
+    "NODES",
+    "ROOMS",
+    "SESSIONS",
+    "Change",
+    "Changed",
+    "Condition",
+    "Equals",
+    "HasMemberOn",
+    "Kind",
+    "RecordT",
+    "TimeCursor",
+    "UpTo",
+    "decode",
+    "encode",
+    "member_nodes",
+    "readable",
+    "require_readable",
+]
+
+RecordT = TypeVar("RecordT", bound=msgspec.Struct)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[RecordT]):
+    """One sort of document.
+
+    `key` is the field of the record that is the document's id, `indexed` the fields that a condition may name.
+    """
+
+    collection: str
+    record: type[RecordT]
+    key: str
+    indexed: tuple[str, ...]
+
+    def key_of(self, record: RecordT) -> str:
+        """Return the id under which `record` is stored."""
+        return str(getattr(record, self.key))
+
+
+CLIENTS = Kind("clients", ClientRecord, "client_id", ("node_id", "expires_at"))
+ROOMS = Kind("rooms", Room, "room_id", ("is_active", "expires_at"))
+MEDIA = Kind("media_closings", MediaClosing, "entry_id", ("session_id", "node_id", "next_attempt_at"))
+SESSIONS = Kind("saved_sessions", SavedSession, "session_id", ("expires_at",))
+NODES = Kind("nodes", NodeLease, "node_id", ("lease_expires_at",))
+KINDS: tuple[Kind[Any], ...] = (CLIENTS, ROOMS, MEDIA, SESSIONS, NODES)
+
+
+class Equals(NamedTuple):
+    """Documents whose `field` is `value`, in order of id."""
+
+    field: str
+    value: str | bool
+
+
+class UpTo(NamedTuple):
+    """Documents whose time in `field` has come at `at`, the earliest first and then in order of id."""
+
+    field: str
+    at: float
+
+
+class HasMemberOn(NamedTuple):
+    """Active rooms with a participant on the node, in order of id."""
+
+    node_id: NodeId
+
+
+Condition = Equals | UpTo | HasMemberOn | None
+
+# From what is stored (None: nothing) to what shall be (None: nothing).
+Change = Callable[[RecordT | None], RecordT | None]
+
+
+class Changed(NamedTuple, Generic[RecordT]):
+    """What a change found and what it left."""
+
+    before: RecordT | None
+    after: RecordT | None
+
+
+class TimeCursor(msgspec.Struct, frozen=True, array_like=True):
+    """Where a page of an `UpTo` condition ended: the last document's time and id."""
+
+    at: float
+    key: str
+
+    def __str__(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def parse(cls, text: str) -> TimeCursor:
+        """Return the cursor that `str` wrote."""
+        return msgspec.json.decode(text, type=cls)
+
+
+def member_nodes(room: Room) -> list[str]:
+    """Return the nodes that an active room's participants are on; a closed room has none."""
+    return sorted({member.node_id for member in room.participants if member.node_id}) if room.is_active else []
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """Return the record as one line of JSON; raise `InvalidRequestError` where a value of it has no form in JSON."""
+    try:
+        return msgspec.json.encode(record)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidRequestError(f"the record cannot be stored: expected JSON values, got {error}") from None
+
+
+def decode(kind: Kind[RecordT], key: str, document: bytes | str | dict[str, Any]) -> RecordT:
+    """Return the record in a document, JSON or already a dict; raise `ValueError` for a damaged one."""
+    if isinstance(document, dict):
+        record = msgspec.convert(document, kind.record, builtin_types=(bytes,))
+    else:
+        record = msgspec.json.decode(document, type=kind.record)
+    if kind.key_of(record) != key:
+        raise msgspec.ValidationError(f"`{kind.key}` is not the document's id")
+    return record
+
+
+def readable(kind: Kind[RecordT], key: str, document: bytes | str | dict[str, Any]) -> RecordT | None:
+    """Return the record in a document, or None after reporting that it is damaged."""
+    try:
+        return decode(kind, key, document)
+    except (ValueError, RecursionError) as error:
+        log.warning("stored record is damaged", collection=kind.collection, id=key, reason=str(error))
+        return None
+
+
+def require_readable(kind: Kind[RecordT], key: str, document: bytes | str | dict[str, Any]) -> RecordT:
+    """Return the record that was asked for by its id; report and raise `SignalManagerError` when it is damaged."""
+    record = readable(kind, key, document)
+    if record is None:
+        raise SignalManagerError(f"the record {key} in {kind.collection} is damaged; the log says how")
+    return record

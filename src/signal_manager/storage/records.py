@@ -1,0 +1,461 @@
+"""The promises of `base.Storage`, kept once over five operations on documents that an adapter brings.
+
+What a room change, a claim or an expiry means is said here, so that it means the same in every store; an adapter only
+keeps documents (`documents.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar, Unpack
+
+import msgspec
+
+from signal_manager.errors import (
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    TooLargeError,
+    UnavailableError,
+)
+from signal_manager.model import (
+    NAME_RULE,
+    ClientId,
+    ClientRecord,
+    EntryId,
+    MediaClosing,
+    NodeId,
+    NodeLease,
+    Room,
+    RoomId,
+    SavedSession,
+    SessionId,
+    hash_token,
+    is_token_hash,
+    is_valid_name,
+)
+from signal_manager.storage.base import (
+    DEFAULT_PAGE,
+    MAX_PAGE,
+    ClientChange,
+    ClientFields,
+    Expired,
+    Page,
+    RoomChange,
+)
+from signal_manager.storage.documents import (
+    CLIENTS,
+    MEDIA,
+    NODES,
+    ROOMS,
+    SESSIONS,
+    Change,
+    Changed,
+    Condition,
+    Equals,
+    HasMemberOn,
+    Kind,
+    RecordT,
+    UpTo,
+)
+
+__all__ = ["RecordStorage"]
+
+T = TypeVar("T")
+
+# One write of saved sessions stays below Firestore's 10 MiB per request, with room for the encoding.
+SAVE_BYTES = 4 * 1024 * 1024
+SAVE_RECORDS = 100
+# How many records of a batch are worked on at once: enough to share commits, few enough to leave others a turn.
+PARALLEL = 50
+
+
+class RecordStorage(ABC):
+    """Implement `base.Storage` for an adapter that implements the five abstract methods and opens and closes itself.
+
+    Args:
+        operation_timeout: seconds after which an operation of the adapter is given up.
+    """
+
+    def __init__(self, *, operation_timeout: float = 5.0) -> None:
+        self._operation_timeout = operation_timeout
+
+    # What an adapter brings. Keys are valid names; every method may be cancelled at any time.
+
+    @abstractmethod
+    async def _read(self, kind: Kind[RecordT], key: str) -> RecordT | None:
+        """Return the record, or None; raise what `require_readable` raises."""
+
+    @abstractmethod
+    async def _change(self, kind: Kind[RecordT], key: str, change: Change[RecordT]) -> Changed[RecordT]:
+        """Read, apply and write back as one atomic step; write nothing where the change returns what it was given.
+
+        An error that `change` raises passes through. A damaged record raises as in `_read`.
+        """
+
+    @abstractmethod
+    async def _write(self, kind: Kind[RecordT], records: Sequence[RecordT]) -> None:
+        """Write the records, all or none, whatever was there."""
+
+    @abstractmethod
+    async def _remove(self, kind: Kind[Any], keys: Sequence[str]) -> None:
+        """Remove the documents, all or none; those that are not there are no error."""
+
+    @abstractmethod
+    async def _select(self, kind: Kind[RecordT], condition: Condition, after: str | None, limit: int) -> Page[RecordT]:
+        """Return up to `limit` documents that fit, without the damaged ones, after where the last page ended."""
+
+    # Clients
+
+    async def create_client(self, record: ClientRecord) -> None:
+        """See `Storage.create_client`."""
+        hashed = _with_hashed_token(record)
+
+        def change(present: ClientRecord | None) -> ClientRecord:
+            if present is not None:
+                raise ConflictError(f"client {record.client_id} is there already")
+            return hashed
+
+        await self._apply(CLIENTS, record.client_id, change)
+
+    async def put_client(self, record: ClientRecord) -> None:
+        """See `Storage.put_client`."""
+        await self._put(CLIENTS, [_with_hashed_token(record)])
+
+    async def get_client(self, client_id: ClientId) -> ClientRecord | None:
+        """See `Storage.get_client`."""
+        return await self._get(CLIENTS, client_id)
+
+    async def update_client(self, client_id: ClientId, **fields: Unpack[ClientFields]) -> ClientRecord:
+        """See `Storage.update_client`."""
+
+        def change(present: ClientRecord | None) -> ClientRecord:
+            if present is None:
+                raise NotFoundError(f"there is no client {client_id}")
+            return _with_hashed_token(msgspec.structs.replace(present, **fields))
+
+        changed = await self._apply(CLIENTS, client_id, change)
+        assert changed.after is not None  # noqa: S101 - for the type checker: `change` never returns None
+        return changed.after
+
+    async def change_client(self, client_id: ClientId, change: ClientChange) -> ClientRecord | None:
+        """See `Storage.change_client`."""
+
+        def apply(present: ClientRecord | None) -> ClientRecord | None:
+            wanted = change(present)
+            return None if wanted is None else _with_hashed_token(wanted)
+
+        return (await self._apply(CLIENTS, client_id, apply)).after
+
+    async def delete_client(self, client_id: ClientId) -> None:
+        """See `Storage.delete_client`."""
+        await self._delete(CLIENTS, [client_id])
+
+    async def list_clients(
+        self, *, node_id: NodeId | None = None, after: str | None = None, limit: int = DEFAULT_PAGE
+    ) -> Page[ClientRecord]:
+        """See `Storage.list_clients`."""
+        return await self._list(CLIENTS, None if node_id is None else Equals("node_id", node_id), after, limit)
+
+    # Rooms
+
+    async def create_room(self, room: Room) -> Room:
+        """See `Storage.create_room`."""
+
+        def change(present: Room | None) -> Room:
+            if present is not None and present.is_active:
+                raise ConflictError(f"room {room.room_id} exists already")
+            return msgspec.structs.replace(room, sequence=1 if present is None else present.sequence + 1)
+
+        changed = await self._apply(ROOMS, room.room_id, change)
+        assert changed.after is not None  # noqa: S101 - for the type checker: `change` never returns None
+        return changed.after
+
+    async def put_room(self, room: Room) -> None:
+        """See `Storage.put_room`."""
+        await self._put(ROOMS, [room])
+
+    async def get_room(self, room_id: RoomId) -> Room | None:
+        """See `Storage.get_room`."""
+        return await self._get(ROOMS, room_id)
+
+    async def list_rooms(
+        self,
+        *,
+        is_active: bool | None = None,
+        node_id: NodeId | None = None,
+        after: str | None = None,
+        limit: int = DEFAULT_PAGE,
+    ) -> Page[Room]:
+        """See `Storage.list_rooms`."""
+        if node_id is not None:
+            if is_active is False:
+                return Page((), None)
+            return await self._list(ROOMS, HasMemberOn(node_id), after, limit)
+        return await self._list(ROOMS, None if is_active is None else Equals("is_active", is_active), after, limit)
+
+    async def change_room(self, room_id: RoomId, change: RoomChange) -> Room:
+        """See `Storage.change_room`."""
+
+        def apply(present: Room | None) -> Room:
+            if present is None:
+                raise NotFoundError(f"there is no room {room_id}")
+            wanted = change(present)
+            return present if wanted is None or wanted == present else _next(present, wanted)
+
+        changed = await self._apply(ROOMS, room_id, apply)
+        assert changed.after is not None  # noqa: S101 - for the type checker: `apply` never returns None
+        return changed.after
+
+    async def delete_room(self, room_id: RoomId) -> None:
+        """See `Storage.delete_room`."""
+        await self._delete(ROOMS, [room_id])
+
+    # The ledger of media to close
+
+    async def add_media(self, *entries: MediaClosing) -> None:
+        """See `Storage.add_media`."""
+        await self._put(MEDIA, entries)
+
+    async def schedule_media(self, entry_ids: Collection[EntryId], *, at: float) -> None:
+        """See `Storage.schedule_media`."""
+
+        def change(present: MediaClosing | None) -> MediaClosing | None:
+            return None if present is None else msgspec.structs.replace(present, next_attempt_at=at)
+
+        await _each(self._apply(MEDIA, entry_id, change) for entry_id in entry_ids)
+
+    async def claim_media(self, *, now: float, until: float, limit: int = DEFAULT_PAGE) -> tuple[MediaClosing, ...]:
+        """See `Storage.claim_media`."""
+
+        def claim(present: MediaClosing | None) -> MediaClosing | None:
+            if present is None or present.next_attempt_at is None or present.next_attempt_at > now:
+                return present
+            return msgspec.structs.replace(present, next_attempt_at=until, attempts=present.attempts + 1)
+
+        due = await self._collect(MEDIA, UpTo("next_attempt_at", now), limit)
+        outcomes = await _each(self._apply(MEDIA, entry.entry_id, claim) for entry in due)
+        return tuple(after for before, after in outcomes if after is not None and after != before)
+
+    async def confirm_media(self, entry_ids: Collection[EntryId]) -> None:
+        """See `Storage.confirm_media`."""
+        await self._delete(MEDIA, list(entry_ids))
+
+    async def list_media(
+        self,
+        *,
+        session_id: SessionId | None = None,
+        node_id: NodeId | None = None,
+        after: str | None = None,
+        limit: int = DEFAULT_PAGE,
+    ) -> Page[MediaClosing]:
+        """See `Storage.list_media`."""
+        if session_id is not None and node_id is not None:
+            raise InvalidRequestError("expected session_id or node_id, got both")
+        condition: Condition = None
+        if session_id is not None:
+            condition = Equals("session_id", session_id)
+        elif node_id is not None:
+            condition = Equals("node_id", node_id)
+        return await self._list(MEDIA, condition, after, limit)
+
+    # Saved sessions
+
+    async def save_sessions(self, sessions: Sequence[SavedSession]) -> tuple[SessionId, ...]:
+        """See `Storage.save_sessions`."""
+        refused: list[SessionId] = []
+        for batch in _batches(sessions):
+            try:
+                await self._put(SESSIONS, batch)
+            except TooLargeError:
+                refused += [session.session_id for session in batch if not await self._saves(session)]
+        return tuple(refused)
+
+    async def _saves(self, session: SavedSession) -> bool:
+        """Write one session; tell whether it was small enough."""
+        try:
+            await self._put(SESSIONS, [session])
+        except TooLargeError:
+            return False
+        return True
+
+    async def take_session(self, session_id: SessionId, *, now: float) -> SavedSession | None:
+        """See `Storage.take_session`."""
+        if not is_valid_name(session_id):
+            return None
+        taken = (await self._apply(SESSIONS, session_id, lambda _present: None)).before
+        return taken if taken is not None and taken.expires_at > now else None
+
+    # Leases
+
+    async def hold_lease(self, node_id: NodeId, *, until: float) -> None:
+        """See `Storage.hold_lease`."""
+        await self._put(NODES, [NodeLease(node_id=node_id, lease_expires_at=until)])
+
+    async def renew_lease(self, node_id: NodeId, *, until: float) -> bool:
+        """See `Storage.renew_lease`."""
+
+        def change(present: NodeLease | None) -> NodeLease | None:
+            if present is None or present.is_taken_over:
+                return present
+            return msgspec.structs.replace(present, lease_expires_at=until)
+
+        after = (await self._apply(NODES, node_id, change)).after
+        return after is not None and not after.is_taken_over
+
+    async def take_over(self, *, now: float, until: float) -> NodeId | None:
+        """See `Storage.take_over`."""
+
+        def change(present: NodeLease | None) -> NodeLease | None:
+            if present is None or present.lease_expires_at > now:
+                return present
+            return msgspec.structs.replace(present, lease_expires_at=until, is_taken_over=True)
+
+        for lease in await self._collect(NODES, UpTo("lease_expires_at", now), DEFAULT_PAGE):
+            before, after = await self._apply(NODES, lease.node_id, change)
+            if after is not None and after != before:
+                return lease.node_id
+        return None
+
+    async def release_lease(self, node_id: NodeId) -> None:
+        """See `Storage.release_lease`."""
+        await self._delete(NODES, [node_id])
+
+    # Expiry
+
+    async def expire(self, *, now: float, limit: int = MAX_PAGE, keep_closed_for: float = 3600.0) -> Expired:
+        """See `Storage.expire`."""
+
+        def close(room: Room) -> Room | None:
+            if not room.is_active:
+                return None
+            closed = msgspec.structs.replace(
+                room,
+                is_active=False,
+                updated_at=now,
+                closed_at=now,
+                close_reason="expired",
+                expires_at=now + keep_closed_for,
+            )
+            return _next(room, closed)
+
+        rooms = await self._expire(ROOMS, now, limit, close)
+        clients = await self._expire(CLIENTS, now, limit, lambda _record: None)
+        sessions = await self._expire(SESSIONS, now, limit, lambda _record: None)
+        return Expired(
+            closed_rooms=tuple(after for _, after in rooms if after is not None),
+            removed_rooms=sum(after is None for _, after in rooms),
+            removed_clients=len(clients),
+            removed_sessions=len(sessions),
+            is_complete=max(len(rooms), len(clients), len(sessions)) < limit,
+        )
+
+    async def _expire(
+        self, kind: Kind[RecordT], now: float, limit: int, fate: Callable[[RecordT], RecordT | None]
+    ) -> list[Changed[RecordT]]:
+        """Let `fate` decide about every record past its time; leave out those that others were faster with."""
+
+        def change(present: RecordT | None) -> RecordT | None:
+            expires_at: float | None = getattr(present, "expires_at", None)
+            return present if present is None or expires_at is None or expires_at > now else fate(present)
+
+        past = await self._collect(kind, UpTo("expires_at", now), limit)
+        outcomes = await _each(self._apply(kind, kind.key_of(record), change) for record in past)
+        return [outcome for outcome in outcomes if outcome.before != outcome.after]
+
+    # The five operations, with their arguments checked and their time bounded
+
+    async def _get(self, kind: Kind[RecordT], key: str) -> RecordT | None:
+        return await self._bounded(self._read(kind, key)) if is_valid_name(key) else None
+
+    async def _apply(self, kind: Kind[RecordT], key: str, change: Change[RecordT]) -> Changed[RecordT]:
+        _require_names(kind, [key])
+
+        def checked(present: RecordT | None) -> RecordT | None:
+            wanted = change(present)
+            if wanted is not None and kind.key_of(wanted) != key:
+                raise ValueError(f"a change may not rename {kind.collection} {key} to {kind.key_of(wanted)}")
+            return wanted
+
+        return await self._bounded(self._change(kind, key, checked))
+
+    async def _put(self, kind: Kind[RecordT], records: Sequence[RecordT]) -> None:
+        _require_names(kind, [kind.key_of(record) for record in records])
+        if records:
+            await self._bounded(self._write(kind, records))
+
+    async def _delete(self, kind: Kind[Any], keys: Sequence[str]) -> None:
+        _require_names(kind, keys)
+        if keys:
+            await self._bounded(self._remove(kind, keys))
+
+    async def _list(self, kind: Kind[RecordT], condition: Condition, after: str | None, limit: int) -> Page[RecordT]:
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidRequestError(f"limit is {limit}, expected 1 to {MAX_PAGE}")
+        if after is not None:
+            _require_names(kind, [after])
+        return await self._bounded(self._select(kind, condition, after, limit))
+
+    async def _collect(self, kind: Kind[RecordT], condition: Condition, limit: int) -> list[RecordT]:
+        """Return up to `limit` records, reading on past damaged ones so that these never block the others."""
+        found: list[RecordT] = []
+        after: str | None = None
+        while len(found) < limit:
+            page = await self._bounded(self._select(kind, condition, after, min(limit - len(found), MAX_PAGE)))
+            found += page.items
+            if page.next is None:
+                break
+            after = page.next
+        return found
+
+    async def _bounded(self, operation: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._operation_timeout):
+                return await operation
+        except TimeoutError:
+            raise UnavailableError(f"storage did not answer within {self._operation_timeout:g} s") from None
+
+
+def _require_names(kind: Kind[Any], keys: Sequence[str]) -> None:
+    if len(keys) > MAX_PAGE:
+        raise InvalidRequestError(f"{len(keys)} records at once, expected at most {MAX_PAGE}")
+    if not all(map(is_valid_name, keys)):
+        raise InvalidRequestError(f"{kind.key} is not a valid name: expected {NAME_RULE}")
+
+
+def _with_hashed_token(record: ClientRecord) -> ClientRecord:
+    if not record.auth_token or is_token_hash(record.auth_token):
+        return record
+    return msgspec.structs.replace(record, auth_token=hash_token(record.auth_token))
+
+
+def _next(present: Room, wanted: Room) -> Room:
+    return msgspec.structs.replace(wanted, sequence=present.sequence + 1)
+
+
+def _batches(sessions: Iterable[SavedSession]) -> Iterator[list[SavedSession]]:
+    batch: list[SavedSession] = []
+    size = 0
+    for session in sessions:
+        if batch and (size + len(session.state) > SAVE_BYTES or len(batch) == SAVE_RECORDS):
+            yield batch
+            batch, size = [], 0
+        batch.append(session)
+        size += len(session.state)
+    if batch:
+        yield batch
+
+
+async def _each(operations: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all of them, some at a time; when one fails, the others of its turn end before its error is raised."""
+    waiting = iter(operations)
+    results: list[T] = []
+    while turn := list(islice(waiting, PARALLEL)):
+        for outcome in await asyncio.gather(*turn, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            results.append(outcome)
+    return results

@@ -1,0 +1,5 @@
+"""The storage contract that every adapter's tests subclass; it lives in the package so that others can run it too."""
+
+from signal_manager.testing.storage import StorageContract
+
+__all__ = ["StorageContract"]
