@@ -168,6 +168,8 @@ class Connection(WSListener):
             )
         except WSError as error:
             raise UnavailableError(f"expected a WebSocket service: {error}") from error
+        except ConnectionRefusedError as error:
+            raise UnavailableError("cannot connect: nobody listens at that address") from error
         except (OSError, UnicodeError) as error:
             raise UnavailableError(f"cannot connect: {error}") from error
         if self._transport is None:
