@@ -1,0 +1,112 @@
+"""What the settings say about themselves and together."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from signal_manager.settings import (
+    Auth,
+    Bus,
+    Config,
+    Server,
+    Storage,
+    insecure_settings,
+    is_loopback,
+    unsupported_settings,
+    weak_secrets,
+)
+
+OWN_SECRET = SecretStr("a secret of our own, of 32 bytes and more")
+
+
+def test_the_defaults_are_those_of_the_original_service() -> None:
+    config = Config()
+
+    assert (config.server.host, config.server.port, config.server.max_connections) == ("127.0.0.1", 8080, 1000)
+    assert (config.server.heartbeat_interval, config.server.max_message_size) == (30, 1048576)
+    assert config.auth.token_secret.get_secret_value() == "your-secret-key-change-in-production"
+    assert [key.get_secret_value() for key in config.auth.api_keys] == [
+        "test_client_1:test_token_1",
+        "test_client_2:test_token_2",
+    ]
+    assert (config.metrics.host, config.metrics.port) == ("127.0.0.1", 9090)
+
+
+def test_constructing_a_config_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNAL_MANAGER_SERVER_PORT", "1234")
+
+    assert Config().server.port == 8080
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Config().server.port = 1
+
+
+def test_secrets_do_not_show_in_the_representation() -> None:
+    config = Config(
+        auth=Auth(token_secret=OWN_SECRET, api_keys=(SecretStr("alice:wonderland"),)),
+        bus=Bus(nats_url=SecretStr("nats://user:hunter2@nats:4222")),
+    )
+
+    shown = repr(config)
+
+    assert "of our own" not in shown
+    assert "wonderland" not in shown
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost", "LOCALHOST"])
+def test_only_this_machine_reaches_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "localhost.example.org"])
+def test_everything_else_counts_as_reachable(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_default_secrets_are_fine_on_loopback() -> None:
+    assert insecure_settings(Config()) == []
+
+
+def test_default_secrets_are_named_beyond_loopback() -> None:
+    assert insecure_settings(Config(server=Server(host="0.0.0.0"))) == ["auth.token_secret", "auth.api_keys"]
+
+
+def test_one_published_key_among_own_ones_is_still_insecure() -> None:
+    auth = Auth(token_secret=OWN_SECRET, api_keys=(SecretStr("alice:t"), SecretStr("test_client_1:test_token_1")))
+
+    assert insecure_settings(Config(server=Server(host="::"), auth=auth)) == ["auth.api_keys"]
+
+
+def test_own_secrets_may_listen_everywhere() -> None:
+    auth = Auth(token_secret=OWN_SECRET, api_keys=())
+
+    assert insecure_settings(Config(server=Server(host="0.0.0.0"), auth=auth)) == []
+
+
+def test_short_secrets_are_weak() -> None:
+    auth = Auth(token_secret=SecretStr("short"), previous_token_secrets=(OWN_SECRET, SecretStr("too")))
+
+    assert weak_secrets(Config()) == []
+    assert weak_secrets(Config(auth=auth)) == ["auth.token_secret", "auth.previous_token_secrets"]
+
+
+def test_the_defaults_are_supported() -> None:
+    assert unsupported_settings(Config()) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (Config(server=Server(tls_enabled=True)), "server.tls_enabled = true"),
+        (Config(server=Server(workers=2)), "server.workers = 2"),
+        (Config(auth=Auth(auth_method="store")), 'auth.auth_method = "store"'),
+        (Config(storage=Storage(backend="firestore")), 'storage.backend = "firestore"'),
+        (Config(bus=Bus(backend="nats")), 'bus.backend = "nats"'),
+    ],
+)
+def test_what_cannot_be_served_is_never_silently_left_out(config: Config, named: str) -> None:
+    assert unsupported_settings(config) == [f"{named} is not supported yet"]
