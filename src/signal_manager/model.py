@@ -204,7 +204,7 @@ _TOKEN_HASH = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 def hash_token(token: str) -> str:
     """Return the form in which a token is stored: `sha256:<hex>`."""
-    return "sha256:" + hashlib.sha256(token.encode()).hexdigest()
+    return "sha256:" + hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def is_token_hash(stored: str) -> bool:
