@@ -44,7 +44,6 @@ __all__ = ["application", "main", "parse_duration"]
 
 HUMAN_ERROR = 2
 REFUSED = 1  # `token --inspect`: the token is readable, and the service would not accept it
-TRIAL_FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -370,9 +369,19 @@ def _print_json(document: dict[str, Any]) -> None:
 
 @application.command("try")
 def try_service(
+    *,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="A running service; otherwise one is started for the trial.")
     ] = None,
+    sender: Annotated[
+        str, typer.Option(metavar="ID:TOKEN", help="The peer that offers.")
+    ] = "test_client_1:test_token_1",
+    receiver: Annotated[
+        str, typer.Option(metavar="ID:TOKEN", help="The peer that answers.")
+    ] = "test_client_2:test_token_2",
+    messages: Annotated[int, typer.Option(min=1, max=100_000, help="How many to send each way.")] = 100,
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="For the whole trial: 30s, 2m.")] = "30s",
+    as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> int:
     """Let two WebRTC peers find each other through the service, and exit with 0 when everything arrived.
 
@@ -380,6 +389,7 @@ def try_service(
 
     - `signal-manager try`
     - `signal-manager try --url ws://127.0.0.1:8080`
+    - `signal-manager try --url wss://signal.example.org --sender "a:$TOKEN_A" --receiver "b:$TOKEN_B"`
     """
     try:
         from signal_manager.trial import run_trial  # noqa: PLC0415 - needs an optional dependency
@@ -387,4 +397,20 @@ def try_service(
         if (error.name or "").startswith("signal_manager"):
             raise
         raise ConfigurationError("`try` needs WebRTC in Python: pip install 'signal-manager[rtc]'") from None
-    return 0 if asyncio.run(run_trial(url=url)) else TRIAL_FAILED
+    return asyncio.run(
+        run_trial(
+            url=url,
+            sender=_credentials("--sender", sender),
+            receiver=_credentials("--receiver", receiver),
+            messages=messages,
+            timeout=parse_duration(timeout),
+            json_output=as_json_text,
+        )
+    )
+
+
+def _credentials(option: str, text: str) -> tuple[str, str]:
+    client_id, colon, token = text.partition(":")
+    if not colon or not token or not is_valid_name(client_id):
+        raise ConfigurationError(f"expected {option} ID:TOKEN with an id of {NAME_RULE}")
+    return client_id, token
