@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import uuid4
@@ -109,18 +110,25 @@ class FakeService:
     Set `answer` to a coroutine function to take over; `default_answer` is the usual one.
     """
 
-    def __init__(self, *, ack: dict[str, Any] | None = None, subprotocols: Sequence[str] = (*SUBPROTOCOLS,)) -> None:
+    def __init__(
+        self,
+        *,
+        ack: dict[str, Any] | None = None,
+        subprotocols: Sequence[str] = (*SUBPROTOCOLS,),
+        ssl_context: SSLContext | None = None,
+    ) -> None:
         self.port = 0
         self.ack = ack or {"heartbeat_interval": 30.0, "heartbeat_timeout": 90.0}
         self.answer: Callable[[Client, bytes, Message], Awaitable[None]] = self.default_answer
         self.clients: dict[str, Client] = {}
         self.accepted: asyncio.Queue[Client] = asyncio.Queue()
         self._subprotocols = subprotocols
+        self._ssl_context = ssl_context
         self._server: Server | None = None
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}"
+        return f"{'ws' if self._ssl_context is None else 'wss'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -137,6 +145,7 @@ class FakeService:
             self._handle,
             "127.0.0.1",
             self.port,
+            ssl=self._ssl_context,
             subprotocols=[Subprotocol(name) for name in self._subprotocols] or None,
             ping_interval=None,
             close_timeout=1,

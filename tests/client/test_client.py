@@ -477,11 +477,13 @@ async def test_callbacks_see_the_connection_come_and_go(service: FakeService) ->
 
 
 async def test_messages_that_nobody_waits_for_are_ignored(alice: SignalClient, service: FakeService) -> None:
+    session_id = alice.session_id
     await service.clients["alice"].send(ConnectAck(status="success", session_id="another"))
     await service.clients["alice"].send(SignalAck(status="delivered"))
     await service.clients["alice"].send(SignalMessage(target_client_id="alice", signal_data="without a sender"))
 
     assert await alice.heartbeat() >= 0
+    assert alice.session_id == session_id
 
 
 def test_the_client_works_on_uvloop() -> None:

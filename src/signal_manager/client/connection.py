@@ -327,10 +327,12 @@ class Connection(WSListener):
         match message:
             case Heartbeat():
                 self.send(HeartbeatAck(timestamp=message.timestamp), message_id)
-            case ConnectAck():
+            case ConnectAck() if message_id in self._pending:
                 # First the client, then the caller: the next message of the same read must find it connected.
                 receive(self, message_id, message)
                 self._resolve(message_id, message)
+            case ConnectAck():
+                logger.warning("dropped a CONNECT_ACK that answers nothing")
             case ErrorMessage():
                 error = error_from_wire(message.error_code, message.error_message, message.details)
                 if not self._resolve(message_id, error):
