@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["application", "main", "parse_duration"]
 
+PROGRAM = "signal-manager"
+
 HUMAN_ERROR = 2
 REFUSED = 1  # `token --inspect`: the token is readable, and the service would not accept it
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -83,13 +85,13 @@ def main() -> None:
 
 def _exit_status(arguments: list[str]) -> int:
     try:
-        status = application(args=arguments, prog_name="signal-manager", standalone_mode=False)
+        status = application(args=arguments, prog_name=PROGRAM, standalone_mode=False)
     except SignalManagerError as error:
         return _fail(error.message)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        hint = f" (see: {context.command_path} --help)" if context else ""
-        return _fail(error.format_message().replace("Value error, ", "") + hint)
+        command = context.command_path if context else PROGRAM
+        return _fail(f"{error.format_message().replace('Value error, ', '')} (see: {command} --help)")
     except KeyboardInterrupt:
         return INTERRUPTED
     return status if isinstance(status, int) else 0
@@ -115,7 +117,7 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        print(f"signal-manager {__version__}")
+        print(f"{PROGRAM} {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help(), end="")
@@ -155,9 +157,8 @@ def _announce(server: Server) -> None:
     if sys.stderr.isatty():
         host = f"[{server.host}]" if ":" in server.host else server.host
         url = f"ws://{host}:{server.port}"
-        console = Console(stderr=True)
-        console.print(f"signal-manager {__version__} listens on [bold]{url}[/bold]. Press Ctrl-C to stop.")
-        console.print(f"Try it in another terminal: [bold]signal-manager try --url {url}[/bold]", soft_wrap=True)
+        print(f"{PROGRAM} {__version__} listens on {url} - press Ctrl-C to stop", file=sys.stderr)
+        print(f"try it in another terminal: {PROGRAM} try --url {url}", file=sys.stderr)
 
 
 @application.command()
