@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jwt
@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signal_manager import __version__, app, cli
+import signal_manager
+from signal_manager import __version__, app, cli, trial
 from signal_manager.cli import parse_duration
 from signal_manager.errors import ConfigurationError
 from signal_manager.settings import DEFAULT_TOKEN_SECRET, Config
@@ -489,30 +490,80 @@ def test_spans_are_short(seconds: float) -> None:
 # try
 
 
-@pytest.mark.parametrize(("arrived", "status"), [(True, 0), (False, 1)])
-def test_try_runs_the_trial(run: Run, monkeypatch: pytest.MonkeyPatch, arrived: bool, status: int) -> None:
-    urls: list[str | None] = []
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `try` hands to the trial, which does not run: tests/test_trial.py has the real one."""
+    calls: list[dict[str, Any]] = []
 
-    async def run_trial(*, url: str | None) -> bool:
-        urls.append(url)
-        return arrived
+    async def run_trial(**options: Any) -> int:
+        calls.append(options)
+        return 1
 
-    trial = ModuleType("signal_manager.trial")
-    trial.run_trial = run_trial  # type: ignore[attr-defined]  # a stand-in: the real one needs WebRTC and seconds
-    monkeypatch.setitem(sys.modules, "signal_manager.trial", trial)
+    monkeypatch.setattr(trial, "run_trial", run_trial)
+    return calls
 
-    assert run("try").status == status
-    assert run("try", "--url", "ws://example.org").status == status
-    assert urls == [None, "ws://example.org"]
+
+def test_try_without_options_is_a_trial_on_the_defaults(run: Run, trials: list[dict[str, Any]]) -> None:
+    result = run("try")
+
+    assert result.status == 1
+    assert trials == [
+        {
+            "url": None,
+            "sender": ("test_client_1", "test_token_1"),
+            "receiver": ("test_client_2", "test_token_2"),
+            "messages": 100,
+            "timeout": 30,
+            "json_output": False,
+        }
+    ]
+
+
+def test_try_takes_a_service_and_two_clients(run: Run, trials: list[dict[str, Any]]) -> None:
+    options = "--url ws://example.org --sender alice:a:b --receiver bob:c --messages 3 --timeout 1m --json"
+
+    run("try", *options.split())
+
+    assert trials == [
+        {
+            "url": "ws://example.org",
+            "sender": ("alice", "a:b"),
+            "receiver": ("bob", "c"),
+            "messages": 3,
+            "timeout": 60,
+            "json_output": True,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sender", "alice"], "expected --sender ID:TOKEN"),
+        (["--receiver", "a/b:hunter2"], "expected --receiver ID:TOKEN"),
+        (["--sender", "test_client_2:t"], "sender and receiver are both 'test_client_2'"),
+        (["--messages", "0"], "'--messages'"),
+        (["--timeout", "30"], "expected a duration"),
+    ],
+)
+def test_a_trial_that_cannot_work_is_one_line(run: Run, arguments: list[str], message: str) -> None:
+    result = run("try", *arguments)
+
+    assert_one_error(result, message)
+    assert "hunter2" not in result.err
 
 
 def test_try_without_webrtc_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    class WithoutWebRtc:
-        def find_spec(self, name: str, *_rest: object) -> None:
-            if name == "signal_manager.trial":
-                raise ModuleNotFoundError("No module named 'aiortc'", name="aiortc")
-
-    monkeypatch.delitem(sys.modules, "signal_manager.trial", raising=False)
+    for name in [*sys.modules]:
+        if name == "signal_manager.trial" or name.partition(".")[0] == "aiortc":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(signal_manager, "trial", raising=False)
     monkeypatch.setattr(sys, "meta_path", [WithoutWebRtc(), *sys.meta_path])
 
     assert_one_error(run("try"), "pip install 'signal-manager[rtc]'")
+
+
+class WithoutWebRtc(MetaPathFinder):
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "aiortc":
+            raise ModuleNotFoundError("No module named 'aiortc'", name="aiortc")
