@@ -121,7 +121,7 @@ def member_nodes(room: Room) -> list[str]:
     return sorted({member.node_id for member in room.participants if member.node_id}) if room.is_active else []
 
 
-def encode(record: msgspec.Struct) -> bytes:
+def encode(record: object) -> bytes:
     """Return the record as one line of JSON; raise `InvalidRequestError` where a value of it has no form in JSON."""
     try:
         return msgspec.json.encode(record)

@@ -66,8 +66,8 @@ __all__ = ["RecordStorage"]
 
 T = TypeVar("T")
 
-# One write of saved sessions stays below Firestore's 10 MiB per request, with room for the encoding.
-SAVE_BYTES = 4 * 1024 * 1024
+# One write of saved sessions stays below what Firestore (10 MiB) and its emulator (4 MiB) take in a request.
+SAVE_BYTES = 2 * 1024 * 1024
 SAVE_RECORDS = 100
 # How many records of a batch are worked on at once: enough to share commits, few enough to leave others a turn.
 PARALLEL = 50
