@@ -10,7 +10,6 @@ from signal_manager.settings import (
     Bus,
     Config,
     Server,
-    Storage,
     insecure_settings,
     is_loopback,
     unsupported_settings,
@@ -103,8 +102,6 @@ def test_the_defaults_are_supported() -> None:
     [
         (Config(server=Server(tls_enabled=True)), "server.tls_enabled = true"),
         (Config(server=Server(workers=2)), "server.workers = 2"),
-        (Config(auth=Auth(auth_method="store")), 'auth.auth_method = "store"'),
-        (Config(storage=Storage(backend="firestore")), 'storage.backend = "firestore"'),
         (Config(bus=Bus(backend="nats")), 'bus.backend = "nats"'),
     ],
 )

@@ -9,25 +9,30 @@ import asyncio
 import contextlib
 import resource
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Literal
+from typing import Any
+from uuid import uuid4
 
 import structlog
 import uvloop
 
 from signal_manager import __version__, logs
-from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys
+from signal_manager.adapters import load_adapter
+from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.local import LocalBus
 from signal_manager.config import Config, insecure_settings, unsupported_settings, weak_secrets
 from signal_manager.connection import Connection
 from signal_manager.errors import ConfigurationError
+from signal_manager.housekeeping import Housekeeping
 from signal_manager.jwks import JwksKeys
+from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
+from signal_manager.registrations import Registrations
 from signal_manager.router import Router
 from signal_manager.server import Server
+from signal_manager.storage.base import Storage
 
-__all__ = ["run", "running"]
+__all__ = ["run", "running", "storage_for"]
 
 log = structlog.get_logger(__name__)
 
@@ -46,10 +51,26 @@ async def running(config: Config) -> AsyncIterator[Server]:
         raise ConfigurationError(problem)
     _allow_descriptors(config.server.max_connections)
     async with contextlib.AsyncExitStack() as stack:
-        authenticator = await stack.enter_async_context(_authenticator(config))
+        storage = await stack.enter_async_context(storage_for(config))
+        node_id = NodeId(config.bus.node_id or uuid4().hex)
+        registrations = Registrations(
+            storage=storage,
+            node_id=node_id,
+            keeps_records=config.auth.auth_method == "store",
+            offline_ttl=config.session.session_timeout,
+        )
+        await stack.enter_async_context(
+            Housekeeping(
+                storage=storage,
+                node_id=node_id,
+                clean_ups=[registrations.end_node],
+                cleanup_interval=config.session.cleanup_interval,
+            )
+        )
+        authenticator = await stack.enter_async_context(_authenticator(config, storage))
         bus: LocalBus[Connection] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
         server = Server(
-            router=Router(authenticator=authenticator, bus=bus),
+            router=Router(authenticator=authenticator, bus=bus, registrations=registrations),
             bus=bus,
             host=config.server.host,
             port=config.server.port,
@@ -90,7 +111,7 @@ def run(config: Config, *, insecure: bool = False, announce: Callable[[Server], 
         )
     written = logs.configure(
         level=config.logging.level,
-        format=_log_format(config),
+        format=config.logging.format if "format" in config.logging.model_fields_set else None,
         file_path=config.logging.file_path or None,
         console_output=config.logging.console_output,
         max_file_size=config.logging.max_file_size,
@@ -106,10 +127,34 @@ def run(config: Config, *, insecure: bool = False, announce: Callable[[Server], 
         written.close()
 
 
+def storage_for(config: Config) -> Storage:
+    """Build what `storage.backend` asks for, not yet opened.
+
+    An adapter of another package is called with `operation_timeout` alone.
+    """
+    backend = config.storage.backend
+    adapter = load_adapter("storage", backend)
+    settings: dict[str, Any] = {"operation_timeout": config.storage.operation_timeout}
+    if backend == "sqlite":
+        settings["path"] = config.storage.sqlite_path
+    elif backend == "firestore":
+        settings |= {
+            "project": config.firestore.project_id,
+            "database": config.firestore.database_name,
+            "credentials_path": config.firestore.credentials_path,
+            "collection_prefix": config.firestore.collection_prefix,
+        }
+    storage: Storage = adapter(**settings)
+    return storage
+
+
 @contextlib.asynccontextmanager
-async def _authenticator(config: Config) -> AsyncIterator[Authenticator]:
+async def _authenticator(config: Config, storage: Storage) -> AsyncIterator[Authenticator]:
     """Build what `auth.auth_method` asks for; keys from a JWKS URL are refreshed while the block lasts."""
     auth = config.auth
+    if auth.auth_method == "store":
+        yield StoredClients(find=storage.get_client, rewrite=storage.update_client)
+        return
     static = StaticKeys([key.get_secret_value() for key in auth.api_keys])
     if auth.auth_method == "api_key":
         yield static
@@ -125,12 +170,6 @@ async def _authenticator(config: Config) -> AsyncIterator[Authenticator]:
             keys=keys,
         )
         yield signed if auth.auth_method == "jwt" else FirstOf(static, signed)
-
-
-def _log_format(config: Config) -> Literal["json", "console"]:
-    """Use the console's format on a terminal unless a format was asked for."""
-    asked = "format" in config.logging.model_fields_set
-    return config.logging.format if asked or not sys.stderr.isatty() else "console"
 
 
 async def _run_until_signal(config: Config, announce: Callable[[Server], None] | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple, Protocol
@@ -20,7 +20,17 @@ from jwt.algorithms import HMACAlgorithm
 from jwt.api_jws import PyJWS
 
 from signal_manager.errors import AuthenticationError, ConfigurationError
-from signal_manager.model import NAME_RULE, ClientId, Grants, Identity, is_valid_name
+from signal_manager.model import (
+    NAME_RULE,
+    ClientId,
+    ClientRecord,
+    Grants,
+    Identity,
+    hash_token,
+    is_token_hash,
+    is_valid_name,
+    token_matches,
+)
 
 __all__ = [
     "Authenticator",
@@ -28,6 +38,7 @@ __all__ = [
     "PublicKeys",
     "SignedTokens",
     "StaticKeys",
+    "StoredClients",
     "TokenReport",
     "inspect_token",
     "issue_token",
@@ -110,7 +121,47 @@ def _digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
+_NO_TOKEN = "sha256:" + "0" * 64
 _NOBODY = [b"\0" * sha256().digest_size]  # no token is known to have this digest
+
+
+FindClient = Callable[[ClientId], Awaitable[ClientRecord | None]]
+
+
+class RewriteToken(Protocol):
+    """Replaces the token of a client's record; storage writes its hash."""
+
+    async def __call__(self, client_id: ClientId, *, auth_token: str) -> object:
+        """Write the token."""
+        ...
+
+
+class StoredClients:
+    """Accept the clients that storage holds a record of, each by the token of its record.
+
+    Args:
+        find: returns a client's record, or None.
+        rewrite: replaces a token that an operator has provisioned in clear by its hash.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, *, find: FindClient, rewrite: RewriteToken, clock: Clock = time.time) -> None:
+        self._find = find
+        self._rewrite = rewrite
+        self._clock = clock
+
+    async def authenticate(self, client_id: ClientId, token: str) -> Identity:
+        """See `Authenticator.authenticate`; UnavailableError when storage does not answer."""
+        record = await self._find(client_id) if is_valid_name(client_id) else None
+        expected = record.auth_token if record is not None else ""
+        # An unknown client costs the same comparison as a known one.
+        if not token_matches(expected or _NO_TOKEN, token) or record is None or not expected:
+            raise AuthenticationError(REFUSED)
+        if record.expires_at is not None and record.expires_at <= self._clock():
+            raise AuthenticationError(REFUSED)
+        if not is_token_hash(expected):
+            await self._rewrite(client_id, auth_token=hash_token(expected))
+        return Identity(client_id=client_id)
 
 
 class PublicKeys(Protocol):

@@ -36,7 +36,8 @@ from signal_manager.protocol.session import (
     Session,
     SessionSettings,
 )
-from signal_manager.router import Caller, Router
+from signal_manager.registrations import Caller
+from signal_manager.router import Router
 
 __all__ = ["Connection", "Switchboard"]
 
@@ -88,7 +89,7 @@ class Switchboard:
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run `work` in the background and keep its reference."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = asyncio.get_running_loop().create_task(_guarded(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -123,6 +124,15 @@ class Switchboard:
         """Let every connection do what is due."""
         for connection in tuple(self.connections):
             connection.tick(now)
+
+
+async def _guarded(work: Coroutine[Any, Any, None], name: str) -> None:
+    try:
+        await work
+    except SignalManagerError as error:
+        log.warning("background work failed", work=name, reason=error.message)
+    except Exception:
+        log.exception("background work failed", work=name)
 
 
 class Connection(WSListener):
@@ -523,6 +533,7 @@ class Connection(WSListener):
         self._relays = False
         if caller is not None:
             self._board.bus.detach(caller.identity.client_id, self)
+            self._board.start(self._board.router.depart(caller), name="depart")
 
 
 def _as_request(action: Send) -> Received:

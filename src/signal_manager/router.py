@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import msgspec
-import structlog
 
 from signal_manager.auth import Authenticator
 from signal_manager.bus.base import Bus, Delivery
 from signal_manager.errors import InvalidRequestError, NotFoundError
-from signal_manager.model import ClientId, Identity, SessionId
+from signal_manager.model import ClientId, SessionId, hash_token
 from signal_manager.protocol.messages import (
     PROTOCOL_VERSION,
     Connect,
@@ -29,17 +28,9 @@ from signal_manager.protocol.messages import (
     Unregister,
     UnregisterAck,
 )
+from signal_manager.registrations import Caller, Registrations
 
-__all__ = ["Caller", "Router"]
-
-log = structlog.get_logger(__name__)
-
-
-class Caller(msgspec.Struct, frozen=True, gc=False):
-    """Who makes a request."""
-
-    identity: Identity
-    session_id: SessionId
+__all__ = ["Router"]
 
 
 class Router:
@@ -48,11 +39,13 @@ class Router:
     Args:
         authenticator: checks the credentials of CONNECT, and of requests that carry a token of their own.
         bus: reaches other clients.
+        registrations: keeps what clients put on record.
     """
 
-    def __init__(self, *, authenticator: Authenticator, bus: Bus) -> None:
+    def __init__(self, *, authenticator: Authenticator, bus: Bus, registrations: Registrations) -> None:
         self._authenticator = authenticator
         self._bus = bus
+        self._registrations = registrations
 
     async def admit(self, connect: Connect) -> Caller:
         """Check CONNECT's credentials and open a session.
@@ -62,7 +55,11 @@ class Router:
             UnavailableError: what checks them does not answer.
         """
         identity = await self._authenticator.authenticate(ClientId(connect.client_id), connect.auth_token)
-        return Caller(identity, SessionId(str(uuid4())))
+        return Caller(identity, SessionId(str(uuid4())), hash_token(connect.auth_token))
+
+    async def depart(self, caller: Caller) -> None:
+        """Clean up after a session that has ended, however it ended."""
+        await self._registrations.end_session(caller)
 
     async def answer(self, caller: Caller, request: Message) -> Message:
         """Return the reply to `request`.
@@ -75,7 +72,8 @@ class Router:
             raise InvalidRequestError("this service does not answer such requests")
         token = getattr(request, "auth_token", None)
         if token:  # a request may repeat the credentials; then they must be right
-            await self._authenticator.authenticate(caller.identity.client_id, token)
+            identity = await self._authenticator.authenticate(caller.identity.client_id, token)
+            caller = Caller(identity, caller.session_id, hash_token(token))
         return await route.handler(self, caller, request)
 
     def is_exclusive(self, request: Message) -> bool:
@@ -99,17 +97,20 @@ class Router:
         return SignalAck(status=Delivery.DELIVERED, target_client_id=target) if signal.ack else None
 
     async def _register(self, caller: Caller, request: Register) -> Message:
-        client_id = caller.identity.client_id
+        await self._registrations.register(
+            caller, capabilities=request.capabilities or (), metadata=request.metadata or {}
+        )
         return RegisterAck(
             version=PROTOCOL_VERSION,
             status=200,
             message="registered",
-            client_id=client_id,
+            client_id=caller.identity.client_id,
             session_id=caller.session_id,
         )
 
     async def _unregister(self, caller: Caller, request: Unregister) -> Message:
         client_id = caller.identity.client_id
+        await self._registrations.unregister(caller)
         return UnregisterAck(version=PROTOCOL_VERSION, status=200, message="unregistered", client_id=client_id)
 
 

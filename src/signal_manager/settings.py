@@ -196,8 +196,8 @@ class Security(Section):
 class Storage(Section):
     """Where rooms, clients and the ledger of media are kept."""
 
-    backend: Literal["sqlite", "memory", "firestore"] = Field(
-        default="sqlite", description='"sqlite", "memory" or "firestore".'
+    backend: Annotated[str, Field(min_length=1), _written_as()] = Field(
+        default="sqlite", description='"sqlite", "memory", "firestore", or the name of an adapter that is installed.'
     )
     sqlite_path: Host = Field(default="signal-manager.db", description="Database file of the sqlite backend.")
     operation_timeout: Seconds = Field(default=5.0, description="Seconds that one storage operation may take.")
@@ -410,8 +410,6 @@ def unsupported_settings(config: Config) -> list[str]:
     asked = {
         "server.tls_enabled = true": config.server.tls_enabled,
         f"server.workers = {config.server.workers}": config.server.workers > 1,
-        f'auth.auth_method = "{config.auth.auth_method}"': config.auth.auth_method == "store",
-        f'storage.backend = "{config.storage.backend}"': config.storage.backend == "firestore",
         f'media.backend = "{config.media.backend}"': config.media.backend in {"cloudflare", "local"},
         f'bus.backend = "{config.bus.backend}"': config.bus.backend == "nats",
     }

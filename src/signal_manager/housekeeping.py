@@ -1,0 +1,135 @@
+"""What keeps storage true while nobody asks: leases, records of nodes that are gone, records past their time.
+
+A node vouches for its records with one lease. When it ends without a word its lease runs out, and whichever node sees
+that first cleans up after it, once. `app.py` runs this beside the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from signal_manager.errors import SignalManagerError
+from signal_manager.model import NodeId
+from signal_manager.storage.base import Storage
+
+__all__ = ["LEASE", "CleanUp", "Housekeeping"]
+
+log = structlog.get_logger(__name__)
+
+# Seconds that a node's word holds: long enough for a store that is away for a while, and as long as clients of a
+# crashed node stay listed.
+LEASE = 30.0
+_RENEWALS_PER_LEASE = 3
+
+# Cleans up what a node that is gone has left; it must be repeatable, since another node may have begun.
+CleanUp = Callable[[NodeId], Awaitable[object]]
+
+
+class Housekeeping:
+    """Hold this node's lease, and clean up.
+
+    Args:
+        storage: what is kept true.
+        node_id: this node.
+        clean_ups: what to do for a node that is gone.
+        cleanup_interval: seconds between two searches for records past their time.
+        lease: seconds.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        node_id: NodeId,
+        clean_ups: Sequence[CleanUp],
+        cleanup_interval: float = 300.0,
+        lease: float = LEASE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._storage = storage
+        self._node_id = node_id
+        self._clean_ups = tuple(clean_ups)
+        self._cleanup_interval = cleanup_interval
+        self._lease = lease
+        self._clock = clock
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        # A node whose id is fixed may have left something when it crashed; nobody else has to wait for the lease.
+        await self._clean_up_after(self._node_id)
+        await self._storage.hold_lease(self._node_id, until=self._clock() + self._lease)
+        await self.take_over()
+        self._tasks = [
+            asyncio.create_task(self._every(self._lease / _RENEWALS_PER_LEASE, self.keep), name="lease"),
+            asyncio.create_task(self._every(self._cleanup_interval, self.expire), name="expire"),
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._clean_up_after(self._node_id)
+            await self._storage.release_lease(self._node_id)
+        except SignalManagerError as failure:
+            # Another node, or this one's next start, does it when the lease has run out.
+            log.warning("records left to the lease", reason=failure.message)
+
+    async def keep(self) -> None:
+        """Renew the lease, and look for nodes that did not renew theirs."""
+        if not await self._storage.renew_lease(self._node_id, until=self._clock() + self._lease):
+            # This node was away for longer than its lease: the others believe it gone, and its records are cleaned up.
+            log.error("lease lost", node_id=self._node_id)
+            await self._storage.hold_lease(self._node_id, until=self._clock() + self._lease)
+        await self.take_over()
+
+    async def take_over(self) -> None:
+        """Clean up after every node whose lease has run out."""
+        while True:
+            now = self._clock()
+            node_id = await self._storage.take_over(now=now, until=now + self._lease)
+            if node_id is None:
+                return
+            await self._clean_up_after(node_id)
+            await self._storage.release_lease(node_id)
+            log.info("cleaned up after a node", node_id=node_id)
+
+    async def expire(self) -> None:
+        """Remove and close what is past its time."""
+        while True:
+            expired = await self._storage.expire(now=self._clock())
+            if expired.closed_rooms or expired.removed_rooms or expired.removed_clients or expired.removed_sessions:
+                log.info(
+                    "expired",
+                    rooms_closed=len(expired.closed_rooms),
+                    rooms_removed=expired.removed_rooms,
+                    clients=expired.removed_clients,
+                    sessions=expired.removed_sessions,
+                )
+            if expired.is_complete:
+                return
+
+    async def _clean_up_after(self, node_id: NodeId) -> None:
+        for clean_up in self._clean_ups:
+            await clean_up(node_id)
+
+    async def _every(self, interval: float, duty: Callable[[], Awaitable[None]]) -> None:
+        """Do a duty again and again; a store that is away for a while is no reason to stop."""
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                await duty()
+            except SignalManagerError as error:
+                log.warning("housekeeping failed", duty=duty.__name__, reason=error.message)
+            except Exception:
+                log.exception("housekeeping failed", duty=duty.__name__)
