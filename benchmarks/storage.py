@@ -2,13 +2,10 @@
 
 Registrations arrive on a fixed schedule whether or not earlier ones have ended (open loop), each timed from the moment
 it was due. Opening is measured in processes of their own, on an empty file and on a full one.
-
-    python -m benchmarks.storage [--rate 500] [--seconds 10] [--clients 100000] [--directory DIR]
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import resource
@@ -17,16 +14,52 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import typer
 import uvloop
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
+from benchmarks.processes import ROOT
+from benchmarks.results import machine, write_json
 from signal_manager.model import ClientId, ClientRecord, hash_token
 from signal_manager.storage.documents import encode
 from signal_manager.storage.sqlite import SqliteStorage
 
+__all__ = ["app"]
+
 TOKEN = hash_token("a token")
+
+# What the project promises of a machine like a small server.
+P99_BAR_MS = 10.0
+START_BAR_S = 2.0
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long registrations took, from the moment each was due."""
+
+    rate: int
+    registrations: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """What opening a store and reading one page of clients took in a new process."""
+
+    clients: int
+    seconds: float
+    rss_mib: float
 
 
 def record(name: str) -> ClientRecord:
@@ -40,81 +73,80 @@ def record(name: str) -> ClientRecord:
     )
 
 
-def percentile(sorted_values: list[float], share: float) -> float:
-    """Return the value below which `share` of them lie."""
-    return sorted_values[min(len(sorted_values) - 1, int(share * len(sorted_values)))]
-
-
-async def registrations(path: Path, rate: int, seconds: float) -> dict[str, Any]:
-    """Register at `rate` per second and return the latencies in milliseconds."""
+async def register(path: Path, rate: int, seconds: float) -> Latency:
+    """Register at `rate` per second for so many seconds."""
     latencies: list[float] = []
 
-    async def register(name: str, due: float) -> None:
+    async def one(name: str, due: float) -> None:
         await storage.change_client(ClientId(name), lambda _present: record(name))
         latencies.append((time.perf_counter() - due) * 1000)
 
     async with SqliteStorage(path=path) as storage, asyncio.TaskGroup() as tasks:
-        start = time.perf_counter()
+        begin = time.perf_counter()
         for n in range(int(rate * seconds)):
-            due = start + n / rate
+            due = begin + n / rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            tasks.create_task(register(f"client-{n}", due))
+            tasks.create_task(one(f"client-{n}", due))
     latencies.sort()
-    return {
-        "rate": rate,
-        "registrations": len(latencies),
-        "p50_ms": round(percentile(latencies, 0.50), 2),
-        "p99_ms": round(percentile(latencies, 0.99), 2),
-        "max_ms": round(latencies[-1], 2),
-    }
+    count = len(latencies)
+    return Latency(rate, count, latencies[count // 2], latencies[count * 99 // 100], latencies[-1])
 
 
 def fill(path: Path, clients: int) -> None:
-    """Put `clients` records into a store that exists."""
+    """Put so many clients into a store that exists."""
     rows = ((f"stored-{n}", encode(record(f"stored-{n}")).decode()) for n in range(clients))
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany("INSERT INTO clients (client_id, body) VALUES (?, ?)", rows)
-    connection.close()
 
 
-def start(path: Path) -> dict[str, Any]:
-    """Open the store in a process of its own and return what that took."""
-    command = [sys.executable, "-m", "benchmarks.storage", "--open", str(path)]
-    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return result
-
-
-async def opening(path: Path) -> dict[str, Any]:
-    """Open the store, read one page, and return the seconds and the process's memory."""
+async def opening(path: Path) -> None:
+    """Open the store, read one page, and print the seconds and this process's memory as JSON."""
     begin = time.perf_counter()
     async with SqliteStorage(path=path) as storage:
         await storage.list_clients()
         seconds = time.perf_counter() - begin
-    return {"open_s": round(seconds, 4), "rss_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 
 
-def main() -> None:
-    """Measure and print the results as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=int, default=500)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--clients", type=int, default=100_000)
-    parser.add_argument("--directory", type=Path, help="where the files are made; default: the temporary directory")
-    parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.open:
-        print(json.dumps(uvloop.run(opening(arguments.open))))
-        return
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-        path = Path(directory) / "store.db"
-        results = {"sqlite_registrations": uvloop.run(registrations(path, arguments.rate, arguments.seconds))}
-        empty = Path(directory) / "empty.db"
-        start(empty)  # makes the file
-        results["start_empty"] = start(empty)
-        fill(path, arguments.clients)
-        results[f"start_with_{arguments.clients}_clients"] = start(path)
-    print(json.dumps(results, indent=2))
+def start(path: Path, clients: int) -> Start:
+    """Open the store in a process of its own."""
+    code = f"import asyncio, pathlib, benchmarks.storage as b; asyncio.run(b.opening(pathlib.Path({str(path)!r})))"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT).stdout
+    return Start(clients, *json.loads(printed))
+
+
+@app.command()
+def main(
+    rate: Annotated[int, typer.Option(min=1, help="Registrations per second.")] = 500,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For how long.")] = 10.0,
+    clients: Annotated[int, typer.Option(min=0, help="Stored clients at the second start.")] = 100_000,
+    directory: Annotated[Path | None, typer.Option(help="Where the files are made: which disk is measured.")] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", help="Write the results to this file; - is stdout.")
+    ] = None,
+) -> None:
+    """Measure registrations on SQLite, and starts on an empty and on a full file."""
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        path, full = Path(name) / "registrations.db", Path(name) / "full.db"
+        latency = uvloop.run(register(path, rate, seconds))
+        start(full, 0)  # makes the file
+        starts = [start(full, 0)]
+        fill(full, clients)
+        starts.append(start(full, clients))
+    console = Console(stderr=json_file == "-")
+    table = Table("registrations/s", "p50 ms", "p99 ms", "max ms", f"p99 below {P99_BAR_MS:g} ms", box=SIMPLE_HEAD)
+    verdict = "within" if latency.p99_ms < P99_BAR_MS else "over"
+    table.add_row(str(rate), *(f"{ms:.2f}" for ms in (latency.p50_ms, latency.p99_ms, latency.max_ms)), verdict)
+    console.print(table)
+    table = Table("stored clients", "open s", "RSS MiB", f"open below {START_BAR_S:g} s", box=SIMPLE_HEAD)
+    for each in starts:
+        verdict = "within" if each.seconds < START_BAR_S else "over"
+        table.add_row(f"{each.clients:,}", f"{each.seconds:.4f}", f"{each.rss_mib:.1f}", verdict)
+    console.print(table)
+    if json_file is not None:
+        results = {"machine": machine(), "registrations": asdict(latency), "starts": [asdict(each) for each in starts]}
+        write_json(results, json_file)
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -260,7 +260,9 @@ async def test_a_write_that_another_process_blocks_is_unavailable_in_time_and_wo
         assert await store.get_client(ClientId("d")) == client("d")
 
 
-async def test_a_full_disk_is_unavailable_and_writes_work_again_once_there_is_room(store: SqliteStorage) -> None:
+async def test_a_full_disk_is_unavailable_and_writes_work_again_once_there_is_room(
+    path: Path, store: SqliteStorage
+) -> None:
     await store.put_client(client("a"))
     ((pages,),) = await store._writer.execute_fetchall("PRAGMA page_count")
     await store._writer.execute_fetchall(f"PRAGMA max_page_count = {pages}")
@@ -273,6 +275,7 @@ async def test_a_full_disk_is_unavailable_and_writes_work_again_once_there_is_ro
             store.add_media(entry("e", room_id="x" * 50_000)),
             return_exceptions=True,
         )
+    run_sql(path, "DELETE FROM nodes")  # nothing is locked
     small = await store.get_client(A)
     missing = await store.get_client(ClientId("b"))
     await store._writer.execute_fetchall("PRAGMA max_page_count = 1000000")
@@ -342,6 +345,18 @@ async def test_a_write_cancelled_before_its_turn_has_no_effect(store: SqliteStor
     await written
 
     assert [record.client_id for record in (await store.list_clients()).items] == ["a"]
+
+
+async def test_writes_that_are_all_cancelled_do_not_touch_the_file(store: SqliteStorage) -> None:
+    statements: list[str] = []
+    await store._writer.set_trace_callback(statements.append)
+    write = asyncio.ensure_future(store.put_client(client("a")))
+    await asyncio.sleep(0)
+
+    write.cancel()
+    await store._writes.join()
+
+    assert statements == []
 
 
 async def test_writes_that_wait_together_share_one_commit(store: SqliteStorage) -> None:

@@ -62,7 +62,7 @@ from signal_manager.storage.documents import (
     UpTo,
 )
 
-__all__ = ["RecordStorage"]
+__all__ = ["RecordStorage", "with_hashed_token"]
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class RecordStorage(ABC):
 
     async def create_client(self, record: ClientRecord) -> None:
         """See `Storage.create_client`."""
-        hashed = _with_hashed_token(record)
+        hashed = with_hashed_token(record)
 
         def change(present: ClientRecord | None) -> ClientRecord:
             if present is not None:
@@ -123,7 +123,7 @@ class RecordStorage(ABC):
 
     async def put_client(self, record: ClientRecord) -> None:
         """See `Storage.put_client`."""
-        await self._put(CLIENTS, [_with_hashed_token(record)])
+        await self._put(CLIENTS, [with_hashed_token(record)])
 
     async def get_client(self, client_id: ClientId) -> ClientRecord | None:
         """See `Storage.get_client`."""
@@ -135,7 +135,7 @@ class RecordStorage(ABC):
         def change(present: ClientRecord | None) -> ClientRecord:
             if present is None:
                 raise NotFoundError(f"there is no client {client_id}")
-            return _with_hashed_token(msgspec.structs.replace(present, **fields))
+            return with_hashed_token(msgspec.structs.replace(present, **fields))
 
         changed = await self._apply(CLIENTS, client_id, change)
         assert changed.after is not None  # noqa: S101 - for the type checker: `change` never returns None
@@ -146,7 +146,7 @@ class RecordStorage(ABC):
 
         def apply(present: ClientRecord | None) -> ClientRecord | None:
             wanted = change(present)
-            return None if wanted is None else _with_hashed_token(wanted)
+            return None if wanted is None else with_hashed_token(wanted)
 
         return (await self._apply(CLIENTS, client_id, apply)).after
 
@@ -426,7 +426,8 @@ def _require_names(kind: Kind[Any], keys: Sequence[str]) -> None:
         raise InvalidRequestError(f"{kind.key} is not a valid name: expected {NAME_RULE}")
 
 
-def _with_hashed_token(record: ClientRecord) -> ClientRecord:
+def with_hashed_token(record: ClientRecord) -> ClientRecord:
+    """Return the record with its token as it is stored, never in clear."""
     if not record.auth_token or is_token_hash(record.auth_token):
         return record
     return msgspec.structs.replace(record, auth_token=hash_token(record.auth_token))

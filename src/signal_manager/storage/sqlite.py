@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, assert_never
 
 import aiosqlite
+import msgspec
 import structlog
 
 from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
@@ -49,11 +50,20 @@ MAX_BATCH = 200
 log = structlog.get_logger(__name__)
 
 
+# Bodies by id, of one collection; None: there is no such document.
+Documents = dict[str, str | None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Write(Generic[T]):
-    """A write that waits for its turn. `run` raises before it has written anything, or a `sqlite3.Error`."""
+    """A write that waits for its turn.
 
-    run: Callable[[aiosqlite.Connection], Awaitable[T]]
+    `apply` finds the documents that `reads` names, and sets those that shall be written; it raises before it sets any.
+    """
+
+    kind: Kind[Any]
+    reads: Sequence[str]
+    apply: Callable[[Documents], T]
     done: asyncio.Future[T]
 
 
@@ -111,29 +121,30 @@ class SqliteStorage(RecordStorage):
 
     async def _read(self, kind: Kind[RecordT], key: str) -> RecordT | None:
         try:
-            return await _fetch(self._reader, kind, key)
+            body = (await _fetch(self._reader, kind, [key]))[key]
         except sqlite3.Error as error:
             raise _translated(error) from error
+        return None if body is None else require_readable(kind, key, body)
 
     async def _change(self, kind: Kind[RecordT], key: str, change: Change[RecordT]) -> Changed[RecordT]:
-        async def run(writer: aiosqlite.Connection) -> Changed[RecordT]:
-            before = await _fetch(writer, kind, key)
+        def apply(documents: Documents) -> Changed[RecordT]:
+            body = documents[key]
+            before = None if body is None else require_readable(kind, key, body)
             after = change(before)
             if after is None:
-                if before is not None:
-                    await _delete(writer, kind, [key])
+                documents[key] = None
             elif after != before:
-                await _upsert(writer, kind, [_row(kind, after)])
+                documents[key] = encode(after).decode()
             return Changed(before, after)
 
-        return await self._submit(run)
+        return await self._submit(kind, [key], apply)
 
     async def _write(self, kind: Kind[RecordT], records: Sequence[RecordT]) -> None:
-        rows = [_row(kind, record) for record in records]
-        await self._submit(lambda writer: _upsert(writer, kind, rows))
+        bodies = {kind.key_of(record): encode(record).decode() for record in records}
+        await self._submit(kind, [], lambda documents: documents.update(bodies))
 
     async def _remove(self, kind: Kind[Any], keys: Sequence[str]) -> None:
-        await self._submit(lambda writer: _delete(writer, kind, keys))
+        await self._submit(kind, [], lambda documents: documents.update(dict.fromkeys(keys)))
 
     async def _select(self, kind: Kind[RecordT], condition: Condition, after: str | None, limit: int) -> Page[RecordT]:
         query, values = _query(kind, condition, after)
@@ -150,10 +161,10 @@ class SqliteStorage(RecordStorage):
 
     # The writer
 
-    async def _submit(self, run: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+    async def _submit(self, kind: Kind[Any], reads: Sequence[str], apply: Callable[[Documents], T]) -> T:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
-            self._writes.put_nowait(_Write(run, done))
+            self._writes.put_nowait(_Write(kind, reads, apply, done))
         except asyncio.QueueFull:
             raise UnavailableError(f"storage has {MAX_WAITING} writes waiting already") from None
         return await done
@@ -181,9 +192,12 @@ class SqliteStorage(RecordStorage):
         try:
             await self._roll_back()
             await self._writer.execute_fetchall("BEGIN IMMEDIATE")
-            outcomes = [(write, await self._outcome(write)) for write in batch]
+            outcomes = await self._apply_all(batch)
             await self._writer.execute_fetchall("COMMIT")
         except sqlite3.Error as error:
+            # At once, for the lock of other processes' sake; should this fail too, the next transaction begins with it.
+            with suppress(sqlite3.Error):
+                await self._roll_back()
             if len(batch) > 1:
                 for write in batch:
                     await self._commit([write])
@@ -192,18 +206,35 @@ class SqliteStorage(RecordStorage):
             outcomes = [(batch[0], _translated(error))]
         _settle(outcomes)
 
-    async def _outcome(self, write: _Write[Any]) -> Any:
-        try:
-            return await write.run(self._writer)
-        except sqlite3.Error:
-            raise
-        except Exception as error:  # whatever a change raises belongs to its caller alone
-            return error
+    async def _apply_all(self, batch: Sequence[_Write[Any]]) -> list[tuple[_Write[Any], Any]]:
+        """Read what the writes need, apply them one after the other, and write what came of it.
+
+        Each statement is a visit to the connection's thread, so there are few of them however many writes there are.
+        """
+        kinds = {write.kind.collection: write.kind for write in batch}
+        found: dict[str, Documents] = {}
+        for collection, kind in kinds.items():
+            keys = {key for write in batch if write.kind is kind for key in write.reads}
+            found[collection] = await _fetch(self._writer, kind, sorted(keys)) if keys else {}
+        documents = {collection: dict(bodies) for collection, bodies in found.items()}
+        outcomes = [(write, _outcome(write, documents[write.kind.collection])) for write in batch]
+        for collection, kind in kinds.items():
+            before = found[collection]
+            bodies = documents[collection].items()
+            await _store(self._writer, kind, {key: body for key, body in bodies if before.get(key, ...) != body})
+        return outcomes
 
     async def _roll_back(self) -> None:
-        """End a transaction that failed; at the next one's start, because ending it may fail as well."""
+        """End a transaction that failed."""
         if self._writer.in_transaction:
             await self._writer.execute_fetchall("ROLLBACK")
+
+
+def _outcome(write: _Write[Any], documents: Documents) -> Any:
+    try:
+        return write.apply(documents)
+    except Exception as error:  # whatever a change raises belongs to its caller alone
+        return error
 
 
 def _settle(outcomes: Iterable[tuple[_Write[Any], Any]]) -> None:
@@ -226,32 +257,33 @@ def _translated(error: sqlite3.Error) -> SignalManagerError:
     return UnavailableError(f"storage failed: {error}")
 
 
-def _row(kind: Kind[RecordT], record: RecordT) -> tuple[str, str]:
-    return kind.key_of(record), encode(record).decode()
-
-
 # The names in these statements are the constants of documents.py and never come from outside.
 
 
-async def _fetch(connection: aiosqlite.Connection, kind: Kind[RecordT], key: str) -> RecordT | None:
-    query = f"SELECT body FROM {kind.collection} WHERE {kind.key} = ?"  # noqa: S608 - see above
-    rows = list(await connection.execute_fetchall(query, (key,)))
-    return require_readable(kind, key, rows[0][0]) if rows else None
+async def _fetch(connection: aiosqlite.Connection, kind: Kind[Any], keys: Sequence[str]) -> Documents:
+    """Return the bodies of these documents, None for those that are not there."""
+    query = f"SELECT {kind.key}, body FROM {kind.collection} WHERE {kind.key} IN (SELECT value FROM json_each(?))"  # noqa: S608 - see above
+    rows = await connection.execute_fetchall(query, (msgspec.json.encode(keys).decode(),))
+    documents: Documents = dict.fromkeys(keys)
+    for key, body in rows:
+        documents[key] = body
+    return documents
 
 
-async def _upsert(connection: aiosqlite.Connection, kind: Kind[Any], rows: Iterable[tuple[str, str]]) -> None:
-    statement = (
+async def _store(connection: aiosqlite.Connection, kind: Kind[Any], documents: Documents) -> None:
+    """Write the bodies, and remove the documents that have none."""
+    written = [(key, body) for key, body in documents.items() if body is not None]
+    removed = [(key,) for key, body in documents.items() if body is None]
+    upsert = (
         f"INSERT INTO {kind.collection} ({kind.key}, body) VALUES (?, ?) "  # noqa: S608 - see above
         f"ON CONFLICT ({kind.key}) DO UPDATE SET body = excluded.body"
     )
-    for row in rows:
-        await connection.execute_fetchall(statement, row)
-
-
-async def _delete(connection: aiosqlite.Connection, kind: Kind[Any], keys: Iterable[str]) -> None:
-    statement = f"DELETE FROM {kind.collection} WHERE {kind.key} = ?"  # noqa: S608 - see above
-    for key in keys:
-        await connection.execute_fetchall(statement, (key,))
+    if written:
+        async with connection.executemany(upsert, written):
+            pass
+    if removed:
+        async with connection.executemany(f"DELETE FROM {kind.collection} WHERE {kind.key} = ?", removed):  # noqa: S608 - see above
+            pass
 
 
 def _query(kind: Kind[Any], condition: Condition, after: str | None) -> tuple[str, list[Any]]:

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from signal_manager.model import hash_token, is_token_hash, token_matches
+
+
+def test_a_token_matches_its_hash_and_itself_in_clear() -> None:
+    assert token_matches(hash_token("secret"), "secret")
+    assert token_matches("secret", "secret")
+
+
+@pytest.mark.parametrize("presented", ["", "Secret", "secret ", hash_token("secret"), "sécret", "\ud800"])
+@pytest.mark.parametrize("stored", ["secret", hash_token("secret")], ids=["in clear", "hashed"])
+def test_nothing_else_matches_it_not_even_its_hash(stored: str, presented: str) -> None:
+    assert not token_matches(stored, presented)
+
+
+@pytest.mark.parametrize("presented", ["", "x"])
+def test_an_empty_stored_token_matches_nothing(presented: str) -> None:
+    assert not token_matches("", presented)
+
+
+@pytest.mark.parametrize("stored", ["sha256:", "sha256:" + "g" * 64, "sha256:" + "a" * 63, "SHA256:" + "a" * 64])
+def test_what_only_looks_like_a_hash_is_a_token_in_clear(stored: str) -> None:
+    assert not is_token_hash(stored)
+    assert token_matches(stored, stored)
+
+
+def test_a_hash_names_its_algorithm() -> None:
+    assert hash_token("abc") == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert is_token_hash(hash_token("abc"))
