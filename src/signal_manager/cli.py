@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from signal_manager import __version__
 from signal_manager.auth import MAX_TOKEN_BYTES, TokenReport, inspect_token, issue_token
@@ -36,6 +34,8 @@ from signal_manager.config import (
 from signal_manager.errors import ConfigurationError, SignalManagerError
 from signal_manager.logs import escape_control_characters
 from signal_manager.model import NAME_RULE, Grants, is_valid_name
+from signal_manager.storage_commands import storage_commands
+from signal_manager.terminal import ConfigOption, print_json, tell, warn
 
 if TYPE_CHECKING:
     from signal_manager.server import Server
@@ -60,12 +60,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", "-c", metavar="FILE", help="TOML file; otherwise app-config.toml or config.toml, if there is one."
-    ),
-]
+application.add_typer(storage_commands, name="storage")
 
 
 class Role(StrEnum):
@@ -98,17 +93,8 @@ def _exit_status(arguments: list[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    _tell("error:", "bold red", message)
+    tell("error:", "bold red", message)
     return HUMAN_ERROR
-
-
-def _warn(message: str) -> None:
-    _tell("warning:", "yellow", message)
-
-
-def _tell(label: str, style: str, message: str) -> None:
-    line = escape_control_characters(" ".join(message.split()))
-    Console(stderr=True).print(Text.assemble((label, style), " ", line), soft_wrap=True)
 
 
 @application.callback(invoke_without_command=True)
@@ -181,17 +167,17 @@ def check_config(
             raise ConfigurationError(problem)
     except ConfigurationError as error:
         if as_json_text:
-            _print_json({"valid": False, "error": error.message})
+            print_json({"valid": False, "error": error.message})
         raise
     warnings = _warnings(loaded)
     if as_json_text:
         file = str(loaded.file) if loaded.file else None
         settings = as_json(loaded.config, origins=loaded.origins)
-        _print_json({"valid": True, "file": file, "warnings": warnings, "settings": settings})
+        print_json({"valid": True, "file": file, "warnings": warnings, "settings": settings})
         return
     print(as_toml(loaded.config, origins=loaded.origins))
     for warning in warnings:
-        _warn(warning)
+        warn(warning)
     print("configuration is valid")
 
 
@@ -262,9 +248,9 @@ def _issued(client_id: str, ttl: str | None, grants: Grants, config: Path | None
     auth = load(config).auth
     lifetime = auth.token_expiry if ttl is None else parse_duration(ttl)
     if auth.auth_method in {"api_key", "store"}:
-        _warn(f'auth.auth_method is "{auth.auth_method}": the service does not accept signed tokens')
+        warn(f'auth.auth_method is "{auth.auth_method}": the service does not accept signed tokens')
     if "HS256" not in auth.jwt_algorithms:
-        _warn("auth.jwt_algorithms lacks HS256: the service does not accept this token")
+        warn("auth.jwt_algorithms lacks HS256: the service does not accept this token")
     return issue_token(
         secret=auth.token_secret.get_secret_value(),
         client_id=client_id,
@@ -291,7 +277,7 @@ def _explain(inspected: str, config: Path | None, *, as_json_text: bool) -> int:
         now=now,
     )
     if as_json_text:
-        _print_json(msgspec.to_builtins(report))
+        print_json(msgspec.to_builtins(report))
     else:
         _print_report(report, now)
     return REFUSED if report.refused_because else 0
@@ -362,10 +348,6 @@ def parse_duration(text: str) -> float:
         shown = text if len(text) <= 40 else f"{text[:39]}…"
         raise ConfigurationError(f"expected a duration such as 90s, 15m, 1h or 7d, at most 3650d, got '{shown}'")
     return seconds
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    print(json.dumps(document, indent=2))
 
 
 @application.command("try")

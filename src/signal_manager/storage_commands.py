@@ -1,0 +1,143 @@
+"""`signal-manager storage`: does the store work, what is in it, and how it gets into another one.
+
+`cli.py` mounts these commands; `storage/transfer.py` does the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from signal_manager.config import Config, load
+from signal_manager.errors import ConfigurationError
+from signal_manager.storage.base import Storage
+from signal_manager.storage.transfer import Checked, Imported, check, export_lines, import_lines
+from signal_manager.terminal import ConfigOption, print_json, tell, warn
+
+__all__ = ["storage_commands"]
+
+# Lines between two signs of progress on a terminal.
+PROGRESS_EVERY = 1000
+INCOMPLETE = 1  # the import left lines out
+
+storage_commands = typer.Typer(
+    help="Check the store, write it out as JSON lines, read such lines in.", no_args_is_help=True
+)
+
+FileOption = Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="In place of the standard one.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@storage_commands.command("check")
+def check_storage(config: ConfigOption = None, as_json_text: JsonOption = False) -> None:
+    """Write, read and remove one record, and print how long each took.
+
+    Examples:
+
+    - `signal-manager storage check`
+    - `signal-manager storage check --config production.toml --json`
+    """
+    settings = load(config)
+
+    async def run() -> Checked:
+        async with _storage(settings) as storage:
+            return await check(storage)
+
+    checked = asyncio.run(run())
+    times = {name: round(seconds * 1000, 2) for name, seconds in checked._asdict().items()}
+    if as_json_text:
+        print_json({"backend": settings.storage.backend, "milliseconds": times})
+        return
+    print(f"storage {settings.storage.backend} works")
+    for name, milliseconds in times.items():
+        print(f"{name:<8}{milliseconds:>9.2f} ms")
+
+
+@storage_commands.command("export")
+def export_storage(config: ConfigOption = None, file: FileOption = None) -> None:
+    """Write clients, rooms and the ledger of media as JSON lines; the service may go on meanwhile.
+
+    Examples:
+
+    - `signal-manager storage export > store.jsonl`
+    - `signal-manager storage export --config old.toml | signal-manager storage import --config new.toml`
+    """
+    settings = load(config)
+
+    async def run(out: BinaryIO) -> int:
+        written = 0
+        async with _storage(settings) as storage:
+            async for line in export_lines(storage):
+                out.write(line)
+                written += 1
+                _show_progress("exported", written)
+        return written - 1
+
+    with _opened(file, "wb") as out:
+        count = asyncio.run(run(out))
+        out.flush()
+    tell("exported:", "green", f"{count} records")
+
+
+@storage_commands.command("import")
+def import_storage(config: ConfigOption = None, file: FileOption = None, as_json_text: JsonOption = False) -> int:
+    """Read an export in; a record replaces what is there under its id, and a second import changes nothing.
+
+    Exits with 1 when lines were left out, each of which is named.
+
+    Examples:
+
+    - `signal-manager storage import < store.jsonl`
+    - `signal-manager storage import --config firestore.toml --file store.jsonl`
+    """
+    settings = load(config)
+
+    async def run(lines: BinaryIO) -> Imported:
+        async with _storage(settings) as storage:
+            return await import_lines(storage, _lines(lines))
+
+    with _opened(file, "rb") as lines:
+        imported = asyncio.run(run(lines))
+    counts = {"clients": imported.clients, "rooms": imported.rooms, "media": imported.media}
+    if as_json_text:
+        bad_lines = [bad._asdict() for bad in imported.bad_lines]
+        print_json({**counts, "rejected": imported.rejected, "bad_lines": bad_lines})
+    else:
+        for bad in imported.bad_lines:
+            warn(f"line {bad.number} left out: {bad.reason}")
+        if imported.rejected > len(imported.bad_lines):
+            warn(f"and {imported.rejected - len(imported.bad_lines)} more lines")
+        print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    return INCOMPLETE if imported.rejected else 0
+
+
+def _storage(settings: Config) -> Storage:
+    from signal_manager import app  # noqa: PLC0415 - the other commands do not need its libraries and start time
+
+    return app.storage_for(settings)
+
+
+def _opened(file: Path | None, mode: str) -> BinaryIO:
+    try:
+        # Standard input and output stay open: a duplicate of their descriptor is what is closed.
+        opened = open(file or (0 if mode == "rb" else 1), mode, closefd=file is not None)  # noqa: SIM115
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot open it: {error.strerror}") from None
+    return opened  # type: ignore[return-value]  # the mode is a binary one
+
+
+async def _lines(file: BinaryIO) -> AsyncIterator[bytes]:
+    """Yield the lines of a file; reading one is quick, and nothing else runs in this process."""
+    for number, line in enumerate(file, 1):
+        yield line
+        _show_progress("imported", number)
+
+
+def _show_progress(verb: str, count: int) -> None:
+    if count % PROGRESS_EVERY == 0 and sys.stderr.isatty():
+        tell(f"{verb}:", "dim", f"{count} records so far")
