@@ -1,0 +1,215 @@
+"""One client's PeerConnection as the SFU sees it: ICE, DTLS, and the descriptions that set them up.
+
+Neighbours: `sessions` decides what the m-sections carry; `negotiation` is the pure part, `transport` and `dtls` are the
+moving one. Here they meet: a description starts the transport, restarts ICE, or is refused before anything changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from aiortc import RTCCertificate
+
+from signal_manager.media.sfu.dtls import Handshakes, SecureTransport, fingerprint_of
+from signal_manager.media.sfu.errors import bad_description, gone, not_ready
+from signal_manager.media.sfu.metrics import Counters
+from signal_manager.media.sfu.negotiation import Negotiation, Sending
+from signal_manager.media.sfu.sdp import Description, RemoteSection, SdpError, Section, TransportLines, parse
+from signal_manager.media.sfu.settings import SfuSettings
+from signal_manager.media.sfu.transport import IceEndpoint, MediaPort
+from signal_manager.media.sfu.wire import SessionDescription
+
+__all__ = ["Connection", "Resources"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What all connections of one SFU have in common."""
+
+    settings: SfuSettings
+    counters: Counters
+    port: MediaPort
+    certificate: RTCCertificate
+    handshakes: Handshakes
+
+
+class Connection:
+    """ICE, DTLS and negotiation of one session."""
+
+    def __init__(
+        self, resources: Resources, *, on_connected: Callable[[], None], on_disconnected: Callable[[], None]
+    ) -> None:
+        settings = resources.settings
+        self.negotiation = Negotiation(max_sections=settings.max_sections)
+        self._settings = settings
+        self._candidates = resources.port.candidates
+        self._fingerprint = fingerprint_of(resources.certificate)
+        self._created_at = time.monotonic()
+        self._was_connected = False
+        self._closed_at: float | None = None
+        self._connected = asyncio.Event()
+        self._on_connected = on_connected
+        self._on_disconnected = on_disconnected
+        self._remote_ice = ("", "")
+        self._remote_fingerprints: tuple[tuple[str, str], ...] = ()
+        self._endpoint = IceEndpoint(
+            resources.port, max_queued=settings.max_queued_datagrams, max_addresses=settings.max_addresses
+        )
+        self.transport = SecureTransport(
+            self._endpoint,
+            certificate=resources.certificate,
+            handshakes=resources.handshakes,
+            counters=resources.counters,
+        )
+        self._endpoint.on_nominated = self.transport.begin
+        self._endpoint.on_failure = self._disconnected
+        self.transport.on_connected = self._connect
+        self.transport.on_closed = self._disconnected
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        """Say whether packets can flow now."""
+        silence = time.monotonic() - self._endpoint.last_seen
+        return self.transport.is_connected and self._closed_at is None and silence < self._settings.silence_timeout
+
+    def is_expired(self, now: float, *, last_request: float) -> bool:
+        """Say whether it is over: never connected in time, or lost and not back in time."""
+        if self._closed_at is not None:
+            return now - self._closed_at > self._settings.reuse_window
+        if self._was_connected:
+            return now - self._endpoint.last_seen > self._settings.reuse_window
+        return now - last_request > self._settings.unconnected_timeout
+
+    def check_open(self) -> None:
+        """Refuse where the client closed the connection or lost it for good.
+
+        Raises:
+            RefusedError: 410.
+        """
+        if self._closed_at is not None:
+            raise gone("Session appears to be disconnected. Please check if the PeerConnection is connected.")
+
+    async def ready(self) -> None:
+        """Wait for the transport, unless nothing was negotiated yet: the first negotiation is what connects it.
+
+        Raises:
+            RefusedError: 425 where it did not connect in time, 410 where it never will again.
+        """
+        self.check_open()
+        if not self.negotiation.is_established or self.is_connected:
+            return
+        try:
+            async with asyncio.timeout(self._settings.connect_wait):
+                await self._connected.wait()
+        except TimeoutError:
+            pass
+        self.check_open()
+        if not self.is_connected:
+            raise not_ready()
+
+    async def close(self) -> None:
+        """End it, telling the client."""
+        self._closed_at = time.monotonic()
+        self._connected.set()
+        await self.transport.close()
+        self._endpoint.close()
+
+    def _connect(self) -> None:
+        self._was_connected = True
+        self._connected.set()
+        self._on_connected()
+
+    def _disconnected(self) -> None:
+        if self._closed_at is None:
+            self._closed_at = time.monotonic()
+            self._connected.set()  # wakes who waits, to be refused
+            self._on_disconnected()
+
+    # -- descriptions --------------------------------------------------------------------------------------------------
+
+    def read_offer(self, description: SessionDescription) -> Description:
+        """Return a client's offer, checked against what was negotiated before.
+
+        Raises:
+            RefusedError: it cannot be read, or comes out of order; nothing has changed.
+        """
+        offer = self._read(description, "offer")
+        self.negotiation.check_offer(offer)
+        return offer
+
+    def apply_offer(
+        self, offer: Description, *, receive: Collection[str], send: Mapping[str, Sending]
+    ) -> list[tuple[Section, RemoteSection]]:
+        """Take over an offer, restarting ICE where it does."""
+        pairs = self.negotiation.apply_offer(offer, receive=receive, send=send)
+        remote_ice = (offer.ufrag, offer.pwd)
+        if self._remote_ice[0] and offer.ufrag and remote_ice != self._remote_ice:
+            self._endpoint.restart()
+        self._start(offer)
+        return pairs
+
+    def apply_answer(self, description: SessionDescription) -> list[tuple[Section, RemoteSection]]:
+        """Take over the client's answer to our offer.
+
+        Raises:
+            RefusedError: it cannot be read, or no offer waits for it; the offer, if any, goes on waiting.
+        """
+        answer = self._read(description, "answer")
+        pairs = self.negotiation.apply_answer(answer)
+        self._start(answer)
+        return pairs
+
+    def answer(self) -> SessionDescription:
+        """Return our answer to the offer that was applied."""
+        return self._describe("answer", "active" if self.transport.is_client else "passive")
+
+    def offer(self) -> SessionDescription:
+        """Return an offer of what the sections are now; from here on its answer has to come."""
+        self.negotiation.offered()
+        return self._describe("offer", "actpass")
+
+    def check_stable(self) -> None:
+        """Refuse while an offer of ours waits for its answer.
+
+        Raises:
+            RefusedError: 406.
+        """
+        if self.negotiation.has_pending_offer:
+            raise bad_description("an offer of the SFU waits for its answer: send that to /renegotiate first")
+
+    def _read(self, description: SessionDescription, expected: str) -> Description:
+        if description.type != expected:
+            raise bad_description(f"the description is an {description.type}, expected an {expected}")
+        try:
+            parsed = parse(description.sdp, max_size=self._settings.max_sdp)
+        except SdpError as error:
+            raise bad_description(str(error)) from None
+        # A new identity would need a DTLS association of its own, which means a new session here.
+        known = self._remote_fingerprints
+        if known and parsed.fingerprints and not set(parsed.fingerprints) & set(known):
+            raise bad_description("the fingerprint is not the one this session was negotiated with")
+        return parsed
+
+    def _start(self, remote: Description) -> None:
+        if not remote.ufrag or not remote.fingerprints:
+            return
+        self._remote_ice = (remote.ufrag, remote.pwd)
+        if not self._remote_fingerprints:
+            self._remote_fingerprints = remote.fingerprints
+            self.transport.expect(remote.fingerprints, is_client=remote.setup == "passive")
+
+    def _describe(self, kind: str, setup: str) -> SessionDescription:
+        lines = TransportLines(
+            ufrag=self._endpoint.ufrag,
+            pwd=self._endpoint.pwd,
+            fingerprint=self._fingerprint,
+            setup=setup,
+            candidates=self._candidates,
+        )
+        sdp = self.negotiation.render(lines)
+        return SessionDescription(sdp=sdp, type="offer" if kind == "offer" else "answer")

@@ -1,0 +1,409 @@
+"""The packet path: what a publisher sends, under new payload types and SSRCs, to everyone who pulls it.
+
+Neighbours: `routing` finds the layer an incoming packet belongs to and speaks RTCP; `sessions` makes publications and
+subscriptions. Nothing is decoded. Sequence numbers and timestamps pass through with their gaps, so that a receiver's
+NACK names what the publisher sent; only after a switch of layer or source they are shifted to continue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+import time
+from collections.abc import Callable, Sequence
+
+from aiortc.rtp import (
+    RTCP_PSFB_PLI,
+    RTCP_RTPFB,
+    RTCP_RTPFB_NACK,
+    RtcpPsfbPacket,
+    RtcpSdesPacket,
+    RtcpSenderInfo,
+    RtcpSourceInfo,
+    RtcpSrPacket,
+    pack_rtcp_packet,
+)
+
+from signal_manager.media.sfu.keyframes import starts_key_frame
+from signal_manager.media.sfu.metrics import Counters
+from signal_manager.media.sfu.sdp import Codec
+
+__all__ = ["Layer", "Publication", "SendPacket", "Subscription"]
+
+SendPacket = Callable[[bytes], None]
+
+# The SSRC our own reports come from: nothing is ever sent under it.
+REPORTER_SSRC = 1
+_HALF = 0x8000
+_SDES_CNAME = 1
+
+
+class Layer:
+    """One encoding of a publication: its SSRCs, who receives it, and what arrived."""
+
+    def __init__(self, publication: Publication, rid: str) -> None:
+        self.publication = publication
+        self.rid = rid
+        self.ssrc: int | None = None
+        self.rtx_ssrc: int | None = None
+        self.subscribers: list[Subscription] = []
+        self.packets = 0
+        self.bytes = 0
+        self.is_flowing = False  # packets came between the last two ticks
+        self.highest = -1  # extended highest sequence number; -1 before the first packet
+        self._first = 0
+        self._asked_at = float("-inf")
+        self._seen = (0, 0)  # expected and received at the last report
+        self.recent_bytes = 0  # between the last two ticks
+        self._ticked = (0, 0)  # packets and bytes at the last tick
+        self._sender_report: tuple[int, float] | None = None  # middle of its NTP time, when it came
+
+    def count(self, sequence: int, size: int) -> None:
+        """Take note of one packet of the primary stream."""
+        if self.highest < 0:
+            self.highest = self._first = sequence
+        else:
+            ahead = (sequence - self.highest) & 0xFFFF
+            if ahead < _HALF:
+                self.highest += ahead
+        self.packets += 1
+        self.bytes += size
+
+    def reset(self) -> None:
+        """Begin anew after the publisher changed its SSRC: its numbers have nothing to do with those before."""
+        self.highest = -1
+        self._seen = (0, 0)
+        self._sender_report = None
+        self.packets = self.bytes = 0
+        self._ticked = (0, 0)
+        for subscription in list(self.subscribers):
+            subscription.resume(self)
+
+    def ask_key_frame(self, now: float) -> None:
+        """Send the publisher a PLI, at most one per interval."""
+        publication = self.publication
+        if self.ssrc is None or publication.kind != "video" or now - self._asked_at < publication.key_frame_interval:
+            return
+        self._asked_at = now
+        publication.counters.key_frame_requests += 1
+        pli = RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=REPORTER_SSRC, media_ssrc=self.ssrc)
+        publication.send_rtcp(bytes(pli))
+
+    def ask_again(self, lost: list[int]) -> None:
+        """Send the publisher a NACK for these sequence numbers."""
+        if self.ssrc is not None and lost:
+            self.publication.send_rtcp(_nack(self.ssrc, lost))
+
+    def take_sender_report(self, info: RtcpSenderInfo, now: float) -> None:
+        """Pass the publisher's clock on to everyone who receives this layer."""
+        self._sender_report = ((info.ntp_timestamp >> 16) & 0xFFFFFFFF, now)
+        for subscription in self.subscribers:
+            subscription.send_report(self, info)
+
+    def report(self, now: float) -> tuple[int, int, int, int]:
+        """Return fraction lost (of 256), total lost, and LSR and DLSR for a receiver report (RFC 3550, 6.4.1)."""
+        expected, received = self.highest - self._first + 1, self.packets
+        new, came = expected - self._seen[0], received - self._seen[1]
+        self._seen = (expected, received)
+        fraction = min(255, max(0, ((new - came) << 8) // new)) if new > 0 else 0
+        if self._sender_report is None:
+            return fraction, max(0, expected - received), 0, 0
+        lsr, at = self._sender_report
+        return fraction, max(0, expected - received), lsr, min(0xFFFFFFFF, int((now - at) * 65536))
+
+    def tick(self) -> None:
+        """Find out whether packets still come."""
+        self.is_flowing = self.packets > self._ticked[0]
+        self.recent_bytes = self.bytes - self._ticked[1]
+        self._ticked = (self.packets, self.bytes)
+
+
+class Publication:
+    """A track that a client sends: one layer, or several with simulcast."""
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        track_name: str,
+        mid: str,
+        kind: str,
+        codec: Codec,
+        rids: Sequence[str],
+        send_rtcp: SendPacket,
+        key_frame_interval: float,
+        counters: Counters,
+        now: float,
+    ) -> None:
+        self.session_id = session_id
+        self.track_name = track_name
+        self.mid = mid
+        self.kind = kind
+        self.codec = codec
+        self.layers = {rid: Layer(self, rid) for rid in (rids or ("",))}
+        self.subscriptions: set[Subscription] = set()
+        self.send_rtcp = send_rtcp
+        self.key_frame_interval = key_frame_interval
+        self.counters = counters
+        self.last_flow = now  # when packets were last seen to come, by the clock of the ticks
+        self.has_packets = False
+        self.first_packet = asyncio.Event()  # also set when the publication ends
+
+    @property
+    def is_simulcast(self) -> bool:
+        """Say whether there are layers to choose from."""
+        return "" not in self.layers
+
+    @property
+    def is_flowing(self) -> bool:
+        """Say whether packets of any layer came lately."""
+        return any(layer.is_flowing for layer in self.layers.values())
+
+    def begin(self) -> None:
+        """Wake whoever waits for the first packet."""
+        self.has_packets = True
+        self.first_packet.set()
+
+    def tick(self, now: float) -> None:
+        """Look at what flows, and choose again for those whose layer may be replaced."""
+        for layer in self.layers.values():
+            layer.tick()
+        if self.is_flowing:
+            self.last_flow = now
+        if self.is_simulcast:
+            for subscription in self.subscriptions:
+                subscription.choose()
+
+    def end(self) -> None:
+        """Stop forwarding to everyone."""
+        for subscription in list(self.subscriptions):
+            subscription.detach()
+        self.first_packet.set()
+
+
+class Subscription:
+    """A track that a client receives: the stream it sees, and the layer that at present fills it."""
+
+    def __init__(
+        self,
+        *,
+        ssrc: int,
+        rtx_ssrc: int,
+        cname: str,
+        codec: Codec,
+        send: SendPacket,
+        send_rtcp: SendPacket,
+        drop_rate: float = 0.0,
+    ) -> None:
+        self.ssrc = ssrc
+        self.publication: Publication | None = None
+        self.layer: Layer | None = None
+        self.packets = 0
+        self.bytes = 0
+        self.preferred_rid: str | None = None
+        self.may_choose_other = False  # ridNotAvailable: asciibetical
+        self._pending: Layer | None = None
+        self._codec = codec
+        self._cname = cname.encode()
+        self._rtx_ssrc = rtx_ssrc.to_bytes(4, "big")
+        self._ssrc = ssrc.to_bytes(4, "big")
+        self._send = send
+        self._send_rtcp = send_rtcp
+        self._drop_rate = drop_rate
+        self._is_open = False
+        self._sequence_shift = 0
+        self._timestamp_shift = 0
+        self._not_before = 0  # sequence numbers before it belong to a time when another layer was sent
+        self._last_sequence = -1  # as the client sees it; -1 before the first packet
+        self._last_timestamp = 0
+        self._last_time = 0.0
+        self._rtx_sequence = random.getrandbits(15)
+
+    # -- what it receives ----------------------------------------------------------------------------------------------
+
+    def attach(self, publication: Publication) -> None:
+        """Receive this publication from its next key frame on, in place of what was received before."""
+        self.detach()
+        self.publication = publication
+        publication.subscriptions.add(self)
+        self.choose()
+
+    def detach(self) -> None:
+        """Receive nothing."""
+        self._drop_layers()
+        if self.publication is not None:
+            self.publication.subscriptions.discard(self)
+            self.publication = None
+
+    def open(self, codec: Codec) -> None:
+        """Let packets flow: the client answered, with the payload types of this codec."""
+        self._codec = codec
+        self._is_open = True
+        self.ask_key_frame(time.monotonic())
+
+    def pause(self) -> None:
+        """Hold packets back: the client does not want to receive at present."""
+        self._is_open = False
+
+    def choose(self) -> None:
+        """Choose the layer to receive, and wait for its next key frame."""
+        publication = self.publication
+        if publication is None:
+            return
+        wanted = self._wanted(publication)
+        if wanted is None or wanted is (self._pending or self.layer):
+            return
+        if wanted is self.layer and self._pending is not None:
+            self._pending.subscribers.remove(self)
+            self._pending = None
+        else:
+            self.resume(wanted)
+
+    def resume(self, layer: Layer) -> None:
+        """Switch to this layer at its next key frame; until then the layer before keeps flowing if it can."""
+        if self._pending is not None and self._pending is not self.layer:
+            self._pending.subscribers.remove(self)
+        self._pending = layer
+        if layer is self.layer:
+            self.layer = None
+        if self not in layer.subscribers:
+            layer.subscribers.append(self)
+        if self._is_open:
+            layer.ask_key_frame(time.monotonic())
+
+    def ask_key_frame(self, now: float) -> None:
+        """Ask the publisher for a key frame of what is received or waited for."""
+        layer = self._pending or self.layer
+        if layer is not None:
+            layer.ask_key_frame(now)
+
+    def ask_again(self, lost: Sequence[int]) -> None:
+        """Pass a NACK on to the publisher, in the publisher's numbers; what is of another layer is lost."""
+        if self.layer is not None:
+            numbers = [(sequence - self._sequence_shift) & 0xFFFF for sequence in lost]
+            self.layer.ask_again([n for n in numbers if (n - self._not_before) & 0xFFFF < _HALF])
+
+    def _wanted(self, publication: Publication) -> Layer | None:
+        layers = publication.layers
+        if not publication.is_simulcast:
+            return layers[""]
+        preferred = layers.get(self.preferred_rid or "")
+        if preferred is not None and (preferred.is_flowing or not self.may_choose_other):
+            return preferred
+        flowing = [layer for layer in layers.values() if layer.is_flowing]
+        if self.preferred_rid is None or self.may_choose_other:
+            current = self._pending or self.layer
+            if current in flowing or not flowing:
+                return current or next(iter(layers.values()))
+            return flowing[0] if self.preferred_rid is None else min(flowing, key=lambda layer: layer.rid)
+        return None
+
+    def _drop_layers(self) -> None:
+        for layer in {self.layer, self._pending}:
+            if layer is not None:
+                layer.subscribers.remove(self)
+        self.layer = self._pending = None
+
+    # -- the packet path -----------------------------------------------------------------------------------------------
+
+    def forward(self, layer: Layer, packet: bytes, body: bytes, now: float) -> None:
+        """Send one packet of the primary stream on.
+
+        Args:
+            layer: where it came from.
+            packet: the whole RTP packet, of which only the fixed header is used.
+            body: its payload, header extensions left out.
+            now: `time.monotonic()`.
+        """
+        if not self._is_open:
+            return
+        incoming = packet[2] << 8 | packet[3]
+        if layer is not self.layer:
+            if layer is not self._pending:
+                return
+            if not starts_key_frame(self._codec.name, body):
+                layer.ask_key_frame(now)
+                return
+            self._switch(layer, incoming, int.from_bytes(packet[4:8], "big"), now)
+        age = (incoming - self._not_before) & 0xFFFF
+        if age >= _HALF:
+            return
+        if age > 0x6000:
+            self._not_before = (incoming - 0x2000) & 0xFFFF
+        if self._drop_rate and random.random() < self._drop_rate:  # noqa: S311 -- chance, no secret
+            layer.publication.counters.packets_dropped_on_purpose += 1
+            return
+        sequence = (incoming + self._sequence_shift) & 0xFFFF
+        timestamp = (int.from_bytes(packet[4:8], "big") + self._timestamp_shift) & 0xFFFFFFFF
+        if self._last_sequence < 0 or (sequence - self._last_sequence) & 0xFFFF < _HALF:
+            self._last_sequence, self._last_timestamp, self._last_time = sequence, timestamp, now
+        self.packets += 1
+        self.bytes += len(body)
+        header = (
+            (0x80 | packet[0] & 0x20) << 56
+            | (packet[1] & 0x80 | self._codec.payload_type) << 48
+            | sequence << 32
+            | timestamp
+        )
+        self._send(header.to_bytes(8, "big") + self._ssrc + body)
+
+    def forward_rtx(self, layer: Layer, packet: bytes, body: bytes) -> None:
+        """Send a retransmission on (RFC 4588), as a plain packet where the client did not negotiate RTX."""
+        if layer is not self.layer or not self._is_open or len(body) < 2 or packet[0] & 0x20:
+            return  # padding that probes for bandwidth retransmits nothing
+        original = body[0] << 8 | body[1]
+        if (original - self._not_before) & 0xFFFF >= _HALF:
+            return
+        if self._drop_rate and random.random() < self._drop_rate:  # noqa: S311 -- chance, no secret
+            layer.publication.counters.packets_dropped_on_purpose += 1
+            return
+        sequence = ((original + self._sequence_shift) & 0xFFFF).to_bytes(2, "big")
+        timestamp = (int.from_bytes(packet[4:8], "big") + self._timestamp_shift) & 0xFFFFFFFF
+        marker, rtx = packet[1] & 0x80, self._codec.rtx_payload_type
+        if rtx is None:
+            head = bytes((0x80, marker | self._codec.payload_type)) + sequence + timestamp.to_bytes(4, "big")
+            self._send(head + self._ssrc + body[2:])
+            return
+        self._rtx_sequence = (self._rtx_sequence + 1) & 0xFFFF
+        head = bytes((0x80, marker | rtx)) + self._rtx_sequence.to_bytes(2, "big") + timestamp.to_bytes(4, "big")
+        self._send(head + self._rtx_ssrc + sequence + body[2:])
+
+    def _switch(self, layer: Layer, sequence: int, timestamp: int, now: float) -> None:
+        """Make this packet of another layer the one that follows the last that was sent."""
+        if self.layer is not None and self.layer is not layer:
+            self.layer.subscribers.remove(self)
+        self.layer, self._pending = layer, None
+        self._not_before = sequence
+        if self._last_sequence >= 0:
+            self._sequence_shift = (self._last_sequence + 1 - sequence) & 0xFFFF
+            elapsed = max(1, int((now - self._last_time) * self._codec.clock_rate))
+            self._timestamp_shift = (self._last_timestamp + elapsed - timestamp) & 0xFFFFFFFF
+
+    def send_report(self, layer: Layer, info: RtcpSenderInfo) -> None:
+        """Send the publisher's sender report under this stream's SSRC, so that audio and video stay together."""
+        if layer is not self.layer or not self._is_open:
+            return
+        report = RtcpSrPacket(
+            ssrc=self.ssrc,
+            sender_info=RtcpSenderInfo(
+                ntp_timestamp=info.ntp_timestamp,
+                rtp_timestamp=(info.rtp_timestamp + self._timestamp_shift) & 0xFFFFFFFF,
+                packet_count=self.packets & 0xFFFFFFFF,
+                octet_count=self.bytes & 0xFFFFFFFF,
+            ),
+        )
+        source = RtcpSourceInfo(ssrc=self.ssrc, items=[(_SDES_CNAME, self._cname)])
+        self._send_rtcp(bytes(report) + bytes(RtcpSdesPacket(chunks=[source])))
+
+
+def _nack(ssrc: int, lost: Sequence[int]) -> bytes:
+    """Return a generic NACK (RFC 4585, 6.2.1); aiortc's own fails where the numbers wrap around."""
+    entries: list[tuple[int, int]] = []
+    for number in lost:
+        if entries and 0 < (ahead := (number - entries[-1][0]) & 0xFFFF) <= 16:
+            entries[-1] = (entries[-1][0], entries[-1][1] | 1 << (ahead - 1))
+        elif not entries or number != entries[-1][0]:
+            entries.append((number, 0))
+    items = b"".join(struct.pack("!HH", *entry) for entry in entries)
+    return pack_rtcp_packet(RTCP_RTPFB, RTCP_RTPFB_NACK, struct.pack("!LL", REPORTER_SSRC, ssrc) + items)
