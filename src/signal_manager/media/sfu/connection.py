@@ -39,20 +39,16 @@ class Resources:
 class Connection:
     """ICE, DTLS and negotiation of one session."""
 
-    def __init__(
-        self, resources: Resources, *, on_connected: Callable[[], None], on_disconnected: Callable[[], None]
-    ) -> None:
+    def __init__(self, resources: Resources, *, on_connected: Callable[[], None]) -> None:
         settings = resources.settings
         self.negotiation = Negotiation(max_sections=settings.max_sections)
         self._settings = settings
         self._candidates = resources.port.candidates
         self._fingerprint = fingerprint_of(resources.certificate)
-        self._created_at = time.monotonic()
         self._was_connected = False
-        self._closed_at: float | None = None
+        self._has_failed = False
         self._connected = asyncio.Event()
         self._on_connected = on_connected
-        self._on_disconnected = on_disconnected
         self._remote_ice = ("", "")
         self._remote_fingerprints: tuple[tuple[str, str], ...] = ()
         self._endpoint = IceEndpoint(
@@ -64,10 +60,9 @@ class Connection:
             handshakes=resources.handshakes,
             counters=resources.counters,
         )
-        self._endpoint.on_nominated = self.transport.begin
-        self._endpoint.on_failure = self._disconnected
+        self._endpoint.on_nominated = self._nominate
+        self._endpoint.on_failure = self._fail
         self.transport.on_connected = self._connect
-        self.transport.on_closed = self._disconnected
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -75,47 +70,37 @@ class Connection:
     def is_connected(self) -> bool:
         """Say whether packets can flow now."""
         silence = time.monotonic() - self._endpoint.last_seen
-        return self.transport.is_connected and self._closed_at is None and silence < self._settings.silence_timeout
+        return self.transport.is_connected and not self._has_failed and silence < self._settings.silence_timeout
 
     def is_expired(self, now: float, *, last_request: float) -> bool:
         """Say whether it is over: never connected in time, or lost and not back in time."""
-        if self._closed_at is not None:
-            return now - self._closed_at > self._settings.reuse_window
         if self._was_connected:
-            return now - self._endpoint.last_seen > self._settings.reuse_window
+            return self._has_failed or now - self._endpoint.last_seen > self._settings.reuse_window
         return now - last_request > self._settings.unconnected_timeout
-
-    def check_open(self) -> None:
-        """Refuse where the client closed the connection or lost it for good.
-
-        Raises:
-            RefusedError: 410.
-        """
-        if self._closed_at is not None:
-            raise gone("Session appears to be disconnected. Please check if the PeerConnection is connected.")
 
     async def ready(self) -> None:
         """Wait for the transport, unless nothing was negotiated yet: the first negotiation is what connects it.
 
         Raises:
-            RefusedError: 425 where it did not connect in time, 410 where it never will again.
+            RefusedError: 425 where it did not connect in time, 410 where it was lost and did not come back in time.
         """
-        self.check_open()
         if not self.negotiation.is_established or self.is_connected:
             return
+        self._connected.clear()
         try:
             async with asyncio.timeout(self._settings.connect_wait):
                 await self._connected.wait()
         except TimeoutError:
             pass
-        self.check_open()
         if not self.is_connected:
-            raise not_ready()
+            raise (
+                gone("Session appears to be disconnected. Please check if the PeerConnection is connected.")
+                if self._was_connected
+                else not_ready()
+            )
 
     async def close(self) -> None:
         """End it, telling the client."""
-        self._closed_at = time.monotonic()
-        self._connected.set()
         await self.transport.close()
         self._endpoint.close()
 
@@ -124,11 +109,13 @@ class Connection:
         self._connected.set()
         self._on_connected()
 
-    def _disconnected(self) -> None:
-        if self._closed_at is None:
-            self._closed_at = time.monotonic()
-            self._connected.set()  # wakes who waits, to be refused
-            self._on_disconnected()
+    def _nominate(self) -> None:
+        self.transport.begin()
+        if self.transport.is_connected:
+            self._connected.set()
+
+    def _fail(self) -> None:
+        self._has_failed = self._was_connected = True
 
     # -- descriptions --------------------------------------------------------------------------------------------------
 

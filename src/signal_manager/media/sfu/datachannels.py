@@ -107,9 +107,9 @@ class DataChannels:
 
     def accept(self, *, port: int, max_message_size: int) -> None:
         """Take up the client's m-section; SCTP starts as soon as DTLS is up."""
-        if self._sctp is not None or self._transport.is_over:
+        if self._sctp is not None:
             return
-        self._sctp = RTCSctpTransport(self._transport)
+        self._sctp = RTCSctpTransport(self._transport)  # type: ignore[arg-type]  # it quacks like one
         self._sctp.on("datachannel", lambda channel: channel.close())
         self._port = port
         # 0 means that the peer has no bound (RFC 8841, 6); ours is what a subscriber's buffer may hold.

@@ -70,7 +70,7 @@ class Session:
         self._pulled: dict[str, tuple[str, str]] = {}  # mid -> publisher session and track name
         self._asked: dict[str, str] = {}  # mid -> name of the track that our pending offer asks the client to send
         self._allowance = float(settings.requests_per_second)
-        self._connection = Connection(resources, on_connected=self._connected, on_disconnected=self._disconnected)
+        self._connection = Connection(resources, on_connected=self._connected)
         transport = self._connection.transport
         self.channels = DataChannels(transport, settings=settings, counters=resources.counters)
         self.router = MediaRouter(
@@ -127,11 +127,6 @@ class Session:
     def _connected(self) -> None:
         self.channels.begin()
         self.router.ask_key_frames()
-
-    def _disconnected(self) -> None:
-        """End all that flows at once; the session itself answers 410 and expires later."""
-        self.router.close()
-        self.published.clear()
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -224,7 +219,6 @@ class Session:
             raise invalid_params("every remote track is expected to have a sessionId and a trackName")
         self._connection.check_stable()
         found = await asyncio.gather(*(self._find(track) for track in tracks))
-        self._connection.check_open()
         self._connection.check_stable()
         pairs = list(zip(tracks, found, strict=True))
         if description is not None:
@@ -321,7 +315,6 @@ class Session:
 
     async def renegotiate(self, description: SessionDescription) -> SessionDescription | None:
         """Take the client's answer; an offer is answered, which is how a client restarts ICE."""
-        self._connection.check_open()
         if description.type == "offer":
             await self._connection.ready()
             self._apply_offer(self._connection.read_offer(description))
@@ -345,7 +338,6 @@ class Session:
                 raise invalid_params("without force a sessionDescription is expected")
             await self._connection.ready()
             offer = self._connection.read_offer(request.session_description)
-        self._connection.check_open()
         tracks = [
             TrackObject(mid=mid) if self._end(mid or "") else TrackObject(mid=mid).failed(_ALREADY_CLOSED)
             for mid in mids
