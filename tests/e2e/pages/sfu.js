@@ -3,7 +3,7 @@
 const parameters = new URLSearchParams(location.search);
 const root = `/v1/apps/${parameters.get("app")}/sessions`;
 
-class Client {
+export class Client {
   constructor() {
     this.pc = new RTCPeerConnection({ iceServers: [], bundlePolicy: "max-bundle" });
     this.videos = {}; // mid -> element

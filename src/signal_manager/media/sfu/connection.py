@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aiortc import RTCCertificate
 
-from signal_manager.media.sfu.dtls import Handshakes, SecureTransport, fingerprint_of
+from signal_manager.media.sfu.dtls import Handshakes, SecureTransport
 from signal_manager.media.sfu.errors import bad_description, gone, not_ready
 from signal_manager.media.sfu.metrics import Counters
 from signal_manager.media.sfu.negotiation import Negotiation, Sending
@@ -33,6 +33,7 @@ class Resources:
     counters: Counters
     port: MediaPort
     certificate: RTCCertificate
+    fingerprint: str  # of the certificate: taking it costs more than answering an offer
     handshakes: Handshakes
 
 
@@ -44,7 +45,7 @@ class Connection:
         self.negotiation = Negotiation(max_sections=settings.max_sections)
         self._settings = settings
         self._candidates = resources.port.candidates
-        self._fingerprint = fingerprint_of(resources.certificate)
+        self._fingerprint = resources.fingerprint
         self._was_connected = False
         self._has_failed = False
         self._connected = asyncio.Event()

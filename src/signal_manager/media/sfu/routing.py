@@ -100,12 +100,6 @@ class MediaRouter:
         for mid in list(self.subscriptions):
             self.unsubscribe(mid)
 
-    def ask_key_frames(self) -> None:
-        """Ask the publishers of everything this session receives: it can receive from now on."""
-        now = time.monotonic()
-        for subscription in self.subscriptions.values():
-            subscription.ask_key_frame(now)
-
     # -- RTP -----------------------------------------------------------------------------------------------------------
 
     def receive_rtp(self, packet: bytes) -> None:

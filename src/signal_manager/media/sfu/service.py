@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 
 from signal_manager.errors import ConfigurationError
 from signal_manager.media.sfu.connection import Resources
-from signal_manager.media.sfu.dtls import Handshakes
+from signal_manager.media.sfu.dtls import Handshakes, fingerprint_of
 from signal_manager.media.sfu.errors import RefusedError
 from signal_manager.media.sfu.faults import Faults
 from signal_manager.media.sfu.http import create_app
@@ -96,11 +96,13 @@ class LocalSfu:
         self._public_addresses = public_addresses
         self._port = MediaPort(self.counters)
         self._handshakes = Handshakes(self.settings.max_pending_handshakes, time_limit=self.settings.handshake_timeout)
+        certificate = RTCCertificate.generateCertificate()
         self._resources = Resources(
             settings=self.settings,
             counters=self.counters,
             port=self._port,
-            certificate=RTCCertificate.generateCertificate(),
+            certificate=certificate,
+            fingerprint=fingerprint_of(certificate),
             handshakes=self._handshakes,
         )
         self._clock: asyncio.Task[None] | None = None

@@ -126,7 +126,7 @@ class Session:
 
     def _connected(self) -> None:
         self.channels.begin()
-        self.router.ask_key_frames()
+        self._open_subscriptions()
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -469,10 +469,15 @@ class Session:
             if publication is not None and section.receives and section.codecs:
                 publication.codec = section.codecs[0]
                 self.router.signal(publication, ssrc=remote.ssrc, rtx_ssrc=remote.rtx_ssrc)
-            subscription = self.router.subscriptions.get(section.mid)
-            if subscription is None:
-                continue
-            if section.sends and section.codecs:
+        self._open_subscriptions()
+
+    def _open_subscriptions(self) -> None:
+        """Let packets out where the client takes them, but not before it can: a lost key frame costs a third second."""
+        if not self._connection.transport.is_connected:
+            return
+        for mid, subscription in self.router.subscriptions.items():
+            section = self._connection.negotiation.section(mid)
+            if section is not None and section.sends and section.is_settled and section.codecs:
                 subscription.open(section.codecs[0])
             else:
                 subscription.pause()
