@@ -1,5 +1,1 @@
-"""Media: what rooms need from an SFU, and the adapters that provide it.
-
-Neighbours: `rooms` sees the interface only; `sfu` is an application of its own that speaks the same HTTP interface as
-Cloudflare Realtime, so that one client serves both.
-"""
+"""Media: what rooms need from an SFU, the adapters that give it, and the order in which a session may be asked."""
