@@ -10,7 +10,7 @@
     ├── InvalidRequestError 400 ── InvalidSessionDescriptionError
     ├── NotFoundError 404 ── TrackNotFoundError, TrackAlreadyClosedError
     ├── ConflictError 409 ── RepeatedTrackError, SessionGoneError, SessionReplacedError
-    ├── TooLateError 408 ── QueuedTooLongError
+    ├── TooLateError 408 ── QueuedTooLongError, AnswerTooLateError
     ├── TooLargeError 413 ── PayloadTooLargeError
     ├── NotReadyError 425 ── SessionNotReadyError, EmptyTrackError
     ├── RateLimitedError 429 ── TooManyCallsError
@@ -39,6 +39,7 @@ from signal_manager.errors import (
 __all__ = [
     "FAULTS",
     "After",
+    "AnswerTooLateError",
     "AppNotFoundError",
     "BackendFaultError",
     "CredentialsRefusedError",
@@ -249,6 +250,13 @@ class QueuedTooLongError(MediaFault, TooLateError):
 
     error_code = "queued_too_long"
     after = After.TRY_LATER
+
+
+class AnswerTooLateError(MediaFault, TooLateError):
+    """The client's answer did not come in time, and its media session was given up."""
+
+    error_code = "answer_too_late"
+    after = After.REPLACE
 
 
 # A session_error in an item means that the transport is not ready; as a whole reply its HTTP status decides.

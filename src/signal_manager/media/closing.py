@@ -1,0 +1,278 @@
+"""Closing what given-up media sessions left behind, until the SFU confirms it: nothing is left running.
+
+`Closings` is the pure part: what is to be closed, when it is next tried, and when it is done. `Closer` carries that out
+on a `MediaBackend` and tells the `Ledger`; one serves all participants. What a crash interrupts is still in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+import structlog
+
+from signal_manager.errors import SignalManagerError
+from signal_manager.media.base import WHOLE_SESSION, Ledger, MediaBackend, MediaSessionId
+from signal_manager.media.errors import SessionGoneError, SfuRefusedError
+from signal_manager.media.operations import closed_mids
+from signal_manager.metrics import Metrics
+
+__all__ = ["Closer", "Closing", "Closings"]
+
+_log = structlog.get_logger(__name__)
+
+Item = TypeVar("Item")
+
+# Between attempts in seconds: an SFU that is down for long is not asked more often than this about each session.
+LONGEST_PAUSE = 60.0
+# A call whose reply was lost may still be carried out: the SFU waits up to 5 s for a transport and 8 s for packets.
+SETTLING_TIME = 30.0
+# As many as one request may carry.
+CHUNK = 64
+
+
+class Closing(msgspec.Struct, frozen=True):
+    """One attempt: close these mids, and with `sweep` whatever else the session is found to hold."""
+
+    session_id: MediaSessionId
+    mids: frozenset[str]
+    sweep: bool
+    settles_at: float  # before this, a sweep that found nothing proves nothing
+    version: int  # of what was known when the attempt began
+
+
+class _Entry(msgspec.Struct):
+    mids: set[str]
+    due_at: float
+    sweep: bool = False
+    settles_at: float = 0.0
+    failures: int = 0
+    version: int = 0  # counts what was added, so that an attempt confirms only what it knew of
+    is_running: bool = False
+
+
+class Closings:
+    """Remember what is to be closed and say when; time comes in as `now`, in seconds of any one clock.
+
+    Args:
+        parallel: attempts that may run at once.
+        capacity: sessions remembered at once; more are left to the ledger and whoever reads it.
+        first_pause: seconds after a first failure; it doubles up to LONGEST_PAUSE.
+        jitter: returns numbers from 0 to 1, which shorten pauses by up to half.
+    """
+
+    def __init__(
+        self,
+        *,
+        parallel: int = 8,
+        capacity: int = 10_000,
+        first_pause: float = 0.5,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._parallel = parallel
+        self._capacity = capacity
+        self._first_pause = first_pause
+        self._jitter = jitter
+        self._entries: dict[MediaSessionId, _Entry] = {}
+        self._running = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(
+        self,
+        session_id: MediaSessionId,
+        mids: Iterable[str],
+        now: float,
+        *,
+        sweep: bool = False,
+        is_unsettled: bool = False,
+    ) -> bool:
+        """Remember something to close, due at once; returns False when there is no room left."""
+        entry = self._entries.get(session_id)
+        if entry is None:
+            if len(self._entries) >= self._capacity:
+                return False
+            entry = self._entries[session_id] = _Entry(set(), now)
+        entry.mids |= set(mids)
+        entry.sweep |= sweep
+        entry.version += 1
+        entry.due_at = now
+        if is_unsettled:
+            entry.settles_at = now + SETTLING_TIME
+        return True
+
+    def due(self, now: float) -> list[Closing]:
+        """Return the attempts to begin now; each is to be reported by `confirmed` or `failed`."""
+        begun = []
+        for session_id, entry in self._entries.items():
+            if self._running >= self._parallel:
+                break
+            if entry.due_at <= now and not entry.is_running:
+                entry.is_running = True
+                self._running += 1
+                begun.append(Closing(session_id, frozenset(entry.mids), entry.sweep, entry.settles_at, entry.version))
+        return begun
+
+    def confirmed(self, closing: Closing, now: float, *, is_gone: bool = False) -> None:
+        """Report that everything the attempt was for is closed.
+
+        A session that is gone needs no settling: nothing can be carried out there any more.
+        """
+        entry = self._end(closing)
+        entry.failures = 0
+        if closing.version == entry.version:
+            entry.mids.clear()
+            entry.sweep = entry.sweep and not (is_gone or closing.settles_at <= now)
+        if entry.mids or entry.sweep:
+            entry.due_at = now if entry.mids else max(now, entry.settles_at)
+        else:
+            del self._entries[closing.session_id]
+
+    def failed(self, closing: Closing, now: float) -> None:
+        """Report that something could not be confirmed; the whole is tried again later."""
+        entry = self._end(closing)
+        pause: float = min(LONGEST_PAUSE, self._first_pause * 2 ** min(entry.failures, 10))
+        entry.failures += 1
+        entry.due_at = now + pause * (1 - self._jitter() / 2)
+
+    def next_deadline(self) -> float | None:
+        """Return when `due` has something to begin, if nothing else happens before; None for never."""
+        if self._running >= self._parallel:
+            return None  # the end of an attempt is what matters next
+        return min((entry.due_at for entry in self._entries.values() if not entry.is_running), default=None)
+
+    def _end(self, closing: Closing) -> _Entry:
+        entry = self._entries[closing.session_id]
+        entry.is_running = False
+        self._running -= 1
+        return entry
+
+
+class Closer:
+    """Close what is handed over in the background, with retries, until it is confirmed.
+
+    An async context manager: it starts on entry; on exit it ends its attempts where they are, after which the ledger
+    still holds what was not confirmed. Use `drained` before that to wait.
+    """
+
+    def __init__(
+        self, backend: MediaBackend, *, ledger: Ledger, metrics: Metrics, closings: Closings | None = None
+    ) -> None:
+        self._backend = backend
+        self._ledger = ledger
+        self._metrics = metrics
+        self._closings = Closings() if closings is None else closings
+        self._changed = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._spawn(self._run(), "media closer")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self, session_id: MediaSessionId, mids: Sequence[str]) -> bool:
+        """Close these mids of a session that nobody uses any more; returns False when only the ledger remembers."""
+        return self._add(session_id, mids)
+
+    def sweep(self, session_id: MediaSessionId, *, is_unsettled: bool = False) -> bool:
+        """Close whatever a session holds that nobody uses any more; unsettled: look again later before it is done."""
+        return self._add(session_id, (), sweep=True, is_unsettled=is_unsettled)
+
+    async def drained(self) -> None:
+        """Wait until nothing is left to close; the caller sets the time limit."""
+        await self._drained.wait()
+
+    def _add(
+        self, session_id: MediaSessionId, mids: Sequence[str], *, sweep: bool = False, is_unsettled: bool = False
+    ) -> bool:
+        now = asyncio.get_running_loop().time()
+        if not self._closings.add(session_id, mids, now, sweep=sweep, is_unsettled=is_unsettled):
+            self._metrics.media_closings.labelled("dropped").add()
+            return False
+        self._drained.clear()
+        self._changed.set()
+        return True
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._changed.clear()
+            for closing in self._closings.due(loop.time()):
+                self._spawn(self._attempt(closing), f"closing {closing.session_id}")
+            try:
+                async with asyncio.timeout_at(self._closings.next_deadline()):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _attempt(self, closing: Closing) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            is_gone = await self._carry_out(closing)
+        except SignalManagerError as error:
+            _log.info("media_closing_failed", session_id=closing.session_id, error=error.message)
+            self._closings.failed(closing, loop.time())
+            self._metrics.media_closings.labelled("failed").add()
+        except Exception:
+            _log.exception("media_closing_failed", session_id=closing.session_id)
+            self._closings.failed(closing, loop.time())
+            self._metrics.media_closings.labelled("failed").add()
+        else:
+            self._closings.confirmed(closing, loop.time(), is_gone=is_gone)
+            self._metrics.media_closings.labelled("confirmed").add()
+        self._changed.set()
+        if not len(self._closings):
+            self._drained.set()
+
+    async def _carry_out(self, closing: Closing) -> bool:
+        """Close at the SFU, then in the ledger; returns whether the session is gone."""
+        session_id = closing.session_id
+        is_gone = False
+        try:
+            await self._close_mids(session_id, sorted(closing.mids))
+            if closing.sweep:
+                await self._sweep(session_id, known=closing.mids)
+        except SessionGoneError:
+            is_gone = True
+        for mid in closing.mids:
+            await self._ledger.closed(session_id, mid)
+        if closing.sweep and (is_gone or closing.settles_at <= asyncio.get_running_loop().time()):
+            await self._ledger.closed(session_id, WHOLE_SESSION)
+        return is_gone
+
+    async def _close_mids(self, session_id: MediaSessionId, mids: Sequence[str]) -> None:
+        for chunk in _chunks(mids):
+            closed = closed_mids(await self._backend.close_tracks(session_id, chunk))
+            if missing := len(set(chunk) - set(closed)):
+                raise SfuRefusedError(f"{missing} of {len(chunk)} tracks were not confirmed to be closed")
+
+    async def _sweep(self, session_id: MediaSessionId, *, known: frozenset[str]) -> None:
+        state = await self._backend.session_state(session_id)
+        active = {track.mid for track in state.tracks if track.is_active and track.mid}
+        await self._close_mids(session_id, sorted(active - known))
+        open_ids = [item.id for item in state.channels if item.status != "inactive" and item.id is not None]
+        for chunk in _chunks(open_ids):
+            await self._backend.close_channels(session_id, chunk)
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]

@@ -1,0 +1,454 @@
+"""The order in which one participant's media session may be asked for things: a pure state machine.
+
+An SFU refuses overlapping negotiations, so that operations wait in one FIFO which is held from a call to the SFU until
+the client's answer to the SFU's offer was accepted. `Negotiation` is told what happened and when (`now`, in seconds of
+any one clock), and says what to do as a list of effects; `negotiator.py` carries them out.
+
+Each session opened is a *generation*. When one is lost (its answer never came, it expired, or a reply was lost so
+that nobody knows what it holds), every request still open is refused, what it is known to hold is closed, it is swept
+for the rest, and nothing but `Open` is accepted. Replies that arrive for it later are dropped, and what they brought
+into being is closed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+import msgspec
+
+from signal_manager.errors import InvalidRequestError, SignalManagerError
+from signal_manager.media.base import MediaSessionId
+from signal_manager.media.errors import (
+    After,
+    AnswerTooLateError,
+    InvalidSessionDescriptionError,
+    MediaFault,
+    NoAnswerError,
+    QueuedTooLongError,
+    SessionGoneError,
+    SessionReplacedError,
+    TooManyCallsError,
+)
+from signal_manager.media.operations import (
+    Answer,
+    Open,
+    Operation,
+    Publish,
+    Result,
+    awaits_answer,
+    came_too_early,
+    carries_sdp,
+    caused_mids,
+    closed_mids,
+)
+
+__all__ = [
+    "TRANSITIONS",
+    "CallSfu",
+    "CloseMids",
+    "Effect",
+    "Event",
+    "Limits",
+    "LossReason",
+    "Negotiation",
+    "Refuse",
+    "ReplaceSession",
+    "Reply",
+    "State",
+    "SweepSession",
+]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long (in seconds) and how many; every wait of a negotiation ends by one of these."""
+
+    answer: float = 15.0  # from the SFU's offer until the client's answer; Cloudflare's own example allows as much
+    call: float = 30.0  # for one call; the backend's own limits end it sooner, this one also when it hangs
+    queue: float = 30.0  # from a request until it is begun
+    patience: float = 10.0  # during which an operation that came too early is begun again
+    pauses: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)  # between these attempts; the last one repeats
+    waiting: int = 32  # requests in the queue
+
+
+class State(enum.Enum):
+    """Where the negotiation stands."""
+
+    UNOPENED = "unopened"  # there is no session
+    OPENING = "opening"
+    IDLE = "idle"
+    CALLING = "calling"  # an operation is with the SFU
+    BACKING_OFF = "backing off"  # the operation came too early and will be tried again
+    AWAITING_ANSWER = "awaiting answer"  # the SFU's offer is with the client
+    ANSWERING = "answering"  # the client's answer is with the SFU
+    CLOSED = "closed"  # the participant has left
+
+
+class Event(enum.Enum):
+    """What moves a negotiation from one state to the next."""
+
+    OPEN = "open"
+    OPENED = "opened"
+    OPEN_FAILED = "open failed"
+    CALL = "call"
+    DONE = "done"
+    TRY_LATER = "try later"
+    RETRY = "retry"
+    WITHDRAWN = "withdrawn"
+    OFFERED = "offered"
+    ANSWER = "answer"
+    ANSWER_REFUSED = "answer refused"
+    ACCEPTED = "accepted"
+    LOST = "lost"
+    CLOSE = "close"
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.UNOPENED, Event.OPEN): State.OPENING,
+    (State.UNOPENED, Event.CLOSE): State.CLOSED,
+    (State.OPENING, Event.OPENED): State.IDLE,
+    (State.OPENING, Event.OPEN_FAILED): State.UNOPENED,
+    (State.OPENING, Event.LOST): State.UNOPENED,
+    (State.IDLE, Event.CALL): State.CALLING,
+    (State.IDLE, Event.LOST): State.UNOPENED,
+    (State.CALLING, Event.DONE): State.IDLE,
+    (State.CALLING, Event.TRY_LATER): State.BACKING_OFF,
+    (State.CALLING, Event.OFFERED): State.AWAITING_ANSWER,
+    (State.CALLING, Event.LOST): State.UNOPENED,
+    (State.BACKING_OFF, Event.RETRY): State.CALLING,
+    (State.BACKING_OFF, Event.WITHDRAWN): State.IDLE,
+    (State.BACKING_OFF, Event.LOST): State.UNOPENED,
+    (State.AWAITING_ANSWER, Event.ANSWER): State.ANSWERING,
+    (State.AWAITING_ANSWER, Event.LOST): State.UNOPENED,
+    (State.ANSWERING, Event.ACCEPTED): State.IDLE,
+    (State.ANSWERING, Event.ANSWER_REFUSED): State.AWAITING_ANSWER,
+    (State.ANSWERING, Event.LOST): State.UNOPENED,
+}
+
+
+class LossReason(enum.Enum):
+    """Why a session was given up; also a label in metrics."""
+
+    ANSWER_MISSED = "answer_missed"
+    CALL_LOST = "call_lost"  # a reply was lost, or the SFU failed half-way
+    SESSION_GONE = "session_gone"
+    OUT_OF_STEP = "out_of_step"  # the SFU still waits for something that we know nothing of
+    ABANDONED = "abandoned"  # the participant builds a new connection
+
+
+class CallSfu(msgspec.Struct, frozen=True):
+    """Make this call and report how it ended by its number; `session_id` is None for `Open`."""
+
+    call: int
+    generation: int
+    session_id: MediaSessionId | None
+    operation: Operation
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """Give a request its result."""
+
+    request: int
+    result: Result
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Give a request its error."""
+
+    request: int
+    error: SignalManagerError
+
+
+class CloseMids(msgspec.Struct, frozen=True):
+    """Close these mids of a session that was given up, however often it takes."""
+
+    session_id: MediaSessionId
+    mids: tuple[str, ...]
+
+
+class SweepSession(msgspec.Struct, frozen=True):
+    """Close whatever a session that was given up still holds; unsettled: a call may yet be carried out there."""
+
+    session_id: MediaSessionId
+    is_unsettled: bool
+
+
+class ReplaceSession(msgspec.Struct, frozen=True):
+    """Tell the owner that the participant's session is lost and needs another `Open`."""
+
+    generation: int
+    session_id: MediaSessionId | None
+    reason: LossReason
+
+
+Effect = CallSfu | Reply | Refuse | CloseMids | SweepSession | ReplaceSession
+
+
+class _Request(msgspec.Struct, frozen=True):
+    number: int
+    operation: Operation
+    submitted_at: float
+
+
+class Negotiation:
+    """Decide what one participant's media session is asked, one thing at a time.
+
+    Every method returns the effects to carry out, in order. Requests and calls are numbers: the caller numbers its
+    requests, and each gets exactly one `Reply` or `Refuse`; calls are numbered here, and each must be reported once.
+    """
+
+    def __init__(self, *, limits: Limits | None = None) -> None:
+        self.state = State.UNOPENED
+        self.generation = 0
+        self.session_id: MediaSessionId | None = None
+        self._limits = limits or Limits()
+        self._waiting: deque[_Request] = deque()  # in the order of their deadlines too
+        self._current: _Request | None = None  # with the SFU, or to be tried again
+        self._started_at = 0.0  # when the current request's first attempt began
+        self._attempts = 0  # of the current request, after the first
+        self._call = 0  # the number of the latest call
+        self._in_flight: int | None = None  # its number while it is with the SFU
+        self._deadline: float | None = None  # when the present state ends by itself
+        self._answer_by = 0.0
+        self._mids: set[str] = set()  # what this generation is known to hold
+        self._orphans: dict[int, MediaSessionId | None] = {}  # calls in flight for sessions given up
+        self._loss: LossReason | None = None  # of the latest generation, once it is lost
+        self._effects: list[Effect] = []
+
+    def submit(self, request: int, operation: Operation, now: float) -> list[Effect]:
+        """Queue an operation; an `Answer` is taken at once or refused."""
+        asked = _Request(request, operation, now)
+        if isinstance(operation, Answer):
+            self._take_answer(asked, now)
+        elif self.state is State.CLOSED:
+            self._refuse(asked, SessionReplacedError("this participant's media session has ended"))
+        elif len(self._waiting) >= self._limits.waiting:
+            self._refuse(asked, TooManyCallsError(f"{len(self._waiting)} operations wait already, expected fewer"))
+        else:
+            self._waiting.append(asked)
+            self._proceed(now)
+        return self._take_effects()
+
+    def replied(self, call: int, result: Result, now: float) -> list[Effect]:
+        """Report that a call succeeded."""
+        if call in self._orphans:
+            self._clean_up(self._orphans.pop(call), result)
+            return self._take_effects()
+        request = self._claim(call)
+        if self.state is State.OPENING:
+            self.session_id = result  # type: ignore[assignment]  # the result of Open is a session id
+            self._finish(Event.OPENED, Reply(request.number, result), now)
+        elif self.state is State.ANSWERING:
+            self._finish(Event.ACCEPTED, Reply(request.number, result), now)
+        else:
+            self._mids |= set(caused_mids(result))
+            self._mids -= set(closed_mids(result))
+            if awaits_answer(result):
+                self._move(Event.OFFERED)
+                self._deadline = self._answer_by = now + self._limits.answer
+                self._effects.append(Reply(request.number, result))
+            elif came_too_early(result) and self._may_wait(now):
+                self._back_off(request, now)
+            else:
+                self._finish(Event.DONE, Reply(request.number, result), now)
+        return self._take_effects()
+
+    def failed(self, call: int, error: SignalManagerError, now: float, *, mids: tuple[str, ...] = ()) -> list[Effect]:
+        """Report that a call failed; `mids` exist all the same."""
+        if call in self._orphans:
+            session_id = self._orphans.pop(call)
+            if session_id is not None and mids:
+                self._effects.append(CloseMids(session_id, mids))
+            return self._take_effects()
+        request = self._claim(call)
+        refusal = Refuse(request.number, error)
+        self._mids |= set(mids)
+        after = _after(request.operation, error)
+        if self.state is State.OPENING:
+            self._finish(Event.OPEN_FAILED, refusal, now)
+        elif after is After.REPLACE:
+            if isinstance(request.operation, Publish):
+                # The client chose these mids: they may exist although no reply says so.
+                self._mids |= {track.mid for track in request.operation.tracks}
+            self._effects.append(refusal)
+            self._lose(_reason(error), is_unsettled=not isinstance(error, SessionGoneError))
+        elif self.state is State.ANSWERING:
+            self._move(Event.ANSWER_REFUSED)
+            self._deadline = self._answer_by
+            self._effects.append(refusal)
+        elif after is After.TRY_LATER and self._may_wait(now):
+            self._back_off(request, now)
+        else:
+            self._finish(Event.DONE, refusal, now)
+        return self._take_effects()
+
+    def withdraw(self, request: int, now: float) -> list[Effect]:
+        """Forget a request whose client is gone; once it is with the SFU it takes its course."""
+        self._waiting = deque(waiting for waiting in self._waiting if waiting.number != request)
+        if self.state is State.BACKING_OFF and self._current is not None and self._current.number == request:
+            self._current = None
+            self._deadline = None
+            self._move(Event.WITHDRAWN)
+            self._proceed(now)
+        return self._take_effects()
+
+    def abandon(self) -> list[Effect]:
+        """Give the session up, because the participant builds a new connection; `Open` opens the next one."""
+        if self.state not in {State.UNOPENED, State.CLOSED}:
+            self._lose(LossReason.ABANDONED)
+        return self._take_effects()
+
+    def close(self) -> list[Effect]:
+        """Give everything up, because the participant has left."""
+        if self.state not in {State.UNOPENED, State.CLOSED}:
+            self._lose(None)
+        if self.state is not State.CLOSED:
+            self._move(Event.CLOSE)
+        return self._take_effects()
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what is due at `now`."""
+        if self._deadline is not None and self._deadline <= now:
+            self._expire(now)
+        while self._waiting and self._waiting[0].submitted_at + self._limits.queue <= now:
+            request = self._waiting.popleft()
+            self._refuse(request, QueuedTooLongError(f"not begun within {self._limits.queue:g} s, expected a turn"))
+        return self._take_effects()
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` has something to do, if nothing else happens before; None for never."""
+        deadlines = [] if self._deadline is None else [self._deadline]
+        if self._waiting:
+            deadlines.append(self._waiting[0].submitted_at + self._limits.queue)
+        return min(deadlines, default=None)
+
+    def _take_answer(self, asked: _Request, now: float) -> None:
+        match self.state:
+            case State.AWAITING_ANSWER:
+                self._move(Event.ANSWER)
+                self._place_call(asked, now)
+            case State.UNOPENED if self._loss is LossReason.ANSWER_MISSED:
+                limit = self._limits.answer
+                self._refuse(asked, AnswerTooLateError(f"answer after more than {limit:g} s, expected it within them"))
+            case State.UNOPENED | State.CLOSED:
+                self._refuse(asked, SessionReplacedError("answer for a media session that was given up"))
+            case _:
+                self._refuse(asked, InvalidRequestError("answer without an offer that waits for one"))
+
+    def _proceed(self, now: float) -> None:
+        """Begin the next request, if one may begin."""
+        while self._waiting and self.state in {State.UNOPENED, State.IDLE}:
+            request = self._waiting.popleft()
+            if isinstance(request.operation, Open):
+                if self.state is State.IDLE:
+                    self._effects.append(Reply(request.number, self.session_id))
+                else:
+                    self.generation += 1
+                    self._move(Event.OPEN)
+                    self._place_call(request, now)
+            elif self.state is State.UNOPENED:
+                self._refuse(request, SessionReplacedError("there is no media session, expected one to be opened"))
+            else:
+                self._started_at = now
+                self._attempts = 0
+                self._move(Event.CALL)
+                self._place_call(request, now)
+
+    def _place_call(self, request: _Request, now: float) -> None:
+        self._call += 1
+        self._in_flight = self._call
+        self._current = request
+        self._deadline = now + self._limits.call
+        self._effects.append(CallSfu(self._call, self.generation, self.session_id, request.operation))
+
+    def _claim(self, call: int) -> _Request:
+        """Return the request behind the call in flight, which is over now."""
+        request = self._current
+        if call != self._in_flight or request is None:
+            raise RuntimeError(f"call {call} was reported, expected call {self._in_flight}")
+        self._in_flight = None
+        self._current = None
+        self._deadline = None
+        return request
+
+    def _finish(self, event: Event, outcome: Reply | Refuse, now: float) -> None:
+        self._move(event)
+        self._effects.append(outcome)
+        self._proceed(now)
+
+    def _may_wait(self, now: float) -> bool:
+        return now + self._pause() - self._started_at <= self._limits.patience
+
+    def _pause(self) -> float:
+        pauses = self._limits.pauses
+        return pauses[min(self._attempts, len(pauses) - 1)]
+
+    def _back_off(self, request: _Request, now: float) -> None:
+        self._move(Event.TRY_LATER)
+        self._current = request
+        self._deadline = now + self._pause()
+        self._attempts += 1
+
+    def _expire(self, now: float) -> None:
+        """End the present state, whose deadline has passed."""
+        request = self._current
+        if self.state is State.BACKING_OFF and request is not None:
+            self._move(Event.RETRY)
+            self._place_call(request, now)
+        elif self.state is State.AWAITING_ANSWER:
+            self._lose(LossReason.ANSWER_MISSED)
+        else:
+            self._lose(LossReason.CALL_LOST, error=NoAnswerError(f"no answer within {self._limits.call:g} s"))
+
+    def _lose(self, reason: LossReason | None, *, error: MediaFault | None = None, is_unsettled: bool = False) -> None:
+        """Give this generation up: close what it holds, refuse what waits for it; no reason: nobody needs to know."""
+        session_id = self.session_id
+        if self._in_flight is not None:
+            self._orphans[self._in_flight] = session_id
+        if session_id is not None:
+            if self._mids:
+                self._effects.append(CloseMids(session_id, tuple(sorted(self._mids))))
+            self._effects.append(SweepSession(session_id, is_unsettled or self._in_flight is not None))
+        why = "the participant left" if reason is None else reason.value.replace("_", " ")
+        replaced = SessionReplacedError(f"the media session was given up: {why}")
+        if self._current is not None:
+            self._refuse(self._current, error or replaced)
+        for request in self._waiting:
+            self._refuse(request, replaced)
+        if reason is not None:
+            self._effects.append(ReplaceSession(self.generation, session_id, reason))
+        self._waiting.clear()
+        self._mids.clear()
+        self._current = self._in_flight = self._deadline = self.session_id = None
+        self._loss = reason
+        self._move(Event.LOST)
+
+    def _clean_up(self, session_id: MediaSessionId | None, result: Result) -> None:
+        """See to what a reply brought that came after its generation was given up."""
+        if session_id is None:
+            self._effects.append(SweepSession(result, is_unsettled=False))  # type: ignore[arg-type]  # Open's result
+        elif mids := caused_mids(result):
+            self._effects.append(CloseMids(session_id, mids))
+
+    def _refuse(self, request: _Request, error: SignalManagerError) -> None:
+        self._effects.append(Refuse(request.number, error))
+
+    def _move(self, event: Event) -> None:
+        self.state = TRANSITIONS[self.state, event]
+
+    def _take_effects(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects
+
+
+def _after(operation: Operation, error: SignalManagerError) -> After:
+    """Return what a failed call leaves behind, as far as this session's order is concerned."""
+    if isinstance(error, InvalidSessionDescriptionError) and not carries_sdp(operation):
+        return After.REPLACE  # no SDP can have been wrong: the SFU waits for an answer that we know nothing of
+    return error.after if isinstance(error, MediaFault) else After.REFUSED
+
+
+def _reason(error: SignalManagerError) -> LossReason:
+    if isinstance(error, SessionGoneError):
+        return LossReason.SESSION_GONE
+    return LossReason.OUT_OF_STEP if isinstance(error, InvalidSessionDescriptionError) else LossReason.CALL_LOST
