@@ -205,13 +205,13 @@ class ListLedger:
         self.entries: set[tuple[MediaSessionId, str]] = set()
         self.failures: list[Exception] = []
 
-    async def caused(self, session_id: MediaSessionId, mid: str) -> None:
+    async def caused(self, session_id: MediaSessionId, *mids: str) -> None:
         await self._fail()
-        self.entries.add((session_id, mid))
+        self.entries |= {(session_id, mid) for mid in mids}
 
-    async def closed(self, session_id: MediaSessionId, mid: str) -> None:
+    async def closed(self, session_id: MediaSessionId, *mids: str) -> None:
         await self._fail()
-        self.entries.discard((session_id, mid))
+        self.entries -= {(session_id, mid) for mid in mids}
 
     async def _fail(self) -> None:
         await asyncio.sleep(0)

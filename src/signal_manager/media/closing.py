@@ -247,10 +247,11 @@ class Closer:
                 await self._sweep(session_id, known=closing.mids)
         except SessionGoneError:
             is_gone = True
-        for mid in closing.mids:
-            await self._ledger.closed(session_id, mid)
+        confirmed = set(closing.mids)
         if closing.sweep and (is_gone or closing.settles_at <= asyncio.get_running_loop().time()):
-            await self._ledger.closed(session_id, WHOLE_SESSION)
+            confirmed.add(WHOLE_SESSION)
+        if confirmed:
+            await self._ledger.closed(session_id, *sorted(confirmed))
         return is_gone
 
     async def _close_mids(self, session_id: MediaSessionId, mids: Sequence[str]) -> None:

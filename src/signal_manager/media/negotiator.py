@@ -277,18 +277,17 @@ class Negotiator:
         try:
             if session_id is None:
                 await self._ledger.caused(MediaSessionId(str(result)), WHOLE_SESSION)
-            else:
-                await asyncio.gather(*(self._ledger.caused(session_id, mid) for mid in ops.caused_mids(result)))
+            elif mids := ops.caused_mids(result):
+                await self._ledger.caused(session_id, *mids)
         except SignalManagerError as error:
             raise SessionReplacedError("what was negotiated could not be recorded, so that it was undone") from error
-        if session_id is not None:
-            for mid in ops.closed_mids(result):
-                await self._forget(session_id, mid)
+        if session_id is not None and (mids := ops.closed_mids(result)):
+            await self._forget(session_id, mids)
 
-    async def _forget(self, session_id: MediaSessionId, mid: str) -> None:
+    async def _forget(self, session_id: MediaSessionId, mids: tuple[str, ...]) -> None:
         try:
-            await self._ledger.closed(session_id, mid)
+            await self._ledger.closed(session_id, *mids)
         except SignalManagerError as error:
-            # Closing the mid again, as the closer would, could hit a newer track that uses it: that waits for the end.
+            # Closing them again, as the closer would, could hit newer tracks of the same mids: that waits for the end.
             _log.info("media_ledger_failed", session_id=session_id, error=error.message)
-            self._unrecorded.setdefault(session_id, set()).add(mid)
+            self._unrecorded.setdefault(session_id, set()).update(mids)
