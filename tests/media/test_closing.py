@@ -214,15 +214,17 @@ async def test_what_there_is_no_room_for_is_left_to_the_ledger(sfu: BookSfu, led
     assert metrics.media_closings.labelled("dropped").value == 1
 
 
-async def test_inactive_tracks_and_channels_are_left_alone(sfu: BookSfu, ledger: ListLedger) -> None:
+async def test_a_sweep_closes_what_is_inactive_too_but_not_the_sfus_own_channel(
+    sfu: BookSfu, ledger: ListLedger
+) -> None:
     session = await sfu.open_session()
     sfu.state = SessionState(
-        tracks=(TrackState(mid="0", track_name="a"), TrackState(mid="", track_name="b", is_active=True)),
-        channels=(ChannelState(data_channel_name="c", id=1, status="inactive"),),
+        tracks=(TrackState(mid="0", track_name="muted"), TrackState(mid="", track_name="none", is_active=True)),
+        channels=(ChannelState(data_channel_name="server-events", id=0, status="active"),),
     )
 
     async with closing_at(sfu, ledger) as closer, within(5):
         closer.sweep(session)
         await closer.drained()
 
-    assert sfu.calls == ["open_session", "session_state"]
+    assert sfu.calls == ["open_session", "session_state", "close_tracks"]

@@ -193,7 +193,7 @@ class IceServers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrackState(msgspec.Struct, frozen=True, kw_only=True):
-    """A track as the SFU sees it; an inactive one moves no media and costs nothing."""
+    """A track as the SFU sees it; an inactive one moves no media now, and may do so again."""
 
     mid: str
     track_name: str

@@ -62,6 +62,7 @@ class Closings:
         parallel: attempts that may run at once.
         capacity: sessions remembered at once; more are left to the ledger and whoever reads it.
         first_pause: seconds after a first failure; it doubles up to LONGEST_PAUSE.
+        settling_time: seconds for which a sweep of an unsettled session proves nothing.
         jitter: returns numbers from 0 to 1, which shorten pauses by up to half.
     """
 
@@ -71,11 +72,13 @@ class Closings:
         parallel: int = 8,
         capacity: int = 10_000,
         first_pause: float = 0.5,
+        settling_time: float = SETTLING_TIME,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._parallel = parallel
         self._capacity = capacity
         self._first_pause = first_pause
+        self._settling_time = settling_time
         self._jitter = jitter
         self._entries: dict[MediaSessionId, _Entry] = {}
         self._running = 0
@@ -103,7 +106,7 @@ class Closings:
         entry.version += 1
         entry.due_at = now
         if is_unsettled:
-            entry.settles_at = now + SETTLING_TIME
+            entry.settles_at = now + self._settling_time
         return True
 
     def due(self, now: float) -> list[Closing]:
@@ -261,11 +264,12 @@ class Closer:
                 raise SfuRefusedError(f"{missing} of {len(chunk)} tracks were not confirmed to be closed")
 
     async def _sweep(self, session_id: MediaSessionId, *, known: frozenset[str]) -> None:
+        # Inactive ones too: a track that does not flow now, because it is muted, may flow again.
         state = await self._backend.session_state(session_id)
-        active = {track.mid for track in state.tracks if track.is_active and track.mid}
-        await self._close_mids(session_id, sorted(active - known))
-        open_ids = [item.id for item in state.channels if item.status != "inactive" and item.id is not None]
-        for chunk in _chunks(open_ids):
+        mids = {track.mid for track in state.tracks if track.mid}
+        await self._close_mids(session_id, sorted(mids - known))
+        channels = [channel.id for channel in state.channels if channel.id]  # 0 is the SFU's own
+        for chunk in _chunks(channels):
             await self._backend.close_channels(session_id, chunk)
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:

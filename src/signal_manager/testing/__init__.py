@@ -6,4 +6,4 @@ Needs pytest and pytest-asyncio in its auto mode; docs/operations.md, "Storage o
 import pytest
 
 # The suites are not test modules, so pytest has to be told to explain their failed assertions.
-pytest.register_assert_rewrite("signal_manager.testing.storage")
+pytest.register_assert_rewrite("signal_manager.testing.media", "signal_manager.testing.storage")
