@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hpack import Encoder
 
 from signal_manager.errors import ConfigurationError, InvalidRequestError
 from signal_manager.media import errors
@@ -625,6 +627,21 @@ async def test_secrets_are_in_no_representation(stub: HttpStub) -> None:
     async with backend_at(stub, turn_key_id="key", turn_key_token=TURN_TOKEN) as backend:
         assert SECRET not in f"{backend!r} {backend}"
         assert TURN_TOKEN not in f"{backend!r} {backend}"
+
+
+async def test_secrets_are_in_no_log(
+    stub: HttpStub, backend: CloudflareBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub.will_reply(recorded("session opened"), recorded("wrong secret"))
+
+    with caplog.at_level(logging.DEBUG):
+        await backend.open_session()
+        with pytest.raises(errors.CredentialsRefusedError):
+            await backend.open_session()
+        Encoder().encode([("authorization", f"Bearer {SECRET}")])  # what HTTP/2 would do, which needs TLS
+
+    assert caplog.text
+    assert SECRET not in caplog.text
 
 
 async def test_calls_are_timed_and_counted(stub: HttpStub, backend: CloudflareBackend, metrics: Metrics) -> None:

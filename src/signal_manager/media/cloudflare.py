@@ -7,6 +7,7 @@ code. It keeps no state but its connections; that calls of one session never ove
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,6 +142,8 @@ class CloudflareBackend:
         self._turn_ttl = turn_ttl
         self._request_timeout = request_timeout
         self._retry_wait = retry_wait
+        # On HTTP/2 its debug lines hold every header as it is sent, and so the secrets.
+        logging.getLogger("hpack").setLevel(logging.WARNING)
         self._http = httpx.AsyncClient(
             http2=True,
             timeout=httpx.Timeout(request_timeout, connect=min(5.0, request_timeout)),
