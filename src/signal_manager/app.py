@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import resource
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -25,14 +26,16 @@ from signal_manager.connection import Connection
 from signal_manager.errors import ConfigurationError
 from signal_manager.housekeeping import Housekeeping
 from signal_manager.jwks import JwksKeys
+from signal_manager.media.base import MediaBackend
+from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.registrations import Registrations
 from signal_manager.router import Router
-from signal_manager.server import Server
+from signal_manager.server import Server, listen
 from signal_manager.storage.base import Storage
 
-__all__ = ["run", "running", "storage_for"]
+__all__ = ["cloudflare_for", "media_backend_of", "run", "running", "storage_for"]
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +54,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
         raise ConfigurationError(problem)
     _allow_descriptors(config.server.max_connections)
     async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(listen(config.server.host, config.server.port))
         storage = await stack.enter_async_context(storage_for(config))
         node_id = NodeId(config.bus.node_id or uuid4().hex)
         registrations = Registrations(
@@ -67,13 +71,14 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 cleanup_interval=config.session.cleanup_interval,
             )
         )
+        metrics = Metrics()
+        await stack.enter_async_context(_media(config, metrics))
         authenticator = await stack.enter_async_context(_authenticator(config, storage))
         bus: LocalBus[Connection] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
         server = Server(
             router=Router(authenticator=authenticator, bus=bus, registrations=registrations),
             bus=bus,
-            host=config.server.host,
-            port=config.server.port,
+            listener=listener,
             version=__version__,
             max_connections=config.server.max_connections,
             max_message_size=config.server.max_message_size,
@@ -146,6 +151,79 @@ def storage_for(config: Config) -> Storage:
         }
     storage: Storage = adapter(**settings)
     return storage
+
+
+def media_backend_of(config: Config) -> str:
+    """Return what `media.backend` comes to: "auto" means Cloudflare where there are credentials, else this machine."""
+    if config.media.backend != "auto":
+        return config.media.backend
+    if config.cloudflare.app_id and config.cloudflare.app_secret.get_secret_value():
+        return "cloudflare"
+    # Without aiortc there is no local SFU, and clients still find each other peer to peer.
+    return "local" if importlib.util.find_spec("aiortc") is not None else "none"
+
+
+def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
+    """Build the client of Cloudflare Realtime, not yet opened.
+
+    Raises:
+        ConfigurationError: the credentials are missing.
+    """
+    cloudflare = config.cloudflare
+    if not cloudflare.app_id or not cloudflare.app_secret.get_secret_value():
+        raise ConfigurationError('media.backend "cloudflare" needs cloudflare.app_id and cloudflare.app_secret')
+    backend: MediaBackend = load_adapter("media", "cloudflare")(
+        app_id=cloudflare.app_id,
+        app_secret=cloudflare.app_secret.get_secret_value(),
+        metrics=metrics,
+        base_url=cloudflare.base_url,
+        stun_url=cloudflare.stun_url,
+        turn_key_id=cloudflare.turn_key_id,
+        turn_key_token=cloudflare.turn_key_token.get_secret_value(),
+        turn_ttl=cloudflare.turn_ttl,
+        request_timeout=cloudflare.request_timeout,
+    )
+    return backend
+
+
+@contextlib.asynccontextmanager
+async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[MediaBackend]:
+    """Run the local SFU while the block lasts, and speak to it as to Cloudflare."""
+    try:
+        from signal_manager.media.sfu import LocalSfu  # noqa: PLC0415 - needs an optional dependency
+    except ModuleNotFoundError as error:
+        raise ConfigurationError("media.backend \"local\" needs: pip install 'signal-manager[rtc]'") from error
+    sfu = LocalSfu(http_port=0, udp_port=config.media.sfu_udp_port, public_addresses=config.media.sfu_public_addresses)
+    async with sfu:
+        backend = load_adapter("media", "cloudflare")(
+            app_id=sfu.app_id,
+            app_secret=sfu.app_secret,
+            metrics=metrics,
+            base_url=sfu.base_url,
+            stun_url="",  # the SFU is on this machine: its own address is all that a client needs
+            request_timeout=config.cloudflare.request_timeout,
+        )
+        async with backend:
+            yield backend
+
+
+@contextlib.asynccontextmanager
+async def _media(config: Config, metrics: Metrics) -> AsyncIterator[MediaBackend | None]:
+    """Build what `media.backend` asks for; None where clients talk peer to peer only."""
+    match media_backend_of(config):
+        case "cloudflare":
+            async with cloudflare_for(config, metrics) as backend:
+                yield backend
+        case "local":
+            async with _local_media(config, metrics) as backend:
+                yield backend
+        case "none":
+            yield None
+        case other:
+            # An adapter of another package is called with `metrics` and `request_timeout` alone.
+            adapter = load_adapter("media", other)
+            async with adapter(metrics=metrics, request_timeout=config.cloudflare.request_timeout) as backend:
+                yield backend
 
 
 @contextlib.asynccontextmanager

@@ -22,6 +22,7 @@ import typer
 from signal_manager import __version__
 from signal_manager.auth import MAX_TOKEN_BYTES, TokenReport, inspect_token, issue_token
 from signal_manager.config import (
+    Config,
     LoadedConfig,
     as_json,
     as_toml,
@@ -33,7 +34,9 @@ from signal_manager.config import (
 )
 from signal_manager.errors import ConfigurationError, SignalManagerError
 from signal_manager.logs import escape_control_characters
+from signal_manager.metrics import Metrics
 from signal_manager.model import NAME_RULE, Grants, is_valid_name
+from signal_manager.sfu_command import sfu
 from signal_manager.storage_commands import storage_commands
 from signal_manager.terminal import ConfigOption, print_json, tell, warn
 
@@ -60,6 +63,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+application.command("sfu")(sfu)
 application.add_typer(storage_commands, name="storage")
 
 
@@ -150,6 +154,9 @@ def _announce(server: Server) -> None:
 @application.command()
 def check_config(
     config: ConfigOption = None,
+    online: Annotated[
+        bool, typer.Option("--online", help="Also try the credentials of Cloudflare Realtime with one harmless call.")
+    ] = False,
     as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Print the configuration in effect, each value with where it comes from, and whether it is valid.
@@ -160,12 +167,15 @@ def check_config(
 
     - `signal-manager check-config`
     - `signal-manager check-config --config production.toml --json`
+    - `signal-manager check-config --online`
     """
     try:
         loaded = load_with_origins(config)
         for problem in unsupported_settings(loaded.config):
             raise ConfigurationError(problem)
-    except ConfigurationError as error:
+        if online:
+            asyncio.run(_try_credentials(loaded.config))
+    except SignalManagerError as error:
         if as_json_text:
             print_json({"valid": False, "error": error.message})
         raise
@@ -179,6 +189,15 @@ def check_config(
     for warning in warnings:
         warn(warning)
     print("configuration is valid")
+
+
+async def _try_credentials(config: Config) -> None:
+    from signal_manager import app  # noqa: PLC0415 - the other commands need neither its libraries nor their start time
+
+    if app.media_backend_of(config) != "cloudflare":
+        raise ConfigurationError("--online tries cloudflare.app_id and cloudflare.app_secret, and they are not set")
+    async with app.cloudflare_for(config, Metrics()) as backend:
+        await backend.validate_credentials()
 
 
 def _warnings(loaded: LoadedConfig) -> list[str]:

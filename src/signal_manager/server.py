@@ -22,7 +22,7 @@ from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, choose_subpro
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.router import Router
 
-__all__ = ["Server"]
+__all__ = ["Server", "listen"]
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class Server:
     Args:
         router: answers requests.
         bus: where connections make themselves known.
-        host, port: where to listen; port 0 takes a free one, which `port` tells after `start`.
+        listener: where clients come in, made by `listen`; the server closes it.
         version: told to clients and by `/health`.
         max_connections: a further connection is closed with 4503.
         max_message_size, read_buffer_size: in bytes.
@@ -55,16 +55,16 @@ class Server:
         *,
         router: Router,
         bus: LocalBus[Connection],
-        host: str = "127.0.0.1",
-        port: int = 8080,
+        listener: socket.socket,
         version: str,
         max_connections: int = 1000,
         max_message_size: int = 1048576,
         read_buffer_size: int = 2048,
         session: SessionSettings,
     ) -> None:
-        self.host = host
-        self.port = port
+        self.host: str = listener.getsockname()[0]
+        self.port: int = listener.getsockname()[1]
+        self._listener = listener
         self._version = version
         self._max_message_size = max_message_size
         self._read_buffer_size = read_buffer_size
@@ -81,28 +81,18 @@ class Server:
         self._started_at = time.monotonic()
 
     async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            ConfigurationError: the address cannot be listened on; the message says why.
-        """
-        try:
-            self._server = await ws_create_server(
-                self._upgrade,
-                self.host,
-                self.port,
-                websocket_handshake_timeout=self._session.connection_timeout,
-                enable_auto_pong=False,  # a swallowed ping could be the last frame of a read, which flushes the rest
-                max_frame_size=self._max_message_size,
-                read_buffer_init_size=self._read_buffer_size,
-                # An adapter, because picows makes a logger of its own for each connection otherwise: 1 KB each.
-                logger_name=LoggerAdapter(getLogger("picows.server"), {}),
-                backlog=_BACKLOG,
-                reuse_address=True,
-            )
-        except OSError as error:
-            raise ConfigurationError(_explain(error, self.host, self.port)) from error
-        self.port = self._server.sockets[0].getsockname()[1]
+        """Accept clients."""
+        self._server = await ws_create_server(
+            self._upgrade,
+            sock=self._listener,
+            websocket_handshake_timeout=self._session.connection_timeout,
+            enable_auto_pong=False,  # a swallowed ping could be the last frame of a read, which flushes the rest
+            max_frame_size=self._max_message_size,
+            read_buffer_init_size=self._read_buffer_size,
+            # An adapter, because picows makes a logger of its own for each connection otherwise: 1 KB each.
+            logger_name=LoggerAdapter(getLogger("picows.server"), {}),
+            backlog=_BACKLOG,
+        )
         self._started_at = time.monotonic()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="sweep")
 
@@ -152,6 +142,26 @@ class Server:
                 self._board.sweep(time.monotonic())
             except Exception:
                 log.exception("sweep failed")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, before anything else is started: a taken port is the most common mistake.
+
+    Args:
+        host: an address or a name; `::` means every address of both families.
+        port: 0 takes a free one.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on; the message says why.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # IPv4 first: a name such as localhost has both, and clients that were told 127.0.0.1 expect it.
+        family, _, _, _, address = min(found, key=lambda entry: entry[0] is not socket.AF_INET)
+        dualstack = family is socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=dualstack)
+    except OSError as error:
+        raise ConfigurationError(_explain(error, host, port)) from error
 
 
 def _explain(error: OSError, host: str, port: int) -> str:

@@ -226,9 +226,10 @@ class Gcp(Section):
 class Media(Section):
     """Who forwards rooms' audio, video and data."""
 
-    backend: Literal["auto", "cloudflare", "local", "none"] = Field(
+    backend: Annotated[str, Field(min_length=1), _written_as()] = Field(
         default="auto",
-        description='"cloudflare", "local", "none", or "auto": cloudflare when its credentials are set, else local.',
+        description='"cloudflare", "local", "none", the name of an installed adapter, or "auto": cloudflare when its '
+        "credentials are set, else local.",
     )
     negotiation_timeout: Seconds = Field(default=15.0, description="Seconds that a client has to answer an offer.")
     sfu_udp_port: Port = Field(default=0, description="UDP port of the local SFU; 0 lets the system choose one.")
@@ -410,7 +411,6 @@ def unsupported_settings(config: Config) -> list[str]:
     asked = {
         "server.tls_enabled = true": config.server.tls_enabled,
         f"server.workers = {config.server.workers}": config.server.workers > 1,
-        f'media.backend = "{config.media.backend}"': config.media.backend in {"cloudflare", "local"},
         f'bus.backend = "{config.bus.backend}"': config.bus.backend == "nats",
     }
     return [f"{setting} is not supported yet" for setting, is_asked in asked.items() if is_asked]

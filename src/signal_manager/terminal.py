@@ -38,4 +38,4 @@ def tell(label: str, style: str, message: str) -> None:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print a result for programs."""
-    print(json.dumps(document, indent=2))
+    print(json.dumps(document, indent=2), flush=True)

@@ -93,6 +93,7 @@ async def _service(url: str | None, *keys: tuple[str, str]) -> AsyncIterator[str
         "server": {"port": 0},
         "auth": {"auth_method": "api_key", "api_keys": [f"{client_id}:{token}" for client_id, token in keys]},
         "storage": {"backend": "memory"},
+        "media": {"backend": "none"},
         "metrics": {"enabled": False},
     }
     async with app.running(Config.model_validate(settings)) as service:

@@ -39,6 +39,7 @@ ServiceWith = Callable[..., Awaitable[Service]]
 DEFAULTS: dict[str, dict[str, Any]] = {
     "server": {"port": 0},
     "storage": {"backend": "memory"},
+    "media": {"backend": "none"},
     "metrics": {"enabled": False},
 }
 
