@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import httpx
 from aiortc import (
+    RTCBundlePolicy,
     RTCConfiguration,
     RTCPeerConnection,
     RTCSessionDescription,
@@ -77,7 +78,10 @@ class Peer:
         self.api = api
         self.session_id = session_id
         self.tracks: list[MediaStreamTrack] = []
-        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        # With the other policies aiortc reads the candidates of a transport's last section; the SFU, like Cloudflare's,
+        # names them in the first one only.
+        configuration = RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_COMPAT)
+        self.connection = RTCPeerConnection(configuration)
         self.connection.on("track", self.tracks.append)
 
     @classmethod

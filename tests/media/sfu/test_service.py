@@ -128,7 +128,7 @@ async def test_a_bidirectional_section_sends_and_receives_under_the_name_of_its_
         pulled = await bob.pull(alice, "sound", mid="#own")
 
         assert pulled["tracks"][0]["mid"] == pushed["tracks"][0]["mid"]
-        await until(lambda: flowing(sfu, bob, transceiver.mid) > 0)
+        await until(lambda: flowing(sfu, bob, pulled["tracks"][0]["mid"]) > 0)
         await until(lambda: sfu.sessions[bob.session_id].published["own"].has_packets)
 
 
