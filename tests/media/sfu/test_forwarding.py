@@ -344,6 +344,29 @@ def test_packets_that_belong_nowhere_go_nowhere(packet: bytes) -> None:
     assert stage.seen() == []
 
 
+def test_what_a_closed_publication_still_sends_is_not_taken_for_another() -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtp(rtp(8, ssrc=99))
+    stage.router.receive_rtp(rtp(1, struct.pack("!H", 8) + DELTA, ssrc=98, payload_type=97))
+
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [7]
+    assert stage.counters.packets_unrouted == 2
+
+
+def test_a_stream_without_signalled_ssrc_is_found_by_its_payload_type() -> None:
+    stage = Stage()
+    stage.router.unpublish("0")
+    stage.router.publish(stage.publication, ssrc=None, rtx_ssrc=None, extensions={})
+    stage.publication.layers[""].ssrc = stage.publication.layers[""].rtx_ssrc = None
+    stage.subscribe()
+
+    stage.router.receive_rtp(rtp(7, ssrc=1234))
+
+    assert len(stage.seen()) == 1
+
+
 def test_a_publisher_cannot_fill_memory_with_ssrcs() -> None:
     stage = Stage(rids=("f",), limit=1)
     stage.router.receive_rtp(rtp(1, ssrc=1000, extension=named("0", "f")))

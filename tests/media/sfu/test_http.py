@@ -28,7 +28,7 @@ async def publish(api: Api, *, more: tuple[str, ...] = ()) -> str:
 async def publish_flowing(sfu: LocalSfu, api: Api, *, more: tuple[str, ...] = ()) -> str:
     """Publish a camera, and let the SFU believe that its packets arrive."""
     session = await publish(api, more=more)
-    sfu.sessions[session].published["camera"].begin()
+    sfu.sessions[session].tracks.published["camera"].begin()
     return session
 
 
@@ -350,7 +350,7 @@ async def test_a_pull_waits_for_the_first_packet(sfu: LocalSfu, api: Api) -> Non
 
     pulling = asyncio.create_task(api.ok("POST", f"/sessions/{session}/tracks/new", {"tracks": [camera_of(publisher)]}))
     await asyncio.sleep(0)
-    sfu.sessions[publisher].published["camera"].begin()
+    sfu.sessions[publisher].tracks.published["camera"].begin()
 
     assert (await pulling)["tracks"][0]["mid"] == "0"
 
@@ -402,7 +402,7 @@ async def test_closing_by_force_needs_no_transport_and_can_be_repeated(sfu: Loca
 
     assert first == {"requiresImmediateRenegotiation": False, "tracks": [{"mid": "0"}]}
     assert second["tracks"][0]["errorCode"] == "close_track_error"
-    assert not sfu.sessions[session].published
+    assert not sfu.sessions[session].tracks.published
 
 
 @pytest.mark.parametrize(
@@ -440,9 +440,9 @@ async def test_updating_chooses_a_layer_or_another_publication(sfu: LocalSfu, ap
 
     codes = [track.get("errorCode") for track in answer["tracks"]]
     assert codes == [None, "update_track_error", None, "not_found_track_error", "update_track_error"]
-    subscriptions = sfu.sessions[session].router.subscriptions
+    subscriptions = sfu.sessions[session].tracks.router.subscriptions
     assert subscriptions["0"].preferred_rid == "f"
-    assert subscriptions["1"].publication is sfu.sessions[layered].published["camera"]
+    assert subscriptions["1"].publication is sfu.sessions[layered].tracks.published["camera"]
 
 
 async def test_establishing_works_once_and_with_either_side_offering(api: Api) -> None:
@@ -508,7 +508,7 @@ async def test_the_status_page_escapes_what_clients_call_their_tracks(sfu: Local
     name = "<script>alert(1)</script>\r\na=evil"
     body = {"sessionDescription": offer(section("0")), "tracks": [{**CAMERA, "trackName": name}]}
     await api.ok("POST", f"/sessions/{session}/tracks/new", body)
-    sfu.sessions[session].published[name].begin()
+    sfu.sessions[session].tracks.published[name].begin()
     pull = {"tracks": [{"location": "remote", "sessionId": session, "trackName": name}]}
     pulled = await api.ok("POST", f"/sessions/{await api.new_session()}/tracks/new", pull)
 

@@ -25,7 +25,7 @@ async def close(api: Api, peer: Peer, mid: str) -> Json:
 
 def flowing(sfu: LocalSfu, peer: Peer, mid: str) -> int:
     """How many packets a peer was sent on a mid."""
-    return sfu.sessions[peer.session_id].router.subscriptions[mid].packets
+    return sfu.sessions[peer.session_id].tracks.router.subscriptions[mid].packets
 
 
 async def test_what_one_peer_publishes_arrives_at_another(sfu: LocalSfu, api: Api) -> None:
@@ -38,7 +38,7 @@ async def test_what_one_peer_publishes_arrives_at_another(sfu: LocalSfu, api: Ap
 
         pictures = await frames(video, 3)
         sounds = await frames(audio, 3)
-        await until(lambda: sfu.sessions[alice.session_id].published["camera"].is_flowing)
+        await until(lambda: sfu.sessions[alice.session_id].tracks.published["camera"].is_flowing)
         state = await api.ok("GET", bob.path)
         page = (await api.http.get(sfu.base_url.removesuffix("v1"))).text
 
@@ -80,7 +80,7 @@ async def test_closing_a_publication_ends_its_subscriptions(sfu: LocalSfu, api: 
 
         await close(api, alice, published["tracks"][0]["mid"])
 
-        assert sfu.sessions[bob.session_id].router.subscriptions[mid].publication is None
+        assert sfu.sessions[bob.session_id].tracks.router.subscriptions[mid].publication is None
         state = await api.ok("GET", bob.path)
         assert state["tracks"][0]["status"] == "inactive"
         assert "errorCode" not in (await close(api, bob, mid))["tracks"][0]
@@ -105,8 +105,8 @@ async def test_a_section_that_sends_takes_another_track_without_negotiation(sfu:
 
         assert reused["requiresImmediateRenegotiation"] is False
         assert reused["tracks"] == [{"sessionId": alice.session_id, "trackName": "two", "mid": mid}]
-        subscription = sfu.sessions[bob.session_id].router.subscriptions[mid]
-        assert subscription.publication is sfu.sessions[alice.session_id].published["two"]
+        subscription = sfu.sessions[bob.session_id].tracks.router.subscriptions[mid]
+        assert subscription.publication is sfu.sessions[alice.session_id].tracks.published["two"]
         codes = [answer["tracks"][0]["errorCode"] for answer in (wrong_codec, nowhere)]
         assert codes == ["invalid_params", "invalid_params"]
 
@@ -129,7 +129,7 @@ async def test_a_bidirectional_section_sends_and_receives_under_the_name_of_its_
 
         assert pulled["tracks"][0]["mid"] == pushed["tracks"][0]["mid"]
         await until(lambda: flowing(sfu, bob, pulled["tracks"][0]["mid"]) > 0)
-        await until(lambda: sfu.sessions[bob.session_id].published["own"].has_packets)
+        await until(lambda: sfu.sessions[bob.session_id].tracks.published["own"].has_packets)
 
 
 async def test_tracks_without_packets_are_collected(settings: SfuSettings) -> None:

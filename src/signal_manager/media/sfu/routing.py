@@ -154,6 +154,9 @@ class MediaRouter:
         layer = publication.layers.get(rid if publication.is_simulcast else "")
         if layer is None:
             return None
+        # What a publication that was closed by force still sends must not be taken for another's of the same codec.
+        if "mid" not in names and (layer.rtx_ssrc if is_rtx else layer.ssrc) is not None:
+            return None
         ssrc = int.from_bytes(packet[8:12], "big")
         self._bind(layer, ssrc, is_rtx=is_rtx)
         return self._routes[ssrc]

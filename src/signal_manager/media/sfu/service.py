@@ -190,8 +190,8 @@ class LocalSfu:
         return Gauges(
             sessions=len(sessions),
             connected_sessions=sum(session.is_connected for session in sessions),
-            publications=sum(len(session.published) for session in sessions),
-            subscriptions=sum(len(session.router.subscriptions) for session in sessions),
+            publications=sum(len(session.tracks.published) for session in sessions),
+            subscriptions=sum(len(session.tracks.router.subscriptions) for session in sessions),
             data_channels=sum(len(session.channels.channels) for session in sessions),
             pending_handshakes=self._handshakes.pending,
         )

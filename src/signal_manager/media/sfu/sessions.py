@@ -1,8 +1,8 @@
 """One session: a client's PeerConnection with its transport, its tracks, and Cloudflare's rules for changing them.
 
-Neighbours: `http` calls it, `negotiation` holds its m-sections, `routing` its packets. A request waits first, for the
-transport or for a publisher's packets, and then checks and changes everything without awaiting: requests that overlap
-meet a consistent session, and the one that comes second is refused.
+Neighbours: `http` calls it, `connection` is its transport, `tracks` and `datachannels` are what flows. A request waits
+first, for the transport or for a publisher's packets, and then checks and changes everything without awaiting: requests
+that overlap meet a consistent session, and the one that comes second is refused.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Collection, Mapping
 from signal_manager.media.sfu.connection import Connection, Resources
 from signal_manager.media.sfu.datachannels import SERVER_EVENTS, DataChannels
 from signal_manager.media.sfu.errors import ItemError, RefusedError, invalid_params, not_ready
-from signal_manager.media.sfu.forwarding import Publication, Subscription
+from signal_manager.media.sfu.forwarding import Publication
 from signal_manager.media.sfu.negotiation import Sending, match_codec, new_outgoing
-from signal_manager.media.sfu.routing import MediaRouter
-from signal_manager.media.sfu.sdp import Codec, Description, Outgoing, RemoteSection, Section
+from signal_manager.media.sfu.sdp import Codec, Description, RemoteSection
+from signal_manager.media.sfu.tracks import Tracks
 from signal_manager.media.sfu.wire import (
     CloseRequest,
     DataChannelObject,
@@ -62,25 +62,20 @@ class Session:
     def __init__(self, session_id: str, *, resources: Resources, sessions: Mapping[str, Session]) -> None:
         settings = resources.settings
         self.id = session_id
-        self.published: dict[str, Publication] = {}  # by track name
         self.last_request = time.monotonic()
         self._settings = settings
-        self._counters = resources.counters
         self._sessions = sessions
-        self._pulled: dict[str, tuple[str, str]] = {}  # mid -> publisher session and track name
         self._asked: dict[str, str] = {}  # mid -> name of the track that our pending offer asks the client to send
         self._allowance = float(settings.requests_per_second)
         self._connection = Connection(resources, on_connected=self._connected)
-        transport = self._connection.transport
-        self.channels = DataChannels(transport, settings=settings, counters=resources.counters)
-        self.router = MediaRouter(
-            send_rtcp=transport.send_rtcp,
-            max_bitrate=settings.max_bitrate,
-            max_ssrcs=settings.max_ssrcs,
+        self.channels = DataChannels(self._connection.transport, settings=settings, counters=resources.counters)
+        self.tracks = Tracks(
+            session_id,
+            connection=self._connection,
+            channels=self.channels,
+            settings=settings,
             counters=resources.counters,
         )
-        transport.on_rtp = self.router.receive_rtp
-        transport.on_rtcp = self.router.receive_rtcp
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -110,23 +105,18 @@ class Session:
 
     def tick(self, now: float) -> None:
         """Report, collect tracks that nobody feeds, and close channels that nobody acknowledged."""
-        self.router.tick(now)
+        self.tracks.tick(now)
         self.channels.tick(now)
-        for publication in list(self.published.values()):
-            if now - publication.last_flow > self._settings.track_timeout:
-                self._counters.tracks_collected += 1
-                self._end(publication.mid)
 
     async def close(self) -> None:
         """Let go of everything, telling the client."""
-        self.router.close()
-        self.published.clear()
+        self.tracks.close()
         await self.channels.stop()
         await self._connection.close()
 
     def _connected(self) -> None:
         self.channels.begin()
-        self._open_subscriptions()
+        self.tracks.open_subscriptions()
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -153,7 +143,7 @@ class Session:
         offer = self._connection.read_offer(description)
         remotes = {section.mid: section for section in offer.sections}
         if discover:
-            taken = {publication.mid for publication in self.published.values()}
+            taken = {publication.mid for publication in self.tracks.published.values()}
             tracks = [
                 TrackObject(location="local", mid=mid, track_name=secrets.token_hex(16))
                 for mid, remote in remotes.items()
@@ -173,17 +163,17 @@ class Session:
                 answered.append(TrackObject(track_name=name, mid=mid))
             else:
                 answered.append(track.failed(error))
-        for section, remote in self._apply_offer(offer, receive=accepted):
+        for section, remote in self.tracks.apply_offer(offer, receive=accepted):
             if section.mid in accepted and section.receives:
-                self._receive(accepted[section.mid], section, remote)
+                self.tracks.receive(accepted[section.mid], section, remote)
         return TracksResponse(
             requires_immediate_renegotiation=False, tracks=answered, session_description=self._connection.answer()
         )
 
     def _why_not(self, name: str, remote: RemoteSection, taken: Collection[str]) -> ItemError | None:
-        if name in self.published or name in taken:
+        if name in self.tracks.published or name in taken:
             return ItemError("repeated_local_track_error", "this session already publishes a track of that name")
-        if any(publication.mid == remote.mid for publication in self.published.values()):
+        if any(publication.mid == remote.mid for publication in self.tracks.published.values()):
             return ItemError("repeated_local_track_error", "this mid already carries a track")
         if not remote.sends or not remote.codecs:
             return ItemError("invalid_params", "the mid's m-section sends nothing that can be forwarded")
@@ -199,7 +189,7 @@ class Session:
         answered, is_any = [], False
         for track in tracks:
             name, kind = track.track_name or "", track.kind or ""
-            if name in self.published or name in self._asked.values():
+            if name in self.tracks.published or name in self._asked.values():
                 error = ItemError("repeated_local_track_error", "this session already publishes a track of that name")
                 answered.append(track.failed(error))
                 continue
@@ -233,7 +223,7 @@ class Session:
             else:
                 outgoing = new_outgoing(source.session_id, _token(source.track_name))
                 section = self._connection.negotiation.open_sending(source.kind, source.codec, outgoing)
-                self._send(section.mid, source, track, outgoing, section.codecs[0])
+                self.tracks.send(section.mid, source, track, outgoing, section.codecs[0])
                 answered.append(_pulled(track, section.mid))
                 is_any = True
         return (
@@ -249,7 +239,9 @@ class Session:
         free = [
             section
             for section in offer.sections
-            if section.receives and section.kind != "application" and section.mid not in self.router.subscriptions
+            if section.receives
+            and section.kind != "application"
+            and section.mid not in self.tracks.router.subscriptions
         ]
         answered, sending = [], dict[str, tuple[TrackObject, Publication, Sending]]()
         for track, source in pairs:
@@ -269,8 +261,8 @@ class Session:
             sending[section.mid] = (track, source, Sending(outgoing, codec))
             answered.append(_pulled(track, section.mid))
         for mid, (track, source, send) in sending.items():
-            self._send(mid, source, track, send.outgoing, send.codec)
-        self._apply_offer(offer, send={mid: send for mid, (_, _, send) in sending.items()})
+            self.tracks.send(mid, source, track, send.outgoing, send.codec)
+        self.tracks.apply_offer(offer, send={mid: send for mid, (_, _, send) in sending.items()})
         return TracksResponse(
             requires_immediate_renegotiation=False, tracks=answered, session_description=self._connection.answer()
         )
@@ -284,24 +276,24 @@ class Session:
         codec = section.codecs[0]
         if codec.key != source.codec.key:
             return track.failed(ItemError("invalid_params", "the m-section was negotiated for another codec"))
-        subscription = self.router.subscriptions.get(mid)
+        subscription = self.tracks.router.subscriptions.get(mid)
         if subscription is None:
-            self._send(mid, source, track, section.outgoing, codec).open(codec)
+            self.tracks.send(mid, source, track, section.outgoing, codec).open(codec)
         else:
-            self._prefer(subscription, track)
+            self.tracks.prefer(subscription, track)
             subscription.attach(source)
-        self._pulled[mid] = (source.session_id, source.track_name)
+        self.tracks.sources[mid] = (source.session_id, source.track_name)
         return None
 
     def _mid_of(self, mid: str) -> str:
         """Return the mid itself, or the one of a local track that is named with a leading #."""
-        publication = self.published.get(mid[1:]) if mid.startswith("#") else None
+        publication = self.tracks.published.get(mid[1:]) if mid.startswith("#") else None
         return mid if publication is None else publication.mid
 
     async def _find(self, track: TrackObject) -> Publication | ItemError:
         """Return the publication once it has packets."""
         session = self._sessions.get(track.session_id or "")
-        publication = session.published.get(track.track_name or "") if session is not None else None
+        publication = session.tracks.published.get(track.track_name or "") if session is not None else None
         if session is None or publication is None:
             return _NOT_FOUND
         if not publication.has_packets:
@@ -311,20 +303,20 @@ class Session:
             except TimeoutError:
                 return _EMPTY if session.is_connected else _NOT_FOUND
         # It may have ended meanwhile, or another may have taken its name.
-        return publication if session.published.get(track.track_name or "") is publication else _NOT_FOUND
+        return publication if session.tracks.published.get(track.track_name or "") is publication else _NOT_FOUND
 
     async def renegotiate(self, description: SessionDescription) -> SessionDescription | None:
         """Take the client's answer; an offer is answered, which is how a client restarts ICE."""
         if description.type == "offer":
             await self._connection.ready()
-            self._apply_offer(self._connection.read_offer(description))
+            self.tracks.apply_offer(self._connection.read_offer(description))
             return self._connection.answer()
         pairs = self._connection.apply_answer(description)
         asked, self._asked = self._asked, {}
         for section, remote in pairs:
             if section.mid in asked and section.receives:
-                self._receive(asked[section.mid], section, remote)
-        self._settle(pairs)
+                self.tracks.receive(asked[section.mid], section, remote)
+        self.tracks.settle(pairs)
         return None
 
     async def close_tracks(self, request: CloseRequest) -> TracksResponse:
@@ -339,12 +331,12 @@ class Session:
             await self._connection.ready()
             offer = self._connection.read_offer(request.session_description)
         tracks = [
-            TrackObject(mid=mid) if self._end(mid or "") else TrackObject(mid=mid).failed(_ALREADY_CLOSED)
+            TrackObject(mid=mid) if self.tracks.end(mid or "") else TrackObject(mid=mid).failed(_ALREADY_CLOSED)
             for mid in mids
         ]
         response = TracksResponse(requires_immediate_renegotiation=False, tracks=tracks)
         if offer is not None:
-            self._apply_offer(offer)
+            self.tracks.apply_offer(offer)
             response.session_description = self._connection.answer()
         return response
 
@@ -358,25 +350,25 @@ class Session:
 
     def _update(self, track: TrackObject) -> TrackObject:
         mid = track.mid or ""
-        subscription = self.router.subscriptions.get(mid)
+        subscription = self.tracks.router.subscriptions.get(mid)
         if subscription is None or subscription.publication is None:
             return track.failed(ItemError("update_track_error", "this mid receives no track"))
-        publication, session_id = subscription.publication, track.session_id or self._pulled[mid][0]
-        name = track.track_name or self._pulled[mid][1]
+        publication, session_id = subscription.publication, track.session_id or self.tracks.sources[mid][0]
+        name = track.track_name or self.tracks.sources[mid][1]
         if (session_id, name) != (publication.session_id, publication.track_name):
             session = self._sessions.get(session_id)
-            other = session.published.get(name) if session is not None else None
+            other = session.tracks.published.get(name) if session is not None else None
             if other is None:
                 return track.failed(_NOT_FOUND)
             if other.codec.key != publication.codec.key:
                 return track.failed(ItemError("update_track_error", "the other track has another codec"))
-            self._prefer(subscription, track)
+            self.tracks.prefer(subscription, track)
             subscription.attach(other)
-            self._pulled[mid] = (session_id, name)
+            self.tracks.sources[mid] = (session_id, name)
         elif not publication.is_simulcast:
             return track.failed(ItemError("update_track_error", "the track is not simulcast"))
         else:
-            self._prefer(subscription, track)
+            self.tracks.prefer(subscription, track)
             subscription.choose()
         return TrackObject(mid=mid, session_id=session_id, track_name=name, simulcast=track.simulcast)
 
@@ -397,7 +389,7 @@ class Session:
             offer = self._connection.read_offer(request.session_description)
             if not any(s.kind == "application" and not s.is_rejected for s in offer.sections):
                 raise RefusedError(400, "decoding_error", "the offer has no m-section for data channels")
-            self._apply_offer(offer)
+            self.tracks.apply_offer(offer)
             description = self._connection.answer()
         return EstablishResponse(
             requires_immediate_renegotiation=description.type == "offer",
@@ -426,10 +418,10 @@ class Session:
                 track_name=name,
                 status="active" if publication.is_flowing else "inactive",
             )
-            for name, publication in self.published.items()
+            for name, publication in self.tracks.published.items()
         ]
-        for mid, subscription in self.router.subscriptions.items():
-            session_id, name = self._pulled.get(mid, ("", ""))
+        for mid, subscription in self.tracks.router.subscriptions.items():
+            session_id, name = self.tracks.sources.get(mid, ("", ""))
             source = subscription.publication
             status = "active" if source is not None and source.is_flowing else "inactive"
             tracks.append(
@@ -445,100 +437,8 @@ class Session:
 
     def negotiate_only(self, description: SessionDescription) -> SessionDescription:
         """Answer the offer that came with sessions/new: a transport, and no tracks yet."""
-        self._apply_offer(self._connection.read_offer(description))
+        self.tracks.apply_offer(self._connection.read_offer(description))
         return self._connection.answer()
-
-    # -- tracks --------------------------------------------------------------------------------------------------------
-
-    def _apply_offer(
-        self, offer: Description, *, receive: Collection[str] = (), send: Mapping[str, Sending] | None = None
-    ) -> list[tuple[Section, RemoteSection]]:
-        published = {publication.mid for publication in self.published.values()}
-        pairs = self._connection.apply_offer(offer, receive={*receive, *published}, send=send or {})
-        self._settle(pairs)
-        return pairs
-
-    def _settle(self, pairs: list[tuple[Section, RemoteSection]]) -> None:
-        """Let packets flow as the sections now say."""
-        for section, remote in pairs:
-            if section.is_rejected:
-                self._end(section.mid)
-            elif section.is_data:
-                self.channels.accept(port=remote.sctp_port, max_message_size=remote.max_message_size)
-            publication = self.router.publications.get(section.mid)
-            if publication is not None and section.receives and section.codecs:
-                publication.codec = section.codecs[0]
-                self.router.signal(publication, ssrc=remote.ssrc, rtx_ssrc=remote.rtx_ssrc)
-        self._open_subscriptions()
-
-    def _open_subscriptions(self) -> None:
-        """Let packets out where the client takes them, but not before it can: a lost key frame costs a third second."""
-        if not self._connection.transport.is_connected:
-            return
-        for mid, subscription in self.router.subscriptions.items():
-            section = self._connection.negotiation.section(mid)
-            if section is not None and section.sends and section.is_settled and section.codecs:
-                subscription.open(section.codecs[0])
-            else:
-                subscription.pause()
-
-    def _receive(self, name: str, section: Section, remote: RemoteSection) -> None:
-        publication = Publication(
-            session_id=self.id,
-            track_name=name,
-            mid=section.mid,
-            kind=section.kind,
-            codec=section.codecs[0],
-            rids=section.rids,
-            send_rtcp=self._connection.transport.send_rtcp,
-            key_frame_interval=self._settings.key_frame_interval,
-            counters=self._counters,
-            now=time.monotonic(),
-        )
-        self.published[name] = publication
-        self.router.publish(publication, ssrc=remote.ssrc, rtx_ssrc=remote.rtx_ssrc, extensions=section.extensions)
-
-    def _send(
-        self, mid: str, source: Publication, track: TrackObject, outgoing: Outgoing, codec: Codec
-    ) -> Subscription:
-        subscription = Subscription(
-            ssrc=outgoing.ssrc,
-            rtx_ssrc=outgoing.rtx_ssrc,
-            cname=outgoing.stream_id,
-            codec=codec,
-            send=self._send_rtp,
-            send_rtcp=self._connection.transport.send_rtcp,
-            drop_rate=self._settings.drop_rate,
-        )
-        self._prefer(subscription, track)
-        subscription.attach(source)
-        self.router.subscribe(mid, subscription)
-        self._pulled[mid] = (source.session_id, source.track_name)
-        return subscription
-
-    def _send_rtp(self, packet: bytes) -> None:
-        self._counters.packets_forwarded += 1
-        self._counters.bytes_forwarded += len(packet)
-        self._connection.transport.send_rtp(packet)
-
-    @staticmethod
-    def _prefer(subscription: Subscription, track: TrackObject) -> None:
-        if track.simulcast is not None:
-            subscription.preferred_rid = track.simulcast.preferred_rid
-            subscription.may_choose_other = track.simulcast.rid_not_available == "asciibetical"
-
-    def _end(self, mid: str) -> bool:
-        """End what the section of this mid carries, and say whether it carried anything."""
-        publication = self.router.publications.get(mid)
-        if publication is not None:
-            self.published.pop(publication.track_name, None)
-        was_pulled = self.router.unsubscribe(mid)
-        self._pulled.pop(mid, None)
-        was_published = self.router.unpublish(mid)
-        section = self._connection.negotiation.section(mid)
-        if section is not None and not section.is_data:
-            section.idle()
-        return was_published or was_pulled
 
     def _offering(self, tracks: list[TrackObject]) -> TracksResponse:
         return TracksResponse(

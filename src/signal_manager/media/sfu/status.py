@@ -58,11 +58,11 @@ def _row(session: Session, tick: float) -> str:
             f"{escape(layer.rid)} {_rate(layer.recent_bytes, tick)}".strip() for layer in publication.layers.values()
         )
         + ")"
-        for name, publication in session.published.items()
+        for name, publication in session.tracks.published.items()
     ]
     pulled = [
         f"{escape(subscription.publication.track_name)} ({subscription.packets} packets)"
-        for subscription in session.router.subscriptions.values()
+        for subscription in session.tracks.router.subscriptions.values()
         if subscription.publication is not None
     ]
     channels = [escape(channel.name) for channel in session.channels.channels.values()]
