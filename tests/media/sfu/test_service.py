@@ -132,7 +132,7 @@ async def test_a_bidirectional_section_sends_and_receives_under_the_name_of_its_
         await until(lambda: sfu.sessions[bob.session_id].tracks.published["own"].has_packets)
 
 
-async def test_tracks_without_packets_are_collected(settings: SfuSettings) -> None:
+async def test_tracks_without_packets_are_collected() -> None:
     limits = SfuSettings(tick=0.05, track_timeout=0.2)
     async with LocalSfu(http_port=0, settings=limits) as sfu, api_of(sfu) as api:
         session = await api.new_session()
@@ -158,11 +158,35 @@ async def test_a_connection_that_is_lost_is_refused_and_then_gone() -> None:
 
         pull = {"tracks": [{"location": "remote", "sessionId": alice.session_id, "trackName": "sound"}]}
         lost = await api.call("POST", f"{alice.path}/tracks/new", pull)
-        await until(lambda: not sfu.sessions)
+        elsewhere = await api.ok("POST", f"/sessions/{await api.new_session()}/tracks/new", pull)
+        await until(lambda: alice.session_id not in sfu.sessions)
         gone = await api.call("GET", alice.path)
 
         assert [response.status_code for response in (lost, gone)] == [410, 410]
         assert lost.json()["errorCode"] == "session_error"
+        assert elsewhere["tracks"][0]["errorCode"] == "not_found_track_error"
+
+
+async def test_a_request_that_waited_until_its_session_was_over_is_gone(sfu: LocalSfu, api: Api) -> None:
+    publisher, session = [(await api.ok("POST", "/sessions/new"))["sessionId"] for _ in range(2)]
+    publishing = {"sessionDescription": offer(section("0")), "autoDiscover": True}
+    published = await api.ok("POST", f"/sessions/{publisher}/tracks/new", publishing)
+    name = published["tracks"][0]["trackName"]
+    pull = {"tracks": [{"location": "remote", "sessionId": publisher, "trackName": name}]}
+
+    opened = {who: sfu.sessions[who].last_request for who in (publisher, session)}
+    waiting = [
+        asyncio.create_task(api.call("POST", f"/sessions/{who}/tracks/new", pull)) for who in (publisher, session)
+    ]
+    await until(lambda: all(sfu.sessions[who].last_request > since for who, since in opened.items()))
+    for who in (publisher, session):
+        await sfu.sessions[who].close()
+
+    responses = [await response for response in waiting]
+    assert [(response.status_code, response.json()["errorCode"]) for response in responses] == [
+        (410, "session_error"),
+        (410, "session_error"),
+    ]
 
 
 async def test_another_fingerprint_in_the_same_session_is_refused(api: Api) -> None:

@@ -48,6 +48,7 @@ class Connection:
         self._fingerprint = resources.fingerprint
         self._was_connected = False
         self._has_failed = False
+        self._is_closed = False
         self._connected = asyncio.Event()
         self._on_connected = on_connected
         self._remote_ice = ("", "")
@@ -73,6 +74,11 @@ class Connection:
         silence = time.monotonic() - self._endpoint.last_seen
         return self.transport.is_connected and not self._has_failed and silence < self._settings.silence_timeout
 
+    @property
+    def is_lost(self) -> bool:
+        """Say whether packets flowed once and do not now."""
+        return self._was_connected and not self.is_connected
+
     def is_expired(self, now: float, *, last_request: float) -> bool:
         """Say whether it is over: never connected in time, or lost and not back in time."""
         if self._was_connected:
@@ -85,6 +91,7 @@ class Connection:
         Raises:
             RefusedError: 425 where it did not connect in time, 410 where it was lost and did not come back in time.
         """
+        self.check_open()
         if not self.negotiation.is_established or self.is_connected:
             return
         self._connected.clear()
@@ -93,6 +100,7 @@ class Connection:
                 await self._connected.wait()
         except TimeoutError:
             pass
+        self.check_open()
         if not self.is_connected:
             raise (
                 gone("Session appears to be disconnected. Please check if the PeerConnection is connected.")
@@ -100,8 +108,19 @@ class Connection:
                 else not_ready()
             )
 
+    def check_open(self) -> None:
+        """Refuse what comes, or has waited, until after the end.
+
+        Raises:
+            RefusedError: 410.
+        """
+        if self._is_closed or self._has_failed:
+            raise gone("the session expired or failed")
+
     async def close(self) -> None:
-        """End it, telling the client."""
+        """End it, telling the client, and wake whoever waits for it."""
+        self._is_closed = True
+        self._connected.set()
         await self.transport.close()
         self._endpoint.close()
 

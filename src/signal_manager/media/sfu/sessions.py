@@ -84,6 +84,11 @@ class Session:
         """Say whether packets can flow now."""
         return self._connection.is_connected
 
+    @property
+    def is_lost(self) -> bool:
+        """Say whether the client was connected and is not now."""
+        return self._connection.is_lost
+
     def is_expired(self, now: float) -> bool:
         """Say whether the session is over."""
         return self._connection.is_expired(now, last_request=self.last_request)
@@ -209,6 +214,7 @@ class Session:
             raise invalid_params("every remote track is expected to have a sessionId and a trackName")
         self._connection.check_stable()
         found = await asyncio.gather(*(self._find(track) for track in tracks))
+        self._connection.check_open()
         self._connection.check_stable()
         pairs = list(zip(tracks, found, strict=True))
         if description is not None:
@@ -294,7 +300,7 @@ class Session:
         """Return the publication once it has packets."""
         session = self._sessions.get(track.session_id or "")
         publication = session.tracks.published.get(track.track_name or "") if session is not None else None
-        if session is None or publication is None:
+        if session is None or publication is None or session.is_lost:
             return _NOT_FOUND
         if not publication.has_packets:
             try:
