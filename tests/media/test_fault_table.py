@@ -106,7 +106,7 @@ async def test_each_fault_is_reported_and_leaves_nothing_behind(row: Row) -> Non
         negotiator.close()
         await negotiator.closed()
         await closer.drained()
-        assert [session.published for session in sfu.sessions.values() if session.published] == []
+        assert [session.id for session in sfu.sessions.values() if session.tracks.published] == []
         assert ledger.entries == set()
 
 
