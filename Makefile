@@ -32,7 +32,14 @@ lint: $(VENV)/.dev ## Formatting, lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint ## Everything that CI runs
+# Browser tests drive Debian's Chromium: installed where that is allowed, else those tests are skipped and say why.
+tools:
+	@command -v chromium >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+		else echo "without Chromium the browser tests are skipped: apt-get install chromium"; fi
+
+test: lint tools ## Everything that CI runs
 	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest --cov --cov-report=term
 
 proto: $(VENV)/.dev ## Make the Protobuf module again from its schema
@@ -47,8 +54,11 @@ $(REFERENCES)/node_modules: $(REFERENCES)/package.json
 bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside reference relays, and memory per connection
 	$(BIN)/python -m benchmarks.relay
 	$(BIN)/python -m benchmarks.connections
+	$(BIN)/python -m benchmarks.storage
+	$(BIN)/python -m benchmarks.registrations main
+	$(BIN)/python -m benchmarks.sfu
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
 
-.PHONY: help run setup lint test proto bench clean
+.PHONY: help run setup lint tools test proto bench clean

@@ -88,7 +88,7 @@ def take_rounds(plan: Plan, *, report: Callable[[str], None]) -> Rounds:
             for in_flight in plan.in_flight:
                 for server in servers[start:] + servers[:start]:
                     report(f"round {number + 1} of {plan.rounds}: {server.name}, {in_flight} in flight")
-                    measurement = _measure(server, plan, in_flight, load_core)
+                    measurement = measure(server, plan, in_flight, load_core)
                     rounds.setdefault((server.name, in_flight), []).append(measurement)
     return rounds
 
@@ -131,7 +131,8 @@ def _started(name: str, pairs: int, core: int | None) -> AbstractContextManager[
     return reference(name, core=core)
 
 
-def _measure(server: Server, plan: Plan, in_flight: int, core: int | None) -> Measurement:
+def measure(server: Server, plan: Plan, in_flight: int, core: int | None) -> Measurement:
+    """Put one load on a server, from a process on `core`, and return what it saw."""
     arguments = {
         "port": server.port,
         "server-pid": server.pid,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from benchmarks.processes import ROOT, free_port, running
 
@@ -62,16 +63,20 @@ def reference(name: str, *, core: int | None = None) -> Iterator[Server]:
 
 
 @contextmanager
-def service(tokens: Mapping[str, str], *, core: int | None = None) -> Iterator[Server]:
-    """Run this service while the block lasts: its defaults, without rate limits and without files.
+def service(
+    tokens: Mapping[str, str], *, core: int | None = None, storage: Literal["memory", "sqlite"] = "memory"
+) -> Iterator[Server]:
+    """Run this service while the block lasts: its defaults, without rate limits.
 
     Args:
         tokens: the token of each client that may connect, all of them at the same time.
+        core: the processor it may use.
+        storage: where it keeps registrations; a database is in a directory of its own.
     """
     port = free_port()
     with TemporaryDirectory(prefix="signal-manager-bench-") as directory:
         config = Path(directory) / "config.toml"
-        config.write_text(_service_config(tokens, port))
+        config.write_text(_service_config(tokens, port, storage, Path(directory)))
         # What the developer's shell sets for the service must not reach this one.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNAL_MANAGER_")}
         command = [sys.executable, "-m", "signal_manager", "serve", "--config", str(config)]
@@ -79,7 +84,7 @@ def service(tokens: Mapping[str, str], *, core: int | None = None) -> Iterator[S
             yield Server(SERVICE, pid, port)
 
 
-def _service_config(tokens: Mapping[str, str], port: int) -> str:
+def _service_config(tokens: Mapping[str, str], port: int, storage: str, directory: Path) -> str:
     # A JSON string is a TOML basic string too.
     api_keys = ", ".join(json.dumps(f"{client_id}:{token}") for client_id, token in tokens.items())
     return f"""\
@@ -95,7 +100,11 @@ api_keys = [{api_keys}]
 rate_limit_enabled = false
 
 [storage]
-backend = "memory"
+backend = "{storage}"
+sqlite_path = {json.dumps(str(directory / "signal-manager.db"))}
+
+[media]
+backend = "none"
 
 [metrics]
 port = 0
