@@ -9,12 +9,25 @@ import json
 import struct
 from typing import Any
 
-__all__ = ["CONNECT_ACK", "HEADER", "OFFER_SDP", "SENT_AT", "SENT_AT_OFFSET", "SIGNAL_OFFER", "connect", "offer"]
+__all__ = [
+    "CONNECT_ACK",
+    "HEADER",
+    "OFFER_SDP",
+    "REGISTER_ACK",
+    "SENT_AT",
+    "SENT_AT_OFFSET",
+    "SIGNAL_OFFER",
+    "connect",
+    "offer",
+    "register",
+]
 
 START = 0xAA
 CONNECT = 0x01
 CONNECT_ACK = 0x02
 SIGNAL_OFFER = 0x10
+REGISTER = 0x20
+REGISTER_ACK = 0x21
 JSON_PAYLOAD = 0x02
 
 HEADER = struct.Struct(">BB16sBH")
@@ -74,6 +87,11 @@ def connect(client_id: str, token: str) -> bytes:
 def offer(target_client_id: str) -> bytes:
     """Return a SIGNAL_OFFER of about 1.2 KB for `target_client_id`."""
     return _frame(SIGNAL_OFFER, {"target_client_id": target_client_id, "signal_data": OFFER_SDP})
+
+
+def register(number: int) -> bytes:
+    """Return a REGISTER with something that changes in it."""
+    return _frame(REGISTER, {"version": "1.0.0", "capabilities": ["chat"], "metadata": {"number": number}})
 
 
 def _frame(message_type: int, payload: dict[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
 """Does relaying wait for storage? The relay's figures alone, and while registrations are written to SQLite beside it.
 
-The registrations come from clients of their own, in a process of its own, on a fixed schedule. The load keeps the service's
-core busy, so what registering costs in CPU is taken from relaying: that share is measured first and printed beside.
+The registrations come from clients of their own, in a process of its own, on a fixed schedule. The load keeps the
+service's core busy, so what registering costs in CPU is taken from relaying: that share is measured first.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typing import Annotated
 
 import typer
 import uvloop
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import frames
 from benchmarks.load import TOKEN, Measurement, client_ids
 from benchmarks.processes import ROOT, MeasurementError, cores, cpu_seconds, end_on_sigterm, pinned
 from benchmarks.relay import Plan, measure
 from benchmarks.results import machine, write_json
 from benchmarks.servers import SERVICE, Server, service
-from signal_manager.client import SignalClient
 
 __all__ = ["app"]
 
@@ -44,25 +45,43 @@ def names() -> list[str]:
     return [f"registering-{number}" for number in range(REGISTERING)]
 
 
+class RegisteringClient(WSListener):
+    """A connection that registers when it is told to, as cheaply as can be: it shares a core with the load."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self.transport: WSTransport | None = None
+        self.replies = 0
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """Say who we are."""
+        self.transport = transport
+        transport.send(WSMsgType.BINARY, frames.connect(self._name, TOKEN))
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Count the replies that say yes."""
+        self.replies += frame.get_payload_as_bytes()[1] == frames.REGISTER_ACK
+
+    def register(self, number: int) -> None:
+        """Send one registration."""
+        if self.transport is not None:
+            self.transport.send(WSMsgType.BINARY, frames.register(number))
+
+
 async def register(port: int, rate: int) -> None:
-    """Register `rate` times a second until standard input ends; says so once the first has been answered."""
-    clients = [SignalClient(f"ws://127.0.0.1:{port}", name, TOKEN) for name in names()]
+    """Register `rate` times a second until standard input ends, then print how many were confirmed per second."""
+    clients = [RegisteringClient(name) for name in names()]
     for client in clients:
-        await client.connect()
-    await clients[0].register(["chat"], {"name": "Ada"})
-    print("ready", flush=True)
+        await ws_connect(lambda client=client: client, f"ws://127.0.0.1:{port}")
     ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
-    done, started, running = 0, time.perf_counter(), set[asyncio.Task[None]]()
+    print("ready", flush=True)
+    sent, started = 0, time.perf_counter()
     while not ended.done():
-        task = asyncio.create_task(clients[done % REGISTERING].register(["chat"], {"name": "Ada", "number": done}))
-        running.add(task)
-        task.add_done_callback(running.discard)
-        done += 1
-        await asyncio.sleep(max(0.0, started + done / rate - time.perf_counter()))
-    await asyncio.gather(*running)
-    print(done / (time.perf_counter() - started), flush=True)
-    for client in clients:
-        await client.close()
+        clients[sent % REGISTERING].register(sent)
+        sent += 1
+        await asyncio.sleep(max(0.0, started + sent / rate - time.perf_counter()))
+    print(sum(client.replies for client in clients) / (time.perf_counter() - started), flush=True)
 
 
 @contextmanager

@@ -190,14 +190,8 @@ class SqliteStorage(RecordStorage):
         if not batch:
             return
         try:
-            await self._roll_back()
-            await self._writer.execute_fetchall("BEGIN IMMEDIATE")
-            outcomes = await self._apply_all(batch)
-            await self._writer.execute_fetchall("COMMIT")
+            outcomes = await _run(self._writer, lambda connection: _transact(connection, batch))
         except sqlite3.Error as error:
-            # At once, for the lock of other processes' sake; should this fail too, the next transaction begins with it.
-            with suppress(sqlite3.Error):
-                await self._roll_back()
             if len(batch) > 1:
                 for write in batch:
                     await self._commit([write])
@@ -206,28 +200,46 @@ class SqliteStorage(RecordStorage):
             outcomes = [(batch[0], _translated(error))]
         _settle(outcomes)
 
-    async def _apply_all(self, batch: Sequence[_Write[Any]]) -> list[tuple[_Write[Any], Any]]:
-        """Read what the writes need, apply them one after the other, and write what came of it.
 
-        Each statement is a visit to the connection's thread, so there are few of them however many writes there are.
-        """
-        kinds = {write.kind.collection: write.kind for write in batch}
+async def _run(connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Run `work` in the connection's thread.
+
+    Every visit to that thread costs more than the statements, and takes the interpreter's lock from the event loop; so
+    a transaction is one visit, for which aiosqlite has no public method.
+    """
+    result: T = await connection._execute(work, connection._conn)  # type: ignore[no-untyped-call]  # it is private
+    return result
+
+
+def _transact(connection: sqlite3.Connection, batch: Sequence[_Write[Any]]) -> list[tuple[_Write[Any], Any]]:
+    """Read what the writes need, apply them one after the other, and commit what came of it."""
+    kinds = {write.kind.collection: write.kind for write in batch}
+    try:
+        _roll_back(connection)
+        connection.execute("BEGIN IMMEDIATE")
         found: dict[str, Documents] = {}
         for collection, kind in kinds.items():
             keys = {key for write in batch if write.kind is kind for key in write.reads}
-            found[collection] = await _fetch(self._writer, kind, sorted(keys)) if keys else {}
+            found[collection] = _found(keys, connection.execute(*_fetching(kind, sorted(keys)))) if keys else {}
         documents = {collection: dict(bodies) for collection, bodies in found.items()}
         outcomes = [(write, _outcome(write, documents[write.kind.collection])) for write in batch]
         for collection, kind in kinds.items():
             before = found[collection]
             bodies = documents[collection].items()
-            await _store(self._writer, kind, {key: body for key, body in bodies if before.get(key, ...) != body})
-        return outcomes
+            _store(connection, kind, {key: body for key, body in bodies if before.get(key, ...) != body})
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        # At once, for the lock of other processes' sake; should this fail too, the next transaction begins with it.
+        with suppress(sqlite3.Error):
+            _roll_back(connection)
+        raise
+    return outcomes
 
-    async def _roll_back(self) -> None:
-        """End a transaction that failed."""
-        if self._writer.in_transaction:
-            await self._writer.execute_fetchall("ROLLBACK")
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """End a transaction that failed."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 def _outcome(write: _Write[Any], documents: Documents) -> Any:
@@ -262,15 +274,22 @@ def _translated(error: sqlite3.Error) -> SignalManagerError:
 
 async def _fetch(connection: aiosqlite.Connection, kind: Kind[Any], keys: Sequence[str]) -> Documents:
     """Return the bodies of these documents, None for those that are not there."""
+    return _found(keys, await connection.execute_fetchall(*_fetching(kind, keys)))
+
+
+def _fetching(kind: Kind[Any], keys: Sequence[str]) -> tuple[str, tuple[str]]:
     query = f"SELECT {kind.key}, body FROM {kind.collection} WHERE {kind.key} IN (SELECT value FROM json_each(?))"  # noqa: S608 - see above
-    rows = await connection.execute_fetchall(query, (msgspec.json.encode(keys).decode(),))
+    return query, (msgspec.json.encode(keys).decode(),)
+
+
+def _found(keys: Iterable[str], rows: Iterable[Any]) -> Documents:
     documents: Documents = dict.fromkeys(keys)
     for key, body in rows:
         documents[key] = body
     return documents
 
 
-async def _store(connection: aiosqlite.Connection, kind: Kind[Any], documents: Documents) -> None:
+def _store(connection: sqlite3.Connection, kind: Kind[Any], documents: Documents) -> None:
     """Write the bodies, and remove the documents that have none."""
     written = [(key, body) for key, body in documents.items() if body is not None]
     removed = [(key,) for key, body in documents.items() if body is None]
@@ -279,11 +298,9 @@ async def _store(connection: aiosqlite.Connection, kind: Kind[Any], documents: D
         f"ON CONFLICT ({kind.key}) DO UPDATE SET body = excluded.body"
     )
     if written:
-        async with connection.executemany(upsert, written):
-            pass
+        connection.executemany(upsert, written)
     if removed:
-        async with connection.executemany(f"DELETE FROM {kind.collection} WHERE {kind.key} = ?", removed):  # noqa: S608 - see above
-            pass
+        connection.executemany(f"DELETE FROM {kind.collection} WHERE {kind.key} = ?", removed)  # noqa: S608 - see above
 
 
 def _query(kind: Kind[Any], condition: Condition, after: str | None) -> tuple[str, list[Any]]:
