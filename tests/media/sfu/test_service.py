@@ -16,7 +16,7 @@ from signal_manager.errors import ConfigurationError
 from signal_manager.media.sfu import LocalSfu, SfuSettings, serve
 from signal_manager.media.sfu.wire import SessionDescription, TracksRequest
 from tests.media.sfu.clients import Api, Json, MovingPicture, Peer, api_of, frames, until
-from tests.media.sfu.sdps import offer, section
+from tests.media.sfu.sdps import FINGERPRINT, offer, section
 
 
 async def close(api: Api, peer: Peer, mid: str) -> Json:
@@ -482,6 +482,99 @@ async def test_everything_is_given_back_at_the_end(sfu: LocalSfu, api: Api) -> N
     assert not sfu._port.by_ufrag
     assert not sfu._port.by_address
     assert sfu.gauges().pending_handshakes == 0
+
+
+# -- what fails inside -------------------------------------------------------------------------------------------------
+
+
+def _break(*_: object) -> None:
+    raise RuntimeError("broken on purpose")
+
+
+@pytest.fixture
+async def alice_and_bob(sfu: LocalSfu, api: Api) -> AsyncIterator[tuple[Peer, Peer]]:
+    """Two publishers that are up."""
+    async with await Peer.open(api) as alice, await Peer.open(api) as bob:
+        for peer in (alice, bob):
+            await peer.publish(sound=AudioStreamTrack())
+            await peer.connected()
+        yield alice, bob
+
+
+async def test_a_packet_that_breaks_its_session_ends_no_other(
+    sfu: LocalSfu, api: Api, alice_and_bob: tuple[Peer, Peer]
+) -> None:
+    alice, bob = alice_and_bob
+    sfu.sessions[alice.session_id]._connection.transport.on_rtp = _break
+
+    await until(lambda: alice.session_id not in sfu.sessions)
+
+    publication = sfu.sessions[bob.session_id].tracks.published["sound"]
+    packets = publication.layers[""].packets
+    await until(lambda: publication.layers[""].packets > packets)
+
+
+@pytest.mark.parametrize("broken", [("tick",), ("tick", "close")])
+async def test_a_session_that_fails_in_a_tick_ends_alone(
+    sfu: LocalSfu, alice_and_bob: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch, broken: tuple[str, ...]
+) -> None:
+    alice, bob = alice_and_bob
+    session = sfu.sessions[alice.session_id]
+    monkeypatch.setattr(session, "tick", _break)
+    if "close" in broken:
+        monkeypatch.setattr(session.channels, "stop", _break)
+
+    await until(lambda: alice.session_id not in sfu.sessions)
+
+    assert bob.session_id in sfu.sessions
+    publication = sfu.sessions[bob.session_id].tracks.published["sound"]
+    packets = publication.layers[""].packets
+    await until(lambda: publication.layers[""].packets > packets)
+    monkeypatch.undo()
+    await session.close()
+
+
+async def test_a_request_that_fails_inside_is_an_internal_error(
+    sfu: LocalSfu, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sfu, "open_session", _break)
+
+    response = await api.call("POST", "/sessions/new")
+
+    assert (response.status_code, response.json()["errorCode"]) == (500, "internal_error")
+
+
+async def test_a_handshake_with_another_certificate_fails_and_may_be_tried_again(sfu: LocalSfu, api: Api) -> None:
+    async with await Peer.open(api) as alice:
+        alice.connection.addTrack(AudioStreamTrack())
+        offered = await alice.offer()
+        lines = [
+            f"a=fingerprint:sha-256 {FINGERPRINT}" if line.startswith("a=fingerprint:sha-256") else line
+            for line in offered["sdp"].split("\r\n")
+            if not line.startswith(("a=fingerprint:sha-384", "a=fingerprint:sha-512"))
+        ]
+        body = {"sessionDescription": {"type": "offer", "sdp": "\r\n".join(lines)}, "autoDiscover": True}
+        answer = await api.ok("POST", f"{alice.path}/tracks/new", body)
+        await alice.take(answer["sessionDescription"])
+
+        await until(lambda: sfu.counters.handshakes_failed > 0)
+
+        assert sfu.gauges().connected_sessions == 0
+        assert sfu.gauges().pending_handshakes <= 1
+
+
+async def test_sctp_that_aiortc_asserts_against_ends_that_association_only(sfu: LocalSfu, api: Api) -> None:
+    async with talkers(api) as (alice, bob):
+        transport = sfu.sessions[alice.session_id]._connection.transport
+        receiver = transport._data_receiver
+        assert receiver is not None
+        receiver.receiver = None
+
+        assert alice.connection.sctp is not None
+        await alice.connection.sctp.transport._send_data(b"anything")
+        await until(lambda: not transport.is_connected)
+
+        assert sfu.sessions[bob.session_id].is_connected
 
 
 # -- starting ----------------------------------------------------------------------------------------------------------

@@ -106,6 +106,7 @@ class LocalSfu:
             handshakes=self._handshakes,
         )
         self._clock: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._server: _HttpServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -140,7 +141,9 @@ class LocalSfu:
             await asyncio.wait([self._serving])
             self._server = self._serving = None
         for session_id in list(self.sessions):
-            await self._close(session_id)
+            self._retire(session_id)
+        if self._closing:
+            await asyncio.wait(self._closing)
         await self._port.stop()
 
     async def __aenter__(self) -> Self:
@@ -196,10 +199,19 @@ class LocalSfu:
             pending_handshakes=self._handshakes.pending,
         )
 
-    async def _close(self, session_id: str) -> None:
+    def _retire(self, session_id: str) -> None:
+        """Take a session out, and close it beside everything else: one that fails even at that holds up nobody."""
         session = self.sessions.pop(session_id, None)
         if session is not None:
-            await session.close()
+            task = asyncio.create_task(session.close(), name="sfu-close-session")
+            self._closing.add(task)
+            task.add_done_callback(self._retired)
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("media session did not close", error=type(error).__name__)
 
     async def _tick(self) -> None:
         while True:
@@ -209,12 +221,12 @@ class LocalSfu:
                 try:
                     if session.is_expired(now):
                         self.counters.sessions_expired += 1
-                        await self._close(session.id)
+                        self._retire(session.id)
                     else:
                         session.tick(now)
                 except Exception:  # a background task's edge: one session's fault ends that session
                     _log.exception("media session failed", session=session.id)
-                    self.sessions.pop(session.id, None)
+                    self._retire(session.id)
 
     async def _serve_http(self, port: int) -> None:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
