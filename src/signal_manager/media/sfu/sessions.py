@@ -84,10 +84,14 @@ class Session:
         """Say whether packets can flow now."""
         return self._connection.is_connected
 
-    @property
-    def is_lost(self) -> bool:
-        """Say whether the client was connected and is not now."""
-        return self._connection.is_lost
+    async def is_back(self) -> bool:
+        """Wait for a client that was connected and is not now, and say whether it came back."""
+        if self._connection.is_lost:
+            try:
+                await self._connection.ready()
+            except RefusedError:
+                return False
+        return True
 
     def is_expired(self, now: float) -> bool:
         """Say whether the session is over."""
@@ -300,7 +304,7 @@ class Session:
         """Return the publication once it has packets."""
         session = self._sessions.get(track.session_id or "")
         publication = session.tracks.published.get(track.track_name or "") if session is not None else None
-        if session is None or publication is None or session.is_lost:
+        if session is None or publication is None or not await session.is_back():
             return _NOT_FOUND
         if not publication.has_packets:
             try:
