@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,6 +27,7 @@ import signal_manager
 from signal_manager import __version__, app, cli, trial
 from signal_manager.cli import parse_duration
 from signal_manager.errors import ConfigurationError
+from signal_manager.media.sfu import LocalSfu
 from signal_manager.settings import DEFAULT_TOKEN_SECRET, Config
 
 SECRET = "the secret of these tests, longer than 32 bytes"
@@ -567,3 +570,65 @@ class WithoutWebRtc(MetaPathFinder):
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
         if fullname == "aiortc":
             raise ModuleNotFoundError("No module named 'aiortc'", name="aiortc")
+
+
+# sfu
+
+
+def test_the_local_sfu_tells_where_it_is_and_stops_in_order() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "signal_manager", "sfu", "--port", "0", "--json", "--app-id", "a" * 32],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        shown = json.loads("".join(process.stdout.readline() for _ in range(5)))
+        url = f"{shown['base_url']}/apps/{shown['app_id']}/sessions/new"
+        opened = httpx.post(url, headers={"Authorization": f"Bearer {shown['app_secret']}"}, timeout=10)
+        refused = httpx.post(url, headers={"Authorization": "Bearer wrong"}, timeout=10)
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(20) == 0
+        assert (opened.status_code, refused.status_code) == (201, 401)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_local_sfu_explains_faults_that_are_none(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "faults.toml"
+    file.write_text("[[faults]]\nkind = 'gremlins'\n")
+
+    assert_one_error(run("sfu", "--faults", str(file)), "gremlins")
+    assert_one_error(run("sfu", "--faults", "nowhere.toml"), "faults file")
+
+
+# check-config --online
+
+
+def test_online_needs_credentials(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert_one_error(run("check-config", "--online"), "cloudflare.app_id")
+
+
+async def test_online_tries_the_credentials(tmp_path: Path) -> None:
+    async with LocalSfu(http_port=0) as sfu:
+        for secret, status, says in ((sfu.app_secret, 0, ""), ("wrong", 2, "error: ")):
+            config = tmp_path / "config.toml"
+            config.write_text(
+                f"[cloudflare]\napp_id = '{sfu.app_id}'\napp_secret = '{secret}'\nbase_url = '{sfu.base_url}'\n"
+            )
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "signal_manager", "check-config", "--online", "--config", str(config)),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            _, errors = await asyncio.wait_for(process.communicate(), 30)
+
+            assert process.returncode == status
+            assert errors.decode().startswith(says)
+            assert secret not in errors.decode()
