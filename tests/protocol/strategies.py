@@ -58,22 +58,26 @@ def _fields(struct: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
     return {field.name: _values(field.type) for field in info.fields}
 
 
+_SIMPLE: dict[type[inspect.Type], st.SearchStrategy[Any]] = {
+    inspect.NoneType: st.none(),
+    inspect.BoolType: st.booleans(),
+    inspect.FloatType: st.floats(allow_nan=False, allow_infinity=False),
+    inspect.AnyType: json_values,
+}
+
+
 def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:
+    if type(kind) in _SIMPLE:
+        return _SIMPLE[type(kind)]
     match kind:
         case inspect.UnionType():
             return st.one_of([_values(member) for member in kind.types])
-        case inspect.NoneType():
-            return st.none()
-        case inspect.BoolType():
-            return st.booleans()
+        case inspect.LiteralType():
+            return st.sampled_from(kind.values)
         case inspect.StrType():
-            return names if kind.pattern else st.text()
+            return names if kind.pattern else st.text(min_size=kind.min_length or 0, max_size=kind.max_length)
         case inspect.IntType():
             return st.integers(MIN_INTEGER if kind.ge is None else kind.ge, kind.le or MAX_INTEGER)
-        case inspect.FloatType():
-            return st.floats(allow_nan=False, allow_infinity=False)
-        case inspect.AnyType():
-            return json_values
         case inspect.ListType():
             return st.lists(_values(kind.item_type), max_size=4)
         case inspect.DictType():

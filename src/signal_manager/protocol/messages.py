@@ -7,31 +7,56 @@ need nothing more, Protobuf a message of the same name in its schema, BINARY and
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
 from signal_manager.model import NAME_PATTERN
 
 __all__ = [
+    "MAX_ITEMS",
     "MAX_TIMESTAMP",
     "PROTOCOL_VERSION",
     "SIGNAL_TYPES",
     "SPECS",
     "Connect",
     "ConnectAck",
+    "ConnectionInfo",
+    "DataChannelRequest",
+    "DataChannelResult",
+    "DataChannelsNew",
+    "DataChannelsNewAck",
     "Disconnect",
     "ErrorMessage",
     "GoAway",
     "Heartbeat",
     "HeartbeatAck",
+    "IceServer",
+    "IceServers",
+    "IceServersAck",
+    "Member",
     "Message",
     "MessageType",
     "PayloadType",
     "Peer",
+    "PublishedTrack",
     "Register",
     "RegisterAck",
+    "Renegotiate",
+    "RenegotiateAck",
+    "Request",
     "Resume",
+    "RoomAck",
+    "RoomCreate",
+    "RoomCreateAck",
+    "RoomEntry",
+    "RoomEvent",
+    "RoomJoin",
+    "RoomJoinAck",
+    "RoomLeave",
+    "RoomLeaveAck",
+    "RoomState",
+    "RoomStateAck",
     "Shape",
     "Signal",
     "SignalAck",
@@ -39,7 +64,18 @@ __all__ = [
     "SignalIceCandidate",
     "SignalMessage",
     "SignalOffer",
+    "Simulcast",
     "Spec",
+    "TrackMid",
+    "TrackRequest",
+    "TrackResult",
+    "TrackUpdate",
+    "TracksClose",
+    "TracksCloseAck",
+    "TracksNew",
+    "TracksNewAck",
+    "TracksUpdate",
+    "TracksUpdateAck",
     "Unregister",
     "UnregisterAck",
     "spec_of",
@@ -49,6 +85,9 @@ PROTOCOL_VERSION = "1.0.0"
 
 # `timestamp` is any u64.
 MAX_TIMESTAMP = 2**64 - 1
+
+# Tracks or data channels in one request: what Cloudflare Realtime takes at once.
+MAX_ITEMS = 64
 
 
 class MessageType(IntEnum):
@@ -69,6 +108,27 @@ class MessageType(IntEnum):
     REGISTER_ACK = 0x21
     UNREGISTER = 0x22
     UNREGISTER_ACK = 0x23
+    WEBRTC_ROOM_CREATE = 0x30
+    WEBRTC_ROOM_CREATE_ACK = 0x31
+    WEBRTC_ROOM_JOIN = 0x32
+    WEBRTC_ROOM_JOIN_ACK = 0x33
+    WEBRTC_ROOM_LEAVE = 0x34
+    WEBRTC_ROOM_LEAVE_ACK = 0x35
+    ROOM_EVENT = 0x36
+    ROOM_STATE = 0x38
+    ROOM_STATE_ACK = 0x39
+    TRACKS_NEW = 0x40
+    TRACKS_NEW_ACK = 0x41
+    RENEGOTIATE = 0x42
+    RENEGOTIATE_ACK = 0x43
+    TRACKS_CLOSE = 0x44
+    TRACKS_CLOSE_ACK = 0x45
+    TRACKS_UPDATE = 0x46
+    TRACKS_UPDATE_ACK = 0x47
+    DATACHANNELS_NEW = 0x48
+    DATACHANNELS_NEW_ACK = 0x49
+    ICE_SERVERS = 0x4A
+    ICE_SERVERS_ACK = 0x4B
     ERROR = 0xFF
 
 
@@ -98,8 +158,13 @@ class Peer(StrEnum):
 
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 # In HTTP's manner; bounded so that every payload type can carry it.
-StatusCode = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+StatusCode = Uint16
+# The identification tag of an m-section (RFC 5888); clients choose short ones.
+Mid = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Bounded = msgspec.Meta(max_length=MAX_ITEMS)
+Kind = Literal["audio", "video"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -245,6 +310,326 @@ class UnregisterAck(Message, frozen=True, kw_only=True):
     client_id: str
 
 
+class Request(Message, frozen=True, kw_only=True):
+    """What every request about rooms may carry, and what must then be the connection's own."""
+
+    version: str = PROTOCOL_VERSION
+    client_id: Name | None = None
+    auth_token: str | None = None
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the objects inside messages share: a field that has its default value may be absent on the wire."""
+
+
+class PublishedTrack(Part, frozen=True, kw_only=True):
+    """A track that its publisher sends: the m-section of the publisher's offer, and the name others pull it by."""
+
+    mid: Mid
+    track_name: Name
+    kind: Kind | None = None
+
+
+class Simulcast(Part, frozen=True, kw_only=True):
+    """Which layer of a simulcast track a subscriber wants (docs/protocol.md, "Rooms")."""
+
+    preferred_rid: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    priority_ordering: Literal["none", "asciibetical"] | None = None
+    rid_not_available: Literal["none", "asciibetical"] | None = None
+
+
+class TrackRequest(Part, frozen=True, kw_only=True):
+    """One track of TRACKS_NEW: to publish with a `mid`, or to pull from a client or a media session."""
+
+    mid: Mid | None = None
+    track_name: Name
+    kind: Kind | None = None
+    client_id: Name | None = None
+    session_id: Name | None = None
+    simulcast: Simulcast | None = None
+
+
+class TrackMid(Part, frozen=True, kw_only=True):
+    """One track of TRACKS_CLOSE."""
+
+    mid: Mid
+
+
+class TrackUpdate(Part, frozen=True, kw_only=True):
+    """One pulled track of TRACKS_UPDATE: another simulcast layer, or another source."""
+
+    mid: Mid
+    track_name: Name | None = None
+    client_id: Name | None = None
+    session_id: Name | None = None
+    simulcast: Simulcast | None = None
+
+
+class TrackResult(Part, frozen=True, kw_only=True):
+    """What became of one track: its `mid` in the requester's own media session, or an error.
+
+    `client_id` and `session_id` name the publisher of a pulled track.
+    """
+
+    mid: str | None = None
+    track_name: str | None = None
+    kind: Kind | None = None
+    client_id: str | None = None
+    session_id: str | None = None
+    error_code: StatusCode | None = None
+    error_message: str | None = None
+
+
+class DataChannelRequest(Part, frozen=True, kw_only=True):
+    """One data channel to publish ("local") or to subscribe to ("remote"); `max_packet_life_time` is in ms."""
+
+    location: Literal["local", "remote"]
+    data_channel_name: Name
+    client_id: Name | None = None
+    session_id: Name | None = None
+    ordered: bool | None = None
+    max_retransmits: Uint16 | None = None
+    max_packet_life_time: Uint16 | None = None
+    wait_for_ack: bool | None = None
+    can_reply: bool | None = None
+
+
+class DataChannelResult(Part, frozen=True, kw_only=True):
+    """What became of one data channel: the `id` to open it with (`negotiated: true`), or an error."""
+
+    data_channel_name: str
+    id: Uint16 | None = None
+    location: Literal["local", "remote"] | None = None
+    client_id: str | None = None
+    session_id: str | None = None
+    error_code: StatusCode | None = None
+    error_message: str | None = None
+
+
+class IceServer(Part, frozen=True, kw_only=True):
+    """One entry of RTCPeerConnection's `iceServers`."""
+
+    urls: list[str]
+    username: str | None = None
+    credential: str | None = None
+
+
+class ConnectionInfo(Part, frozen=True, kw_only=True):
+    """The original service's summary of a membership."""
+
+    room_id: str
+    role: str
+    app_id: str
+    session_id: str
+    status: str
+    metadata: dict[str, Any]
+
+
+class Member(Part, frozen=True, kw_only=True):
+    """A member of a room as the others see it; `session_id` is that of its media."""
+
+    client_id: str
+    role: str
+    session_id: str | None = None
+    metadata: dict[str, Any] | None = None
+    tracks: list[PublishedTrack] | None = None
+
+
+class RoomEntry(Request, frozen=True, kw_only=True):
+    """What WEBRTC_ROOM_CREATE and WEBRTC_ROOM_JOIN share; `role` is "sender" or "receiver"."""
+
+    role: str
+    offer_sdp: str | None = None
+    tracks: Annotated[list[PublishedTrack], Bounded] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class RoomCreate(RoomEntry, frozen=True, kw_only=True):
+    """Open a room and be its first member."""
+
+    room_id: Name | None = None
+    max_participants: Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)] | None = None
+
+
+class RoomJoin(RoomEntry, frozen=True, kw_only=True):
+    """Become a member of a room that is there."""
+
+    room_id: Name
+
+
+class RoomAck(Message, frozen=True, kw_only=True):
+    """A new member's welcome; `status` is 200, and `session_id` is empty without a media backend.
+
+    A sender gets `answer_sdp`; a receiver gets `offer_sdp` when there is something to pull, and `tracks` with the mids.
+    `participants` and `sequence` are the room with this member in it: ROOM_EVENTs go on from there.
+    """
+
+    version: str
+    status: StatusCode
+    message: str
+    room_id: str
+    session_id: str
+    app_id: str
+    stun_url: str
+    ice_servers: list[IceServer]
+    connection_info: ConnectionInfo
+    answer_sdp: str | None = None
+    offer_sdp: str | None = None
+    requires_renegotiation: bool = False
+    participants: list[Member]
+    tracks: list[TrackResult]
+    sequence: Count
+
+
+class RoomCreateAck(RoomAck, frozen=True, kw_only=True):
+    """The answer to WEBRTC_ROOM_CREATE."""
+
+
+class RoomJoinAck(RoomAck, frozen=True, kw_only=True):
+    """The answer to WEBRTC_ROOM_JOIN."""
+
+
+class RoomLeave(Request, frozen=True, kw_only=True):
+    """Leave a room; the others are told the `reason`."""
+
+    room_id: Name
+    reason: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+
+
+class RoomLeaveAck(Message, frozen=True, kw_only=True):
+    """The answer to WEBRTC_ROOM_LEAVE; `status` is 200."""
+
+    version: str
+    status: StatusCode
+    message: str
+    room_id: str
+    client_id: str
+
+
+class RoomEvent(Message, frozen=True, kw_only=True):
+    """One change of a room, told to all its members in the order of `sequence`.
+
+    `participant` is the member it is about, as it is after the change; `tracks` are those published or unpublished.
+    """
+
+    room_id: str
+    sequence: Count
+    event: Literal[
+        "participant_joined",
+        "participant_left",
+        "tracks_published",
+        "tracks_unpublished",
+        "metadata_changed",
+        "room_closed",
+    ]
+    participant: Member | None = None
+    tracks: list[PublishedTrack] | None = None
+    reason: str | None = None
+
+
+class RoomState(Request, frozen=True, kw_only=True):
+    """Ask for the whole of a room that one is in."""
+
+    room_id: Name
+
+
+class RoomStateAck(Message, frozen=True, kw_only=True):
+    """A room as it was at `sequence`; `created_at` is in ms since the epoch."""
+
+    room_id: str
+    sequence: Count
+    participants: list[Member]
+    metadata: dict[str, Any]
+    max_participants: Count
+    created_at: Count | None = None
+
+
+class TracksNew(Request, frozen=True, kw_only=True):
+    """Publish tracks with an offer, or pull tracks without one; with an offer and no tracks the SFU names them."""
+
+    room_id: Name
+    tracks: Annotated[list[TrackRequest], Bounded]
+    offer_sdp: str | None = None
+
+
+class TracksNewAck(Message, frozen=True, kw_only=True):
+    """The answer to one's offer, or the SFU's offer to answer with RENEGOTIATE."""
+
+    tracks: list[TrackResult]
+    answer_sdp: str | None = None
+    offer_sdp: str | None = None
+    requires_renegotiation: bool = False
+
+
+class Renegotiate(Request, frozen=True, kw_only=True):
+    """Answer the SFU's last offer."""
+
+    room_id: Name
+    answer_sdp: str
+
+
+class RenegotiateAck(Message, frozen=True, kw_only=True):
+    """The SFU has accepted the answer; `status` is 200."""
+
+    status: StatusCode
+
+
+class TracksClose(Request, frozen=True, kw_only=True):
+    """Stop tracks that one publishes or pulls: at once, or by negotiation with an offer."""
+
+    room_id: Name
+    tracks: Annotated[list[TrackMid], Bounded]
+    offer_sdp: str | None = None
+
+
+class TracksCloseAck(Message, frozen=True, kw_only=True):
+    """What became of each track, and the answer to the offer if there was one."""
+
+    tracks: list[TrackResult]
+    answer_sdp: str | None = None
+
+
+class TracksUpdate(Request, frozen=True, kw_only=True):
+    """Switch pulled tracks to another simulcast layer or source, without negotiation."""
+
+    room_id: Name
+    tracks: Annotated[list[TrackUpdate], Bounded]
+
+
+class TracksUpdateAck(Message, frozen=True, kw_only=True):
+    """What became of each track."""
+
+    tracks: list[TrackResult]
+
+
+class DataChannelsNew(Request, frozen=True, kw_only=True):
+    """Open data channels; with none, negotiate the transport for them, with one's own offer or the SFU's."""
+
+    room_id: Name
+    data_channels: Annotated[list[DataChannelRequest], Bounded]
+    offer_sdp: str | None = None
+
+
+class DataChannelsNewAck(Message, frozen=True, kw_only=True):
+    """What became of each data channel, or what completes the negotiation of their transport."""
+
+    data_channels: list[DataChannelResult]
+    answer_sdp: str | None = None
+    offer_sdp: str | None = None
+    requires_renegotiation: bool = False
+
+
+class IceServers(Request, frozen=True, kw_only=True):
+    """Ask for STUN and TURN servers; an empty payload does too."""
+
+
+class IceServersAck(Message, frozen=True, kw_only=True):
+    """Servers as RTCPeerConnection wants them; `expires_at` is in ms since the epoch, absent when nothing expires."""
+
+    ice_servers: list[IceServer]
+    expires_at: Count | None = None
+
+
 class ErrorMessage(Message, frozen=True, kw_only=True):
     """A refusal (docs/protocol.md, "Errors and close codes")."""
 
@@ -284,6 +669,27 @@ SPECS: dict[MessageType, Spec] = {
         Spec(MessageType.REGISTER_ACK, RegisterAck, "RegisterAck", Peer.SERVICE),
         Spec(MessageType.UNREGISTER, Unregister, "Unregister", Peer.CLIENT),
         Spec(MessageType.UNREGISTER_ACK, UnregisterAck, "UnregisterAck", Peer.SERVICE),
+        Spec(MessageType.WEBRTC_ROOM_CREATE, RoomCreate, "WebRTCRoomCreate", Peer.CLIENT),
+        Spec(MessageType.WEBRTC_ROOM_CREATE_ACK, RoomCreateAck, "WebRTCRoomCreateAck", Peer.SERVICE),
+        Spec(MessageType.WEBRTC_ROOM_JOIN, RoomJoin, "WebRTCRoomJoin", Peer.CLIENT),
+        Spec(MessageType.WEBRTC_ROOM_JOIN_ACK, RoomJoinAck, "WebRTCRoomJoinAck", Peer.SERVICE),
+        Spec(MessageType.WEBRTC_ROOM_LEAVE, RoomLeave, "WebRTCRoomLeave", Peer.CLIENT),
+        Spec(MessageType.WEBRTC_ROOM_LEAVE_ACK, RoomLeaveAck, "WebRTCRoomLeaveAck", Peer.SERVICE),
+        Spec(MessageType.ROOM_EVENT, RoomEvent, None, Peer.SERVICE),
+        Spec(MessageType.ROOM_STATE, RoomState, None, Peer.CLIENT),
+        Spec(MessageType.ROOM_STATE_ACK, RoomStateAck, None, Peer.SERVICE),
+        Spec(MessageType.TRACKS_NEW, TracksNew, None, Peer.CLIENT),
+        Spec(MessageType.TRACKS_NEW_ACK, TracksNewAck, None, Peer.SERVICE),
+        Spec(MessageType.RENEGOTIATE, Renegotiate, None, Peer.CLIENT),
+        Spec(MessageType.RENEGOTIATE_ACK, RenegotiateAck, None, Peer.SERVICE),
+        Spec(MessageType.TRACKS_CLOSE, TracksClose, None, Peer.CLIENT),
+        Spec(MessageType.TRACKS_CLOSE_ACK, TracksCloseAck, None, Peer.SERVICE),
+        Spec(MessageType.TRACKS_UPDATE, TracksUpdate, None, Peer.CLIENT),
+        Spec(MessageType.TRACKS_UPDATE_ACK, TracksUpdateAck, None, Peer.SERVICE),
+        Spec(MessageType.DATACHANNELS_NEW, DataChannelsNew, None, Peer.CLIENT),
+        Spec(MessageType.DATACHANNELS_NEW_ACK, DataChannelsNewAck, None, Peer.SERVICE),
+        Spec(MessageType.ICE_SERVERS, IceServers, None, Peer.CLIENT),
+        Spec(MessageType.ICE_SERVERS_ACK, IceServersAck, None, Peer.SERVICE),
         Spec(MessageType.ERROR, ErrorMessage, "Error", Peer.SERVICE),
     )
 }

@@ -209,8 +209,23 @@ _INPUTS: dict[MessageType, Input] = {
     MessageType.DISCONNECT: Input.DISCONNECT,
     MessageType.HEARTBEAT: Input.HEARTBEAT,
     MessageType.HEARTBEAT_ACK: Input.HEARTBEAT_ACK,
-    MessageType.REGISTER: Input.REQUEST,
-    MessageType.UNREGISTER: Input.REQUEST,
+    **dict.fromkeys(
+        (
+            MessageType.REGISTER,
+            MessageType.UNREGISTER,
+            MessageType.WEBRTC_ROOM_CREATE,
+            MessageType.WEBRTC_ROOM_JOIN,
+            MessageType.WEBRTC_ROOM_LEAVE,
+            MessageType.ROOM_STATE,
+            MessageType.TRACKS_NEW,
+            MessageType.RENEGOTIATE,
+            MessageType.TRACKS_CLOSE,
+            MessageType.TRACKS_UPDATE,
+            MessageType.DATACHANNELS_NEW,
+            MessageType.ICE_SERVERS,
+        ),
+        Input.REQUEST,
+    ),
     **dict.fromkeys(SIGNAL_TYPES, Input.SIGNAL),
 }
 

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from signal_manager.errors import MalformedMessageError
+from signal_manager.protocol import messages
 from signal_manager.protocol.codec import protobuf, signal_manager_pb2
 from signal_manager.protocol.messages import (
     SPECS,
@@ -15,7 +16,10 @@ from signal_manager.protocol.messages import (
     Register,
     Resume,
     SignalOffer,
+    Simulcast,
     Spec,
+    TrackRequest,
+    TracksNew,
 )
 
 
@@ -54,6 +58,34 @@ def test_a_message_of_the_schema_is_read() -> None:
     assert written.capabilities.items == ["x"]
     assert written.metadata == '{"n":18446744073709551615}'
     assert written.resume.HasField("received")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [*messages.Part.__subclasses__(), Resume],
+    ids=lambda part: part.__name__,  # what stands inside messages
+)
+def test_the_schema_has_every_part_with_its_fields(part: type[msgspec.Struct]) -> None:
+    descriptor = signal_manager_pb2.DESCRIPTOR.message_types_by_name[part.__name__]
+
+    assert set(descriptor.fields_by_name) == {field.name for field in msgspec.structs.fields(part)}
+
+
+def test_lists_of_objects_are_written_as_lists_of_messages() -> None:
+    message = TracksNew(
+        room_id="r",
+        tracks=[
+            TrackRequest(track_name="a", client_id="bob", simulcast=Simulcast(preferred_rid="h")),
+            TrackRequest(track_name="b", mid="0", kind="audio"),
+        ],
+    )
+
+    wire = signal_manager_pb2.TracksNew.FromString(protobuf.encode(message))
+
+    assert [item.track_name for item in wire.tracks.items] == ["a", "b"]
+    assert wire.tracks.items[0].simulcast.preferred_rid == "h"
+    assert not wire.tracks.items[1].HasField("simulcast")
+    assert protobuf.decode(MessageType.TRACKS_NEW, wire.SerializeToString(), sent_by=Peer.CLIENT) == message
 
 
 def test_an_empty_list_is_not_an_absent_one() -> None:

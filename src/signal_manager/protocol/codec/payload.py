@@ -14,7 +14,7 @@ from signal_manager.protocol.messages import SPECS, Message, MessageType, Payloa
 
 __all__ = ["decode_payload", "encode_payload", "guess_shape"]
 
-_MAY_BE_EMPTY = frozenset({MessageType.HEARTBEAT, MessageType.DISCONNECT})
+_MAY_BE_EMPTY = frozenset({MessageType.HEARTBEAT, MessageType.DISCONNECT, MessageType.ICE_SERVERS})
 
 
 def decode_payload(message_type: MessageType, payload_type: PayloadType, payload: bytes, *, sent_by: Peer) -> Decoded:

@@ -54,13 +54,21 @@ def _read(wire: ProtobufMessage) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for field, value in wire.ListFields():
         name = _field_name(field)
-        if isinstance(value, signal_manager_pb2.StringList):
-            fields[name] = list(value.items)
-        elif isinstance(value, ProtobufMessage):
-            fields[name] = _read(value)
+        if isinstance(value, ProtobufMessage):
+            fields[name] = _read_list(value) if _is_list(value) else _read(value)
         else:
             fields[name] = decode_json(value) if field.name in _JSON_FIELDS else value
     return fields
+
+
+def _is_list(wire: ProtobufMessage) -> bool:
+    """Tell whether `wire` is one of the schema's lists, which may be absent where a repeated field could not."""
+    return list(wire.DESCRIPTOR.fields_by_name) == ["items"]
+
+
+def _read_list(wire: ProtobufMessage) -> list[Any]:
+    items = getattr(wire, "items")  # noqa: B009 - a field of the schema, which the base class does not have
+    return [_read(item) if isinstance(item, ProtobufMessage) else item for item in items]
 
 
 def _write(wire: ProtobufMessage, fields: dict[str, Any]) -> None:
@@ -72,9 +80,15 @@ def _write(wire: ProtobufMessage, fields: dict[str, Any]) -> None:
         elif isinstance(value, list):
             part = getattr(wire, name)
             part.SetInParent()  # an empty list is there, too
-            part.items.extend(value)
+            for item in value:
+                if isinstance(item, dict):
+                    _write(part.items.add(), item)
+                else:
+                    part.items.append(item)
         elif isinstance(value, dict):
-            _write(getattr(wire, name), value)
+            part = getattr(wire, name)
+            part.SetInParent()
+            _write(part, value)
         else:
             setattr(wire, name, value)
 
