@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from signal_manager.errors import ConflictError, NotFoundError
-from signal_manager.model import ClientId, ClientRecord, Identity, NodeId, SessionId, hash_token
-from signal_manager.registrations import Caller, Registrations
+from signal_manager.model import Caller, ClientId, ClientRecord, Identity, NodeId, SessionId, hash_token
+from signal_manager.registrations import Registrations
 from signal_manager.storage.memory import MemoryStorage
 
 NODE = NodeId("n")

@@ -18,7 +18,14 @@ import structlog
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from signal_manager.bus.local import LocalBus
-from signal_manager.errors import InvalidRequestError, MalformedMessageError, SignalManagerError, TooLargeError
+from signal_manager.errors import (
+    InvalidRequestError,
+    MalformedMessageError,
+    RateLimitedError,
+    SignalManagerError,
+    TooLargeError,
+)
+from signal_manager.model import Caller
 from signal_manager.protocol import relay
 from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
@@ -36,7 +43,6 @@ from signal_manager.protocol.session import (
     Session,
     SessionSettings,
 )
-from signal_manager.registrations import Caller
 from signal_manager.router import Router
 
 __all__ = ["Connection", "Switchboard"]
@@ -46,9 +52,16 @@ log = structlog.get_logger(__name__)
 # How long a client may take to answer our close frame before its socket is cut (RFC 6455, section 7.1.1).
 CLOSE_TIMEOUT = 2.0
 
+# Requests of one connection that may wait for their answers at once: those about tracks can take many seconds.
+MAX_PENDING_REQUESTS = 32
+
 # Two and four bytes of head, or ten (RFC 6455, section 5.2).
 _MEDIUM = struct.Struct(">BBH").pack
 _LONG = struct.Struct(">BBQ").pack
+
+# What the other members of a room are told of a connection that was closed so.
+_REASONS: dict[int, str] = {CloseCode.NORMAL: "left", CloseCode.REPLACED: "replaced"}
+_LOST = "connection lost"
 
 _BINARY = WSMsgType.BINARY
 _TEXT = WSMsgType.TEXT
@@ -152,6 +165,7 @@ class Connection(WSListener):
         "_next_tick",
         "_opened_at",
         "_outbound",
+        "_pending",
         "_received",
         "_relays",
         "_sent",
@@ -178,6 +192,7 @@ class Connection(WSListener):
         self._held: list[tuple[bytes, WSMsgType]] | None = None
         self._fragments: bytearray | None = None  # the frame type, then what has come of the message so far
         self._outbound: list[bytes] = []  # WebSocket frames that wait for the end of this read
+        self._pending = 0  # requests that are being answered
         self._close_timer: asyncio.TimerHandle | None = None
         self._close_reason = ""
         self._received = 0
@@ -224,7 +239,7 @@ class Connection(WSListener):
         if self._close_timer is not None:
             self._close_timer.cancel()
         self._board.leave(self)
-        self._leave()
+        self._leave(_LOST)
         self._session.lost()
         log.info(
             "connection closed",
@@ -396,10 +411,7 @@ class Connection(WSListener):
                     self._hold()
                     self._board.start(self._authenticate(action.connect), name="authenticate")
                 case Dispatch():
-                    exclusive = self._board.router.is_exclusive(action.request.message)
-                    if exclusive:
-                        self._hold()
-                    self._board.start(self._answer(action.request, exclusive=exclusive), name="answer")
+                    self._dispatch(action.request)
                 case Ping():
                     if self._transport is not None:
                         self._transport.send_ping()
@@ -455,9 +467,21 @@ class Connection(WSListener):
         self._board.bus.attach(caller.identity.client_id, self)
         log.info("connection authenticated", client_id=connect.client_id, address=self._address)
 
-    async def _answer(self, request: Received, *, exclusive: bool) -> None:
+    def _dispatch(self, request: Received) -> None:
+        """Have a request answered in the background, unless too many are being answered already."""
         caller = self._caller
         assert caller is not None  # noqa: S101 - the session dispatches established connections only
+        if self._pending >= MAX_PENDING_REQUESTS:
+            error = RateLimitedError(f"{self._pending} requests wait for their answers, expected fewer")
+            self._send(self._session.error(error, request))
+            return
+        self._pending += 1
+        exclusive = self._board.router.is_exclusive(request.message)
+        if exclusive:
+            self._hold()
+        self._board.start(self._answer(caller, request, exclusive=exclusive), name="answer")
+
+    async def _answer(self, caller: Caller, request: Received, *, exclusive: bool) -> None:
         try:
             action = self._session.reply(await self._board.router.answer(caller, request.message), request)
         except SignalManagerError as error:
@@ -465,6 +489,10 @@ class Connection(WSListener):
         except Exception:
             log.exception("request failed", client_id=caller.identity.client_id)
             action = self._session.error(SignalManagerError("internal error"), request)
+        finally:
+            self._pending -= 1
+            if self._caller is None:  # what the request has begun came after the connection's end
+                self._depart(caller, _LOST)
         self._send(action)
         if exclusive:
             self._release()
@@ -518,7 +546,7 @@ class Connection(WSListener):
     def _close(self, code: int, reason: str) -> None:
         """Start the closing handshake; the socket is cut if the client does not take part in it."""
         transport = self._transport
-        self._leave()
+        self._leave(_REASONS.get(code, _LOST))
         if transport is None or transport.is_close_frame_sent:
             return
         self._close_reason = f"{int(code)} {reason}"
@@ -526,14 +554,18 @@ class Connection(WSListener):
         transport.send_close(code, reason)  # type: ignore[arg-type]  # the stub has no private codes
         self._close_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.cut)
 
-    def _leave(self) -> None:
+    def _leave(self, reason: str) -> None:
         """Stop being the client's presence."""
         caller, self._caller = self._caller, None
         self._end = None
         self._relays = False
         if caller is not None:
             self._board.bus.detach(caller.identity.client_id, self)
-            self._board.start(self._board.router.depart(caller), name="depart")
+            self._depart(caller, reason)
+
+    def _depart(self, caller: Caller, reason: str) -> None:
+        self._board.router.left(caller, reason)
+        self._board.start(self._board.router.depart(caller), name="depart")
 
 
 def _as_request(action: Send) -> Received:

@@ -15,6 +15,7 @@ import msgspec
 
 __all__ = [
     "NAME_RULE",
+    "Caller",
     "ClientId",
     "ClientRecord",
     "EntryId",
@@ -86,6 +87,14 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     client_id: ClientId
     grants: Grants = Grants()
     expires_at: float | None = None
+
+
+class Caller(msgspec.Struct, frozen=True, gc=False):
+    """Who makes a request; `token_hash` is of the token that proved it."""
+
+    identity: Identity
+    session_id: SessionId
+    token_hash: str
 
 
 Count = Annotated[int, msgspec.Meta(ge=0)]

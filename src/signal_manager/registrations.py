@@ -13,18 +13,10 @@ from typing import Any
 import msgspec
 
 from signal_manager.errors import ConflictError, NotFoundError
-from signal_manager.model import ClientId, ClientRecord, Identity, NodeId, SessionId
+from signal_manager.model import Caller, ClientId, ClientRecord, NodeId, SessionId
 from signal_manager.storage.base import Storage
 
-__all__ = ["Caller", "Registrations"]
-
-
-class Caller(msgspec.Struct, frozen=True, gc=False):
-    """Who makes a request; `token_hash` is of the token that proved it."""
-
-    identity: Identity
-    session_id: SessionId
-    token_hash: str
+__all__ = ["Registrations"]
 
 
 class Registrations:

@@ -14,21 +14,32 @@ import msgspec
 
 from signal_manager.auth import Authenticator
 from signal_manager.bus.base import Bus, Delivery
-from signal_manager.errors import InvalidRequestError, NotFoundError
-from signal_manager.model import ClientId, SessionId, hash_token
+from signal_manager.errors import InvalidRequestError, NotFoundError, TooLargeError
+from signal_manager.model import Caller, ClientId, SessionId, hash_token
 from signal_manager.protocol.messages import (
     PROTOCOL_VERSION,
     Connect,
+    DataChannelsNew,
+    IceServers,
     Message,
     Register,
     RegisterAck,
+    Renegotiate,
+    RoomCreate,
+    RoomJoin,
+    RoomLeave,
+    RoomState,
     Signal,
     SignalAck,
     SignalMessage,
+    TracksClose,
+    TracksNew,
+    TracksUpdate,
     Unregister,
     UnregisterAck,
 )
-from signal_manager.registrations import Caller, Registrations
+from signal_manager.registrations import Registrations
+from signal_manager.rooms import RoomService
 
 __all__ = ["Router"]
 
@@ -40,12 +51,21 @@ class Router:
         authenticator: checks the credentials of CONNECT, and of requests that carry a token of their own.
         bus: reaches other clients.
         registrations: keeps what clients put on record.
+        rooms: answers everything about rooms; None for a service without them.
     """
 
-    def __init__(self, *, authenticator: Authenticator, bus: Bus, registrations: Registrations) -> None:
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        bus: Bus,
+        registrations: Registrations,
+        rooms: RoomService | None = None,
+    ) -> None:
         self._authenticator = authenticator
         self._bus = bus
         self._registrations = registrations
+        self._rooms = rooms
 
     async def admit(self, connect: Connect) -> Caller:
         """Check CONNECT's credentials and open a session.
@@ -56,6 +76,18 @@ class Router:
         """
         identity = await self._authenticator.authenticate(ClientId(connect.client_id), connect.auth_token)
         return Caller(identity, SessionId(str(uuid4())), hash_token(connect.auth_token))
+
+    @property
+    def rooms(self) -> RoomService:
+        """What answers requests about rooms."""
+        if self._rooms is None:
+            raise InvalidRequestError("this service has no rooms")
+        return self._rooms
+
+    def left(self, caller: Caller, reason: str) -> None:
+        """Take a session that has ended out of its room; at once, so that its client can come back at once."""
+        if self._rooms is not None:
+            self._rooms.left(caller, reason)
 
     async def depart(self, caller: Caller) -> None:
         """Clean up after a session that has ended, however it ended."""
@@ -88,13 +120,29 @@ class Router:
             NotFoundError: nobody holds the target.
             TooLargeError, InvalidRequestError: the target cannot be sent this.
         """
-        if isinstance(signal, SignalMessage) and signal.room_id is not None:
-            raise NotFoundError("no such room")
-        target = ClientId(signal.target_client_id or "")
         outgoing = msgspec.structs.replace(signal, sender_client_id=caller.identity.client_id, ack=False)
+        if isinstance(signal, SignalMessage) and signal.room_id is not None:
+            delivery = self._relay_to_room(caller, signal.room_id, outgoing, message_id)
+            return SignalAck(status=delivery) if signal.ack else None
+        target = ClientId(signal.target_client_id or "")
         if self._bus.send(target, outgoing, message_id) is Delivery.OFFLINE:
             raise NotFoundError(f"client {target} is not connected", details={"target_client_id": target})
         return SignalAck(status=Delivery.DELIVERED, target_client_id=target) if signal.ack else None
+
+    def _relay_to_room(self, caller: Caller, room_id: str, outgoing: Signal, message_id: bytes) -> Delivery:
+        """Pass a signal on to all other members whom the sender may signal, whatever keeps one of them from it."""
+        if self._rooms is None:
+            raise NotFoundError(f"not in room {room_id}")
+        delivery = Delivery.OFFLINE
+        for target in self._rooms.others(caller, room_id):
+            if not caller.identity.grants.may_signal(target):
+                continue
+            try:
+                if self._bus.send(target, outgoing, message_id) is Delivery.DELIVERED:
+                    delivery = Delivery.DELIVERED
+            except (TooLargeError, InvalidRequestError):
+                continue  # this member's framing or shape has no such message
+        return delivery
 
     async def _register(self, caller: Caller, request: Register) -> Message:
         await self._registrations.register(
@@ -110,6 +158,8 @@ class Router:
 
     async def _unregister(self, caller: Caller, request: Unregister) -> Message:
         client_id = caller.identity.client_id
+        if self._rooms is not None:
+            await self._rooms.part(caller)
         await self._registrations.unregister(caller)
         return UnregisterAck(version=PROTOCOL_VERSION, status=200, message="unregistered", client_id=client_id)
 
@@ -119,7 +169,25 @@ class _Route(NamedTuple):
     exclusive: bool
 
 
+def _of_rooms(answer: Callable[[RoomService, Caller, Any], Awaitable[Message]], *, exclusive: bool) -> _Route:
+    async def handler(router: Router, caller: Caller, request: Any) -> Message:
+        return await answer(router.rooms, caller, request)
+
+    return _Route(handler, exclusive)
+
+
 _ROUTES: dict[type[Message], _Route] = {
     Register: _Route(Router._register, exclusive=True),
     Unregister: _Route(Router._unregister, exclusive=True),
+    RoomCreate: _of_rooms(RoomService.create, exclusive=True),
+    RoomJoin: _of_rooms(RoomService.join, exclusive=True),
+    RoomLeave: _of_rooms(RoomService.leave, exclusive=True),
+    RoomState: _of_rooms(RoomService.state, exclusive=False),
+    # RENEGOTIATE must overtake a TRACKS_NEW that waits for it.
+    TracksNew: _of_rooms(RoomService.change_tracks, exclusive=False),
+    Renegotiate: _of_rooms(RoomService.answer, exclusive=False),
+    TracksClose: _of_rooms(RoomService.close_tracks, exclusive=False),
+    TracksUpdate: _of_rooms(RoomService.update_tracks, exclusive=False),
+    DataChannelsNew: _of_rooms(RoomService.open_channels, exclusive=False),
+    IceServers: _of_rooms(RoomService.ice_servers, exclusive=False),
 }

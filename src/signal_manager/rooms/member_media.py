@@ -1,0 +1,248 @@
+"""One member's media: its session at the SFU, what it publishes there, and when that can be pulled.
+
+The negotiator keeps the order and closes what is given up; here is what a room has to know about it. A track is
+negotiated long before its first packet reaches the SFU, and pulling it before that fails: so the SFU is asked, with
+growing pauses, and the room is told when a track is sending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from signal_manager.errors import SignalManagerError
+from signal_manager.media.base import (
+    ChannelResult,
+    ClosedTracks,
+    DataChannel,
+    EstablishedChannels,
+    LocalTrack,
+    MediaBackend,
+    Published,
+    Pulled,
+    RemoteTrack,
+    TrackResult,
+    TrackUpdate,
+)
+from signal_manager.media.closing import Closer
+from signal_manager.media.errors import SessionGoneError, SessionReplacedError
+from signal_manager.media.negotiation import Limits, ReplaceSession
+from signal_manager.media.negotiator import Negotiator
+from signal_manager.media.operations import closed_mids
+from signal_manager.metrics import Metrics
+from signal_manager.model import SessionId, Track
+from signal_manager.protocol.messages import PublishedTrack
+from signal_manager.rooms.ledger import MediaLedger
+
+__all__ = ["MediaShared", "MemberMedia", "Watching", "kinds_of"]
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class Watching(msgspec.Struct, frozen=True, kw_only=True):
+    """How the SFU is asked whether a track is sending. Times are in seconds."""
+
+    first_pause: float = 0.05
+    longest_pause: float = 2.0
+    growth: float = 1.5
+    patience: float = 30.0  # Cloudflare forgets a track without packets after as long
+
+
+class MediaShared(msgspec.Struct, frozen=True, kw_only=True):
+    """What all members of a service share."""
+
+    backend: MediaBackend
+    closer: Closer
+    metrics: Metrics
+    limits: Limits
+    watching: Watching
+    start: Callable[[Callable[[], Awaitable[None]], str], asyncio.Task[None]]  # does background work under a name
+
+
+class MemberMedia:
+    """Negotiate for one member.
+
+    Methods raise what `Negotiator`'s do. A session that expired before anything was negotiated in it, as a receiver's
+    may in an empty room, is replaced without anybody noticing; any other loss is for the client to mend, by leaving
+    and joining again with a new peer connection.
+
+    Args:
+        label: for the SFU's own diagnostics.
+        on_sending: awaited with tracks that others can pull from now on; an error means to try again.
+        on_lost: called when a session was lost, with its id.
+    """
+
+    def __init__(
+        self,
+        shared: MediaShared,
+        ledger: MediaLedger,
+        *,
+        label: str,
+        on_sending: Callable[[tuple[Track, ...]], Awaitable[None]],
+        on_lost: Callable[[SessionId], None],
+    ) -> None:
+        self._shared = shared
+        self._label = label
+        self._on_sending = on_sending
+        self._on_lost = on_lost
+        self._negotiator = Negotiator(
+            shared.backend,
+            ledger=ledger,
+            closer=shared.closer,
+            metrics=shared.metrics,
+            on_replaced=self._replaced,
+            limits=shared.limits,
+        )
+        self.session_id: SessionId | None = None  # the latest one, lost or not
+        self.tracks: dict[str, Track] = {}  # negotiated to be published, by mid
+        self._silent: dict[str, float] = {}  # those not known to be sending yet: until when they are watched
+        self._is_bound = False  # the client's peer connection belongs to this session
+        self._watcher: asyncio.Task[None] | None = None
+        self._is_watched = False
+        self._published = asyncio.Event()
+
+    async def open(self) -> None:
+        """Open the session."""
+        self.session_id = SessionId(await self._negotiator.open(correlation_id=self._label))
+
+    async def publish(self, offer_sdp: str, wanted: Sequence[PublishedTrack]) -> Published:
+        """Publish the tracks of an offer; with none named, the SFU takes and names all of them."""
+        tracks = [LocalTrack(mid=track.mid, track_name=track.track_name) for track in wanted]
+        published = await self._in_session(lambda: self._negotiator.publish(offer_sdp, tracks))
+        if self._negotiator.session_id is None:
+            raise SessionReplacedError("the media session was given up")
+        self._is_bound = self._is_bound or published.answer_sdp is not None
+        names = {track.mid: track.track_name for track in wanted}
+        kinds = kinds_of(offer_sdp) | {track.mid: track.kind for track in wanted if track.kind is not None}
+        until = asyncio.get_running_loop().time() + self._shared.watching.patience
+        for result in published.tracks:
+            if result.mid and result.error is None:
+                name = result.track_name or names.get(result.mid, result.mid)
+                self.tracks[result.mid] = Track(mid=result.mid, track_name=name, kind=kinds.get(result.mid))
+                self._silent[result.mid] = until
+        self._watch()
+        return published
+
+    async def pull(self, tracks: Sequence[RemoteTrack]) -> Pulled:
+        """Pull tracks; with `requires_renegotiation` the client's answer must follow."""
+        pulled = await self._in_session(lambda: self._negotiator.pull(tracks))
+        self._is_bound = self._is_bound or pulled.requires_renegotiation
+        return pulled
+
+    async def answer(self, answer_sdp: str) -> None:
+        """Answer the SFU's last offer."""
+        await self._negotiator.answer(answer_sdp)
+
+    async def close_tracks(self, mids: Sequence[str], *, offer_sdp: str | None) -> ClosedTracks:
+        """Stop tracks; those that were published are no longer in `tracks`."""
+        closed = await self._negotiator.close_tracks(mids, offer_sdp=offer_sdp)
+        for mid in closed_mids(closed):
+            self.tracks.pop(mid, None)
+            self._silent.pop(mid, None)
+        return closed
+
+    async def update_tracks(self, updates: Sequence[TrackUpdate]) -> tuple[TrackResult, ...]:
+        """Switch layer or source of pulled tracks."""
+        return await self._negotiator.update_tracks(updates)
+
+    async def establish_channels(self, offer_sdp: str | None) -> EstablishedChannels:
+        """Negotiate the transport for data channels."""
+        established = await self._in_session(lambda: self._negotiator.establish_channels(offer_sdp=offer_sdp))
+        self._is_bound = True
+        return established
+
+    async def open_channels(self, channels: Sequence[DataChannel]) -> tuple[ChannelResult, ...]:
+        """Publish data channels or subscribe to them."""
+        return await self._negotiator.open_channels(channels)
+
+    def start(self) -> None:
+        """Begin to say which tracks are sending: the member is in the room now."""
+        self._is_watched = True
+        self._watch()
+
+    def close(self) -> None:
+        """Give everything up, because the member has left: what is waiting is refused, what exists is closed."""
+        self._is_watched = False
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self.tracks.clear()
+        self._silent.clear()
+        self._negotiator.close()
+
+    async def _in_session(self, operation: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await operation()
+        except (SessionGoneError, SessionReplacedError):
+            if self._is_bound:
+                raise
+        await self.open()
+        return await operation()
+
+    def _replaced(self, loss: ReplaceSession) -> None:
+        self.tracks.clear()
+        self._silent.clear()
+        if loss.session_id is not None:
+            self._on_lost(SessionId(loss.session_id))
+
+    def _watch(self) -> None:
+        self._published.set()
+        if self._is_watched and self._silent and (self._watcher is None or self._watcher.done()):
+            self._watcher = self._shared.start(self._watch_silent, f"watch tracks of {self._label}")
+
+    async def _watch_silent(self) -> None:
+        watching = self._shared.watching
+        pause = watching.first_pause
+        while self._silent:
+            self._published.clear()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._published.wait()
+                pause = watching.first_pause
+            except TimeoutError:
+                pause = min(pause * watching.growth, watching.longest_pause)
+            try:
+                await self._probe()
+            except SignalManagerError as error:
+                log.info("tracks not announced yet", session_id=self.session_id, reason=error.message)
+            self._give_up_silent()
+
+    async def _probe(self) -> None:
+        """Ask the SFU which tracks are sending, and pass that on."""
+        session_id = self._negotiator.session_id
+        if session_id is None:
+            return
+        state = await self._shared.backend.session_state(session_id)
+        sending = tuple(
+            self.tracks[track.mid]
+            for track in state.tracks
+            if track.mid in self._silent and track.is_active and track.location != "remote"
+        )
+        if sending:
+            await self._on_sending(sending)
+            for track in sending:
+                self._silent.pop(track.mid, None)
+
+    def _give_up_silent(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for mid in [mid for mid, until in self._silent.items() if until <= now]:
+            del self._silent[mid]
+            log.info("track never sent anything", session_id=self.session_id, mid=mid)
+
+
+def kinds_of(sdp: str) -> dict[str, str | None]:
+    """Return "audio" or "video" by mid, as far as an SDP says (RFC 8866, section 5.14, and RFC 5888)."""
+    kinds: dict[str, str | None] = {}
+    kind: str | None = None
+    for line in sdp.splitlines():
+        if line.startswith("m="):
+            media = line[2:].split(" ", 1)[0]
+            kind = media if media in {"audio", "video"} else None
+        elif line.startswith("a=mid:") and kind is not None:
+            kinds[line[len("a=mid:") :].strip()] = kind
+    return kinds

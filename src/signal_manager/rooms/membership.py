@@ -1,0 +1,172 @@
+"""How a room changes: pure functions from room to room, for `Storage.change_room` to apply.
+
+Each returns the change to make. What it finds wrong with the room it raises, and storage leaves the room as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from signal_manager.errors import ConflictError, InvalidRequestError, NotFoundError
+from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId, SessionId, Track
+from signal_manager.storage.base import RoomChange
+
+__all__ = [
+    "CLOSED_ROOM_KEPT",
+    "MemberKey",
+    "check_entry",
+    "find",
+    "find_client",
+    "key_of",
+    "opened",
+    "with_participant",
+    "with_tracks",
+    "without_participant",
+    "without_tracks",
+]
+
+# How long (s) a closed room's record can still be read; then it expires.
+CLOSED_ROOM_KEPT = 3600.0
+
+_replace = msgspec.structs.replace
+
+
+class MemberKey(NamedTuple):
+    """One coming of one client: what comes late for it never hits a later coming of the same client."""
+
+    client_id: ClientId
+    node_id: NodeId | None
+    generation: int
+
+
+def key_of(participant: Participant) -> MemberKey:
+    """Return what tells this participant from the same client at another time."""
+    return MemberKey(participant.client_id, participant.node_id, participant.generation)
+
+
+def find(room: Room, key: MemberKey) -> Participant | None:
+    """Return the participant of this very coming."""
+    return next((participant for participant in room.participants if key_of(participant) == key), None)
+
+
+def find_client(room: Room, client_id: str) -> Participant | None:
+    """Return the participant that this client is at present."""
+    return next((participant for participant in room.participants if participant.client_id == client_id), None)
+
+
+def opened(
+    room_id: RoomId,
+    participant: Participant,
+    *,
+    app_id: str,
+    metadata: dict[str, Any],
+    max_participants: int,
+    now: float,
+) -> Room:
+    """Return a new room with its first member."""
+    return Room(
+        room_id=room_id,
+        app_id=app_id,
+        sender_client_id=participant.client_id if participant.role == "sender" else None,
+        receiver_client_id=participant.client_id if participant.role == "receiver" else None,
+        session_id=participant.session_id,
+        metadata={**metadata, "created_at": int(now * 1000)},
+        is_active=True,
+        participants=(participant,),
+        max_participants=max_participants,
+        updated_at=now,
+    )
+
+
+def check_entry(room: Room, client_id: ClientId, *, limit: int) -> None:
+    """Refuse a client that may not come in.
+
+    Raises:
+        InvalidRequestError: the room is closed.
+        ConflictError: the client is in it already, or it is full.
+    """
+    if not room.is_active:
+        raise InvalidRequestError(f"room {room.room_id} is closed")
+    if find_client(room, client_id) is not None:
+        raise ConflictError(f"client {client_id} is already in room {room.room_id}")
+    limit = room.max_participants or limit
+    if len(room.participants) >= limit:
+        raise ConflictError(f"room {room.room_id} is full: {limit} of {limit} participants are in it")
+
+
+def with_participant(participant: Participant, *, limit: int, now: float) -> RoomChange:
+    """Let a participant in; raises what `check_entry` does."""
+
+    def change(room: Room) -> Room:
+        check_entry(room, participant.client_id, limit=limit)
+        sender, receiver = room.sender_client_id, room.receiver_client_id
+        if participant.role == "sender":
+            sender = sender or participant.client_id
+        else:
+            receiver = receiver or participant.client_id
+        return _replace(
+            room,
+            participants=(*room.participants, participant),
+            sender_client_id=sender,
+            receiver_client_id=receiver,
+            updated_at=now,
+        )
+
+    return change
+
+
+def without_participant(key: MemberKey, *, now: float) -> RoomChange:
+    """Let a participant go, and close the room behind the last one; NotFoundError when it has gone already."""
+
+    def change(room: Room) -> Room:
+        _require(room, key)
+        remaining = tuple(participant for participant in room.participants if key_of(participant) != key)
+        left = _replace(room, participants=remaining, updated_at=now)
+        if remaining:
+            return left
+        return _replace(left, is_active=False, closed_at=now, close_reason="empty", expires_at=now + CLOSED_ROOM_KEPT)
+
+    return change
+
+
+def with_tracks(key: MemberKey, session_id: SessionId | None, tracks: Sequence[Track], *, now: float) -> RoomChange:
+    """Add tracks that others can pull now from this media session; NotFoundError when the publisher has gone."""
+
+    def change(room: Room) -> Room:
+        participant = _require(room, key)
+        new = {track.mid for track in tracks}
+        kept = tuple(track for track in participant.tracks if track.mid not in new)
+        publisher = _replace(participant, session_id=session_id, tracks=(*kept, *tracks))
+        return _swap(room, publisher, now)
+
+    return change
+
+
+def without_tracks(key: MemberKey, mids: Collection[str], *, now: float) -> RoomChange:
+    """Take tracks away; NotFoundError when the publisher has gone or has none of them."""
+
+    def change(room: Room) -> Room:
+        participant = _require(room, key)
+        kept = tuple(track for track in participant.tracks if track.mid not in mids)
+        if kept == participant.tracks:
+            raise NotFoundError("no such tracks")
+        return _swap(room, _replace(participant, tracks=kept), now)
+
+    return change
+
+
+def _require(room: Room, key: MemberKey) -> Participant:
+    participant = find(room, key) if room.is_active else None
+    if participant is None:
+        raise NotFoundError(f"client {key.client_id} is not in room {room.room_id}")
+    return participant
+
+
+def _swap(room: Room, participant: Participant, now: float) -> Room:
+    participants = tuple(
+        participant if other.client_id == participant.client_id else other for other in room.participants
+    )
+    return _replace(room, participants=participants, updated_at=now)

@@ -1,0 +1,390 @@
+"""Who is in which room: the one place in which memberships begin, change and end, and in which that is announced.
+
+Two rules keep members in step. All changes of a room in this process happen under its lock, and each is announced
+before the lock is released, so that events leave in the order of their `sequence`. And from the change that lets a
+member in until its ACK is returned nothing awaits, so that the ACK is on its way before any later event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import structlog
+
+from signal_manager.bus.base import Bus
+from signal_manager.errors import ConflictError, NotFoundError, SignalManagerError
+from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId, Track
+from signal_manager.protocol.messages import RoomEvent
+from signal_manager.rooms import membership
+from signal_manager.rooms.duties import Duties
+from signal_manager.rooms.events import announce, event
+from signal_manager.rooms.ledger import MediaLedger
+from signal_manager.rooms.member_media import MediaShared, MemberMedia
+from signal_manager.rooms.membership import MemberKey
+from signal_manager.rooms.requests import Publisher
+from signal_manager.storage.base import ClientFields, RoomChange, Storage
+
+__all__ = ["Membership", "Roster"]
+
+log = structlog.get_logger(__name__)
+
+# What a member leaves behind is closed at once; this much later (s) the ledger brings up what that did not confirm.
+_SECOND_LOOK = 60.0
+
+# What a client's record says of one that is in no room.
+_NOWHERE: ClientFields = {"room_id": None, "role": None, "tracks": ()}
+
+
+class _LocalRoom:
+    """A room that has members in this process, as it was when its last change was announced."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.record: Room | None = None
+        self.members: dict[ClientId, Membership] = {}
+
+    def find(self, key: MemberKey) -> Participant | None:
+        """Return a participant as the room was last announced."""
+        return membership.find(self.record, key) if self.record is not None else None
+
+
+class Membership:
+    """One session's membership in a room, from the request to come in until everything is cleaned up."""
+
+    def __init__(self, caller: Caller, room_id: RoomId, local: _LocalRoom, participant: Participant) -> None:
+        self.caller = caller
+        self.room_id = room_id
+        self.local = local
+        self.participant = participant  # as it came in; what has changed since is in the room's record
+        self.key = membership.key_of(participant)
+        self.media: MemberMedia | None = None
+        self.has_ended = False  # its connection was lost, perhaps while it was still coming in
+        self.parting: asyncio.Task[None] | None = None
+
+    @property
+    def client_id(self) -> ClientId:
+        """Whose membership this is."""
+        return self.participant.client_id
+
+    @property
+    def is_in(self) -> bool:
+        """Whether it has come in and not begun to leave."""
+        return self.parting is None and self.local.members.get(self.client_id) is self
+
+    @property
+    def media_session_id(self) -> SessionId | None:
+        """The member's own session at the SFU."""
+        return self.media.session_id if self.media is not None else None
+
+    @property
+    def room(self) -> Room:
+        """The room as it was last announced."""
+        record = self.local.record
+        if record is None:  # pragma: no cover - whoever is in was let in by a change
+            raise NotFoundError(f"not in room {self.room_id}")
+        return record
+
+
+class Roster:
+    """Keep the memberships of this process, and the rooms' records in step with them.
+
+    Args:
+        shared: what members' media need, or None for rooms without media.
+        clock: returns seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        bus: Bus,
+        ledger: MediaLedger,
+        shared: MediaShared | None,
+        duties: Duties,
+        node_id: NodeId,
+        clock: Callable[[], float],
+    ) -> None:
+        self._storage = storage
+        self._bus = bus
+        self._ledger = ledger
+        self._shared = shared
+        self._duties = duties
+        self._node_id = node_id
+        self._clock = clock
+        self._members: dict[SessionId, Membership] = {}
+        # A room is here while somebody holds it: a member, or a change that is under way.
+        self._rooms: weakref.WeakValueDictionary[RoomId, _LocalRoom] = weakref.WeakValueDictionary()
+        self._generations = itertools.count(1)
+
+    def member(self, caller: Caller, room_id: str) -> Membership:
+        """Return a session's membership in this room; NotFoundError when there is none."""
+        member = self._members.get(caller.session_id)
+        if member is None or member.room_id != room_id or not member.is_in:
+            raise NotFoundError(f"not in room {room_id}")
+        return member
+
+    # -- coming in -----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def entering(
+        self, caller: Caller, room_id: RoomId, role: Role, metadata: dict[str, Any]
+    ) -> AsyncIterator[Membership]:
+        """Reserve a session for this room; whoever fails to come in, for whatever reason, leaves nothing behind.
+
+        Raises:
+            ConflictError: the session is in a room, or coming into one.
+        """
+        member = self._reserve(caller, room_id, role, metadata)
+        try:
+            yield member
+        except BaseException:
+            if not member.is_in:
+                self._begin_parting(member, "left")
+            raise
+
+    async def part_with_former(self, member: Membership) -> None:
+        """Wait until a former membership of the same client is over, or end one that nobody here knows of.
+
+        A client that lost its connection is often back before its old membership is cleaned up.
+
+        Raises:
+            ConflictError: the client is in the room on another connection.
+        """
+        async with member.local.lock:  # so that nobody is half-way in
+            former = member.local.members.get(member.client_id)
+            room = await self._storage.get_room(member.room_id)
+        if former is not None:
+            if former.parting is None:
+                raise ConflictError(f"client {member.client_id} is already in room {member.room_id}")
+            await self._duties.wait_for(former.parting)
+        elif room is not None and room.is_active:
+            stale = membership.find_client(room, member.client_id)
+            if stale is not None:
+                await self.remove(member.room_id, stale, "replaced")
+
+    async def let_in(self, member: Membership, enter: Callable[[Participant], Awaitable[Room]]) -> Room:
+        """Make a member of somebody for whom everything is ready, and tell the others.
+
+        The caller must not await anything before it returns the welcome, see the module's docstring.
+
+        Args:
+            enter: puts the participant into the room's record; what it raises passes through.
+        """
+        participant = msgspec.structs.replace(member.participant, session_id=member.media_session_id)
+        await self._note(member.client_id, room_id=member.room_id, role=participant.role, tracks=())
+        async with member.local.lock:
+            if member.has_ended:
+                raise NotFoundError("the connection was lost")
+            room = await enter(participant)
+            member.local.members[member.client_id] = member
+            news = event(room, "participant_joined", participant=participant)
+            self._settle(member.local, room, news, but=member.client_id)
+        if member.has_ended:  # meanwhile
+            self._begin_parting(member, "connection lost")
+        elif member.media is not None:
+            member.media.start()
+        return room
+
+    def _reserve(self, caller: Caller, room_id: RoomId, role: Role, metadata: dict[str, Any]) -> Membership:
+        present = self._members.get(caller.session_id)
+        if present is not None:
+            raise ConflictError(f"this session is in room {present.room_id} already, expected it to leave that first")
+        client_id = caller.identity.client_id
+        participant = Participant(
+            client_id=client_id,
+            role=role,
+            metadata=metadata,
+            node_id=self._node_id,
+            generation=next(self._generations),
+            joined_at=self._clock(),
+        )
+        member = Membership(caller, room_id, self._local(room_id), participant)
+        if self._shared is not None:
+            member.media = MemberMedia(
+                self._shared,
+                self._ledger.on_behalf_of(client_id, room_id),
+                label=f"{room_id}.{client_id}",
+                on_sending=lambda tracks: self._publish(member, tracks),
+                on_lost=lambda session_id: self._lost_media(member, session_id),
+            )
+        self._members[caller.session_id] = member
+        return member
+
+    # -- going ---------------------------------------------------------------------------------------------------
+
+    def left(self, caller: Caller, reason: str) -> None:
+        """Take note that a session has ended; its membership, if any, ends in the background."""
+        member = self._members.get(caller.session_id)
+        if member is None:
+            return
+        member.has_ended = True
+        if member.is_in:
+            self._begin_parting(member, reason)
+        elif member.media is not None:
+            member.media.close()  # it is still coming in: what it waits for is refused, and that ends it
+
+    def all_left(self, reason: str) -> None:
+        """Take note that all sessions of this process have ended."""
+        for member in tuple(self._members.values()):
+            self.left(member.caller, reason)
+
+    async def part(self, caller: Caller, reason: str) -> None:
+        """Take a session out of whatever room it is in; UnavailableError when that takes too long."""
+        member = self._members.get(caller.session_id)
+        if member is not None:
+            await self._duties.wait_for(self._begin_parting(member, reason))
+
+    async def remove(self, room_id: RoomId, participant: Participant, reason: str) -> None:
+        """Take a participant out of a room and tell those who stay; if it is out already, that is well."""
+        local = self._local(room_id)
+        key = membership.key_of(participant)
+        async with local.lock:
+            known = local.find(key)
+            change = membership.without_participant(key, now=self._clock())
+            room = await self._change(local, room_id, change, is_known=known is not None)
+            if room is not None:
+                news = event(room, "participant_left", participant=known or participant, reason=reason)
+                self._settle(local, room, news)
+
+    async def dissolve(self, room: Room) -> None:
+        """Tell the members of a room that storage has closed, and end their memberships."""
+        local = self._local(room.room_id)
+        async with local.lock:
+            self._settle(local, room, event(room, "room_closed", reason=room.close_reason))
+        for member in tuple(local.members.values()):
+            self._begin_parting(member, "removed")
+
+    def _begin_parting(self, member: Membership, reason: str) -> asyncio.Task[None]:
+        """End a membership, in the one way in which all of them end; what is under way already is returned."""
+        if member.parting is None:
+            del self._members[member.caller.session_id]
+            if member.media is not None:
+                member.media.close()
+            member.parting = self._duties.start(lambda: self._part(member, reason), f"leave {member.room_id}")
+        return member.parting
+
+    async def _part(self, member: Membership, reason: str) -> None:
+        members = member.local.members
+        try:
+            await self._duties.persist(lambda: self.remove(member.room_id, member.participant, reason))
+        finally:
+            if members.get(member.client_id) is member:
+                del members[member.client_id]
+        if member.client_id not in members:
+            await self._note(member.client_id, **_NOWHERE)
+        session_id = member.media_session_id
+        if session_id is not None:
+            await self._abandon(session_id)
+
+    # -- tracks --------------------------------------------------------------------------------------------------
+
+    def publishers(self, member: Membership, present: Iterable[Participant]) -> list[Publisher]:
+        """Return who publishes what, with what is not announced yet of those that are here."""
+        publishers = []
+        for participant in present:
+            here = member.local.members.get(participant.client_id)
+            tracks = {track.track_name: track for track in participant.tracks}
+            announced = frozenset(tracks)
+            session_id = participant.session_id
+            if here is not None and here.media is not None:
+                tracks |= {track.track_name: track for track in here.media.tracks.values()}
+                session_id = here.media.session_id
+            if session_id is not None:
+                publishers.append(Publisher(participant.client_id, session_id, tracks, announced))
+        return publishers
+
+    async def unpublish(self, member: Membership, mids: frozenset[str]) -> None:
+        """Tell the room that a member has closed these tracks; UnavailableError when that takes too long."""
+
+        async def work() -> None:
+            await self._duties.persist(lambda: self._unpublish(member, "closed", mids))
+
+        await self._duties.wait_for(self._duties.start(work, f"unpublish in {member.room_id}"))
+
+    async def _publish(self, member: Membership, tracks: Sequence[Track]) -> None:
+        """Announce tracks that can be pulled from now on."""
+        media = member.media
+        async with member.local.lock:
+            if media is None or not member.is_in:
+                return
+            new = [track for track in tracks if media.tracks.get(track.mid) == track]
+            if not new:
+                return
+            change = membership.with_tracks(member.key, media.session_id, new, now=self._clock())
+            room = await self._storage.change_room(member.room_id, change)
+            publisher = membership.find(room, member.key)
+            news = event(room, "tracks_published", participant=publisher, tracks=new)
+            self._settle(member.local, room, news)
+        await self._note(member.client_id, tracks=publisher.tracks if publisher is not None else ())
+
+    async def _unpublish(self, member: Membership, reason: str, mids: frozenset[str] | None = None) -> None:
+        """Announce that these tracks, or all, are gone; those that were never announced are gone without a word."""
+        async with member.local.lock:
+            known = member.local.find(member.key)
+            tracks = known.tracks if known is not None else ()
+            gone = [track for track in tracks if mids is None or track.mid in mids]
+            if not gone or not member.is_in:
+                return
+            change = membership.without_tracks(member.key, {track.mid for track in gone}, now=self._clock())
+            room = await self._change(member.local, member.room_id, change, is_known=True)
+            if room is None:
+                return
+            publisher = membership.find(room, member.key)
+            news = event(room, "tracks_unpublished", participant=publisher, tracks=gone, reason=reason)
+            self._settle(member.local, room, news)
+        await self._note(member.client_id, tracks=publisher.tracks if publisher is not None else ())
+
+    def _lost_media(self, member: Membership, session_id: SessionId) -> None:
+        """See to what a media session leaves behind that was given up while its member stays."""
+
+        async def clean_up() -> None:
+            await self._duties.persist(lambda: self._unpublish(member, "media session lost"))
+            await self._abandon(session_id)
+
+        self._duties.start(clean_up, f"clean up media session {session_id}")
+
+    async def _abandon(self, session_id: SessionId) -> None:
+        """Let the ledger bring up what is not confirmed to be closed by then."""
+        await self._duties.persist(lambda: self._ledger.abandon(session_id, at=self._clock() + _SECOND_LOOK))
+
+    # -- records -------------------------------------------------------------------------------------------------
+
+    async def _note(self, client_id: ClientId, **fields: Any) -> None:
+        """Put on record where a registered client is; that record is information, on which nothing depends."""
+        try:
+            await self._storage.update_client(client_id, **fields)
+        except NotFoundError:
+            pass  # it never registered
+        except SignalManagerError as error:
+            log.warning("client record not updated", client_id=client_id, reason=error.message)
+
+    async def _change(self, local: _LocalRoom, room_id: RoomId, change: RoomChange, *, is_known: bool) -> Room | None:
+        """Apply a change that takes something out of a room; None when it is out and nobody is to be told.
+
+        What is known to be in, and is not, was taken out by an attempt of ours that seemed to fail: then the room as
+        it is now is what members have to be told of.
+        """
+        try:
+            return await self._storage.change_room(room_id, change)
+        except NotFoundError:
+            room = await self._storage.get_room(room_id) if is_known else None
+            if room is None or local.record is None or not room.is_active or room.sequence <= local.record.sequence:
+                return None
+            return room
+
+    def _local(self, room_id: RoomId) -> _LocalRoom:
+        local = self._rooms.get(room_id)
+        if local is None:
+            local = self._rooms[room_id] = _LocalRoom()
+        return local
+
+    def _settle(self, local: _LocalRoom, room: Room, news: RoomEvent, *, but: ClientId | None = None) -> None:
+        """Make a change known, while its room's lock is held."""
+        local.record = room
+        announce(self._bus, room, news, but=but)

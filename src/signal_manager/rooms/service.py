@@ -1,0 +1,503 @@
+"""Everything a client can ask about rooms: who may, what is checked, and what the answer says.
+
+It stands on the interfaces of storage, bus and media alone (docs/architecture.md, "Rooms and media"). `router.py`
+brings it requests and the news that a connection has ended; `roster.py` keeps the memberships.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import uuid4
+
+import msgspec
+import structlog
+
+from signal_manager.bus.base import Bus
+from signal_manager.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidRequestError,
+    NotFoundError,
+    SignalManagerError,
+    TooLargeError,
+)
+from signal_manager.media.base import WHOLE_SESSION, MediaBackend, MediaSessionId
+from signal_manager.media.closing import Closer, Closings
+from signal_manager.media.negotiation import Limits
+from signal_manager.metrics import Metrics
+from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId
+from signal_manager.protocol.messages import (
+    PROTOCOL_VERSION,
+    ConnectionInfo,
+    DataChannelsNew,
+    DataChannelsNewAck,
+    IceServer,
+    IceServers,
+    IceServersAck,
+    Renegotiate,
+    RenegotiateAck,
+    RoomAck,
+    RoomCreate,
+    RoomCreateAck,
+    RoomEntry,
+    RoomJoin,
+    RoomJoinAck,
+    RoomLeave,
+    RoomLeaveAck,
+    RoomState,
+    RoomStateAck,
+    TracksClose,
+    TracksCloseAck,
+    TracksNew,
+    TracksNewAck,
+    TracksUpdate,
+    TracksUpdateAck,
+)
+from signal_manager.rooms import membership, requests
+from signal_manager.rooms.duties import Duties
+from signal_manager.rooms.events import describe_all
+from signal_manager.rooms.ledger import MediaLedger
+from signal_manager.rooms.member_media import MediaShared, MemberMedia, Watching
+from signal_manager.rooms.requests import Entered
+from signal_manager.rooms.roster import Membership, Roster
+from signal_manager.storage.base import Expired, Storage
+
+__all__ = ["MAX_METADATA", "RoomService", "RoomSettings"]
+
+log = structlog.get_logger(__name__)
+
+# In bytes of JSON: an event with it, and with 64 tracks, still fits a v1 frame.
+MAX_METADATA = 16_384
+# How long (s) a stopping service waits for members to be taken out of their rooms and for their media to be closed.
+STOP_TIMEOUT = 5.0
+# How long (s) due media is left to one process before another is given it.
+_CLAIM = 120.0
+
+AckT = TypeVar("AckT", bound=RoomAck)
+
+
+class RoomSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What all rooms of a service share.
+
+    `app_id` and `stun_url` are told to members; `max_participants` is that of a room that does not say, and no room may
+    have more; `limits` are those of each media session's negotiations.
+    """
+
+    app_id: str = ""
+    stun_url: str = ""
+    max_participants: int = 100
+    limits: Limits = Limits()
+    watching: Watching = Watching()
+
+
+class RoomService:
+    """Answer everything about rooms; an async context manager, which ends all memberships on exit.
+
+    Every request raises besides what it says: `UnavailableError` when storage fails, what `Negotiator`'s methods raise
+    where the SFU is involved, and `NotFoundError` where it names a room that the caller is not in.
+
+    Args:
+        storage: keeps rooms, clients' whereabouts, and the ledger.
+        bus: reaches members.
+        media: the SFU, or None for rooms without media.
+        metrics: counts what becomes of media sessions.
+        node_id: this process, in records that others clean up when it dies.
+        closings: remembers what is to be closed at the SFU, and when to try again.
+        clock: returns seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        bus: Bus,
+        media: MediaBackend | None,
+        metrics: Metrics,
+        node_id: NodeId,
+        settings: RoomSettings | None = None,
+        closings: Closings | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._storage = storage
+        self._media = media
+        self._settings = settings or RoomSettings()
+        self._clock = clock
+        self._duties = Duties()
+        self._ledger = MediaLedger(storage, node_id=node_id, clock=clock)
+        self._closer: Closer | None = None
+        shared: MediaShared | None = None
+        if media is not None:
+            self._closer = Closer(media, ledger=self._ledger, metrics=metrics, closings=closings)
+            shared = MediaShared(
+                backend=media,
+                closer=self._closer,
+                metrics=metrics,
+                limits=self._settings.limits,
+                watching=self._settings.watching,
+                start=self._duties.start,
+            )
+        self._roster = Roster(
+            storage=storage,
+            bus=bus,
+            ledger=self._ledger,
+            shared=shared,
+            duties=self._duties,
+            node_id=node_id,
+            clock=clock,
+        )
+
+    async def __aenter__(self) -> Self:
+        if self._closer is not None:
+            await self._closer.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._roster.all_left("service stopped")
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT):
+                await self.idle()
+        except TimeoutError:
+            log.warning("rooms not cleaned up in time; the ledger has the rest")
+        await self._duties.stop()
+        if self._closer is not None:
+            await self._closer.__aexit__(kind, error, traceback)
+
+    async def idle(self) -> None:
+        """Wait until nothing is left to do in the background; the caller sets the time limit."""
+        await self._duties.done()
+        if self._closer is not None:
+            await self._closer.drained()
+
+    # -- coming and going ----------------------------------------------------------------------------------------
+
+    async def create(self, caller: Caller, request: RoomCreate) -> RoomCreateAck:
+        """Open a room with its first member.
+
+        Raises:
+            InvalidRequestError, ForbiddenError, TooLargeError: the request is wrong or not allowed.
+            ConflictError: the room is there already, or the session is in a room.
+        """
+        room_id = RoomId(request.room_id or str(uuid4()))
+        role = self._check_entry(caller, room_id, request)
+        limit = request.max_participants or self._settings.max_participants
+        if limit > self._settings.max_participants:
+            raise InvalidRequestError(
+                f"max_participants is {limit}, expected at most {self._settings.max_participants}"
+            )
+
+        async def open_room(participant: Participant) -> Room:
+            return await self._storage.create_room(
+                membership.opened(
+                    room_id,
+                    participant,
+                    app_id=self._settings.app_id,
+                    metadata=request.metadata or {},
+                    max_participants=limit,
+                    now=self._clock(),
+                )
+            )
+
+        async with self._roster.entering(caller, room_id, role, request.metadata or {}) as member:
+            room = await self._storage.get_room(room_id)
+            if room is not None and room.is_active:
+                raise ConflictError(f"room {room_id} is there already")
+            entered = await self._negotiate_entry(member, request, ())
+            room = await self._roster.let_in(member, open_room)
+            return self._welcome(RoomCreateAck, member, room, entered, "Room created successfully")
+
+    async def join(self, caller: Caller, request: RoomJoin) -> RoomJoinAck:
+        """Become a member of a room.
+
+        Raises:
+            InvalidRequestError, ForbiddenError, TooLargeError: the request is wrong or not allowed, the room is closed.
+            NotFoundError: there is no such room.
+            ConflictError: the client is in it already, the session is in another, or the room is full.
+        """
+        room_id = RoomId(request.room_id)
+        role = self._check_entry(caller, room_id, request)
+        limit = self._settings.max_participants
+
+        async def enter_room(participant: Participant) -> Room:
+            change = membership.with_participant(participant, limit=limit, now=self._clock())
+            return await self._storage.change_room(room_id, change)
+
+        async with self._roster.entering(caller, room_id, role, request.metadata or {}) as member:
+            await self._roster.part_with_former(member)
+            room = await self._storage.get_room(room_id)
+            if room is None:
+                raise NotFoundError(f"no such room: {room_id}")
+            membership.check_entry(room, caller.identity.client_id, limit=limit)
+            entered = await self._negotiate_entry(member, request, room.participants)
+            room = await self._roster.let_in(member, enter_room)
+            return self._welcome(RoomJoinAck, member, room, entered, "Joined room successfully")
+
+    async def leave(self, caller: Caller, request: RoomLeave) -> RoomLeaveAck:
+        """Leave a room."""
+        self._roster.member(caller, request.room_id)
+        await self._roster.part(caller, request.reason or "left")
+        return RoomLeaveAck(
+            version=PROTOCOL_VERSION,
+            status=200,
+            message="Left room successfully",
+            room_id=request.room_id,
+            client_id=caller.identity.client_id,
+        )
+
+    async def part(self, caller: Caller) -> None:
+        """Take a session out of whatever room it is in, for UNREGISTER."""
+        await self._roster.part(caller, "left")
+
+    def left(self, caller: Caller, reason: str = "connection lost") -> None:
+        """Take note that a session has ended; its membership, if any, ends in the background.
+
+        May be called again, and must be when a request of the session was answered only after its end.
+        """
+        self._roster.left(caller, reason)
+
+    # -- what members ask for ------------------------------------------------------------------------------------
+
+    async def state(self, caller: Caller, request: RoomState) -> RoomStateAck:
+        """Return the room as its members have been told of it."""
+        room = self._roster.member(caller, request.room_id).room
+        created_at = room.metadata.get("created_at")
+        return RoomStateAck(
+            room_id=room.room_id,
+            sequence=room.sequence,
+            participants=describe_all(room.participants),
+            metadata=room.metadata,
+            max_participants=room.max_participants or self._settings.max_participants,
+            created_at=created_at if isinstance(created_at, int) and created_at >= 0 else None,
+        )
+
+    async def change_tracks(self, caller: Caller, request: TracksNew) -> TracksNewAck:
+        """Publish tracks with an offer, or pull tracks without one."""
+        member, media = self._media_of(caller, request.room_id)
+        if request.offer_sdp is not None:
+            self._check_may_publish(caller)
+            published = await media.publish(request.offer_sdp, requests.to_publish(request.tracks))
+            results = requests.published_results(published, media.tracks)
+            return TracksNewAck(tracks=results, answer_sdp=published.answer_sdp)
+        self._check_may_subscribe(caller)
+        sources = requests.to_pull(request.tracks, self._roster.publishers(member, member.room.participants))
+        if not sources.remote:
+            return TracksNewAck(tracks=sources.results(()))
+        pulled = await media.pull(sources.remote)
+        return TracksNewAck(
+            tracks=sources.results(pulled.tracks),
+            offer_sdp=pulled.offer_sdp,
+            requires_renegotiation=pulled.requires_renegotiation,
+        )
+
+    async def answer(self, caller: Caller, request: Renegotiate) -> RenegotiateAck:
+        """Pass on the answer to the SFU's last offer to this member."""
+        _, media = self._media_of(caller, request.room_id)
+        await media.answer(request.answer_sdp)
+        return RenegotiateAck(status=200)
+
+    async def close_tracks(self, caller: Caller, request: TracksClose) -> TracksCloseAck:
+        """Stop tracks that this member publishes or pulls, and tell the others of the former."""
+        member, media = self._media_of(caller, request.room_id)
+        if not request.tracks:
+            raise InvalidRequestError("tracks is empty, expected at least one")
+        mids = [track.mid for track in request.tracks]
+        published = frozenset(mid for mid in mids if mid in media.tracks)
+        closed = await media.close_tracks(mids, offer_sdp=request.offer_sdp)
+        gone = published - media.tracks.keys()
+        if gone:
+            await self._roster.unpublish(member, gone)
+        return TracksCloseAck(tracks=requests.closed_results(closed), answer_sdp=closed.answer_sdp)
+
+    async def update_tracks(self, caller: Caller, request: TracksUpdate) -> TracksUpdateAck:
+        """Switch layer or source of tracks that this member pulls."""
+        member, media = self._media_of(caller, request.room_id)
+        self._check_may_subscribe(caller)
+        wanted = requests.to_update(request.tracks, self._roster.publishers(member, member.room.participants))
+        updated = await media.update_tracks(wanted.updates) if wanted.updates else ()
+        return TracksUpdateAck(tracks=wanted.results(updated))
+
+    async def open_channels(self, caller: Caller, request: DataChannelsNew) -> DataChannelsNewAck:
+        """Open data channels, or negotiate the transport for them."""
+        member, media = self._media_of(caller, request.room_id)
+        if not request.data_channels:
+            established = await media.establish_channels(request.offer_sdp)
+            if established.channel.error is not None:
+                raise established.channel.error.as_fault()
+            return DataChannelsNewAck(
+                data_channels=[],
+                answer_sdp=established.answer_sdp,
+                offer_sdp=established.offer_sdp,
+                requires_renegotiation=established.requires_renegotiation,
+            )
+        if request.offer_sdp is not None:
+            raise InvalidRequestError("offer_sdp came with data_channels, expected one of them")
+        locations = {channel.location for channel in request.data_channels}
+        if "local" in locations:
+            self._check_may_publish(caller)
+        if "remote" in locations:
+            self._check_may_subscribe(caller)
+        publishers = self._roster.publishers(member, member.room.participants)
+        wanted = requests.to_channels(request.data_channels, publishers)
+        opened = await media.open_channels(wanted.channels) if wanted.channels else ()
+        return DataChannelsNewAck(data_channels=wanted.results(opened))
+
+    async def ice_servers(self, caller: Caller, request: IceServers) -> IceServersAck:
+        """Return STUN servers and short-lived TURN servers, to whoever is signed in."""
+        servers, expires_at = await self._ice_servers()
+        return IceServersAck(ice_servers=servers, expires_at=None if expires_at is None else int(expires_at * 1000))
+
+    def others(self, caller: Caller, room_id: str) -> list[ClientId]:
+        """Return the other members of a room, for a SIGNAL_MESSAGE to it."""
+        own = caller.identity.client_id
+        participants = self._roster.member(caller, room_id).room.participants
+        return [participant.client_id for participant in participants if participant.client_id != own]
+
+    # -- duties that somebody calls at intervals -----------------------------------------------------------------
+
+    async def close_due_media(self, now: float) -> int:
+        """Have media closed that the ledger says is due, and return how many entries that are."""
+        if self._closer is None:
+            return 0
+        entries = await self._storage.claim_media(now=now, until=now + _CLAIM)
+        for entry in entries:
+            session_id = MediaSessionId(entry.session_id)
+            if entry.mid is None or entry.mid == WHOLE_SESSION:
+                self._closer.sweep(session_id)
+            else:
+                self._closer.close(session_id, [entry.mid])
+        return len(entries)
+
+    async def clean_up_after(self, node_id: NodeId) -> None:
+        """Take a node that has died out of the rooms' records, and let what it left at the SFU be closed."""
+        after: str | None = None
+        while True:
+            rooms = await self._storage.list_rooms(node_id=node_id, after=after)
+            for room in rooms.items:
+                for participant in room.participants:
+                    if participant.node_id == node_id:
+                        await self._roster.remove(room.room_id, participant, "connection lost")
+            if rooms.next is None:
+                break
+            after = rooms.next
+        await self._ledger.abandon_node(node_id, at=self._clock())
+
+    async def expire(self, now: float) -> Expired:
+        """Do as `Storage.expire`, and tell the members of rooms that are closed by that."""
+        expired = await self._storage.expire(now=now, keep_closed_for=membership.CLOSED_ROOM_KEPT)
+        for room in expired.closed_rooms:
+            await self._roster.dissolve(room)
+        return expired
+
+    # -- what these have in common -------------------------------------------------------------------------------
+
+    def _check_entry(self, caller: Caller, room_id: RoomId, request: RoomEntry) -> Role:
+        """Refuse what is wrong with a request whatever the room is like, and return the role asked for."""
+        role = requests.role_of(request.role)
+        requests.check_distinct(request.tracks or ())
+        grants = caller.identity.grants
+        if not grants.may_enter(room_id):
+            raise ForbiddenError(f"the token does not allow room {room_id}")
+        if grants.roles is not None and role not in grants.roles:
+            raise ForbiddenError(f"the token does not allow the role of a {role}")
+        if role == "sender":
+            self._check_may_publish(caller)
+            if self._media is not None and not request.offer_sdp:
+                raise InvalidRequestError("offer_sdp is missing, expected an offer from a sender")
+        else:
+            self._check_may_subscribe(caller)
+        size = len(msgspec.json.encode(request.metadata or {}))
+        if size > MAX_METADATA:
+            raise TooLargeError(f"metadata is {size} bytes of JSON, expected at most {MAX_METADATA}")
+        return role
+
+    def _check_may_publish(self, caller: Caller) -> None:
+        grants = caller.identity.grants
+        if not grants.publish or (grants.roles is not None and "sender" not in grants.roles):
+            raise ForbiddenError("the token does not allow to publish")
+
+    def _check_may_subscribe(self, caller: Caller) -> None:
+        if not caller.identity.grants.subscribe:
+            raise ForbiddenError("the token does not allow to subscribe")
+
+    def _media_of(self, caller: Caller, room_id: str) -> tuple[Membership, MemberMedia]:
+        member = self._roster.member(caller, room_id)
+        if member.media is None:
+            raise InvalidRequestError("this service has no media backend")
+        return member, member.media
+
+    async def _negotiate_entry(self, member: Membership, request: RoomEntry, present: Iterable[Participant]) -> Entered:
+        """Do for a new member what it needs the SFU for, before anybody is told that it comes."""
+        servers = await self._servers_for_entry()
+        media = member.media
+        if media is None:
+            return Entered(ice_servers=servers)
+        await media.open()
+        if member.participant.role == "sender":
+            published = await media.publish(request.offer_sdp or "", request.tracks or ())
+            requests.require_some(published.tracks)
+            results = requests.published_results(published, media.tracks)
+            return Entered(ice_servers=servers, answer_sdp=published.answer_sdp, tracks=results)
+        sources = requests.everything(self._roster.publishers(member, present))
+        if not sources.remote:
+            return Entered(ice_servers=servers)
+        pulled = await media.pull(sources.remote)
+        return Entered(
+            ice_servers=servers,
+            offer_sdp=pulled.offer_sdp,
+            requires_renegotiation=pulled.requires_renegotiation,
+            tracks=sources.results(pulled.tracks),
+        )
+
+    def _welcome(self, ack: type[AckT], member: Membership, room: Room, entered: Entered, message: str) -> AckT:
+        session_id = member.media_session_id or ""
+        return ack(
+            version=PROTOCOL_VERSION,
+            status=200,
+            message=message,
+            room_id=room.room_id,
+            session_id=session_id,
+            app_id=self._settings.app_id,
+            stun_url=self._settings.stun_url,
+            ice_servers=entered.ice_servers,
+            connection_info=ConnectionInfo(
+                room_id=room.room_id,
+                role=member.participant.role,
+                app_id=self._settings.app_id,
+                session_id=session_id,
+                status="Connected",  # the original service's word for a media session that is there
+                metadata=room.metadata,
+            ),
+            answer_sdp=entered.answer_sdp,
+            offer_sdp=entered.offer_sdp,
+            requires_renegotiation=entered.requires_renegotiation,
+            participants=describe_all(room.participants),
+            tracks=list(entered.tracks),
+            sequence=room.sequence,
+        )
+
+    async def _ice_servers(self) -> tuple[list[IceServer], float | None]:
+        if self._media is None:
+            return self._stun(), None
+        found = await self._media.ice_servers()
+        servers = [
+            IceServer(urls=list(server.urls), username=server.username, credential=server.credential)
+            for server in found.servers
+        ]
+        return servers or self._stun(), found.expires_at
+
+    async def _servers_for_entry(self) -> list[IceServer]:
+        """Return ICE servers for a welcome, which is not to fail because TURN is out of order."""
+        try:
+            servers, _ = await self._ice_servers()
+        except SignalManagerError as error:
+            log.warning("no TURN servers", reason=error.message)
+            return self._stun()
+        return servers
+
+    def _stun(self) -> list[IceServer]:
+        return [IceServer(urls=[self._settings.stun_url])] if self._settings.stun_url else []

@@ -1,0 +1,278 @@
+"""A room service with everything around it in memory, and clients who remember what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from signal_manager.bus.base import Delivery
+from signal_manager.errors import InvalidRequestError
+from signal_manager.media.closing import Closings
+from signal_manager.media.negotiation import Limits
+from signal_manager.metrics import Metrics
+from signal_manager.model import Caller, ClientId, ClientRecord, Grants, Identity, NodeId, Room, RoomId, SessionId
+from signal_manager.protocol.messages import (
+    Message,
+    PublishedTrack,
+    Renegotiate,
+    RenegotiateAck,
+    RoomCreate,
+    RoomCreateAck,
+    RoomEvent,
+    RoomJoin,
+    RoomJoinAck,
+    RoomLeave,
+    RoomLeaveAck,
+    TrackMid,
+    TrackRequest,
+    TracksClose,
+    TracksCloseAck,
+    TracksNew,
+    TracksNewAck,
+)
+from signal_manager.rooms import RoomService, RoomSettings
+from signal_manager.rooms.member_media import Watching
+from signal_manager.storage.base import RoomChange
+from signal_manager.storage.memory import MemoryStorage
+from tests.fakes.media import FakeSfu
+
+NODE = NodeId("node-1")
+ROOM = RoomId("room-1")
+# Nothing here takes long; what comes too early is tried again soon, and given up soon.
+LIMITS = Limits(patience=0.2, pauses=(0.005,))
+WATCHING = Watching(first_pause=0.005, longest_pause=0.02, patience=30.0)
+# For what must come, however slow the machine is.
+SOON = 10.0
+
+
+def offer(*mids: str, kind: str = "video") -> str:
+    """Return as much of an offer as these tests need."""
+    return "v=0\r\n" + "".join(f"m={kind} 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:{mid}\r\n" for mid in mids)
+
+
+class RecordingBus:
+    """A bus to clients who are there, which keeps what each was sent."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self.inboxes: dict[ClientId, list[Message]] = defaultdict(list)
+        self.offline: set[ClientId] = set()
+        self.tagged: set[ClientId] = set()
+        self._on_change = on_change
+
+    def send(self, target: ClientId, message: Message, message_id: bytes | None = None) -> Delivery:
+        """Keep a message."""
+        if target in self.offline:
+            return Delivery.OFFLINE
+        if target in self.tagged:
+            raise InvalidRequestError("the target's protocol has no such message")
+        self.inboxes[target].append(message)
+        self._on_change()
+        return Delivery.DELIVERED
+
+
+class YieldingStorage(MemoryStorage):
+    """Storage that lets others run meanwhile, as a store on a disk does, and that fails on demand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Errors of the next changes of rooms, each with whether the change was made all the same.
+        self.failures: deque[tuple[Exception, bool]] = deque()
+
+    async def create_room(self, room: Room) -> Room:
+        """See `Storage`."""
+        await asyncio.sleep(0)
+        error, is_made = self.failures.popleft() if self.failures else (None, True)
+        created = await super().create_room(room) if is_made else room
+        await asyncio.sleep(0)
+        if error is not None:
+            raise error
+        return created
+
+    async def change_room(self, room_id: RoomId, change: RoomChange) -> Room:
+        """See `Storage`."""
+        await asyncio.sleep(0)
+        error, is_made = self.failures.popleft() if self.failures else (None, True)
+        changed = await super().change_room(room_id, change) if is_made else None
+        await asyncio.sleep(0)
+        if error is not None or changed is None:
+            raise error or AssertionError("a change that was not made needs an error")
+        return changed
+
+
+class Client:
+    """One session of one client."""
+
+    def __init__(self, house: House, name: str, session: str, grants: Grants) -> None:
+        self.house = house
+        self.name = ClientId(name)
+        self.caller = Caller(Identity(client_id=self.name, grants=grants), SessionId(session), "sha256:" + "0" * 64)
+        self.seen_before = 0  # events of earlier memberships
+
+    @property
+    def events(self) -> list[RoomEvent]:
+        """What the client was told of rooms since it came in."""
+        inbox = self.house.bus.inboxes[self.name]
+        return [message for message in inbox if isinstance(message, RoomEvent)][self.seen_before :]
+
+    @property
+    def news(self) -> list[tuple[int, str]]:
+        """The same in short."""
+        return [(event.sequence, event.event) for event in self.events]
+
+    def told(self, event: str, of: str | None = None) -> bool:
+        """Tell whether the client was told this."""
+        return any(
+            told.event == event and (of is None or (told.participant is not None and told.participant.client_id == of))
+            for told in self.events
+        )
+
+    async def create(self, room_id: str | None = ROOM, *, role: str = "sender", **fields: Any) -> RoomCreateAck:
+        """Send WEBRTC_ROOM_CREATE; a sender offers a camera unless told otherwise."""
+        request = RoomCreate(room_id=room_id, role=role, **(self._camera(role) | fields))
+        ack = await self.house.rooms.create(self.caller, request)
+        self._forget()
+        return ack
+
+    async def join(self, room_id: str = ROOM, *, role: str = "sender", **fields: Any) -> RoomJoinAck:
+        """Send WEBRTC_ROOM_JOIN; a sender offers a camera unless told otherwise."""
+        request = RoomJoin(room_id=room_id, role=role, **(self._camera(role) | fields))
+        ack = await self.house.rooms.join(self.caller, request)
+        self._forget()
+        return ack
+
+    async def leave(self, room_id: str = ROOM, reason: str | None = None) -> RoomLeaveAck:
+        """Send WEBRTC_ROOM_LEAVE."""
+        return await self.house.rooms.leave(self.caller, RoomLeave(room_id=room_id, reason=reason))
+
+    async def publish(self, *mids: str, room_id: str = ROOM, names: Sequence[str] = ()) -> TracksNewAck:
+        """Send TRACKS_NEW with an offer."""
+        names = names or [f"track-{mid}" for mid in mids]
+        tracks = [TrackRequest(mid=mid, track_name=name) for mid, name in zip(mids, names, strict=True)]
+        request = TracksNew(room_id=room_id, offer_sdp=offer(*mids), tracks=tracks)
+        return await self.house.rooms.change_tracks(self.caller, request)
+
+    async def pull(self, publisher: str, *names: str, room_id: str = ROOM) -> TracksNewAck:
+        """Send TRACKS_NEW without an offer."""
+        tracks = [TrackRequest(client_id=publisher, track_name=name) for name in names or ("camera",)]
+        return await self.house.rooms.change_tracks(self.caller, TracksNew(room_id=room_id, tracks=tracks))
+
+    async def answer(self, answer_sdp: str = "v=0 answer", room_id: str = ROOM) -> RenegotiateAck:
+        """Send RENEGOTIATE."""
+        return await self.house.rooms.answer(self.caller, Renegotiate(room_id=room_id, answer_sdp=answer_sdp))
+
+    async def close(self, *mids: str, offer_sdp: str | None = None, room_id: str = ROOM) -> TracksCloseAck:
+        """Send TRACKS_CLOSE."""
+        tracks = [TrackMid(mid=mid) for mid in mids]
+        request = TracksClose(room_id=room_id, tracks=tracks, offer_sdp=offer_sdp)
+        return await self.house.rooms.close_tracks(self.caller, request)
+
+    def lose_connection(self) -> None:
+        """Go without a word."""
+        self.house.rooms.left(self.caller)
+
+    def _camera(self, role: str) -> dict[str, Any]:
+        if role.lower() != "sender" or not self.house.has_media:
+            return {}
+        return {"offer_sdp": offer("0"), "tracks": [PublishedTrack(mid="0", track_name="camera")]}
+
+    def _forget(self) -> None:
+        """Leave out what was told before the ACK that has just come: that was about an earlier membership."""
+        inbox = self.house.bus.inboxes[self.name]
+        self.seen_before = sum(isinstance(message, RoomEvent) for message in inbox)
+
+
+class House:
+    """The service and what surrounds it."""
+
+    def __init__(
+        self,
+        *,
+        has_media: bool = True,
+        limits: Limits = LIMITS,
+        watching: Watching = WATCHING,
+        storage: MemoryStorage | None = None,
+        node_id: NodeId = NODE,
+        sfu: FakeSfu | None = None,
+        max_participants: int = 100,
+    ) -> None:
+        self.has_media = has_media
+        self._changed = asyncio.Event()
+        self.now = 1000.0
+        self.sfu = sfu or FakeSfu(self._changed.set)
+        self.bus = RecordingBus(self._changed.set)
+        self.storage = storage or YieldingStorage()
+        self.rooms = RoomService(
+            storage=self.storage,
+            bus=self.bus,
+            media=self.sfu if has_media else None,
+            metrics=Metrics(),
+            node_id=node_id,
+            settings=RoomSettings(
+                app_id="app",
+                stun_url="stun:stun.test:3478",
+                max_participants=max_participants,
+                limits=limits,
+                watching=watching,
+            ),
+            closings=Closings(settling_time=0.05),
+            clock=lambda: self.now,
+        )
+
+    @property
+    def flaky(self) -> deque[tuple[Exception, bool]]:
+        """The failures of the next changes in storage."""
+        assert isinstance(self.storage, YieldingStorage)
+        return self.storage.failures
+
+    def client(self, name: str, *, session: str | None = None, **grants: Any) -> Client:
+        """Return a client who is connected."""
+        return Client(self, name, session or f"session of {name}", Grants(**grants))
+
+    async def register(self, name: str) -> None:
+        """Put a client on record."""
+        await self.storage.put_client(ClientRecord(client_id=ClientId(name), auth_token="t"))
+
+    async def record(self, name: str) -> ClientRecord:
+        """Return a client's record."""
+        record = await self.storage.get_client(ClientId(name))
+        assert record is not None
+        return record
+
+    async def room(self, room_id: str = ROOM) -> Room:
+        """Return a room's record."""
+        room = await self.storage.get_room(RoomId(room_id))
+        assert room is not None
+        return room
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for something that comes of a message or of a call to the SFU."""
+        async with asyncio.timeout(SOON):
+            while not is_so():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def settled(self) -> None:
+        """Wait until nothing goes on in the background: everybody knows everything."""
+        async with asyncio.timeout(SOON):
+            await self.rooms.idle()
+
+    async def ledger(self) -> set[tuple[str, str | None]]:
+        """Return what the ledger holds, as session and mid."""
+        page = await self.storage.list_media()
+        return {(entry.session_id, entry.mid) for entry in page.items}
+
+
+@asynccontextmanager
+async def running(house: House) -> AsyncIterator[House]:
+    """Run a house, and see that it leaves nothing behind: no open track, no ledger entry, nobody in a room."""
+    async with house.rooms:
+        yield house
+        house.sfu.gate.set()
+        house.sfu.connects_at_once = True
+    assert house.sfu.open_tracks == set()
+    assert await house.ledger() == set()
+    rooms = await house.storage.list_rooms(is_active=True)
+    assert [room.participants for room in rooms.items if room.participants[0].node_id == NODE] == []

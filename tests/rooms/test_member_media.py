@@ -1,0 +1,251 @@
+"""When tracks are announced, and what becomes of a member whose media session is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from signal_manager.errors import ConflictError, InvalidRequestError, TooLateError, UnavailableError
+from signal_manager.media import errors as media_errors
+from signal_manager.media.negotiation import Limits
+from signal_manager.protocol.messages import TrackRequest, TracksNew
+from signal_manager.rooms.member_media import Watching, kinds_of
+from tests.rooms.house import ROOM, Client, House, offer, running
+
+PATIENT = Limits(pauses=(0.005,))
+
+
+async def sender_and_receiver(house: House) -> tuple[Client, Client]:
+    alice, bob = house.client("alice"), house.client("bob")
+    await alice.create()
+    await bob.join(role="receiver")
+    return alice, bob
+
+
+@pytest.fixture
+async def patient_house() -> AsyncIterator[House]:
+    """A service that waits long for what comes too early."""
+    async with running(House(limits=PATIENT)) as house:
+        yield house
+
+
+@pytest.fixture
+async def hasty_house() -> AsyncIterator[House]:
+    """A service that does not wait long for answers."""
+    async with running(House(limits=Limits(answer=0.05))) as house:
+        yield house
+
+
+# -- announcing ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_track_is_announced_when_it_is_sending_and_not_before(house: House) -> None:
+    house.sfu.sends_at_once = False
+    _, bob = await sender_and_receiver(house)
+    asked = house.sfu.calls.count("session_state")
+    await house.until(lambda: house.sfu.calls.count("session_state") > asked + 2)
+    assert bob.events == []
+
+    house.sfu.send("session-1")
+
+    await house.until(lambda: bob.told("tracks_published", of="alice"))
+    assert (await bob.pull("alice")).tracks[0].error_code is None
+    await bob.answer()
+
+
+async def test_tracks_that_begin_to_send_one_after_the_other_are_announced_so(house: House) -> None:
+    house.sfu.sends_at_once = False
+    alice, bob = await sender_and_receiver(house)
+    await alice.publish("1", names=["screen"])
+    house.sfu.send("session-1", "1")
+    await house.until(lambda: bob.told("tracks_published"))
+
+    house.sfu.send("session-1", "0")
+    await house.until(lambda: len(bob.events) == 2)
+
+    names = [[track.track_name for track in event.tracks or ()] for event in bob.events]
+    assert names == [["screen"], ["camera"]]
+
+
+async def test_what_is_closed_before_it_was_announced_never_is(house: House) -> None:
+    house.sfu.sends_at_once = False
+    alice, bob = await sender_and_receiver(house)
+
+    await alice.close("0")
+    await house.settled()
+
+    assert bob.events == []
+
+
+async def test_a_track_that_never_sends_is_given_up() -> None:
+    watching = Watching(first_pause=0.001, longest_pause=0.005, patience=0.02)
+    async with running(House(watching=watching)) as house:
+        house.sfu.sends_at_once = False
+        _, bob = await sender_and_receiver(house)
+        await house.settled()
+        asked = house.sfu.calls.count("session_state")
+
+        house.sfu.send("session-1")
+
+        assert house.sfu.calls.count("session_state") == asked
+        assert bob.events == []
+
+
+async def test_an_sfu_that_cannot_say_who_is_sending_is_asked_again(house: House) -> None:
+    house.sfu.fail("session_state", media_errors.UnreachableError("no route"))
+
+    _, bob = await sender_and_receiver(house)
+
+    await house.until(lambda: bob.told("tracks_published", of="alice"))
+
+
+async def test_a_new_track_is_looked_for_at_once() -> None:
+    """Even when the pauses have become long."""
+    watching = Watching(first_pause=0.005, longest_pause=1000.0, growth=100_000.0, patience=1000.0)
+    async with running(House(watching=watching)) as house:
+        house.sfu.sends_at_once = False
+        alice, bob = await sender_and_receiver(house)
+        await house.until(lambda: "session_state" in house.sfu.calls)
+        house.sfu.sends_at_once = True
+
+        await alice.publish("1")
+
+        await house.until(lambda: bob.told("tracks_published", of="alice"))
+
+
+async def test_a_pull_that_is_too_early_is_repeated_by_the_service(patient_house: House) -> None:
+    house = patient_house
+    house.sfu.sends_at_once = False
+    _, bob = await sender_and_receiver(house)
+    pulling = asyncio.create_task(bob.pull("alice"))
+    await house.until(lambda: house.sfu.calls.count("pull") > 2)
+
+    house.sfu.send("session-1")
+
+    ack = await pulling
+    assert ack.tracks[0].error_code is None
+    await bob.answer()
+
+
+async def test_a_pull_that_is_too_early_for_too_long_says_so(house: House) -> None:
+    house.sfu.sends_at_once = False
+    _, bob = await sender_and_receiver(house)
+
+    ack = await bob.pull("alice")
+
+    assert (ack.tracks[0].error_code, ack.offer_sdp) == (404, None)
+    await bob.publish("1")
+
+
+async def test_a_request_before_the_client_is_connected_waits_for_that(patient_house: House) -> None:
+    house = patient_house
+    house.sfu.connects_at_once = False
+    alice, _ = await sender_and_receiver(house)
+    publishing = asyncio.create_task(alice.publish("1"))
+    await house.until(lambda: house.sfu.calls.count("publish") > 2)
+
+    house.sfu.connect("session-1")
+
+    assert (await publishing).answer_sdp == "v=0 answer"
+
+
+# -- losing ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_that_never_comes_ends_the_media_session(hasty_house: House) -> None:
+    house = hasty_house
+    alice, bob = house.client("alice"), house.client("bob")
+    await alice.create()
+    await bob.join()
+    await house.settled()
+    await alice.pull("bob")
+
+    await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+
+    assert bob.events[-1].reason == "media session lost"
+    with pytest.raises(TooLateError):
+        await alice.answer()
+    with pytest.raises(ConflictError):
+        await alice.pull("bob")
+    await house.settled()
+    assert {session for session, _ in house.sfu.open_tracks} == {"session-2"}
+
+
+async def test_a_receiver_whose_session_expired_unused_gets_another(house: House) -> None:
+    bob = house.client("bob")
+    await bob.create(role="receiver")
+    house.sfu.expire("session-1")
+    await house.client("alice").join()
+    await house.settled()
+
+    ack = await bob.pull("alice")
+    await bob.answer()
+
+    assert ack.offer_sdp == "v=0 offer"
+    assert {session for session, _ in house.sfu.open_tracks} == {"session-2", "session-3"}
+
+
+async def test_a_receiver_whose_session_expired_unused_can_publish(house: House) -> None:
+    bob, alice = house.client("bob"), house.client("alice")
+    await bob.create(role="receiver")
+    await alice.join(role="receiver")
+    house.sfu.expire("session-1")
+
+    await bob.publish("0", names=["camera"])
+    await house.settled()
+
+    assert (await house.room()).participants[0].session_id == "session-3"
+    assert (await alice.pull("bob")).tracks[0].session_id == "session-3"
+    await alice.answer()
+
+
+async def test_a_session_that_expires_in_use_is_lost(house: House) -> None:
+    alice, bob = await sender_and_receiver(house)
+    await house.settled()
+    house.sfu.expire("session-1")
+
+    with pytest.raises(ConflictError):
+        await alice.publish("1")
+
+    await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+
+
+async def test_tracks_that_are_being_announced_when_their_session_is_lost_do_not_stay(house: House) -> None:
+    alice, bob = await sender_and_receiver(house)
+    house.sfu.fail("publish", media_errors.NoAnswerError("lost"))
+
+    with pytest.raises(UnavailableError):
+        await alice.publish("1")
+    await house.settled()
+
+    published = sum(event.event == "tracks_published" for event in bob.events)
+    assert published == sum(event.event == "tracks_unpublished" for event in bob.events)
+    assert (await house.room()).participants[0].tracks == ()
+
+
+async def test_an_offer_that_the_sfu_cannot_read_changes_nothing(house: House) -> None:
+    alice, bob = await sender_and_receiver(house)
+    await house.settled()
+    request = TracksNew(room_id=ROOM, offer_sdp="nonsense", tracks=[TrackRequest(mid="1", track_name="x")])
+
+    with pytest.raises(InvalidRequestError):
+        await house.rooms.change_tracks(alice.caller, request)
+
+    await house.settled()
+    assert not bob.told("tracks_unpublished")
+
+
+# -- descriptions ----------------------------------------------------------------------------------------------------
+
+
+def test_kinds_are_read_from_an_offer() -> None:
+    sdp = offer("a", kind="audio") + offer("v") + "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:d\r\n"
+
+    assert kinds_of(sdp) == {"a": "audio", "v": "video"}
+
+
+@pytest.mark.parametrize("sdp", ["", "m=", "a=mid:0", "m=video\na=mid:", "\x00", "m=audio 9\n" * 3])
+def test_what_is_no_description_has_no_kinds(sdp: str) -> None:
+    assert set(kinds_of(sdp)) <= {""}

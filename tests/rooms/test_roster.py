@@ -1,0 +1,389 @@
+"""How memberships begin and end: every clean-up path, races, failures of storage, and the order of events."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from signal_manager.errors import ConflictError, NotFoundError, SignalManagerError, UnavailableError
+from signal_manager.media import errors as media_errors
+from signal_manager.model import NodeId, Participant, Room
+from signal_manager.protocol.messages import RoomState
+from signal_manager.rooms import duties
+from tests.rooms.house import ROOM, Client, House
+
+
+async def in_one_room(house: House, *names: str) -> list[Client]:
+    clients = [house.client(name) for name in names]
+    await clients[0].create()
+    for client in clients[1:]:
+        await client.join()
+    await house.settled()
+    return clients
+
+
+# -- going ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["leave", "part", "lose"])
+async def test_every_way_to_go_ends_in_the_same_clean_up(house: House, way: str) -> None:
+    await house.register("alice")
+    alice, bob = await in_one_room(house, "alice", "bob")
+    await bob.pull("alice")
+    await bob.answer()
+    match way:
+        case "leave":
+            await alice.leave(reason="battery is empty")
+        case "part":
+            await house.rooms.part(alice.caller)
+        case _:
+            alice.lose_connection()
+    await house.until(lambda: bob.told("participant_left", of="alice"))
+    await house.settled()
+
+    told = bob.events[-1]
+    assert told.reason == {"leave": "battery is empty", "part": "left", "lose": "connection lost"}[way]
+    assert told.participant is not None
+    assert told.participant.tracks is not None
+    assert [track.track_name for track in told.participant.tracks] == ["camera"]
+    assert {session for session, _ in house.sfu.open_tracks} == {"session-2"}
+    assert {session for session, _ in await house.ledger()} == {"session-2"}
+    record = await house.record("alice")
+    assert (record.room_id, record.role, record.tracks) == (None, None, ())
+    with pytest.raises(NotFoundError):
+        await house.rooms.state(alice.caller, RoomState(room_id=ROOM))
+
+
+async def test_an_empty_room_is_closed(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    await alice.leave()
+    assert (await house.room()).is_active
+
+    bob.lose_connection()
+    await house.settled()
+
+    room = await house.room()
+    assert (room.is_active, room.close_reason, room.closed_at, room.participants) == (False, "empty", 1000.0, ())
+    assert room.expires_at == 4600.0
+
+
+async def test_whoever_leaves_while_it_negotiates_is_refused_what_it_waits_for(house: House) -> None:
+    alice, _ = await in_one_room(house, "alice", "bob")
+    house.sfu.gate.clear()
+    publishing = asyncio.create_task(alice.publish("1"))
+    await house.until(lambda: house.sfu.calls[-1] == "publish")
+
+    alice.lose_connection()
+    house.sfu.gate.set()
+
+    with pytest.raises(ConflictError):
+        await publishing
+
+
+async def test_whoever_goes_while_it_comes_in_does_not_come_in(house: House) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    await alice.create()
+    await house.settled()
+    house.sfu.gate.clear()
+    joining = asyncio.create_task(bob.join())
+    await house.until(lambda: house.sfu.calls[-1] == "ice_servers")
+
+    bob.lose_connection()
+    house.sfu.gate.set()
+
+    with pytest.raises(SignalManagerError):
+        await joining
+    await house.settled()
+    assert not alice.told("participant_joined")
+    assert {session for session, _ in house.sfu.open_tracks} == {"session-1"}
+
+
+async def test_whoever_goes_while_its_coming_is_written_down_leaves_again(house: House) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    await alice.create()
+    await house.settled()
+    joining = asyncio.create_task(bob.join())
+    await house.until(lambda: house.sfu.calls.count("publish") == 2)
+    while not joining.done():
+        bob.lose_connection()
+        await asyncio.sleep(0)
+
+    await asyncio.gather(joining, return_exceptions=True)
+    await house.settled()
+
+    assert [participant.client_id for participant in (await house.room()).participants] == ["alice"]
+    assert alice.told("participant_joined", of="bob") is alice.told("participant_left", of="bob")
+
+
+async def test_a_request_that_outlived_its_connection_is_cleaned_up_after(bare_house: House) -> None:
+    alice = bare_house.client("alice")
+    alice.lose_connection()
+    await alice.create()
+
+    alice.lose_connection()
+    await bare_house.settled()
+
+    assert not (await bare_house.room()).is_active
+
+
+async def test_a_cancelled_request_lets_nobody_in(house: House) -> None:
+    house.sfu.gate.clear()
+    creating = asyncio.create_task(house.client("alice").create())
+    await house.until(lambda: house.sfu.calls == ["ice_servers"])
+
+    creating.cancel()
+    await asyncio.gather(creating, return_exceptions=True)
+    house.sfu.gate.set()
+    await house.settled()
+
+    assert await house.storage.get_room(ROOM) is None
+    await house.client("alice").create()
+
+
+# -- coming back -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_who_is_back_at_once_waits_for_its_former_self_to_go(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    alice.lose_connection()
+    again = house.client("alice", session="the next")
+
+    ack = await again.join()
+
+    assert [member.client_id for member in ack.participants] == ["bob", "alice"]
+    await house.settled()
+    assert [event for _, event in bob.news][-3:] == ["participant_left", "participant_joined", "tracks_published"]
+
+
+async def test_a_membership_that_nobody_knows_of_gives_way(house: House) -> None:
+    """As after a crash whose lease has not run out yet."""
+    bob = house.client("bob")
+    await bob.create()
+    await house.settled()
+    ghost = Participant(client_id=house.client("alice").name, role="sender", node_id=NodeId("dead"), generation=7)
+    await house.storage.change_room(ROOM, lambda room: with_ghost(room, ghost))
+
+    ack = await house.client("alice").join()
+
+    assert [member.client_id for member in ack.participants] == ["bob", "alice"]
+    assert bob.told("participant_left", of="alice")
+
+
+def with_ghost(room: Room, ghost: Participant) -> Room:
+    return msgspec.structs.replace(room, participants=(*room.participants, ghost))
+
+
+# -- races -----------------------------------------------------------------------------------------------------------
+
+
+async def test_of_fifty_who_join_at_once_as_many_get_in_as_may(house: House) -> None:
+    alice = house.client("alice")
+    await alice.create(max_participants=10)
+    others = [house.client(f"client-{number}") for number in range(50)]
+
+    outcomes = await asyncio.gather(*(other.join() for other in others), return_exceptions=True)
+
+    assert sum(isinstance(outcome, ConflictError) for outcome in outcomes) == 41
+    assert len((await house.room()).participants) == 10
+    await house.settled()
+    assert len(house.sfu.open_tracks) == 10
+
+
+async def test_fifty_who_come_and_go_at_once_are_seen_by_all_in_one_order(bare_house: House) -> None:
+    watcher = bare_house.client("watcher")
+    created = await watcher.create()
+    others = [bare_house.client(f"client-{number}") for number in range(50)]
+
+    async def come_and_go(client: Client, times: int) -> None:
+        for _ in range(times):
+            ack = await client.join(role="receiver")
+            assert [event.sequence for event in client.events] == []
+            await asyncio.sleep(0)
+            await client.leave()
+            sequences = [event.sequence for event in client.events]
+            assert sequences == list(range(ack.sequence + 1, ack.sequence + 1 + len(sequences)))
+
+    await asyncio.gather(*(come_and_go(other, number % 3 + 1) for number, other in enumerate(others)))
+
+    sequences = [event.sequence for event in watcher.events]
+    assert sequences == list(range(created.sequence + 1, (await bare_house.room()).sequence + 1))
+    assert len(sequences) == 2 * sum(number % 3 + 1 for number in range(50))
+
+
+async def test_the_ack_is_sent_before_any_later_event(bare_house: House) -> None:
+    """Whoever awaits a join goes on before anybody else's change of the room is announced."""
+    alice, bob, carol = (bare_house.client(name) for name in ("alice", "bob", "carol"))
+    await alice.create()
+    told_by_then = []
+
+    async def come(client: Client) -> None:
+        await client.join(role="receiver")
+        told_by_then.append(len(client.events))
+
+    await asyncio.gather(come(bob), come(carol))
+
+    assert told_by_then == [0, 0]
+    assert bob.news == [(3, "participant_joined")]
+    assert alice.news == [(2, "participant_joined"), (3, "participant_joined")]
+
+
+async def test_members_who_cannot_be_told_keep_nobody_else_from_it(house: House) -> None:
+    _, _, carol = await in_one_room(house, "alice", "bob", "carol")
+    house.bus.tagged.add(house.client("alice").name)
+    house.bus.offline.add(house.client("bob").name)
+
+    await house.client("dave").join()
+
+    assert carol.told("participant_joined", of="dave")
+
+
+# -- storage fails ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duties, "_PAUSES", (0.001,))
+
+
+@pytest.mark.parametrize("is_made", [False, True], ids=["not made", "made all the same"])
+@pytest.mark.usefixtures("_impatient")
+async def test_a_store_that_fails_while_somebody_comes_in_leaves_nobody_half_in(house: House, is_made: bool) -> None:
+    [alice] = await in_one_room(house, "alice")
+    house.flaky.append((UnavailableError("disk"), is_made))
+
+    with pytest.raises(UnavailableError):
+        await house.client("bob").join()
+
+    await house.settled()
+    assert [participant.client_id for participant in (await house.room()).participants] == ["alice"]
+    await house.client("carol").join()
+    assert alice.told("participant_joined", of="carol")
+
+
+@pytest.mark.parametrize("is_made", [False, True], ids=["not made", "made all the same"])
+@pytest.mark.usefixtures("_impatient")
+async def test_a_store_that_fails_while_somebody_leaves_is_asked_again(house: House, is_made: bool) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    house.flaky.append((UnavailableError("disk"), is_made))
+
+    await alice.leave()
+
+    assert [event.event for event in bob.events].count("participant_left") == 1
+    sequences = [event.sequence for event in bob.events]
+    assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))
+
+
+@pytest.mark.parametrize("is_made", [False, True], ids=["not made", "made all the same"])
+@pytest.mark.usefixtures("_impatient")
+async def test_a_store_that_fails_while_tracks_are_announced_is_asked_again(house: House, is_made: bool) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    house.flaky.append((UnavailableError("disk"), is_made))
+
+    await alice.publish("1", names=["screen"])
+    await house.settled()
+    house.flaky.append((UnavailableError("disk"), is_made))
+    await alice.close("1")
+
+    told = [event for event in bob.events if event.tracks and event.tracks[0].track_name == "screen"]
+    assert [event.event for event in told] == ["tracks_published", "tracks_unpublished"]
+    assert [track.track_name for track in (await house.room()).participants[0].tracks] == ["camera"]
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_leaving_does_not_wait_forever_for_a_store(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duties, "PATIENCE", 0.01)
+    alice, bob = await in_one_room(house, "alice", "bob")
+    house.flaky.extend([(UnavailableError("disk"), False)] * 100_000)
+
+    with pytest.raises(UnavailableError, match="it will be when it can"):
+        await alice.leave()
+    house.flaky.clear()
+
+    await house.until(lambda: bob.told("participant_left", of="alice"))
+
+
+async def test_work_that_fails_for_good_is_given_up(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    house.flaky.append((SignalManagerError("the record cannot be read"), False))
+
+    alice.lose_connection()
+    await house.settled()
+    await bob.leave()
+
+    assert house.sfu.open_tracks == set()
+    await house.rooms.clean_up_after(NodeId("node-1"))
+    assert not (await house.room()).is_active
+
+
+# -- duties ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_has_died_is_cleaned_up_after(house: House) -> None:
+    await in_one_room(house, "bob")
+    dead = House(storage=house.storage, node_id=NodeId("dead"), sfu=house.sfu)
+    await dead.rooms.__aenter__()
+    await dead.client("ghost").join()
+    await dead.settled()  # and then it is gone without another word
+
+    await house.rooms.clean_up_after(NodeId("dead"))
+    await house.rooms.close_due_media(house.now)
+    await house.settled()
+
+    assert [participant.client_id for participant in (await house.room()).participants] == ["bob"]
+    assert house.client("bob").told("participant_left", of="ghost")
+    assert {session for session, _ in house.sfu.open_tracks} == {"session-1"}
+
+
+async def test_media_that_is_due_is_closed(house: House) -> None:
+    alice, _ = await in_one_room(house, "alice", "bob")
+    entries = await house.storage.list_media()
+    mine = [entry.entry_id for entry in entries.items if entry.session_id == "session-1"]
+    await house.storage.schedule_media(mine, at=house.now)
+
+    assert await house.rooms.close_due_media(house.now) == len(mine) == 2
+
+    await house.settled()
+    assert {session for session, _ in house.sfu.open_tracks} == {"session-2"}
+    assert {session for session, _ in await house.ledger()} == {"session-2"}
+    await alice.leave()
+
+
+async def test_what_closing_did_not_confirm_is_due_later(house: House) -> None:
+    alice, _ = await in_one_room(house, "alice", "bob")
+    house.sfu.gate.clear()
+
+    await alice.leave()
+
+    due = [entry.next_attempt_at for entry in (await house.storage.list_media(session_id=None)).items]
+    assert sorted(due, key=str) == [1060.0, 1060.0, None, None]
+
+
+async def test_members_of_a_room_that_expires_are_told_and_taken_out(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    await house.storage.change_room(ROOM, lambda room: msgspec.structs.replace(room, expires_at=house.now))
+
+    expired = await house.rooms.expire(house.now + 1)
+
+    assert [room.room_id for room in expired.closed_rooms] == [ROOM]
+    await house.settled()
+    for client in (alice, bob):
+        assert (client.events[-1].event, client.events[-1].reason) == ("room_closed", "expired")
+        with pytest.raises(NotFoundError):
+            await client.leave()
+    assert house.sfu.open_tracks == set()
+    await alice.create("room-2")
+
+
+async def test_a_service_that_stops_gives_up_in_time_what_cannot_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal_manager.rooms.service.STOP_TIMEOUT", 0.05)
+    house = House()
+    async with house.rooms:
+        await house.client("alice").create()
+        await house.settled()
+        for _ in range(1000):
+            house.sfu.fail("close_tracks", media_errors.UnreachableError("no route"))
+
+    assert not (await house.room()).is_active
+    assert await house.ledger() == {("session-1", None), ("session-1", "0")}

@@ -1,0 +1,675 @@
+"""What clients ask of rooms and what they are answered, each way to be refused included."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from signal_manager.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidRequestError,
+    MediaBackendError,
+    NotFoundError,
+    SignalManagerError,
+    TooLargeError,
+    UnavailableError,
+)
+from signal_manager.media import errors as media_errors
+from signal_manager.model import ClientId
+from signal_manager.protocol.messages import (
+    ConnectionInfo,
+    DataChannelRequest,
+    DataChannelResult,
+    DataChannelsNew,
+    DataChannelsNewAck,
+    IceServer,
+    IceServers,
+    Member,
+    PublishedTrack,
+    RoomState,
+    Simulcast,
+    TrackRequest,
+    TrackResult,
+    TracksNew,
+    TracksUpdate,
+    TrackUpdate,
+)
+from signal_manager.rooms.service import MAX_METADATA
+from tests.rooms.house import ROOM, Client, House, offer, running
+
+STUN = IceServer(urls=["stun:stun.test:3478"])
+TURN = IceServer(urls=["turn:turn.test:3478"], username="u", credential="c")
+
+
+async def in_one_room(house: House, *names: str, role: str = "sender") -> list[Client]:
+    """Return clients who are in the room, the first one its creator, with everybody's camera announced."""
+    clients = [house.client(name) for name in names]
+    await clients[0].create(role=role)
+    for client in clients[1:]:
+        await client.join(role=role)
+    await house.settled()
+    return clients
+
+
+# -- coming in ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_sender_who_creates_a_room_gets_an_answer_and_everything_else(house: House) -> None:
+    ack = await house.client("alice").create(metadata={"name": "Alice"})
+
+    assert (ack.status, ack.message, ack.room_id) == (200, "Room created successfully", ROOM)
+    assert (ack.session_id, ack.app_id, ack.stun_url) == ("session-1", "app", "stun:stun.test:3478")
+    assert ack.ice_servers == [TURN]
+    assert (ack.answer_sdp, ack.offer_sdp, ack.requires_renegotiation) == ("v=0 answer", None, False)
+    metadata = {"name": "Alice", "created_at": 1_000_000}
+    assert ack.connection_info == ConnectionInfo(
+        room_id=ROOM, role="sender", app_id="app", session_id="session-1", status="Connected", metadata=metadata
+    )
+    alice = Member(client_id="alice", role="sender", session_id="session-1", metadata={"name": "Alice"}, tracks=[])
+    assert ack.participants == [alice]
+    assert ack.tracks == [TrackResult(mid="0", track_name="camera", kind="video")]
+    assert ack.sequence == 1
+
+
+async def test_a_receiver_who_joins_gets_an_offer_for_what_is_there(house: House) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    await alice.create()
+    await house.settled()
+
+    ack = await bob.join(role="receiver")
+
+    assert (ack.status, ack.message, ack.session_id) == (200, "Joined room successfully", "session-2")
+    assert (ack.offer_sdp, ack.requires_renegotiation, ack.answer_sdp) == ("v=0 offer", True, None)
+    [track] = ack.tracks
+    assert (track.track_name, track.kind, track.client_id, track.session_id) == (
+        "camera",
+        "video",
+        "alice",
+        "session-1",
+    )
+    assert (ack.session_id, track.mid) in house.sfu.open_tracks
+    assert [member.client_id for member in ack.participants] == ["alice", "bob"]
+    assert ack.participants[0].tracks == [PublishedTrack(mid="0", track_name="camera", kind="video")]
+    assert (await bob.answer()).status == 200
+
+
+async def test_a_receiver_who_finds_nothing_to_pull_gets_no_offer(house: House) -> None:
+    ack = await house.client("alice").create(role="receiver")
+
+    assert (ack.answer_sdp, ack.offer_sdp, ack.requires_renegotiation, ack.tracks) == (None, None, False, [])
+    assert ack.session_id == "session-1"
+
+
+async def test_a_room_without_a_name_gets_one(house: House) -> None:
+    ack = await house.client("alice").create(None)
+
+    assert (await house.room(ack.room_id)).is_active
+
+
+async def test_roles_are_read_in_any_case_as_the_original_service_did(house: House) -> None:
+    ack = await house.client("alice").create(role="SENDER")
+
+    assert ack.connection_info.role == "sender"
+
+
+async def test_the_records_say_who_is_where(house: House) -> None:
+    await house.register("alice")
+    await house.register("bob")
+    alice, bob = house.client("alice"), house.client("bob")
+
+    await alice.create(metadata={"k": 1}, max_participants=4)
+    await house.settled()
+    await bob.join(role="receiver")
+
+    room = await house.room()
+    assert (room.sender_client_id, room.receiver_client_id, room.session_id) == ("alice", "bob", "session-1")
+    assert (room.app_id, room.max_participants, room.is_active) == ("app", 4, True)
+    assert room.metadata == {"k": 1, "created_at": 1_000_000}
+    record = await house.record("alice")
+    assert (record.room_id, record.role) == (ROOM, "sender")
+    assert [track.track_name for track in record.tracks] == ["camera"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        ({"role": "spectator"}, InvalidRequestError),
+        ({"role": ""}, InvalidRequestError),
+        ({"offer_sdp": None}, InvalidRequestError),
+        ({"offer_sdp": ""}, InvalidRequestError),
+        ({"offer_sdp": "hello"}, InvalidRequestError),
+        ({"tracks": [PublishedTrack(mid="0", track_name=name) for name in "ab"]}, InvalidRequestError),
+        ({"tracks": [PublishedTrack(mid=mid, track_name="a") for mid in "01"]}, InvalidRequestError),
+        ({"tracks": [PublishedTrack(mid="7", track_name="a")]}, MediaBackendError),
+        ({"metadata": {"a": "x" * MAX_METADATA}}, TooLargeError),
+    ],
+)
+async def test_a_wrong_request_to_come_in_is_refused(
+    house: House, fields: dict[str, Any], refusal: type[SignalManagerError]
+) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    with pytest.raises(refusal):
+        await alice.create(**fields)
+    assert await house.storage.get_room(ROOM) is None
+    await alice.create()
+
+    with pytest.raises(refusal):
+        await bob.join(**fields)
+
+    assert [participant.client_id for participant in (await house.room()).participants] == ["alice"]
+    await house.settled()
+    assert not alice.told("participant_joined")
+
+
+async def test_a_room_has_no_more_participants_than_the_service_allows(house: House) -> None:
+    with pytest.raises(InvalidRequestError, match="max_participants is 101, expected at most 100"):
+        await house.client("alice").create(max_participants=101)
+
+
+async def test_a_room_that_is_there_cannot_be_created(house: House) -> None:
+    await house.client("alice").create()
+
+    with pytest.raises(ConflictError, match="there already"):
+        await house.client("bob").create()
+
+
+async def test_of_two_who_create_one_room_at_once_one_wins(house: House) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+
+    outcomes = await asyncio.gather(alice.create(), bob.create(), return_exceptions=True)
+
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ConflictError", "RoomCreateAck"]
+    await house.settled()
+    assert {session for session, _ in house.sfu.open_tracks} <= {
+        outcome.session_id for outcome in outcomes if not isinstance(outcome, BaseException)
+    }
+
+
+async def test_an_unknown_room_cannot_be_joined(house: House) -> None:
+    with pytest.raises(NotFoundError, match="no such room: room-1"):
+        await house.client("bob").join()
+
+    assert "publish" not in house.sfu.calls
+
+
+async def test_a_closed_room_cannot_be_joined_but_created_again(house: House) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    await alice.create()
+    await alice.leave()
+
+    with pytest.raises(InvalidRequestError, match="closed"):
+        await bob.join()
+
+    ack = await bob.create()
+    assert ack.sequence > 2
+    assert [member.client_id for member in ack.participants] == ["bob"]
+
+
+async def test_nobody_joins_twice(house: House) -> None:
+    alice = house.client("alice")
+    await alice.create()
+
+    with pytest.raises(ConflictError, match="already"):
+        await alice.join()
+    with pytest.raises(ConflictError, match="already in room"):
+        await house.client("alice", session="another").join()
+
+    await house.settled()
+    assert len((await house.room()).participants) == 1
+
+
+async def test_a_session_is_in_one_room_at_a_time(house: House) -> None:
+    alice = house.client("alice")
+    await alice.create("one")
+
+    with pytest.raises(ConflictError, match="room one already"):
+        await alice.create("two")
+    await alice.leave("one")
+
+    await alice.create("two")
+
+
+async def test_a_full_room_lets_nobody_in(house: House) -> None:
+    await house.client("alice").create(max_participants=1)
+
+    with pytest.raises(ConflictError, match="full: 1 of 1"):
+        await house.client("bob").join()
+
+
+async def test_turn_that_is_out_of_order_keeps_nobody_out(house: House) -> None:
+    house.sfu.fail("ice_servers", media_errors.UnreachableError("no route"))
+
+    ack = await house.client("alice").create()
+
+    assert ack.ice_servers == [STUN]
+
+
+# -- grants ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("grants", "role"),
+    [
+        ({"rooms": ("demo-*",)}, "sender"),
+        ({"rooms": ()}, "receiver"),
+        ({"roles": ("receiver",)}, "sender"),
+        ({"roles": ("sender",)}, "receiver"),
+        ({"publish": False}, "sender"),
+        ({"subscribe": False}, "receiver"),
+    ],
+)
+async def test_a_token_that_does_not_allow_it_lets_nobody_in(house: House, grants: dict[str, Any], role: str) -> None:
+    await house.client("alice").create()
+    bob = house.client("bob", **grants)
+
+    with pytest.raises(ForbiddenError):
+        await bob.join(role=role)
+    with pytest.raises(ForbiddenError):
+        await bob.create("room-2", role=role)
+
+
+async def test_a_token_for_a_room_opens_it(house: House) -> None:
+    await house.client("alice", rooms=("room-*",), roles=("sender",)).create()
+
+    await house.client("bob", rooms=("room-1",), roles=("receiver",)).join(role="receiver")
+
+
+async def test_a_token_says_who_may_publish_and_pull(house: House) -> None:
+    alice = house.client("alice", subscribe=False)
+    await alice.create()
+    await house.settled()
+    bob, carol = house.client("bob", publish=False), house.client("carol", roles=("receiver",))
+    for receiver in (bob, carol):
+        await receiver.join(role="receiver")
+        await receiver.answer()
+
+        with pytest.raises(ForbiddenError, match="publish"):
+            await receiver.publish("0")
+    with pytest.raises(ForbiddenError, match="subscribe"):
+        await alice.pull("bob")
+    update = TracksUpdate(room_id=ROOM, tracks=[TrackUpdate(mid="1", simulcast=Simulcast(preferred_rid="h"))])
+    with pytest.raises(ForbiddenError, match="subscribe"):
+        await house.rooms.update_tracks(alice.caller, update)
+    with pytest.raises(ForbiddenError, match="publish"):
+        await open_channels(bob, DataChannelRequest(location="local", data_channel_name="chat"))
+    channel = DataChannelRequest(location="remote", data_channel_name="chat", client_id="bob")
+    with pytest.raises(ForbiddenError, match="subscribe"):
+        await open_channels(alice, channel)
+
+
+# -- what only members may do --------------------------------------------------------------------------------------
+
+
+async def test_whoever_is_not_in_a_room_can_do_nothing_in_it(house: House) -> None:
+    await house.client("alice").create()
+    await house.settled()
+    outsider = house.client("mallory")
+    await outsider.create("another-room")
+    attempts = [
+        outsider.leave(),
+        outsider.publish("0"),
+        outsider.pull("alice"),
+        outsider.answer(),
+        outsider.close("0"),
+        open_channels(outsider),
+        house.rooms.state(outsider.caller, RoomState(room_id=ROOM)),
+        house.rooms.update_tracks(outsider.caller, TracksUpdate(room_id=ROOM, tracks=[])),
+    ]
+
+    for attempt in attempts:
+        with pytest.raises(NotFoundError, match="not in room room-1"):
+            await attempt
+    with pytest.raises(NotFoundError):
+        house.rooms.others(outsider.caller, ROOM)
+
+
+async def test_the_state_is_what_members_have_been_told(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    state = await house.rooms.state(bob.caller, RoomState(room_id=ROOM))
+
+    assert (state.room_id, state.sequence) == (ROOM, alice.events[-1].sequence)
+    assert [member.client_id for member in state.participants] == ["alice", "bob"]
+    assert (state.max_participants, state.created_at) == (100, 1_000_000)
+
+
+async def test_a_message_to_the_room_goes_to_all_others(house: House) -> None:
+    alice, *_ = await in_one_room(house, "alice", "bob", "carol")
+
+    assert house.rooms.others(alice.caller, ROOM) == [ClientId("bob"), ClientId("carol")]
+
+
+async def test_leaving_is_answered_with_the_originals_fields(house: House) -> None:
+    alice = house.client("alice")
+    await alice.create()
+
+    ack = await alice.leave()
+
+    assert (ack.status, ack.message, ack.room_id, ack.client_id) == (200, "Left room successfully", ROOM, "alice")
+    with pytest.raises(NotFoundError):
+        await alice.leave()
+
+
+async def test_unregistering_outside_of_rooms_is_nothing_special(house: House) -> None:
+    await house.rooms.part(house.client("alice").caller)
+
+
+# -- tracks --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_member_publishes_more_later(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    ack = await alice.publish("1", "2", names=["screen", "microphone"])
+    await house.settled()
+
+    assert ack.answer_sdp == "v=0 answer"
+    assert [(track.mid, track.track_name) for track in ack.tracks] == [("1", "screen"), ("2", "microphone")]
+    told = bob.events[-1]
+    assert told.event == "tracks_published"
+    assert told.tracks is not None
+    assert [track.track_name for track in told.tracks] == ["screen", "microphone"]
+    assert told.participant is not None
+    assert told.participant.tracks is not None
+    assert [track.track_name for track in told.participant.tracks] == ["camera", "screen", "microphone"]
+
+
+async def test_an_offer_without_tracks_publishes_all_it_holds(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob", role="receiver")
+
+    request = TracksNew(room_id=ROOM, offer_sdp=offer("a", "b", kind="audio"), tracks=[])
+    ack = await house.rooms.change_tracks(alice.caller, request)
+    await house.until(lambda: bob.told("tracks_published"))
+
+    assert [(track.mid, track.track_name, track.kind) for track in ack.tracks] == [
+        ("a", "auto-a", "audio"),
+        ("b", "auto-b", "audio"),
+    ]
+
+
+async def test_a_track_that_fails_leaves_the_others_alone(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    ack = await alice.publish("1", "2", names=["camera", "screen"])
+    await house.until(lambda: any(event.tracks and event.tracks[0].track_name == "screen" for event in bob.events))
+
+    failed, fine = ack.tracks
+    assert (failed.track_name, failed.mid, failed.error_code) == ("camera", None, 409)
+    assert (fine.mid, fine.error_code) == ("2", None)
+
+
+async def test_pulling_brings_an_offer_and_an_error_for_what_is_not_there(house: House) -> None:
+    _, bob = await in_one_room(house, "alice", "bob")
+
+    ack = await bob.pull("alice", "camera", "screen")
+    await bob.answer()
+
+    fine, missing = ack.tracks
+    assert (ack.offer_sdp, ack.requires_renegotiation) == ("v=0 offer", True)
+    assert (fine.client_id, fine.session_id, fine.error_code) == ("alice", "session-1", None)
+    assert (missing.track_name, missing.mid, missing.error_code) == ("screen", None, 404)
+
+
+async def test_pulling_what_nobody_publishes_does_not_bother_the_sfu(house: House) -> None:
+    _, bob = await in_one_room(house, "alice", "bob")
+    await house.client("eve").create("another-room")
+    await house.settled()
+    calls = len(house.sfu.calls)
+
+    by_client = await bob.pull("eve")
+    elsewhere = TrackRequest(session_id="session-3", track_name="camera")
+    by_session = await house.rooms.change_tracks(bob.caller, TracksNew(room_id=ROOM, tracks=[elsewhere]))
+
+    assert [track.error_code for track in by_client.tracks + by_session.tracks] == [404, 404]
+    assert (by_client.offer_sdp, len(house.sfu.calls)) == (None, calls)
+
+
+async def test_a_track_is_found_by_its_publishers_session_too(house: House) -> None:
+    _, bob = await in_one_room(house, "alice", "bob")
+    wanted = TrackRequest(session_id="session-1", track_name="camera", simulcast=Simulcast(preferred_rid="h"))
+
+    ack = await house.rooms.change_tracks(bob.caller, TracksNew(room_id=ROOM, tracks=[wanted]))
+    await bob.answer()
+
+    assert ack.tracks[0].client_id == "alice"
+    assert ack.tracks[0].mid is not None
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        TracksNew(room_id=ROOM, tracks=[]),
+        TracksNew(room_id=ROOM, tracks=[TrackRequest(track_name="camera")]),
+        TracksNew(room_id=ROOM, tracks=[TrackRequest(track_name="camera", client_id="alice")] * 2),
+        TracksNew(room_id=ROOM, tracks=[TrackRequest(track_name="camera")], offer_sdp=offer("1")),
+        TracksNew(
+            room_id=ROOM, tracks=[TrackRequest(track_name="x", mid="1", client_id="alice")], offer_sdp=offer("1")
+        ),
+        TracksNew(room_id=ROOM, tracks=[TrackRequest(track_name="x", mid="1")], offer_sdp="nonsense"),
+    ],
+)
+async def test_a_wrong_request_for_tracks_is_refused(house: House, request_: TracksNew) -> None:
+    _, bob = await in_one_room(house, "alice", "bob")
+
+    with pytest.raises(InvalidRequestError):
+        await house.rooms.change_tracks(bob.caller, request_)
+
+    await bob.publish("1")
+
+
+async def test_closing_a_published_track_takes_it_from_the_room(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    ack = await alice.close("0", "99", offer_sdp=offer("0"))
+
+    assert [(track.mid, track.error_code) for track in ack.tracks] == [("0", None), ("99", None)]
+    assert ack.answer_sdp == "v=0 answer"
+    told = bob.events[-1]
+    assert (told.event, told.reason) == ("tracks_unpublished", "closed")
+    assert told.tracks == [PublishedTrack(mid="0", track_name="camera", kind="video")]
+    assert told.participant is not None
+    assert told.participant.tracks == []
+    assert ("session-1", "0") not in house.sfu.open_tracks
+    assert ("session-1", "0") not in await house.ledger()
+
+
+async def test_closing_a_pulled_track_is_nobodys_news(house: House) -> None:
+    _, bob = await in_one_room(house, "alice", "bob")
+    ack = await bob.pull("alice")
+    await bob.answer()
+    before = len(bob.events)
+
+    await bob.close(ack.tracks[0].mid or "")
+
+    assert len(bob.events) == before
+
+
+async def test_closing_nothing_is_refused(house: House) -> None:
+    [alice] = await in_one_room(house, "alice")
+
+    with pytest.raises(InvalidRequestError, match="tracks is empty"):
+        await alice.close()
+
+
+async def test_a_pulled_track_is_switched_without_negotiation(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    await alice.publish("1", names=["screen"])
+    await house.settled()
+    mid = (await bob.pull("alice")).tracks[0].mid or ""
+    await bob.answer()
+    updates = [
+        TrackUpdate(mid=mid, simulcast=Simulcast(preferred_rid="q")),
+        TrackUpdate(mid=mid, track_name="nothing", client_id="alice"),
+        TrackUpdate(mid="99", track_name="screen", client_id="alice"),
+    ]
+
+    ack = await house.rooms.update_tracks(bob.caller, TracksUpdate(room_id=ROOM, tracks=updates))
+
+    assert [(track.mid, track.error_code) for track in ack.tracks] == [(mid, None), (mid, 404), ("99", 502)]
+
+
+@pytest.mark.parametrize(
+    "tracks", [[], [TrackUpdate(mid="1")], [TrackUpdate(mid="1", track_name="camera")]], ids=["none", "what", "whose"]
+)
+async def test_a_wrong_update_is_refused(house: House, tracks: list[TrackUpdate]) -> None:
+    _, bob = await in_one_room(house, "alice", "bob")
+
+    with pytest.raises(InvalidRequestError):
+        await house.rooms.update_tracks(bob.caller, TracksUpdate(room_id=ROOM, tracks=tracks))
+
+
+async def test_answers_are_for_ones_own_offer_alone(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    await bob.pull("alice")
+
+    with pytest.raises(InvalidRequestError, match="answer without an offer"):
+        await alice.answer()
+    with pytest.raises(InvalidRequestError):
+        await bob.answer("nonsense")
+
+    await bob.answer()
+
+
+async def test_an_answer_overtakes_what_waits_for_it(house: House) -> None:
+    _, bob = await in_one_room(house, "alice", "bob")
+    await bob.pull("alice")
+    waiting = asyncio.create_task(bob.publish("5"))
+    await asyncio.sleep(0)
+
+    await bob.answer()
+
+    assert (await waiting).answer_sdp == "v=0 answer"
+
+
+# -- data channels and ICE -----------------------------------------------------------------------------------------
+
+
+async def open_channels(
+    client: Client, *channels: DataChannelRequest, offer_sdp: str | None = None
+) -> DataChannelsNewAck:
+    request = DataChannelsNew(room_id=ROOM, data_channels=list(channels), offer_sdp=offer_sdp)
+    return await client.house.rooms.open_channels(client.caller, request)
+
+
+async def test_data_channels_are_published_and_subscribed_to(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    transport = await open_channels(alice, offer_sdp=offer("5"))
+    await open_channels(bob)
+    await bob.answer()
+    published = await open_channels(alice, DataChannelRequest(location="local", data_channel_name="chat"))
+    subscribed = await open_channels(
+        bob,
+        DataChannelRequest(location="remote", data_channel_name="chat", client_id="alice"),
+        DataChannelRequest(location="remote", data_channel_name="chat", client_id="eve"),
+    )
+
+    assert transport.answer_sdp == "v=0 answer"
+    assert published.data_channels == [DataChannelResult(data_channel_name="chat", id=1, location="local")]
+    fine, missing = subscribed.data_channels
+    assert (fine.id, fine.client_id, fine.session_id) == (1, "alice", "session-1")
+    assert (missing.id, missing.error_code) == (None, 404)
+
+
+async def test_wrong_requests_for_data_channels_are_refused(house: House) -> None:
+    [alice] = await in_one_room(house, "alice")
+    fussy = DataChannelRequest(location="local", data_channel_name="c", max_retransmits=1, max_packet_life_time=1)
+    nobodys = DataChannelRequest(location="remote", data_channel_name="c")
+    plain = DataChannelRequest(location="local", data_channel_name="c")
+
+    for channel, sdp in ((fussy, None), (nobodys, None), (plain, offer("0"))):
+        with pytest.raises(InvalidRequestError):
+            await open_channels(alice, channel, offer_sdp=sdp)
+
+
+async def test_ice_servers_are_given_with_their_end(house: House) -> None:
+    ack = await house.rooms.ice_servers(house.client("alice").caller, IceServers())
+
+    assert (ack.ice_servers, ack.expires_at) == ([TURN], 2_000_500)
+
+
+# -- without media ---------------------------------------------------------------------------------------------------
+
+
+async def test_without_a_media_backend_rooms_have_members_alone(bare_house: House) -> None:
+    alice, bob = bare_house.client("alice"), bare_house.client("bob")
+    created = await alice.create(offer_sdp=None)
+    joined = await bob.join(role="receiver")
+
+    assert (created.session_id, created.answer_sdp, created.ice_servers) == ("", None, [STUN])
+    assert joined.offer_sdp is None
+    assert alice.told("participant_joined", of="bob")
+    for request in (alice.publish("0"), bob.pull("alice"), bob.answer(), alice.close("0"), open_channels(bob)):
+        with pytest.raises(InvalidRequestError, match="no media backend"):
+            await request
+    ack = await bare_house.rooms.ice_servers(alice.caller, IceServers())
+    assert (ack.ice_servers, ack.expires_at) == ([STUN], None)
+    assert await bare_house.rooms.close_due_media(bare_house.now) == 0
+    assert bare_house.sfu.calls == []
+
+
+# -- the SFU fails -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "error",
+    [media_errors.NoAnswerError("?"), media_errors.InternalFaultError("500"), media_errors.SessionGoneError("410")],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize(("role", "step"), [("sender", "publish"), ("receiver", "pull")])
+async def test_an_sfu_that_fails_while_somebody_comes_in_leaves_nobody_half_in(
+    house: House, role: str, step: str, error: SignalManagerError, after: bool
+) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    await alice.create()
+    await house.settled()
+    house.sfu.fail(step, error, after=after)
+    if isinstance(error, media_errors.SessionGoneError):
+        house.sfu.fail(step, error)  # the first one is taken for an unused session that has expired
+
+    with pytest.raises(type(error)):
+        await bob.join(role=role)
+
+    await house.settled()
+    assert [participant.client_id for participant in (await house.room()).participants] == ["alice"]
+    assert {session for session, _ in house.sfu.open_tracks} == {"session-1"}
+    assert not alice.told("participant_joined")
+    await bob.join(role=role)
+
+
+async def test_an_sfu_that_opens_no_session_lets_nobody_in(house: House) -> None:
+    house.sfu.fail("open_session", media_errors.UnreachableError("no route"))
+
+    with pytest.raises(UnavailableError, match="no route"):
+        await house.client("alice").create()
+
+    assert await house.storage.get_room(ROOM) is None
+
+
+@pytest.mark.parametrize("step", ["publish", "pull"])
+async def test_an_sfu_that_fails_later_ends_the_media_session_and_tells_the_room(house: House, step: str) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    house.sfu.fail(step, media_errors.NoAnswerError("lost"), after=True)
+
+    with pytest.raises(UnavailableError):
+        await (alice.publish("1") if step == "publish" else alice.pull("bob"))
+    await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+    await house.settled()
+
+    assert bob.events[-1].reason == "media session lost"
+    assert {session for session, _ in house.sfu.open_tracks} == {"session-2"}
+    with pytest.raises(ConflictError):
+        await alice.publish("2")
+    await alice.leave()
+    await alice.join()
+
+
+async def test_members_of_a_service_that_stops_are_taken_out(house: House) -> None:
+    async with running(House(storage=house.storage)) as other:
+        await other.client("alice").create("room-2")
+
+    assert not (await house.room("room-2")).is_active
