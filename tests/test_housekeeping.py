@@ -19,9 +19,19 @@ class Node:
     def __init__(self, storage: MemoryStorage, name: str = "n", *, lease: float = 30.0) -> None:
         self.now = 1000.0
         self.cleaned: list[str] = []
+        self.media_closed_at: list[float] = []
         self.housekeeping = Housekeeping(
-            storage=storage, node_id=NodeId(name), clean_ups=[self.clean_up], lease=lease, clock=lambda: self.now
+            storage=storage,
+            node_id=NodeId(name),
+            clean_ups=[self.clean_up],
+            expire=lambda now: storage.expire(now=now),
+            close_media=self.close_media,
+            lease=lease,
+            clock=lambda: self.now,
         )
+
+    async def close_media(self, now: float) -> None:
+        self.media_closed_at.append(now)
 
     async def clean_up(self, node_id: NodeId) -> None:
         self.cleaned.append(node_id)
@@ -82,6 +92,14 @@ async def test_records_past_their_time_are_removed(storage: MemoryStorage) -> No
 
     assert [record.client_id for record in (await storage.list_clients()).items] == ["stays"]
     assert [line["clients"] for line in lines] == [3]
+
+
+async def test_media_is_closed_when_it_is_due(storage: MemoryStorage) -> None:
+    node = Node(storage)
+
+    await node.housekeeping.close_media()
+
+    assert node.media_closed_at == [1000.0]
 
 
 async def test_duties_go_on_when_storage_is_away_for_a_while(storage: MemoryStorage) -> None:

@@ -11,7 +11,7 @@ import importlib.util
 import resource
 import signal
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import structlog
@@ -27,10 +27,12 @@ from signal_manager.errors import ConfigurationError
 from signal_manager.housekeeping import Housekeeping
 from signal_manager.jwks import JwksKeys
 from signal_manager.media.base import MediaBackend
+from signal_manager.media.negotiation import Limits
 from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.registrations import Registrations
+from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.router import Router
 from signal_manager.server import Server, listen
 from signal_manager.storage.base import Storage
@@ -63,20 +65,35 @@ async def running(config: Config) -> AsyncIterator[Server]:
             keeps_records=config.auth.auth_method == "store",
             offline_ttl=config.session.session_timeout,
         )
+        metrics = Metrics()
+        media = await stack.enter_async_context(_media(config, metrics))
+        bus: LocalBus[Connection] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
+        rooms = RoomService(
+            storage=storage,
+            bus=bus,
+            media=media.backend,
+            metrics=metrics,
+            node_id=node_id,
+            settings=RoomSettings(
+                app_id=media.app_id,
+                stun_url=media.stun_url,
+                limits=Limits(answer=config.media.negotiation_timeout),
+            ),
+        )
         await stack.enter_async_context(
             Housekeeping(
                 storage=storage,
                 node_id=node_id,
-                clean_ups=[registrations.end_node],
+                clean_ups=[registrations.end_node, rooms.clean_up_after],
+                expire=rooms.expire,
+                close_media=rooms.close_due_media,
                 cleanup_interval=config.session.cleanup_interval,
             )
         )
-        metrics = Metrics()
-        await stack.enter_async_context(_media(config, metrics))
+        await stack.enter_async_context(rooms)
         authenticator = await stack.enter_async_context(_authenticator(config, storage))
-        bus: LocalBus[Connection] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
         server = Server(
-            router=Router(authenticator=authenticator, bus=bus, registrations=registrations),
+            router=Router(authenticator=authenticator, bus=bus, registrations=registrations, rooms=rooms),
             bus=bus,
             listener=listener,
             version=__version__,
@@ -186,8 +203,35 @@ def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
     return backend
 
 
+class _Media(NamedTuple):
+    """An SFU, and what clients are told of it."""
+
+    backend: MediaBackend | None
+    app_id: str = ""
+    stun_url: str = ""
+
+
 @contextlib.asynccontextmanager
-async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[MediaBackend]:
+async def _media(config: Config, metrics: Metrics) -> AsyncIterator[_Media]:
+    """Run what `media.backend` asks for while the block lasts; no backend where clients talk peer to peer only."""
+    match media_backend_of(config):
+        case "cloudflare":
+            async with cloudflare_for(config, metrics) as backend:
+                yield _Media(backend, config.cloudflare.app_id, config.cloudflare.stun_url)
+        case "local":
+            async with _local_media(config, metrics) as media:
+                yield media
+        case "none":
+            yield _Media(None)
+        case other:
+            # An adapter of another package is called with `metrics` and `request_timeout` alone.
+            adapter = load_adapter("media", other)
+            async with adapter(metrics=metrics, request_timeout=config.cloudflare.request_timeout) as backend:
+                yield _Media(backend)
+
+
+@contextlib.asynccontextmanager
+async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[_Media]:
     """Run the local SFU while the block lasts, and speak to it as to Cloudflare."""
     try:
         from signal_manager.media.sfu import LocalSfu  # noqa: PLC0415 - needs an optional dependency
@@ -195,7 +239,7 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[MediaB
         raise ConfigurationError("media.backend \"local\" needs: pip install 'signal-manager[rtc]'") from error
     sfu = LocalSfu(http_port=0, udp_port=config.media.sfu_udp_port, public_addresses=config.media.sfu_public_addresses)
     async with sfu:
-        backend = load_adapter("media", "cloudflare")(
+        backend: MediaBackend = load_adapter("media", "cloudflare")(
             app_id=sfu.app_id,
             app_secret=sfu.app_secret,
             metrics=metrics,
@@ -204,26 +248,7 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[MediaB
             request_timeout=config.cloudflare.request_timeout,
         )
         async with backend:
-            yield backend
-
-
-@contextlib.asynccontextmanager
-async def _media(config: Config, metrics: Metrics) -> AsyncIterator[MediaBackend | None]:
-    """Build what `media.backend` asks for; None where clients talk peer to peer only."""
-    match media_backend_of(config):
-        case "cloudflare":
-            async with cloudflare_for(config, metrics) as backend:
-                yield backend
-        case "local":
-            async with _local_media(config, metrics) as backend:
-                yield backend
-        case "none":
-            yield None
-        case other:
-            # An adapter of another package is called with `metrics` and `request_timeout` alone.
-            adapter = load_adapter("media", other)
-            async with adapter(metrics=metrics, request_timeout=config.cloudflare.request_timeout) as backend:
-                yield backend
+            yield _Media(backend, sfu.app_id)
 
 
 @contextlib.asynccontextmanager

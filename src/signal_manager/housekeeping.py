@@ -16,7 +16,7 @@ import structlog
 
 from signal_manager.errors import SignalManagerError
 from signal_manager.model import NodeId
-from signal_manager.storage.base import Storage
+from signal_manager.storage.base import Expired, Storage
 
 __all__ = ["LEASE", "CleanUp", "Housekeeping"]
 
@@ -26,9 +26,17 @@ log = structlog.get_logger(__name__)
 # crashed node stay listed.
 LEASE = 30.0
 _RENEWALS_PER_LEASE = 3
+# Seconds between two looks for media that is due to be closed at the SFU.
+MEDIA_INTERVAL = 5.0
 
 # Cleans up what a node that is gone has left; it must be repeatable, since another node may have begun.
 CleanUp = Callable[[NodeId], Awaitable[object]]
+
+# Removes what is past its time, at a time in seconds since the epoch.
+Expire = Callable[[float], Awaitable[Expired]]
+
+# Closes media that is due at that time.
+CloseMedia = Callable[[float], Awaitable[object]]
 
 
 class Housekeeping:
@@ -38,6 +46,8 @@ class Housekeeping:
         storage: what is kept true.
         node_id: this node.
         clean_ups: what to do for a node that is gone.
+        expire: removes what is past its time, and tells whom that concerns.
+        close_media: closes what the ledger of media says is due.
         cleanup_interval: seconds between two searches for records past their time.
         lease: seconds.
         clock: seconds since the epoch.
@@ -49,6 +59,8 @@ class Housekeeping:
         storage: Storage,
         node_id: NodeId,
         clean_ups: Sequence[CleanUp],
+        expire: Expire,
+        close_media: CloseMedia,
         cleanup_interval: float = 300.0,
         lease: float = LEASE,
         clock: Callable[[], float] = time.time,
@@ -56,6 +68,8 @@ class Housekeeping:
         self._storage = storage
         self._node_id = node_id
         self._clean_ups = tuple(clean_ups)
+        self._expire = expire
+        self._close_media = close_media
         self._cleanup_interval = cleanup_interval
         self._lease = lease
         self._clock = clock
@@ -69,6 +83,7 @@ class Housekeeping:
         self._tasks = [
             asyncio.create_task(self._every(self._lease / _RENEWALS_PER_LEASE, self.keep), name="lease"),
             asyncio.create_task(self._every(self._cleanup_interval, self.expire), name="expire"),
+            asyncio.create_task(self._every(MEDIA_INTERVAL, self.close_media), name="close media"),
         ]
         return self
 
@@ -107,7 +122,7 @@ class Housekeeping:
     async def expire(self) -> None:
         """Remove and close what is past its time."""
         while True:
-            expired = await self._storage.expire(now=self._clock())
+            expired = await self._expire(self._clock())
             if expired.closed_rooms or expired.removed_rooms or expired.removed_clients or expired.removed_sessions:
                 log.info(
                     "expired",
@@ -118,6 +133,10 @@ class Housekeeping:
                 )
             if expired.is_complete:
                 return
+
+    async def close_media(self) -> None:
+        """Close what is due at the SFU."""
+        await self._close_media(self._clock())
 
     async def _clean_up_after(self, node_id: NodeId) -> None:
         for clean_up in self._clean_ups:
