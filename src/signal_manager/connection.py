@@ -491,8 +491,8 @@ class Connection(WSListener):
             action = self._session.error(SignalManagerError("internal error"), request)
         finally:
             self._pending -= 1
-            if self._caller is None:  # what the request has begun came after the connection's end
-                self._depart(caller, _LOST)
+            if self._caller is None:  # the connection has ended, and this request may have come in after that
+                self._board.router.left(caller, _LOST)
         self._send(action)
         if exclusive:
             self._release()
@@ -561,11 +561,8 @@ class Connection(WSListener):
         self._relays = False
         if caller is not None:
             self._board.bus.detach(caller.identity.client_id, self)
-            self._depart(caller, reason)
-
-    def _depart(self, caller: Caller, reason: str) -> None:
-        self._board.router.left(caller, reason)
-        self._board.start(self._board.router.depart(caller), name="depart")
+            self._board.router.left(caller, reason)
+            self._board.start(self._board.router.depart(caller), name="depart")
 
 
 def _as_request(action: Send) -> Received:

@@ -64,6 +64,27 @@ MESSAGE_TYPES = {
     "REGISTER_ACK": 0x21,
     "UNREGISTER": 0x22,
     "UNREGISTER_ACK": 0x23,
+    "WEBRTC_ROOM_CREATE": 0x30,
+    "WEBRTC_ROOM_CREATE_ACK": 0x31,
+    "WEBRTC_ROOM_JOIN": 0x32,
+    "WEBRTC_ROOM_JOIN_ACK": 0x33,
+    "WEBRTC_ROOM_LEAVE": 0x34,
+    "WEBRTC_ROOM_LEAVE_ACK": 0x35,
+    "ROOM_EVENT": 0x36,
+    "ROOM_STATE": 0x38,
+    "ROOM_STATE_ACK": 0x39,
+    "TRACKS_NEW": 0x40,
+    "TRACKS_NEW_ACK": 0x41,
+    "RENEGOTIATE": 0x42,
+    "RENEGOTIATE_ACK": 0x43,
+    "TRACKS_CLOSE": 0x44,
+    "TRACKS_CLOSE_ACK": 0x45,
+    "TRACKS_UPDATE": 0x46,
+    "TRACKS_UPDATE_ACK": 0x47,
+    "DATACHANNELS_NEW": 0x48,
+    "DATACHANNELS_NEW_ACK": 0x49,
+    "ICE_SERVERS": 0x4A,
+    "ICE_SERVERS_ACK": 0x4B,
     "ERROR": 0xFF,
 }
 PAYLOAD_TYPES = {"BINARY": 0x01, "JSON": 0x02, "TEXT": 0x03, "PROTOBUF": 0x04, "CBOR": 0x05}
@@ -131,7 +152,7 @@ def _varint(value: int) -> bytes:
 
 def _variant(message_type: str) -> str:
     assert message_type not in _WITHOUT_VARIANT
-    return message_type.title().replace("_", "")
+    return message_type.title().replace("_", "").replace("Webrtc", "WebRTC")
 
 
 # -- dialects --------------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ async def test_whoever_goes_while_it_comes_in_does_not_come_in(house: House) -> 
     await house.settled()
     house.sfu.gate.clear()
     joining = asyncio.create_task(bob.join())
-    await house.until(lambda: house.sfu.calls[-1] == "ice_servers")
+    await house.until(lambda: house.sfu.calls[-1] == "open_session")
 
     bob.lose_connection()
     house.sfu.gate.set()
@@ -131,7 +131,7 @@ async def test_a_request_that_outlived_its_connection_is_cleaned_up_after(bare_h
 async def test_a_cancelled_request_lets_nobody_in(house: House) -> None:
     house.sfu.gate.clear()
     creating = asyncio.create_task(house.client("alice").create())
-    await house.until(lambda: house.sfu.calls == ["ice_servers"])
+    await house.until(lambda: house.sfu.calls == ["ice_servers", "open_session"])
 
     creating.cancel()
     await asyncio.gather(creating, return_exceptions=True)

@@ -148,10 +148,11 @@ class Roster:
                 self._begin_parting(member, "left")
             raise
 
-    async def part_with_former(self, member: Membership) -> None:
-        """Wait until a former membership of the same client is over, or end one that nobody here knows of.
+    async def room_without_former(self, member: Membership) -> Room | None:
+        """Return the room that a client comes into, once no former membership of the same client is in it.
 
-        A client that lost its connection is often back before its old membership is cleaned up.
+        A client that lost its connection is often back before its old membership is cleaned up; one whose node has
+        crashed, before anybody has cleaned up.
 
         Raises:
             ConflictError: the client is in the room on another connection.
@@ -163,10 +164,12 @@ class Roster:
             if former.parting is None:
                 raise ConflictError(f"client {member.client_id} is already in room {member.room_id}")
             await self._duties.wait_for(former.parting)
-        elif room is not None and room.is_active:
-            stale = membership.find_client(room, member.client_id)
-            if stale is not None:
-                await self.remove(member.room_id, stale, "replaced")
+        else:
+            stale = membership.find_client(room, member.client_id) if room is not None and room.is_active else None
+            if stale is None:
+                return room
+            await self.remove(member.room_id, stale, "replaced")
+        return await self._storage.get_room(member.room_id)
 
     async def let_in(self, member: Membership, enter: Callable[[Participant], Awaitable[Room]]) -> Room:
         """Make a member of somebody for whom everything is ready, and tell the others.

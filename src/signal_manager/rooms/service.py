@@ -228,8 +228,7 @@ class RoomService:
             return await self._storage.change_room(room_id, change)
 
         async with self._roster.entering(caller, room_id, role, request.metadata or {}) as member:
-            await self._roster.part_with_former(member)
-            room = await self._storage.get_room(room_id)
+            room = await self._roster.room_without_former(member)
             if room is None:
                 raise NotFoundError(f"no such room: {room_id}")
             membership.check_entry(room, caller.identity.client_id, limit=limit)
@@ -432,11 +431,10 @@ class RoomService:
 
     async def _negotiate_entry(self, member: Membership, request: RoomEntry, present: Iterable[Participant]) -> Entered:
         """Do for a new member what it needs the SFU for, before anybody is told that it comes."""
-        servers = await self._servers_for_entry()
         media = member.media
         if media is None:
-            return Entered(ice_servers=servers)
-        await media.open()
+            return Entered(ice_servers=self._stun())
+        servers, _ = await asyncio.gather(self._servers_for_entry(), media.open())
         if member.participant.role == "sender":
             published = await media.publish(request.offer_sdp or "", request.tracks or ())
             requests.require_some(published.tracks)
