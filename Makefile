@@ -40,7 +40,8 @@ tools:
 		else echo "without Chromium the browser tests are skipped: apt-get install chromium"; fi
 
 test: lint tools ## Everything that CI runs
-	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest --cov --cov-report=term
+	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/coverage report --include='src/signal_manager/protocol/*' --fail-under=100
 
 proto: $(VENV)/.dev ## Make the Protobuf module again from its schema
 	$(BIN)/python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src \
