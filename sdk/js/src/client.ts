@@ -1,0 +1,489 @@
+/**
+ * The client that applications use: connect, signal and listen, and stay connected.
+ *
+ * `connection.ts` is one WebSocket; here is which one, what waits for it, and what the application hears of it.
+ */
+
+import { Connection, mayReconnect, type Closed, type WebSocketConstructor } from "./connection.js";
+import { Emitter } from "./emitter.js";
+import {
+  InvalidRequestError,
+  MalformedMessageError,
+  RateLimitedError,
+  SignalManagerError,
+  TooLateError,
+  UnavailableError,
+  errorFromWire,
+} from "./errors.js";
+import {
+  NAME_RULE,
+  SUBPROTOCOLS,
+  encode,
+  isSignal,
+  isValidName,
+  makeId,
+  type Fields,
+  type Framing,
+  type JsonObject,
+  type Message,
+  type MessageType,
+  type RoomEvent,
+  type SignalType,
+} from "./frames.js";
+
+/** When and how often a client tries again. Times are in ms. */
+export interface RetryOptions {
+  /** How often a lost connection is tried again before the client ends; default: until `close`. 0 is never. */
+  attempts?: number;
+  /** The upper end of the first delay; default 500. */
+  baseDelay?: number;
+  /** The upper end of every delay; default 30,000. */
+  maxDelay?: number;
+  /** Returns a number from 0 up to 1; default `Math.random`. */
+  random?: () => number;
+}
+
+/** What a `SignalClient` may be told beside its name and token. Times are in ms. */
+export interface ClientOptions {
+  /** Default "v2". */
+  framing?: Framing;
+  /** For one attempt to connect and authenticate; default 10,000. */
+  connectTimeout?: number;
+  /** For any other call; default 10,000. */
+  requestTimeout?: number;
+  retry?: RetryOptions;
+  /** In place of the global `WebSocket`, which Node has from version 22 on. */
+  WebSocket?: WebSocketConstructor;
+}
+
+/** How long one call may take, and what ends it early. */
+export interface CallOptions {
+  /** In ms, in place of `requestTimeout`. */
+  timeout?: number | undefined;
+  /** Gives the call up: it rejects with the signal's reason. A message that was sent already stays sent. */
+  signal?: AbortSignal | undefined;
+}
+
+/** How a signal is sent. */
+export interface SignalOptions extends CallOptions {
+  /** Wait until the service says what became of it. Without, a refusal arrives later as an `error` event. */
+  ack?: boolean | undefined;
+}
+
+/** What became of a signal: "sent" unless an acknowledgement was asked for, else the service's word. */
+export type SignalStatus = "sent" | Fields["SIGNAL_ACK"]["status"];
+
+/** Another client sent something; the service vouches for `sender`. */
+export interface SignalReceived {
+  sender: string;
+  /** What the sender passed: a JSON value, or a `Uint8Array` where it sent bytes. */
+  data: unknown;
+  /** The room through which a message came; absent when it was for this client alone. */
+  roomId?: string | undefined;
+}
+
+/** What happens to a client, by event name. */
+export interface ClientEvents {
+  /** The service accepted the client for the first time. */
+  connected: { sessionId: string };
+  /**
+   * The connection was lost, or the service ended it; the application's own `close` is not reported. `delay` is the ms
+   * until the next attempt. When the client gives up later this comes again with `willReconnect` false, the last event.
+   */
+  disconnected: { code: number; reason: string; willReconnect: boolean; delay?: number };
+  /** The service accepted the client again, in a new session: what was sent to it in between is lost. */
+  reconnected: { sessionId: string };
+  /** The service is about to close; the client comes back by itself after `delay` ms. */
+  "going-away": { reason: string; delay: number };
+  offer: SignalReceived;
+  answer: SignalReceived;
+  "ice-candidate": SignalReceived;
+  message: SignalReceived;
+  /** A change of a room that this client is in; `Room` understands these. */
+  "room-event": RoomEvent;
+  /** The service refused something that nobody waits for, normally a signal without `ack` for `target`. */
+  error: { error: SignalManagerError; target?: string | undefined };
+}
+
+/** The requests that are answered by a message of their own; CONNECT is the client's. */
+export type RequestType = Exclude<
+  { [T in MessageType]: `${T}_ACK` extends MessageType ? T : never }[MessageType],
+  "CONNECT"
+>;
+
+const EVENT_OF_SIGNAL = {
+  SIGNAL_OFFER: "offer",
+  SIGNAL_ANSWER: "answer",
+  SIGNAL_ICE_CANDIDATE: "ice-candidate",
+  SIGNAL_MESSAGE: "message",
+} as const satisfies Record<SignalType, keyof ClientEvents>;
+
+const PROTOCOL_VERSION = "1.0.0";
+
+// Calls that wait at the same time for a connection or a reply.
+const MAX_PENDING = 1024;
+
+// Signals sent without `ack` whose target is remembered, so that a refusal can name it.
+const REMEMBERED_TARGETS = 1024;
+
+// In ms; a service that names more does not know when it will be back.
+const MAX_GOAWAY_DELAY = 60_000;
+
+/** A call that waits for a connection or for its reply. */
+interface Pending {
+  data: string | Uint8Array<ArrayBuffer>;
+  reply: MessageType | null; // null: done when sent
+  target: string | undefined;
+  isSent: boolean;
+  resolve(fields: JsonObject): void;
+  reject(reason: unknown): void;
+}
+
+/**
+ * A client of the signaling service.
+ *
+ *     const client = new SignalClient("wss://signal.example.org", "alice", token);
+ *     client.on("offer", ({ sender, data }) => …);
+ *     await client.connect();
+ *     await client.sendMessage("bob", { hello: "world" }, { ack: true });
+ *
+ * A lost connection is made again, with growing random delays, unless its close code says that this is pointless
+ * (docs/protocol.md, "Errors and close codes"). What is sent meanwhile waits for the new connection, in order, within its
+ * own time limit.
+ *
+ * Every call that returns a promise rejects with
+ * - `UnavailableError` when there was no connection in time, or it was lost while waiting for a reply;
+ * - `TooLateError` when the message was sent and no reply came in time;
+ * - `InvalidRequestError` or `TooLargeError` when it cannot be sent at all;
+ * - `AuthenticationError`, `ForbiddenError`, `NotFoundError`… when the service refuses;
+ * - whatever ended the client, once it has ended.
+ *
+ * A client object is used once. It holds no timer and no socket after `close`.
+ */
+export class SignalClient extends Emitter<ClientEvents> {
+  readonly clientId: string;
+  readonly #settings: ConstructorParameters<typeof Connection>[0];
+  readonly #requestTimeout: number;
+  readonly #retry: Required<RetryOptions>;
+  readonly #pending = new Map<string, Pending>(); // by message id, oldest first
+  readonly #targets = new Map<string, string>(); // by message id, oldest first
+  #state: "new" | "connecting" | "connected" | "waiting" | "closing" | "ended" = "new";
+  #connection: Connection | null = null;
+  #connectedAt = 0;
+  #sessionId: string | null = null;
+  #failures = 0; // in a row, for the next delay
+  #attempts = 0; // since the connection was lost
+  #goAwayDelay: number | null = null;
+  #retryTimer: ReturnType<typeof setTimeout> | undefined;
+  #error: SignalManagerError = new InvalidRequestError("not connected: call connect() first");
+  #opened: { resolve(): void; reject(error: unknown): void } | null = null; // who waits in `connect`
+  #closed: (() => void)[] = []; // who waits in `close`
+
+  /**
+   * @param url `ws://host:port` or `wss://host:port`, with an optional path.
+   * @param clientId the name of this client, which others address.
+   * @param token proves it; sent to the service only.
+   * @throws InvalidRequestError the URL, the name or an option cannot work.
+   */
+  constructor(url: string, clientId: string, token: string, options: ClientOptions = {}) {
+    super();
+    const framing = options.framing ?? "v2";
+    const WebSocket = options.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
+    if (!/^wss?:\/\/[^/]/.test(url)) throw new InvalidRequestError("expected a URL such as wss://host/ws");
+    if (!isValidName(clientId)) throw new InvalidRequestError(`clientId is ${clientId}, expected ${NAME_RULE}`);
+    if (!(framing in SUBPROTOCOLS)) throw new InvalidRequestError(`framing is ${framing}, expected v1, v2 or json`);
+    if (!WebSocket) throw new InvalidRequestError("there is no global WebSocket here: pass one as an option");
+    this.clientId = clientId;
+    this.#requestTimeout = options.requestTimeout ?? 10_000;
+    this.#retry = { attempts: Infinity, baseDelay: 500, maxDelay: 30_000, random: Math.random, ...options.retry };
+    this.#settings = {
+      url,
+      framing,
+      // The instance lets the service recognise a reconnect of this very client (docs/protocol.md, "Conversation").
+      connect: { client_id: clientId, auth_token: token, version: PROTOCOL_VERSION, instance_id: makeId() },
+      timeout: options.connectTimeout ?? 10_000,
+      WebSocket,
+    };
+  }
+
+  /** Whether the client is connected and authenticated, as far as it knows. */
+  get isConnected(): boolean {
+    return this.#state === "connected";
+  }
+
+  /** The session that the service named last; null before the first. */
+  get sessionId(): string | null {
+    return this.#sessionId;
+  }
+
+  /**
+   * Connect and authenticate. The first connect is tried once and fails fast.
+   *
+   * @param options.signal gives up, and ends the client.
+   */
+  async connect(options: { signal?: AbortSignal } = {}): Promise<void> {
+    const { signal } = options;
+    if (this.#state !== "new") throw new InvalidRequestError("this client was used before; make a new one");
+    signal?.throwIfAborted();
+    const giveUp = (): void => {
+      this.#opened?.reject(signal?.reason);
+      this.#end(new UnavailableError("connecting was given up"));
+    };
+    signal?.addEventListener("abort", giveUp);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#opened = { resolve, reject };
+        this.#open();
+      });
+    } finally {
+      signal?.removeEventListener("abort", giveUp);
+      this.#opened = null;
+    }
+  }
+
+  /**
+   * Say good-bye and stop everything the client started; calls that still wait are rejected. Closing twice is closing
+   * once. The promise never rejects.
+   *
+   * @param reason one line for the service's log.
+   */
+  async close(reason?: string): Promise<void> {
+    if (this.#state === "connected") {
+      this.#state = "closing";
+      this.#connection?.close(reason);
+    }
+    if (this.#state === "closing") await new Promise<void>((resolve) => this.#closed.push(resolve));
+    else this.#end(new UnavailableError("the client is closed"));
+  }
+
+  /**
+   * Send an SDP offer to another client. Signals arrive in the order of the calls.
+   *
+   * @param data any JSON value or a `Uint8Array`; browsers send `pc.localDescription`.
+   */
+  sendOffer(target: string, data: unknown, options?: SignalOptions): Promise<SignalStatus> {
+    return this.#signal("SIGNAL_OFFER", { target_client_id: target }, data, options);
+  }
+
+  /** Send an SDP answer to another client; see `sendOffer`. */
+  sendAnswer(target: string, data: unknown, options?: SignalOptions): Promise<SignalStatus> {
+    return this.#signal("SIGNAL_ANSWER", { target_client_id: target }, data, options);
+  }
+
+  /** Send an ICE candidate to another client, as `RTCIceCandidate` writes itself to JSON; see `sendOffer`. */
+  sendIceCandidate(target: string, data: unknown, options?: SignalOptions): Promise<SignalStatus> {
+    return this.#signal("SIGNAL_ICE_CANDIDATE", { target_client_id: target }, data, options);
+  }
+
+  /**
+   * Send application data; see `sendOffer`.
+   *
+   * @param target a client, or `{ roomId }` for all other members of a room that this client is in.
+   */
+  sendMessage(target: string | { roomId: string }, data: unknown, options?: SignalOptions): Promise<SignalStatus> {
+    const to = typeof target === "string" ? { target_client_id: target } : { room_id: target.roomId };
+    return this.#signal("SIGNAL_MESSAGE", to, data, options);
+  }
+
+  /** Put this client's capabilities and metadata on record; after `reconnected` do it again. */
+  async register(
+    record: { capabilities?: string[]; metadata?: JsonObject } = {},
+    options?: CallOptions,
+  ): Promise<void> {
+    await this.request("REGISTER", record, options);
+  }
+
+  /** Take this client's record away again. */
+  async unregister(options?: CallOptions): Promise<void> {
+    await this.request("UNREGISTER", {}, options);
+  }
+
+  /** Measure the round trip to the service in ms; the client's own heartbeats need no help. */
+  async heartbeat(options?: CallOptions): Promise<number> {
+    const started = performance.now();
+    await this.request("HEARTBEAT", { timestamp: Date.now() }, options);
+    return performance.now() - started;
+  }
+
+  /** Send any request in the protocol's own words and return the fields of its reply (docs/protocol.md, "Messages"). */
+  request<T extends RequestType>(type: T, fields: Fields[T], options?: CallOptions): Promise<Fields[`${T}_ACK`]> {
+    return this.#call(type, fields, `${type}_ACK`, undefined, options) as Promise<Fields[`${T}_ACK`]>;
+  }
+
+  async #signal(
+    type: SignalType,
+    to: { target_client_id: string } | { room_id: string },
+    data: unknown,
+    options: SignalOptions = {},
+  ): Promise<SignalStatus> {
+    const { ack } = options;
+    const target = "room_id" in to ? to.room_id : to.target_client_id;
+    const fields = { ...to, signal_data: data, ack };
+    const reply = await this.#call(type, fields, ack ? "SIGNAL_ACK" : null, target, options);
+    return ack ? (reply as unknown as Fields["SIGNAL_ACK"]).status : "sent";
+  }
+
+  /** Send a message as soon as there is a connection, and wait for its reply when it has one. */
+  async #call<T extends MessageType>(
+    type: T,
+    fields: Fields[T],
+    reply: MessageType | null,
+    target: string | undefined,
+    { timeout = this.#requestTimeout, signal }: CallOptions = {},
+  ): Promise<JsonObject> {
+    signal?.throwIfAborted();
+    if (this.#state === "new" || this.#state === "closing" || this.#state === "ended") throw this.#copyOfError();
+    if (this.#pending.size >= MAX_PENDING) throw new RateLimitedError(`${MAX_PENDING} calls wait already`);
+    const id = makeId();
+    const data = encode(this.#settings.framing, type, id, fields);
+    return new Promise<JsonObject>((resolve, reject) => {
+      const settle = <Result>(settled: (result: Result) => void) => (result: Result): void => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", giveUp);
+        this.#pending.delete(id);
+        settled(result);
+      };
+      const pending: Pending = { data, reply, target, isSent: false, resolve: settle(resolve), reject: settle(reject) };
+      const giveUp = (): void => pending.reject(signal?.reason);
+      const timer = setTimeout(() => pending.reject(tooLate(pending, timeout)), timeout);
+      signal?.addEventListener("abort", giveUp);
+      this.#pending.set(id, pending);
+      if (this.#state === "connected") this.#send(id, pending);
+    });
+  }
+
+  #send(id: string, pending: Pending): void {
+    try {
+      this.#connection?.send(pending.data);
+    } catch (error) {
+      return pending.reject(error);
+    }
+    pending.isSent = true;
+    if (pending.reply !== null) return;
+    if (pending.target !== undefined) this.#remember(id, pending.target);
+    pending.resolve({});
+  }
+
+  #remember(id: string, target: string): void {
+    this.#targets.set(id, target);
+    const [oldest] = this.#targets.keys();
+    if (this.#targets.size > REMEMBERED_TARGETS && oldest !== undefined) this.#targets.delete(oldest);
+  }
+
+  #open(): void {
+    this.#state = "connecting";
+    try {
+      this.#connection = new Connection(this.#settings, {
+        onAccepted: (ack) => this.#admit(ack.session_id),
+        onMessage: (message) => this.#receive(message),
+        onUnreadable: (error) => this.#drop(error),
+        onClosed: (closed, error) => this.#lose(closed, error),
+      });
+    } catch (error) {
+      // A URL that the browser does not accept, or a ws:// one on an https:// page.
+      this.#end(new InvalidRequestError(`cannot open a WebSocket: ${(error as Error).message}`));
+    }
+  }
+
+  #admit(sessionId: string): void {
+    const event = this.#sessionId === null ? "connected" : "reconnected";
+    this.#state = "connected";
+    this.#sessionId = sessionId;
+    this.#connectedAt = performance.now();
+    this.#goAwayDelay = null;
+    this.#attempts = 0;
+    this.#opened?.resolve();
+    // What waited was asked for before anything that a listener sends.
+    for (const [id, pending] of [...this.#pending]) this.#send(id, pending);
+    this.emit(event, { sessionId });
+  }
+
+  #receive(message: Message): void {
+    const pending = this.#pending.get(message.id);
+    if (isSignal(message)) {
+      const { sender_client_id, signal_data, room_id } = message.fields;
+      this.emit(EVENT_OF_SIGNAL[message.type], { sender: sender_client_id ?? "", data: signal_data, roomId: room_id });
+    } else if (message.type === "ROOM_EVENT") {
+      this.emit("room-event", message.fields);
+    } else if (message.type === "GOAWAY") {
+      this.#goAwayDelay = Math.min(message.fields.reconnect_after, MAX_GOAWAY_DELAY);
+      this.emit("going-away", { reason: message.fields.reason, delay: this.#goAwayDelay });
+    } else if (message.type === "ERROR") {
+      const { error_code: code, error_message, details } = message.fields;
+      this.#refuse(message.id, errorFromWire(error_message, { code, details }));
+    } else if (pending !== undefined) {
+      if (message.type === pending.reply) pending.resolve(message.fields as JsonObject);
+      else pending.reject(new MalformedMessageError(`expected ${pending.reply} in reply, got ${message.type}`));
+    }
+  }
+
+  #refuse(id: string, error: SignalManagerError): void {
+    const pending = this.#pending.get(id);
+    if (pending !== undefined) return pending.reject(error);
+    const target = this.#targets.get(id);
+    this.#targets.delete(id);
+    this.emit("error", { error, target });
+  }
+
+  #drop(error: MalformedMessageError): void {
+    const pending = this.#pending.get(error.messageId ?? "");
+    if (pending !== undefined) pending.reject(error);
+    else this.emit("error", { error });
+  }
+
+  #lose(closed: Closed, error: SignalManagerError): void {
+    const wasConnected = this.#state === "connected";
+    const isFirst = this.#sessionId === null;
+    if (this.#state === "closing" || this.#state === "ended") {
+      return this.#end(new UnavailableError("the client is closed"));
+    }
+    if (wasConnected && performance.now() - this.#connectedAt > this.#retry.maxDelay) this.#failures = 0;
+    const isFinal = !mayReconnect(closed) || (error.code < 500 && !error.retryable);
+    if (isFirst || isFinal || this.#attempts >= this.#retry.attempts) {
+      this.#end(error);
+      if (!isFirst) this.emit("disconnected", { ...closed, willReconnect: false });
+      return;
+    }
+    this.#state = "waiting";
+    this.#attempts += 1;
+    const delay = this.#nextDelay();
+    this.#retryTimer = setTimeout(() => this.#open(), delay);
+    for (const pending of [...this.#pending.values()]) {
+      if (pending.isSent) pending.reject(new UnavailableError(`no reply before the connection ended: ${error.message}`));
+    }
+    if (wasConnected) this.emit("disconnected", { ...closed, willReconnect: true, delay });
+  }
+
+  #nextDelay(): number {
+    const named = this.#goAwayDelay;
+    this.#goAwayDelay = null;
+    if (named !== null) return named;
+    const ceiling = Math.min(this.#retry.maxDelay, this.#retry.baseDelay * 2 ** this.#failures);
+    this.#failures += 1;
+    return this.#retry.random() * ceiling;
+  }
+
+  /** Let everybody who waits, now and later, have `error`. */
+  #end(error: SignalManagerError): void {
+    if (this.#state === "ended") return;
+    this.#state = "ended";
+    this.#error = error;
+    clearTimeout(this.#retryTimer);
+    this.#connection?.abort(error.message);
+    this.#opened?.reject(error);
+    for (const pending of [...this.#pending.values()]) pending.reject(this.#copyOfError());
+    for (const resolve of this.#closed.splice(0)) resolve();
+  }
+
+  /** A fresh copy, so that each caller's stack is its own. */
+  #copyOfError(): SignalManagerError {
+    const { code, details, retryable, message } = this.#error;
+    return errorFromWire(message, { code, details, retryable });
+  }
+}
+
+function tooLate(pending: Pending, timeout: number): SignalManagerError {
+  return pending.isSent
+    ? new TooLateError(`expected a reply within ${timeout} ms, none came`)
+    : new UnavailableError(`no connection within ${timeout} ms; nothing was sent`);
+}

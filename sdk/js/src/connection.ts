@@ -1,0 +1,227 @@
+/**
+ * One WebSocket to the service: opened, accepted, kept alive, and ended with a close code.
+ *
+ * `client.ts` opens these one after another and decides when; a connection lives once and never comes back.
+ */
+
+import {
+  AuthenticationError,
+  ConflictError,
+  InvalidRequestError,
+  MalformedMessageError,
+  RateLimitedError,
+  SignalManagerError,
+  TooLargeError,
+  TooLateError,
+  UnavailableError,
+  errorFromWire,
+} from "./errors.js";
+import { SUBPROTOCOLS, decode, encode, makeId, type Fields, type Framing, type Message, type MessageType } from "./frames.js";
+
+/** What the SDK uses of a WebSocket: the browser's own, Node's, or that of the `ws` package. */
+export interface WebSocketLike {
+  binaryType: string;
+  readonly protocol: string;
+  readonly bufferedAmount: number;
+  onopen: ((event: never) => void) | null;
+  onmessage: ((event: never) => void) | null;
+  onerror: ((event: never) => void) | null;
+  onclose: ((event: never) => void) | null;
+  send(data: string | Uint8Array<ArrayBuffer>): void;
+  close(code?: number, reason?: string): void;
+}
+
+/** Makes a WebSocket, as the global `WebSocket` does. */
+export type WebSocketConstructor = new (url: string, protocol: string) => WebSocketLike;
+
+/** How a connection ended: the WebSocket close code (1006 without one) and one line for a person. */
+export interface Closed {
+  code: number;
+  reason: string;
+}
+
+/** What one connection is opened with. */
+export interface ConnectionSettings {
+  url: string;
+  framing: Framing;
+  connect: Fields["CONNECT"];
+  /** In ms, from the first packet to CONNECT_ACK. */
+  timeout: number;
+  WebSocket: WebSocketConstructor;
+}
+
+/** Who hears of a connection; called from inside the socket's events, so that the next message finds all done. */
+export interface ConnectionListener {
+  /** The service accepted the client; comes first and once. */
+  onAccepted(ack: Fields["CONNECT_ACK"]): void;
+  /** A message other than CONNECT_ACK and HEARTBEAT. */
+  onMessage(message: Message): void;
+  /** A message that could not be read; its id where it had one. */
+  onUnreadable(error: MalformedMessageError): void;
+  /** The connection ended, accepted or not; comes last and once. */
+  onClosed(closed: Closed, error: SignalManagerError): void;
+}
+
+// RFC 6455, section 7.4.1: there was no close frame.
+const ABNORMAL = 1006;
+
+// docs/protocol.md, "Errors and close codes": coming back would meet the same refusal.
+const FINAL_CODES: ReadonlySet<number> = new Set([1000, 1002, 1009, 4400, 4401, 4409]);
+
+const ERROR_OF_CODE = new Map<number, typeof SignalManagerError>([
+  [1009, TooLargeError],
+  [4400, InvalidRequestError],
+  [4401, AuthenticationError],
+  [4408, TooLateError],
+  [4409, ConflictError],
+  [4429, RateLimitedError],
+]);
+
+// In seconds; used where the service names none, or none that makes sense.
+const DEFAULT_HEARTBEAT_INTERVAL = 30;
+const DEFAULT_HEARTBEAT_TIMEOUT = 90;
+const HEARTBEAT_LIMITS = [1, 3600] as const;
+
+// In bytes; more than a network takes in seconds, and far from what would fill a page's memory.
+const MAX_BUFFERED = 16 * 1024 * 1024;
+
+// How long DISCONNECT waits for the service's close, in ms.
+const CLOSE_TIMEOUT = 2000;
+
+/** Tell whether a close code invites the client back (docs/protocol.md, "Errors and close codes"). */
+export function mayReconnect(closed: Closed): boolean {
+  return !FINAL_CODES.has(closed.code);
+}
+
+/** One connection; opens at once. */
+export class Connection {
+  readonly #socket: WebSocketLike;
+  readonly #settings: ConnectionSettings;
+  readonly #listener: ConnectionListener;
+  readonly #connectId = makeId();
+  #state: "opening" | "accepted" | "ended" = "opening";
+  #refusal: SignalManagerError | null = null; // the service's ERROR to our CONNECT
+  #timer: ReturnType<typeof setTimeout>; // for CONNECT_ACK, then for heartbeats, then for the service's close
+  #wasHeard = false; // since the last heartbeat
+
+  constructor(settings: ConnectionSettings, listener: ConnectionListener) {
+    this.#settings = settings;
+    this.#listener = listener;
+    this.#socket = new settings.WebSocket(settings.url, SUBPROTOCOLS[settings.framing]);
+    this.#socket.binaryType = "arraybuffer";
+    this.#socket.onopen = () => this.#introduce();
+    this.#socket.onmessage = (event: { data: unknown }) => this.#receive(event.data);
+    this.#socket.onerror = () => undefined; // the close event follows and says more
+    this.#socket.onclose = ({ code, reason }: Closed) => this.#end({ code, reason });
+    this.#timer = setTimeout(() => this.abort(`no answer within ${settings.timeout} ms`), settings.timeout);
+  }
+
+  /**
+   * Write an encoded message.
+   *
+   * @throws RateLimitedError the network does not keep up with what was sent before.
+   */
+  send(data: string | Uint8Array<ArrayBuffer>): void {
+    const waiting = this.#socket.bufferedAmount;
+    if (waiting > MAX_BUFFERED) throw new RateLimitedError(`${waiting} bytes wait for the network already`);
+    this.#socket.send(data);
+  }
+
+  /** Say good-bye; `onClosed` follows when the service has answered, or soon without. */
+  close(reason: string | undefined): void {
+    if (this.#state !== "accepted") return this.abort("closed by this client");
+    this.#write("DISCONNECT", { reason });
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.abort("the service did not answer DISCONNECT"), CLOSE_TIMEOUT);
+  }
+
+  /** End at once; what was not written yet may be lost. */
+  abort(reason: string): void {
+    this.#end({ code: ABNORMAL, reason });
+  }
+
+  #introduce(): void {
+    const { framing, connect } = this.#settings;
+    const chosen = this.#socket.protocol;
+    // The original service knows no subprotocols and speaks v1.
+    if (chosen !== SUBPROTOCOLS[framing] && !(chosen === "" && framing === "v1")) {
+      this.#refusal = new MalformedMessageError(
+        `expected a service that speaks ${SUBPROTOCOLS[framing]}, it chose ${chosen || "none"}`,
+      );
+      return this.abort(this.#refusal.message);
+    }
+    this.#write("CONNECT", connect, this.#connectId);
+  }
+
+  #receive(data: unknown): void {
+    this.#wasHeard = true;
+    let message: Message;
+    try {
+      message = decode(this.#settings.framing, data as string | ArrayBuffer);
+    } catch (error) {
+      if (!(error instanceof MalformedMessageError)) throw error;
+      return this.#listener.onUnreadable(error);
+    }
+    if (message.type === "HEARTBEAT") {
+      this.#write("HEARTBEAT_ACK", { timestamp: message.fields.timestamp ?? 0 }, message.id);
+    } else if (this.#state === "accepted") {
+      this.#listener.onMessage(message);
+    } else if (message.id === this.#connectId) {
+      this.#hearAnswer(message);
+    }
+  }
+
+  #hearAnswer(message: Message): void {
+    if (message.type === "ERROR") {
+      const { error_code: code, error_message, details } = message.fields;
+      this.#refusal = errorFromWire(error_message, { code, details });
+      this.abort(error_message);
+    } else if (message.type === "CONNECT_ACK") {
+      this.#state = "accepted";
+      this.#startHeartbeats(message.fields);
+      this.#listener.onAccepted(message.fields);
+    }
+  }
+
+  #startHeartbeats(ack: Fields["CONNECT_ACK"]): void {
+    const interval = sensible(ack.heartbeat_interval, DEFAULT_HEARTBEAT_INTERVAL) * 1000;
+    const limit = sensible(ack.heartbeat_timeout, DEFAULT_HEARTBEAT_TIMEOUT) * 1000;
+    // Silence is counted in beats, not by the clock: a page whose timers were throttled, or whose machine slept, asks
+    // once more before it gives a connection up.
+    let silence = 0;
+    const beat = (): void => {
+      silence = this.#wasHeard ? 0 : silence + interval;
+      if (silence >= limit) return this.abort(`nothing received for ${limit / 1000} s`);
+      this.#wasHeard = false;
+      this.#timer = setTimeout(beat, interval);
+      this.#write("HEARTBEAT", { timestamp: Date.now() });
+    };
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(beat, interval);
+  }
+
+  #write<T extends MessageType>(type: T, fields: Fields[T], id = makeId()): void {
+    this.#socket.send(encode(this.#settings.framing, type, id, fields));
+  }
+
+  #end(closed: Closed): void {
+    if (this.#state === "ended") return;
+    this.#state = "ended";
+    clearTimeout(this.#timer);
+    this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.close(1000);
+    this.#listener.onClosed(closed, this.#refusal ?? errorOf(closed));
+  }
+}
+
+/** Return the error that this ending is to a caller. */
+function errorOf({ code, reason }: Closed): SignalManagerError {
+  const known = ERROR_OF_CODE.get(code) ?? UnavailableError;
+  return new known(reason || `the connection ended with code ${code}`);
+}
+
+/** Return what the service named where that is a sensible number of seconds. */
+function sensible(named: number | undefined, standard: number): number {
+  const [shortest, longest] = HEARTBEAT_LIMITS;
+  return named !== undefined && named >= shortest && named <= longest ? named : standard;
+}

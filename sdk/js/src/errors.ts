@@ -1,0 +1,148 @@
+/**
+ * Every error that the SDK throws, rejects with or reports, and the code it has on the wire.
+ *
+ *     SignalManagerError            500, or the wire's code when it is none of those below
+ *     ├── MalformedMessageError     400  the service sent bytes or fields that the protocol does not allow
+ *     ├── InvalidRequestError       400  wrong in this state, or by its arguments
+ *     ├── AuthenticationError       401
+ *     ├── ForbiddenError            403
+ *     ├── NotFoundError             404
+ *     ├── TooLateError              408  may retry
+ *     ├── ConflictError             409
+ *     ├── TooLargeError             413
+ *     ├── NotReadyError             425  may retry
+ *     ├── RateLimitedError          429  may retry
+ *     ├── MediaBackendError         502
+ *     └── UnavailableError          503  may retry
+ *
+ * The codes are those of docs/protocol.md, "Errors and close codes".
+ */
+
+/** What an error carries beside its message; what is left out is the class's own. */
+export interface ErrorFacts {
+  code?: number;
+  retryable?: boolean;
+  details?: Record<string, unknown> | undefined;
+}
+
+/** One failure; `message` says what was expected and what came, and holds no token and no SDP. */
+export class SignalManagerError extends Error {
+  /** The class's name, which survives minification. */
+  static readonly kind: string = "SignalManagerError";
+  static readonly code: number = 500;
+  static readonly retryable: boolean = false;
+
+  /** The code on the wire. */
+  readonly code: number;
+  /** Whether the same call may succeed later. */
+  readonly retryable: boolean;
+  /** Machine-readable additions of the service. */
+  readonly details: Record<string, unknown> | undefined;
+
+  constructor(message: string, facts: ErrorFacts = {}) {
+    super(message);
+    this.name = new.target.kind;
+    this.code = facts.code ?? new.target.code;
+    this.retryable = facts.retryable ?? new.target.retryable;
+    this.details = facts.details;
+  }
+}
+
+/** The service sent bytes or fields that the protocol does not allow. */
+export class MalformedMessageError extends SignalManagerError {
+  static override readonly kind = "MalformedMessageError";
+  static override readonly code = 400;
+
+  /** The message's id where it could be read. */
+  messageId: string | null = null;
+}
+
+/** The call is wrong by its arguments, or in the present state. */
+export class InvalidRequestError extends SignalManagerError {
+  static override readonly kind = "InvalidRequestError";
+  static override readonly code = 400;
+}
+
+/** The credentials are missing, wrong or expired. */
+export class AuthenticationError extends SignalManagerError {
+  static override readonly kind = "AuthenticationError";
+  static override readonly code = 401;
+}
+
+/** The credentials are right and do not allow this. */
+export class ForbiddenError extends SignalManagerError {
+  static override readonly kind = "ForbiddenError";
+  static override readonly code = 403;
+}
+
+/** No such client or room. */
+export class NotFoundError extends SignalManagerError {
+  static override readonly kind = "NotFoundError";
+  static override readonly code = 404;
+}
+
+/** The time allowed for this has passed; what was asked for may have happened. */
+export class TooLateError extends SignalManagerError {
+  static override readonly kind = "TooLateError";
+  static override readonly code = 408;
+  static override readonly retryable = true;
+}
+
+/** The call contradicts what already is: already in the room, replaced by another session. */
+export class ConflictError extends SignalManagerError {
+  static override readonly kind = "ConflictError";
+  static override readonly code = 409;
+}
+
+/** The message does not fit; the text names its size and the limit. */
+export class TooLargeError extends SignalManagerError {
+  static override readonly kind = "TooLargeError";
+  static override readonly code = 413;
+}
+
+/** The media session cannot do this yet. */
+export class NotReadyError extends SignalManagerError {
+  static override readonly kind = "NotReadyError";
+  static override readonly code = 425;
+  static override readonly retryable = true;
+}
+
+/** Too many of these in too short a time. */
+export class RateLimitedError extends SignalManagerError {
+  static override readonly kind = "RateLimitedError";
+  static override readonly code = 429;
+  static override readonly retryable = true;
+}
+
+/** The SFU refused. */
+export class MediaBackendError extends SignalManagerError {
+  static override readonly kind = "MediaBackendError";
+  static override readonly code = 502;
+}
+
+/** There is no connection, or what the service depends on does not answer. */
+export class UnavailableError extends SignalManagerError {
+  static override readonly kind = "UnavailableError";
+  static override readonly code = 503;
+  static override readonly retryable = true;
+}
+
+const WIRE_ERRORS = [
+  InvalidRequestError,
+  AuthenticationError,
+  ForbiddenError,
+  NotFoundError,
+  TooLateError,
+  ConflictError,
+  TooLargeError,
+  NotReadyError,
+  RateLimitedError,
+  MediaBackendError,
+  UnavailableError,
+];
+
+/** Return the error that an ERROR message stands for; an unknown code gives the tree's root with that code. */
+export function errorFromWire(message: string, facts: ErrorFacts & { code: number }): SignalManagerError {
+  const known = WIRE_ERRORS.find((error) => error.code === facts.code) ?? SignalManagerError;
+  return new known(message, facts);
+}

@@ -1,0 +1,186 @@
+/** Time in a connection and between two of them, moved by hand; the WebSocket is a fake because its own timers are real. */
+
+import assert from "node:assert/strict";
+import { beforeEach, mock, test } from "node:test";
+
+import { SignalClient } from "../src/client.js";
+import { encode, makeId, type Fields } from "../src/frames.js";
+
+/** A WebSocket to a service that accepts everybody, in the json framing. */
+class FakeSocket {
+  static all: FakeSocket[] = [];
+  static isUp = true;
+  static ack: Partial<Fields["CONNECT_ACK"]> = {};
+
+  binaryType = "";
+  bufferedAmount = 0;
+  readonly protocol: string;
+  readonly sent: { type: string; id: string; payload: Record<string, unknown> }[] = [];
+  isClosed = false;
+  onopen: (() => void) | null = null;
+  onmessage: ((event: { data: unknown }) => void) | null = null;
+  onerror: (() => void) | null = null;
+  onclose: ((event: { code: number; reason: string }) => void) | null = null;
+
+  constructor(_url: string, protocol: string) {
+    this.protocol = protocol;
+    FakeSocket.all.push(this);
+    queueMicrotask(() => (FakeSocket.isUp ? this.onopen?.() : this.onclose?.({ code: 1006, reason: "" })));
+  }
+
+  send(data: string | Uint8Array): void {
+    const message = JSON.parse(data as string);
+    this.sent.push(message);
+    const ack = { status: "success", session_id: "s", ...FakeSocket.ack };
+    if (message.type === "CONNECT") this.hear("CONNECT_ACK", ack, message.id);
+  }
+
+  hear<T extends keyof Fields>(type: T, fields: Fields[T], id = makeId()): void {
+    this.onmessage?.({ data: encode("json", type, id, fields) });
+  }
+
+  close(): void {
+    this.isClosed = true;
+  }
+
+  get heartbeats(): number {
+    return this.sent.filter(({ type }) => type === "HEARTBEAT").length;
+  }
+}
+
+beforeEach(() => {
+  FakeSocket.all = [];
+  FakeSocket.isUp = true;
+  FakeSocket.ack = {};
+});
+
+async function connect(options = {}): Promise<[SignalClient, FakeSocket]> {
+  mock.timers.reset();
+  mock.timers.enable({ apis: ["setTimeout"] });
+  const client = new SignalClient("ws://host", "alice", "t", {
+    WebSocket: FakeSocket as never,
+    framing: "json",
+    ...options,
+  });
+  await client.connect();
+  return [client, FakeSocket.all[0]!];
+}
+
+/** Let time pass, and then whatever follows from it. */
+async function pass(ms: number): Promise<void> {
+  mock.timers.tick(ms);
+  await Promise.resolve();
+}
+
+test("a heartbeat is sent in every interval that the service named", async () => {
+  FakeSocket.ack = { heartbeat_interval: 10, heartbeat_timeout: 40 };
+  const [, socket] = await connect();
+
+  await pass(9_999);
+  assert.equal(socket.heartbeats, 0);
+  await pass(1);
+  assert.equal(socket.heartbeats, 1);
+  await pass(10_000);
+  assert.equal(socket.heartbeats, 2);
+});
+
+test("a silent service is given up after its time-out, and any message of it counts as life", async () => {
+  FakeSocket.ack = { heartbeat_interval: 10, heartbeat_timeout: 20 };
+  const [client, socket] = await connect({ retry: { random: () => 1 } });
+  const reasons: string[] = [];
+  client.on("disconnected", ({ reason }) => reasons.push(reason));
+
+  await pass(10_000);
+  await pass(10_000);
+  socket.hear("GOAWAY", { reason: "still here", reconnect_after: 0 });
+  await pass(10_000);
+  await pass(10_000);
+  assert.ok(client.isConnected);
+  await pass(10_000);
+
+  assert.deepEqual(reasons, ["nothing received for 20 s"]);
+  assert.ok(socket.isClosed);
+});
+
+test("a machine that slept asks once more before it gives the connection up", async () => {
+  FakeSocket.ack = { heartbeat_interval: 10, heartbeat_timeout: 30 };
+  const [client, socket] = await connect();
+  await pass(10_000);
+  const before = socket.heartbeats;
+
+  // However long the sleep was, the timer that was due fires once.
+  await pass(10_000);
+
+  assert.ok(client.isConnected);
+  assert.equal(socket.heartbeats, before + 1);
+});
+
+for (const interval of [0, -1, 1e9, Number.NaN]) {
+  test(`a heartbeat interval of ${interval} s is not believed`, async () => {
+    FakeSocket.ack = { heartbeat_interval: interval };
+    const [, socket] = await connect();
+
+    await pass(29_999);
+    assert.equal(socket.heartbeats, 0);
+    await pass(1);
+    assert.equal(socket.heartbeats, 1);
+  });
+}
+
+test("the service's own heartbeat is answered with its timestamp", async () => {
+  const [, socket] = await connect();
+
+  socket.hear("HEARTBEAT", { timestamp: 42 });
+
+  const { type, payload } = socket.sent.at(-1)!;
+  assert.deepEqual([type, payload], ["HEARTBEAT_ACK", { timestamp: 42 }]);
+});
+
+test("delays between attempts double up to their ceiling, and a connection that lasted starts them again", async () => {
+  const [, socket] = await connect({ retry: { baseDelay: 1000, maxDelay: 3000, random: () => 1 } });
+  FakeSocket.isUp = false;
+  socket.onclose?.({ code: 1006, reason: "" });
+
+  let attempts = 1;
+  for (const delay of [1000, 2000, 3000, 3000]) {
+    await pass(delay - 1);
+    assert.equal(FakeSocket.all.length, attempts);
+    await pass(1);
+    assert.equal(FakeSocket.all.length, (attempts += 1));
+  }
+});
+
+test("a connection that lasted longer than the longest delay starts the delays again", async (context) => {
+  const [client, socket] = await connect({ retry: { baseDelay: 1000, maxDelay: 3000, random: () => 1 } });
+  const delays: (number | undefined)[] = [];
+  client.on("disconnected", ({ delay }) => delays.push(delay));
+  const started = performance.now();
+  const now = context.mock.method(performance, "now", () => started);
+
+  socket.onclose?.({ code: 1006, reason: "" });
+  await pass(1000);
+  FakeSocket.all[1]?.onclose?.({ code: 1006, reason: "" });
+  await pass(2000);
+  now.mock.mockImplementation(() => started + 3001);
+  FakeSocket.all[2]?.onclose?.({ code: 1006, reason: "" });
+
+  assert.deepEqual(delays, [1000, 2000, 1000]);
+});
+
+test("what the network does not take is refused rather than kept without bound", async () => {
+  const [client, socket] = await connect();
+
+  socket.bufferedAmount = 16 * 1024 * 1024 + 1;
+
+  await assert.rejects(client.sendMessage("bob", 1), { code: 429 });
+});
+
+test("a service that does not answer DISCONNECT does not hold up close for long", async () => {
+  const [client, socket] = await connect();
+  const closing = client.close();
+
+  await pass(2000);
+
+  await closing;
+  assert.ok(socket.isClosed);
+});
