@@ -15,21 +15,18 @@ import {
   UnavailableError,
   errorFromWire,
 } from "./errors.js";
+import { SUBPROTOCOLS, encode, makeId, type Framing } from "./frames.js";
 import {
-  NAME_RULE,
-  SUBPROTOCOLS,
-  encode,
   isSignal,
-  isValidName,
-  makeId,
   type Fields,
-  type Framing,
   type JsonObject,
   type Message,
   type MessageType,
   type RoomEvent,
   type SignalType,
-} from "./frames.js";
+} from "./messages.js";
+import { NAME_RULE, isValidName } from "./payload.js";
+import { Room, type JoinOptions } from "./room.js";
 
 /** When and how often a client tries again. Times are in ms. */
 export interface RetryOptions {
@@ -88,7 +85,7 @@ export interface ClientEvents {
   connected: { sessionId: string };
   /**
    * The connection was lost, or the service ended it; the application's own `close` is not reported. `delay` is the ms
-   * until the next attempt. When the client gives up later this comes again with `willReconnect` false, the last event.
+   * until the next attempt. When the client gives up later, this comes again with `willReconnect` false.
    */
   disconnected: { code: number; reason: string; willReconnect: boolean; delay?: number };
   /** The service accepted the client again, in a new session: what was sent to it in between is lost. */
@@ -101,6 +98,8 @@ export interface ClientEvents {
   message: SignalReceived;
   /** A change of a room that this client is in; `Room` understands these. */
   "room-event": RoomEvent;
+  /** The client has ended, by `close` or because it gave up; the last event. */
+  closed: { error: SignalManagerError };
   /** The service refused something that nobody waits for, normally a signal without `ack` for `target`. */
   error: { error: SignalManagerError; target?: string | undefined };
 }
@@ -305,6 +304,16 @@ export class SignalClient extends Emitter<ClientEvents> {
     return performance.now() - started;
   }
 
+  /**
+   * Join a room, and stay in it across lost connections; see `Room`. Closing the client leaves its rooms.
+   *
+   * Rejects with `NotFoundError` when there is no such room and `create` was not asked for, `ForbiddenError` when the
+   * token does not allow it, `ConflictError` when this client is in the room already.
+   */
+  join(roomId: string, options?: JoinOptions): Promise<Room> {
+    return Room.join(this, roomId, options);
+  }
+
   /** Send any request in the protocol's own words and return the fields of its reply (docs/protocol.md, "Messages"). */
   request<T extends RequestType>(type: T, fields: Fields[T], options?: CallOptions): Promise<Fields[`${T}_ACK`]> {
     return this.#call(type, fields, `${type}_ACK`, undefined, options) as Promise<Fields[`${T}_ACK`]>;
@@ -440,9 +449,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     if (wasConnected && performance.now() - this.#connectedAt > this.#retry.maxDelay) this.#failures = 0;
     const isFinal = !mayReconnect(closed) || (error.code < 500 && !error.retryable);
     if (isFirst || isFinal || this.#attempts >= this.#retry.attempts) {
-      this.#end(error);
-      if (!isFirst) this.emit("disconnected", { ...closed, willReconnect: false });
-      return;
+      return this.#end(error, isFirst ? null : closed);
     }
     this.#state = "waiting";
     this.#attempts += 1;
@@ -464,7 +471,7 @@ export class SignalClient extends Emitter<ClientEvents> {
   }
 
   /** Let everybody who waits, now and later, have `error`. */
-  #end(error: SignalManagerError): void {
+  #end(error: SignalManagerError, lost: Closed | null = null): void {
     if (this.#state === "ended") return;
     this.#state = "ended";
     this.#error = error;
@@ -473,6 +480,8 @@ export class SignalClient extends Emitter<ClientEvents> {
     this.#opened?.reject(error);
     for (const pending of [...this.#pending.values()]) pending.reject(this.#copyOfError());
     for (const resolve of this.#closed.splice(0)) resolve();
+    if (lost !== null) this.emit("disconnected", { ...lost, willReconnect: false });
+    this.emit("closed", { error });
   }
 
   /** A fresh copy, so that each caller's stack is its own. */

@@ -16,7 +16,8 @@ import {
   UnavailableError,
   errorFromWire,
 } from "./errors.js";
-import { SUBPROTOCOLS, decode, encode, makeId, type Fields, type Framing, type Message, type MessageType } from "./frames.js";
+import { SUBPROTOCOLS, decode, encode, makeId, type Framing } from "./frames.js";
+import type { Fields, Message, MessageType } from "./messages.js";
 
 /** What the SDK uses of a WebSocket: the browser's own, Node's, or that of the `ws` package. */
 export interface WebSocketLike {

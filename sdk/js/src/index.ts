@@ -1,4 +1,4 @@
-/** The browser SDK of signal-manager: `SignalClient` is the way in; the other names are what it takes and gives back. */
+/** The browser SDK of signal-manager: `SignalClient` is the way in; other names are what it takes and gives back. */
 
 export {
   SignalClient,
@@ -12,6 +12,12 @@ export {
   type SignalStatus,
 } from "./client.js";
 export type { WebSocketConstructor, WebSocketLike } from "./connection.js";
+export { DirectCall, DirectCalls, type CallEvents, type DirectOptions } from "./direct.js";
 export { Emitter, type Unsubscribe } from "./emitter.js";
 export * from "./errors.js";
-export { isValidName, type Fields, type Framing, type JsonObject, type TrackKind } from "./frames.js";
+export type { Framing } from "./frames.js";
+export type { PeerConnectionConstructor } from "./media.js";
+export type { MemberEvents, Participant, RemoteTrack, TrackEvent } from "./members.js";
+export type { Fields, IceServer, JsonObject, TrackKind } from "./messages.js";
+export { isValidName } from "./payload.js";
+export { Room, type JoinOptions, type RoomEvents } from "./room.js";

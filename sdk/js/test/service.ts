@@ -5,7 +5,8 @@ import type { AddressInfo } from "node:net";
 
 import { WebSocketServer, type RawData, type WebSocket } from "ws";
 
-import { encode, makeId, type Fields, type Framing, type MessageType } from "../src/frames.js";
+import { encode, makeId, type Framing } from "../src/frames.js";
+import { TYPE_BYTES, type Fields, type MessageType } from "../src/messages.js";
 
 const TIME_LIMIT = 5000;
 const TYPE_OFFSET = 1;
@@ -54,14 +55,7 @@ export class Inbox<T> {
   }
 }
 
-const BYTE_NAMES = new Map<number, MessageType>();
-for (const type of [
-  "CONNECT", "DISCONNECT", "HEARTBEAT", "HEARTBEAT_ACK", "SIGNAL_OFFER", "SIGNAL_ANSWER", "SIGNAL_ICE_CANDIDATE",
-  "SIGNAL_MESSAGE", "REGISTER", "UNREGISTER",
-] as const) {
-  const fields = { client_id: "a", auth_token: "", target_client_id: "a", signal_data: 0, timestamp: 0 };
-  BYTE_NAMES.set((encode("v2", type, makeId(), fields as never) as Uint8Array)[TYPE_OFFSET]!, type);
-}
+const BYTE_NAMES = new Map(Object.entries(TYPE_BYTES).map(([type, byte]) => [byte as number, type as MessageType]));
 
 /** Read one message of a client. */
 export function read(framing: Framing, data: Buffer): Received {
@@ -79,6 +73,7 @@ export class ServiceConnection {
   readonly inbox = new Inbox<Received>();
   readonly socket: WebSocket;
   readonly framing: Framing;
+  clientId = "";
 
   constructor(socket: WebSocket, framing: Framing) {
     this.socket = socket;
@@ -108,6 +103,9 @@ export const open: Door = (connection, request) =>
 /** A listening service. */
 export class TestService {
   door: Door = open;
+  /** Hears every message after CONNECT. */
+  onMessage: (connection: ServiceConnection, message: Received) => void = () => undefined;
+  onClose: (connection: ServiceConnection) => void = () => undefined;
   /** How often a client came, accepted or not. */
   visits = 0;
   readonly #server: WebSocketServer;
@@ -147,10 +145,12 @@ export class TestService {
     this.visits += 1;
     const framing = socket.protocol.replace("signal-manager.", "") as Framing;
     const connection = new ServiceConnection(socket, framing);
+    socket.on("close", () => this.onClose(connection));
     socket.on("message", (data: RawData) => {
       const message = read(framing, data as Buffer);
       connection.inbox.put(message);
-      if (message.type !== "CONNECT") return;
+      if (message.type !== "CONNECT") return this.onMessage(connection, message);
+      connection.clientId = message.fields["client_id"] as string;
       this.door(connection, message);
       this.#connections.put(connection);
     });

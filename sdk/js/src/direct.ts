@@ -1,0 +1,402 @@
+/**
+ * Calls from browser to browser, without an SFU: media goes directly, the service relays the signals.
+ *
+ * For services with `media.backend = "none"`, and for two people in any. A call negotiates in the pattern that the
+ * WebRTC specification calls perfect negotiation (W3C WebRTC 1.0, section 10.7): either side may change it at any time.
+ */
+
+import type { SignalClient, SignalReceived } from "./client.js";
+import { Emitter, type Unsubscribe } from "./emitter.js";
+import { InvalidRequestError, NotFoundError, SignalManagerError, UnavailableError } from "./errors.js";
+import { makeId } from "./frames.js";
+import type { PeerConnectionConstructor } from "./media.js";
+import type { IceServer, JsonObject, TrackKind } from "./messages.js";
+import { isObject } from "./payload.js";
+
+/** What direct calls use. */
+export interface DirectOptions {
+  /** Default: those that the service names. */
+  iceServers?: IceServer[] | undefined;
+  /** In place of the global `RTCPeerConnection`. */
+  RTCPeerConnection?: PeerConnectionConstructor | undefined;
+}
+
+/** What happens in a call, by event name. */
+export interface CallEvents {
+  /** The other side sends a track. */
+  track: { track: MediaStreamTrack; streams: readonly MediaStream[] };
+  /** Media flows ("connected"), or does not for now. */
+  state: { state: RTCPeerConnectionState };
+  /** A signal of the other side could not be used; the call goes on. */
+  error: { error: Error };
+  /** The call is over; the last event. */
+  closed: { reason: string; error?: Error | undefined };
+}
+
+type SignalKind = "offer" | "answer" | "ice-candidate";
+
+// How long a call may ring, in ms.
+const RING_TIME = 60_000;
+
+// Calls that may ring at the same time; more callers are not heard.
+const MAX_RINGING = 16;
+
+// Signals that an unanswered call keeps: an offer and more candidates than any machine has.
+const MAX_KEPT = 256;
+
+// Calls that are over whose late signals must not ring again.
+const REMEMBERED_CALLS = 64;
+
+// The length of a UUID; whoever sends more does not name a call.
+const MAX_ID_LENGTH = 36;
+
+// How often a connection that failed is tried again before the call is over.
+const MAX_RESTARTS = 2;
+
+/** The field of a SIGNAL_MESSAGE that ends a call; other messages are the application's. */
+const BYE = "direct_call_ended";
+
+/** The direct calls of one client: dial, or hear `incoming` and answer. One call with each other client at a time. */
+export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
+  readonly #client: SignalClient;
+  readonly #options: DirectOptions;
+  readonly #calls = new Map<string, DirectCall>(); // by the other's client id
+  readonly #over = new Set<string>(); // ids of calls, oldest first
+  readonly #subscriptions: Unsubscribe[];
+
+  constructor(client: SignalClient, options: DirectOptions = {}) {
+    super();
+    this.#client = client;
+    this.#options = options;
+    this.#subscriptions = [
+      client.on("offer", (signal) => this.#route("offer", signal)),
+      client.on("answer", (signal) => this.#route("answer", signal)),
+      client.on("ice-candidate", (signal) => this.#route("ice-candidate", signal)),
+      client.on("message", (signal) => this.#hearBye(signal)),
+      client.on("closed", ({ error }) => this.#closeAll("the client is closed", error)),
+    ];
+  }
+
+  /** The calls that are not over, by the other's client id. */
+  get active(): ReadonlyMap<string, DirectCall> {
+    return this.#calls;
+  }
+
+  /**
+   * Call another client, with something to send or only to receive. The call's events tell how it goes.
+   *
+   * @throws InvalidRequestError there is a call with that client already.
+   */
+  dial(clientId: string, stream?: MediaStream): DirectCall {
+    if (clientId === this.#client.clientId) throw new InvalidRequestError("a client cannot call itself");
+    if (this.#calls.has(clientId)) throw new InvalidRequestError(`there is a call with ${clientId} already`);
+    const call = this.#make(clientId, makeId());
+    void call.start(stream, true);
+    return call;
+  }
+
+  /** End all calls, and hear of no more. */
+  close(): void {
+    this.#closeAll("closed");
+  }
+
+  #make(clientId: string, callId: string): DirectCall {
+    const call: DirectCall = new DirectCall(this.#client, clientId, callId, this.#options, () => {
+      this.#calls.delete(clientId);
+      this.#forget(call.id);
+    });
+    this.#calls.set(clientId, call);
+    return call;
+  }
+
+  #forget(callId: string): void {
+    this.#over.add(callId);
+    const [oldest] = this.#over;
+    if (this.#over.size > REMEMBERED_CALLS && oldest !== undefined) this.#over.delete(oldest);
+  }
+
+  #route(kind: SignalKind, { sender, data }: SignalReceived): void {
+    const callId = callIdIn(data, "call_id") ?? makeId();
+    if (this.#over.has(callId)) return;
+    const call = this.#calls.get(sender);
+    if (call !== undefined) return call.receive(kind, data);
+    const ringing = [...this.#calls.values()].filter(({ isRinging }) => isRinging).length;
+    if (kind !== "offer" || ringing >= MAX_RINGING) return;
+    const incoming = this.#make(sender, callId);
+    incoming.receive(kind, data);
+    this.emit("incoming", { call: incoming });
+  }
+
+  #hearBye({ sender, data }: SignalReceived): void {
+    const callId = callIdIn(data, BYE);
+    if (callId === undefined) return;
+    const call = this.#calls.get(sender);
+    if (call?.id === callId) call.end("the other side ended it");
+    else this.#forget(callId);
+  }
+
+  #closeAll(reason: string, error?: Error): void {
+    for (const unsubscribe of this.#subscriptions.splice(0)) unsubscribe();
+    for (const call of [...this.#calls.values()]) {
+      if (error === undefined) call.close();
+      else call.end(reason, error);
+    }
+  }
+}
+
+/** One call, dialled or incoming; made by `DirectCalls`. */
+export class DirectCall extends Emitter<CallEvents> {
+  /** The other's client id. */
+  readonly peerId: string;
+  #id: string;
+  readonly #client: SignalClient;
+  readonly #options: DirectOptions;
+  readonly #onOver: () => void;
+  readonly #isPolite: boolean;
+  readonly #reconnected: Unsubscribe;
+  readonly #kept: [SignalKind, unknown][] = []; // until there is a peer connection
+  #peer: RTCPeerConnection | null = null;
+  #isStarted = false;
+  #isOver = false;
+  #isMakingOffer = false;
+  #isIgnoringOffer = false;
+  #isSettingAnswer = false;
+  #restarts = 0;
+  #handling: Promise<void> = Promise.resolve(); // signals are handled one after another
+  #ringTimer: ReturnType<typeof setTimeout>;
+
+  /** @internal */
+  constructor(client: SignalClient, peerId: string, id: string, options: DirectOptions, onOver: () => void) {
+    super();
+    this.peerId = peerId;
+    this.#id = id;
+    this.#client = client;
+    this.#options = options;
+    this.#onOver = onOver;
+    // Both sides must agree on who gives way when their offers cross.
+    this.#isPolite = client.clientId < peerId;
+    this.#reconnected = client.on("reconnected", () => this.#sendAgain());
+    this.#ringTimer = setTimeout(() => this.#giveUp("nobody answered"), RING_TIME);
+  }
+
+  /** Names the call in its signals. */
+  get id(): string {
+    return this.#id;
+  }
+
+  /** Whether the call came in and waits for `answer`. */
+  get isRinging(): boolean {
+    return !this.#isStarted && !this.#isOver;
+  }
+
+  /** Accept an incoming call, with something to send or only to receive. */
+  answer(stream?: MediaStream): void {
+    if (!this.isRinging) throw new InvalidRequestError("the call does not ring");
+    void this.start(stream, false);
+  }
+
+  /** Send the tracks of a stream too. */
+  publish(stream: MediaStream): void {
+    const peer = this.#connection();
+    for (const track of stream.getTracks()) peer.addTrack(track, stream);
+  }
+
+  /** Stop sending the tracks of a stream; the tracks themselves are not stopped. */
+  unpublish(stream: MediaStream): void {
+    const peer = this.#connection();
+    const tracks = new Set<MediaStreamTrack | null>(stream.getTracks());
+    for (const sender of peer.getSenders()) if (tracks.has(sender.track)) peer.removeTrack(sender);
+  }
+
+  /** Send silence and black in place of what is sent. */
+  mute(kind?: TrackKind): void {
+    this.#enable(kind, false);
+  }
+
+  /** Send sound and picture again. */
+  unmute(kind?: TrackKind): void {
+    this.#enable(kind, true);
+  }
+
+  /** End the call, or refuse it while it rings, and tell the other side. */
+  close(): void {
+    this.#giveUp("closed");
+  }
+
+  /** Open the connection, and take up what was kept. @internal */
+  async start(stream: MediaStream | undefined, isCaller: boolean): Promise<void> {
+    this.#isStarted = true;
+    try {
+      const iceServers = await this.#findIceServers();
+      if (this.#isOver) return;
+      this.#open(iceServers);
+      if (stream !== undefined) this.publish(stream);
+      else if (isCaller) this.#askForMedia();
+      for (const [kind, data] of this.#kept.splice(0)) this.receive(kind, data);
+    } catch (error) {
+      this.#giveUp("the call could not be started", error as Error);
+    }
+  }
+
+  /** Take a signal of the other side. @internal */
+  receive(kind: SignalKind, data: unknown): void {
+    if (this.#isOver) return;
+    if (this.#peer === null) {
+      if (this.#kept.length < MAX_KEPT) this.#kept.push([kind, data]);
+      return;
+    }
+    this.#handling = this.#handling.then(() => this.#handle(kind, data));
+  }
+
+  /** End the call without telling the other side. @internal */
+  end(reason: string, error?: Error): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    clearTimeout(this.#ringTimer);
+    this.#reconnected();
+    this.#peer?.close();
+    this.#onOver();
+    this.emit("closed", { reason, error });
+  }
+
+  #giveUp(reason: string, error?: Error): void {
+    if (this.#isOver) return;
+    // Nobody may be there to hear it, and then nobody needs to.
+    if (this.#client.isConnected) this.#client.sendMessage(this.peerId, { [BYE]: this.#id }).catch(() => undefined);
+    this.end(reason, error);
+  }
+
+  async #findIceServers(): Promise<IceServer[]> {
+    if (this.#options.iceServers !== undefined) return this.#options.iceServers;
+    try {
+      return (await this.#client.request("ICE_SERVERS", {})).ice_servers;
+    } catch (error) {
+      // A service that names none leaves it to the addresses that the browsers have themselves.
+      if (error instanceof SignalManagerError && !error.retryable) return [];
+      throw error;
+    }
+  }
+
+  #open(iceServers: IceServer[]): void {
+    const PeerConnection =
+      this.#options.RTCPeerConnection ??
+      (globalThis as { RTCPeerConnection?: PeerConnectionConstructor }).RTCPeerConnection;
+    if (!PeerConnection) throw new InvalidRequestError("there is no RTCPeerConnection here: pass one as an option");
+    const peer = new PeerConnection({ iceServers: iceServers as RTCIceServer[] });
+    peer.onnegotiationneeded = () => void this.#offer(peer);
+    peer.onicecandidate = ({ candidate }) => {
+      if (candidate !== null) this.#send("sendIceCandidate", { ...candidate.toJSON() });
+    };
+    peer.ontrack = ({ track, streams }) => this.emit("track", { track, streams });
+    peer.onconnectionstatechange = () => this.#watch(peer);
+    this.#peer = peer;
+  }
+
+  #askForMedia(): void {
+    for (const kind of ["audio", "video"]) this.#connection().addTransceiver(kind, { direction: "recvonly" });
+  }
+
+  #connection(): RTCPeerConnection {
+    if (this.#peer === null || this.#isOver) throw new InvalidRequestError("the call is not open");
+    return this.#peer;
+  }
+
+  async #offer(peer: RTCPeerConnection): Promise<void> {
+    this.#isMakingOffer = true;
+    try {
+      await peer.setLocalDescription();
+      this.#sendDescription(peer);
+    } catch (error) {
+      if (!this.#isOver) this.#giveUp("no offer could be made", error as Error);
+    } finally {
+      this.#isMakingOffer = false;
+    }
+  }
+
+  async #handle(kind: SignalKind, data: unknown): Promise<void> {
+    const peer = this.#peer;
+    if (this.#isOver || peer === null) return;
+    try {
+      if (!isObject(data)) throw new InvalidRequestError(`${this.peerId} sent an ${kind} that is no object`);
+      if (kind === "ice-candidate") await this.#handleCandidate(peer, data);
+      else await this.#handleDescription(peer, kind, data);
+    } catch (error) {
+      if (!this.#isOver) this.emit("error", { error: error as Error });
+    }
+  }
+
+  async #handleDescription(peer: RTCPeerConnection, type: "offer" | "answer", data: JsonObject): Promise<void> {
+    if (typeof data["sdp"] !== "string") throw new InvalidRequestError(`${this.peerId} sent an ${type} without SDP`);
+    const isReady = !this.#isMakingOffer && (peer.signalingState === "stable" || this.#isSettingAnswer);
+    this.#isIgnoringOffer = !this.#isPolite && type === "offer" && !isReady;
+    if (this.#isIgnoringOffer) return;
+    this.#id = callIdIn(data, "call_id") ?? this.#id;
+    this.#isSettingAnswer = type === "answer";
+    try {
+      await peer.setRemoteDescription({ type, sdp: data["sdp"] });
+    } finally {
+      this.#isSettingAnswer = false;
+    }
+    clearTimeout(this.#ringTimer);
+    if (type === "answer") return;
+    await peer.setLocalDescription();
+    this.#sendDescription(peer);
+  }
+
+  async #handleCandidate(peer: RTCPeerConnection, data: JsonObject): Promise<void> {
+    try {
+      await peer.addIceCandidate(data as RTCIceCandidateInit);
+    } catch (error) {
+      // It belongs to the offer that was ignored.
+      if (!this.#isIgnoringOffer) throw error;
+    }
+  }
+
+  #sendDescription(peer: RTCPeerConnection): void {
+    const description = peer.localDescription;
+    if (description === null) return;
+    const { type, sdp } = description;
+    this.#send(type === "offer" ? "sendOffer" : "sendAnswer", { type, sdp });
+  }
+
+  #send(how: "sendOffer" | "sendAnswer" | "sendIceCandidate", data: JsonObject): void {
+    const isOffer = how === "sendOffer";
+    this.#client[how](this.peerId, { ...data, call_id: this.#id }, { ack: isOffer }).then(
+      (status) => {
+        if (status === "offline") this.#failToSend(new NotFoundError(`${this.peerId} is offline`));
+      },
+      (error: Error) => this.#failToSend(error),
+    );
+  }
+
+  /** What a lost connection swallowed is sent again or renegotiated; a refusal ends the call. */
+  #failToSend(error: Error): void {
+    if (error instanceof SignalManagerError && error.retryable) return;
+    this.end("the other cannot be reached", error);
+  }
+
+  #sendAgain(): void {
+    if (this.#peer?.signalingState === "have-local-offer") this.#sendDescription(this.#peer);
+  }
+
+  #watch(peer: RTCPeerConnection): void {
+    const state = peer.connectionState;
+    this.emit("state", { state });
+    if (state === "connected") this.#restarts = 0;
+    if (state !== "failed") return;
+    this.#restarts += 1;
+    if (this.#restarts <= MAX_RESTARTS) return peer.restartIce();
+    this.#giveUp("the connection failed", new UnavailableError(`found no way to ${this.peerId}`));
+  }
+
+  #enable(kind: TrackKind | undefined, isEnabled: boolean): void {
+    for (const { track } of this.#connection().getSenders()) {
+      if (track !== null && (kind === undefined || track.kind === kind)) track.enabled = isEnabled;
+    }
+  }
+}
+
+function callIdIn(data: unknown, field: string): string | undefined {
+  const id = isObject(data) ? data[field] : undefined;
+  return typeof id === "string" && id.length <= MAX_ID_LENGTH ? id : undefined;
+}

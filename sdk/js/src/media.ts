@@ -1,0 +1,203 @@
+/**
+ * One RTCPeerConnection and the SFU's media session behind it: publish, pull, close; it lives once.
+ *
+ * `room.ts` decides what is published and pulled, calls one negotiation at a time, and replaces a session that is lost.
+ */
+
+import type { SignalClient } from "./client.js";
+import { UnavailableError } from "./errors.js";
+import type { Fields, IceServer, PublishedTrack, TrackKind, TrackResult } from "./messages.js";
+
+/** Makes a peer connection, as the global `RTCPeerConnection` does. */
+export type PeerConnectionConstructor = new (configuration: RTCConfiguration) => RTCPeerConnection;
+
+/** A track of this client, and the name others pull it by. */
+export interface LocalTrack {
+  readonly name: string;
+  readonly track: MediaStreamTrack;
+  readonly stream: MediaStream;
+}
+
+/** A track of another member. */
+export interface TrackRef {
+  readonly clientId: string;
+  readonly name: string;
+}
+
+/** Who hears of a media session. */
+export interface MediaListener {
+  /** Media flows. */
+  onConnected(): void;
+  /** The session cannot go on; comes once, and not after `close`. */
+  onLost(error: Error): void;
+  /** The receiving end of a pulled track is there. */
+  onTrack(ref: TrackRef, mid: string, track: MediaStreamTrack): void;
+}
+
+/**
+ * How long a request about media may take, in ms: the service waits for its turn at the SFU and for tracks that are not
+ * sent yet, within bounds of its own.
+ */
+export const MEDIA_TIMEOUT = 30_000;
+
+type NegotiationType = "TRACKS_NEW" | "TRACKS_CLOSE" | "RENEGOTIATE";
+
+// ICE may recover from a short loss by itself; after this long it does not (in ms).
+const DISCONNECTED_LIMIT = 7000;
+
+/** One media session. After a method has thrown anything but a refusal that it names, the session is of no use. */
+export class MediaSession {
+  readonly #client: SignalClient;
+  readonly #roomId: string;
+  readonly #peer: RTCPeerConnection;
+  readonly #listener: MediaListener;
+  readonly #senders = new Map<LocalTrack, { transceiver: RTCRtpTransceiver; mid: string }>();
+  readonly #ending = new AbortController();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(
+    client: SignalClient,
+    roomId: string,
+    iceServers: IceServer[],
+    PeerConnection: PeerConnectionConstructor,
+    listener: MediaListener,
+  ) {
+    this.#client = client;
+    this.#roomId = roomId;
+    this.#listener = listener;
+    this.#peer = new PeerConnection({ iceServers: iceServers as RTCIceServer[] });
+    this.#peer.onconnectionstatechange = () => this.#watch();
+  }
+
+  /** Whether media can flow now. */
+  get isConnected(): boolean {
+    return this.#peer.connectionState === "connected";
+  }
+
+  /** End the connection; what still waits for the service rejects. */
+  close(): void {
+    this.#ending.abort(new UnavailableError("the media session has ended"));
+    clearTimeout(this.#timer);
+    this.#peer.onconnectionstatechange = null;
+    this.#peer.close();
+  }
+
+  /** Make the offer that publishes `tracks`; `accept` or `withdraw` must follow. */
+  async offer(tracks: LocalTrack[]): Promise<{ offer_sdp: string; tracks: PublishedTrack[] }> {
+    const added = tracks.map((local) => {
+      const { track, stream } = local;
+      return { local, transceiver: this.#peer.addTransceiver(track, { direction: "sendonly", streams: [stream] }) };
+    });
+    await this.#peer.setLocalDescription();
+    for (const { local, transceiver } of added) this.#senders.set(local, { transceiver, mid: transceiver.mid ?? "" });
+    return { offer_sdp: this.#localSdp(), tracks: tracks.map((local) => this.#describe(local)) };
+  }
+
+  /** Apply the SFU's answer to `offer`, and stop the tracks of it that the SFU refused. */
+  async accept(answerSdp: string, refused: LocalTrack[] = []): Promise<void> {
+    await this.#peer.setRemoteDescription({ type: "answer", sdp: answerSdp });
+    for (const local of refused) this.#forget(local);
+  }
+
+  /** Take an offer back that the service refused. */
+  async withdraw(tracks: LocalTrack[]): Promise<void> {
+    await this.#peer.setLocalDescription({ type: "rollback" });
+    for (const local of tracks) this.#forget(local);
+  }
+
+  /** Publish by TRACKS_NEW. Resolves to each track's result; a refusal of the whole rejects and changes nothing. */
+  async publish(tracks: LocalTrack[]): Promise<TrackResult[]> {
+    const offer = await this.offer(tracks);
+    try {
+      const reply = await this.#ask("TRACKS_NEW", offer);
+      const results = offer.tracks.map(({ mid }) => reply.tracks.find((result) => result.mid === mid));
+      const found = results.map((result, index) => result ?? reply.tracks[index] ?? {});
+      const refused = tracks.filter((_, index) => found[index]?.error_code !== undefined);
+      if (reply.answer_sdp === undefined) await this.withdraw(tracks);
+      else await this.accept(reply.answer_sdp, refused);
+      return found;
+    } catch (error) {
+      if (this.#peer.signalingState === "have-local-offer") await this.withdraw(tracks);
+      throw error;
+    }
+  }
+
+  /** Stop publishing, by negotiation: so the m-sections can be used again. */
+  async unpublish(tracks: LocalTrack[]): Promise<void> {
+    const mids = tracks.map((local) => ({ mid: this.#senders.get(local)?.mid ?? "" }));
+    for (const local of tracks) this.#forget(local);
+    await this.#peer.setLocalDescription();
+    const reply = await this.#ask("TRACKS_CLOSE", { tracks: mids, offer_sdp: this.#localSdp() });
+    if (reply.answer_sdp === undefined) throw new UnavailableError("the SFU answered no SDP");
+    await this.accept(reply.answer_sdp);
+  }
+
+  /** Pull tracks of other members. Resolves to each track's result; rejects without a change when none was tried. */
+  async pull(refs: TrackRef[]): Promise<TrackResult[]> {
+    const tracks = refs.map(({ clientId, name }) => ({ client_id: clientId, track_name: name }));
+    const reply = await this.#ask("TRACKS_NEW", { tracks });
+    const results = refs.map((ref, index) => findResult(reply.tracks, ref) ?? reply.tracks[index] ?? {});
+    const mids = new Map<string, TrackRef>();
+    for (const [index, ref] of refs.entries()) {
+      const { mid, error_code } = results[index] ?? {};
+      if (mid && error_code === undefined) mids.set(mid, ref);
+    }
+    await this.answer(reply.offer_sdp, mids);
+    return results;
+  }
+
+  /** Answer the SFU's offer for pulled tracks, which are announced by their mids; without an offer only announce. */
+  async answer(offerSdp: string | undefined, mids: ReadonlyMap<string, TrackRef>): Promise<void> {
+    if (offerSdp !== undefined) await this.#peer.setRemoteDescription({ type: "offer", sdp: offerSdp });
+    for (const { mid, receiver } of this.#peer.getTransceivers()) {
+      const ref = mids.get(mid ?? "");
+      if (mid !== null && ref !== undefined) this.#listener.onTrack(ref, mid, receiver.track);
+    }
+    if (offerSdp === undefined) return;
+    await this.#peer.setLocalDescription();
+    await this.#ask("RENEGOTIATE", { answer_sdp: this.#localSdp() });
+  }
+
+  /** Stop receiving pulled tracks; closing what is closed already is no error. */
+  async drop(mids: string[]): Promise<void> {
+    await this.#ask("TRACKS_CLOSE", { tracks: mids.map((mid) => ({ mid })) });
+  }
+
+  #ask<T extends NegotiationType>(type: T, fields: Omit<Fields[T], "room_id">): Promise<Fields[`${T}_ACK`]> {
+    const inRoom = { ...fields, room_id: this.#roomId } as Fields[T];
+    return this.#client.request(type, inRoom, { signal: this.#ending.signal, timeout: MEDIA_TIMEOUT });
+  }
+
+  #describe(local: LocalTrack): PublishedTrack {
+    const { name, track } = local;
+    return { mid: this.#senders.get(local)?.mid ?? "", track_name: name, kind: track.kind as TrackKind };
+  }
+
+  #forget(local: LocalTrack): void {
+    this.#senders.get(local)?.transceiver.stop();
+    this.#senders.delete(local);
+  }
+
+  #localSdp(): string {
+    return this.#peer.localDescription?.sdp ?? "";
+  }
+
+  #watch(): void {
+    const state = this.#peer.connectionState;
+    clearTimeout(this.#timer);
+    if (state === "connected") this.#listener.onConnected();
+    else if (state === "failed") this.#lose("the peer connection failed");
+    else if (state === "disconnected") {
+      this.#timer = setTimeout(() => this.#lose("the peer connection was lost"), DISCONNECTED_LIMIT);
+    }
+  }
+
+  #lose(reason: string): void {
+    this.close();
+    this.#listener.onLost(new UnavailableError(reason));
+  }
+}
+
+function findResult(results: TrackResult[], ref: TrackRef): TrackResult | undefined {
+  return results.find((result) => result.client_id === ref.clientId && result.track_name === ref.name);
+}

@@ -1,0 +1,196 @@
+/**
+ * Who is in a room and what they publish, as the service tells it: by states and by events.
+ *
+ * `room.ts` keeps these in order and pulls the tracks; here is what a state or an event changes, and who hears of it.
+ */
+
+import type { JsonObject, Member, PublishedTrack, RoomEvent, TrackKind } from "./messages.js";
+import type { TrackRef } from "./media.js";
+
+/** A track that another member publishes. */
+export interface RemoteTrack {
+  readonly name: string;
+  readonly kind: TrackKind | undefined;
+  /** The receiving end; null until it is pulled. */
+  readonly track: MediaStreamTrack | null;
+}
+
+/** Another member of the room. */
+export interface Participant {
+  readonly clientId: string;
+  readonly role: string;
+  readonly metadata: JsonObject;
+  /** What it publishes, by name. */
+  readonly tracks: ReadonlyMap<string, RemoteTrack>;
+}
+
+/** A track of a participant that can be shown, or no longer. */
+export interface TrackEvent {
+  participant: Participant;
+  name: string;
+  kind: TrackKind;
+  track: MediaStreamTrack;
+}
+
+/** What happens to the members of a room, by event name. */
+export interface MemberEvents {
+  "participant-joined": { participant: Participant };
+  "participant-left": { participant: Participant; reason?: string | undefined };
+  /** Its metadata changed. */
+  "participant-changed": { participant: Participant };
+  /** A track can be shown. After a reconnect it comes again, with a new `track` in place of the old one. */
+  track: TrackEvent;
+  "track-removed": TrackEvent;
+}
+
+/** A track of another member, and how far pulling it has come. */
+export class PulledTrack implements RemoteTrack, TrackRef {
+  readonly clientId: string;
+  readonly name: string;
+  readonly kind: TrackKind | undefined;
+  track: MediaStreamTrack | null = null;
+  isWanted: boolean;
+  mid: string | null = null; // in the present media session
+  attempts = 0; // to pull it, in a row
+
+  constructor(clientId: string, published: PublishedTrack, isWanted: boolean) {
+    this.clientId = clientId;
+    this.name = published.track_name;
+    this.kind = published.kind;
+    this.isWanted = isWanted;
+  }
+}
+
+class RoomMember implements Participant {
+  readonly clientId: string;
+  role = "";
+  metadata: JsonObject = {};
+  sessionId: string | undefined;
+  readonly tracks = new Map<string, PulledTrack>();
+
+  constructor(clientId: string) {
+    this.clientId = clientId;
+  }
+
+  update(state: Member): void {
+    this.role = state.role;
+    this.sessionId = state.session_id;
+    if (state.metadata !== undefined) this.metadata = state.metadata;
+  }
+}
+
+/** Who hears of the members. */
+export interface MembersListener {
+  emit<Name extends keyof MemberEvents>(event: Name, value: MemberEvents[Name]): void;
+  /** What comes in at this mid is wanted no longer. */
+  onStale(mid: string): void;
+}
+
+/** The other members of one room. */
+export class Members {
+  readonly all = new Map<string, RoomMember>();
+  readonly #ownId: string;
+  readonly #autoPull: boolean;
+  readonly #listener: MembersListener;
+
+  constructor(ownId: string, autoPull: boolean, listener: MembersListener) {
+    this.#ownId = ownId;
+    this.#autoPull = autoPull;
+    this.#listener = listener;
+  }
+
+  /** The tracks that are to be pulled and are not. */
+  get wanted(): PulledTrack[] {
+    return this.#tracks().filter((track) => track.isWanted && track.mid === null);
+  }
+
+  /** Tell whether a track is still published. */
+  has(track: PulledTrack): boolean {
+    return this.all.get(track.clientId)?.tracks.get(track.name) === track;
+  }
+
+  /** Take the service's word for who is there, with the events that lead from what was known before. */
+  showState(members: Member[]): void {
+    const others = members.filter(({ client_id }) => client_id !== this.#ownId);
+    const present = new Set(others.map(({ client_id }) => client_id));
+    for (const clientId of [...this.all.keys()]) if (!present.has(clientId)) this.#remove(clientId);
+    for (const state of others) {
+      const member = this.all.get(state.client_id) ?? this.#add(state);
+      const isSameSession = member.sessionId === state.session_id;
+      const published = state.tracks ?? [];
+      const names = new Set(published.map(({ track_name }) => track_name));
+      for (const name of [...member.tracks.keys()]) {
+        if (!isSameSession || !names.has(name)) this.#removeTrack(member, name);
+      }
+      member.update(state);
+      for (const track of published) if (!member.tracks.has(track.track_name)) this.#addTrack(member, track);
+    }
+  }
+
+  /** Apply one event about another member. */
+  apply({ event, participant: state, tracks, reason }: RoomEvent): void {
+    if (state === undefined || state.client_id === this.#ownId) return;
+    if (event === "participant_left") return this.#remove(state.client_id, reason);
+    const member = this.all.get(state.client_id) ?? this.#add(state);
+    member.update(state);
+    if (event === "metadata_changed") this.#listener.emit("participant-changed", { participant: member });
+    else if (event === "tracks_unpublished") for (const each of tracks ?? []) this.#removeTrack(member, each.track_name);
+    else for (const each of tracks ?? state.tracks ?? []) this.#addTrack(member, each);
+  }
+
+  /** Note that a pulled track is there; when nobody wants it any more it is stale. */
+  announce({ clientId, name }: TrackRef, mid: string, track: MediaStreamTrack): void {
+    const participant = this.all.get(clientId);
+    const pulled = participant?.tracks.get(name);
+    if (participant === undefined || !pulled?.isWanted || pulled.mid !== null) return this.#listener.onStale(mid);
+    pulled.mid = mid;
+    pulled.track = track;
+    pulled.attempts = 0;
+    this.#listener.emit("track", { participant, name, kind: track.kind as TrackKind, track });
+  }
+
+  /** Note that the media session is gone: everything wanted must be pulled again. */
+  forgetMids(): void {
+    for (const track of this.#tracks()) track.mid = null;
+  }
+
+  /** Return whose media session this is. */
+  clientOf(sessionId: string | undefined): string | undefined {
+    return [...this.all.values()].find((member) => member.sessionId === sessionId)?.clientId;
+  }
+
+  #tracks(): PulledTrack[] {
+    return [...this.all.values()].flatMap((member) => [...member.tracks.values()]);
+  }
+
+  #add(state: Member): RoomMember {
+    const member = new RoomMember(state.client_id);
+    member.update(state);
+    this.all.set(member.clientId, member);
+    this.#listener.emit("participant-joined", { participant: member });
+    return member;
+  }
+
+  #remove(clientId: string, reason?: string): void {
+    const member = this.all.get(clientId);
+    if (member === undefined) return;
+    for (const name of [...member.tracks.keys()]) this.#removeTrack(member, name);
+    this.all.delete(clientId);
+    this.#listener.emit("participant-left", { participant: member, reason });
+  }
+
+  #addTrack(member: RoomMember, published: PublishedTrack): void {
+    this.#removeTrack(member, published.track_name);
+    member.tracks.set(published.track_name, new PulledTrack(member.clientId, published, this.#autoPull));
+  }
+
+  #removeTrack(member: RoomMember, name: string): void {
+    const pulled = member.tracks.get(name);
+    if (pulled === undefined) return;
+    member.tracks.delete(name);
+    if (pulled.mid !== null) this.#listener.onStale(pulled.mid);
+    const { track } = pulled;
+    if (track === null) return;
+    this.#listener.emit("track-removed", { participant: member, name, kind: track.kind as TrackKind, track });
+  }
+}

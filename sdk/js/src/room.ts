@@ -1,0 +1,579 @@
+/**
+ * A room as a member sees it: who is there, what they send, and what this client sends to them.
+ *
+ * The application says what it wants (`publications.ts`), the service who is there (`members.ts`); one loop brings the
+ * media session (`media.ts`) to both, one negotiation at a time, and begins again with a new session when one is lost.
+ */
+
+import type { SignalClient } from "./client.js";
+import { Emitter, type Unsubscribe } from "./emitter.js";
+import {
+  ConflictError,
+  InvalidRequestError,
+  MalformedMessageError,
+  NotFoundError,
+  SignalManagerError,
+  TooLateError,
+  UnavailableError,
+  errorFromWire,
+} from "./errors.js";
+import { MEDIA_TIMEOUT, MediaSession, type PeerConnectionConstructor, type TrackRef } from "./media.js";
+import { Members, type MemberEvents, type Participant, type PulledTrack } from "./members.js";
+import type {
+  IceServer,
+  JsonObject,
+  Member,
+  PublishedTrack,
+  RoomAck,
+  RoomEvent,
+  TrackKind,
+  TrackResult,
+} from "./messages.js";
+import { NAME_RULE, isValidName } from "./payload.js";
+import { Publication, Publications } from "./publications.js";
+
+/** How to join a room. */
+export interface JoinOptions {
+  /** Published as part of joining, which saves a round trip; `publish` does the same later. */
+  stream?: MediaStream | undefined;
+  /** Default: "sender" with a stream, else "receiver". Either may publish and pull as far as its token allows. */
+  role?: "sender" | "receiver" | undefined;
+  /** What the other members see of this one. */
+  metadata?: JsonObject | undefined;
+  /** Create the room when it is not there. */
+  create?: boolean | undefined;
+  /** For a room that is created. */
+  maxParticipants?: number | undefined;
+  /** Whether to receive every track of the others without being asked; default true. With false, see `Room.pull`. */
+  autoPull?: boolean | undefined;
+  /** Gives joining up. */
+  signal?: AbortSignal | undefined;
+  /** In place of the global `RTCPeerConnection`. */
+  RTCPeerConnection?: PeerConnectionConstructor | undefined;
+}
+
+/** What happens in a room, by event name. Members that were there before are in `participants`, without an event. */
+export interface RoomEvents extends MemberEvents {
+  /** Media stopped; the room is joined again by itself. */
+  reconnecting: { error: Error };
+  reconnected: { room: Room };
+  /** A track of another member could not be pulled, and is not tried again. */
+  error: { error: Error; clientId: string; name: string };
+  /** The room is over for this client; the last event. Without `error` it left by itself or was asked to. */
+  closed: { reason: string; error?: Error | undefined };
+}
+
+// How often one track is tried before it is given up.
+const MAX_ATTEMPTS = 3;
+
+// Media sessions lost, or not even had, in a row before the room is given up: with the delays below, in about a minute.
+const MAX_FAILURES = 10;
+
+// The first and the longest delay between two media sessions, in ms; the real ones are random below these.
+const BASE_DELAY = 500;
+const MAX_DELAY = 30_000;
+
+// Tracks in one request; an SFU takes no more.
+const MAX_TRACKS = 64;
+
+// The service, or the SFU behind it, has lost the media session or never had it ready: only a new one helps.
+const LOST_CODES: ReadonlySet<number> = new Set([408, 409, 410, 425, 503]);
+
+const NO_MEDIA = "the service has no media backend; call the other directly, with DirectCalls";
+
+/** One membership, from joining until its media session or its connection is lost. */
+interface Entry {
+  media: MediaSession | null; // null: the service has no media backend
+  /** The offer that came with the welcome, not answered yet. */
+  offer: { sdp: string; tracks: TrackResult[] } | null;
+  stale: string[]; // mids that are received and wanted no longer
+}
+
+/**
+ * A room that this client is in; made by `SignalClient.join`.
+ *
+ *     const room = await client.join("demo", { create: true });
+ *     room.on("track", ({ participant, track }) => …);
+ *     await room.publish(await navigator.mediaDevices.getUserMedia({ audio: true, video: true }));
+ *
+ * Tracks of others are pulled as soon as they are announced. When the connection to the service or the media is lost,
+ * the room is joined again with a new media session: what was published is published again, and what was pulled is
+ * pulled again, until `closed`. Listeners that are added in the same turn as `join` resolves miss nothing.
+ */
+export class Room extends Emitter<RoomEvents> {
+  readonly id: string;
+  readonly #client: SignalClient;
+  readonly #options: JoinOptions;
+  readonly #members: Members;
+  readonly #publications = new Publications();
+  readonly #subscriptions: Unsubscribe[];
+  readonly #ending = new AbortController();
+  #entry: Entry | null = null;
+  #isWorking = false;
+  #isResyncing = false;
+  #sequence = 0; // of the last change that `participants` shows
+  #newest = 0; // the highest sequence heard of
+  #connections = 0; // that the client has made since this object was
+  #failures = 0; // of media sessions, in a row
+  #resume: (() => void) | undefined; // ends a pause early
+
+  private constructor(client: SignalClient, roomId: string, options: JoinOptions) {
+    super();
+    this.id = roomId;
+    this.#client = client;
+    this.#options = options;
+    this.#members = new Members(client.clientId, options.autoPull ?? true, {
+      emit: (event, value) => this.emit(event, value as never),
+      onStale: (mid) => this.#entry?.stale.push(mid),
+    });
+    this.#subscriptions = [
+      client.on("room-event", (event) => this.#hear(event)),
+      client.on("reconnected", () => this.#loseConnection()),
+      client.on("closed", ({ error }) => this.#close("the client is closed", error)),
+    ];
+  }
+
+  /** Join a room; `SignalClient.join` is the way to call this. */
+  static async join(client: SignalClient, roomId: string, options: JoinOptions = {}): Promise<Room> {
+    const { stream, signal } = options;
+    if (!isValidName(roomId)) throw new InvalidRequestError(`roomId is ${roomId}, expected ${NAME_RULE}`);
+    if (options.role === "sender" && stream === undefined) {
+      throw new InvalidRequestError("a sender joins with what it sends: pass a `stream`");
+    }
+    signal?.throwIfAborted();
+    const room = new Room(client, roomId, options);
+    const giveUp = (): void => room.#ending.abort(signal?.reason);
+    signal?.addEventListener("abort", giveUp);
+    try {
+      if (stream !== undefined) room.#publications.add(stream);
+      await room.#enter(options.create ?? false);
+    } catch (error) {
+      room.#close("not joined", error as Error);
+      throw error;
+    } finally {
+      signal?.removeEventListener("abort", giveUp);
+    }
+    // In a turn of its own: whoever awaits `join` adds its listeners first.
+    setTimeout(() => void room.#work());
+    return room;
+  }
+
+  /** The other members, by client id. */
+  get participants(): ReadonlyMap<string, Participant> {
+    return this.#members.all;
+  }
+
+  /** Whether the client is in the room, is joining it again, or is out for good. */
+  get state(): "joined" | "reconnecting" | "closed" {
+    if (this.#isClosed) return "closed";
+    return this.#entry === null ? "reconnecting" : "joined";
+  }
+
+  /**
+   * Send the tracks of a camera, a screen or any other stream to the others, until `unpublish` or `leave`.
+   *
+   * Resolves when the SFU has taken all of them; when it refuses one, none is published and this rejects.
+   *
+   * @param options.name goes before "audio" and "video" in the tracks' names, as in "screen-video".
+   */
+  async publish(stream: MediaStream, options: { name?: string } = {}): Promise<void> {
+    if (this.#isClosed) throw new InvalidRequestError("the room is closed; join it again");
+    const added = this.#publications.add(stream, options.name);
+    void this.#work();
+    try {
+      await Promise.all(added.map(({ published }) => published.promise));
+    } catch (error) {
+      await this.#retract(added);
+      throw error;
+    }
+  }
+
+  /** Stop sending a stream; resolves when the SFU has closed its tracks. The tracks themselves are not stopped. */
+  async unpublish(stream: MediaStream): Promise<void> {
+    await this.#retract(this.#publications.of(stream));
+  }
+
+  /** Send silence and black in place of what is published, at once and without negotiation. */
+  mute(kind?: TrackKind): void {
+    this.#publications.enable(kind, false);
+  }
+
+  /** Send sound and picture again. */
+  unmute(kind?: TrackKind): void {
+    this.#publications.enable(kind, true);
+  }
+
+  /**
+   * Receive a track that is not received yet: with `autoPull: false`, or after it failed. A `track` event follows.
+   *
+   * @throws NotFoundError nobody publishes it.
+   */
+  pull(clientId: string, name: string): void {
+    const track = this.#members.all.get(clientId)?.tracks.get(name);
+    if (track === undefined) throw new NotFoundError(`${clientId} publishes no track ${name}`);
+    track.isWanted = true;
+    track.attempts = 0;
+    void this.#work();
+  }
+
+  /** Leave the room. The promise never rejects; a service that cannot be reached finds out by itself. */
+  async leave(reason?: string): Promise<void> {
+    if (this.#isClosed) return;
+    this.#close("left");
+    await this.#leaveQuietly(reason);
+  }
+
+  get #isClosed(): boolean {
+    return this.#ending.signal.aborted;
+  }
+
+  // Joining
+
+  /** Become a member, with a new media session. */
+  async #enter(mayCreate: boolean): Promise<void> {
+    this.#newest = 0;
+    const { role, stream } = this.#options;
+    const { fresh } = this.#publications;
+    const isSender = role !== "receiver" && stream !== undefined && fresh.length > 0;
+    let media = isSender ? await this.#openSender() : null;
+    try {
+      const offer = media === null ? null : await media.offer(fresh);
+      const ack = await this.#knock({ role: isSender ? "sender" : "receiver", ...offer }, mayCreate);
+      const connections = this.#connections;
+      if (ack.session_id === "") {
+        media?.close();
+        media = null;
+      } else {
+        media ??= this.#openMedia(ack.ice_servers);
+      }
+      if (media !== null && offer !== null) await this.#finishOffer(media, fresh, offer.tracks, ack);
+      this.#ending.signal.throwIfAborted();
+      if (connections !== this.#connections) throw new UnavailableError("the connection was lost while joining");
+      this.#welcome(ack, media);
+    } catch (error) {
+      media?.close();
+      if (mayBeMember(error)) await this.#leaveQuietly();
+      throw error;
+    }
+  }
+
+  /** Ask to be let in, and create the room when it is not there and that is wanted. */
+  async #knock(
+    entry: { role: string; offer_sdp?: string; tracks?: PublishedTrack[] },
+    mayCreate: boolean,
+  ): Promise<RoomAck> {
+    const { metadata, maxParticipants } = this.#options;
+    const fields = { ...entry, room_id: this.id, metadata };
+    const options = { signal: this.#ending.signal, timeout: MEDIA_TIMEOUT };
+    const join = (): Promise<RoomAck> => this.#client.request("WEBRTC_ROOM_JOIN", fields, options);
+    try {
+      return await join();
+    } catch (error) {
+      // A room that was closed answers 400 rather than 404.
+      const isMissing = error instanceof NotFoundError || error instanceof InvalidRequestError;
+      if (!mayCreate || !isMissing) throw error;
+    }
+    try {
+      const creation = { ...fields, max_participants: maxParticipants };
+      return await this.#client.request("WEBRTC_ROOM_CREATE", creation, options);
+    } catch (error) {
+      if (!(error instanceof ConflictError)) throw error;
+    }
+    return await join(); // another client has created it meanwhile
+  }
+
+  async #openSender(): Promise<MediaSession> {
+    const { ice_servers } = await this.#client.request("ICE_SERVERS", {}, { signal: this.#ending.signal });
+    return this.#openMedia(ice_servers);
+  }
+
+  #openMedia(iceServers: IceServer[]): MediaSession {
+    const PeerConnection =
+      this.#options.RTCPeerConnection ??
+      (globalThis as { RTCPeerConnection?: PeerConnectionConstructor }).RTCPeerConnection;
+    if (!PeerConnection) throw new InvalidRequestError("there is no RTCPeerConnection here: pass one as an option");
+    const media: MediaSession = new MediaSession(this.#client, this.id, iceServers, PeerConnection, {
+      onConnected: () => this.#calmDown(),
+      onLost: (error) => this.#entry?.media === media && this.#loseMedia(this.#entry, error),
+      onTrack: (ref, mid, track) => this.#members.announce(ref, mid, track),
+    });
+    return media;
+  }
+
+  /** Apply the answer that came with the welcome; what it leaves out is published later. */
+  async #finishOffer(media: MediaSession, sent: Publication[], tracks: PublishedTrack[], ack: RoomAck): Promise<void> {
+    if (ack.answer_sdp === undefined) return media.withdraw(sent);
+    const results = tracks.map(({ mid }) => ack.tracks.find((result) => result.mid === mid));
+    const refused = sent.filter((_, index) => results[index]?.error_code !== undefined);
+    await media.accept(ack.answer_sdp, refused);
+    for (const [index, publication] of sent.entries()) this.#settle(publication, results[index]);
+  }
+
+  #welcome(ack: RoomAck, media: MediaSession | null): void {
+    const offer = ack.offer_sdp === undefined ? null : { sdp: ack.offer_sdp, tracks: ack.tracks };
+    const entry: Entry = { media, offer, stale: [] };
+    this.#entry = entry;
+    this.#showState(ack.participants, ack.sequence);
+    if (this.#newest > this.#sequence) void this.#resync(entry);
+  }
+
+  async #leaveQuietly(reason?: string): Promise<void> {
+    try {
+      if (this.#client.isConnected) await this.#client.request("WEBRTC_ROOM_LEAVE", { room_id: this.id, reason });
+    } catch (error) {
+      if (!(error instanceof SignalManagerError)) throw error;
+    }
+  }
+
+  // Losing the room, joining it again, and its end
+
+  #lose(entry: Entry, error: Error): void {
+    if (entry !== this.#entry) return;
+    this.#entry = null;
+    entry.media?.close();
+    this.#members.forgetMids();
+    this.#publications.forgetSession();
+    this.emit("reconnecting", { error });
+    void this.#work();
+  }
+
+  #loseMedia(entry: Entry, error: Error): void {
+    if (entry === this.#entry) this.#fail(error);
+    this.#lose(entry, error);
+  }
+
+  /** The client is connected again, in a new session that is in no room. */
+  #loseConnection(): void {
+    this.#connections += 1;
+    this.#failures = 0;
+    if (this.#entry !== null) this.#lose(this.#entry, new UnavailableError("the connection to the service was lost"));
+    void this.#work();
+  }
+
+  async #reenter(): Promise<void> {
+    await this.#pause(this.#failures);
+    if (this.#isClosed || !this.#client.isConnected) return;
+    try {
+      // The service still counts this client in when only its media was lost.
+      await this.#leaveQuietly("media lost");
+      await this.#enter(true);
+    } catch (error) {
+      if (this.#isClosed || !this.#client.isConnected) return;
+      const isRefused = error instanceof SignalManagerError && error.code < 500 && !error.retryable;
+      if (isRefused && !LOST_CODES.has(error.code)) return this.#close("the room cannot be joined again", error);
+      return this.#fail(error as Error);
+    }
+    this.emit("reconnected", { room: this });
+  }
+
+  /** Count one more failure in a row, until it is one too many. */
+  #fail(error: Error): void {
+    this.#failures += 1;
+    if (this.#failures >= MAX_FAILURES) this.#close("the room cannot be joined again", error);
+  }
+
+  /** Forget the failures once nothing is left to do and media flows: each alone may go wrong again and again. */
+  #calmDown(): void {
+    if (this.#entry === null || this.#isWorking || this.#nextJob() !== null) return;
+    if (this.#entry.media === null || this.#entry.media.isConnected) this.#failures = 0;
+  }
+
+  /** Wait for a random time, the longer the more went wrong before; the end of the room ends it early. */
+  #pause(failures: number): Promise<void> {
+    const ms = Math.random() * Math.min(MAX_DELAY, BASE_DELAY * 2 ** failures);
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#resume = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  #close(reason: string, error?: Error): void {
+    if (this.#subscriptions.length === 0) return;
+    for (const unsubscribe of this.#subscriptions.splice(0)) unsubscribe();
+    const ended = error ?? new UnavailableError(`the room is closed: ${reason}`);
+    this.#ending.abort(ended);
+    this.#entry?.media?.close();
+    this.#entry = null;
+    this.#publications.removeAll(ended);
+    this.#resume?.();
+    this.emit("closed", { reason, error });
+  }
+
+  // The others: every change has a number, and none may be missing
+
+  #hear(event: RoomEvent): void {
+    if (event.room_id !== this.id) return;
+    this.#newest = Math.max(this.#newest, event.sequence);
+    const entry = this.#entry;
+    // While joining or reading the whole state, that is newer; `#newest` tells whether it is new enough.
+    if (entry === null || this.#isResyncing || event.sequence <= this.#sequence) return;
+    if (event.sequence > this.#sequence + 1) return void this.#resync(entry);
+    this.#sequence = event.sequence;
+    const isAboutMe = event.participant?.client_id === this.#client.clientId;
+    if (event.event === "room_closed") this.#close(event.reason ?? "the room was closed");
+    else if (event.event === "participant_left" && isAboutMe) this.#close(event.reason ?? "removed from the room");
+    else this.#members.apply(event);
+    void this.#work();
+  }
+
+  /** Ask for the whole room, since an event is missing. */
+  async #resync(entry: Entry): Promise<void> {
+    this.#isResyncing = true;
+    try {
+      do {
+        const state = await this.#client.request("ROOM_STATE", { room_id: this.id });
+        if (entry !== this.#entry) return;
+        this.#showState(state.participants, state.sequence);
+      } while (this.#newest > this.#sequence);
+    } catch (error) {
+      this.#loseMedia(entry, error as Error);
+    } finally {
+      this.#isResyncing = false;
+    }
+    void this.#work();
+  }
+
+  #showState(participants: Member[], sequence: number): void {
+    this.#sequence = sequence;
+    this.#members.showState(participants);
+  }
+
+  // What this client publishes
+
+  #settle(publication: Publication, result?: TrackResult): void {
+    if (result?.error_code === undefined) this.#publications.settle(publication);
+    else this.#publications.remove(publication, errorOf(result));
+  }
+
+  async #retract(publications: Publication[]): Promise<void> {
+    for (const publication of publications) publication.isWanted = false;
+    void this.#work();
+    await Promise.all(publications.map(({ gone }) => gone.promise));
+  }
+
+  // The loop: one negotiation at a time
+
+  /** See to it that everything becomes as it is wanted; only one such loop runs. */
+  async #work(): Promise<void> {
+    if (this.#isWorking) return;
+    this.#isWorking = true;
+    try {
+      for (let job = this.#nextJob(); job !== null; job = this.#nextJob()) await job();
+    } catch (error) {
+      this.#close("a fault of the SDK itself", error as Error);
+    } finally {
+      this.#isWorking = false;
+    }
+    this.#calmDown();
+  }
+
+  #nextJob(): (() => Promise<void>) | null {
+    const entry = this.#entry;
+    if (this.#isClosed) return null;
+    if (entry === null) return this.#client.isConnected ? () => this.#reenter() : null;
+    const { media, offer } = entry;
+    const { fresh, leaving, abandoned } = this.#publications;
+    if (abandoned.length > 0) return () => this.#forget(abandoned, undefined);
+    if (media === null) return fresh.length > 0 ? () => this.#forget(fresh, new InvalidRequestError(NO_MEDIA)) : null;
+    if (offer !== null) return () => this.#answerWelcome(entry, media, offer);
+    if (leaving.length > 0) return () => this.#unpublish(entry, media, leaving);
+    if (fresh.length > 0) return () => this.#publish(entry, media, fresh);
+    if (entry.stale.length > 0) return () => this.#drop(entry, media);
+    const wanted = this.#members.wanted.slice(0, MAX_TRACKS);
+    return wanted.length > 0 ? () => this.#pull(entry, media, wanted) : null;
+  }
+
+  async #forget(publications: Publication[], error: Error | undefined): Promise<void> {
+    for (const publication of publications) this.#publications.remove(publication, error);
+  }
+
+  async #answerWelcome(entry: Entry, media: MediaSession, offer: NonNullable<Entry["offer"]>): Promise<void> {
+    entry.offer = null;
+    const mids = new Map<string, TrackRef>();
+    for (const { mid, client_id, session_id, track_name: name, error_code } of offer.tracks) {
+      const clientId = client_id ?? this.#members.clientOf(session_id);
+      if (!mid || error_code !== undefined) continue;
+      if (clientId !== undefined && name !== undefined) mids.set(mid, { clientId, name });
+      else entry.stale.push(mid);
+    }
+    await this.#attempt(entry, [], () => media.answer(offer.sdp, mids));
+  }
+
+  async #publish(entry: Entry, media: MediaSession, publications: Publication[]): Promise<void> {
+    const results = await this.#attempt(entry, publications, () => media.publish(publications));
+    if (results === undefined || entry !== this.#entry) return;
+    for (const [index, publication] of publications.entries()) this.#settle(publication, results[index]);
+  }
+
+  async #unpublish(entry: Entry, media: MediaSession, publications: Publication[]): Promise<void> {
+    try {
+      await media.unpublish(publications);
+    } catch (error) {
+      // Half closed is nothing to go on with; a new session does not have them.
+      return this.#loseMedia(entry, error as Error);
+    }
+    for (const publication of publications) this.#publications.remove(publication);
+  }
+
+  async #drop(entry: Entry, media: MediaSession): Promise<void> {
+    const mids = entry.stale.splice(0, MAX_TRACKS);
+    await this.#attempt(entry, [], () => media.drop(mids));
+  }
+
+  async #pull(entry: Entry, media: MediaSession, tracks: PulledTrack[]): Promise<void> {
+    const results = await this.#attempt(entry, tracks, () => media.pull(tracks));
+    if (results === undefined || entry !== this.#entry) return;
+    let isEarly = false;
+    for (const [index, track] of tracks.entries()) {
+      if (track.mid !== null || !this.#members.has(track)) continue;
+      this.#countAttempt(track, errorOf(results[index] ?? {}));
+      isEarly ||= track.isWanted;
+    }
+    if (isEarly) await this.#pause(1);
+  }
+
+  /** Run one negotiation: a lost session is replaced, and a refusal counts against the tracks that it is about. */
+  async #attempt<Result>(
+    entry: Entry,
+    tracks: (Publication | PulledTrack)[],
+    negotiate: () => Promise<Result>,
+  ): Promise<Result | undefined> {
+    try {
+      return await negotiate();
+    } catch (thrown) {
+      const error = thrown as Error;
+      if (entry !== this.#entry) return undefined; // lost or left meanwhile
+      const isFromService = error instanceof SignalManagerError;
+      const isLost = isFromService && LOST_CODES.has(error.code);
+      // A lost session says nothing about the tracks; what the browser itself refuses, it may refuse again.
+      if (!isLost) for (const track of tracks) this.#countAttempt(track, error);
+      if (isLost || !isFromService) this.#loseMedia(entry, error);
+      else if (error.retryable) await this.#pause(1);
+      return undefined;
+    }
+  }
+
+  /** Count one more try of a track, until it is one too many; a refusal that will stay is the last. */
+  #countAttempt(track: Publication | PulledTrack, error: Error): void {
+    const isLast = error instanceof SignalManagerError && !error.retryable;
+    track.attempts += isLast ? MAX_ATTEMPTS : 1;
+    if (track.attempts < MAX_ATTEMPTS) return;
+    if (track instanceof Publication) return this.#publications.remove(track, error);
+    track.isWanted = false;
+    if (this.#members.has(track)) this.emit("error", { error, clientId: track.clientId, name: track.name });
+  }
+}
+
+/** Tell whether the service may count a client in that met this error while joining. A refusal is clear. */
+function mayBeMember(error: unknown): boolean {
+  const isRefusal = error instanceof SignalManagerError && !(error instanceof MalformedMessageError);
+  return !isRefusal || error instanceof TooLateError;
+}
+
+function errorOf(result: TrackResult): SignalManagerError {
+  const { error_message, error_code } = result;
+  return errorFromWire(error_message ?? "the SFU took no notice of the track", { code: error_code ?? 502 });
+}

@@ -1,0 +1,327 @@
+/** `DirectCalls` on real WebSockets, a relay and fake peer connections. */
+
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, mock, test } from "node:test";
+
+import { WebSocket } from "ws";
+
+import { SignalClient } from "../src/client.js";
+import { DirectCalls, type CallEvents, type DirectCall } from "../src/direct.js";
+import { ForbiddenError, InvalidRequestError, NotFoundError, UnavailableError } from "../src/errors.js";
+import type { MessageType, Signal } from "../src/messages.js";
+import { FakePeer, makeStream } from "./peer.js";
+import { Inbox, TestService, open, soon, type Received, type ServiceConnection } from "./service.js";
+
+let service: TestService;
+let clients: SignalClient[];
+let connections: Map<string, ServiceConnection>;
+let relayed: Inbox<Received & { sender: string }>;
+let lost: Set<MessageType>; // types that the relay swallows
+
+beforeEach(async () => {
+  service = await TestService.start();
+  clients = [];
+  connections = new Map();
+  relayed = new Inbox();
+  lost = new Set();
+  FakePeer.all = [];
+  mock.method(Math, "random", () => 0);
+  service.onMessage = relay;
+  service.door = (connection, request) => {
+    connections.set(connection.clientId, connection);
+    open(connection, request);
+  };
+});
+
+afterEach(async () => {
+  await service.stop();
+  await Promise.all(clients.map((client) => client.close()));
+  mock.restoreAll();
+});
+
+function relay(connection: ServiceConnection, message: Received): void {
+  const { type, id, fields } = message;
+  if (type === "ICE_SERVERS") return connection.refuse(message, 400, "not here");
+  if (!type.startsWith("SIGNAL_")) return;
+  relayed.put({ ...message, sender: connection.clientId });
+  if (lost.has(type)) return;
+  const { target_client_id, signal_data, ack } = fields as never as Signal;
+  const target = connections.get(target_client_id!);
+  if (target === undefined) return connection.refuse(message, 404, "no such client");
+  const delivered = { target_client_id, sender_client_id: connection.clientId, signal_data };
+  target.send(type as "SIGNAL_OFFER", delivered, id);
+  if (ack) connection.send("SIGNAL_ACK", { status: "delivered" }, id);
+}
+
+async function makeCalls(name: string, options = {}): Promise<DirectCalls> {
+  const client = new SignalClient(service.url, name, "t", { WebSocket });
+  clients.push(client);
+  await client.connect();
+  return new DirectCalls(client, { RTCPeerConnection: FakePeer as never, ...options });
+}
+
+function incoming(calls: DirectCalls): Promise<DirectCall> {
+  return soon(new Promise((resolve) => calls.on("incoming", ({ call }) => resolve(call))), "a call");
+}
+
+function next<Name extends keyof CallEvents>(call: DirectCall, name: Name): Promise<CallEvents[Name]> {
+  return soon(new Promise<CallEvents[Name]>((resolve) => call.on(name, resolve)), `the event ${name}`);
+}
+
+async function connected(): Promise<{ alice: DirectCall; bob: DirectCall; alicesCalls: DirectCalls; bobsCalls: DirectCalls }> {
+  const alicesCalls = await makeCalls("alice");
+  const bobsCalls = await makeCalls("bob");
+  const ringing = incoming(bobsCalls);
+  const alice = alicesCalls.dial("bob", makeStream("audio"));
+  const bob = await ringing;
+  const heard = Promise.all([next(alice, "track"), next(bob, "track")]);
+  bob.answer(makeStream("audio"));
+  await heard;
+  await relayed.next("the answer", ({ type }) => type === "SIGNAL_ANSWER");
+  return { alice, bob, alicesCalls, bobsCalls };
+}
+
+test("a call is dialled, answered, and carries tracks both ways", async () => {
+  const { alice, bob, alicesCalls } = await connected();
+
+  assert.equal(alice.id, bob.id);
+  assert.equal(alicesCalls.active.get("bob"), alice);
+  assert.deepEqual(FakePeer.all.map(({ signalingState }) => signalingState), ["stable", "stable"]);
+  assert.ok(FakePeer.all.every(({ candidates }) => candidates.length > 0));
+});
+
+test("a caller without a stream asks for sound and picture", async () => {
+  const alicesCalls = await makeCalls("alice");
+  const bobsCalls = await makeCalls("bob");
+  const ringing = incoming(bobsCalls);
+  const alice = alicesCalls.dial("bob");
+  const heard = next(alice, "track");
+
+  (await ringing).answer(makeStream("video"));
+
+  assert.equal((await heard).track.kind, "video");
+});
+
+test("a stream that is added later reaches the other side, and one that is taken away does not stop the call", async () => {
+  const { alice, bob } = await connected();
+  const heard = next(alice, "track");
+  const screen = makeStream("video");
+
+  bob.publish(screen);
+  const { track } = await heard;
+  bob.unpublish(screen);
+  await relayed.next("the offer without it", ({ type, sender }) => type === "SIGNAL_OFFER" && sender === "bob");
+
+  assert.ok(track);
+  assert.equal(bob.isRinging, false);
+});
+
+test("offers that cross are settled: both sides end up stable in one call", async () => {
+  const { alice, bob } = await connected();
+  const heard = Promise.all([next(alice, "track"), next(bob, "track")]);
+
+  alice.publish(makeStream("video"));
+  bob.publish(makeStream("video"));
+  await heard;
+
+  await relayed.next("the last answer", ({ type }) => type === "SIGNAL_ANSWER");
+  assert.ok(FakePeer.all.every(({ transceivers }) => transceivers.some(({ kind }) => kind === "video")));
+});
+
+test("two who dial each other at the same time end up in one call", async () => {
+  const alicesCalls = await makeCalls("alice");
+  const bobsCalls = await makeCalls("bob");
+
+  const alice = alicesCalls.dial("bob", makeStream("audio"));
+  const bob = bobsCalls.dial("alice", makeStream("audio"));
+  await Promise.all([next(alice, "track"), next(bob, "track")]);
+
+  assert.equal(alice.id, bob.id);
+  assert.equal(FakePeer.all.length, 2);
+});
+
+test("hanging up ends the call on both sides", async () => {
+  const { alice, bob, bobsCalls } = await connected();
+  const over = next(bob, "closed");
+  const messages: unknown[] = [];
+  clients[1]!.on("message", ({ data }) => messages.push(data));
+
+  alice.close();
+  alice.close();
+
+  assert.match((await over).reason, /the other side/);
+  assert.equal(bobsCalls.active.size, 0);
+  assert.ok(FakePeer.all.every(({ signalingState }) => signalingState === "closed"));
+  assert.throws(() => alice.publish(makeStream("audio")), InvalidRequestError);
+  assert.equal(messages.length, 1);
+});
+
+test("a call that is refused while it rings ends for the caller", async () => {
+  const alicesCalls = await makeCalls("alice");
+  const bobsCalls = await makeCalls("bob");
+  const ringing = incoming(bobsCalls);
+  const alice = alicesCalls.dial("bob", makeStream("audio"));
+  const over = next(alice, "closed");
+
+  (await ringing).close();
+
+  await over;
+  assert.equal(FakePeer.all.length, 1);
+});
+
+test("a late signal of a call that is over does not ring again", async () => {
+  const { alice, bob, bobsCalls } = await connected();
+  let rings = 0;
+  bobsCalls.on("incoming", () => (rings += 1));
+  const { id } = alice;
+  alice.close();
+  await next(bob, "closed");
+
+  await clients[0]!.sendOffer("bob", { type: "offer", sdp: "[]", call_id: id }, { ack: true });
+  await clients[0]!.sendOffer("bob", { type: "offer", sdp: "[]", call_id: "another" }, { ack: true });
+  await relayed.next("both", ({ fields }) => (fields["signal_data"] as { call_id: string }).call_id === "another");
+  await clients[1]!.sendMessage("alice", 1, { ack: true });
+
+  assert.equal(rings, 1);
+});
+
+test("calling somebody who is not there, or oneself, or twice", async () => {
+  const calls = await makeCalls("alice");
+
+  const call = calls.dial("nobody", makeStream("audio"));
+
+  assert.throws(() => calls.dial("nobody"), InvalidRequestError);
+  assert.throws(() => calls.dial("alice"), InvalidRequestError);
+  assert.ok((await next(call, "closed")).error instanceof NotFoundError);
+  assert.equal(calls.active.size, 0);
+});
+
+test("a call that the token does not allow ends with the service's word", async () => {
+  const calls = await makeCalls("alice");
+  service.onMessage = (connection, message) =>
+    message.type === "ICE_SERVERS" ? relay(connection, message) : connection.refuse(message, 403, "not to bob");
+
+  const { error } = await next(calls.dial("bob", makeStream("audio")), "closed");
+
+  assert.ok(error instanceof ForbiddenError);
+});
+
+test("a call that nobody answers ends after a minute, on both sides", async () => {
+  const alicesCalls = await makeCalls("alice");
+  const bobsCalls = await makeCalls("bob");
+  const ringing = incoming(bobsCalls);
+  mock.timers.enable({ apis: ["setTimeout"] });
+  const alice = alicesCalls.dial("bob", makeStream("audio"));
+  await new Promise<void>((resolve) => bobsCalls.on("incoming", () => resolve()));
+  const over = new Promise<string>((resolve) => alice.on("closed", ({ reason }) => resolve(reason)));
+
+  mock.timers.tick(60_000);
+  mock.timers.reset();
+
+  assert.equal(await soon(over, "the end"), "nobody answered");
+  assert.equal((await ringing).isRinging, false);
+});
+
+test("garbage from the other side is an error event, and the call goes on", async () => {
+  const { alice, bob } = await connected();
+  const errors: Error[] = [];
+  alice.on("error", ({ error }) => errors.push(error));
+  const enough = new Promise<void>((resolve) => alice.on("error", () => errors.length === 4 && resolve()));
+
+  await clients[1]!.sendAnswer("alice", "words");
+  await clients[1]!.sendOffer("alice", { type: "offer", sdp: 7 });
+  await clients[1]!.sendAnswer("alice", { type: "answer", sdp: "[]" });
+  await clients[1]!.sendIceCandidate("alice", null);
+  await soon(enough, "four errors");
+  const heard = next(bob, "track");
+  alice.publish(makeStream("video"));
+
+  await heard;
+});
+
+test("candidates of nobody's call are dropped", async () => {
+  const alicesCalls = await makeCalls("alice");
+  await makeCalls("bob");
+
+  await clients[1]!.sendIceCandidate("alice", { candidate: "c" }, { ack: true });
+  await clients[1]!.sendMessage("alice", { direct_call_ended: "x".repeat(1000) }, { ack: true });
+
+  assert.equal(alicesCalls.active.size, 0);
+});
+
+test("a connection that fails is restarted twice, and then the call is over", async () => {
+  const { alice } = await connected();
+  const over = next(alice, "closed");
+  const states: string[] = [];
+  alice.on("state", ({ state }) => states.push(state));
+  const peer = FakePeer.all[0]!;
+
+  for (const state of ["failed", "connected", "failed", "failed", "failed"]) peer.become(state);
+
+  assert.ok((await over).error instanceof UnavailableError);
+  assert.equal(peer.restarts, 3);
+  assert.deepEqual(states, ["failed", "connected", "failed", "failed", "failed"]);
+});
+
+test("an offer that was lost with the connection is sent again", async () => {
+  const { alice, bob } = await connected();
+  lost.add("SIGNAL_OFFER");
+  alice.publish(makeStream("video"));
+  await relayed.next("the lost offer", ({ type, sender }) => type === "SIGNAL_OFFER" && sender === "alice");
+  lost.clear();
+  const heard = next(bob, "track");
+
+  connections.get("alice")!.socket.terminate();
+
+  assert.equal((await heard).track.kind, "video");
+});
+
+test("at most sixteen calls ring at the same time", async () => {
+  const bobsCalls = await makeCalls("bob");
+  let rings = 0;
+  bobsCalls.on("incoming", () => (rings += 1));
+  const bob = connections.get("bob")!;
+
+  for (let n = 0; n < 20; n += 1) {
+    bob.send("SIGNAL_OFFER", { target_client_id: "bob", sender_client_id: `caller-${n}`, signal_data: { type: "offer", sdp: "[]" } });
+  }
+  bob.send("SIGNAL_MESSAGE", { target_client_id: "bob", sender_client_id: "alice", signal_data: "after these" });
+  await soon(new Promise((resolve) => clients[0]!.on("message", resolve)), "the last message");
+
+  assert.equal(rings, 16);
+  bobsCalls.close();
+  assert.equal(bobsCalls.active.size, 0);
+});
+
+test("muting a call switches what is sent", async () => {
+  const { alice } = await connected();
+  const sent = FakePeer.all[0]!.getSenders()[0]!.track!;
+
+  alice.mute("video");
+  assert.equal(sent.enabled, true);
+  alice.mute();
+  assert.equal(sent.enabled, false);
+  alice.unmute("audio");
+  assert.equal(sent.enabled, true);
+});
+
+test("closing the client ends its calls", async () => {
+  const { alice } = await connected();
+  const over = next(alice, "closed");
+  const connection = connections.get("alice")!;
+  void connection.next("DISCONNECT").then(() => connection.socket.close(1000));
+
+  await clients[0]!.close();
+
+  assert.match((await over).reason, /client is closed/);
+});
+
+test("ICE servers that are passed are used, and the service is not asked", async () => {
+  const calls = await makeCalls("alice", { iceServers: [{ urls: ["stun:mine.example"] }] });
+  await makeCalls("bob");
+
+  calls.dial("bob", makeStream("audio"));
+
+  assert.deepEqual((await relayed.next("the offer")).sender, "alice");
+  assert.deepEqual(FakePeer.all[0]!.configuration.iceServers, [{ urls: ["stun:mine.example"] }]);
+});

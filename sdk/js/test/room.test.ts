@@ -1,0 +1,622 @@
+/** `Room` on real WebSockets, a fake SFU and fake peer connections. */
+
+import assert from "node:assert/strict";
+import { setImmediate } from "node:timers/promises";
+import { afterEach, beforeEach, mock, test } from "node:test";
+
+import { WebSocket } from "ws";
+
+import { SignalClient } from "../src/client.js";
+import { ConflictError, ForbiddenError, InvalidRequestError, MediaBackendError, NotFoundError } from "../src/errors.js";
+import type { JoinOptions, Room, RoomEvents } from "../src/room.js";
+import { FakePeer, makeStream } from "./peer.js";
+import { FakeRooms, refuse, type Fault } from "./rooms.js";
+import { Inbox, TestService, soon } from "./service.js";
+
+let service: TestService;
+let sfu: FakeRooms;
+let clients: SignalClient[];
+
+beforeEach(async () => {
+  mock.method(Math, "random", () => 0); // no waiting between attempts
+  service = await TestService.start();
+  sfu = new FakeRooms(service);
+  clients = [];
+  FakePeer.all = [];
+});
+
+afterEach(async () => {
+  await service.stop();
+  await Promise.all(clients.map((client) => client.close()));
+  mock.restoreAll();
+  assert.equal(sfu.overlaps, 0);
+});
+
+async function makeClient(name: string): Promise<SignalClient> {
+  const client = new SignalClient(service.url, name, "t", { WebSocket });
+  clients.push(client);
+  await client.connect();
+  return client;
+}
+
+async function join(name: string, options: JoinOptions = {}): Promise<Room> {
+  return (await makeClient(name)).join("demo", { create: true, RTCPeerConnection: FakePeer as never, ...options });
+}
+
+/** What happens in a room from now on, as words. */
+function listen(room: Room): Inbox<string> {
+  const heard = new Inbox<string>();
+  room.on("participant-joined", ({ participant }) => heard.put(`+${participant.clientId}`));
+  room.on("participant-left", ({ participant }) => heard.put(`-${participant.clientId}`));
+  room.on("participant-changed", ({ participant }) => heard.put(`~${participant.clientId}`));
+  room.on("track", ({ participant, name }) => heard.put(`track ${participant.clientId} ${name}`));
+  room.on("track-removed", ({ participant, name }) => heard.put(`removed ${participant.clientId} ${name}`));
+  room.on("reconnecting", () => heard.put("reconnecting"));
+  room.on("reconnected", () => heard.put("reconnected"));
+  room.on("error", ({ clientId, name }) => heard.put(`error ${clientId} ${name}`));
+  room.on("closed", ({ reason }) => heard.put(`closed ${reason}`));
+  return heard;
+}
+
+function hear(heard: Inbox<string>, ...words: string[]): Promise<string[]> {
+  return words.reduce<Promise<string[]>>(
+    async (before, word) => [...(await before), await heard.next(word, (each) => each === word)],
+    Promise.resolve([]),
+  );
+}
+
+function nextEvent<Name extends keyof RoomEvents>(room: Room, name: Name): Promise<RoomEvents[Name]> {
+  return soon(new Promise<RoomEvents[Name]>((resolve) => room.on(name, resolve)), `the event ${name}`);
+}
+
+function peerOf(index: number): FakePeer {
+  return FakePeer.all[index]!;
+}
+
+const silence: Fault = () => undefined;
+
+test("two members hear of each other and receive each other's tracks", async () => {
+  const alice = await join("alice", { metadata: { name: "Alice" } });
+  const aliceHears = listen(alice);
+  const bob = await join("bob", { metadata: { name: "Bob" } });
+  const bobHears = listen(bob);
+
+  await alice.publish(makeStream("audio", "video"));
+  await bob.publish(makeStream("video"));
+
+  await hear(aliceHears, "+bob", "track bob video");
+  await hear(bobHears, "track alice audio", "track alice video");
+  const seen = bob.participants.get("alice");
+  assert.deepEqual([seen?.clientId, seen?.metadata], ["alice", { name: "Alice" }]);
+  assert.equal(seen?.tracks.get("video")?.track?.kind, "video");
+  assert.equal(bob.participants.has("bob"), false);
+});
+
+test("listeners added after join miss no track of those that were there before", async () => {
+  await (await join("alice")).publish(makeStream("audio", "video"));
+
+  const bob = await join("bob");
+  const heard = listen(bob);
+
+  await hear(heard, "track alice audio", "track alice video");
+  assert.deepEqual([...bob.participants.keys()], ["alice"]);
+  assert.equal(sfu.count("TRACKS_NEW"), 1); // alice's own: bob's came with the welcome
+});
+
+test("a sender publishes as part of joining, and pulls what is there", async () => {
+  await (await join("alice")).publish(makeStream("audio"));
+
+  const bob = await join("bob", { stream: makeStream("video") });
+  const heard = listen(bob);
+
+  await hear(heard, "track alice audio");
+  const request = await sfu.requests.next("bob's join", ({ client, type }) => client === "bob" && type === "WEBRTC_ROOM_JOIN");
+  assert.equal(request.fields["role"], "sender");
+  assert.deepEqual(request.fields["tracks"], [{ mid: "0", track_name: "video", kind: "video" }]);
+  assert.deepEqual(peerOf(1).configuration.iceServers, [{ urls: ["stun:s.example"] }]);
+});
+
+test("a sender without a stream, a bad room name and an unknown room are refused", async () => {
+  const client = await makeClient("alice");
+
+  await assert.rejects(client.join("demo", { role: "sender" }), InvalidRequestError);
+  await assert.rejects(client.join("a/b"), InvalidRequestError);
+  await assert.rejects(client.join("demo"), NotFoundError);
+  await assert.rejects(client.join("demo", { create: true, stream: makeStream() }), InvalidRequestError);
+});
+
+test("without an RTCPeerConnection joining fails clearly, and the membership is given back", async () => {
+  const client = await makeClient("alice");
+
+  await assert.rejects(client.join("demo", { create: true }), /no RTCPeerConnection here/);
+});
+
+test("a room that another client creates at the same time is joined", async () => {
+  await join("alice");
+  sfu.fail("WEBRTC_ROOM_JOIN", refuse(404));
+
+  const bob = await join("bob");
+
+  assert.deepEqual([...bob.participants.keys()], ["alice"]);
+});
+
+test("a token that may join but not create is told so", async () => {
+  sfu.fail("WEBRTC_ROOM_CREATE", refuse(403));
+
+  await assert.rejects(join("alice"), ForbiddenError);
+});
+
+test("a second membership of the same client is refused and harms the first one nothing", async () => {
+  const alice = await join("alice");
+
+  await assert.rejects(clients[0]!.join("demo", { RTCPeerConnection: FakePeer as never }), ConflictError);
+
+  assert.equal(alice.state, "joined");
+  assert.equal(sfu.count("WEBRTC_ROOM_LEAVE"), 0);
+});
+
+test("joining can be given up, and the service is told", async () => {
+  await join("bob");
+  const controller = new AbortController();
+  sfu.fail("WEBRTC_ROOM_JOIN", () => controller.abort(new Error("changed my mind")));
+
+  await assert.rejects(join("alice", { signal: controller.signal }), /changed my mind/);
+
+  assert.equal(sfu.count("WEBRTC_ROOM_LEAVE"), 1);
+});
+
+test("leaving tells the others, ends the peer connection and is the last event", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob");
+  await bob.publish(makeStream("video"));
+  const aliceHears = listen(alice);
+  const bobHears = listen(bob);
+  await hear(aliceHears, "track bob video");
+
+  await bob.leave("bye");
+  await bob.leave();
+
+  await hear(aliceHears, "removed bob video", "-bob");
+  await hear(bobHears, "closed left");
+  assert.equal(bob.state, "closed");
+  assert.equal(peerOf(1).signalingState, "closed");
+  assert.equal(alice.participants.size, 0);
+  await assert.rejects(bob.publish(makeStream("video")), InvalidRequestError);
+});
+
+test("negotiations wait for each other, whatever is asked for at the same time", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob");
+  const heard = listen(bob);
+  const aliceHears = listen(alice);
+  const streams = [makeStream("audio", "video"), makeStream("video"), makeStream("audio")];
+
+  await Promise.all([
+    ...streams.map((stream) => alice.publish(stream)),
+    bob.publish(makeStream("audio", "video")),
+    bob.publish(makeStream("video"), { name: "screen" }),
+  ]);
+
+  await hear(heard, "track alice audio");
+  await hear(aliceHears, "track bob screen-video");
+  assert.deepEqual(sfu.member("demo", "alice").tracks.map(({ track_name }) => track_name), ["audio", "video", "video-2", "audio-2"]);
+});
+
+test("unpublishing closes the tracks by negotiation, and the others drop theirs", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob");
+  const heard = listen(bob);
+  const stream = makeStream("audio", "video");
+  await alice.publish(stream);
+  await hear(heard, "track alice audio", "track alice video");
+
+  await alice.unpublish(stream);
+
+  await hear(heard, "removed alice audio", "removed alice video");
+  assert.deepEqual(sfu.member("demo", "alice").tracks, []);
+  await sfu.requests.next("bob's closing", ({ client, type }) => client === "bob" && type === "TRACKS_CLOSE");
+  assert.equal(bob.participants.get("alice")?.tracks.size, 0);
+});
+
+test("a track that the SFU refuses rejects publish, and nothing of its stream stays published", async () => {
+  const alice = await join("alice");
+  sfu.badTracks.set("video", 502);
+
+  await assert.rejects(alice.publish(makeStream("audio", "video")), MediaBackendError);
+
+  assert.deepEqual(sfu.member("demo", "alice").tracks, []);
+  sfu.badTracks.clear();
+  await alice.publish(makeStream("audio", "video"));
+});
+
+test("a refused publish leaves the connection fit for the next one", async () => {
+  const alice = await join("alice");
+  sfu.fail("TRACKS_NEW", refuse(403, "may not publish"));
+
+  await assert.rejects(alice.publish(makeStream("video")), ForbiddenError);
+  await alice.publish(makeStream("audio"));
+
+  assert.equal(FakePeer.all.length, 1);
+  assert.equal(peerOf(0).signalingState, "stable");
+});
+
+test("a busy service is asked again", async () => {
+  const alice = await join("alice");
+  sfu.fail("TRACKS_NEW", refuse(429));
+  sfu.fail("TRACKS_NEW", refuse(429));
+
+  await alice.publish(makeStream("video"));
+
+  assert.equal(sfu.count("TRACKS_NEW"), 3);
+});
+
+test("unpublishing before it was published rejects publish and leaves nothing behind", async () => {
+  const alice = await join("alice");
+  const stream = makeStream("video");
+
+  const publishing = alice.publish(stream);
+  const unpublishing = alice.unpublish(stream);
+
+  await publishing.catch((error) => assert.ok(error instanceof InvalidRequestError));
+  await unpublishing;
+  assert.deepEqual(sfu.member("demo", "alice").tracks, []);
+});
+
+test("mute and unmute switch what is sent, by kind or all", async () => {
+  const alice = await join("alice");
+  const stream = makeStream("audio", "video");
+  await alice.publish(stream);
+  const enabled = (): boolean[] => stream.getTracks().map((track) => track.enabled);
+
+  alice.mute("audio");
+  assert.deepEqual(enabled(), [false, true]);
+  alice.mute();
+  assert.deepEqual(enabled(), [false, false]);
+  alice.unmute();
+  assert.deepEqual(enabled(), [true, true]);
+});
+
+test("without autoPull nothing is received until it is asked for", async () => {
+  const alice = await join("alice");
+  await alice.publish(makeStream("audio", "video"));
+  const bob = await join("bob", { autoPull: false });
+  const heard = listen(bob);
+  await sfu.requests.next("bob's closing", ({ client, type }) => client === "bob" && type === "TRACKS_CLOSE");
+
+  bob.pull("alice", "video");
+
+  await hear(heard, "track alice video");
+  assert.equal(bob.participants.get("alice")?.tracks.get("audio")?.track, null);
+  assert.throws(() => bob.pull("alice", "screen"), NotFoundError);
+  assert.throws(() => bob.pull("carol", "video"), NotFoundError);
+});
+
+test("a track that cannot be pulled is an error event, and the others are received", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob");
+  const heard = listen(bob);
+  sfu.badTracks.set("video", 404);
+
+  const publishing = alice.publish(makeStream("audio", "video"));
+  sfu.badTracks.delete("video");
+  await publishing;
+  sfu.badTracks.set("video-2", 404);
+  await hear(heard, "track alice audio");
+  sfu.announce("demo", {
+    event: "tracks_published",
+    participant: sfu.describe("demo", "alice"),
+    tracks: [{ mid: "9", track_name: "video-2", kind: "video" }],
+  });
+
+  await hear(heard, "error alice video-2");
+});
+
+test("a track that is not sending yet is asked for again, three times", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob");
+  const heard = listen(bob);
+  await alice.publish(makeStream("audio"));
+  await hear(heard, "track alice audio");
+  const before = sfu.count("TRACKS_NEW");
+  sfu.badTracks.set("late", 425);
+
+  sfu.announce("demo", {
+    event: "tracks_published",
+    participant: sfu.describe("demo", "alice"),
+    tracks: [{ mid: "9", track_name: "late", kind: "video" }],
+  });
+
+  await hear(heard, "error alice late");
+  assert.equal(sfu.count("TRACKS_NEW"), before + 3);
+});
+
+test("a pull that the SFU passes over in silence is given up rather than repeated for ever", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob");
+  const heard = listen(bob);
+  sfu.fail("TRACKS_NEW", (connection, request) => {
+    sfu.fail("TRACKS_NEW", (other, pull) => other.send("TRACKS_NEW_ACK", { tracks: [] }, pull.id));
+    const { offer_sdp } = request.fields;
+    connection.send("TRACKS_NEW_ACK", { tracks: [{ mid: "0" }], answer_sdp: offer_sdp as string }, request.id);
+    const tracks = [{ mid: "0", track_name: "audio", kind: "audio" } as const];
+    sfu.announce("demo", { event: "tracks_published", participant: sfu.describe("demo", "alice"), tracks });
+  });
+
+  await alice.publish(makeStream("audio"));
+
+  await hear(heard, "error alice audio");
+});
+
+test("metadata and members that change are heard of", async () => {
+  const alice = await join("alice");
+  const heard = listen(alice);
+  await join("bob");
+  await hear(heard, "+bob");
+
+  sfu.member("demo", "bob").metadata = { hand: "up" };
+  sfu.announce("demo", { event: "metadata_changed", participant: sfu.describe("demo", "bob") });
+
+  await hear(heard, "~bob");
+  assert.deepEqual(alice.participants.get("bob")?.metadata, { hand: "up" });
+});
+
+test("a missing event is made good by reading the whole room", async () => {
+  const alice = await join("alice");
+  const heard = listen(alice);
+  const bob = await join("bob");
+  await bob.publish(makeStream("video"));
+  await hear(heard, "track bob video");
+
+  const { connection } = sfu.member("demo", "bob");
+  const carol = { ...sfu.member("demo", "bob"), tracks: [], connection };
+  sfu.rooms.get("demo")!.members.set("carol", carol);
+  sfu.announce("demo", { event: "participant_joined", participant: sfu.describe("demo", "carol") }, false);
+  sfu.member("demo", "bob").tracks = [];
+  sfu.announce("demo", { event: "metadata_changed", participant: sfu.describe("demo", "bob") });
+
+  await hear(heard, "+carol");
+  assert.equal(sfu.count("ROOM_STATE") >= 1, true);
+  assert.deepEqual([...alice.participants.keys()], ["bob", "carol"]);
+  assert.equal(alice.participants.get("bob")?.tracks.size, 0);
+  sfu.rooms.get("demo")!.members.delete("carol");
+});
+
+test("an event that comes twice or late changes nothing", async () => {
+  const alice = await join("alice");
+  await join("bob");
+  const heard = listen(alice);
+  const { connection } = sfu.member("demo", "alice");
+  const participant = sfu.describe("demo", "bob");
+
+  connection.send("ROOM_EVENT", { room_id: "demo", sequence: 1, event: "participant_left", participant });
+  connection.send("ROOM_EVENT", { room_id: "other", sequence: 9, event: "participant_left", participant });
+  sfu.announce("demo", { event: "metadata_changed", participant });
+
+  assert.equal(await heard.next("the first event", (word) => word !== "+bob"), "~bob");
+});
+
+test("an event of a kind that is not known yet is passed over", async () => {
+  const alice = await join("alice");
+  const heard = listen(alice);
+
+  sfu.announce("demo", { event: "recording_started" });
+  await join("bob");
+
+  await hear(heard, "+bob");
+  assert.equal(sfu.count("ROOM_STATE"), 0);
+});
+
+test("a room that is closed closes here", async () => {
+  const alice = await join("alice");
+  const heard = listen(alice);
+
+  sfu.announce("demo", { event: "room_closed", reason: "expired" });
+
+  await hear(heard, "closed expired");
+  assert.equal(peerOf(0).signalingState, "closed");
+});
+
+test("being removed from the room closes it, without another attempt", async () => {
+  const alice = await join("alice");
+  const heard = listen(alice);
+
+  sfu.announce("demo", { event: "participant_left", participant: sfu.describe("demo", "alice"), reason: "removed" });
+
+  await hear(heard, "closed removed");
+  assert.equal(sfu.count("WEBRTC_ROOM_JOIN"), 1);
+});
+
+test("when the peer connection fails the room is joined again, and everything flows again", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob", { stream: makeStream("video") });
+  await alice.publish(makeStream("audio"));
+  const aliceHears = listen(alice);
+  const bobHears = listen(bob);
+  await hear(bobHears, "track alice audio");
+
+  peerOf(1).become("failed");
+
+  await hear(bobHears, "reconnecting", "reconnected", "track alice audio");
+  await hear(aliceHears, "-bob", "+bob", "track bob video");
+  assert.equal(peerOf(1).signalingState, "closed");
+  assert.equal(bob.state, "joined");
+});
+
+test("a disconnected peer connection has seven seconds to recover", async () => {
+  const alice = await join("alice");
+  const heard = listen(alice);
+  mock.timers.enable({ apis: ["setTimeout"] });
+
+  peerOf(0).become("disconnected");
+  mock.timers.tick(6999);
+  peerOf(0).become("connected");
+  mock.timers.tick(7000);
+  assert.equal(alice.state, "joined");
+  peerOf(0).become("disconnected");
+  mock.timers.tick(7000);
+  assert.equal(alice.state, "reconnecting");
+  mock.timers.reset();
+
+  await hear(heard, "reconnecting");
+});
+
+for (const code of [408, 409, 410, 425, 503]) {
+  test(`publishing that meets ${code} is done again with a new media session`, async () => {
+    const alice = await join("alice");
+    const heard = listen(alice);
+    sfu.fail("TRACKS_NEW", refuse(code));
+
+    await alice.publish(makeStream("video"));
+
+    await hear(heard, "reconnecting", "reconnected");
+    assert.deepEqual(sfu.member("demo", "alice").tracks.map(({ track_name }) => track_name), ["video"]);
+    assert.equal(FakePeer.all.length, 2);
+  });
+}
+
+test("an answer that the service has no use for any more makes a new media session", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob");
+  const heard = listen(bob);
+  sfu.fail("RENEGOTIATE", refuse(409, "session replaced"));
+
+  await alice.publish(makeStream("video"));
+
+  await hear(heard, "track alice video", "reconnecting", "reconnected", "track alice video");
+});
+
+test("unpublishing that fails makes a new media session without those tracks", async () => {
+  const alice = await join("alice");
+  const [camera, screen] = [makeStream("video"), makeStream("video")];
+  await alice.publish(camera);
+  await alice.publish(screen, { name: "screen" });
+  const heard = listen(alice);
+  sfu.fail("TRACKS_CLOSE", refuse(502));
+
+  await alice.unpublish(camera);
+  await hear(heard, "reconnecting", "reconnected");
+  await alice.publish(makeStream("audio"));
+
+  assert.deepEqual(sfu.member("demo", "alice").tracks.map(({ track_name }) => track_name), ["screen-video", "audio"]);
+});
+
+test("when the connection to the service is lost and made again the call recovers by itself", async () => {
+  const alice = await join("alice");
+  await alice.publish(makeStream("audio", "video"));
+  const bob = await join("bob");
+  const aliceHears = listen(alice);
+  const bobHears = listen(bob);
+  await hear(bobHears, "track alice video");
+
+  sfu.member("demo", "alice").connection.socket.terminate();
+
+  await hear(aliceHears, "reconnecting", "reconnected");
+  await hear(bobHears, "-alice", "+alice", "track alice video");
+});
+
+test("when the service forgot everything, everybody meets again in the same room", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob", { create: false });
+  await alice.publish(makeStream("audio"));
+  await bob.publish(makeStream("video"));
+  const aliceHears = listen(alice);
+  const bobHears = listen(bob);
+  await hear(aliceHears, "track bob video");
+
+  const sockets = [...sfu.rooms.get("demo")!.members.values()].map(({ connection }) => connection.socket);
+  sfu.rooms.clear();
+  for (const socket of sockets) socket.terminate();
+
+  await hear(aliceHears, "reconnected", "track bob video");
+  await hear(bobHears, "reconnected", "track alice audio");
+});
+
+test("what is published while the connection is lost is published when it is back", async () => {
+  const alice = await join("alice");
+  const lost = nextEvent(alice, "reconnecting");
+  sfu.member("demo", "alice").connection.socket.terminate();
+
+  const publishing = alice.publish(makeStream("video"));
+  await lost;
+  await publishing;
+
+  assert.equal(sfu.member("demo", "alice").tracks.length, 1);
+});
+
+test("joining again is tried ten times", async () => {
+  const alice = await join("alice");
+  for (let n = 0; n < 20; n += 1) sfu.fail("WEBRTC_ROOM_JOIN", refuse(503));
+  const closed = nextEvent(alice, "closed");
+
+  peerOf(0).become("failed");
+
+  assert.match((await closed).reason, /cannot be joined again/);
+  assert.equal(sfu.count("WEBRTC_ROOM_JOIN"), 1 + 9);
+});
+
+test("joining again that is not allowed any more closes the room", async () => {
+  const alice = await join("alice");
+  const publishing = alice.publish(makeStream("video"));
+  await publishing;
+  sfu.fail("WEBRTC_ROOM_JOIN", refuse(403));
+  const closed = nextEvent(alice, "closed");
+
+  peerOf(0).become("failed");
+
+  assert.ok((await closed).error instanceof ForbiddenError);
+});
+
+test("a media session that fails again and again does not go on for ever, one that recovers does", async () => {
+  const alice = await join("alice");
+  const heard = listen(alice);
+
+  for (let n = 0; n < 12; n += 1) {
+    await setImmediate(); // nothing is left to do
+    FakePeer.all.at(-1)!.become("connected");
+    FakePeer.all.at(-1)!.become("failed");
+    await hear(heard, "reconnected");
+  }
+  for (let n = 0; n < 8; n += 1) {
+    FakePeer.all.at(-1)!.become("failed");
+    await hear(heard, "reconnected");
+  }
+  FakePeer.all.at(-1)!.become("failed");
+
+  await hear(heard, "closed the room cannot be joined again");
+});
+
+test("leaving while joining again ends it", async () => {
+  const alice = await join("alice");
+  sfu.fail("WEBRTC_ROOM_JOIN", silence);
+  peerOf(0).become("failed");
+  await sfu.requests.next("the second join", ({ type }) => type === "WEBRTC_ROOM_LEAVE");
+  await sfu.requests.next("the second join", ({ type }) => type === "WEBRTC_ROOM_JOIN");
+
+  await alice.leave();
+
+  assert.equal(alice.state, "closed");
+  assert.ok(FakePeer.all.every(({ signalingState }) => signalingState === "closed"));
+});
+
+test("closing the client closes its rooms", async () => {
+  const alice = await join("alice");
+  const heard = listen(alice);
+  const { connection } = sfu.member("demo", "alice");
+  void connection.next("DISCONNECT").then(() => connection.socket.close(1000));
+
+  await clients[0]!.close();
+
+  await hear(heard, "closed the client is closed");
+  assert.equal(peerOf(0).signalingState, "closed");
+});
+
+test("without a media backend a room is members and messages, and publish says so", async () => {
+  sfu.hasMedia = false;
+  const alice = await join("alice");
+  const heard = listen(alice);
+
+  await join("bob", { stream: makeStream("video") }).catch(() => undefined);
+
+  await hear(heard, "+bob");
+  await assert.rejects(alice.publish(makeStream("video")), /no media backend/);
+});
