@@ -32,7 +32,7 @@ const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 const NAME_OF_BYTE = new Map<number, MessageType>(
   Object.entries(TYPE_BYTES).map(([type, byte]) => [byte, type as MessageType]),
 );
-const MAY_BE_EMPTY: ReadonlySet<MessageType> = new Set<MessageType>(["HEARTBEAT", "DISCONNECT"]);
+const MAY_BE_EMPTY: ReadonlySet<MessageType> = new Set<MessageType>(["HEARTBEAT", "DISCONNECT", "ICE_SERVERS"]);
 
 /** Return a fresh UUID v4. `crypto.randomUUID` would need a secure context, which a page on a LAN does not have. */
 export function makeId(): string {

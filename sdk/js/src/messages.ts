@@ -196,11 +196,21 @@ export interface RoomAck {
   sequence: number;
 }
 
+/** What can happen in a room. */
+export const ROOM_CHANGES = [
+  "participant_joined",
+  "participant_left",
+  "tracks_published",
+  "tracks_unpublished",
+  "metadata_changed",
+  "room_closed",
+] as const;
+
 /** One change of a room; `participant` is the member it is about, as it is after the change. */
 export interface RoomEvent {
   room_id: string;
   sequence: number;
-  event: string;
+  event: (typeof ROOM_CHANGES)[number];
   participant?: Member | undefined;
   tracks?: PublishedTrack[] | undefined;
   reason?: string | undefined;

@@ -6,6 +6,7 @@
 
 import { InvalidRequestError, MalformedMessageError } from "./errors.js";
 import {
+  ROOM_CHANGES,
   isSignalType,
   type ConnectionInfo,
   type DataChannelRequest,
@@ -36,6 +37,9 @@ export function isValidName(name: unknown): name is string {
   return typeof name === "string" && NAME.test(name);
 }
 
+/** Items in one request about tracks or data channels (docs/protocol.md, "Messages"). */
+export const MAX_ITEMS = 64;
+
 // The field table. A rule returns the value to keep, or throws what was expected.
 
 interface Rule {
@@ -59,11 +63,12 @@ function maybe(required: Rule): Rule {
   return { ...required, isOptional: true };
 }
 
-function listOf(item: Rule): Rule {
+function listOf(item: Rule, limit = Infinity): Rule {
   return {
     isOptional: false,
     read(value, where) {
       if (!Array.isArray(value)) throw new MalformedMessageError(`${where} must be a list`);
+      if (value.length > limit) throw new MalformedMessageError(`${where} has ${value.length} items, at most ${limit}`);
       return value.map((each, index) => item.read(each, `${where}[${index}]`));
     },
   };
@@ -104,6 +109,7 @@ const amount = rule("a number", (value) => typeof value === "number");
 // Integers beyond 2^53 would lose digits in a double: better refused than changed.
 const integer = rule("an integer", Number.isSafeInteger);
 const count = rule("an integer of 0 or more", (value) => Number.isSafeInteger(value) && (value as number) >= 0);
+const places = rule("1-65535", (value) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= 65535);
 const object = rule("an object", isObject);
 const kind = oneOf("audio", "video");
 const location = oneOf("local", "remote");
@@ -115,7 +121,8 @@ const simulcast = part<Simulcast>({
   rid_not_available: maybe(order),
 });
 
-const publishedTracks = listOf(part<PublishedTrack>({ mid: tag, track_name: name, kind: maybe(kind) }));
+const publishedTrack = part<PublishedTrack>({ mid: tag, track_name: name, kind: maybe(kind) });
+const publishedTracks = listOf(publishedTrack);
 
 const trackResults = listOf(
   part<TrackResult>({
@@ -155,7 +162,7 @@ const roomEntry: RulesOf<RoomEntry> = {
   ...request,
   role: text,
   offer_sdp: maybe(text),
-  tracks: maybe(publishedTracks),
+  tracks: maybe(listOf(publishedTrack, MAX_ITEMS)),
   metadata: maybe(object),
 };
 
@@ -231,7 +238,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
   REGISTER_ACK: { version: text, status: integer, message: text, client_id: text, session_id: text },
   UNREGISTER: request,
   UNREGISTER_ACK: { version: text, status: integer, message: text, client_id: text },
-  WEBRTC_ROOM_CREATE: { ...roomEntry, room_id: maybe(name), max_participants: maybe(count) },
+  WEBRTC_ROOM_CREATE: { ...roomEntry, room_id: maybe(name), max_participants: maybe(places) },
   WEBRTC_ROOM_CREATE_ACK: roomAck,
   WEBRTC_ROOM_JOIN: { ...roomEntry, room_id: name },
   WEBRTC_ROOM_JOIN_ACK: roomAck,
@@ -240,7 +247,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
   ROOM_EVENT: {
     room_id: text,
     sequence: count,
-    event: text,
+    event: oneOf(...ROOM_CHANGES),
     participant: maybe(member),
     tracks: maybe(publishedTracks),
     reason: maybe(text),
@@ -267,12 +274,13 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
         session_id: maybe(name),
         simulcast: maybe(simulcast),
       }),
+      MAX_ITEMS,
     ),
   },
   TRACKS_NEW_ACK: { tracks: trackResults, ...negotiation },
   RENEGOTIATE: { ...request, room_id: name, answer_sdp: text },
   RENEGOTIATE_ACK: { status: integer },
-  TRACKS_CLOSE: { ...request, room_id: name, tracks: listOf(part({ mid: tag })), offer_sdp: maybe(text) },
+  TRACKS_CLOSE: { ...request, room_id: name, tracks: listOf(part({ mid: tag }), MAX_ITEMS), offer_sdp: maybe(text) },
   TRACKS_CLOSE_ACK: { tracks: trackResults, answer_sdp: maybe(text) },
   TRACKS_UPDATE: {
     ...request,
@@ -285,6 +293,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
         session_id: maybe(name),
         simulcast: maybe(simulcast),
       }),
+      MAX_ITEMS,
     ),
   },
   TRACKS_UPDATE_ACK: { tracks: trackResults },
@@ -303,6 +312,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
         wait_for_ack: maybe(flag),
         can_reply: maybe(flag),
       }),
+      MAX_ITEMS,
     ),
     offer_sdp: maybe(text),
   },

@@ -29,7 +29,7 @@ import type {
   TrackKind,
   TrackResult,
 } from "./messages.js";
-import { NAME_RULE, isValidName } from "./payload.js";
+import { MAX_ITEMS, NAME_RULE, isValidName } from "./payload.js";
 import { Publication, Publications } from "./publications.js";
 
 /** How to join a room. */
@@ -73,11 +73,11 @@ const MAX_FAILURES = 10;
 const BASE_DELAY = 500;
 const MAX_DELAY = 30_000;
 
-// Tracks in one request; an SFU takes no more.
-const MAX_TRACKS = 64;
-
 // The service, or the SFU behind it, has lost the media session or never had it ready: only a new one helps.
 const LOST_CODES: ReadonlySet<number> = new Set([408, 409, 410, 425, 503]);
+
+// The reason of a tracks_unpublished event that nobody asked for (docs/protocol.md, "Rooms").
+const SESSION_LOST = "media session lost";
 
 const NO_MEDIA = "the service has no media backend; call the other directly, with DirectCalls";
 
@@ -412,11 +412,17 @@ export class Room extends Emitter<RoomEvents> {
     if (entry === null || this.#isResyncing || event.sequence <= this.#sequence) return;
     if (event.sequence > this.#sequence + 1) return void this.#resync(entry);
     this.#sequence = event.sequence;
-    const isAboutMe = event.participant?.client_id === this.#client.clientId;
     if (event.event === "room_closed") this.#close(event.reason ?? "the room was closed");
-    else if (event.event === "participant_left" && isAboutMe) this.#close(event.reason ?? "removed from the room");
+    else if (event.participant?.client_id === this.#client.clientId) this.#hearOfMyself(entry, event);
     else this.#members.apply(event);
     void this.#work();
+  }
+
+  #hearOfMyself(entry: Entry, { event, reason }: RoomEvent): void {
+    if (event === "participant_left") this.#close(reason ?? "removed from the room");
+    else if (event === "tracks_unpublished" && reason === SESSION_LOST) {
+      this.#loseMedia(entry, new UnavailableError("the SFU has lost the media session"));
+    }
   }
 
   /** Ask for the whole room, since an event is missing. */
@@ -482,7 +488,7 @@ export class Room extends Emitter<RoomEvents> {
     if (leaving.length > 0) return () => this.#unpublish(entry, media, leaving);
     if (fresh.length > 0) return () => this.#publish(entry, media, fresh);
     if (entry.stale.length > 0) return () => this.#drop(entry, media);
-    const wanted = this.#members.wanted.slice(0, MAX_TRACKS);
+    const wanted = this.#members.wanted.slice(0, MAX_ITEMS);
     return wanted.length > 0 ? () => this.#pull(entry, media, wanted) : null;
   }
 
@@ -519,7 +525,7 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   async #drop(entry: Entry, media: MediaSession): Promise<void> {
-    const mids = entry.stale.splice(0, MAX_TRACKS);
+    const mids = entry.stale.splice(0, MAX_ITEMS);
     await this.#attempt(entry, [], () => media.drop(mids));
   }
 

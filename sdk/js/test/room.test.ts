@@ -8,6 +8,7 @@ import { WebSocket } from "ws";
 
 import { SignalClient } from "../src/client.js";
 import { ConflictError, ForbiddenError, InvalidRequestError, MediaBackendError, NotFoundError } from "../src/errors.js";
+import { encode, makeId } from "../src/frames.js";
 import type { JoinOptions, Room, RoomEvents } from "../src/room.js";
 import { FakePeer, makeStream } from "./peer.js";
 import { FakeRooms, refuse, type Fault } from "./rooms.js";
@@ -395,15 +396,30 @@ test("an event that comes twice or late changes nothing", async () => {
   assert.equal(await heard.next("the first event", (word) => word !== "+bob"), "~bob");
 });
 
-test("an event of a kind that is not known yet is passed over", async () => {
+test("an event that cannot be read is made good like one that is missing", async () => {
   const alice = await join("alice");
   const heard = listen(alice);
+  const { connection } = sfu.member("demo", "alice");
+  const room = sfu.rooms.get("demo")!;
 
-  sfu.announce("demo", { event: "recording_started" });
+  room.sequence += 1;
+  const bytes = Buffer.from(encode("v2", "ROOM_EVENT", makeId(), { room_id: "demo", sequence: 2, event: "room_closed" }));
+  connection.socket.send(Buffer.from(bytes.toString("latin1").replace("room_closed", "room_opened"), "latin1"));
   await join("bob");
 
   await hear(heard, "+bob");
-  assert.equal(sfu.count("ROOM_STATE"), 0);
+  assert.equal(sfu.count("ROOM_STATE"), 1);
+});
+
+test("an SFU that lost this member's media session makes it join again", async () => {
+  const alice = await join("alice");
+  await alice.publish(makeStream("video"));
+  const heard = listen(alice);
+
+  const participant = sfu.describe("demo", "alice");
+  sfu.announce("demo", { event: "tracks_unpublished", participant, tracks: [], reason: "media session lost" });
+
+  await hear(heard, "reconnecting", "reconnected");
 });
 
 test("a room that is closed closes here", async () => {
