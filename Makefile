@@ -38,8 +38,19 @@ tools:
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 		else echo "without Chromium the browser tests are skipped: apt-get install chromium"; fi
+	@command -v npm >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; fi
 
-test: lint tools ## Everything that CI runs
+# The browser SDK's own tests need Node 20 or newer: installed where that is allowed, else left out with a line.
+sdk/js/node_modules: sdk/js/package.json
+	cd sdk/js && npm install --no-audit --no-fund --silent && touch node_modules
+
+test-js: tools
+	@if command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20)'; then $(MAKE) --no-print-directory sdk/js/node_modules && cd sdk/js && npm test; \
+		else echo "the browser SDK was not tested: install Node 20 or newer, with npm"; fi
+
+test: lint tools test-js ## Everything that CI runs
 	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=90
 	$(BIN)/coverage report --include='src/signal_manager/protocol/*' --fail-under=100
 
@@ -62,4 +73,4 @@ bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside ref
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
 
-.PHONY: help run setup lint tools test proto bench clean
+.PHONY: help run setup lint tools test test-js proto bench clean
