@@ -47,7 +47,7 @@ sdk/js/node_modules: sdk/js/package.json
 	cd sdk/js && npm install --no-audit --no-fund --silent && touch node_modules
 
 test-js: tools
-	@if command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20)'; then $(MAKE) --no-print-directory sdk/js/node_modules && cd sdk/js && npm test; \
+	@if command -v npm >/dev/null && node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))'; then $(MAKE) --no-print-directory sdk/js/node_modules && cd sdk/js && npm test; \
 		else echo "the browser SDK was not tested: install Node 20 or newer, with npm"; fi
 
 test: lint tools test-js ## Everything that CI runs
