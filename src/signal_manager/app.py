@@ -36,6 +36,7 @@ from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.router import Router
 from signal_manager.server import Server, listen
 from signal_manager.storage.base import Storage
+from signal_manager.storage.measured import measured
 
 __all__ = ["cloudflare_for", "media_backend_of", "run", "running", "storage_for"]
 
@@ -57,7 +58,8 @@ async def running(config: Config) -> AsyncIterator[Server]:
     _allow_descriptors(config.server.max_connections)
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(listen(config.server.host, config.server.port))
-        storage = await stack.enter_async_context(storage_for(config))
+        metrics = Metrics()
+        storage = measured(await stack.enter_async_context(storage_for(config)), metrics)
         node_id = NodeId(config.bus.node_id or uuid4().hex)
         registrations = Registrations(
             storage=storage,
@@ -65,7 +67,6 @@ async def running(config: Config) -> AsyncIterator[Server]:
             keeps_records=config.auth.auth_method == "store",
             offline_ttl=config.session.session_timeout,
         )
-        metrics = Metrics()
         media = await stack.enter_async_context(_media(config, metrics))
         bus: LocalBus[Connection] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
         rooms = RoomService(
@@ -106,6 +107,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 heartbeat_timeout=config.server.heartbeat_timeout,
                 server_version=__version__,
             ),
+            metrics=metrics,
         )
         await server.start()
         stack.push_async_callback(server.stop)

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import struct
 import time
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Coroutine, Iterator
+from time import perf_counter
 from typing import Any, assert_never
 from uuid import uuid4
 
@@ -25,11 +27,24 @@ from signal_manager.errors import (
     SignalManagerError,
     TooLargeError,
 )
-from signal_manager.model import Caller
+from signal_manager.metrics import Counter, CounterFamily, Metrics
+from signal_manager.model import Caller, ClientId, SessionId
+from signal_manager.presence import Phase, RecentError
 from signal_manager.protocol import relay
 from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
-from signal_manager.protocol.messages import Connect, Message, PayloadType, Peer, Shape, Signal, SignalAck, spec_of
+from signal_manager.protocol.messages import (
+    Connect,
+    ErrorMessage,
+    Message,
+    MessageType,
+    PayloadType,
+    Peer,
+    Shape,
+    Signal,
+    SignalAck,
+    spec_of,
+)
 from signal_manager.protocol.session import (
     Action,
     Authenticate,
@@ -54,13 +69,17 @@ CLOSE_TIMEOUT = 2.0
 
 # Requests of one connection that may wait for their answers at once: those about tracks can take many seconds.
 MAX_PENDING_REQUESTS = 32
+# One relayed signal of so many is timed: the clock costs as much as a part of the relay does.
+_TIMED_ONE_OF = 64
+# Errors that are kept for the dashboard.
+_RECENT_ERRORS = 100
 
 # Two and four bytes of head, or ten (RFC 6455, section 5.2).
 _MEDIUM = struct.Struct(">BBH").pack
 _LONG = struct.Struct(">BBQ").pack
 
 # What the other members of a room are told of a connection that was closed so.
-_REASONS: dict[int, str] = {CloseCode.NORMAL: "left", CloseCode.REPLACED: "replaced"}
+_REASONS: dict[int, str] = {CloseCode.NORMAL: "left", CloseCode.REPLACED: "replaced", CloseCode.EVICTED: "removed"}
 _LOST = "connection lost"
 
 _BINARY = WSMsgType.BINARY
@@ -76,6 +95,7 @@ class Switchboard:
         settings: time limits of every session.
         max_connections: one more is closed with 4503.
         max_message_size: in bytes; a longer message ends its connection with 1009.
+        metrics: where everything is counted.
     """
 
     def __init__(
@@ -86,6 +106,7 @@ class Switchboard:
         settings: SessionSettings,
         max_connections: int,
         max_message_size: int,
+        metrics: Metrics,
     ) -> None:
         self.router = router
         self.bus = bus
@@ -99,6 +120,23 @@ class Switchboard:
         self.joining = False
         self.written: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self.phase = Phase.STARTING
+        self.metrics = metrics
+        self.recent_errors: deque[RecentError] = deque(maxlen=_RECENT_ERRORS)
+        # What the relay path counts, looked up once.
+        self.received = _by_type(metrics.messages_received)
+        self.sent = _by_type(metrics.messages_sent)
+        self.bytes_received = metrics.bytes_received.labelled()
+        self.bytes_sent = metrics.bytes_sent.labelled()
+        self._relay_seconds = metrics.relay_seconds.labelled()
+        self._timed: list[float] = []  # when those timed signals were read that wait for the end of this read
+        metrics.connections.read_from(lambda: len(self.connections))
+        metrics.clients.read_from(lambda: len(bus.subscribers))
+        metrics.signals_relayed.read_from(lambda: self.relayed)
+
+    def sessions(self) -> Iterator[Connection]:
+        """Yield every connection that has proved who it is (`LiveSessions.sessions`)."""
+        return (connection for connection in tuple(self.connections) if connection.is_established)
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run `work` in the background and keep its reference."""
@@ -114,6 +152,7 @@ class Switchboard:
 
     async def stop(self, timeout: float) -> None:
         """Close every connection, cut those still there after `timeout` seconds, and end all background work."""
+        self.phase = Phase.DRAINING
         for connection in tuple(self.connections):
             connection.stop()
         if self.connections:
@@ -132,11 +171,30 @@ class Switchboard:
         written = self.written
         while written:
             written.pop().flush()
+        while self._timed:
+            self._relay_seconds.observe(perf_counter() - self._timed.pop())
+
+    def timed(self, began: float) -> None:
+        """Take the time of a signal that was read at `began`: until it is written, now or at the end of this read."""
+        if self.joining:
+            self._timed.append(began)
+        else:
+            self._relay_seconds.observe(perf_counter() - began)
+
+    def failed(self, error: ErrorMessage, client_id: ClientId | None) -> None:
+        """Count an error that is about to be sent, and remember it."""
+        self.metrics.errors_sent.labelled(str(error.error_code)).add()
+        self.recent_errors.append(RecentError(time.time(), error.error_code, error.error_message, client_id))
 
     def sweep(self, now: float) -> None:
         """Let every connection do what is due."""
         for connection in tuple(self.connections):
             connection.tick(now)
+
+
+def _by_type(family: CounterFamily) -> dict[int, Counter]:
+    """Return a family's counters so that the second byte of a frame finds its own."""
+    return {int(message_type): family.labelled(message_type.name) for message_type in MessageType}
 
 
 async def _guarded(work: Coroutine[Any, Any, None], name: str) -> None:
@@ -165,6 +223,7 @@ class Connection(WSListener):
         "_next_tick",
         "_opened_at",
         "_outbound",
+        "_outcome",
         "_pending",
         "_received",
         "_relays",
@@ -195,6 +254,7 @@ class Connection(WSListener):
         self._pending = 0  # requests that are being answered
         self._close_timer: asyncio.TimerHandle | None = None
         self._close_reason = ""
+        self._outcome = "lost"  # how the connection ended, in one word of a closed set
         self._received = 0
         self._sent = 0
 
@@ -209,6 +269,7 @@ class Connection(WSListener):
         transport.request.headers.clear()
         transport.response.headers.clear()
         self._board.connections.add(self)
+        self._board.metrics.connections_opened.labelled().add()
         log.info("connection opened", address=self._address, framing=self._framing.value)
         if len(self._board.connections) > self._board.max_connections:
             self._perform(self._session.turned_away())
@@ -223,6 +284,7 @@ class Connection(WSListener):
             self._heard = True
             if frame.msg_type is _BINARY and frame.fin and self._fragments is None and self._held is None:
                 data = frame.get_payload_as_bytes()
+                board.bytes_received.value += len(data)
                 if not (self._relays and self._relay(data)):
                     self._take(data, _BINARY)
             else:
@@ -241,6 +303,7 @@ class Connection(WSListener):
         self._board.leave(self)
         self._leave(_LOST)
         self._session.lost()
+        self._board.metrics.connections_closed.labelled(self._outcome).add()
         log.info(
             "connection closed",
             client_id=self._session.client_id,
@@ -269,6 +332,57 @@ class Connection(WSListener):
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection in favour of a newer one (`Subscriber.replaced`)."""
         self._perform(self._session.replaced(same_instance=same_instance))
+
+    # -- what operators see and do (`LiveSession`) -----------------------------------------------------------------
+
+    @property
+    def is_established(self) -> bool:
+        """Whether this is its client's presence now."""
+        return self._caller is not None
+
+    @property
+    def client_id(self) -> ClientId:
+        """The client that it proved to be."""
+        return self._session.client_id or ClientId("")
+
+    @property
+    def session_id(self) -> SessionId:
+        """The session that it carries."""
+        return self._session.session_id or SessionId("")
+
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return self._address
+
+    @property
+    def framing(self) -> str:
+        """How its messages are wrapped."""
+        return self._framing.value
+
+    @property
+    def encoding(self) -> str:
+        """How it writes payloads."""
+        return self._session.payload_type.name.lower()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was opened."""
+        return time.monotonic() - self._opened_at
+
+    @property
+    def received(self) -> int:
+        """Messages from the client."""
+        return self._received
+
+    @property
+    def sent(self) -> int:
+        """Messages to the client."""
+        return self._sent
+
+    def evict(self) -> None:
+        """End the connection because an operator says so."""
+        self._perform(self._session.evicted())
 
     # -- what the server calls -----------------------------------------------------------------------------------
 
@@ -305,12 +419,13 @@ class Connection(WSListener):
 
     def _relay(self, data: bytes) -> bool:
         """Send a signal the short way; False leaves it to the session and the codec."""
+        board = self._board
         end = self._end
         assert end is not None  # noqa: S101 - `_relays` says so
+        began = 0.0 if board.relayed % _TIMED_ONE_OF else perf_counter()
         signal = relay.read(data, end)
         if signal is None:
             return False
-        board = self._board
         target = board.bus.subscribers.get(signal.target_client_id)
         if target is None or target._end is None:
             return False
@@ -319,7 +434,11 @@ class Connection(WSListener):
             return False
         self._received += 1
         board.relayed += 1
+        board.received[data[1]].value += 1
+        board.sent[data[1]].value += 1
         target._write(outgoing)
+        if began:
+            board.timed(began)
         if signal.ack:
             self._acknowledge(signal.target_client_id, data)
         return True
@@ -339,7 +458,8 @@ class Connection(WSListener):
             case WSMsgType.PONG:
                 pass
             case WSMsgType.CLOSE:
-                self._close_reason = self._close_reason or "closed by the client"
+                if not self._close_reason:
+                    self._close_reason, self._outcome = "closed by the client", "client"
                 if not transport.is_close_frame_sent:
                     self.flush()
                     transport.send_close(frame.get_close_code() or WSCloseCode.OK)
@@ -355,7 +475,9 @@ class Connection(WSListener):
             return
         if fragments is None:
             if frame.fin:
-                self._take_or_hold(frame.get_payload_as_bytes(), frame_type)
+                data = frame.get_payload_as_bytes()
+                self._board.bytes_received.value += len(data)
+                self._take_or_hold(data, frame_type)
                 return
             fragments = self._fragments = bytearray((frame_type.value,))
         fragments += frame.get_payload_as_bytes()
@@ -364,6 +486,7 @@ class Connection(WSListener):
             self._close(CloseCode.TOO_LARGE, f"message larger than {self._board.max_message_size} bytes")
         elif frame.fin:
             self._fragments = None
+            self._board.bytes_received.value += len(fragments) - 1
             self._take_or_hold(bytes(fragments[1:]), WSMsgType(fragments[0]))
 
     def _take_or_hold(self, data: bytes, frame_type: WSMsgType) -> None:
@@ -385,6 +508,7 @@ class Connection(WSListener):
                 raise MalformedMessageError(f"expected a {wanted} WebSocket message, got a {came} one")
             header = decode_frame(self._framing, data)
             payload_type = header.payload_type
+            self._board.received[header.message_type].value += 1
             try:
                 message, shape = decode_payload(header.message_type, payload_type, header.payload, sent_by=Peer.CLIENT)
             except MalformedMessageError as error:
@@ -421,6 +545,8 @@ class Connection(WSListener):
                     assert_never(action)
 
     def _send(self, action: Send) -> None:
+        if isinstance(action.message, ErrorMessage):
+            self._board.failed(action.message, self._session.client_id)
         try:
             data = self._encode(action.message, action.message_id, action.payload_type, action.shape)
         except TooLargeError as error:
@@ -446,10 +572,12 @@ class Connection(WSListener):
         try:
             caller = await board.router.admit(connect)
         except SignalManagerError as error:
+            board.metrics.authentications.labelled("unavailable" if error.may_retry else "refused").add()
             log.info("connection refused", client_id=connect.client_id, address=self._address, reason=error.message)
             self._perform(session.refused(error))
             self._release()
             return
+        board.metrics.authentications.labelled("accepted").add()
         actions = session.accepted(caller.identity, caller.session_id, now=time.monotonic())
         if actions:  # the client may have gone meanwhile
             self._join(caller, connect)
@@ -519,14 +647,16 @@ class Connection(WSListener):
 
     def _encode(self, message: Message, message_id: bytes | None, payload_type: PayloadType, shape: Shape) -> bytes:
         payload_type, payload = encode_payload(message, payload_type, shape, sent_by=Peer.SERVICE)
-        return encode_frame(
-            self._framing, spec_of(message).message_type, message_id or uuid4().bytes, payload_type, payload
-        )
+        message_type = spec_of(message).message_type
+        frame = encode_frame(self._framing, message_type, message_id or uuid4().bytes, payload_type, payload)
+        self._board.sent[message_type].value += 1
+        return frame
 
     def _write(self, data: bytes) -> None:
         """Write one message: at once, or with the others of this read."""
         self._sent += 1
         board = self._board
+        board.bytes_sent.value += len(data)
         if board.joining:
             if not self._outbound:
                 board.written.append(self)
@@ -543,13 +673,13 @@ class Connection(WSListener):
         elif self._transport is not None:
             self._transport.send(_BINARY if self._framing is not Framing.JSON else _TEXT, data)
 
-    def _close(self, code: int, reason: str) -> None:
+    def _close(self, code: CloseCode, reason: str) -> None:
         """Start the closing handshake; the socket is cut if the client does not take part in it."""
         transport = self._transport
         self._leave(_REASONS.get(code, _LOST))
         if transport is None or transport.is_close_frame_sent:
             return
-        self._close_reason = f"{int(code)} {reason}"
+        self._close_reason, self._outcome = f"{int(code)} {reason}", code.name.lower()
         self.flush()
         transport.send_close(code, reason)  # type: ignore[arg-type]  # the stub has no private codes
         self._close_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.cut)

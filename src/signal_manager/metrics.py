@@ -11,16 +11,22 @@ it. Label values come from closed sets in the code, never from a peer: every dis
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-__all__ = ["Counter", "CounterFamily", "Histogram", "HistogramFamily", "Metrics"]
+__all__ = ["Counter", "CounterFamily", "Histogram", "HistogramFamily", "KeptElsewhere", "Metrics"]
 
 # Upper bounds in seconds. An SFU call takes about 250 ms at the median and 1.1 s at p99; empty tracks wait 8 s.
 CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# A relay takes tens of microseconds alone, and a millisecond where one read brings a hundred signals.
+RELAY_SECONDS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+# SQLite answers in a fraction of a millisecond, Firestore in tens; above these bounds operations are given up.
+STORAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+# 50 ms is what people call responsive; whole seconds are what makes heartbeats fail.
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 class Counter:
@@ -68,6 +74,17 @@ class CounterFamily:
             child = self._children[values] = Counter()
         return child
 
+    def total(self) -> int:
+        """Return the sum over all label values."""
+        return sum(child.value for child in self._children.values())
+
+    def by_label(self) -> dict[str, int]:
+        """Return what was counted for each value of the first label."""
+        counts: dict[str, int] = {}
+        for values, child in self._children.items():
+            counts[values[0]] = counts.get(values[0], 0) + child.value
+        return counts
+
     def read(self) -> Metric:
         """Return the present numbers in Prometheus's words."""
         family = CounterMetricFamily(self._name, self._help, labels=self._labels)
@@ -103,10 +120,74 @@ class HistogramFamily:
         return family
 
 
+class KeptElsewhere:
+    """One number that somebody keeps anyway, asked for when it is read."""
+
+    def __init__(self, name: str, help_text: str, *, only_grows: bool = False) -> None:
+        self._name = name
+        self._help = help_text
+        self._only_grows = only_grows
+        self._source: Callable[[], float] | None = None
+
+    def read_from(self, source: Callable[[], float]) -> None:
+        """Ask `source` from now on."""
+        self._source = source
+
+    def value(self) -> float:
+        """Return the present number; 0 while nobody keeps it."""
+        return 0 if self._source is None else self._source()
+
+    def read(self) -> Metric:
+        """Return the present number in Prometheus's words; no sample while nobody keeps it."""
+        kind = CounterMetricFamily if self._only_grows else GaugeMetricFamily
+        family = kind(self._name, self._help, labels=())
+        if self._source is not None:
+            family.add_metric((), self._source())
+        return family
+
+
 class Metrics:
     """Every number the service publishes; register it with a prometheus-client registry to serve them."""
 
     def __init__(self) -> None:
+        self.connections = KeptElsewhere("signal_manager_connections", "WebSocket connections that are open.")
+        self.connections_opened = CounterFamily("signal_manager_connections_opened", "WebSocket connections accepted.")
+        self.connections_closed = CounterFamily(
+            "signal_manager_connections_closed", "WebSocket connections ended, by why they ended.", ("outcome",)
+        )
+        self.clients = KeptElsewhere("signal_manager_clients", "Clients that are signed in.")
+        self.authentications = CounterFamily(
+            "signal_manager_authentications", "CONNECT requests by what became of them.", ("outcome",)
+        )
+        self.messages_received = CounterFamily("signal_manager_messages_received", "Messages from clients.", ("type",))
+        self.messages_sent = CounterFamily("signal_manager_messages_sent", "Messages to clients.", ("type",))
+        self.bytes_received = CounterFamily("signal_manager_received_bytes", "Bytes of messages from clients.")
+        self.bytes_sent = CounterFamily("signal_manager_sent_bytes", "Bytes of messages to clients.")
+        self.signals_relayed = KeptElsewhere(
+            "signal_manager_signals_relayed", "Signals passed from one client to another.", only_grows=True
+        )
+        self.relay_seconds = HistogramFamily(
+            "signal_manager_relay_seconds",
+            "Time from reading a signal to writing it to its target's socket; one signal of 64 is timed.",
+            bounds=RELAY_SECONDS,
+        )
+        self.errors_sent = CounterFamily("signal_manager_errors_sent", "ERROR messages by their code.", ("code",))
+        self.rooms = KeptElsewhere("signal_manager_rooms", "Rooms with a member on this node.")
+        self.participants = KeptElsewhere("signal_manager_participants", "Members of rooms on this node.")
+        self.storage_calls = CounterFamily(
+            "signal_manager_storage_calls", "Storage operations by how they ended.", ("operation", "outcome")
+        )
+        self.storage_seconds = HistogramFamily(
+            "signal_manager_storage_seconds",
+            "Time that a storage operation took.",
+            ("operation",),
+            bounds=STORAGE_SECONDS,
+        )
+        self.event_loop_lag_seconds = HistogramFamily(
+            "signal_manager_event_loop_lag_seconds",
+            "How late the event loop ran something that was due.",
+            bounds=LAG_SECONDS,
+        )
         self.media_calls = CounterFamily(
             "signal_manager_media_calls", "Calls to the SFU by how they ended.", ("operation", "outcome")
         )

@@ -18,6 +18,8 @@ from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithLis
 from signal_manager.bus.local import LocalBus
 from signal_manager.connection import Connection, Switchboard
 from signal_manager.errors import ConfigurationError
+from signal_manager.metrics import Metrics
+from signal_manager.presence import LiveSessions, Phase
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, choose_subprotocol
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.router import Router
@@ -48,6 +50,7 @@ class Server:
         max_connections: a further connection is closed with 4503.
         max_message_size, read_buffer_size: in bytes.
         session: the time limits of every session.
+        metrics: where everything is counted.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Server:
         max_message_size: int = 1048576,
         read_buffer_size: int = 2048,
         session: SessionSettings,
+        metrics: Metrics,
     ) -> None:
         self.host: str = listener.getsockname()[0]
         self.port: int = listener.getsockname()[1]
@@ -75,10 +79,16 @@ class Server:
             settings=session,
             max_connections=max_connections,
             max_message_size=max_message_size,
+            metrics=metrics,
         )
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._started_at = time.monotonic()
+
+    @property
+    def presence(self) -> LiveSessions:
+        """Who is connected."""
+        return self._board
 
     async def start(self) -> None:
         """Accept clients."""
@@ -95,6 +105,7 @@ class Server:
         )
         self._started_at = time.monotonic()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="sweep")
+        self._board.phase = Phase.SERVING
 
     async def stop(self) -> None:
         """Stop listening, say good-bye to every client, and cut those that do not answer."""

@@ -33,6 +33,7 @@ from signal_manager.client.link import DEFAULT_HEARTBEAT_INTERVAL, MAX_GOAWAY_DE
 from signal_manager.errors import (
     AuthenticationError,
     ConflictError,
+    ForbiddenError,
     InvalidRequestError,
     MalformedMessageError,
     SignalManagerError,
@@ -257,6 +258,7 @@ async def test_these_close_codes_bring_the_client_back(service: FakeService, cod
         (1009, TooLargeError),
         (4400, InvalidRequestError),
         (4401, AuthenticationError),
+        (4403, ForbiddenError),
         (4409, ConflictError),
     ],
 )

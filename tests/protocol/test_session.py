@@ -271,6 +271,11 @@ def test_the_newest_connection_of_a_client_wins(connected: Client) -> None:
     assert connected.session.replaced(same_instance=False) == []
 
 
+def test_an_operator_ends_a_session_for_good(connected: Client) -> None:
+    assert connected.session.evicted() == [Close(CloseCode.EVICTED, "disconnected by an operator")]
+    assert connected.session.evicted() == []
+
+
 def test_a_stale_connection_of_the_same_instance_may_come_back(connected: Client) -> None:
     (close,) = connected.session.replaced(same_instance=True)
 
@@ -340,7 +345,9 @@ def test_error_codes_fit_what_the_client_can_read(error: SignalManagerError, pla
 
 def test_the_table_is_whole_but_for_what_cannot_happen() -> None:
     """A connection that has not asked cannot be answered, and messages are held back while it waits for an answer."""
-    no_answer = {(State.AWAITING_CONNECT, event) for event in (Input.ACCEPTED, Input.REFUSED, Input.REPLACED)}
+    no_answer = {
+        (State.AWAITING_CONNECT, event) for event in (Input.ACCEPTED, Input.REFUSED, Input.REPLACED, Input.EVICTED)
+    }
     held_back = {
         (State.AUTHENTICATING, event)
         for event in Input

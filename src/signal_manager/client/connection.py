@@ -29,6 +29,7 @@ from signal_manager.client.timing import Clock
 from signal_manager.errors import (
     AuthenticationError,
     ConflictError,
+    ForbiddenError,
     InvalidRequestError,
     MalformedMessageError,
     RateLimitedError,
@@ -67,12 +68,13 @@ ABNORMAL = 1006
 _NO_CODE = 1005
 
 # docs/protocol.md, "Errors and close codes": coming back would meet the same refusal.
-_FINAL_CODES = frozenset({1000, 1009, 4400, 4401, 4409})
+_FINAL_CODES = frozenset({1000, 1009, 4400, 4401, 4403, 4409})
 
 _ERROR_OF_CODE: dict[int, type[SignalManagerError]] = {
     1009: TooLargeError,
     4400: InvalidRequestError,
     4401: AuthenticationError,
+    4403: ForbiddenError,
     4408: TooLateError,
     4409: ConflictError,
     4429: RateLimitedError,

@@ -99,6 +99,7 @@ class Input(StrEnum):
     REFUSED = "credentials refused"
     SILENT = "deadline passed"
     REPLACED = "replaced"
+    EVICTED = "disconnected by an operator"
     NO_ROOM = "service is full"
     STOPPED = "service stops"
     LOST = "connection lost"
@@ -120,6 +121,7 @@ class Reaction(StrEnum):
     GOOD_BYE = "close 1000"
     TIME_OUT = "close 4408"
     YIELD = "close 4408 or 4409"
+    EVICT = "close 4403"
     GIVE_UP = "close 4400"
     TURN_AWAY = "close 4503"
     STOP = "close 1012"
@@ -136,6 +138,7 @@ class CloseCode(IntEnum):
     RESTARTING = 1012
     MALFORMED = 4400
     UNAUTHENTICATED = 4401
+    EVICTED = 4403
     TIMED_OUT = 4408
     REPLACED = 4409
     SLOW_CONSUMER = 4413
@@ -196,6 +199,7 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
     (State.ESTABLISHED, Input.INCORRIGIBLE): _Move(State.CLOSING, Reaction.GIVE_UP),
     (State.ESTABLISHED, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
     (State.ESTABLISHED, Input.REPLACED): _Move(State.CLOSING, Reaction.YIELD),
+    (State.ESTABLISHED, Input.EVICTED): _Move(State.CLOSING, Reaction.EVICT),
     (State.ESTABLISHED, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
     (State.ESTABLISHED, Input.LOST): _Move(State.CLOSED, Reaction.END),
     # A close frame is on its way: whatever the client had sent before it read that frame no longer counts.
@@ -421,6 +425,12 @@ class Session:
         if same_instance:
             return [Close(CloseCode.TIMED_OUT, "continued on another connection")]
         return [Close(CloseCode.REPLACED, "replaced by a newer session")]
+
+    def evicted(self) -> list[Action]:
+        """Take the news that an operator wants the client gone."""
+        if self._advance(Input.EVICTED) is Reaction.IGNORE:
+            return []
+        return [Close(CloseCode.EVICTED, "disconnected by an operator")]
 
     def turned_away(self) -> list[Action]:
         """Take the news that the service has no room for one more connection."""
