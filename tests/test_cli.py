@@ -213,6 +213,7 @@ class Service:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SIGNAL_MANAGER_")}
+        environ["SIGNAL_MANAGER_METRICS_PORT"] = "0"
         command = [sys.executable, "-m", "signal_manager", "serve", "--port", "0", *arguments]
         self.process = subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True)
         self._limit = threading.Timer(30, self.process.kill)

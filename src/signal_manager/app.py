@@ -19,9 +19,10 @@ import uvloop
 
 from signal_manager import __version__, logs
 from signal_manager.adapters import load_adapter
+from signal_manager.admin import AdminServer
 from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.local import LocalBus
-from signal_manager.config import Config, insecure_settings, unsupported_settings, weak_secrets
+from signal_manager.config import Config, insecure_settings, is_loopback, unsupported_settings, weak_secrets
 from signal_manager.connection import Connection
 from signal_manager.errors import ConfigurationError
 from signal_manager.housekeeping import Housekeeping
@@ -109,6 +110,8 @@ async def running(config: Config) -> AsyncIterator[Server]:
             ),
             metrics=metrics,
         )
+        if config.metrics.enabled:
+            await stack.enter_async_context(_admin(config, server, storage=storage, metrics=metrics))
         await server.start()
         stack.push_async_callback(server.stop)
         log.info("service started", host=server.host, port=server.port, version=__version__)
@@ -251,6 +254,21 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[_Media
         )
         async with backend:
             yield _Media(backend, sfu.app_id)
+
+
+def _admin(config: Config, server: Server, *, storage: Storage, metrics: Metrics) -> AdminServer:
+    """Build the second port."""
+    return AdminServer(
+        host=config.metrics.host,
+        port=config.metrics.port,
+        is_loopback=is_loopback(config.metrics.host),
+        version=__version__,
+        presence=server.presence,
+        storage=storage,
+        metrics=metrics,
+        connection_stats_interval=config.metrics.connection_stats_interval,
+        message_stats_interval=config.metrics.message_stats_interval,
+    )
 
 
 @contextlib.asynccontextmanager

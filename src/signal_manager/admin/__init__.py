@@ -1,0 +1,8 @@
+"""The second port: health, metrics, the management interface, the dashboard and the demo page.
+
+`server.py` serves the rest of this package over HTTP; a fault in here never reaches the clients' connections.
+"""
+
+from signal_manager.admin.server import AdminServer
+
+__all__ = ["AdminServer"]

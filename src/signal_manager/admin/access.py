@@ -1,0 +1,150 @@
+"""Who may use the second port: checked before anything of a request is read.
+
+Pure ASGI, around the whole application. What it refuses, and why, is in docs/operations.md, "The admin port".
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from hashlib import sha256
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["MAX_BODY", "Guard", "refusal"]
+
+log = structlog.get_logger(__name__)
+
+# In bytes; the largest thing that anybody sends here is a message for a client.
+MAX_BODY = 262_144
+_TOO_LARGE = f"expected a body of at most {MAX_BODY} bytes"
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# Sec-Fetch-Site of a page of ours, and of an address that a person typed.
+_OUR_SITES = frozenset({"same-origin", "none"})
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+# For whatever does not say its own: nothing from elsewhere, nothing inline.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return an error in the shape that all errors on this port have."""
+    return JSONResponse({"error_code": status, "error_message": message}, status_code=status, headers=headers)
+
+
+class Guard:
+    """Let through what may be let through.
+
+    - **DNS rebinding**: on loopback, the Host header must name this machine, for every path: a page of another site
+      whose name was made to point here would have its own name in it. Beyond loopback a token is required, which such
+      a page does not have.
+    - **Token**: where one is set, everything below /api/ and everything that changes something needs it.
+    - **Cross-site requests**: what changes something must be JSON, which a page of another site cannot send without
+      asking first, and must come from a page of this origin if it comes from a page at all.
+    - **Size**: a body of more than `MAX_BODY` bytes is refused.
+
+    Args:
+        host: the name or address that is listened on.
+        is_loopback: whether only this machine can reach that.
+        token: the bearer token, or "" for none.
+    """
+
+    def __init__(self, app: ASGIApp, *, host: str, is_loopback: bool, token: str = "") -> None:
+        self._app = app
+        self._host = host.lower()
+        self._is_loopback = is_loopback
+        self._digest = sha256(token.encode()).digest() if token else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that is refused; pass on any other, with safe headers on its answer."""
+        if scope["type"] != "http":  # pragma: no cover - uvicorn is told to serve nothing else
+            return
+        headers = Headers(scope=scope)
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    given.setdefault(name, value)
+                given.setdefault("Content-Security-Policy", _POLICY)
+            await send(message)
+
+        answer = self._refuse(scope["method"], scope["path"], headers)
+        if answer is not None:
+            peer = scope.get("client")
+            log.info("admin request refused", status=answer.status_code, address=peer[0] if peer else "unknown")
+            await answer(scope, receive, send_safely)
+            return
+        await self._app(scope, _Bounded(receive) if scope["method"] not in _SAFE_METHODS else receive, send_safely)
+
+    def _refuse(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
+        host = headers.get("host", "")
+        if self._is_loopback and not self._is_this_machine(_name_in(host)):
+            return refusal(403, "the Host header does not name this machine")
+        changes = method not in _SAFE_METHODS
+        if (changes or path.startswith("/api/")) and not self._is_authorized(headers.get("authorization", "")):
+            return refusal(401, "expected the bearer token of admin.token", {"WWW-Authenticate": "Bearer"})
+        if not changes:
+            return None
+        if headers.get("sec-fetch-site", "none") not in _OUR_SITES:
+            return refusal(403, "the request comes from a page of another site")
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+            return refusal(403, "the request comes from a page of another origin")
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return refusal(415, "expected Content-Type: application/json")
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MAX_BODY:
+            return refusal(413, _TOO_LARGE)
+        return None
+
+    def _is_this_machine(self, name: str) -> bool:
+        if name in ("localhost", self._host):
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False
+
+    def _is_authorized(self, authorization: str) -> bool:
+        if self._digest is None:
+            return True
+        scheme, _, token = authorization.partition(" ")
+        # Hashed, so that the comparison takes the same time for a token of any length.
+        given = sha256(token.strip().encode("utf-8", "surrogatepass")).digest()
+        return hmac.compare_digest(given, self._digest) and scheme.lower() == "bearer"
+
+
+class _Bounded:
+    """Count the bytes of a body that did not say how long it is."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = MAX_BODY
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            raise HTTPException(413, _TOO_LARGE)
+        return message
+
+
+def _name_in(host: str) -> str:
+    """Return a Host header's name or address, without the port and without brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()

@@ -1,0 +1,107 @@
+"""What machines ask: is the process alive, should it get clients, and its numbers for Prometheus.
+
+None of it needs a token: it tells how much there is, never who or what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+
+from signal_manager.errors import SignalManagerError
+from signal_manager.metrics import Metrics
+from signal_manager.model import RoomId
+from signal_manager.presence import LiveSessions, Phase
+from signal_manager.storage.base import Storage
+
+__all__ = ["Readiness", "probes"]
+
+log = structlog.get_logger(__name__)
+
+# How long storage may take before the service counts as not ready (s): orchestrators give a probe about as long.
+STORAGE_PATIENCE = 1.0
+# How long storage's last answer is good enough (s): anybody may ask here, and in the cloud a read costs money.
+STORAGE_ANSWER_KEPT = 1.0
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+class Readiness:
+    """Say whether the service should be given clients.
+
+    Args:
+        timer: seconds, monotonic.
+    """
+
+    def __init__(
+        self, *, presence: LiveSessions, storage: Storage, timer: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._presence = presence
+        self._storage = storage
+        self._timer = timer
+        self._asked_at: float | None = None
+        self._storage_fault: str | None = None
+        self._asking = asyncio.Lock()
+
+    async def faults(self) -> list[str]:
+        """Return why it should not, as short phrases; none when it should."""
+        phase = self._presence.phase
+        faults = [] if phase is Phase.SERVING else [phase.value]
+        async with self._asking:
+            if self._asked_at is None or self._timer() - self._asked_at >= STORAGE_ANSWER_KEPT:
+                self._storage_fault = await self._ask_storage()
+                self._asked_at = self._timer()
+        return faults if self._storage_fault is None else [*faults, self._storage_fault]
+
+    async def _ask_storage(self) -> str | None:
+        try:
+            async with asyncio.timeout(STORAGE_PATIENCE):
+                await self._storage.get_room(RoomId("readiness"))
+        except TimeoutError:
+            return "storage does not answer"
+        except SignalManagerError as error:
+            log.warning("storage failed", reason=error.message)
+            return "storage fails"
+        return None
+
+
+def probes(*, presence: LiveSessions, storage: Storage, metrics: Metrics, version: str) -> APIRouter:
+    """Return the routes /health, /ready and /metrics."""
+    router = APIRouter(tags=["probes"])
+    readiness = Readiness(presence=presence, storage=storage)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(metrics)
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    started_at = time.monotonic()
+
+    @router.get("/health")
+    async def health() -> JSONResponse:
+        """Tell that the process is alive: 200 whenever it can answer at all."""
+        body: dict[str, Any] = {
+            "status": "healthy",
+            "version": version,
+            "uptime": round(time.monotonic() - started_at, 3),
+            "connections": int(metrics.connections.value()),
+        }
+        return JSONResponse(body, headers=_NO_STORE)
+
+    @router.get("/ready")
+    async def ready() -> JSONResponse:
+        """Tell whether the service should be given clients: 200, or 503 with the reasons."""
+        faults = await readiness.faults()
+        body = {"status": "not ready" if faults else "ready", "reasons": faults}
+        return JSONResponse(body, status_code=503 if faults else 200, headers=_NO_STORE)
+
+    @router.get("/metrics")
+    async def read_metrics() -> Response:
+        """Return every number in Prometheus's text format."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST, headers=_NO_STORE)
+
+    return router

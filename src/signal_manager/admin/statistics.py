@@ -1,0 +1,271 @@
+"""What happens over time: samples of the last fifteen minutes, the event loop's lag, and lines for the log.
+
+`Metrics` knows totals since the start; here they become rates. The dashboard draws the samples, `events.py` sends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import time
+from collections import Counter as Counts
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import structlog
+
+from signal_manager.metrics import Metrics
+
+__all__ = ["SAMPLES", "SAMPLE_INTERVAL", "Sample", "Statistics", "quantile"]
+
+log = structlog.get_logger(__name__)
+
+# Fifteen minutes, in steps that a person sees as live (s).
+SAMPLE_INTERVAL = 2.0
+SAMPLES = 450
+# How often the event loop's lag is looked at (s): often enough to see a stall of its p99, rarely enough to be free.
+LAG_INTERVAL = 0.25
+
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """The service during one interval that ended `at` (seconds since the epoch).
+
+    Counts are of that moment, rates are per second over the interval, times are in seconds, `memory` is resident bytes
+    and `cpu` the share of one core. Times are None where nothing was timed.
+    """
+
+    at: float
+    connections: int
+    clients: int
+    rooms: int
+    participants: int
+    received: float
+    sent: float
+    relayed: float
+    received_bytes: float
+    sent_bytes: float
+    errors: float
+    relay_p50: float | None
+    relay_p99: float | None
+    lag: float
+    cpu: float
+    memory: int
+
+
+class _Totals(msgspec.Struct, frozen=True):
+    """Everything that only grows, at one moment."""
+
+    opened: int
+    closed: dict[str, int]
+    received: int
+    sent: int
+    relayed: int
+    received_bytes: int
+    sent_bytes: int
+    errors: dict[str, int]
+    authentications: dict[str, int]
+    relay_counts: tuple[int, ...]
+    cpu_seconds: float
+
+
+class Statistics:
+    """Watch the service while it runs; an async context manager.
+
+    Args:
+        metrics: what is watched.
+        connection_stats_interval, message_stats_interval: seconds between two lines of the log.
+        clock: seconds since the epoch.
+        timer: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        connection_stats_interval: float = 60.0,
+        message_stats_interval: float = 30.0,
+        clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.samples: deque[Sample] = deque(maxlen=SAMPLES)
+        self._metrics = metrics
+        self._intervals = (connection_stats_interval, message_stats_interval)
+        self._clock = clock
+        self._timer = timer
+        self._lag = metrics.event_loop_lag_seconds.labelled()
+        self._relay = metrics.relay_seconds.labelled()
+        self._longest_lag = 0.0  # since the last sample
+        self._sampled_at = timer()
+        totals = self._read()
+        self._at_sample = self._at_connection_line = self._at_message_line = totals
+        self._is_over = False
+        self._news = asyncio.Event()  # set at the next sample, and then replaced
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        connections, messages = self._intervals
+        for interval, duty, name in (
+            (SAMPLE_INTERVAL, self.sample, "sample"),
+            (connections, self.log_connections, "connection statistics"),
+            (messages, self.log_messages, "message statistics"),
+        ):
+            self._tasks.append(asyncio.create_task(_every(interval, duty), name=name))
+        self._tasks.append(asyncio.create_task(self._watch_loop(asyncio.sleep), name="event loop lag"))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def end(self) -> None:
+        """Tell whoever waits for a sample that there will be none."""
+        self._is_over = True
+        self._news.set()
+
+    async def next_sample(self) -> Sample | None:
+        """Wait for the next sample; None when there will be none, because the service stops."""
+        if not self._is_over:
+            await self._news.wait()
+        return None if self._is_over else self.samples[-1]
+
+    def sample(self) -> None:
+        """Add a sample of the time since the last one."""
+        now, totals, before = self._timer(), self._read(), self._at_sample
+        seconds = max(now - self._sampled_at, 1e-3)
+        timed = [after - earlier for after, earlier in zip(totals.relay_counts, before.relay_counts, strict=True)]
+        metrics = self._metrics
+        self.samples.append(
+            Sample(
+                at=round(self._clock(), 3),
+                connections=int(metrics.connections.value()),
+                clients=int(metrics.clients.value()),
+                rooms=int(metrics.rooms.value()),
+                participants=int(metrics.participants.value()),
+                received=round((totals.received - before.received) / seconds, 2),
+                sent=round((totals.sent - before.sent) / seconds, 2),
+                relayed=round((totals.relayed - before.relayed) / seconds, 2),
+                received_bytes=round((totals.received_bytes - before.received_bytes) / seconds, 2),
+                sent_bytes=round((totals.sent_bytes - before.sent_bytes) / seconds, 2),
+                errors=round((sum(totals.errors.values()) - sum(before.errors.values())) / seconds, 2),
+                relay_p50=quantile(self._relay.bounds, timed, 0.5),
+                relay_p99=quantile(self._relay.bounds, timed, 0.99),
+                lag=round(self._longest_lag, 6),
+                cpu=round((totals.cpu_seconds - before.cpu_seconds) / seconds, 4),
+                memory=_resident_bytes(),
+            )
+        )
+        self._sampled_at, self._at_sample, self._longest_lag = now, totals, 0.0
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def log_connections(self) -> None:
+        """Write a line about the connections since the last one."""
+        totals, before = self._read(), self._at_connection_line
+        self._at_connection_line = totals
+        log.info(
+            "connection statistics",
+            open=int(self._metrics.connections.value()),
+            clients=int(self._metrics.clients.value()),
+            opened=totals.opened - before.opened,
+            closed=_since(totals.closed, before.closed),
+            authentications=_since(totals.authentications, before.authentications),
+        )
+
+    def log_messages(self) -> None:
+        """Write a line about the messages since the last one."""
+        totals, before = self._read(), self._at_message_line
+        self._at_message_line = totals
+        timed = [after - earlier for after, earlier in zip(totals.relay_counts, before.relay_counts, strict=True)]
+        p99 = quantile(self._relay.bounds, timed, 0.99)
+        log.info(
+            "message statistics",
+            received=totals.received - before.received,
+            sent=totals.sent - before.sent,
+            relayed=totals.relayed - before.relayed,
+            received_bytes=totals.received_bytes - before.received_bytes,
+            sent_bytes=totals.sent_bytes - before.sent_bytes,
+            errors=_since(totals.errors, before.errors),
+            relay_p99_ms=None if p99 is None else round(p99 * 1000, 3),
+        )
+
+    def lagged(self, seconds: float) -> None:
+        """Take note of how late the event loop ran something."""
+        seconds = max(seconds, 0.0)
+        self._lag.observe(seconds)
+        self._longest_lag = max(self._longest_lag, seconds)
+
+    async def _watch_loop(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        while True:
+            due = self._timer() + LAG_INTERVAL
+            await sleep(LAG_INTERVAL)
+            self.lagged(self._timer() - due)
+
+    def _read(self) -> _Totals:
+        metrics = self._metrics
+        return _Totals(
+            opened=metrics.connections_opened.total(),
+            closed=metrics.connections_closed.by_label(),
+            received=metrics.messages_received.total(),
+            sent=metrics.messages_sent.total(),
+            relayed=int(metrics.signals_relayed.value()),
+            received_bytes=metrics.bytes_received.total(),
+            sent_bytes=metrics.bytes_sent.total(),
+            errors=metrics.errors_sent.by_label(),
+            authentications=metrics.authentications.by_label(),
+            relay_counts=tuple(self._relay.counts),
+            cpu_seconds=_cpu_seconds(),
+        )
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+    """Return an estimate of the value below which `share` of the observations lie, or None without observations.
+
+    Args:
+        bounds, counts: as in `Histogram`: a bucket for each upper bound, and one for what is above all of them.
+    """
+    wanted = sum(counts) * share
+    if not wanted:
+        return None
+    lower, passed = 0.0, 0
+    for upper, count in zip(bounds, counts, strict=False):
+        if passed + count >= wanted:
+            return lower + (upper - lower) * (wanted - passed) / count
+        lower, passed = upper, passed + count
+    return lower  # above every bound: nothing better is known
+
+
+async def _every(interval: float, duty: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            duty()
+        except Exception:
+            log.exception("statistics failed", duty=duty.__name__)
+
+
+def _since(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
+    """Return what was counted between two moments, without what was not."""
+    return dict(Counts(now) - Counts(before))
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_SIZE
+    except OSError:  # no /proc on this system: the most it ever was is better than nothing
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
