@@ -58,7 +58,9 @@ class Place:
                 rooms=rooms,
             )
             listener = stack.enter_context(listen("127.0.0.1", 0))
-            server = Server(router=router, bus=bus, listener=listener, version="1", session=SessionSettings())
+            server = Server(
+                router=router, bus=bus, listener=listener, version="1", session=SessionSettings(), metrics=Metrics()
+            )
             await server.start()
             stack.push_async_callback(server.stop)
             self.url = f"ws://127.0.0.1:{server.port}"
