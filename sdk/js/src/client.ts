@@ -147,8 +147,8 @@ interface Pending {
  *     await client.sendMessage("bob", { hello: "world" }, { ack: true });
  *
  * A lost connection is made again, with growing random delays, unless its close code says that this is pointless
- * (docs/protocol.md, "Errors and close codes"). What is sent meanwhile waits for the new connection, in order, within its
- * own time limit.
+ * (docs/protocol.md, "Errors and close codes"). What is sent meanwhile waits for the new connection, in order, within
+ * its own time limit.
  *
  * Every call that returns a promise rejects with
  * - `UnavailableError` when there was no connection in time, or it was lost while waiting for a reply;
@@ -346,12 +346,14 @@ export class SignalClient extends Emitter<ClientEvents> {
     const id = makeId();
     const data = encode(this.#settings.framing, type, id, fields);
     return new Promise<JsonObject>((resolve, reject) => {
-      const settle = <Result>(settled: (result: Result) => void) => (result: Result): void => {
-        clearTimeout(timer);
-        signal?.removeEventListener("abort", giveUp);
-        this.#pending.delete(id);
-        settled(result);
-      };
+      const settle =
+        <Result>(settled: (result: Result) => void) =>
+        (result: Result): void => {
+          clearTimeout(timer);
+          signal?.removeEventListener("abort", giveUp);
+          this.#pending.delete(id);
+          settled(result);
+        };
       const pending: Pending = { data, reply, target, isSent: false, resolve: settle(resolve), reject: settle(reject) };
       const giveUp = (): void => pending.reject(signal?.reason);
       const timer = setTimeout(() => pending.reject(tooLate(pending, timeout)), timeout);
@@ -456,7 +458,8 @@ export class SignalClient extends Emitter<ClientEvents> {
     const delay = this.#nextDelay();
     this.#retryTimer = setTimeout(() => this.#open(), delay);
     for (const pending of [...this.#pending.values()]) {
-      if (pending.isSent) pending.reject(new UnavailableError(`no reply before the connection ended: ${error.message}`));
+      if (pending.isSent)
+        pending.reject(new UnavailableError(`no reply before the connection ended: ${error.message}`));
     }
     if (wasConnected) this.emit("disconnected", { ...closed, willReconnect: true, delay });
   }

@@ -38,7 +38,7 @@ export interface MemberEvents {
   "participant-left": { participant: Participant; reason?: string | undefined };
   /** Its metadata changed. */
   "participant-changed": { participant: Participant };
-  /** A track can be shown. After a reconnect it comes again, with a new `track` in place of the old one. */
+  /** A track can be shown. After a reconnect it comes again, and `track-removed` for the old one just before. */
   track: TrackEvent;
   "track-removed": TrackEvent;
 }
@@ -134,7 +134,8 @@ export class Members {
     const member = this.all.get(state.client_id) ?? this.#add(state);
     member.update(state);
     if (event === "metadata_changed") this.#listener.emit("participant-changed", { participant: member });
-    else if (event === "tracks_unpublished") for (const each of tracks ?? []) this.#removeTrack(member, each.track_name);
+    else if (event === "tracks_unpublished")
+      for (const each of tracks ?? []) this.#removeTrack(member, each.track_name);
     else for (const each of tracks ?? state.tracks ?? []) this.#addTrack(member, each);
   }
 
@@ -143,6 +144,8 @@ export class Members {
     const participant = this.all.get(clientId);
     const pulled = participant?.tracks.get(name);
     if (participant === undefined || !pulled?.isWanted || pulled.mid !== null) return this.#listener.onStale(mid);
+    // The end of the last media session, kept until now so that there is something to show.
+    this.#retire(participant, pulled);
     pulled.mid = mid;
     pulled.track = track;
     pulled.attempts = 0;
@@ -152,11 +155,6 @@ export class Members {
   /** Note that the media session is gone: everything wanted must be pulled again. */
   forgetMids(): void {
     for (const track of this.#tracks()) track.mid = null;
-  }
-
-  /** Return whose media session this is. */
-  clientOf(sessionId: string | undefined): string | undefined {
-    return [...this.all.values()].find((member) => member.sessionId === sessionId)?.clientId;
   }
 
   #tracks(): PulledTrack[] {
@@ -189,8 +187,11 @@ export class Members {
     if (pulled === undefined) return;
     member.tracks.delete(name);
     if (pulled.mid !== null) this.#listener.onStale(pulled.mid);
-    const { track } = pulled;
+    this.#retire(member, pulled);
+  }
+
+  #retire(participant: RoomMember, { name, track }: PulledTrack): void {
     if (track === null) return;
-    this.#listener.emit("track-removed", { participant: member, name, kind: track.kind as TrackKind, track });
+    this.#listener.emit("track-removed", { participant, name, kind: track.kind as TrackKind, track });
   }
 }

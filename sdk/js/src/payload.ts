@@ -109,7 +109,10 @@ const amount = rule("a number", (value) => typeof value === "number");
 // Integers beyond 2^53 would lose digits in a double: better refused than changed.
 const integer = rule("an integer", Number.isSafeInteger);
 const count = rule("an integer of 0 or more", (value) => Number.isSafeInteger(value) && (value as number) >= 0);
-const places = rule("1-65535", (value) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= 65535);
+const places = rule(
+  "1-65535",
+  (value) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= 65535,
+);
 const object = rule("an object", isObject);
 const kind = oneOf("audio", "video");
 const location = oneOf("local", "remote");
@@ -144,9 +147,7 @@ const member = part<Member>({
   tracks: maybe(publishedTracks),
 });
 
-const iceServers = listOf(
-  part<IceServer>({ urls: listOf(text), username: maybe(text), credential: maybe(text) }),
-);
+const iceServers = listOf(part<IceServer>({ urls: listOf(text), username: maybe(text), credential: maybe(text) }));
 
 const signal: RulesOf<Signal> = {
   target_client_id: maybe(name),

@@ -3,6 +3,7 @@
  *
  * The application says what it wants (`publications.ts`), the service who is there (`members.ts`); one loop brings the
  * media session (`media.ts`) to both, one negotiation at a time, and begins again with a new session when one is lost.
+ * Joining, losing and that loop are one module because they are one state: which membership is the present one.
  */
 
 import type { SignalClient } from "./client.js";
@@ -499,8 +500,7 @@ export class Room extends Emitter<RoomEvents> {
   async #answerWelcome(entry: Entry, media: MediaSession, offer: NonNullable<Entry["offer"]>): Promise<void> {
     entry.offer = null;
     const mids = new Map<string, TrackRef>();
-    for (const { mid, client_id, session_id, track_name: name, error_code } of offer.tracks) {
-      const clientId = client_id ?? this.#members.clientOf(session_id);
+    for (const { mid, client_id: clientId, track_name: name, error_code } of offer.tracks) {
       if (!mid || error_code !== undefined) continue;
       if (clientId !== undefined && name !== undefined) mids.set(mid, { clientId, name });
       else entry.stale.push(mid);

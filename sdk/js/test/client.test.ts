@@ -80,7 +80,10 @@ test("CONNECT carries name, token, version and an instance that outlives a recon
 
   const after = (await (await service.connection()).next("CONNECT")).fields;
 
-  assert.deepEqual({ ...before, instance_id: "" }, { client_id: "alice", auth_token: "t-1", version: "1.0.0", instance_id: "" });
+  assert.deepEqual(
+    { ...before, instance_id: "" },
+    { client_id: "alice", auth_token: "t-1", version: "1.0.0", instance_id: "" },
+  );
   assert.equal(before["instance_id"], after["instance_id"]);
 });
 
@@ -100,7 +103,10 @@ test("a wrong token rejects connect with AuthenticationError and is not tried ag
 test("a close without ERROR rejects connect with what its code stands for", async () => {
   service.door = (connection) => connection.socket.close(4409, "replaced");
 
-  await assert.rejects(makeClient().connect(), (error) => error instanceof ConflictError && error.message === "replaced");
+  await assert.rejects(
+    makeClient().connect(),
+    (error) => error instanceof ConflictError && error.message === "replaced",
+  );
 });
 
 test("nobody listening rejects connect with UnavailableError", async () => {
@@ -116,7 +122,10 @@ test("a server that never answers ends the attempt in time", async () => {
   const { port } = silent.address() as AddressInfo;
   const client = new SignalClient(`ws://127.0.0.1:${port}`, "alice", "t", { WebSocket, connectTimeout: 20 });
 
-  await assert.rejects(client.connect(), (error) => error instanceof UnavailableError && /within 20 ms/.test(error.message));
+  await assert.rejects(
+    client.connect(),
+    (error) => error instanceof UnavailableError && /within 20 ms/.test(error.message),
+  );
   silent.close();
 });
 
@@ -201,19 +210,30 @@ test("what cannot be sent rejects at once and is never sent", async () => {
   await assert.rejects(client.sendOffer("bob", "x".repeat(70_000)), { code: 413 });
   await client.sendMessage("bob", "the first that arrives");
 
-  assert.equal((await connection.inbox.next("anything", (message) => message.type !== "CONNECT")).type, "SIGNAL_MESSAGE");
+  assert.equal(
+    (await connection.inbox.next("anything", (message) => message.type !== "CONNECT")).type,
+    "SIGNAL_MESSAGE",
+  );
 });
 
 test("register, unregister and heartbeat are answered by id, in any order", async () => {
   const [client, connection] = await connect();
 
-  const calls = [client.register({ capabilities: ["webrtc"], metadata: { name: "A" } }), client.unregister(), client.heartbeat()] as const;
+  const calls = [
+    client.register({ capabilities: ["webrtc"], metadata: { name: "A" } }),
+    client.unregister(),
+    client.heartbeat(),
+  ] as const;
   const register = await connection.next("REGISTER");
   const unregister = await connection.next("UNREGISTER");
   const heartbeat = await connection.next("HEARTBEAT");
   connection.send("HEARTBEAT_ACK", { timestamp: heartbeat.fields["timestamp"] as number }, heartbeat.id);
   connection.send("UNREGISTER_ACK", { version: "1.0.0", status: 200, message: "", client_id: "alice" }, unregister.id);
-  connection.send("REGISTER_ACK", { version: "1.0.0", status: 200, message: "", client_id: "alice", session_id: "s" }, register.id);
+  connection.send(
+    "REGISTER_ACK",
+    { version: "1.0.0", status: 200, message: "", client_id: "alice", session_id: "s" },
+    register.id,
+  );
 
   await calls[0];
   await calls[1];
@@ -226,7 +246,11 @@ test("a request without a reply is TooLateError, and its late reply harms nobody
 
   await assert.rejects(client.register({}, { timeout: 10 }), TooLateError);
   const request = await connection.next("REGISTER");
-  connection.send("REGISTER_ACK", { version: "1.0.0", status: 200, message: "", client_id: "alice", session_id: "s" }, request.id);
+  connection.send(
+    "REGISTER_ACK",
+    { version: "1.0.0", status: 200, message: "", client_id: "alice", session_id: "s" },
+    request.id,
+  );
 
   assert.equal(await client.sendMessage("bob", 1), "sent");
 });
@@ -315,14 +339,19 @@ test("a client that may try three times gives up after three", async () => {
   const heard: boolean[] = [];
   service.door = (connection) => connection.socket.close(4503, "full");
   client.on("disconnected", ({ willReconnect }) => heard.push(willReconnect));
-  const ended = new Promise<void>((resolve) => client.on("disconnected", ({ willReconnect }) => willReconnect || resolve()));
+  const ended = new Promise<void>((resolve) =>
+    client.on("disconnected", ({ willReconnect }) => willReconnect || resolve()),
+  );
 
   first.socket.terminate();
   await soon(ended, "giving up");
 
   assert.deepEqual(heard, [true, false]);
   assert.equal(service.visits, 1 + 3);
-  await assert.rejects(client.sendMessage("bob", 1), (error) => error instanceof UnavailableError && error.message === "full");
+  await assert.rejects(
+    client.sendMessage("bob", 1),
+    (error) => error instanceof UnavailableError && error.message === "full",
+  );
 });
 
 for (const code of [1000, 1009, 4400, 4401, 4409]) {
@@ -333,7 +362,10 @@ for (const code of [1000, 1009, 4400, 4401, 4409]) {
     connection.socket.close(code, "why");
 
     assert.deepEqual(await lost, { code, reason: "why", willReconnect: false });
-    await assert.rejects(client.sendMessage("bob", 1), (error) => error instanceof SignalManagerError && error.message === "why");
+    await assert.rejects(
+      client.sendMessage("bob", 1),
+      (error) => error instanceof SignalManagerError && error.message === "why",
+    );
     assert.equal(service.visits, 1);
   });
 }
@@ -379,7 +411,9 @@ test("GOAWAY cannot send a client away for hours", async () => {
 test("a token that is refused on the way back ends the client", async () => {
   const [client, connection] = await connect();
   service.door = (next, request) => next.refuse(request, 401, "expired");
-  const ended = new Promise<void>((resolve) => client.on("disconnected", ({ willReconnect }) => willReconnect || resolve()));
+  const ended = new Promise<void>((resolve) =>
+    client.on("disconnected", ({ willReconnect }) => willReconnect || resolve()),
+  );
 
   connection.socket.terminate();
   await soon(ended, "the end");

@@ -1,4 +1,4 @@
-/** Time in a connection and between two of them, moved by hand; the WebSocket is a fake because its own timers are real. */
+/** Time in a connection and between two, moved by hand; the WebSocket is a fake because a real one has its own timers. */
 
 import assert from "node:assert/strict";
 import { beforeEach, mock, test } from "node:test";

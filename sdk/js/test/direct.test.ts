@@ -68,7 +68,12 @@ function next<Name extends keyof CallEvents>(call: DirectCall, name: Name): Prom
   return soon(new Promise<CallEvents[Name]>((resolve) => call.on(name, resolve)), `the event ${name}`);
 }
 
-async function connected(): Promise<{ alice: DirectCall; bob: DirectCall; alicesCalls: DirectCalls; bobsCalls: DirectCalls }> {
+async function connected(): Promise<{
+  alice: DirectCall;
+  bob: DirectCall;
+  alicesCalls: DirectCalls;
+  bobsCalls: DirectCalls;
+}> {
   const alicesCalls = await makeCalls("alice");
   const bobsCalls = await makeCalls("bob");
   const ringing = incoming(bobsCalls);
@@ -86,7 +91,10 @@ test("a call is dialled, answered, and carries tracks both ways", async () => {
 
   assert.equal(alice.id, bob.id);
   assert.equal(alicesCalls.active.get("bob"), alice);
-  assert.deepEqual(FakePeer.all.map(({ signalingState }) => signalingState), ["stable", "stable"]);
+  assert.deepEqual(
+    FakePeer.all.map(({ signalingState }) => signalingState),
+    ["stable", "stable"],
+  );
   assert.ok(FakePeer.all.every(({ candidates }) => candidates.length > 0));
 });
 
@@ -102,7 +110,7 @@ test("a caller without a stream asks for sound and picture", async () => {
   assert.equal((await heard).track.kind, "video");
 });
 
-test("a stream that is added later reaches the other side, and one that is taken away does not stop the call", async () => {
+test("a stream that is added later reaches the other side, and taking it away does not stop the call", async () => {
   const { alice, bob } = await connected();
   const heard = next(alice, "track");
   const screen = makeStream("video");
@@ -283,7 +291,11 @@ test("at most sixteen calls ring at the same time", async () => {
   const bob = connections.get("bob")!;
 
   for (let n = 0; n < 20; n += 1) {
-    bob.send("SIGNAL_OFFER", { target_client_id: "bob", sender_client_id: `caller-${n}`, signal_data: { type: "offer", sdp: "[]" } });
+    bob.send("SIGNAL_OFFER", {
+      target_client_id: "bob",
+      sender_client_id: `caller-${n}`,
+      signal_data: { type: "offer", sdp: "[]" },
+    });
   }
   bob.send("SIGNAL_MESSAGE", { target_client_id: "bob", sender_client_id: "alice", signal_data: "after these" });
   await soon(new Promise((resolve) => clients[0]!.on("message", resolve)), "the last message");
@@ -324,4 +336,76 @@ test("ICE servers that are passed are used, and the service is not asked", async
 
   assert.deepEqual((await relayed.next("the offer")).sender, "alice");
   assert.deepEqual(FakePeer.all[0]!.configuration.iceServers, [{ urls: ["stun:mine.example"] }]);
+});
+
+test("without an RTCPeerConnection a call ends with what is missing", async () => {
+  const calls = await makeCalls("alice", { RTCPeerConnection: undefined });
+  await makeCalls("bob");
+
+  const { error } = await next(calls.dial("bob"), "closed");
+
+  assert.match(String(error), /no RTCPeerConnection here/);
+});
+
+test("a service that cannot name ICE servers just now ends the call", async () => {
+  const calls = await makeCalls("alice");
+  service.onMessage = (connection, message) => connection.refuse(message, 503, "draining");
+
+  const { error } = await next(calls.dial("bob"), "closed");
+
+  assert.ok(error instanceof UnavailableError);
+});
+
+test("a target that the service calls offline ends the call", async () => {
+  const calls = await makeCalls("alice");
+  service.onMessage = (connection, message) => {
+    if (message.type === "SIGNAL_OFFER") connection.send("SIGNAL_ACK", { status: "offline" }, message.id);
+    else relay(connection, message);
+  };
+
+  const { error } = await next(calls.dial("bob"), "closed");
+
+  assert.ok(error instanceof NotFoundError);
+});
+
+test("a call rings once, is answered once, and is over once", async () => {
+  const { alice, bob, bobsCalls } = await connected();
+  let ends = 0;
+  bob.on("closed", () => (ends += 1));
+
+  assert.throws(() => bob.answer(), InvalidRequestError);
+  bobsCalls.close();
+  bob.close();
+  await next(alice, "closed");
+
+  assert.equal(ends, 1);
+  assert.throws(() => bob.mute(), InvalidRequestError);
+});
+
+test("an offer that the browser cannot make ends the call on both sides", async () => {
+  const { alice, bob } = await connected();
+  const over = next(bob, "closed");
+  mock.method(FakePeer.all[0]!, "setLocalDescription", () => Promise.reject(new Error("no codec")));
+
+  alice.publish(makeStream("video"));
+
+  await over;
+  assert.equal(alice.isRinging, false);
+});
+
+test("an unanswered call keeps its caller's candidates, within bounds", async () => {
+  const bobsCalls = await makeCalls("bob");
+  const bob = connections.get("bob")!;
+  const ringing = incoming(bobsCalls);
+  const from = { target_client_id: "bob", sender_client_id: "carol" };
+
+  bob.send("SIGNAL_OFFER", { ...from, signal_data: { type: "offer", sdp: "[]" } });
+  for (let n = 0; n < 300; n += 1) bob.send("SIGNAL_ICE_CANDIDATE", { ...from, signal_data: { candidate: `c${n}` } });
+  bob.send("SIGNAL_MESSAGE", { ...from, signal_data: "after these" });
+  await soon(new Promise((resolve) => clients[0]!.on("message", resolve)), "the last message");
+  (await ringing).answer();
+  await relayed.next("the answer", ({ type }) => type === "SIGNAL_ANSWER");
+  await new Promise(setImmediate);
+
+  assert.equal(FakePeer.all[0]!.candidates.length, 255);
 });

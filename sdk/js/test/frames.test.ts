@@ -82,7 +82,10 @@ for (const vector of vectors.frames) {
     test(`encodes: ${vector.name}`, () => {
       const encoded = encode(vector.framing, type, id, revive(fields) as never);
 
-      assert.deepEqual(typeof encoded === "string" ? encoded : Buffer.from(encoded).toString("hex"), vector.text ?? vector.hex);
+      assert.deepEqual(
+        typeof encoded === "string" ? encoded : Buffer.from(encoded).toString("hex"),
+        vector.text ?? vector.hex,
+      );
       tallied("encoded");
     });
   }
@@ -90,7 +93,10 @@ for (const vector of vectors.frames) {
     test(`decodes: ${vector.name}`, () => {
       const message = decode(vector.framing, dataOf(vector));
 
-      assert.deepEqual({ ...message, fields: withoutDefaults(message.fields as JsonObject) }, { type, id, fields: revive(fields) });
+      assert.deepEqual(
+        { ...message, fields: withoutDefaults(message.fields as JsonObject) },
+        { type, id, fields: revive(fields) },
+      );
       tallied("decoded");
     });
   }
@@ -126,13 +132,19 @@ for (const vector of vectors.malformed) {
   const how = trial(vector);
   const reason = NOT_OURS_TO_CHECK.get(vector.name);
   if (how === "skip" || reason !== undefined || /base64|signal_encoding/.test(vector.name)) {
-    test(`malformed: ${vector.name}`, { skip: tallied(`malformed, ${reason ?? (how === "skip" ? "no JSON payload" : "only ever decoded")}`) });
+    test(`malformed: ${vector.name}`, {
+      skip: tallied(`malformed, ${reason ?? (how === "skip" ? "no JSON payload" : "only ever decoded")}`),
+    });
   } else if (how === "encode") {
     test(`does not send: ${vector.name}`, () => {
       const type = ({ 0x10: "SIGNAL_OFFER", 0x11: "SIGNAL_ANSWER", 0x13: "SIGNAL_MESSAGE" } as const)[
         new Uint8Array(dataOf(vector) as ArrayBuffer)[1] as 0x10
       ];
-      const fields = JSON.parse(Buffer.from(vector.hex ?? "", "hex").subarray(21).toString()) as Fields["SIGNAL_OFFER"];
+      const fields = JSON.parse(
+        Buffer.from(vector.hex ?? "", "hex")
+          .subarray(21)
+          .toString(),
+      ) as Fields["SIGNAL_OFFER"];
 
       assert.throws(() => encode(vector.framing, type, ID, fields), InvalidRequestError);
       tallied("malformed, not sent");
@@ -184,7 +196,10 @@ for (const fields of [
 test("a message that does not fit v1 is refused with its size, and fits v2", () => {
   const fields = { target_client_id: "bob", signal_data: "x".repeat(70_000) };
 
-  assert.throws(() => encode("v1", "SIGNAL_OFFER", ID, fields), (error) => error instanceof TooLargeError && /70\d{3} bytes/.test(error.message));
+  assert.throws(
+    () => encode("v1", "SIGNAL_OFFER", ID, fields),
+    (error) => error instanceof TooLargeError && /70\d{3} bytes/.test(error.message),
+  );
   assert.equal(encode("v2", "SIGNAL_OFFER", ID, fields).length, 23 + JSON.stringify(fields).length);
 });
 
@@ -196,7 +211,10 @@ test("a message of the other WebSocket kind is refused", () => {
 test("errors inside a list name the place", () => {
   const payload = { tracks: [{ mid: "0" }, { mid: 1 }] };
 
-  assert.throws(() => decode("json", JSON.stringify({ type: "TRACKS_NEW_ACK", id: ID, payload })), /tracks\[1\]\.mid must be a string/);
+  assert.throws(
+    () => decode("json", JSON.stringify({ type: "TRACKS_NEW_ACK", id: ID, payload })),
+    /tracks\[1\]\.mid must be a string/,
+  );
 });
 
 test("ids are version 4 UUIDs and differ", () => {

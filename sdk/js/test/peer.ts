@@ -1,8 +1,8 @@
 /**
  * A peer connection for tests: the offer/answer state machine of RFC 8829 without media.
  *
- * Its SDP is a JSON list of m-sections. It throws where a browser would: on descriptions out of order, on answers that do
- * not fit their offer, and after `close`.
+ * Its SDP is a JSON list of m-sections. It throws where a browser would: on descriptions out of order, on answers that
+ * do not fit their offer, and after `close`.
  */
 
 /** One m-section as seen by the side that wrote it. */
@@ -102,7 +102,9 @@ export class FakePeer {
 
   addTrack(track: FakeTrack): void {
     this.#checkOpen();
-    const free = this.transceivers.find(({ kind, sender, isStopped }) => kind === track.kind && !sender.track && !isStopped);
+    const free = this.transceivers.find(
+      ({ kind, sender, isStopped }) => kind === track.kind && !sender.track && !isStopped,
+    );
     if (free) free.sender.track = track;
     else this.transceivers.push(new FakeTransceiver(track.kind, track));
     this.#needNegotiation();
@@ -155,7 +157,8 @@ export class FakePeer {
     this.localDescription = { type: "offer", sdp: JSON.stringify(sections) };
     this.signalingState = "have-local-offer";
     setImmediate(() => {
-      if (sections.length > 0) this.onicecandidate?.({ candidate: { toJSON: () => ({ candidate: "c", sdpMid: "0" }) } });
+      if (sections.length > 0)
+        this.onicecandidate?.({ candidate: { toJSON: () => ({ candidate: "c", sdpMid: "0" }) } });
       this.onicecandidate?.({ candidate: null });
     });
   }
@@ -187,7 +190,9 @@ export class FakePeer {
 
   #meet(section: Section): void {
     if (this.transceivers.some(({ mid }) => mid === section.mid)) return;
-    const free = this.transceivers.find(({ mid, kind, isStopped }) => mid === null && kind === section.kind && !isStopped);
+    const free = this.transceivers.find(
+      ({ mid, kind, isStopped }) => mid === null && kind === section.kind && !isStopped,
+    );
     const transceiver = free ?? new FakeTransceiver(section.kind, null);
     transceiver.mid = section.mid;
     if (!free) this.transceivers.push(transceiver);

@@ -124,14 +124,30 @@ export class FakeRooms {
     return { room_id: roomId, sequence, participants, metadata: {}, max_participants: 0 };
   }
 
-  #join(connection: ServiceConnection, request: Received, ackType: "WEBRTC_ROOM_JOIN_ACK" | "WEBRTC_ROOM_CREATE_ACK"): void {
-    const { room_id: roomId, role, offer_sdp, tracks, metadata } = request.fields as never as Fields["WEBRTC_ROOM_JOIN"];
+  #join(
+    connection: ServiceConnection,
+    request: Received,
+    ackType: "WEBRTC_ROOM_JOIN_ACK" | "WEBRTC_ROOM_CREATE_ACK",
+  ): void {
+    const {
+      room_id: roomId,
+      role,
+      offer_sdp,
+      tracks,
+      metadata,
+    } = request.fields as never as Fields["WEBRTC_ROOM_JOIN"];
     const room = this.rooms.get(roomId);
     if (room === undefined) return connection.refuse(request, 404, "no such room");
     if (room.members.has(connection.clientId)) return connection.refuse(request, 409, "already in the room");
     const sessionId = this.hasMedia ? makeId() : "";
     const member: FakeMember = {
-      connection, role, sessionId, metadata: metadata ?? {}, tracks: tracks ?? [], sections: [], isOffering: false,
+      connection,
+      role,
+      sessionId,
+      metadata: metadata ?? {},
+      tracks: tracks ?? [],
+      sections: [],
+      isOffering: false,
     };
     const others = [...room.members].flatMap(([client_id, other]) =>
       other.tracks.map(({ track_name, kind }) => ({ client_id, track_name, kind: kind! })),
@@ -152,9 +168,19 @@ export class FakeRooms {
     connection.send(
       ackType,
       {
-        version: "1.0.0", status: 200, message: "", room_id: roomId, session_id: sessionId, app_id: "", stun_url: "",
-        ice_servers: [{ urls: ["stun:s.example"] }], connection_info: info, ...negotiation, participants,
-        tracks: results, sequence,
+        version: "1.0.0",
+        status: 200,
+        message: "",
+        room_id: roomId,
+        session_id: sessionId,
+        app_id: "",
+        stun_url: "",
+        ice_servers: [{ urls: ["stun:s.example"] }],
+        connection_info: info,
+        ...negotiation,
+        participants,
+        tracks: results,
+        sequence,
       },
       request.id,
     );
@@ -201,7 +227,10 @@ export class FakeRooms {
     const { tracks } = request.fields as never as Fields["TRACKS_NEW"];
     const results = tracks.map(({ client_id, track_name }): TrackResult => {
       const code = this.badTracks.get(track_name);
-      const source = this.rooms.get(roomId)!.members.get(client_id!)?.tracks.find((each) => each.track_name === track_name);
+      const source = this.rooms
+        .get(roomId)!
+        .members.get(client_id!)
+        ?.tracks.find((each) => each.track_name === track_name);
       if (code !== undefined) return { client_id, track_name, error_code: code, error_message: "bad track" };
       if (source === undefined) return { client_id, track_name, error_code: 404, error_message: "no such track" };
       return this.#addSection(member, { client_id: client_id!, track_name, kind: source.kind! });

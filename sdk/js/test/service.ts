@@ -63,7 +63,10 @@ export function read(framing: Framing, data: Buffer): Received {
     const { type, id, payload } = JSON.parse(data.toString());
     return { type, id, fields: payload };
   }
-  const id = data.subarray(2, 18).toString("hex").replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+  const id = data
+    .subarray(2, 18)
+    .toString("hex")
+    .replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
   const fields = JSON.parse(data.subarray(framing === "v1" ? 21 : 23).toString());
   return { type: BYTE_NAMES.get(data[TYPE_OFFSET]!)!, id, fields };
 }
