@@ -34,7 +34,7 @@ export interface RetryOptions {
   attempts?: number;
   /** The upper end of the first delay; default 500. */
   baseDelay?: number;
-  /** The upper end of every delay; default 30,000. */
+  /** The upper end of every delay; default 10,000: somebody sits in front of a browser and waits. */
   maxDelay?: number;
   /** Returns a number from 0 up to 1; default `Math.random`. */
   random?: () => number;
@@ -194,7 +194,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     if (!WebSocket) throw new InvalidRequestError("there is no global WebSocket here: pass one as an option");
     this.clientId = clientId;
     this.#requestTimeout = options.requestTimeout ?? 10_000;
-    this.#retry = { attempts: Infinity, baseDelay: 500, maxDelay: 30_000, random: Math.random, ...options.retry };
+    this.#retry = { attempts: Infinity, baseDelay: 500, maxDelay: 10_000, random: Math.random, ...options.retry };
     this.#settings = {
       url,
       framing,

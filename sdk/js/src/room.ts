@@ -37,7 +37,7 @@ import { Publication, Publications } from "./publications.js";
 export interface JoinOptions {
   /** Published as part of joining, which saves a round trip; `publish` does the same later. */
   stream?: MediaStream | undefined;
-  /** Default: "sender" with a stream, else "receiver". Either may publish and pull as far as its token allows. */
+  /** Default: "sender" with something to publish, else "receiver". Either may do both as far as its token allows. */
   role?: "sender" | "receiver" | undefined;
   /** What the other members see of this one. */
   metadata?: JsonObject | undefined;
@@ -233,9 +233,9 @@ export class Room extends Emitter<RoomEvents> {
   /** Become a member, with a new media session. */
   async #enter(mayCreate: boolean): Promise<void> {
     this.#newest = 0;
-    const { role, stream } = this.#options;
     const { fresh } = this.#publications;
-    const isSender = role !== "receiver" && stream !== undefined && fresh.length > 0;
+    // Whoever joins again brings what it published since, as if it had had it from the start.
+    const isSender = this.#options.role !== "receiver" && fresh.length > 0;
     let media = isSender ? await this.#openSender() : null;
     try {
       const offer = media === null ? null : await media.offer(fresh);
