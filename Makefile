@@ -44,7 +44,7 @@ tools:
 
 # The browser SDK's own tests need Node 20 or newer: installed where that is allowed, else left out with a line.
 sdk/js/node_modules: sdk/js/package.json
-	cd sdk/js && npm install --no-audit --no-fund --silent && touch node_modules
+	cd sdk/js && npm install --no-package-lock --ignore-scripts --no-audit --no-fund --silent && touch node_modules
 
 test-js: tools
 	@if command -v npm >/dev/null && node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))'; then $(MAKE) --no-print-directory sdk/js/node_modules && cd sdk/js && npm test; \

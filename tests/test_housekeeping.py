@@ -16,7 +16,7 @@ from signal_manager.storage.memory import MemoryStorage
 class Node:
     """A node's housekeeping with a clock that tests move, and what it has cleaned up."""
 
-    def __init__(self, storage: MemoryStorage, name: str = "n", *, lease: float = 30.0) -> None:
+    def __init__(self, storage: MemoryStorage, name: str = "n", *, lease: float = 30.0, is_alone: bool = False) -> None:
         self.now = 1000.0
         self.cleaned: list[str] = []
         self.media_closed_at: list[float] = []
@@ -26,6 +26,7 @@ class Node:
             clean_ups=[self.clean_up],
             expire=lambda now: storage.expire(now=now),
             close_media=self.close_media,
+            is_alone=is_alone,
             lease=lease,
             clock=lambda: self.now,
         )
@@ -66,6 +67,14 @@ async def test_a_node_that_is_gone_is_cleaned_up_after_once_its_lease_has_run_ou
 
         assert (node.cleaned + other.cleaned).count("gone") == 1
         assert await storage.take_over(now=1031, until=1061) is None
+
+
+async def test_a_node_that_is_alone_waits_for_no_lease(storage: MemoryStorage) -> None:
+    await storage.hold_lease(NodeId("crashed-a-moment-ago"), until=1029.9)
+    node = Node(storage, is_alone=True)
+
+    async with node.housekeeping:
+        assert "crashed-a-moment-ago" in node.cleaned
 
 
 async def test_a_lost_lease_is_held_again_and_logged(storage: MemoryStorage) -> None:

@@ -89,6 +89,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 clean_ups=[registrations.end_node, rooms.clean_up_after],
                 expire=rooms.expire,
                 close_media=rooms.close_due_media,
+                is_alone=config.bus.backend == "local",
                 cleanup_interval=config.session.cleanup_interval,
             )
         )

@@ -48,6 +48,7 @@ class Housekeeping:
         clean_ups: what to do for a node that is gone.
         expire: removes what is past its time, and tells whom that concerns.
         close_media: closes what the ledger of media says is due.
+        is_alone: whether there can be no other node, so that every lease found at the start is a dead one's.
         cleanup_interval: seconds between two searches for records past their time.
         lease: seconds.
         clock: seconds since the epoch.
@@ -61,6 +62,7 @@ class Housekeeping:
         clean_ups: Sequence[CleanUp],
         expire: Expire,
         close_media: CloseMedia,
+        is_alone: bool = False,
         cleanup_interval: float = 300.0,
         lease: float = LEASE,
         clock: Callable[[], float] = time.time,
@@ -70,6 +72,7 @@ class Housekeeping:
         self._clean_ups = tuple(clean_ups)
         self._expire = expire
         self._close_media = close_media
+        self._is_alone = is_alone
         self._cleanup_interval = cleanup_interval
         self._lease = lease
         self._clock = clock
@@ -78,8 +81,9 @@ class Housekeeping:
     async def __aenter__(self) -> Self:
         # A node whose id is fixed may have left something when it crashed; nobody else has to wait for the lease.
         await self._clean_up_after(self._node_id)
+        # No living node's lease lasts longer than this; a client that comes back must not meet its former self.
+        await self._take_over(leases_until=self._clock() + (self._lease if self._is_alone else 0.0))
         await self._storage.hold_lease(self._node_id, until=self._clock() + self._lease)
-        await self.take_over()
         self._tasks = [
             asyncio.create_task(self._every(self._lease / _RENEWALS_PER_LEASE, self.keep), name="lease"),
             asyncio.create_task(self._every(self._cleanup_interval, self.expire), name="expire"),
@@ -106,13 +110,12 @@ class Housekeeping:
             # This node was away for longer than its lease: the others believe it gone, and its records are cleaned up.
             log.error("lease lost", node_id=self._node_id)
             await self._storage.hold_lease(self._node_id, until=self._clock() + self._lease)
-        await self.take_over()
+        await self._take_over(leases_until=self._clock())
 
-    async def take_over(self) -> None:
-        """Clean up after every node whose lease has run out."""
+    async def _take_over(self, *, leases_until: float) -> None:
+        """Clean up after every node whose lease ends by then."""
         while True:
-            now = self._clock()
-            node_id = await self._storage.take_over(now=now, until=now + self._lease)
+            node_id = await self._storage.take_over(now=leases_until, until=leases_until + self._lease)
             if node_id is None:
                 return
             await self._clean_up_after(node_id)

@@ -33,6 +33,9 @@ _SECRET_NAME = re.compile(
 # Libraries that bring handlers of their own or cut themselves off from the root logger.
 _FOREIGN_LOGGERS = ("asyncio", "httpx", "picows", "uvicorn", "uvicorn.access", "uvicorn.error")
 
+# What these call "info" is a line per request or connection, of which the service has its own.
+_CHATTY_LOGGERS = ("httpx", "picows", "uvicorn")
+
 # These write request headers, bearer tokens among them, at debug level.
 _TALKATIVE_LOGGERS = ("hpack", "httpcore")
 
@@ -52,7 +55,7 @@ class Logs:
         if self._handlers:
             self._handlers = []
             root.setLevel(logging.WARNING)
-            for name in ("httpx", *_TALKATIVE_LOGGERS):
+            for name in (*_CHATTY_LOGGERS, *_TALKATIVE_LOGGERS):
                 logging.getLogger(name).setLevel(logging.NOTSET)
             logging.captureWarnings(False)
             structlog.reset_defaults()
@@ -115,8 +118,8 @@ def _adopt_standard_library(level: str, handlers: list[logging.Handler]) -> None
         foreign.propagate = True
     for name in _TALKATIVE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    if level != "debug":
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # its "info" is one line per request
+    for name in _CHATTY_LOGGERS if level != "debug" else ():
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 
