@@ -19,10 +19,10 @@ import uvloop
 
 from signal_manager import __version__, logs
 from signal_manager.adapters import load_adapter
-from signal_manager.admin import AdminServer
+from signal_manager.admin import AdminServer, Management, TokenIssuer, demo_pages
 from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.local import LocalBus
-from signal_manager.config import Config, insecure_settings, is_loopback, unsupported_settings, weak_secrets
+from signal_manager.config import Config, as_plain, insecure_settings, is_loopback, unsupported_settings, weak_secrets
 from signal_manager.connection import Connection
 from signal_manager.errors import ConfigurationError
 from signal_manager.housekeeping import Housekeeping
@@ -112,7 +112,17 @@ async def running(config: Config) -> AsyncIterator[Server]:
             metrics=metrics,
         )
         if config.metrics.enabled:
-            await stack.enter_async_context(_admin(config, server, storage=storage, metrics=metrics))
+            management = Management(
+                presence=server.presence,
+                storage=storage,
+                rooms=rooms,
+                bus=bus,
+                tokens=_token_issuer(config),
+                configuration=as_plain(config),
+                node_id=node_id,
+                version=__version__,
+            )
+            await stack.enter_async_context(_admin(config, server, management, metrics))
         await server.start()
         stack.push_async_callback(server.stop)
         log.info("service started", host=server.host, port=server.port, version=__version__)
@@ -257,19 +267,43 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[_Media
             yield _Media(backend, sfu.app_id)
 
 
-def _admin(config: Config, server: Server, *, storage: Storage, metrics: Metrics) -> AdminServer:
+def _admin(config: Config, server: Server, management: Management, metrics: Metrics) -> AdminServer:
     """Build the second port."""
+    is_local = is_loopback(config.metrics.host)
+    has_demo = is_local and config.admin.enabled and config.admin.demo
     return AdminServer(
         host=config.metrics.host,
         port=config.metrics.port,
-        is_loopback=is_loopback(config.metrics.host),
+        is_loopback=is_local,
         version=__version__,
         presence=server.presence,
-        storage=storage,
+        storage=management.storage,
         metrics=metrics,
         connection_stats_interval=config.metrics.connection_stats_interval,
         message_stats_interval=config.metrics.message_stats_interval,
+        token=config.admin.token.get_secret_value(),
+        management=management if config.admin.enabled else None,
+        demo=demo_pages(websocket_url=_local_url(server), tokens=management.tokens) if has_demo else None,
     )
+
+
+def _token_issuer(config: Config) -> TokenIssuer | None:
+    """Build what signs tokens, where the service would accept them."""
+    auth = config.auth
+    if auth.auth_method in {"api_key", "store"} or "HS256" not in auth.jwt_algorithms:
+        return None
+    return TokenIssuer(
+        auth.token_secret.get_secret_value(),
+        default_ttl=auth.token_expiry,
+        audience=auth.jwt_audience,
+        issuer=auth.jwt_issuer,
+    )
+
+
+def _local_url(server: Server) -> str:
+    """Return where a browser on this machine reaches the WebSocket port."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - read, not listened on
+    return f"ws://[{host}]:{server.port}" if ":" in host else f"ws://{host}:{server.port}"
 
 
 @contextlib.asynccontextmanager

@@ -34,6 +34,7 @@ __all__ = [
     "Config",
     "LoadedConfig",
     "as_json",
+    "as_plain",
     "as_toml",
     "example_toml",
     "insecure_settings",
@@ -305,12 +306,20 @@ def as_toml(
 
 def as_json(config: Config, *, origins: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Return the effective configuration for a program: section → key → value (secrets hidden) and origin."""
+    return {
+        section: {
+            key: {"value": value, "origin": origins.get(f"{section}.{key}", "default")} for key, value in values.items()
+        }
+        for section, values in as_plain(config).items()
+    }
+
+
+def as_plain(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the effective configuration as section → key → value, secrets hidden."""
     settings: dict[str, dict[str, Any]] = {}
     for section, key, _ in _fields():
-        settings.setdefault(section, {})[key] = {
-            "value": _plain(key, getattr(getattr(config, section), key), hide_secrets=True),
-            "origin": origins.get(f"{section}.{key}", "default"),
-        }
+        value = getattr(getattr(config, section), key)
+        settings.setdefault(section, {})[key] = _plain(key, value, hide_secrets=True)
     return settings
 
 

@@ -204,11 +204,12 @@ class House:
         self.sfu = sfu or FakeSfu(self._changed.set)
         self.bus = RecordingBus(self._changed.set)
         self.storage = storage or YieldingStorage()
+        self.metrics = Metrics()
         self.rooms = RoomService(
             storage=self.storage,
             bus=self.bus,
             media=self.sfu if has_media else None,
-            metrics=Metrics(),
+            metrics=self.metrics,
             node_id=node_id,
             settings=RoomSettings(
                 app_id="app",

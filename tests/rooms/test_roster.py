@@ -7,9 +7,15 @@ import asyncio
 import msgspec
 import pytest
 
-from signal_manager.errors import ConflictError, NotFoundError, SignalManagerError, UnavailableError
+from signal_manager.errors import (
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    SignalManagerError,
+    UnavailableError,
+)
 from signal_manager.media import errors as media_errors
-from signal_manager.model import NodeId, Participant, Room
+from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId
 from signal_manager.protocol.messages import RoomState
 from signal_manager.rooms import duties
 from tests.rooms.house import ROOM, Client, House
@@ -374,6 +380,65 @@ async def test_members_of_a_room_that_expires_are_told_and_taken_out(house: Hous
             await client.leave()
     assert house.sfu.open_tracks == set()
     await alice.create("room-2")
+
+
+async def test_an_operator_takes_a_member_out_who_is_told_like_the_others(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    await house.rooms.evict(ROOM, alice.name)
+    await house.settled()
+
+    for client in (alice, bob):
+        assert client.told("participant_left", of="alice")
+        assert client.events[-1].reason == "removed"
+    assert {session for session, _ in house.sfu.open_tracks} == {"session-2"}
+    await alice.join()
+    assert [each.client_id for each in (await house.room()).participants] == ["bob", "alice"]
+
+
+async def test_an_operator_takes_out_what_no_process_knows_of(house: House) -> None:
+    ghost = Participant(client_id=ClientId("ghost"), role="sender", node_id=NodeId("gone"))
+    (bob,) = await in_one_room(house, "bob")
+    await house.storage.change_room(
+        ROOM, lambda room: msgspec.structs.replace(room, participants=(*room.participants, ghost))
+    )
+
+    await house.rooms.evict(ROOM, ClientId("ghost"))
+
+    assert bob.told("participant_left", of="ghost")
+    assert [each.client_id for each in (await house.room()).participants] == ["bob"]
+
+
+async def test_an_operator_closes_a_room_with_its_members_in_it(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    await house.rooms.close(ROOM, "the meeting is over")
+    await house.settled()
+
+    for client in (alice, bob):
+        assert (client.events[-1].event, client.events[-1].reason) == ("room_closed", "the meeting is over")
+    room = await house.room()
+    assert (room.is_active, room.close_reason, room.closed_at) == (False, "the meeting is over", house.now)
+    assert house.sfu.open_tracks == set()
+    with pytest.raises(InvalidRequestError, match="is closed"):
+        await house.rooms.close(ROOM, "again")
+
+
+async def test_what_is_not_there_cannot_be_taken_out_or_closed(house: House) -> None:
+    await in_one_room(house, "alice")
+
+    for room_id, client_id in ((RoomId("nowhere"), "alice"), (ROOM, "bob")):
+        with pytest.raises(NotFoundError):
+            await house.rooms.evict(room_id, ClientId(client_id))
+    with pytest.raises(NotFoundError):
+        await house.rooms.close(RoomId("nowhere"), "why not")
+
+
+async def test_rooms_and_participants_of_this_process_are_counted(house: House) -> None:
+    await in_one_room(house, "alice", "bob")
+    await house.client("carol").create("room-2")
+
+    assert (house.metrics.rooms.value(), house.metrics.participants.value()) == (2, 3)
 
 
 async def test_a_service_that_stops_gives_up_in_time_what_cannot_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,9 @@
 `server.py` serves the rest of this package over HTTP; a fault in here never reaches the clients' connections.
 """
 
+from signal_manager.admin.api import Management
+from signal_manager.admin.pages import demo_pages
 from signal_manager.admin.server import AdminServer
+from signal_manager.admin.tokens import TokenIssuer
 
-__all__ = ["AdminServer"]
+__all__ = ["AdminServer", "Management", "TokenIssuer", "demo_pages"]

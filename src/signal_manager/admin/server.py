@@ -12,12 +12,15 @@ import socket
 from types import TracebackType
 from typing import Self
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from signal_manager.admin.access import Guard, refusal
+from signal_manager.admin.api import Management, api
+from signal_manager.admin.events import event_stream
+from signal_manager.admin.pages import pages
 from signal_manager.admin.probes import probes
 from signal_manager.admin.statistics import Statistics
 from signal_manager.errors import ConfigurationError, SignalManagerError
@@ -45,6 +48,9 @@ class AdminServer:
         storage: asked by /ready.
         metrics: served by /metrics.
         connection_stats_interval, message_stats_interval: seconds between two lines of the log.
+        token: the bearer token of the management interface, or "" for none; required unless `is_loopback`.
+        management: what operators look at and act on; None leaves out the interface and the dashboard.
+        demo: the routes of the demo page, or None for no demo.
     """
 
     def __init__(
@@ -59,6 +65,9 @@ class AdminServer:
         metrics: Metrics,
         connection_stats_interval: float = 60.0,
         message_stats_interval: float = 30.0,
+        token: str = "",
+        management: Management | None = None,
+        demo: APIRouter | None = None,
     ) -> None:
         self.host = host
         self._statistics = Statistics(
@@ -71,12 +80,19 @@ class AdminServer:
             version=version,
             docs_url=None,
             redoc_url=None,
-            openapi_url=None,
+            openapi_url=None if management is None else "/openapi.json",
             redirect_slashes=False,
         )
         _add_error_answers(app)
         app.include_router(probes(presence=presence, storage=storage, metrics=metrics, version=version))
-        guarded = Guard(app, host=host, is_loopback=is_loopback, token="")
+        if management is not None:
+            app.state.management = management
+            app.include_router(api)
+            app.include_router(event_stream(self._statistics, presence))
+            app.include_router(pages())
+        if demo is not None:
+            app.include_router(demo)
+        guarded = Guard(app, host=host, is_loopback=is_loopback, token=token)
         self._server = HttpServer(guarded, host=host, port=port, max_connections=MAX_CONNECTIONS)
         self._stack = contextlib.AsyncExitStack()
 

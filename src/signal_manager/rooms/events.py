@@ -15,7 +15,7 @@ from signal_manager.errors import InvalidRequestError, SignalManagerError
 from signal_manager.model import ClientId, Participant, Room, Track
 from signal_manager.protocol.messages import Member, PublishedTrack, RoomEvent
 
-__all__ = ["announce", "describe", "describe_all", "event"]
+__all__ = ["announce", "describe", "describe_all", "event", "tell"]
 
 log = structlog.get_logger(__name__)
 
@@ -64,14 +64,18 @@ def announce(bus: Bus, room: Room, news: RoomEvent, *, but: ClientId | None = No
     was sent less than everything sees the gap in `sequence`.
     """
     for participant in room.participants:
-        if participant.client_id == but:
-            continue
-        try:
-            bus.send(participant.client_id, news)
-        except InvalidRequestError:
-            pass  # a tagged connection has no ROOM_EVENT
-        except SignalManagerError as error:
-            log.warning("room event not sent", client_id=participant.client_id, reason=error.message)
+        if participant.client_id != but:
+            tell(bus, participant.client_id, news)
+
+
+def tell(bus: Bus, client_id: ClientId, news: RoomEvent) -> None:
+    """Tell one client, if it can be told."""
+    try:
+        bus.send(client_id, news)
+    except InvalidRequestError:
+        pass  # a tagged connection has no ROOM_EVENT
+    except SignalManagerError as error:
+        log.warning("room event not sent", client_id=client_id, reason=error.message)
 
 
 def _published(tracks: Iterable[Track]) -> list[PublishedTrack]:

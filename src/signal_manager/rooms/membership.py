@@ -18,6 +18,7 @@ __all__ = [
     "CLOSED_ROOM_KEPT",
     "MemberKey",
     "check_entry",
+    "closed",
     "find",
     "find_client",
     "key_of",
@@ -125,9 +126,18 @@ def without_participant(key: MemberKey, *, now: float) -> RoomChange:
         _require(room, key)
         remaining = tuple(participant for participant in room.participants if key_of(participant) != key)
         left = _replace(room, participants=remaining, updated_at=now)
-        if remaining:
-            return left
-        return _replace(left, is_active=False, closed_at=now, close_reason="empty", expires_at=now + CLOSED_ROOM_KEPT)
+        return left if remaining else _closed(left, "empty", now)
+
+    return change
+
+
+def closed(reason: str, *, now: float) -> RoomChange:
+    """Close a room with its members in it; InvalidRequestError when it is closed already."""
+
+    def change(room: Room) -> Room:
+        if not room.is_active:
+            raise InvalidRequestError(f"room {room.room_id} is closed")
+        return _closed(_replace(room, updated_at=now), reason, now)
 
     return change
 
@@ -156,6 +166,10 @@ def without_tracks(key: MemberKey, mids: Collection[str], *, now: float) -> Room
         return _swap(room, _replace(participant, tracks=kept), now)
 
     return change
+
+
+def _closed(room: Room, reason: str, now: float) -> Room:
+    return _replace(room, is_active=False, closed_at=now, close_reason=reason, expires_at=now + CLOSED_ROOM_KEPT)
 
 
 def _require(room: Room, key: MemberKey) -> Participant:

@@ -23,7 +23,7 @@ from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Ro
 from signal_manager.protocol.messages import RoomEvent
 from signal_manager.rooms import membership
 from signal_manager.rooms.duties import Duties
-from signal_manager.rooms.events import announce, event
+from signal_manager.rooms.events import announce, event, tell
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.member_media import MediaShared, MemberMedia
 from signal_manager.rooms.membership import MemberKey
@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 # What a member leaves behind is closed at once; this much later (s) the ledger brings up what that did not confirm.
 _SECOND_LOOK = 60.0
 
+# Why a member left that did not want to (docs/protocol.md, ROOM_EVENT).
+_REMOVED = "removed"
 # What a client's record says of one that is in no room.
 _NOWHERE: ClientFields = {"room_id": None, "role": None, "tracks": ()}
 
@@ -121,6 +123,19 @@ class Roster:
         # A room is here while somebody holds it: a member, or a change that is under way.
         self._rooms: weakref.WeakValueDictionary[RoomId, _LocalRoom] = weakref.WeakValueDictionary()
         self._generations = itertools.count(1)
+
+    def count_participants(self) -> int:
+        """Return how many memberships there are in this process."""
+        return len(self._members)
+
+    def count_rooms(self) -> int:
+        """Return how many rooms have a member in this process."""
+        return len({member.room_id for member in self._members.values()})
+
+    def room_of(self, session_id: SessionId) -> RoomId | None:
+        """Return the room that a session is in, coming into or leaving."""
+        member = self._members.get(session_id)
+        return member.room_id if member is not None else None
 
     def member(self, caller: Caller, room_id: str) -> Membership:
         """Return a session's membership in this room; NotFoundError when there is none."""
@@ -254,14 +269,48 @@ class Roster:
             if room is not None:
                 news = event(room, "participant_left", participant=known or participant, reason=reason)
                 self._settle(local, room, news)
+                if reason == _REMOVED:  # nobody who left by itself needs to be told
+                    tell(self._bus, participant.client_id, news)
+
+    async def evict(self, room_id: RoomId, client_id: ClientId) -> None:
+        """Take a client out of a room because an operator says so, and tell it.
+
+        Raises:
+            NotFoundError: it is not in such a room.
+            UnavailableError: that takes too long; it goes on.
+        """
+        room = await self._storage.get_room(room_id)
+        participant = membership.find_client(room, client_id) if room is not None and room.is_active else None
+        if participant is None:
+            raise NotFoundError(f"client {client_id} is not in room {room_id}")
+        member = self._local(room_id).members.get(client_id)
+        if member is None:  # of another node, or of one that is gone
+            await self.remove(room_id, participant, _REMOVED)
+        else:
+            await self._duties.wait_for(self._begin_parting(member, _REMOVED))
+
+    async def close(self, room_id: RoomId, reason: str) -> None:
+        """Close a room with its members in it.
+
+        Raises:
+            NotFoundError, InvalidRequestError: there is no such room, or it is closed already.
+        """
+        local = self._local(room_id)
+        async with local.lock:
+            room = await self._storage.change_room(room_id, membership.closed(reason, now=self._clock()))
+            self._end(local, room)
 
     async def dissolve(self, room: Room) -> None:
         """Tell the members of a room that storage has closed, and end their memberships."""
         local = self._local(room.room_id)
         async with local.lock:
-            self._settle(local, room, event(room, "room_closed", reason=room.close_reason))
+            self._end(local, room)
+
+    def _end(self, local: _LocalRoom, room: Room) -> None:
+        """Tell members that their room is closed, while its lock is held, and end their memberships."""
+        self._settle(local, room, event(room, "room_closed", reason=room.close_reason))
         for member in tuple(local.members.values()):
-            self._begin_parting(member, "removed")
+            self._begin_parting(member, _REMOVED)
 
     def _begin_parting(self, member: Membership, reason: str) -> asyncio.Task[None]:
         """End a membership, in the one way in which all of them end; what is under way already is returned."""

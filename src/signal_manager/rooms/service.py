@@ -29,7 +29,7 @@ from signal_manager.media.base import WHOLE_SESSION, MediaBackend, MediaSessionI
 from signal_manager.media.closing import Closer, Closings
 from signal_manager.media.negotiation import Limits
 from signal_manager.metrics import Metrics
-from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId
+from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId
 from signal_manager.protocol.messages import (
     PROTOCOL_VERSION,
     ConnectionInfo,
@@ -149,6 +149,8 @@ class RoomService:
             node_id=node_id,
             clock=clock,
         )
+        metrics.rooms.read_from(self._roster.count_rooms)
+        metrics.participants.read_from(self._roster.count_participants)
 
     async def __aenter__(self) -> Self:
         if self._closer is not None:
@@ -391,6 +393,20 @@ class RoomService:
         for room in expired.closed_rooms:
             await self._roster.dissolve(room)
         return expired
+
+    # -- what operators see and do -----------------------------------------------------------------------------
+
+    def room_of(self, session_id: SessionId) -> RoomId | None:
+        """Return the room that a session is in, or None."""
+        return self._roster.room_of(session_id)
+
+    async def evict(self, room_id: RoomId, client_id: ClientId) -> None:
+        """Take a client out of a room; NotFoundError when it is not in one of that id."""
+        await self._roster.evict(room_id, client_id)
+
+    async def close(self, room_id: RoomId, reason: str) -> None:
+        """Close a room with its members in it; NotFoundError or InvalidRequestError when there is none to close."""
+        await self._roster.close(room_id, reason)
 
     # -- what these have in common -------------------------------------------------------------------------------
 

@@ -1,0 +1,283 @@
+"""The management interface under /api/v1: who and what is here, and what an operator does about it.
+
+`access.py` has let the request through before; `lists.py` finds, `views.py` says. Errors of the domain pass through and
+become answers in `server.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.security import HTTPBearer
+
+from signal_manager.admin import lists
+from signal_manager.admin.tokens import TokenIssuer, require_issuer
+from signal_manager.admin.views import (
+    ClientDetails,
+    ClientView,
+    Close,
+    Delivered,
+    Done,
+    ErrorView,
+    Failure,
+    NewMessage,
+    NewToken,
+    PageOf,
+    RoomDetails,
+    RoomView,
+    SessionView,
+    Token,
+    Version,
+)
+from signal_manager.bus.base import Bus, Delivery
+from signal_manager.errors import InvalidRequestError, NotFoundError, TooLargeError
+from signal_manager.model import ClientId, NodeId, RoomId
+from signal_manager.presence import LiveSession, LiveSessions
+from signal_manager.protocol.messages import SignalMessage
+from signal_manager.rooms import RoomService
+from signal_manager.storage.base import Storage
+
+__all__ = ["OPERATOR", "Management", "api"]
+
+log = structlog.get_logger(__name__)
+
+# Who a message comes from that an operator sends; a token for this client would let its holder pass for one.
+OPERATOR = ClientId("~operator")
+_LARGEST_PAGE = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Management:
+    """What an operator may look at and act on.
+
+    `configuration` is section → key → value with secrets hidden; `tokens` is None where the service would not accept
+    what it signs.
+    """
+
+    presence: LiveSessions
+    storage: Storage
+    rooms: RoomService
+    bus: Bus
+    tokens: TokenIssuer | None
+    configuration: Mapping[str, Mapping[str, Any]]
+    node_id: NodeId
+    version: str
+    started_at: float = field(default_factory=time.monotonic)
+
+    def sessions_of(self, client_id: str) -> list[LiveSession]:
+        """Return a client's sessions on this node."""
+        return [session for session in self.presence.sessions() if session.client_id == client_id]
+
+    def view(self, session: LiveSession) -> SessionView:
+        """Return the view of a session."""
+        return SessionView.of(session, self.rooms.room_of(session.session_id))
+
+    def send(self, client_id: ClientId, message: SignalMessage) -> bool:
+        """Hand a message to a client, if it is here and its protocol has such a message."""
+        try:
+            return self.bus.send(client_id, message) is Delivery.DELIVERED
+        except (InvalidRequestError, TooLargeError):
+            return False
+
+
+async def _management(request: Request) -> Management:
+    management: Management = request.app.state.management
+    return management
+
+
+_Manage = Annotated[Management, Depends(_management)]
+# What breaks the rule for names is not found, like any other name that nobody has.
+_Name = Annotated[str, Path(max_length=128)]
+_After = Annotated[str | None, Query(max_length=300, description="`next` of the page before.")]
+_Limit = Annotated[int, Query(ge=1, le=_LARGEST_PAGE, description="Items of one page.")]
+_Contains = Annotated[str, Query(max_length=128, description="Only ids that hold this text.")]
+
+api = APIRouter(
+    prefix="/api/v1",
+    # access.py checks the token; this makes the documentation offer to send one.
+    dependencies=[Depends(HTTPBearer(auto_error=False, description="`admin.token`, where one is set."))],
+    responses={status: {"model": Failure} for status in (400, 401, 403, 404)},
+)
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------
+
+
+@api.get("/sessions", tags=["sessions"])
+async def list_sessions(
+    management: _Manage,
+    client_id: Annotated[str | None, Query(max_length=128, description="Only this client's.")] = None,
+    contains: _Contains = "",
+    after: _After = None,
+    limit: _Limit = 100,
+) -> PageOf[SessionView]:
+    """List the sessions on this node."""
+    return lists.list_sessions(
+        management.presence, management.rooms, client_id=client_id, contains=contains, after=after, limit=limit
+    )
+
+
+@api.get("/sessions/{session_id}", tags=["sessions"])
+async def show_session(management: _Manage, session_id: _Name) -> SessionView:
+    """Show one session."""
+    return management.view(_session(management, session_id))
+
+
+@api.post("/sessions/{session_id}/disconnect", tags=["sessions"])
+async def disconnect_session(management: _Manage, session_id: _Name) -> Done:
+    """End one session; its client is told not to come back by itself."""
+    session = _session(management, session_id)
+    session.evict()
+    log.info("session disconnected by an operator", client_id=session.client_id, session_id=session.session_id)
+    return Done(ended=1)
+
+
+# -- clients -----------------------------------------------------------------------------------------------------
+
+
+@api.get("/clients", tags=["clients"])
+async def list_clients(
+    management: _Manage,
+    is_connected: Annotated[bool | None, Query(description="Only those that are, or are not, connected here.")] = None,
+    contains: _Contains = "",
+    after: _After = None,
+    limit: _Limit = 100,
+) -> PageOf[ClientView]:
+    """List the clients that are connected to this node or on record."""
+    return await lists.list_clients(
+        management.presence,
+        management.storage,
+        is_connected=is_connected,
+        contains=contains,
+        after=after,
+        limit=limit,
+    )
+
+
+@api.get("/clients/{client_id}", tags=["clients"])
+async def show_client(management: _Manage, client_id: _Name) -> ClientDetails:
+    """Show one client with its sessions."""
+    record = await management.storage.get_client(ClientId(client_id))
+    sessions = [management.view(session) for session in management.sessions_of(client_id)]
+    if record is None and not sessions:
+        raise NotFoundError(f"no such client: {client_id}")
+    return ClientDetails.from_record(client_id, record, sessions)
+
+
+@api.post("/clients/{client_id}/disconnect", tags=["clients"])
+async def disconnect_client(management: _Manage, client_id: _Name) -> Done:
+    """End all sessions of a client; it is told not to come back by itself. Its token stays valid."""
+    sessions = management.sessions_of(client_id)
+    if not sessions:
+        raise NotFoundError(f"client {client_id} is not connected")
+    for session in sessions:
+        session.evict()
+    log.info("client disconnected by an operator", client_id=client_id, sessions=len(sessions))
+    return Done(ended=len(sessions))
+
+
+@api.post("/clients/{client_id}/messages", tags=["clients"])
+async def send_to_client(management: _Manage, client_id: _Name, message: NewMessage) -> Delivered:
+    """Send a client a SIGNAL_MESSAGE from `~operator`."""
+    signal = SignalMessage(sender_client_id=OPERATOR, target_client_id=client_id, signal_data=message.data)
+    if management.bus.send(ClientId(client_id), signal) is Delivery.OFFLINE:
+        raise NotFoundError(f"client {client_id} is not connected")
+    return Delivered(delivered=1, undelivered=0)
+
+
+# -- rooms -------------------------------------------------------------------------------------------------------
+
+
+@api.get("/rooms", tags=["rooms"])
+async def list_rooms(
+    management: _Manage,
+    is_active: Annotated[bool | None, Query(description="Only active, or only closed ones.")] = None,
+    contains: _Contains = "",
+    after: _After = None,
+    limit: _Limit = 100,
+) -> PageOf[RoomView]:
+    """List the rooms on record."""
+    return await lists.list_rooms(management.storage, is_active=is_active, contains=contains, after=after, limit=limit)
+
+
+@api.get("/rooms/{room_id}", tags=["rooms"])
+async def show_room(management: _Manage, room_id: _Name) -> RoomDetails:
+    """Show one room with its participants and their tracks."""
+    room = await management.storage.get_room(RoomId(room_id))
+    if room is None:
+        raise NotFoundError(f"no such room: {room_id}")
+    return RoomDetails.from_record(room)
+
+
+@api.post("/rooms/{room_id}/close", tags=["rooms"])
+async def close_room(management: _Manage, room_id: _Name, close: Close) -> Done:
+    """Close a room with its members in it."""
+    await management.rooms.close(RoomId(room_id), close.reason)
+    log.info("room closed by an operator", room_id=room_id)
+    return Done(ended=1)
+
+
+@api.post("/rooms/{room_id}/participants/{client_id}/remove", tags=["rooms"])
+async def remove_participant(management: _Manage, room_id: _Name, client_id: _Name) -> Done:
+    """Take a participant out of a room; its connection stays."""
+    await management.rooms.evict(RoomId(room_id), ClientId(client_id))
+    log.info("participant removed by an operator", room_id=room_id, client_id=client_id)
+    return Done(ended=1)
+
+
+@api.post("/rooms/{room_id}/messages", tags=["rooms"])
+async def send_to_room(management: _Manage, room_id: _Name, message: NewMessage) -> Delivered:
+    """Send all members of a room a SIGNAL_MESSAGE from `~operator`."""
+    room = await management.storage.get_room(RoomId(room_id))
+    if room is None or not room.is_active:
+        raise NotFoundError(f"no such room: {room_id}")
+    signal = SignalMessage(sender_client_id=OPERATOR, room_id=room_id, signal_data=message.data)
+    sent = [management.send(participant.client_id, signal) for participant in room.participants]
+    return Delivered(delivered=sum(sent), undelivered=len(sent) - sum(sent))
+
+
+# -- the service -------------------------------------------------------------------------------------------------
+
+
+@api.post("/tokens", tags=["service"])
+async def issue_token(management: _Manage, wanted: NewToken) -> Token:
+    """Issue a signed token."""
+    issuer = require_issuer(management.tokens)
+    issued = issuer.issue(ClientId(wanted.client_id), ttl=wanted.ttl, grants=wanted.grants())
+    log.info("token issued by an operator", client_id=wanted.client_id, expires_at=issued.expires_at)
+    return Token(client_id=wanted.client_id, token=issued.token, expires_at=issued.expires_at)
+
+
+@api.get("/version", tags=["service"])
+async def show_version(management: _Manage) -> Version:
+    """Show what runs here."""
+    return Version(
+        version=management.version,
+        node_id=management.node_id,
+        uptime=round(time.monotonic() - management.started_at, 1),
+        phase=management.presence.phase,
+    )
+
+
+@api.get("/configuration", tags=["service"])
+async def show_configuration(management: _Manage) -> dict[str, dict[str, Any]]:
+    """Show every setting in effect, with secrets hidden."""
+    return {section: dict(values) for section, values in management.configuration.items()}
+
+
+@api.get("/errors", tags=["service"])
+async def list_errors(management: _Manage) -> list[ErrorView]:
+    """List the last errors that clients were sent, newest first."""
+    return [ErrorView.of(error) for error in reversed(tuple(management.presence.recent_errors))]
+
+
+def _session(management: Management, session_id: str) -> LiveSession:
+    for session in management.presence.sessions():
+        if session.session_id == session_id:
+            return session
+    raise NotFoundError(f"no such session: {session_id}")

@@ -1,0 +1,57 @@
+"""What the dashboard follows: samples and errors as they come, as server-sent events (WHATWG HTML, section 9.2).
+
+The first event brings the last fifteen minutes. A reader that is slow is sent less often, never more: nothing queues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
+
+from signal_manager.admin.access import refusal
+from signal_manager.admin.statistics import Sample, Statistics
+from signal_manager.presence import LiveSessions, RecentError
+
+__all__ = ["MAX_READERS", "event_stream"]
+
+# Dashboards that are open at one time.
+MAX_READERS = 32
+
+
+class _News(msgspec.Struct, frozen=True):
+    samples: list[Sample]
+    errors: list[RecentError]
+
+
+def event_stream(statistics: Statistics, presence: LiveSessions) -> APIRouter:
+    """Return the route /api/v1/events."""
+    router = APIRouter()
+    readers = 0
+
+    async def stream() -> AsyncIterator[bytes]:
+        nonlocal readers
+        readers += 1
+        try:
+            seen_sample, seen_error = 0.0, 0.0
+            while True:
+                samples = [sample for sample in statistics.samples if sample.at > seen_sample]
+                errors = [error for error in presence.recent_errors if error.at > seen_error]
+                yield b"data: " + msgspec.json.encode(_News(samples, errors)) + b"\n\n"
+                seen_sample = samples[-1].at if samples else seen_sample
+                seen_error = errors[-1].at if errors else seen_error
+                if await statistics.next_sample() is None:
+                    return
+        finally:
+            readers -= 1
+
+    @router.get("/api/v1/events", tags=["service"], response_class=StreamingResponse)
+    async def events() -> Response:
+        """Follow samples and errors as server-sent events, beginning with those of the last fifteen minutes."""
+        if readers >= MAX_READERS:
+            return refusal(503, f"{MAX_READERS} dashboards are open already")
+        return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    return router

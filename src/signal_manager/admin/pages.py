@@ -1,0 +1,175 @@
+"""Files for browsers: the dashboard, the documentation of the management interface, and the demo page.
+
+What there is in a folder is listed once, when the service starts: no path of a request ever reaches the file system.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import fastapi_offline
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from signal_manager.admin.tokens import TokenIssuer, require_issuer
+from signal_manager.model import ClientId
+
+__all__ = ["DEMO_FOLDER", "STATIC_FOLDER", "Folder", "demo_pages", "pages"]
+
+STATIC_FOLDER = Path(__file__).with_name("static")
+DEMO_FOLDER = Path(__file__).with_name("demo")
+# Swagger UI comes with this package; nothing is fetched from elsewhere.
+_SWAGGER_FOLDER = Path(fastapi_offline.__file__).with_name("static")
+# It writes styles into the page.
+_SWAGGER_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+# Long enough for a call and a reconnection during it, short enough not to matter when it gets about (s).
+DEMO_TOKEN_TTL = 3600.0
+_LONGEST_DEMO_NAME = 64
+
+_CONTENT_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".ico": "image/x-icon",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".map": "application/json",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+    ".webmanifest": "application/manifest+json",
+    ".woff2": "font/woff2",
+}
+# Asked for again each time, answered 304 while it is the same: an update is seen at once.
+_CACHING = "no-cache"
+
+
+class _File(NamedTuple):
+    content: bytes
+    content_type: str
+    etag: str
+
+
+class Folder:
+    """The files of a folder that browsers may have, whatever is in the folders below it included.
+
+    A file whose name begins with a dot or whose kind is not known is left out; a folder that is not there is empty.
+
+    Args:
+        policy: the Content-Security-Policy of its pages, or None for the strictest.
+    """
+
+    def __init__(self, path: Path, *, policy: str | None = None) -> None:
+        self._headers = {"Cache-Control": _CACHING} | ({"Content-Security-Policy": policy} if policy else {})
+        self._read: dict[str, _File] = {}  # those that were asked for
+        self._paths = {
+            file.relative_to(path).as_posix(): file
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and file.suffix in _CONTENT_TYPES and not file.name.startswith(".")
+        }
+
+    def answer(self, name: str, request: Request) -> Response:
+        """Return a file, or that the browser's copy is good; 404 for anything else."""
+        if name not in self._paths:
+            raise HTTPException(404)
+        if name not in self._read:
+            self._read[name] = _read(self._paths[name])
+        file = self._read[name]
+        headers = self._headers | {"ETag": file.etag}
+        if file.etag in re.split(r"\s*,\s*", request.headers.get("if-none-match", "")):
+            return Response(status_code=304, headers=headers)
+        return Response(file.content, headers=headers, media_type=file.content_type)
+
+
+def pages() -> APIRouter:
+    """Return the routes of the dashboard and what it loads."""
+    router = APIRouter(include_in_schema=False)
+    folder = Folder(STATIC_FOLDER)
+    swagger = Folder(_SWAGGER_FOLDER)
+
+    @router.get("/")
+    async def dashboard(request: Request) -> Response:
+        return folder.answer("dashboard.html", request)
+
+    @router.get("/docs")
+    async def documentation(request: Request) -> Response:
+        answer = folder.answer("docs.html", request)
+        answer.headers["Content-Security-Policy"] = _SWAGGER_POLICY
+        return answer
+
+    @router.get("/static/swagger/{name:path}")
+    async def swagger_file(name: str, request: Request) -> Response:
+        return swagger.answer(name, request)
+
+    @router.get("/static/{name:path}")
+    async def static(name: str, request: Request) -> Response:
+        return folder.answer(name, request)
+
+    return router
+
+
+class DemoGuest(BaseModel):
+    """Somebody who wants to try the demo."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=_LONGEST_DEMO_NAME)] = ""
+
+
+def demo_pages(*, websocket_url: str, tokens: TokenIssuer | None, folder: Path = DEMO_FOLDER) -> APIRouter:
+    """Return the routes of the demo page: its files, what it must know, and tokens for its guests."""
+    router = APIRouter(prefix="/demo", include_in_schema=False)
+    files = Folder(
+        folder,
+        policy=(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+            f"media-src 'self' blob:; connect-src 'self' {websocket_url}; manifest-src 'self'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        ),
+    )
+    no_store = {"Cache-Control": "no-store"}
+
+    @router.get("")
+    async def without_slash() -> Response:
+        return RedirectResponse("/demo/")  # its links are relative
+
+    @router.get("/config.json")
+    async def configuration() -> Response:
+        return JSONResponse({"url": websocket_url, "port": _port_in(websocket_url)}, headers=no_store)
+
+    @router.post("/token")
+    async def token(guest: DemoGuest) -> Response:
+        client_id = ClientId(f"{_as_id(guest.name)}-{secrets.token_hex(3)}")
+        issued = require_issuer(tokens).issue(client_id, ttl=DEMO_TOKEN_TTL)
+        body = {"client_id": client_id, "token": issued.token, "expires_at": issued.expires_at}
+        return JSONResponse(body, headers=no_store)
+
+    @router.get("/{name:path}")
+    async def file(name: str, request: Request) -> Response:
+        return files.answer(name or "index.html", request)
+
+    return router
+
+
+def _read(file: Path) -> _File:
+    content = file.read_bytes()
+    return _File(content, _CONTENT_TYPES[file.suffix], f'"{sha256(content).hexdigest()[:20]}"')
+
+
+def _as_id(name: str) -> str:
+    """Return what is left of a name where a client id's rule must hold (`model.NAME_RULE`)."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "guest"
+
+
+def _port_in(url: str) -> int:
+    return int(url.rstrip("/").rpartition(":")[2])

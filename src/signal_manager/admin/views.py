@@ -1,0 +1,322 @@
+"""What the management interface says of sessions, clients and rooms, and what it takes, as OpenAPI describes them.
+
+`api.py` has the routes. Tokens and their hashes are in none of these.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from signal_manager.model import NAME_RULE, ClientRecord, Grants, Participant, Room, Track
+from signal_manager.presence import LiveSession, RecentError
+
+__all__ = [
+    "ClientDetails",
+    "ClientView",
+    "Close",
+    "Delivered",
+    "Done",
+    "ErrorView",
+    "Failure",
+    "NewMessage",
+    "NewToken",
+    "PageOf",
+    "RoomDetails",
+    "RoomView",
+    "SessionView",
+    "Token",
+    "Version",
+]
+
+ItemT = TypeVar("ItemT")
+
+# As docs/protocol.md bounds the reason of WEBRTC_ROOM_LEAVE, which members are shown in the same place.
+_LONGEST_REASON = 256
+_LONGEST_TTL = 3650 * 86400.0  # ten years; the command line has the same bound
+_LONGEST_PATTERN = 256
+_MOST_PATTERNS = 100
+
+Moment = Annotated[float | None, Field(description="Seconds since the epoch.")]
+Patterns = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=_LONGEST_PATTERN)]] | None, Field(max_length=_MOST_PATTERNS)
+]
+
+
+class Failure(BaseModel):
+    """Every error on this port."""
+
+    error_code: int = Field(description="The HTTP status.")
+    error_message: str = Field(description="What was expected and what came.")
+
+
+class PageOf(BaseModel, Generic[ItemT]):
+    """Part of a list."""
+
+    items: list[ItemT]
+    next: str | None = Field(description="Send this as `after` for the next page; null on the last one.")
+
+
+class SessionView(BaseModel):
+    """A client's connection to this node."""
+
+    session_id: str
+    client_id: str
+    instance_id: str | None = Field(description="What the client calls the running copy of itself.")
+    room_id: str | None
+    address: str
+    framing: str
+    encoding: str
+    age: float = Field(description="Seconds since the connection was opened.")
+    received: int = Field(description="Messages from the client.")
+    sent: int = Field(description="Messages to the client.")
+
+    @classmethod
+    def of(cls, session: LiveSession, room_id: str | None) -> SessionView:
+        """Return the view of a session."""
+        return cls(
+            session_id=session.session_id,
+            client_id=session.client_id,
+            instance_id=session.instance_id,
+            room_id=room_id,
+            address=session.address,
+            framing=session.framing,
+            encoding=session.encoding,
+            age=round(session.age, 1),
+            received=session.received,
+            sent=session.sent,
+        )
+
+
+class TrackView(BaseModel):
+    """A track that a participant publishes."""
+
+    mid: str
+    track_name: str
+    kind: str | None
+
+    @classmethod
+    def of(cls, track: Track) -> TrackView:
+        """Return the view of a track."""
+        return cls(mid=track.mid, track_name=track.track_name, kind=track.kind)
+
+
+class ClientView(BaseModel):
+    """A client that is connected, on record, or both."""
+
+    client_id: str
+    is_connected: bool = Field(description="Whether it is connected to this node.")
+    is_registered: bool = Field(description="Whether storage has a record of it.")
+    status: str | None = Field(description="What its record says: online or offline.")
+    room_id: str | None
+    role: str | None
+    last_seen_at: Moment
+
+    @classmethod
+    def of(cls, client_id: str, record: ClientRecord | None, *, is_connected: bool) -> ClientView:
+        """Return the view of a client."""
+        return cls(
+            client_id=client_id,
+            is_connected=is_connected,
+            is_registered=record is not None,
+            status=record.status if record else None,
+            room_id=record.room_id if record else None,
+            role=record.role if record else None,
+            last_seen_at=record.last_seen_at if record else None,
+        )
+
+
+class ClientDetails(ClientView):
+    """Everything about one client."""
+
+    sessions: list[SessionView]
+    capabilities: list[str]
+    metadata: dict[str, Any]
+    tracks: list[TrackView]
+    registered_at: Moment
+    expires_at: Moment
+    node_id: str | None
+
+    @classmethod
+    def from_record(cls, client_id: str, record: ClientRecord | None, sessions: list[SessionView]) -> ClientDetails:
+        """Return the details of a client."""
+        view = ClientView.of(client_id, record, is_connected=bool(sessions))
+        return cls(
+            **view.model_dump(),
+            sessions=sessions,
+            capabilities=list(record.capabilities) if record else [],
+            metadata=record.metadata if record else {},
+            tracks=[TrackView.of(track) for track in record.tracks] if record else [],
+            registered_at=record.registered_at if record else None,
+            expires_at=record.expires_at if record else None,
+            node_id=record.node_id if record else None,
+        )
+
+
+class RoomView(BaseModel):
+    """A room, active or closed."""
+
+    room_id: str
+    is_active: bool
+    participants: int = Field(description="How many are in it, or were when it closed.")
+    tracks: int = Field(description="How many tracks they publish.")
+    max_participants: int | None
+    created_at: Moment
+    updated_at: Moment
+    closed_at: Moment
+    close_reason: str | None
+
+    @classmethod
+    def of(cls, room: Room) -> RoomView:
+        """Return the view of a room."""
+        created_at = room.metadata.get("created_at")
+        return cls(
+            room_id=room.room_id,
+            is_active=room.is_active,
+            participants=len(room.participants),
+            tracks=sum(len(participant.tracks) for participant in room.participants),
+            max_participants=room.max_participants,
+            # The original service keeps it there, in milliseconds.
+            created_at=created_at / 1000 if isinstance(created_at, int | float) else None,
+            updated_at=room.updated_at,
+            closed_at=room.closed_at,
+            close_reason=room.close_reason,
+        )
+
+
+class ParticipantView(BaseModel):
+    """A client's membership in a room."""
+
+    client_id: str
+    role: str
+    joined_at: Moment
+    media_session_id: str | None
+    node_id: str | None
+    metadata: dict[str, Any]
+    tracks: list[TrackView]
+
+    @classmethod
+    def of(cls, participant: Participant) -> ParticipantView:
+        """Return the view of a participant."""
+        return cls(
+            client_id=participant.client_id,
+            role=participant.role,
+            joined_at=participant.joined_at,
+            media_session_id=participant.session_id,
+            node_id=participant.node_id,
+            metadata=participant.metadata,
+            tracks=[TrackView.of(track) for track in participant.tracks],
+        )
+
+
+class RoomDetails(RoomView):
+    """Everything about one room."""
+
+    sequence: int
+    expires_at: Moment
+    metadata: dict[str, Any]
+    members: list[ParticipantView]
+
+    @classmethod
+    def from_record(cls, room: Room) -> RoomDetails:
+        """Return the details of a room."""
+        return cls(
+            **RoomView.of(room).model_dump(),
+            sequence=room.sequence,
+            expires_at=room.expires_at,
+            metadata=room.metadata,
+            members=[ParticipantView.of(participant) for participant in room.participants],
+        )
+
+
+class ErrorView(BaseModel):
+    """An ERROR that a client was sent."""
+
+    at: float
+    code: int
+    message: str
+    client_id: str | None
+
+    @classmethod
+    def of(cls, error: RecentError) -> ErrorView:
+        """Return the view of an error."""
+        return cls(at=round(error.at, 3), code=error.code, message=error.message, client_id=error.client_id)
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Close(_Asked):
+    """Why a room is closed."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=_LONGEST_REASON)] = Field(
+        default="closed by an operator", description="Shown to the members."
+    )
+
+
+class NewMessage(_Asked):
+    """Application data for clients."""
+
+    data: JsonValue = Field(description="What arrives as `signal_data`; text for clients that speak BINARY or TEXT.")
+
+
+class NewToken(_Asked):
+    """Who a token is for, for how long, and what it allows; whatever is left out is allowed, except `admin`."""
+
+    client_id: str = Field(description=f"{NAME_RULE}.")
+    ttl: Annotated[float, Field(gt=0, le=_LONGEST_TTL)] | None = Field(
+        default=None, description="Seconds; `auth.token_expiry` when left out."
+    )
+    rooms: Patterns = Field(default=None, description="Rooms it opens, as shell-style patterns.")
+    roles: Annotated[list[str], Field(max_length=2)] | None = Field(default=None, description='"sender", "receiver".')
+    signal_to: Patterns = Field(default=None, description="Clients it may signal, as shell-style patterns.")
+    publish: bool = True
+    subscribe: bool = True
+    admin: bool = False
+
+    def grants(self) -> Grants:
+        """Return what the token allows."""
+        return Grants(
+            rooms=_frozen(self.rooms),
+            roles=_frozen(self.roles),
+            signal_to=_frozen(self.signal_to),
+            publish=self.publish,
+            subscribe=self.subscribe,
+            admin=self.admin,
+        )
+
+
+class Done(BaseModel):
+    """How many connections or members an action ended."""
+
+    ended: int
+
+
+class Delivered(BaseModel):
+    """How many clients a message was handed to, and how many cannot have it or are not here."""
+
+    delivered: int
+    undelivered: int
+
+
+class Token(BaseModel):
+    """A new token."""
+
+    client_id: str
+    token: str
+    expires_at: float = Field(description="Seconds since the epoch.")
+
+
+class Version(BaseModel):
+    """What runs here."""
+
+    version: str
+    node_id: str
+    uptime: float = Field(description="Seconds since the second port was opened.")
+    phase: str = Field(description="starting, serving or draining.")
+
+
+def _frozen(names: list[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
