@@ -1,0 +1,248 @@
+"""The demo page in Chromium, against the service as a process: calls, their end, their recovery, and how it looks."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Playwright, expect
+
+from tests.e2e.conftest import CHROMIUM, FLAGS, OpenGuest
+from tests.e2e.service import TIME_LIMIT, Guest, OwnBrowser, Service
+
+ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+BUNDLE = Path(__file__).parents[2] / "src/signal_manager/admin/demo"
+PHONE = {"width": 360, "height": 740}
+DESKTOP = {"width": 1280, "height": 800}
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium"),
+]
+
+
+async def test_two_people_see_and_hear_each_other(guest: OpenGuest) -> None:
+    alice = await guest("alice")
+    bob = await guest("bob", "room=tests")  # with Chromium's own camera and microphone
+
+    await alice.sees(bob)
+    await bob.sees(alice)
+    await alice.hears(bob)
+    await bob.hears(alice)
+
+    assert await alice.figure(bob, "data-width") > 0
+
+
+async def test_a_third_joins_late_and_sees_both(guest: OpenGuest) -> None:
+    alice, bob = await guest("alice"), await guest("bob")
+    await alice.sees(bob)
+
+    carol = await guest("carol")
+
+    await carol.sees(alice, bob)
+    await carol.hears(alice, bob)
+    await alice.sees(carol)
+    await bob.sees(carol, alice)
+
+
+async def test_a_tile_is_gone_within_a_second_of_leaving(guest: OpenGuest) -> None:
+    alice, bob = await guest("alice"), await guest("bob")
+    await alice.sees(bob)
+
+    await bob.leave()
+    await alice.misses(bob, within=1)
+
+    await expect(alice.page.get_by_role("status")).to_have_text("bob left")
+    await expect(alice.page.get_by_text("Nobody else is here yet")).to_be_visible()
+
+
+async def test_someone_who_left_can_join_again(guest: OpenGuest) -> None:
+    alice, bob = await guest("alice"), await guest("bob")
+    await bob.leave()
+    await alice.misses(bob)
+
+    await bob.join()
+
+    await alice.sees(bob)
+    await bob.sees(alice)
+
+
+async def test_the_tile_of_a_killed_browser_goes(guest: OpenGuest, playwright: Playwright, tmp_path: Path) -> None:
+    alice = await guest("alice")
+    assert CHROMIUM is not None
+    doomed = await OwnBrowser.launch(CHROMIUM, FLAGS, tmp_path / "profile")
+    try:
+        browser = await playwright.chromium.connect_over_cdp(doomed.endpoint)
+        bob = await guest("bob", browser=browser)
+        await alice.sees(bob)
+    finally:
+        await doomed.kill()
+
+    await alice.misses(bob)
+
+
+@pytest.mark.parametrize("codec", ["VP8", "H264"])
+async def test_codecs_are_sent_as_asked(guest: OpenGuest, codec: str) -> None:
+    alice = await guest("alice", f"room=tests&pattern=1&codec={codec}")
+    bob = await guest("bob", f"room=tests&pattern=1&codec={codec}")
+
+    await bob.sees(alice)
+    await alice.sees(bob)
+
+    assert await bob.tile(alice).get_attribute("data-codec") == codec
+
+
+async def test_a_call_recovers_when_the_service_is_killed_and_restarted(guest: OpenGuest, service: Service) -> None:
+    alice, bob = await guest("alice"), await guest("bob")
+    await alice.sees(bob)
+    await bob.sees(alice)
+
+    await service.kill()
+    await alice.is_shown("reconnecting")
+    await bob.is_shown("reconnecting")
+    await service.start()
+    await alice.is_shown("connected")
+    await bob.is_shown("connected")
+
+    await expect(alice.tile(bob)).to_have_count(1)
+    await alice.sees(bob)
+    await bob.sees(alice)
+    await alice.hears(bob)
+
+
+async def test_muting_stops_sound_and_picture_until_it_is_undone(guest: OpenGuest) -> None:
+    alice, bob = await guest("alice"), await guest("bob")
+    await alice.sees(bob)
+    mute = bob.page.get_by_role("button", name="Mute", exact=True)
+    stop = bob.page.get_by_role("button", name="Stop video")
+
+    await mute.click()
+    await stop.click()
+    is_enabled = "() => document.querySelector('[data-own=true] video').srcObject.getTracks().map((t) => t.enabled)"
+    assert await bob.page.evaluate(is_enabled) == [False, False]
+    await bob.page.get_by_role("button", name="Unmute").click()
+    await bob.page.get_by_role("button", name="Start video").click()
+
+    assert await bob.page.evaluate(is_enabled) == [True, True]
+    await expect(bob.page.get_by_role("button", name="Mute", exact=True)).to_have_attribute("aria-pressed", "false")
+    await alice.sees(bob)
+
+
+async def test_someone_who_only_watches_sees_the_others(guest: OpenGuest) -> None:
+    alice = await guest("alice")
+    bob = await guest("bob", joins=False)
+    await bob.page.get_by_label("Nothing, only watch").check()
+
+    await bob.join()
+
+    await bob.sees(alice)
+    await expect(alice.tile(bob)).to_be_visible()
+    await expect(bob.page.get_by_role("button", name="Mute", exact=True)).to_be_hidden()
+
+
+async def test_a_refused_camera_offers_the_test_pattern(guest: OpenGuest) -> None:
+    alice = await guest("alice")
+    bob = await guest("bob", "room=tests", joins=False)
+    refuse = "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError'); }"
+    await bob.page.evaluate(refuse)
+
+    await bob.page.get_by_role("button", name="Join").click()
+    await expect(bob.page.get_by_role("alert")).to_contain_text("not allowed to use the camera")
+    await bob.page.get_by_role("button", name="Use the test pattern").click()
+
+    await alice.sees(bob)
+
+
+async def test_a_room_that_cannot_be_is_refused_before_anything_is_opened(guest: OpenGuest) -> None:
+    alice = await guest("alice", "room=no/room", joins=False)
+
+    await alice.page.get_by_role("button", name="Join").click()
+
+    await expect(alice.page.get_by_role("alert")).to_contain_text("The room's name needs")
+    await expect(alice.page.get_by_label("Room")).to_be_focused()
+    assert not any(url.endswith("/token") for url in alice.requests)
+
+
+async def test_a_service_that_is_down_is_named_as_the_cause(guest: OpenGuest, service: Service) -> None:
+    alice = await guest("alice", joins=False)
+    await service.kill()
+
+    await alice.page.get_by_role("button", name="Join").click()
+
+    await expect(alice.page.get_by_role("alert")).to_contain_text("cannot be reached")
+    await expect(alice.page.get_by_role("button", name="Join")).to_be_enabled()
+
+
+async def test_a_name_is_shown_as_it_is(guest: OpenGuest) -> None:
+    mallory = await guest("<img src=x>")
+    alice = await guest("alice")
+
+    await expect(alice.page.locator(".who").filter(has_text="<img src=x>")).to_be_visible()
+    assert await alice.page.locator("#tiles img").count() == 0
+    assert await mallory.page.locator("#tiles img").count() == 0
+
+
+async def test_everything_can_be_done_from_the_keyboard(guest: OpenGuest) -> None:
+    alice = await guest("alice", joins=False)
+    keyboard = alice.page.keyboard
+
+    await alice.page.get_by_label("Your name").focus()
+    await keyboard.press("Enter")
+    await expect(alice.page.get_by_role("heading", name="tests")).to_be_focused()
+    await keyboard.press("Tab")
+    await expect(alice.page.get_by_role("button", name="Mute", exact=True)).to_be_focused()
+    outline = await alice.page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+    for _ in range(3):
+        await keyboard.press("Tab")
+    await keyboard.press("Enter")
+
+    await expect(alice.page.get_by_role("button", name="Join")).to_be_focused()
+    assert outline == "3px"
+
+
+async def test_the_link_that_is_copied_names_the_room_alone(guest: OpenGuest) -> None:
+    alice = await guest("alice", permissions=["clipboard-read", "clipboard-write"])
+
+    await alice.page.get_by_role("button", name="Copy link").click()
+
+    await expect(alice.page.get_by_role("status")).to_have_text("Link copied")
+    link = await alice.page.evaluate("navigator.clipboard.readText()")
+    assert urlsplit(link).query == "room=tests"
+
+
+async def test_nothing_is_asked_of_other_hosts(guest: OpenGuest, service: Service) -> None:
+    alice, bob = await guest("alice"), await guest("bob")
+    await alice.sees(bob)
+
+    assert {url for url in alice.requests if not url.startswith((service.admin_url, "data:"))} == set()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+async def test_the_page_fits_its_window(guest: OpenGuest, size: dict[str, int], scheme: str) -> None:
+    await guest("Bob"), await guest("Chinonyelum Oyelaran-Fitzgerald", "room=tests")
+    alice = await guest("Alice", joins=False, viewport=size, color_scheme=scheme)
+    name = f"{scheme}-{size['width']}"
+    await _picture(alice, f"lobby-{name}")
+
+    await alice.join()
+    await alice.page.wait_for_function("document.querySelectorAll('.tile[data-width]').length === 3")
+    await alice.page.wait_for_function("document.querySelector('#news').textContent === ''")
+
+    await _picture(alice, f"call-{name}")
+
+
+async def _picture(guest: Guest, name: str) -> None:
+    """Keep a screenshot to look at, and check that nothing is wider than the window."""
+    ARTIFACTS.mkdir(exist_ok=True)
+    await guest.page.screenshot(path=ARTIFACTS / f"demo-{name}.png")
+    assert await guest.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_page_holds_nothing_inline() -> None:
+    page = (BUNDLE / "index.html").read_text()
+
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
