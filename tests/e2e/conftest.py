@@ -73,7 +73,12 @@ async def guest(chromium: Browser, service: Service) -> AsyncIterator[OpenGuest]
     guests: list[Guest] = []
 
     async def open_page(
-        name: str, query: str = "room=tests&pattern=1", *, joins: bool = True, browser: Browser = chromium, **options: Any
+        name: str,
+        query: str = "room=tests&pattern=1",
+        *,
+        joins: bool = True,
+        browser: Browser = chromium,
+        **options: Any,
     ) -> Guest:
         contexts.append(await context_of(browser, **options))
         guests.append(await Guest.open(contexts[-1], f"{service.demo_url}?{query}", name))

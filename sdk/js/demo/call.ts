@@ -33,7 +33,7 @@ export interface CallListener {
 const READING_INTERVAL = 1000;
 
 const NO_MEDIA =
-  "This service forwards no media (media.backend is \"none\"): you can be in the room, and nobody is seen or heard.";
+  'This service forwards no media (media.backend is "none"): you can be in the room, and nobody is seen or heard.';
 
 /** A call that goes on. */
 export class Call {

@@ -111,7 +111,9 @@ export class Meter {
   }
 
   #sent(entry: Entry, entries: Map<string, Entry>): Figures {
-    const remote = [...entries.values()].find(({ type, localId }) => type === "remote-inbound-rtp" && localId === entry.id);
+    const remote = [...entries.values()].find(
+      ({ type, localId }) => type === "remote-inbound-rtp" && localId === entry.id,
+    );
     const frames = entry.framesEncoded ?? 0;
     const before = this.#note(entry, { frames, lost: 0, received: 0 });
     return {
@@ -136,7 +138,10 @@ function packetsOf({ packetsLost = 0, packetsReceived = 0 }: Entry): { lost: num
   return { lost: packetsLost, received: packetsReceived };
 }
 
-function commonOf(entry: Entry, entries: Map<string, Entry>): Pick<Figures, "kind" | "width" | "height" | "energy" | "codec"> {
+function commonOf(
+  entry: Entry,
+  entries: Map<string, Entry>,
+): Pick<Figures, "kind" | "width" | "height" | "energy" | "codec"> {
   return {
     kind: entry.kind ?? "",
     width: entry.frameWidth ?? 0,
@@ -152,7 +157,8 @@ function rate(count: number, ms: number): number {
 
 function prefer(transceiver: RTCRtpTransceiver, codec: string): void {
   const codecs = RTCRtpSender.getCapabilities("video")?.codecs ?? [];
-  const isWanted = ({ mimeType }: { mimeType: string }): boolean => mimeType.toLowerCase() === `video/${codec.toLowerCase()}`;
+  const isWanted = ({ mimeType }: { mimeType: string }): boolean =>
+    mimeType.toLowerCase() === `video/${codec.toLowerCase()}`;
   // Audio, or a codec that this browser does not have: it offers what it has.
   if (transceiver.sender.track?.kind !== "video" || !codecs.some(isWanted)) return;
   transceiver.setCodecPreferences([...codecs.filter(isWanted), ...codecs.filter((each) => !isWanted(each))]);

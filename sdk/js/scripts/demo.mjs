@@ -19,7 +19,9 @@ const { outputFiles } = await build({
 });
 
 if (process.argv.includes("--check")) {
-  const stale = outputFiles.filter(({ path, contents }) => !isCurrent(path, contents)).map(({ path }) => basename(path));
+  const stale = outputFiles
+    .filter(({ path, contents }) => !isCurrent(path, contents))
+    .map(({ path }) => basename(path));
   console.log(stale.length > 0 ? `stale: ${stale.join(", ")}; run: npm run build:demo` : "the demo page is current");
   process.exitCode = stale.length > 0 ? 1 : 0;
 } else {
