@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ import pytest
 from playwright.async_api import Playwright, expect
 
 from tests.e2e.conftest import CHROMIUM, FLAGS, OpenGuest
-from tests.e2e.service import TIME_LIMIT, Guest, OwnBrowser, Service
+from tests.e2e.service import Guest, OwnBrowser, Service
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 BUNDLE = Path(__file__).parents[2] / "src/signal_manager/admin/demo"
