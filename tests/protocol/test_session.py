@@ -10,6 +10,7 @@ from signal_manager.errors import (
     InvalidRequestError,
     MalformedMessageError,
     NotFoundError,
+    RateLimitedError,
     SignalManagerError,
     UnavailableError,
 )
@@ -343,6 +344,51 @@ def test_error_codes_fit_what_the_client_can_read(error: SignalManagerError, pla
     assert error_code_for(error, Shape.TAGGED) == tagged
 
 
+@pytest.mark.parametrize("is_connected", [False, True], ids=["before CONNECT", "after CONNECT"])
+def test_a_message_beyond_the_rate_gets_429_and_changes_nothing(client: Client, is_connected: bool) -> None:
+    if is_connected:
+        client >> CONNECT
+        client.accept()
+    state = client.session.state
+    error = RateLimitedError("too many", details={"retry_after": 1.5})
+
+    refusal = sent_error(client.session.limited(error, message_id=ID, payload_type=PayloadType.CBOR))
+
+    assert (refusal.error_code, refusal.details, refusal.retryable) == (429, {"retry_after": 1.5}, True)
+    assert client.session.state is state
+
+
+def test_a_tagged_client_is_told_so_in_its_own_shape(client: Client) -> None:
+    client.receive(received(CONNECT, shape=Shape.TAGGED))
+    client.accept()
+
+    (send,) = client.session.limited(RateLimitedError("x"), message_id=None, payload_type=PayloadType.JSON)
+
+    assert isinstance(send, Send)
+    assert isinstance(send.message, ErrorMessage)
+    assert (send.shape, send.message.error_code) == (Shape.TAGGED, 429 % 256)
+
+
+def test_a_client_that_goes_on_beyond_its_rate_is_closed_4429(connected: Client) -> None:
+    assert connected.session.insistent() == [Close(CloseCode.RATE_LIMITED, "rate limit exceeded for too long")]
+    assert connected.session.insistent() == []
+    assert connected.session.limited(RateLimitedError("x"), message_id=ID, payload_type=PayloadType.JSON) == []
+
+
+def test_a_client_that_falls_behind_is_closed_4413(connected: Client) -> None:
+    assert connected.session.fell_behind() == [Close(CloseCode.SLOW_CONSUMER, "outbound queue is full")]
+    assert connected.session.fell_behind() == []
+
+
+def test_an_address_that_failed_too_often_gets_429_and_close_4429(client: Client) -> None:
+    client >> CONNECT
+
+    refusal, close = client.session.refused(RateLimitedError("too many failed authentications"))
+
+    assert sent_error([refusal]).error_code == 429
+    assert close == Close(CloseCode.RATE_LIMITED, "too many failed authentications")
+
+
 def test_the_table_is_whole_but_for_what_cannot_happen() -> None:
     """A connection that has not asked cannot be answered, and messages are held back while it waits for an answer."""
     no_answer = {
@@ -352,6 +398,7 @@ def test_the_table_is_whole_but_for_what_cannot_happen() -> None:
         (State.AUTHENTICATING, event)
         for event in Input
         if event not in (Input.ACCEPTED, Input.REFUSED, Input.SILENT, Input.STOPPED, Input.LOST)
+        and event not in (Input.LIMITED, Input.INSISTENT, Input.BEHIND)  # what counts does not wait
     }
     answered = {(State.ESTABLISHED, event) for event in (Input.ACCEPTED, Input.REFUSED, Input.NO_ROOM)}
 

@@ -17,6 +17,7 @@ from signal_manager.errors import (
     ForbiddenError,
     InvalidRequestError,
     MalformedMessageError,
+    RateLimitedError,
     SignalManagerError,
 )
 from signal_manager.model import ClientId, Identity, SessionId
@@ -97,6 +98,9 @@ class Input(StrEnum):
     INCORRIGIBLE = "too many malformed messages"
     ACCEPTED = "credentials accepted"
     REFUSED = "credentials refused"
+    LIMITED = "message beyond the rate"
+    INSISTENT = "beyond the rate for too long"
+    BEHIND = "outbound queue full"
     SILENT = "deadline passed"
     REPLACED = "replaced"
     EVICTED = "disconnected by an operator"
@@ -115,6 +119,7 @@ class Reaction(StrEnum):
     NOT_CONNECTED = "error 401"
     ALREADY_CONNECTED = "error 400"
     COMPLAIN = "complain"
+    SLOW_DOWN = "error 429"
     DISPATCH = "dispatch"
     RELAY = "relay"
     ECHO = "echo"
@@ -123,6 +128,8 @@ class Reaction(StrEnum):
     YIELD = "close 4408 or 4409"
     EVICT = "close 4403"
     GIVE_UP = "close 4400"
+    SHED = "close 4413"
+    SHUT_OUT = "close 4429"
     TURN_AWAY = "close 4503"
     STOP = "close 1012"
     END = "end"
@@ -133,6 +140,7 @@ class CloseCode(IntEnum):
 
     NORMAL = 1000
     PROTOCOL = 1002
+    NOT_TEXT = 1007
     TOO_LARGE = 1009
     INTERNAL = 1011
     RESTARTING = 1012
@@ -157,7 +165,7 @@ def _stay(state: State, reactions: dict[Input, Reaction]) -> dict[tuple[State, I
 
 # The legal moves, whole: nothing else assigns `Session.state`, and docs/architecture.md draws its picture from here.
 # Later parts have their place in it: resume gives (ESTABLISHED, LOST) a state of its own, drain turns STOPPED into
-# GOAWAY first, slow consumers and rate limits become inputs that lead to CLOSING.
+# GOAWAY first.
 TRANSITIONS: dict[tuple[State, Input], _Move] = {
     **_stay(
         State.AWAITING_CONNECT,
@@ -168,18 +176,25 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
             Input.HEARTBEAT_ACK: Reaction.NOT_CONNECTED,
             Input.UNEXPECTED: Reaction.NOT_CONNECTED,
             Input.MALFORMED: Reaction.COMPLAIN,
+            Input.LIMITED: Reaction.SLOW_DOWN,
         },
     ),
     (State.AWAITING_CONNECT, Input.CONNECT): _Move(State.AUTHENTICATING, Reaction.AUTHENTICATE),
     (State.AWAITING_CONNECT, Input.DISCONNECT): _Move(State.CLOSING, Reaction.GOOD_BYE),
     (State.AWAITING_CONNECT, Input.INCORRIGIBLE): _Move(State.CLOSING, Reaction.GIVE_UP),
+    (State.AWAITING_CONNECT, Input.INSISTENT): _Move(State.CLOSING, Reaction.SHUT_OUT),
+    (State.AWAITING_CONNECT, Input.BEHIND): _Move(State.CLOSING, Reaction.SHED),
     (State.AWAITING_CONNECT, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
     (State.AWAITING_CONNECT, Input.NO_ROOM): _Move(State.CLOSING, Reaction.TURN_AWAY),
     (State.AWAITING_CONNECT, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
     (State.AWAITING_CONNECT, Input.LOST): _Move(State.CLOSED, Reaction.END),
-    # Between CONNECT and its answer the server holds further messages back, so none of them can arrive here.
+    # Between CONNECT and its answer the server holds further messages back, so none of them can arrive here; those
+    # beyond the rate are refused before they are held.
+    **_stay(State.AUTHENTICATING, {Input.LIMITED: Reaction.SLOW_DOWN}),
     (State.AUTHENTICATING, Input.ACCEPTED): _Move(State.ESTABLISHED, Reaction.WELCOME),
     (State.AUTHENTICATING, Input.REFUSED): _Move(State.CLOSING, Reaction.REFUSE),
+    (State.AUTHENTICATING, Input.INSISTENT): _Move(State.CLOSING, Reaction.SHUT_OUT),
+    (State.AUTHENTICATING, Input.BEHIND): _Move(State.CLOSING, Reaction.SHED),
     (State.AUTHENTICATING, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
     (State.AUTHENTICATING, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
     (State.AUTHENTICATING, Input.LOST): _Move(State.CLOSED, Reaction.END),
@@ -193,10 +208,13 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
             Input.HEARTBEAT_ACK: Reaction.IGNORE,
             Input.UNEXPECTED: Reaction.ALREADY_CONNECTED,
             Input.MALFORMED: Reaction.COMPLAIN,
+            Input.LIMITED: Reaction.SLOW_DOWN,
         },
     ),
     (State.ESTABLISHED, Input.DISCONNECT): _Move(State.CLOSING, Reaction.GOOD_BYE),
     (State.ESTABLISHED, Input.INCORRIGIBLE): _Move(State.CLOSING, Reaction.GIVE_UP),
+    (State.ESTABLISHED, Input.INSISTENT): _Move(State.CLOSING, Reaction.SHUT_OUT),
+    (State.ESTABLISHED, Input.BEHIND): _Move(State.CLOSING, Reaction.SHED),
     (State.ESTABLISHED, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
     (State.ESTABLISHED, Input.REPLACED): _Move(State.CLOSING, Reaction.YIELD),
     (State.ESTABLISHED, Input.EVICTED): _Move(State.CLOSING, Reaction.EVICT),
@@ -387,6 +405,25 @@ class Session:
             actions.append(Close(CloseCode.MALFORMED, "too many malformed messages"))
         return actions
 
+    def limited(self, error: RateLimitedError, *, message_id: bytes | None, payload_type: PayloadType) -> list[Action]:
+        """Take the news that a message came beyond the rate and was dropped unread."""
+        if self._advance(Input.LIMITED) is Reaction.IGNORE:
+            return []
+        shape = self._shape_of_reply(Shape.PLAIN)
+        return [Send(_error_message(error, shape), message_id, payload_type, shape)]
+
+    def insistent(self) -> list[Action]:
+        """Take the news that the client goes on sending in spite of all refusals."""
+        if self._advance(Input.INSISTENT) is Reaction.IGNORE:
+            return []
+        return [Close(CloseCode.RATE_LIMITED, "rate limit exceeded for too long")]
+
+    def fell_behind(self) -> list[Action]:
+        """Take the news that the client reads too slowly for what others send it."""
+        if self._advance(Input.BEHIND) is Reaction.IGNORE:
+            return []
+        return [Close(CloseCode.SLOW_CONSUMER, "outbound queue is full")]
+
     def accepted(self, identity: Identity, session_id: SessionId, *, now: float) -> list[Action]:
         """Take the news that CONNECT's credentials are right."""
         if self._advance(Input.ACCEPTED) is Reaction.IGNORE:
@@ -410,7 +447,9 @@ class Session:
         if self._advance(Input.REFUSED) is Reaction.IGNORE:
             return []
         code, reason = CloseCode.UNAUTHENTICATED, "authentication failed"
-        if error.may_retry:  # what checks the credentials is away: the client is not to blame
+        if isinstance(error, RateLimitedError):
+            code, reason = CloseCode.RATE_LIMITED, "too many failed authentications"
+        elif error.may_retry:  # what checks the credentials is away: the client is not to blame
             code, reason = CloseCode.RESTARTING, "authentication unavailable"
         return [self.error(error, self._pending_connect()), Close(code, reason)]
 
@@ -432,10 +471,10 @@ class Session:
             return []
         return [Close(CloseCode.EVICTED, "disconnected by an operator")]
 
-    def turned_away(self) -> list[Action]:
+    def turned_away(self, reason: str = "the service is full") -> list[Action]:
         """Take the news that the service has no room for one more connection."""
         self._advance(Input.NO_ROOM)
-        return [Close(CloseCode.FULL, "the service is full")]
+        return [Close(CloseCode.FULL, reason)]
 
     def stopped(self) -> list[Action]:
         """Take the news that the service is about to stop."""

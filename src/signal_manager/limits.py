@@ -1,0 +1,354 @@
+"""How much of the service one client or one address may use: token buckets, counts, and which address is whose.
+
+Pure: time comes in as `now`, a monotonic time in seconds, and every table is bounded. `listener`, `server` and
+`connection` enforce what is counted here; docs/operations.md, "Limits", describes it for operators.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from signal_manager.errors import RateLimitedError
+
+__all__ = [
+    "HALF_OPEN",
+    "PENDING_REQUESTS",
+    "TURNED_AWAY",
+    "Allowance",
+    "Buckets",
+    "ClientAddress",
+    "Limits",
+    "Origins",
+    "Tally",
+    "TokenBucket",
+    "TrustedProxies",
+    "Usage",
+    "address_of",
+]
+
+# Sockets that may be on their way to a WebSocket at one time, all addresses together: a restart brings every client
+# back at once, and each of them takes a few round trips.
+HALF_OPEN = 1024
+# Connections beyond max_connections that may be there at one time to be told why; further ones get HTTP 503.
+TURNED_AWAY = 64
+# Requests of one connection that may wait for their answers.
+PENDING_REQUESTS = 64
+# Pings, pongs and fragments that a client may send per message of its rate. Each costs a fraction of a message, and
+# a message of the largest size in fragments of a network packet's size must pass.
+FRAMES_PER_MESSAGE = 64
+# More messages per minute than anything can send.
+UNLIMITED = 10**12
+
+# Addresses whose failed authentications are remembered, and clients whose message rate is.
+_REMEMBERED = 20_000
+# Tokens that are spent without looking at the clock.
+_GRANT = 32
+_MINUTE = 60.0
+# Of a token: sums of seconds are not exact, and the last token of a burst must not fall between them.
+_ROUNDING = 1e-6
+# RFC 6177: a site is given at least a /64, all of which one machine can use.
+_SITE_BYTES = 8
+# Proxies that a request may have come through; whatever stands before them in the header is not looked at.
+_HOPS = 32
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service allows.
+
+    `messages_per_minute` of None is no limit; sizes are in bytes.
+    """
+
+    max_connections: int = 1000
+    max_connections_per_address: int = 10
+    messages_per_minute: int | None = 1000
+    failed_auth_per_minute: int = 10
+    outbound_queue_bytes: int = 1048576
+    write_buffer_bytes: int = 8192
+
+
+class TokenBucket:
+    """A rate with a burst: as many tokens as a minute brings, refilled evenly.
+
+    `left` is what may be spent without looking at the clock. The relay path counts it down by itself and calls
+    `refill` only below zero.
+    """
+
+    __slots__ = ("_full_at", "_interval", "left")
+
+    def __init__(self, per_minute: int, *, now: float) -> None:
+        self._interval = _MINUTE / per_minute
+        self._full_at = now
+        self.left = 0
+
+    def take(self, now: float) -> float:
+        """Spend one token and return 0.0, or spend none and return how many seconds to wait for one."""
+        self.left -= 1
+        return 0.0 if self.left >= 0 else self.refill(now)
+
+    def refill(self, now: float) -> float:
+        """Do as `take`, where `left` has already been counted down below zero."""
+        tokens = self._tokens(now)
+        if tokens < 1 - _ROUNDING:
+            self.left = 0
+            return (1 - tokens) * self._interval
+        granted = int(min(tokens + _ROUNDING, _GRANT))
+        self._full_at = max(self._full_at, now) + granted * self._interval
+        self.left = granted - 1
+        return 0.0
+
+    def wait(self, now: float) -> float:
+        """Return how many seconds it takes until there is a token, and spend none."""
+        tokens = self.left + self._tokens(now)
+        return 0.0 if tokens >= 1 - _ROUNDING else (1 - tokens) * self._interval
+
+    def _tokens(self, now: float) -> float:
+        """Return how many there are that were not granted yet."""
+        return (_MINUTE - (max(self._full_at, now) - now)) / self._interval
+
+
+class Buckets:
+    """A token bucket for each key; beyond 20,000 the one that was asked for longest ago is forgotten."""
+
+    def __init__(self, per_minute: int, *, capacity: int = _REMEMBERED) -> None:
+        self._per_minute = per_minute
+        self._capacity = capacity
+        self._buckets: OrderedDict[str | bytes, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def of(self, key: str | bytes, now: float) -> TokenBucket:
+        """Return the bucket of `key`; one that was not asked for before is full."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(self._per_minute, now=now)
+            if len(self._buckets) > self._capacity:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(key)
+        return bucket
+
+    def wait(self, key: str | bytes, now: float) -> float:
+        """Return how many seconds it takes until `key` has a token."""
+        bucket = self._buckets.get(key)
+        return 0.0 if bucket is None else bucket.wait(now)
+
+
+class Tally:
+    """How many there are now of each key; None is not counted."""
+
+    def __init__(self) -> None:
+        self._counts: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def count(self, key: bytes | None) -> int:
+        """Return how many there are of `key`."""
+        return 0 if key is None else self._counts.get(key, 0)
+
+    def enter(self, key: bytes | None) -> int:
+        """Count one more, and return how many there are now."""
+        if key is None:
+            return 0
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        return count
+
+    def leave(self, key: bytes | None) -> None:
+        """Count one less."""
+        if key is None:
+            return
+        if self._counts[key] > 1:
+            self._counts[key] -= 1
+        else:
+            del self._counts[key]
+
+
+class ClientAddress(NamedTuple):
+    """An address as it is logged, and what is counted together under it: an IPv4 address or an IPv6 /64.
+
+    `key` is None for loopback, which is not counted: behind a proxy on the same machine everyone comes from there.
+    """
+
+    text: str
+    key: bytes | None
+
+
+def address_of(text: str) -> ClientAddress:
+    """Return what to call and how to count the address that a socket or a header has written as `text`."""
+    address = _parse(text)
+    if address is None:
+        return ClientAddress("unknown", b"")
+    if address.is_loopback:
+        return ClientAddress(str(address), None)
+    return ClientAddress(str(address), address.packed[:_SITE_BYTES])
+
+
+class TrustedProxies:
+    """Whose X-Forwarded-For is believed.
+
+    Args:
+        networks: addresses and networks in CIDR notation.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
+
+    def trusts(self, text: str) -> bool:
+        """Tell whether this address is a trusted proxy's."""
+        address = _parse(text)
+        return address is not None and any(address in network for network in self._networks)
+
+    def client(self, peer: str, forwarded_for: Sequence[str]) -> ClientAddress:
+        """Return where a request really comes from.
+
+        Each proxy appends the address it was called from, so the list is read from its end, for as long as trusted
+        proxies vouch for it: what stands further left was written by the client and may be anything.
+
+        Args:
+            peer: the socket's other end.
+            forwarded_for: the values of the X-Forwarded-For headers, in their order.
+        """
+        known = peer
+        hops = ",".join(forwarded_for).rsplit(",", _HOPS)[-_HOPS:] if forwarded_for else []
+        while hops and self.trusts(known):
+            hop = _without_port(hops.pop().strip())
+            if _parse(hop) is None:
+                break
+            known = hop
+        return address_of(known)
+
+
+class Usage:
+    """What all connections of one server together have used up."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.message_rate = limits.messages_per_minute or UNLIMITED
+        # By client, so that a new connection is no new allowance.
+        self.message_buckets = Buckets(self.message_rate)
+        self._limits = limits
+        self._connections = 0
+        self._by_address = Tally()
+        self._failures = Buckets(limits.failed_auth_per_minute)
+
+    def enter(self, address: ClientAddress) -> str | None:
+        """Count a new connection, and return why there is no room for it, if there is none."""
+        self._connections += 1
+        at_address = self._by_address.enter(address.key)
+        if self._connections > self._limits.max_connections:
+            return "the service is full"
+        if at_address > self._limits.max_connections_per_address:
+            return "too many connections from this address"
+        return None
+
+    def leave(self, address: ClientAddress) -> None:
+        """Count the end of a connection that has entered."""
+        self._connections -= 1
+        self._by_address.leave(address.key)
+
+    def authentication_wait(self, address: ClientAddress, now: float) -> float:
+        """Return how many seconds an address has to wait after its failed attempts, normally 0.0."""
+        return 0.0 if address.key is None else self._failures.wait(address.key, now)
+
+    def check_authentication(self, address: ClientAddress, now: float) -> None:
+        """Refuse an address that has failed too often.
+
+        Raises:
+            RateLimitedError: it has to wait.
+        """
+        wait = self.authentication_wait(address, now)
+        if wait:
+            raise RateLimitedError("too many failed authentications", details=_retry_after(wait))
+
+    def authentication_failed(self, address: ClientAddress, now: float) -> None:
+        """Count a failed attempt."""
+        if address.key is not None:
+            self._failures.of(address.key, now).take(now)
+
+
+class Allowance:
+    """What one connection may still send.
+
+    `messages` is for the relay path to count down by itself: see `TokenBucket.left`.
+    """
+
+    __slots__ = ("_frames", "_patience", "_usage", "messages")
+
+    def __init__(self, usage: Usage, *, now: float) -> None:
+        self._usage = usage
+        self.messages = TokenBucket(usage.message_rate, now=now)
+        # Both made when first needed: most connections send nothing but pongs, and never too much.
+        self._frames: TokenBucket | None = None
+        self._patience: TokenBucket | None = None
+
+    def of_client(self, client_id: str, now: float) -> TokenBucket:
+        """Use the client's bucket from now on, the same one on all its connections, and return it."""
+        self.messages = self._usage.message_buckets.of(client_id, now)
+        return self.messages
+
+    def refuse(self, now: float) -> RateLimitedError | None:
+        """Return the refusal of a message that `messages.left` did not cover, or None if there is a token after all."""
+        wait = self.messages.refill(now)
+        if not wait:
+            return None
+        return RateLimitedError(
+            f"more than {self._usage.message_rate} messages in a minute", details=_retry_after(wait)
+        )
+
+    def is_insistent(self, now: float) -> bool:
+        """Count a refused message, and tell whether there have been too many.
+
+        As many may be refused as are allowed, so a client that sends twice its rate or more is cut off, sooner the
+        more it sends.
+        """
+        if self._patience is None:
+            self._patience = TokenBucket(self._usage.message_rate, now=now)
+        return self._patience.take(now) > 0
+
+    def has_too_many_frames(self, now: float) -> bool:
+        """Count a frame that is no whole message, and tell whether there have been too many."""
+        if self._frames is None:
+            self._frames = TokenBucket(self._usage.message_rate * FRAMES_PER_MESSAGE, now=now)
+        return self._frames.take(now) > 0
+
+
+class Origins:
+    """Which web pages may connect: those at an origin in the list, or any when "*" is in it."""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self._allowed = frozenset(_normal_origin(origin) for origin in allowed)
+
+    def allow(self, origins: Sequence[str]) -> bool:
+        """Tell whether a request with these Origin headers may go on; only browsers send one (RFC 6454)."""
+        return "*" in self._allowed or all(_normal_origin(origin) in self._allowed for origin in origins)
+
+
+def _retry_after(wait: float) -> dict[str, float]:
+    """Return ERROR's details: the wait in seconds, to the millisecond and never too short."""
+    return {"retry_after": math.ceil(wait * 1000) / 1000}
+
+
+def _normal_origin(origin: str) -> str:
+    return origin.strip().rstrip("/").lower()
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    # A socket that listens on :: shows IPv4 clients this way.
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return mapped or address
+
+
+def _without_port(hop: str) -> str:
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop

@@ -1,0 +1,294 @@
+"""Rates, counts and addresses, with a clock that the tests move."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signal_manager.errors import RateLimitedError
+from signal_manager.limits import (
+    FRAMES_PER_MESSAGE,
+    Allowance,
+    Buckets,
+    ClientAddress,
+    Limits,
+    Origins,
+    Tally,
+    TokenBucket,
+    TrustedProxies,
+    Usage,
+    address_of,
+)
+
+NOW = 1000.0
+HOME = address_of("203.0.113.7")
+ELSEWHERE = address_of("203.0.113.8")
+
+
+def taken(bucket: TokenBucket, now: float) -> int:
+    """Take all there is."""
+    count = 0
+    while not bucket.take(now):
+        count += 1
+    return count
+
+
+# -- token buckets ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_minute", [1, 5, 31, 32, 33, 1000])
+def test_a_full_bucket_has_a_minute_of_tokens(per_minute: int) -> None:
+    bucket = TokenBucket(per_minute, now=NOW)
+
+    assert taken(bucket, NOW) == per_minute
+    assert bucket.take(NOW) == pytest.approx(60 / per_minute)
+
+
+def test_the_wait_that_is_told_is_enough_and_not_too_long() -> None:
+    bucket = TokenBucket(60, now=NOW)
+    taken(bucket, NOW)
+
+    wait = bucket.take(NOW + 0.25)
+
+    assert wait == pytest.approx(0.75)
+    assert bucket.take(NOW + 0.25 + wait - 0.01) > 0
+    assert bucket.take(NOW + 0.25 + wait + 0.001) == 0
+
+
+def test_tokens_come_back_evenly_and_no_more_than_a_minutes() -> None:
+    bucket = TokenBucket(600, now=NOW)
+    taken(bucket, NOW)
+
+    assert taken(bucket, NOW + 6.001) == 60
+    assert taken(bucket, NOW + 3600) == 600
+
+
+def test_looking_spends_nothing() -> None:
+    bucket = TokenBucket(2, now=NOW)
+
+    assert [bucket.wait(NOW) for _ in range(5)] == [0.0] * 5
+    assert taken(bucket, NOW) == 2
+    assert bucket.wait(NOW) == pytest.approx(30)
+    assert bucket.wait(NOW + 31) == 0
+
+
+@given(
+    per_minute=st.integers(1, 500),
+    gaps=st.lists(st.floats(0, 5, allow_nan=False), min_size=1, max_size=200),
+)
+def test_no_pace_gets_more_than_a_minutes_burst_and_the_rate(per_minute: int, gaps: list[float]) -> None:
+    bucket = TokenBucket(per_minute, now=NOW)
+    now, allowed = NOW, 0
+
+    for gap in gaps:
+        now += gap
+        allowed += taken(bucket, now)
+
+    assert allowed <= per_minute + (now - NOW) * per_minute / 60 + 1e-6
+
+
+@given(per_minute=st.integers(1, 500), count=st.integers(1, 300))
+def test_a_client_that_keeps_to_the_rate_is_never_refused(per_minute: int, count: int) -> None:
+    bucket = TokenBucket(per_minute, now=NOW)
+
+    assert not any(bucket.take(NOW + number * 60 / per_minute) for number in range(count))
+
+
+def test_the_bucket_that_rested_longest_is_forgotten_first() -> None:
+    buckets = Buckets(1, capacity=2)
+    for key in ("a", "b"):
+        buckets.of(key, NOW).take(NOW)
+    buckets.of("a", NOW)
+
+    buckets.of("c", NOW)
+
+    assert len(buckets) == 2
+    assert buckets.wait("a", NOW) > 0
+    assert buckets.wait("b", NOW) == 0
+
+
+# -- addresses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("203.0.113.7", "::ffff:203.0.113.7"),
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff"),
+        ("fe80::1%eth0", "fe80::2%eth1"),
+    ],
+)
+def test_what_one_machine_can_use_counts_together(one: str, other: str) -> None:
+    assert address_of(one).key == address_of(other).key
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("203.0.113.7", "203.0.113.8"), ("2001:db8:1:2::1", "2001:db8:1:3::1"), ("1.2.3.4", "102:304::")]
+)
+def test_what_two_machines_use_does_not(one: str, other: str) -> None:
+    assert address_of(one).key != address_of(other).key
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
+def test_loopback_is_not_counted(text: str) -> None:
+    assert address_of(text).key is None
+
+
+def test_what_is_no_address_is_not_echoed() -> None:
+    assert address_of("\x1b[31mevil") == ClientAddress("unknown", b"")
+
+
+@pytest.mark.parametrize(
+    ("forwarded_for", "client"),
+    [
+        pytest.param([], "10.0.0.1", id="no header"),
+        pytest.param(["203.0.113.7"], "203.0.113.7", id="one proxy"),
+        pytest.param(["1.1.1.1, 203.0.113.7"], "203.0.113.7", id="the client wrote one too"),
+        pytest.param(["1.1.1.1", "203.0.113.7"], "203.0.113.7", id="in a header of its own"),
+        pytest.param(["203.0.113.7, 10.1.1.1,10.0.0.9"], "203.0.113.7", id="three proxies"),
+        pytest.param(["10.1.1.1, 10.2.2.2"], "10.1.1.1", id="nobody but proxies"),
+        pytest.param(["203.0.113.7:51234"], "203.0.113.7", id="with a port"),
+        pytest.param(["[2001:db8::1]:443"], "2001:db8::1", id="IPv6 with a port"),
+        pytest.param(["2001:db8::1"], "2001:db8::1", id="IPv6"),
+        pytest.param(["203.0.113.7, unknown"], "10.0.0.1", id="garbage is where belief ends"),
+        pytest.param(["203.0.113.7, , 10.0.0.9"], "10.0.0.9", id="an empty entry too"),
+        pytest.param([", ".join(["203.0.113.7"] + ["10.0.0.9"] * 100_000)], "10.0.0.9", id="endless"),
+    ],
+)
+def test_behind_trusted_proxies_the_client_is_the_rightmost_address_that_is_not_one(
+    forwarded_for: list[str], client: str
+) -> None:
+    proxies = TrustedProxies(["10.0.0.0/8"])
+
+    assert proxies.client("10.0.0.1", forwarded_for).text == client
+
+
+def test_nobody_else_is_believed() -> None:
+    proxies = TrustedProxies(["10.0.0.0/8"])
+
+    assert proxies.client("203.0.113.7", ["198.51.100.1"]).text == "203.0.113.7"
+    assert TrustedProxies([]).client("10.0.0.1", ["198.51.100.1"]).text == "10.0.0.1"
+
+
+def test_a_proxy_on_a_dual_stack_socket_is_known() -> None:
+    assert TrustedProxies(["10.0.0.1"]).client("::ffff:10.0.0.1", ["203.0.113.7"]).text == "203.0.113.7"
+
+
+# -- origins ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("origins", [[], ["https://app.example"], ["HTTPS://App.Example/"]])
+def test_listed_origins_and_programs_may_connect(origins: list[str]) -> None:
+    assert Origins(["https://app.example/"]).allow(origins)
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        ["https://evil.example"],
+        ["null"],
+        [""],
+        ["https://app.example.evil.example"],
+        ["http://app.example"],
+        ["https://app.example:8443"],
+        ["https://app.example", "https://evil.example"],
+    ],
+)
+def test_other_origins_may_not(origins: list[str]) -> None:
+    assert not Origins(["https://app.example"]).allow(origins)
+    assert Origins(["*"]).allow(origins)
+
+
+# -- what is used up -------------------------------------------------------------------------------------------------
+
+
+def test_a_tally_forgets_who_is_gone() -> None:
+    tally = Tally()
+    assert [tally.enter(b"a"), tally.enter(b"a"), tally.enter(None)] == [1, 2, 0]
+
+    tally.leave(b"a")
+    assert (tally.count(b"a"), tally.count(None)) == (1, 0)
+    tally.leave(b"a")
+    tally.leave(None)
+
+    assert len(tally) == 0
+
+
+def test_connections_are_limited_in_all_and_by_address() -> None:
+    usage = Usage(Limits(max_connections=3, max_connections_per_address=2))
+
+    assert [usage.enter(HOME) for _ in range(3)] == [None, None, "too many connections from this address"]
+    assert usage.enter(ELSEWHERE) == "the service is full"
+    usage.leave(HOME)
+    usage.leave(HOME)
+    assert usage.enter(ELSEWHERE) is None
+
+
+def test_loopback_is_limited_in_all_only() -> None:
+    usage = Usage(Limits(max_connections=3, max_connections_per_address=1))
+    loopback = address_of("127.0.0.1")
+
+    assert [usage.enter(loopback) for _ in range(4)] == [None, None, None, "the service is full"]
+
+
+def test_failed_authentications_are_throttled_by_address() -> None:
+    usage = Usage(Limits(failed_auth_per_minute=3))
+    for _ in range(3):
+        usage.check_authentication(HOME, NOW)
+        usage.authentication_failed(HOME, NOW)
+
+    with pytest.raises(RateLimitedError) as refusal:
+        usage.check_authentication(HOME, NOW)
+
+    assert refusal.value.details == {"retry_after": 20.0}
+    usage.check_authentication(ELSEWHERE, NOW)
+    usage.check_authentication(HOME, NOW + 20.001)
+
+
+def test_failures_on_loopback_are_not_counted() -> None:
+    usage = Usage(Limits(failed_auth_per_minute=1))
+    for _ in range(5):
+        usage.authentication_failed(address_of("::1"), NOW)
+
+    usage.check_authentication(address_of("::1"), NOW)
+
+
+def test_a_new_connection_is_no_new_allowance() -> None:
+    usage = Usage(Limits(messages_per_minute=5))
+    taken(Allowance(usage, now=NOW).of_client("alice", NOW), NOW)
+
+    assert Allowance(usage, now=NOW).of_client("alice", NOW).take(NOW) > 0
+    assert Allowance(usage, now=NOW).of_client("bob", NOW).take(NOW) == 0
+
+
+def test_a_refusal_says_how_long_to_wait() -> None:
+    allowance = Allowance(Usage(Limits(messages_per_minute=7)), now=NOW)
+    assert allowance.refuse(NOW) is None
+    taken(allowance.messages, NOW)
+
+    refusal = allowance.refuse(NOW)
+
+    assert refusal is not None
+    assert refusal.message == "more than 7 messages in a minute"
+    assert refusal.details == {"retry_after": 8.572}
+
+
+def test_patience_ends_when_as_many_were_refused_as_are_allowed() -> None:
+    allowance = Allowance(Usage(Limits(messages_per_minute=10)), now=NOW)
+
+    assert [allowance.is_insistent(NOW) for _ in range(11)] == [False] * 10 + [True]
+
+
+def test_frames_that_are_no_messages_have_a_rate_of_their_own() -> None:
+    allowance = Allowance(Usage(Limits(messages_per_minute=2)), now=NOW)
+    frames = 2 * FRAMES_PER_MESSAGE
+
+    assert [allowance.has_too_many_frames(NOW) for _ in range(frames + 1)] == [False] * frames + [True]
+
+
+def test_without_a_rate_nobody_meets_it() -> None:
+    usage = Usage(Limits(messages_per_minute=None))
+    bucket = Allowance(usage, now=NOW).of_client("alice", NOW)
+
+    assert not any(bucket.take(NOW) for _ in range(10_000))
