@@ -100,7 +100,6 @@ def test_the_defaults_are_supported() -> None:
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        (Config(server=Server(tls_enabled=True)), "server.tls_enabled = true"),
         (Config(server=Server(workers=2)), "server.workers = 2"),
         (Config(bus=Bus(backend="nats")), 'bus.backend = "nats"'),
     ],

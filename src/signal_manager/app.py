@@ -10,7 +10,8 @@ import contextlib
 import importlib.util
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -27,17 +28,20 @@ from signal_manager.connection import Connection
 from signal_manager.errors import ConfigurationError
 from signal_manager.housekeeping import Housekeeping
 from signal_manager.jwks import JwksKeys
+from signal_manager.limits import HALF_OPEN, TURNED_AWAY, Limits
+from signal_manager.listener import listen
 from signal_manager.media.base import MediaBackend
-from signal_manager.media.negotiation import Limits
+from signal_manager.media.negotiation import Limits as NegotiationLimits
 from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.registrations import Registrations
 from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.router import Router
-from signal_manager.server import Server, listen
+from signal_manager.server import Server
 from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
+from signal_manager.tls import Certificate
 
 __all__ = ["cloudflare_for", "media_backend_of", "run", "running", "storage_for"]
 
@@ -56,9 +60,10 @@ async def running(config: Config) -> AsyncIterator[Server]:
     """
     for problem in unsupported_settings(config):
         raise ConfigurationError(problem)
-    _allow_descriptors(config.server.max_connections)
     async with contextlib.AsyncExitStack() as stack:
-        listener = stack.enter_context(listen(config.server.host, config.server.port))
+        listening = stack.enter_context(listen(config.server.host, config.server.port))
+        max_connections = _allow_descriptors(config.server.max_connections)
+        certificate = _certificate(config)
         metrics = Metrics()
         storage = measured(await stack.enter_async_context(storage_for(config)), metrics)
         node_id = NodeId(config.bus.node_id or uuid4().hex)
@@ -79,7 +84,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
             settings=RoomSettings(
                 app_id=media.app_id,
                 stun_url=media.stun_url,
-                limits=Limits(answer=config.media.negotiation_timeout),
+                limits=NegotiationLimits(answer=config.media.negotiation_timeout),
             ),
         )
         await stack.enter_async_context(
@@ -98,9 +103,21 @@ async def running(config: Config) -> AsyncIterator[Server]:
         server = Server(
             router=Router(authenticator=authenticator, bus=bus, registrations=registrations, rooms=rooms),
             bus=bus,
-            listener=listener,
+            listening=listening,
             version=__version__,
-            max_connections=config.server.max_connections,
+            limits=Limits(
+                max_connections=max_connections,
+                max_connections_per_address=config.security.max_connections_per_ip,
+                messages_per_minute=(
+                    config.security.max_messages_per_minute if config.security.rate_limit_enabled else None
+                ),
+                failed_auth_per_minute=config.security.max_failed_auth_per_minute,
+                outbound_queue_bytes=config.server.outbound_queue_bytes,
+                write_buffer_bytes=config.server.write_buffer_size,
+            ),
+            allowed_origins=config.security.allowed_origins,
+            trusted_proxies=config.server.trusted_proxies,
+            certificate=certificate,
             max_message_size=config.server.max_message_size,
             read_buffer_size=config.server.read_buffer_size,
             session=SessionSettings(
@@ -125,6 +142,8 @@ async def running(config: Config) -> AsyncIterator[Server]:
             await stack.enter_async_context(_admin(config, server, management, metrics))
         await server.start()
         stack.push_async_callback(server.stop)
+        if certificate is not None:
+            stack.enter_context(_reloaded_on_hangup(certificate))
         log.info("service started", host=server.host, port=server.port, version=__version__)
         yield server
         log.info("service stopping")
@@ -341,13 +360,59 @@ async def _run_until_signal(config: Config, announce: Callable[[Server], None] |
         await stop.wait()
 
 
-def _allow_descriptors(connections: int) -> None:
-    """Raise the soft limit of file descriptors, since running out of them in mid-flight is worse than refusing."""
-    wanted = connections + _OTHER_DESCRIPTORS
+def _certificate(config: Config) -> Certificate | None:
+    if not config.server.tls_enabled:
+        return None
+    certificate = Certificate(
+        cert_path=config.server.tls_cert_path,
+        key_path=config.server.tls_key_path,
+        client_ca_path=config.server.tls_client_ca_path,
+    )
+    _warn_of(certificate)
+    return certificate
+
+
+@contextlib.contextmanager
+def _reloaded_on_hangup(certificate: Certificate) -> Iterator[None]:
+    """Read the certificate's files again at every SIGHUP while the block lasts."""
+
+    def reload() -> None:
+        try:
+            certificate.reload()
+        except ConfigurationError as error:
+            log.error("certificate not reloaded", reason=error.message)
+            return
+        log.info("certificate reloaded")
+        _warn_of(certificate)
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _warn_of(certificate: Certificate) -> None:
+    problem = certificate.problem(datetime.now(UTC))
+    if problem is not None:
+        log.warning("clients will refuse the certificate", reason=problem)
+
+
+def _allow_descriptors(connections: int) -> int:
+    """Raise the soft limit of file descriptors for so many connections, and return how many it is enough for.
+
+    Running out of them in mid-flight is worse than refusing: databases and key files need them too.
+    """
+    spare = HALF_OPEN + TURNED_AWAY + _OTHER_DESCRIPTORS
+    wanted = connections + spare
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
+        return connections
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        log.warning("fewer file descriptors than max_connections needs", wanted=wanted, allowed=allowed)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    possible = min(connections, max(allowed - spare, allowed // 2))
+    if possible < connections:
+        log.warning("too few file descriptors for max_connections", limit=allowed, max_connections=possible)
+    return possible

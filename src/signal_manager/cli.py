@@ -146,7 +146,7 @@ def serve(
 def _announce(server: Server) -> None:
     if sys.stderr.isatty():
         host = f"[{server.host}]" if ":" in server.host else server.host
-        url = f"ws://{host}:{server.port}"
+        url = f"{'wss' if server.is_secure else 'ws'}://{host}:{server.port}"
         print(f"{PROGRAM} {__version__} listens on {url} - press Ctrl-C to stop", file=sys.stderr)
         print(f"try it in another terminal: {PROGRAM} try --url {url}", file=sys.stderr)
 

@@ -17,16 +17,18 @@ from typing import Any, assert_never
 from uuid import uuid4
 
 import structlog
-from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from signal_manager.bus.local import LocalBus
 from signal_manager.errors import (
+    AuthenticationError,
     InvalidRequestError,
     MalformedMessageError,
     RateLimitedError,
     SignalManagerError,
     TooLargeError,
 )
+from signal_manager.limits import PENDING_REQUESTS, Allowance, ClientAddress, Limits, Usage
 from signal_manager.metrics import Counter, CounterFamily, Metrics
 from signal_manager.model import Caller, ClientId, SessionId
 from signal_manager.presence import Phase, RecentError
@@ -58,6 +60,7 @@ from signal_manager.protocol.session import (
     Session,
     SessionSettings,
 )
+from signal_manager.protocol.websocket import is_text, may_be_sent
 from signal_manager.router import Router
 
 __all__ = ["Connection", "Switchboard"]
@@ -67,8 +70,6 @@ log = structlog.get_logger(__name__)
 # How long a client may take to answer our close frame before its socket is cut (RFC 6455, section 7.1.1).
 CLOSE_TIMEOUT = 2.0
 
-# Requests of one connection that may wait for their answers at once: those about tracks can take many seconds.
-MAX_PENDING_REQUESTS = 32
 # One relayed signal of so many is timed: the clock costs as much as a part of the relay does.
 _TIMED_ONE_OF = 64
 # Errors that are kept for the dashboard.
@@ -93,7 +94,7 @@ class Switchboard:
         router: answers requests.
         bus: who is connected here.
         settings: time limits of every session.
-        max_connections: one more is closed with 4503.
+        limits: what the service allows.
         max_message_size: in bytes; a longer message ends its connection with 1009.
         metrics: where everything is counted.
     """
@@ -104,16 +105,17 @@ class Switchboard:
         router: Router,
         bus: LocalBus[Connection],
         settings: SessionSettings,
-        max_connections: int,
+        limits: Limits,
         max_message_size: int,
         metrics: Metrics,
     ) -> None:
         self.router = router
         self.bus = bus
         self.settings = settings
-        self.max_connections = max_connections
+        self.limits = limits
         self.max_message_size = max_message_size
         self.connections: set[Connection] = set()
+        self.usage = Usage(limits)
         self._empty = asyncio.Event()
         self.relayed = 0
         # While the frames of one read are handled, what they write waits here and goes out together after the last.
@@ -147,6 +149,7 @@ class Switchboard:
     def leave(self, connection: Connection) -> None:
         """Forget a connection whose socket is closed."""
         self.connections.discard(connection)
+        self.usage.leave(connection.source)
         if not self.connections:
             self._empty.set()
 
@@ -161,6 +164,9 @@ class Switchboard:
                 await asyncio.wait_for(self._empty.wait(), timeout)
         for connection in tuple(self.connections):
             connection.cut()
+        if self.connections:  # the sockets are closed in the event loop's next turn
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), timeout)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -210,8 +216,9 @@ class Connection(WSListener):
     """A client's connection, from the upgrade to the end of the socket."""
 
     __slots__ = (
-        "_address",
+        "_allowance",
         "_board",
+        "_bucket",
         "_caller",
         "_close_reason",
         "_close_timer",
@@ -220,6 +227,7 @@ class Connection(WSListener):
         "_framing",
         "_heard",
         "_held",
+        "_is_behind",
         "_next_tick",
         "_opened_at",
         "_outbound",
@@ -231,17 +239,18 @@ class Connection(WSListener):
         "_session",
         "_transport",
         "instance_id",
+        "source",
     )
 
-    def __init__(self, board: Switchboard, framing: Framing) -> None:
+    def __init__(self, board: Switchboard, framing: Framing, *, source: ClientAddress, opened_at: float) -> None:
         super().__init__()
         self._board = board
         self._framing = framing
-        self._opened_at = time.monotonic()
+        self.source = source
+        self._opened_at = opened_at
         self._session = Session(board.settings, now=self._opened_at)
         self.instance_id: str | None = None
         self._transport: WSTransport | None = None
-        self._address = ""
         self._caller: Caller | None = None
         self._end: relay.RelayEnd | None = None  # once established on v1 or v2
         self._relays = False  # whether this client's signals may take the short way
@@ -251,7 +260,10 @@ class Connection(WSListener):
         self._held: list[tuple[bytes, WSMsgType]] | None = None
         self._fragments: bytearray | None = None  # the frame type, then what has come of the message so far
         self._outbound: list[bytes] = []  # WebSocket frames that wait for the end of this read
+        self._is_behind = False  # whether the client reads more slowly than others write to it
         self._pending = 0  # requests that are being answered
+        self._allowance = Allowance(board.usage, now=opened_at)
+        self._bucket = self._allowance.messages
         self._close_timer: asyncio.TimerHandle | None = None
         self._close_reason = ""
         self._outcome = "lost"  # how the connection ended, in one word of a closed set
@@ -263,16 +275,16 @@ class Connection(WSListener):
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Start the session."""
         self._transport = transport
-        peer = transport.underlying_transport.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else "unknown"
+        transport.underlying_transport.set_write_buffer_limits(high=self._board.limits.write_buffer_bytes)
         # The handshake's headers are not needed again, and they are a tenth of what an idle connection costs.
         transport.request.headers.clear()
         transport.response.headers.clear()
+        log.info("connection opened", address=self.address, framing=self._framing.value)
         self._board.connections.add(self)
         self._board.metrics.connections_opened.labelled().add()
-        log.info("connection opened", address=self._address, framing=self._framing.value)
-        if len(self._board.connections) > self._board.max_connections:
-            self._perform(self._session.turned_away())
+        no_room = self._board.usage.enter(self.source)
+        if no_room is not None:
+            self._perform(self._session.turned_away(no_room))
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Handle one frame, and write what a whole read has caused once its last frame was handled."""
@@ -282,10 +294,18 @@ class Connection(WSListener):
             board.joining = True
         try:
             self._heard = True
-            if frame.msg_type is _BINARY and frame.fin and self._fragments is None and self._held is None:
+            if (
+                frame.msg_type is _BINARY
+                and frame.fin
+                and self._fragments is None
+                and self._held is None
+                and not (frame.rsv1 or frame.rsv2 or frame.rsv3)
+            ):
                 data = frame.get_payload_as_bytes()
                 board.bytes_received.value += len(data)
-                if not (self._relays and self._relay(data)):
+                bucket = self._bucket
+                bucket.left -= 1
+                if (bucket.left >= 0 or self._may_send(data)) and not (self._relays and self._relay(data)):
                     self._take(data, _BINARY)
             else:
                 self._handle_frame(frame)
@@ -307,8 +327,8 @@ class Connection(WSListener):
         log.info(
             "connection closed",
             client_id=self._session.client_id,
-            address=self._address,
-            reason=self._close_reason or "connection lost",
+            address=self.address,
+            reason=self._close_reason or _reason(transport),
             duration=round(time.monotonic() - self._opened_at, 3),
             received=self._received,
             sent=self._sent,
@@ -316,9 +336,11 @@ class Connection(WSListener):
 
     def pause_writing(self) -> None:
         """Take note that the client reads more slowly than others write to it."""
+        self._is_behind = True
 
     def resume_writing(self) -> None:
         """Take note that the client has caught up."""
+        self._is_behind = False
 
     # -- what the bus calls --------------------------------------------------------------------------------------
 
@@ -353,7 +375,7 @@ class Connection(WSListener):
     @property
     def address(self) -> str:
         """Where it comes from."""
-        return self._address
+        return self.source.text
 
     @property
     def framing(self) -> str:
@@ -395,6 +417,8 @@ class Connection(WSListener):
             self._perform(self._session.tick(now))
             deadline = self._session.next_deadline()
             self._next_tick = now + 1.0 if deadline is None else deadline
+        if self._transport is not None and self._transport.is_close_frame_sent:
+            self._cut_later()  # picows sends a close frame by itself where the client breaks the WebSocket protocol
 
     def stop(self) -> None:
         """End the connection because the service stops."""
@@ -413,7 +437,9 @@ class Connection(WSListener):
         self._outbound = []
         transport = self._transport
         if transport is not None and not transport.is_close_frame_sent and not transport.is_disconnected:
-            transport.underlying_transport.write(outbound[0] if len(outbound) == 1 else b"".join(outbound))
+            data = outbound[0] if len(outbound) == 1 else b"".join(outbound)
+            if not self._is_behind or self._has_room(len(data)):
+                transport.underlying_transport.write(data)
 
     # -- inbound -------------------------------------------------------------------------------------------------
 
@@ -452,20 +478,39 @@ class Connection(WSListener):
         """Handle what is not a whole binary message: text, fragments, control frames, messages that must wait."""
         transport = self._transport
         assert transport is not None  # noqa: S101 - frames come after the upgrade
+        if frame.rsv1 or frame.rsv2 or frame.rsv3:
+            self._close(CloseCode.PROTOCOL, "reserved bits are set, and no extension was agreed on")
+            return
+        is_message = frame.fin and (frame.msg_type is _BINARY or frame.msg_type is _TEXT)
+        if not is_message and self._allowance.has_too_many_frames(time.monotonic()):
+            self._perform(self._session.insistent())
+            return
         match frame.msg_type:
             case WSMsgType.PING:
-                transport.send_pong(frame.get_payload_as_bytes())
+                payload = frame.get_payload_as_bytes()
+                if not self._is_behind or self._has_room(len(payload)):
+                    transport.send_pong(payload)
             case WSMsgType.PONG:
                 pass
             case WSMsgType.CLOSE:
-                if not self._close_reason:
-                    self._close_reason, self._outcome = "closed by the client", "client"
-                if not transport.is_close_frame_sent:
-                    self.flush()
-                    transport.send_close(frame.get_close_code() or WSCloseCode.OK)
-                transport.disconnect()
+                self._close_by_client(transport, frame)
             case message_type:
                 self._assemble(message_type, frame)
+
+    def _close_by_client(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Answer a close frame (RFC 6455, section 5.5.1); whatever the client sends after it does not count."""
+        self._session.lost()
+        code = int.from_bytes(frame.get_payload_as_bytes()[:2]) if frame.payload_size else CloseCode.NORMAL
+        if not may_be_sent(code):
+            self._close(CloseCode.PROTOCOL, "no such close code")
+            return
+        self._leave(_LOST)
+        if not self._close_reason:
+            self._close_reason, self._outcome = "closed by the client", "client"
+        if not transport.is_close_frame_sent:
+            self._say_good_bye(transport, code, "")
+        self._cut_later()
+        transport.disconnect()
 
     def _assemble(self, frame_type: WSMsgType, frame: WSFrame) -> None:
         """Put the frames of one message together (RFC 6455, section 5.4)."""
@@ -475,9 +520,7 @@ class Connection(WSListener):
             return
         if fragments is None:
             if frame.fin:
-                data = frame.get_payload_as_bytes()
-                self._board.bytes_received.value += len(data)
-                self._take_or_hold(data, frame_type)
+                self._message(frame.get_payload_as_bytes(), frame_type)
                 return
             fragments = self._fragments = bytearray((frame_type.value,))
         fragments += frame.get_payload_as_bytes()
@@ -486,8 +529,36 @@ class Connection(WSListener):
             self._close(CloseCode.TOO_LARGE, f"message larger than {self._board.max_message_size} bytes")
         elif frame.fin:
             self._fragments = None
-            self._board.bytes_received.value += len(fragments) - 1
-            self._take_or_hold(bytes(fragments[1:]), WSMsgType(fragments[0]))
+            self._message(bytes(fragments[1:]), WSMsgType(fragments[0]))
+
+    def _message(self, data: bytes, frame_type: WSMsgType) -> None:
+        """Let a message in if it is within the rate, and if text is text (RFC 6455, section 8.1)."""
+        self._board.bytes_received.value += len(data)
+        self._bucket.left -= 1
+        if self._bucket.left < 0 and not self._may_send(data):
+            return
+        if frame_type is _TEXT and not is_text(data):
+            self._close(CloseCode.NOT_TEXT, "text that is not UTF-8")
+            return
+        self._take_or_hold(data, frame_type)
+
+    def _may_send(self, data: bytes) -> bool:
+        """Look whether the rate allows a message after all, and refuse it if not; `_bucket.left` is below zero."""
+        now = time.monotonic()
+        refusal = self._allowance.refuse(now)
+        if refusal is None:
+            return True
+        self._received += 1
+        if self._allowance.is_insistent(now):
+            self._perform(self._session.insistent())
+            return False
+        message_id, payload_type = None, self._session.payload_type
+        with contextlib.suppress(MalformedMessageError):
+            header = decode_frame(self._framing, data)
+            message_id, payload_type = header.message_id, header.payload_type
+            self._board.received[header.message_type].value += 1
+        self._perform(self._session.limited(refusal, message_id=message_id, payload_type=payload_type))
+        return False
 
     def _take_or_hold(self, data: bytes, frame_type: WSMsgType) -> None:
         """Handle a message now, or after the request that must be answered first."""
@@ -570,10 +641,16 @@ class Connection(WSListener):
     async def _authenticate(self, connect: Connect) -> None:
         session, board = self._session, self._board
         try:
+            board.usage.check_authentication(self.source, time.monotonic())
             caller = await board.router.admit(connect)
         except SignalManagerError as error:
-            board.metrics.authentications.labelled("unavailable" if error.may_retry else "refused").add()
-            log.info("connection refused", client_id=connect.client_id, address=self._address, reason=error.message)
+            outcome = "unavailable" if error.may_retry else "refused"
+            if isinstance(error, AuthenticationError):
+                board.usage.authentication_failed(self.source, time.monotonic())
+            elif isinstance(error, RateLimitedError):
+                outcome = "limited"
+            board.metrics.authentications.labelled(outcome).add()
+            log.info("connection refused", client_id=connect.client_id, address=self.address, reason=error.message)
             self._perform(session.refused(error))
             self._release()
             return
@@ -588,18 +665,19 @@ class Connection(WSListener):
         """Make this connection its client's presence."""
         session = self._session
         self._caller = caller
+        self._bucket = self._allowance.of_client(connect.client_id, time.monotonic())
         self.instance_id = connect.instance_id
         if self._framing is not Framing.JSON:
             self._end = relay.RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)
             self._relays = caller.identity.grants.signal_to is None
         self._board.bus.attach(caller.identity.client_id, self)
-        log.info("connection authenticated", client_id=connect.client_id, address=self._address)
+        log.info("connection authenticated", client_id=connect.client_id, address=self.address)
 
     def _dispatch(self, request: Received) -> None:
         """Have a request answered in the background, unless too many are being answered already."""
         caller = self._caller
         assert caller is not None  # noqa: S101 - the session dispatches established connections only
-        if self._pending >= MAX_PENDING_REQUESTS:
+        if self._pending >= PENDING_REQUESTS:
             error = RateLimitedError(f"{self._pending} requests wait for their answers, expected fewer")
             self._send(self._session.error(error, request))
             return
@@ -670,19 +748,37 @@ class Connection(WSListener):
             else:
                 self._outbound.append(_LONG(first, 127, size))
             self._outbound.append(data)
-        elif self._transport is not None:
+        elif self._transport is not None and (not self._is_behind or self._has_room(len(data))):
             self._transport.send(_BINARY if self._framing is not Framing.JSON else _TEXT, data)
+
+    def _has_room(self, size: int) -> bool:
+        """Tell whether a client that is behind may be sent `size` bytes more; if not, its connection ends."""
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - without one, nothing can be behind
+        if transport.underlying_transport.get_write_buffer_size() + size <= self._board.limits.outbound_queue_bytes:
+            return True
+        self._perform(self._session.fell_behind())
+        return False
 
     def _close(self, code: CloseCode, reason: str) -> None:
         """Start the closing handshake; the socket is cut if the client does not take part in it."""
         transport = self._transport
         self._leave(_REASONS.get(code, _LOST))
-        if transport is None or transport.is_close_frame_sent:
+        if transport is None:
             return
-        self._close_reason, self._outcome = f"{int(code)} {reason}", code.name.lower()
+        if not transport.is_close_frame_sent:
+            self._close_reason, self._outcome = f"{int(code)} {reason}", code.name.lower()
+            self._say_good_bye(transport, code, reason)
+        self._cut_later()
+
+    def _say_good_bye(self, transport: WSTransport, code: int, reason: str) -> None:
+        """Send the close frame, after all that has waited."""
         self.flush()
         transport.send_close(code, reason)  # type: ignore[arg-type]  # the stub has no private codes
-        self._close_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.cut)
+
+    def _cut_later(self) -> None:
+        if self._close_timer is None:
+            self._close_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.cut)
 
     def _leave(self, reason: str) -> None:
         """Stop being the client's presence."""
@@ -693,6 +789,13 @@ class Connection(WSListener):
             self._board.bus.detach(caller.identity.client_id, self)
             self._board.router.left(caller, reason)
             self._board.start(self._board.router.depart(caller), name="depart")
+
+
+def _reason(transport: WSTransport) -> str:
+    """Return why a connection ended that neither we nor the client closed: picows did, or the network."""
+    handshake = transport.close_handshake
+    sent = handshake.sent if handshake is not None else None
+    return f"{int(sent.code)} {sent.reason}" if sent is not None else "connection lost"  # type: ignore[call-overload]
 
 
 def _as_request(action: Send) -> Received:

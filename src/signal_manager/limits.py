@@ -37,8 +37,8 @@ __all__ = [
 HALF_OPEN = 1024
 # Connections beyond max_connections that may be there at one time to be told why; further ones get HTTP 503.
 TURNED_AWAY = 64
-# Requests of one connection that may wait for their answers.
-PENDING_REQUESTS = 64
+# Requests of one connection that may wait for their answers at once: those about tracks can take many seconds.
+PENDING_REQUESTS = 32
 # Pings, pongs and fragments that a client may send per message of its rate. Each costs a fraction of a message, and
 # a message of the largest size in fragments of a network packet's size must pass.
 FRAMES_PER_MESSAGE = 64

@@ -1,30 +1,33 @@
-"""The WebSocket port: accepts connections, answers `GET /health`, looks for silent clients, and stops in order.
+"""The WebSocket port: decides what a request gets, answers `GET /health`, looks for silent clients, stops in order.
 
-What one connection does is `connection.py`'s business; this module decides whether there is a connection at all.
+What one connection does is `connection.py`'s business and how its socket got here `listener.py`'s; this module decides
+whether there is a connection at all.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
+import math
 import socket
 import time
-from logging import LoggerAdapter, getLogger
+from http import HTTPStatus
 
 import msgspec
 import structlog
-from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener, ws_create_server
+from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
 
 from signal_manager.bus.local import LocalBus
 from signal_manager.connection import Connection, Switchboard
-from signal_manager.errors import ConfigurationError
+from signal_manager.limits import TURNED_AWAY, ClientAddress, Limits, Origins, TrustedProxies
+from signal_manager.listener import Listener
 from signal_manager.metrics import Metrics
 from signal_manager.presence import LiveSessions, Phase
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, choose_subprotocol
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.router import Router
+from signal_manager.tls import Certificate
 
-__all__ = ["Server", "listen"]
+__all__ = ["Server"]
 
 log = structlog.get_logger(__name__)
 
@@ -34,8 +37,8 @@ STOP_TIMEOUT = 3.0
 _SWEEPS_PER_LIMIT = 10
 _SHORTEST_SWEEP = 0.02
 _LONGEST_SWEEP = 1.0
-# Connections that may wait to be accepted: many clients come back at once after a restart.
-_BACKLOG = 4096
+# When a client that found the service full may ask again (s).
+_FULL_RETRY = 5.0
 _WEBSOCKET_PATHS = frozenset({b"/", b"/ws"})
 
 
@@ -45,9 +48,12 @@ class Server:
     Args:
         router: answers requests.
         bus: where connections make themselves known.
-        listener: where clients come in, made by `listen`; the server closes it.
+        listening: where clients come in, made by `listener.listen`; the server closes it.
         version: told to clients and by `/health`.
-        max_connections: a further connection is closed with 4503.
+        limits: what the service allows.
+        allowed_origins: web pages that may connect; "*" is any.
+        trusted_proxies: addresses and networks whose X-Forwarded-For is believed.
+        certificate: for wss://.
         max_message_size, read_buffer_size: in bytes.
         session: the time limits of every session.
         metrics: where everything is counted.
@@ -58,32 +64,53 @@ class Server:
         *,
         router: Router,
         bus: LocalBus[Connection],
-        listener: socket.socket,
+        listening: socket.socket,
         version: str,
-        max_connections: int = 1000,
+        limits: Limits,
+        allowed_origins: tuple[str, ...] = ("*",),
+        trusted_proxies: tuple[str, ...] = (),
+        certificate: Certificate | None = None,
         max_message_size: int = 1048576,
         read_buffer_size: int = 2048,
         session: SessionSettings,
         metrics: Metrics,
     ) -> None:
-        self.host: str = listener.getsockname()[0]
-        self.port: int = listener.getsockname()[1]
-        self._listener = listener
+        self.is_secure = certificate is not None
         self._version = version
-        self._max_message_size = max_message_size
-        self._read_buffer_size = read_buffer_size
+        self._limits = limits
+        self._origins = Origins(allowed_origins)
+        self._proxies = TrustedProxies(trusted_proxies)
         self._session = session
         self._board = Switchboard(
             router=router,
             bus=bus,
             settings=session,
-            max_connections=max_connections,
+            limits=limits,
             max_message_size=max_message_size,
             metrics=metrics,
         )
-        self._server: asyncio.Server | None = None
+        self._listener = Listener(
+            self._upgrade,
+            listening,
+            time_limit=session.connection_timeout,
+            max_half_open=limits.max_connections_per_address,
+            proxies=self._proxies,
+            max_frame_size=max_message_size,
+            read_buffer_size=read_buffer_size,
+            certificate=certificate,
+        )
         self._sweeper: asyncio.Task[None] | None = None
         self._started_at = time.monotonic()
+
+    @property
+    def host(self) -> str:
+        """The address that it listens on."""
+        return self._listener.host
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._listener.port
 
     @property
     def presence(self) -> LiveSessions:
@@ -91,46 +118,59 @@ class Server:
         return self._board
 
     async def start(self) -> None:
-        """Accept clients."""
-        self._server = await ws_create_server(
-            self._upgrade,
-            sock=self._listener,
-            websocket_handshake_timeout=self._session.connection_timeout,
-            enable_auto_pong=False,  # a swallowed ping could be the last frame of a read, which flushes the rest
-            max_frame_size=self._max_message_size,
-            read_buffer_init_size=self._read_buffer_size,
-            # An adapter, because picows makes a logger of its own for each connection otherwise: 1 KB each.
-            logger_name=LoggerAdapter(getLogger("picows.server"), {}),
-            backlog=_BACKLOG,
-        )
+        """Accept clients.
+
+        Raises:
+            ConfigurationError: there is no file descriptor to do it with.
+        """
+        await self._listener.start()
         self._started_at = time.monotonic()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="sweep")
         self._board.phase = Phase.SERVING
 
     async def stop(self) -> None:
         """Stop listening, say good-bye to every client, and cut those that do not answer."""
-        if self._server is None or self._sweeper is None:
+        if self._sweeper is None:
             return
-        self._server.close()
         self._sweeper.cancel()
+        self._sweeper = None
+        await self._listener.stop()
         await self._board.stop(STOP_TIMEOUT)
-        await self._server.wait_closed()
-        self._server = None
 
-    def _upgrade(self, request: WSUpgradeRequest) -> Connection | WSUpgradeResponseWithListener | None:
+    def _upgrade(
+        self, request: WSUpgradeRequest, peer: str, accepted_at: float
+    ) -> Connection | WSUpgradeResponseWithListener | None:
         """Decide what an HTTP request gets: a connection, `/health`, or a refusal."""
         path = request.path.split(b"?", 1)[0]
         if path == b"/health":
             return self._health()
         if path not in _WEBSOCKET_PATHS:
             return None
-        offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", []))
-        subprotocol = choose_subprotocol([name.strip() for name in offered.split(",")])
+        address = self._proxies.client(peer, request.headers.getall("X-Forwarded-For", []))
+        refusal = self._refuse(request, address)
+        if refusal is not None:
+            return refusal
+        if "upgrade" in (word.lower() for word in _words(request, "Connection")):
+            # Firefox asks for "keep-alive, Upgrade" (RFC 6455, section 4.2.1, allows that); picows for the one word.
+            request.headers["Connection"] = "upgrade"
+        subprotocol = choose_subprotocol(_words(request, "Sec-WebSocket-Protocol"))
         if subprotocol is None:
-            return Connection(self._board, Framing.V1)
-        connection = Connection(self._board, SUBPROTOCOLS[subprotocol])
+            return Connection(self._board, Framing.V1, source=address, opened_at=accepted_at)
+        connection = Connection(self._board, SUBPROTOCOLS[subprotocol], source=address, opened_at=accepted_at)
         response = WSUpgradeResponse.create_101_response({"Sec-WebSocket-Protocol": subprotocol})
         return WSUpgradeResponseWithListener(response, connection)
+
+    def _refuse(self, request: WSUpgradeRequest, address: ClientAddress) -> WSUpgradeResponseWithListener | None:
+        """Return the refusal of a request that is not worth a WebSocket."""
+        if not self._origins.allow(request.headers.getall("Origin", [])):
+            log.info("origin refused", address=address.text)
+            return _refusal(HTTPStatus.FORBIDDEN, "this origin may not connect")
+        wait = self._board.usage.authentication_wait(address, time.monotonic())
+        if wait:
+            return _refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many failed authentications", retry_after=wait)
+        if len(self._board.connections) >= self._limits.max_connections + TURNED_AWAY:
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is full", retry_after=_FULL_RETRY)
+        return None
 
     def _health(self) -> WSUpgradeResponseWithListener:
         body = {
@@ -155,33 +195,13 @@ class Server:
                 log.exception("sweep failed")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens, before anything else is started: a taken port is the most common mistake.
-
-    Args:
-        host: an address or a name; `::` means every address of both families.
-        port: 0 takes a free one.
-
-    Raises:
-        ConfigurationError: the address cannot be listened on; the message says why.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # IPv4 first: a name such as localhost has both, and clients that were told 127.0.0.1 expect it.
-        family, _, _, _, address = min(found, key=lambda entry: entry[0] is not socket.AF_INET)
-        dualstack = family is socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=dualstack)
-    except OSError as error:
-        raise ConfigurationError(_explain(error, host, port)) from error
+def _words(request: WSUpgradeRequest, header: str) -> list[str]:
+    """Return the values of a header that holds a list."""
+    return [word.strip() for word in ",".join(request.headers.getall(header, [])).split(",")]
 
 
-def _explain(error: OSError, host: str, port: int) -> str:
-    """Say in one line why listening failed and which setting to change."""
-    where = f"{host}:{port}"
-    if error.errno == errno.EADDRINUSE:
-        return f"cannot listen on {where}: the port is taken; change server.port or stop what uses it"
-    if error.errno == errno.EACCES:
-        return f"cannot listen on {where}: not permitted; use a port above 1023"
-    if isinstance(error, socket.gaierror):
-        return f"cannot listen on {where}: server.host is no address of this machine"
-    return f"cannot listen on {where}: {error.strerror or error}"
+def _refusal(status: HTTPStatus, why: str, *, retry_after: float | None = None) -> WSUpgradeResponseWithListener:
+    headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+    return WSUpgradeResponseWithListener(
+        WSUpgradeResponse.create_error_response(status, why.encode() + b"\n", headers), None
+    )

@@ -122,7 +122,10 @@ class Server(Section):
     )
     tls_enabled: bool = Field(default=False, description="Serve wss:// directly.")
     tls_cert_path: str = Field(default="", description="PEM file with the certificate chain.")
-    tls_key_path: str = Field(default="", description="PEM file with the private key.")
+    tls_key_path: str = Field(default="", description="PEM file with the private key, not encrypted.")
+    tls_client_ca_path: str = Field(
+        default="", description="PEM file with authorities; clients must then show a certificate of theirs."
+    )
 
 
 class Auth(Section):
@@ -354,6 +357,8 @@ class Config(BaseSettings):
                 f"server.heartbeat_timeout ({self.server.heartbeat_timeout:g} s) must be longer than "
                 f"server.heartbeat_interval ({self.server.heartbeat_interval:g} s)"
             )
+        if self.server.tls_enabled and not (self.server.tls_cert_path and self.server.tls_key_path):
+            raise ValueError("server.tls_enabled needs server.tls_cert_path and server.tls_key_path")
         if self.session.resume_total_bytes < self.session.resume_buffer_bytes:
             raise ValueError(
                 f"session.resume_total_bytes ({self.session.resume_total_bytes}) must not be smaller than "
@@ -406,10 +411,9 @@ def weak_secrets(config: Config) -> list[str]:
 def unsupported_settings(config: Config) -> list[str]:
     """Return what `config` asks for and this version cannot do yet, one sentence each.
 
-    Starting in spite of it would be worse than not starting: plaintext in place of TLS, memory in place of a database.
+    Starting in spite of it would be worse than not starting: memory in place of a database.
     """
     asked = {
-        "server.tls_enabled = true": config.server.tls_enabled,
         f"server.workers = {config.server.workers}": config.server.workers > 1,
         f'bus.backend = "{config.bus.backend}"': config.bus.backend == "nats",
     }

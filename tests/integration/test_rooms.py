@@ -11,14 +11,16 @@ import pytest
 
 from signal_manager.auth import StaticKeys
 from signal_manager.bus.local import LocalBus
-from signal_manager.connection import MAX_PENDING_REQUESTS, Connection
+from signal_manager.connection import Connection
+from signal_manager.limits import PENDING_REQUESTS, Limits
+from signal_manager.listener import listen
 from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.registrations import Registrations
 from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.router import Router
-from signal_manager.server import Server, listen
+from signal_manager.server import Server
 from signal_manager.storage.memory import MemoryStorage
 from tests.fakes.media import FakeSfu
 from tests.integration.v1_client import ALICE, BOB, CBOR, PLAIN, PROTOBUF, TAGGED, Client, Dialect, connect
@@ -57,9 +59,15 @@ class Place:
                 registrations=Registrations(storage=self.storage, node_id=NodeId("node")),
                 rooms=rooms,
             )
-            listener = stack.enter_context(listen("127.0.0.1", 0))
+            listening = stack.enter_context(listen("127.0.0.1", 0))
             server = Server(
-                router=router, bus=bus, listener=listener, version="1", session=SessionSettings(), metrics=Metrics()
+                router=router,
+                bus=bus,
+                listening=listening,
+                version="1",
+                limits=Limits(),
+                session=SessionSettings(),
+                metrics=Metrics(),
             )
             await server.start()
             stack.push_async_callback(server.stop)
@@ -288,7 +296,7 @@ async def test_an_answer_overtakes_the_requests_that_wait_for_it(place: Place) -
 async def test_more_requests_than_may_wait_are_refused_and_the_others_are_answered(place: Place) -> None:
     async with place.client(ALICE) as alice:
         place.sfu.gate.clear()
-        waiting = [await alice.send("ICE_SERVERS", {}) for _ in range(MAX_PENDING_REQUESTS)]
+        waiting = [await alice.send("ICE_SERVERS", {}) for _ in range(PENDING_REQUESTS)]
         one_too_many = await alice.send("ICE_SERVERS", {})
 
         refused = await alice.expect_error(429, id=one_too_many)
