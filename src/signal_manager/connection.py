@@ -79,6 +79,10 @@ _RECENT_ERRORS = 100
 _MEDIUM = struct.Struct(">BBH").pack
 _LONG = struct.Struct(">BBQ").pack
 
+# What one read causes for one client waits for the end of that read, but no more than this: beyond it, joining saves
+# nothing, and only what was written shows whether the client keeps up (bytes).
+_JOINED_BYTES = 65536
+
 # What the other members of a room are told of a connection that was closed so.
 _REASONS: dict[int, str] = {CloseCode.NORMAL: "left", CloseCode.REPLACED: "replaced", CloseCode.EVICTED: "removed"}
 _LOST = "connection lost"
@@ -238,6 +242,7 @@ class Connection(WSListener):
         "_sent",
         "_session",
         "_transport",
+        "_waiting",
         "instance_id",
         "source",
     )
@@ -260,6 +265,7 @@ class Connection(WSListener):
         self._held: list[tuple[bytes, WSMsgType]] | None = None
         self._fragments: bytearray | None = None  # the frame type, then what has come of the message so far
         self._outbound: list[bytes] = []  # WebSocket frames that wait for the end of this read
+        self._waiting = 0  # bytes in them
         self._is_behind = False  # whether the client reads more slowly than others write to it
         self._pending = 0  # requests that are being answered
         self._allowance = Allowance(board.usage, now=opened_at)
@@ -311,7 +317,7 @@ class Connection(WSListener):
                 self._handle_frame(frame)
         except Exception:
             log.exception("connection failed", client_id=self._session.client_id)
-            self._close(CloseCode.INTERNAL, "internal error")
+            self._break_off(CloseCode.INTERNAL, "internal error")
         finally:
             if last and board.joining:
                 board.flush()
@@ -418,7 +424,9 @@ class Connection(WSListener):
             deadline = self._session.next_deadline()
             self._next_tick = now + 1.0 if deadline is None else deadline
         if self._transport is not None and self._transport.is_close_frame_sent:
-            self._cut_later()  # picows sends a close frame by itself where the client breaks the WebSocket protocol
+            # picows ends a connection by itself where the client breaks the WebSocket protocol, but never cuts it.
+            self._leave(_LOST)
+            self._cut_later()
 
     def stop(self) -> None:
         """End the connection because the service stops."""
@@ -435,6 +443,7 @@ class Connection(WSListener):
         if not outbound:
             return
         self._outbound = []
+        self._waiting = 0
         transport = self._transport
         if transport is not None and not transport.is_close_frame_sent and not transport.is_disconnected:
             data = outbound[0] if len(outbound) == 1 else b"".join(outbound)
@@ -479,7 +488,7 @@ class Connection(WSListener):
         transport = self._transport
         assert transport is not None  # noqa: S101 - frames come after the upgrade
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self._close(CloseCode.PROTOCOL, "reserved bits are set, and no extension was agreed on")
+            self._break_off(CloseCode.PROTOCOL, "reserved bits are set, and no extension was agreed on")
             return
         is_message = frame.fin and (frame.msg_type is _BINARY or frame.msg_type is _TEXT)
         if not is_message and self._allowance.has_too_many_frames(time.monotonic()):
@@ -499,11 +508,11 @@ class Connection(WSListener):
 
     def _close_by_client(self, transport: WSTransport, frame: WSFrame) -> None:
         """Answer a close frame (RFC 6455, section 5.5.1); whatever the client sends after it does not count."""
-        self._session.lost()
         code = int.from_bytes(frame.get_payload_as_bytes()[:2]) if frame.payload_size else CloseCode.NORMAL
         if not may_be_sent(code):
-            self._close(CloseCode.PROTOCOL, "no such close code")
+            self._break_off(CloseCode.PROTOCOL, "no such close code")
             return
+        self._session.lost()
         self._leave(_LOST)
         if not self._close_reason:
             self._close_reason, self._outcome = "closed by the client", "client"
@@ -516,7 +525,7 @@ class Connection(WSListener):
         """Put the frames of one message together (RFC 6455, section 5.4)."""
         fragments = self._fragments
         if (frame_type is WSMsgType.CONTINUATION) is (fragments is None):
-            self._close(CloseCode.PROTOCOL, "fragments out of order")
+            self._break_off(CloseCode.PROTOCOL, "fragments out of order")
             return
         if fragments is None:
             if frame.fin:
@@ -526,7 +535,7 @@ class Connection(WSListener):
         fragments += frame.get_payload_as_bytes()
         if len(fragments) - 1 > self._board.max_message_size:
             self._fragments = None
-            self._close(CloseCode.TOO_LARGE, f"message larger than {self._board.max_message_size} bytes")
+            self._break_off(CloseCode.TOO_LARGE, f"message larger than {self._board.max_message_size} bytes")
         elif frame.fin:
             self._fragments = None
             self._message(bytes(fragments[1:]), WSMsgType(fragments[0]))
@@ -538,7 +547,7 @@ class Connection(WSListener):
         if self._bucket.left < 0 and not self._may_send(data):
             return
         if frame_type is _TEXT and not is_text(data):
-            self._close(CloseCode.NOT_TEXT, "text that is not UTF-8")
+            self._break_off(CloseCode.NOT_TEXT, "text that is not UTF-8")
             return
         self._take_or_hold(data, frame_type)
 
@@ -748,6 +757,9 @@ class Connection(WSListener):
             else:
                 self._outbound.append(_LONG(first, 127, size))
             self._outbound.append(data)
+            self._waiting += size
+            if self._waiting > _JOINED_BYTES:
+                self.flush()
         elif self._transport is not None and (not self._is_behind or self._has_room(len(data))):
             self._transport.send(_BINARY if self._framing is not Framing.JSON else _TEXT, data)
 
@@ -759,6 +771,10 @@ class Connection(WSListener):
             return True
         self._perform(self._session.fell_behind())
         return False
+
+    def _break_off(self, code: CloseCode, reason: str) -> None:
+        """Close because frames came that are no messages, or because handling one failed."""
+        self._perform(self._session.broken(code, reason))
 
     def _close(self, code: CloseCode, reason: str) -> None:
         """Start the closing handshake; the socket is cut if the client does not take part in it."""

@@ -132,8 +132,9 @@ class Server:
         """Stop listening, say good-bye to every client, and cut those that do not answer."""
         if self._sweeper is None:
             return
-        self._sweeper.cancel()
-        self._sweeper = None
+        sweeper, self._sweeper = self._sweeper, None
+        sweeper.cancel()
+        await asyncio.wait([sweeper])
         await self._listener.stop()
         await self._board.stop(STOP_TIMEOUT)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from signal_manager.app import running
 from signal_manager.config import Config
 from signal_manager.server import Server
+from tests.integration.attack import MALLORY
+from tests.integration.v1_client import ALICE, BOB
+from tests.waiting import until
 
-__all__ = ["Service", "ServiceWith"]
+__all__ = ["Service", "ServiceWith", "is_deserted"]
 
 
 class Service(NamedTuple):
@@ -57,6 +64,46 @@ async def service_with() -> AsyncIterator[ServiceWith]:
             return Service(await stack.enter_async_context(running(Config.model_validate(sections))))
 
         yield start
+
+
+def is_deserted(service: Service) -> bool:
+    """Tell whether nothing is left of any client: no connection, no handshake, nobody on the bus, no count."""
+    server = service.server
+    board = server._board
+    return not (
+        board.connections
+        or server._listener.half_open
+        or board.bus.subscribers
+        or board._tasks
+        or len(board.usage._by_address)
+        or len(server._listener._by_address)
+    )
+
+
+@pytest.fixture
+async def attacked(service_with: ServiceWith, caplog: pytest.LogCaptureFixture) -> AsyncIterator[ServiceWith]:
+    """Start a service that Alice, Bob and Mallory know, with a message rate that a busy test does not reach.
+
+    Afterwards nothing may be left of them, and nothing may have failed.
+    """
+    structlog.reset_defaults()
+    started: list[Service] = []
+
+    async def start(**settings: Any) -> Service:
+        keys = [f"{name}:{token}" for name, token in (ALICE, BOB, MALLORY)]
+        defaults = {"auth.api_keys": keys, "security.max_messages_per_minute": 1_000_000}
+        started.append(await service_with(**(defaults | settings)))
+        return started[-1]
+
+    before = asyncio.all_tasks()
+    with capture_logs() as lines, caplog.at_level(logging.WARNING):
+        yield start
+        for service in started:
+            await until(lambda service=service: is_deserted(service))  # type: ignore[misc]  # mypy cannot infer it
+            await service.server.stop()
+    assert asyncio.all_tasks() - before <= {asyncio.current_task()}
+    assert not [line for line in lines if line["log_level"] in {"error", "critical"}]
+    assert not caplog.records
 
 
 @pytest.fixture

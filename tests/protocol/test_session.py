@@ -380,6 +380,13 @@ def test_a_client_that_falls_behind_is_closed_4413(connected: Client) -> None:
     assert connected.session.fell_behind() == []
 
 
+def test_what_comes_after_broken_frames_does_not_count(connected: Client) -> None:
+    assert connected.session.broken(CloseCode.PROTOCOL, "no") == [Close(CloseCode.PROTOCOL, "no")]
+
+    assert connected.session.broken(CloseCode.PROTOCOL, "no") == []
+    assert connected >> OFFER == []
+
+
 def test_an_address_that_failed_too_often_gets_429_and_close_4429(client: Client) -> None:
     client >> CONNECT
 
@@ -398,7 +405,7 @@ def test_the_table_is_whole_but_for_what_cannot_happen() -> None:
         (State.AUTHENTICATING, event)
         for event in Input
         if event not in (Input.ACCEPTED, Input.REFUSED, Input.SILENT, Input.STOPPED, Input.LOST)
-        and event not in (Input.LIMITED, Input.INSISTENT, Input.BEHIND)  # what counts does not wait
+        and event not in (Input.LIMITED, Input.INSISTENT, Input.BEHIND, Input.BROKEN)  # what counts does not wait
     }
     answered = {(State.ESTABLISHED, event) for event in (Input.ACCEPTED, Input.REFUSED, Input.NO_ROOM)}
 

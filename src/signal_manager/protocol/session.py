@@ -101,6 +101,7 @@ class Input(StrEnum):
     LIMITED = "message beyond the rate"
     INSISTENT = "beyond the rate for too long"
     BEHIND = "outbound queue full"
+    BROKEN = "WebSocket rules broken"
     SILENT = "deadline passed"
     REPLACED = "replaced"
     EVICTED = "disconnected by an operator"
@@ -129,6 +130,7 @@ class Reaction(StrEnum):
     EVICT = "close 4403"
     GIVE_UP = "close 4400"
     SHED = "close 4413"
+    BREAK_OFF = "close 1002, 1007, 1009 or 1011"
     SHUT_OUT = "close 4429"
     TURN_AWAY = "close 4503"
     STOP = "close 1012"
@@ -184,6 +186,7 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
     (State.AWAITING_CONNECT, Input.INCORRIGIBLE): _Move(State.CLOSING, Reaction.GIVE_UP),
     (State.AWAITING_CONNECT, Input.INSISTENT): _Move(State.CLOSING, Reaction.SHUT_OUT),
     (State.AWAITING_CONNECT, Input.BEHIND): _Move(State.CLOSING, Reaction.SHED),
+    (State.AWAITING_CONNECT, Input.BROKEN): _Move(State.CLOSING, Reaction.BREAK_OFF),
     (State.AWAITING_CONNECT, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
     (State.AWAITING_CONNECT, Input.NO_ROOM): _Move(State.CLOSING, Reaction.TURN_AWAY),
     (State.AWAITING_CONNECT, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
@@ -195,6 +198,7 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
     (State.AUTHENTICATING, Input.REFUSED): _Move(State.CLOSING, Reaction.REFUSE),
     (State.AUTHENTICATING, Input.INSISTENT): _Move(State.CLOSING, Reaction.SHUT_OUT),
     (State.AUTHENTICATING, Input.BEHIND): _Move(State.CLOSING, Reaction.SHED),
+    (State.AUTHENTICATING, Input.BROKEN): _Move(State.CLOSING, Reaction.BREAK_OFF),
     (State.AUTHENTICATING, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
     (State.AUTHENTICATING, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
     (State.AUTHENTICATING, Input.LOST): _Move(State.CLOSED, Reaction.END),
@@ -215,6 +219,7 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
     (State.ESTABLISHED, Input.INCORRIGIBLE): _Move(State.CLOSING, Reaction.GIVE_UP),
     (State.ESTABLISHED, Input.INSISTENT): _Move(State.CLOSING, Reaction.SHUT_OUT),
     (State.ESTABLISHED, Input.BEHIND): _Move(State.CLOSING, Reaction.SHED),
+    (State.ESTABLISHED, Input.BROKEN): _Move(State.CLOSING, Reaction.BREAK_OFF),
     (State.ESTABLISHED, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
     (State.ESTABLISHED, Input.REPLACED): _Move(State.CLOSING, Reaction.YIELD),
     (State.ESTABLISHED, Input.EVICTED): _Move(State.CLOSING, Reaction.EVICT),
@@ -423,6 +428,12 @@ class Session:
         if self._advance(Input.BEHIND) is Reaction.IGNORE:
             return []
         return [Close(CloseCode.SLOW_CONSUMER, "outbound queue is full")]
+
+    def broken(self, code: CloseCode, reason: str) -> list[Action]:
+        """Take the news that frames came that are no messages, or that handling one failed."""
+        if self._advance(Input.BROKEN) is Reaction.IGNORE:
+            return []
+        return [Close(code, reason)]
 
     def accepted(self, identity: Identity, session_id: SessionId, *, now: float) -> list[Action]:
         """Take the news that CONNECT's credentials are right."""
