@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from signal_manager import connection, limits, listener
+from signal_manager import connection, limits, listener, server
 from tests.integration.attack import (
     BINARY,
     CLOSE,
@@ -263,23 +263,39 @@ async def fill(service: Service) -> None:
             await alice.check_alive()
 
 
-@pytest.mark.parametrize(
-    "last_words",
-    [wire(0x3), wire(BINARY, b"x", masked=False), wire(CONTINUATION), wire(CLOSE), close_frame(1006), b"\x82\xff\x7f"],
-    ids=["reserved opcode", "unmasked", "fragment of nothing", "close", "bad close", "nothing more"],
-)
+LAST_WORDS = {
+    "reserved opcode": wire(0x3),
+    "unmasked": wire(BINARY, b"x", masked=False),
+    "fragment of nothing": wire(CONTINUATION),
+    "close": wire(CLOSE),
+    "bad close": close_frame(1006),
+}
+
+
+@pytest.mark.parametrize("last_words", LAST_WORDS.values(), ids=LAST_WORDS)
 async def test_who_does_not_read_cannot_keep_a_connection_that_has_ended(
     attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch, last_words: bytes
 ) -> None:
     """Else the socket would wait for ever for its last bytes to be read: a file descriptor and their memory gone."""
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
-    service = await attacked(**{"server.heartbeat_interval": 0.2, "server.heartbeat_timeout": 0.5})
+    monkeypatch.setattr(server, "_LONGEST_SWEEP", 0.05)
+    service = await attacked()
     async with RudeClient.mallory(service.port) as client:
         client.stop_reading()
         await fill(service)
         client.write(last_words)
 
         await until(lambda: not service.server._board.connections)
+
+
+async def test_half_a_frame_is_no_sign_of_life(attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
+    service = await attacked(**{"server.heartbeat_interval": 0.2, "server.heartbeat_timeout": 0.5})
+    async with RudeClient.mallory(service.port) as client:
+        client.write(b"\x82\xff\x00")
+
+        assert await client.read_close() == 4408
+        await client.read_end()
 
 
 async def test_a_client_that_says_no_more_is_closed(attacked: ServiceWith) -> None:

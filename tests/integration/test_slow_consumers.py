@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from benchmarks.processes import resident_bytes
 from signal_manager import connection
+from signal_manager.connection import Connection
 from tests.integration.attack import BINARY, MALLORY, PING, RudeClient, talking, wire
 from tests.integration.conftest import ServiceWith
 from tests.integration.processes import service_process
@@ -112,6 +113,28 @@ async def test_a_client_that_reads_gets_a_burst_of_any_size(attacked: ServiceWit
             mallory.write(wire(BINARY, offer(ALICE[0], 60_000)))
             received = await alice.expect("SIGNAL_OFFER")
             assert len(received.payload) == len(MALLORY[0]) + 1 + 60_000
+
+
+async def test_what_one_read_causes_for_a_client_does_not_pile_up(
+    attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+    flush = Connection.flush
+
+    def watched(self: Connection) -> None:
+        waiting.append(sum(map(len, self._outbound)))
+        flush(self)
+
+    monkeypatch.setattr(Connection, "flush", watched)
+    service = await attacked()
+    async with RudeClient.mallory(service.port) as mallory:
+        mallory.write(wire(BINARY, offer(MALLORY[0], 500_000)))  # makes room for as much in one read
+        await mallory.read_frame()
+        mallory.write(wire(BINARY, offer(MALLORY[0], 1_000)) * 600)
+        for _ in range(600):
+            await mallory.read_frame()
+
+    assert 10_000 < max(waiting) < BOUND + 2_000
 
 
 async def test_memory_stays_flat_while_a_hundred_clients_do_not_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""wss:// with real handshakes: two libraries, reloads, client certificates, and attacks before the first byte of HTTP."""
+"""wss:// with real handshakes: two libraries, reloads, client certificates, and attacks before HTTP begins."""
 
 from __future__ import annotations
 
