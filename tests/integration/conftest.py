@@ -88,11 +88,14 @@ async def attacked(service_with: ServiceWith, caplog: pytest.LogCaptureFixture) 
     """
     structlog.reset_defaults()
     started: list[Service] = []
+    own: set[asyncio.Task[Any]] = set()  # what a service does without clients, until `service_with` stops it
 
     async def start(**settings: Any) -> Service:
         keys = [f"{name}:{token}" for name, token in (ALICE, BOB, MALLORY)]
         defaults = {"auth.api_keys": keys, "security.max_messages_per_minute": 1_000_000}
+        known = asyncio.all_tasks()
         started.append(await service_with(**(defaults | settings)))
+        own.update(asyncio.all_tasks() - known)
         return started[-1]
 
     before = asyncio.all_tasks()
@@ -101,7 +104,7 @@ async def attacked(service_with: ServiceWith, caplog: pytest.LogCaptureFixture) 
         for service in started:
             await until(lambda service=service: is_deserted(service))  # type: ignore[misc]  # mypy cannot infer it
             await service.server.stop()
-    assert asyncio.all_tasks() - before <= {asyncio.current_task()}
+    assert asyncio.all_tasks() - before - own <= {asyncio.current_task()}
     assert not [line for line in lines if line["log_level"] in {"error", "critical"}]
     # In this phase the fixture's own `records` are those of the teardown alone.
     assert not [record.getMessage() for when in ("call", "teardown") for record in caplog.get_records(when)]
