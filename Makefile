@@ -63,12 +63,13 @@ $(REFERENCES)/node_modules: $(REFERENCES)/package.json
 	-@command -v npm >/dev/null || exit 0; cd $(REFERENCES) \
 		&& npm install --no-package-lock --ignore-scripts --no-audit --no-fund --silent && touch node_modules
 
-bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside reference relays, and memory per connection
+bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside reference relays, and memory for connections
 	$(BIN)/python -m benchmarks.relay
 	$(BIN)/python -m benchmarks.connections
 	$(BIN)/python -m benchmarks.storage
 	$(BIN)/python -m benchmarks.registrations main
 	$(BIN)/python -m benchmarks.sfu
+	$(BIN)/python -m benchmarks.slow_consumers
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache

@@ -1,4 +1,4 @@
-"""The servers that `relay.py` and `connections.py` measure, and how each of them is started."""
+"""The servers that the benchmarks measure, and how each of them is started."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ WEBSOCKETS = "websockets"
 WS = "ws"
 SERVERS = (SERVICE, WEBSOCKETS, WS)
 
-# A client that comes back may find its last connection still closing.
-SPARE_CONNECTIONS = 10
+# Clients that come back may find their last connections still closing.
+SPARE_CONNECTIONS = 100
 
 # Messages per minute: the limit is on, as it is in production, and no client of a benchmark reaches it.
 UNREACHED_RATE = 1_000_000_000

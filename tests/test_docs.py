@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
-DOCS = Path(__file__).parents[1] / "docs"
+TESTS = Path(__file__).parent
+DOCS = TESTS.parent / "docs"
 
 
 def test_the_picture_of_the_session_is_made_from_its_table() -> None:
@@ -18,3 +20,11 @@ def test_the_picture_of_the_session_is_made_from_its_table() -> None:
     page = (DOCS / "architecture.md").read_text()
 
     assert transitions.page_with_picture(page) == page, "run: python docs/transitions.py"
+
+
+def test_every_test_that_the_operations_page_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "operations.md").read_text()))
+    defined = {name for file in TESTS.rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())}
+
+    assert named
+    assert not named - defined
