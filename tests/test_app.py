@@ -12,6 +12,7 @@ from signal_manager import app
 class Listening(NamedTuple):
     host: str
     port: int
+    is_secure: bool = False
 
 
 @pytest.mark.parametrize(
@@ -24,4 +25,6 @@ class Listening(NamedTuple):
     ],
 )
 def test_a_browser_on_this_machine_is_told_an_address_that_it_can_reach(host: str, url: str) -> None:
-    assert app._local_url(Listening(host, 8080)) == url  # type: ignore[arg-type]  # only these two are read
+    assert app._local_url(Listening(host, 8080)) == url  # type: ignore[arg-type]  # nothing else is read
+    secure = app._local_url(Listening(host, 8080, is_secure=True))  # type: ignore[arg-type]  # the same
+    assert secure == url.replace("ws:", "wss:")

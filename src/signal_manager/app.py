@@ -322,7 +322,8 @@ def _token_issuer(config: Config) -> TokenIssuer | None:
 def _local_url(server: Server) -> str:
     """Return where a browser on this machine reaches the WebSocket port."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - read, not listened on
-    return f"ws://[{host}]:{server.port}" if ":" in host else f"ws://{host}:{server.port}"
+    scheme = "wss" if server.is_secure else "ws"
+    return f"{scheme}://[{host}]:{server.port}" if ":" in host else f"{scheme}://{host}:{server.port}"
 
 
 @contextlib.asynccontextmanager
