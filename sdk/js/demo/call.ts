@@ -32,6 +32,9 @@ export interface CallListener {
 // In ms.
 const READING_INTERVAL = 1000;
 
+// The longest pause between two attempts to connect, in ms: someone sits and waits, and the service is near.
+const MAX_RETRY_DELAY = 4000;
+
 const NO_MEDIA =
   'This service forwards no media (media.backend is "none"): you can be in the room, and nobody is seen or heard.';
 
@@ -73,7 +76,7 @@ export class Call {
   /** Connect and join; what was opened on the way is closed again when that fails. The source is not. */
   static async join(settings: CallSettings, tiles: Tiles, listener: CallListener): Promise<Call> {
     const { url, clientId, token, roomId, name, source, codec } = settings;
-    const client = new SignalClient(url, clientId, token);
+    const client = new SignalClient(url, clientId, token, { retry: { maxDelay: MAX_RETRY_DELAY } });
     try {
       await client.connect();
       const meter = new Meter(codec);

@@ -59,7 +59,7 @@ function explain(reason: string): string {
 }
 
 async function openPattern(name: string): Promise<Source> {
-  const seed = [...name].reduce((sum, letter) => (sum * 31 + (letter.codePointAt(0) ?? 0)) % 360, 7);
+  const seed = [...name].reduce((sum, letter) => (sum * 131 + (letter.codePointAt(0) ?? 0) * 47) % 360, 7);
   const picture = drawPattern(name, seed);
   const tone = await playTone(220 + seed);
   const stream = new MediaStream([...picture.stream.getTracks(), ...tone.stream.getTracks()]);
