@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +39,7 @@ async def playwright() -> AsyncIterator[Playwright]:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def chromium(playwright: Playwright) -> AsyncIterator[Browser]:
+async def browser(playwright: Playwright) -> AsyncIterator[Browser]:
     """One Chromium for all tests of a module."""
     if CHROMIUM is None:
         pytest.skip("no Chromium: install Debian's package chromium")
@@ -49,25 +48,34 @@ async def chromium(playwright: Playwright) -> AsyncIterator[Browser]:
     await browser.close()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def service(tmp_path: Path) -> AsyncIterator[Service]:
-    """A running service; when the test is over and everybody gone, nothing may be open at its SFU."""
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """One service with an SFU beside it for all tests of a module; tests take it as `service`."""
     async with LocalSfu(http_port=0) as sfu:
-        service = Service(tmp_path, sfu=sfu)
-        await service.start()
+        service = Service(tmp_path_factory.mktemp("service"), sfu=sfu)
         try:
             yield service
-
-            async def left() -> Gauges:
-                return sfu.gauges()
-
-            await eventually(left, lambda gauges: gauges.publications == gauges.subscriptions == 0)
         finally:
             await service.stop()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def guest(chromium: Browser, service: Service) -> AsyncIterator[OpenGuest]:
+async def service(house: Service) -> AsyncIterator[Service]:
+    """A running service; when the test is over and everybody gone, nothing may be open at its SFU."""
+    await house.start()
+    yield house
+    await house.start()  # a test may have killed it, and what that left open is closed by the next start
+    sfu = house.sfu
+    assert sfu is not None
+
+    async def left() -> Gauges:
+        return sfu.gauges()
+
+    await eventually(left, lambda gauges: gauges.publications == gauges.subscriptions == gauges.data_channels == 0)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def guest(browser: Browser, service: Service) -> AsyncIterator[OpenGuest]:
     """Open the demo page as somebody, who sends a test pattern unless told otherwise, and join."""
     contexts: list[BrowserContext] = []
     guests: list[Guest] = []
@@ -77,10 +85,10 @@ async def guest(chromium: Browser, service: Service) -> AsyncIterator[OpenGuest]
         query: str = "room=tests&pattern=1",
         *,
         joins: bool = True,
-        browser: Browser = chromium,
+        elsewhere: Browser | None = None,
         **options: Any,
     ) -> Guest:
-        contexts.append(await context_of(browser, **options))
+        contexts.append(await context_of(elsewhere or browser, **options))
         guests.append(await Guest.open(contexts[-1], f"{service.demo_url}?{query}", name))
         if joins:
             await guests[-1].join()

@@ -68,7 +68,9 @@ class Service:
         return f"http://127.0.0.1:{self.admin_port}"
 
     async def start(self) -> None:
-        """Start it, and wait until it is ready."""
+        """Start it unless it runs, and wait until it is ready."""
+        if self._process is not None:
+            return
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "signal_manager", "serve", "--config", str(self._config), stdout=log, stderr=log
@@ -172,7 +174,7 @@ class Guest:
         value: float = await self.page.evaluate(_FIGURE, [other.name, name])
         return value
 
-    async def sees(self, *others: Guest, frames: int = 20) -> None:
+    async def sees(self, *others: Guest, frames: int = 10) -> None:
         """Wait until that many more frames of each were decoded."""
         await asyncio.gather(*(self._grows(other, "data-frames", frames) for other in others))
 

@@ -4,54 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import io
-import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import av
 import pytest
-import pytest_asyncio
 from aiortc import AudioStreamTrack
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from signal_manager.media.sfu import LocalSfu, SfuSettings
+from tests.e2e.conftest import CHROMIUM
+from tests.e2e.service import eventually
 from tests.media.sfu.clients import MovingPicture, Peer, api_of, frames
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PAGES = Path(__file__).parent / "pages"
-FLAGS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-]
 TIME_LIMIT = 20.0
-
-_Seen = TypeVar("_Seen")
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium"),
 ]
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    """One Chromium for all tests of this module."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        await browser.close()
 
 
 class Tab:
@@ -76,19 +52,6 @@ class Tab:
         """Wait until a figure of what is received on a mid has grown."""
         start = (await self.stats(mid)).get(name, 0)
         return await eventually(lambda: self.stats(mid), lambda stats: stats.get(name, 0) >= start + by)
-
-
-async def eventually(look: Callable[[], Awaitable[_Seen]], is_right: Callable[[_Seen], bool]) -> _Seen:
-    """Return what is seen as soon as it is right."""
-    seen = await look()
-    try:
-        async with asyncio.timeout(TIME_LIMIT):
-            while not is_right(seen):
-                await asyncio.sleep(0.05)
-                seen = await look()
-    except TimeoutError:
-        pytest.fail(f"never came right; last seen: {seen}")
-    return seen
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidStatus
 
 from signal_manager import server
+from signal_manager.limits import PENDING_REQUESTS
 from signal_manager.protocol.messages import Message
 from signal_manager.router import Router
 from tests.integration.attack import BINARY, MALLORY, RudeClient, close_frame, request, talking, to_self, wire
@@ -170,11 +171,11 @@ async def test_only_so_many_requests_may_wait(attacked: ServiceWith, monkeypatch
     service = await attacked()
     async with connect(service.url) as client:
         await client.log_in()
-        sent = [await client.send("REGISTER", {"version": "1.0.0"}) for _ in range(65)]
+        sent = [await client.send("REGISTER", {"version": "1.0.0"}) for _ in range(PENDING_REQUESTS + 1)]
 
-        await client.expect_error(429, id=sent[64])
+        await client.expect_error(429, id=sent[-1])
         answering.set()
-        for _ in range(64):
+        for _ in range(PENDING_REQUESTS):
             await client.expect("REGISTER_ACK")
         await client.send("REGISTER", {"version": "1.0.0"})
         await client.expect("REGISTER_ACK")
