@@ -20,7 +20,7 @@ import uvloop
 
 from signal_manager import __version__, logs
 from signal_manager.adapters import load_adapter
-from signal_manager.admin import AdminServer, Management, TokenIssuer, demo_pages
+from signal_manager.admin import AdminServer, Management, TokenIssuer
 from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.local import LocalBus
 from signal_manager.config import Config, as_plain, insecure_settings, is_loopback, unsupported_settings, weak_secrets
@@ -138,6 +138,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 configuration=as_plain(config),
                 node_id=node_id,
                 version=__version__,
+                has_demo=config.admin.demo and is_loopback(config.metrics.host),
             )
             await stack.enter_async_context(_admin(config, server, management, metrics))
         await server.start()
@@ -288,12 +289,10 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[_Media
 
 def _admin(config: Config, server: Server, management: Management, metrics: Metrics) -> AdminServer:
     """Build the second port."""
-    is_local = is_loopback(config.metrics.host)
-    has_demo = is_local and config.admin.enabled and config.admin.demo
     return AdminServer(
         host=config.metrics.host,
         port=config.metrics.port,
-        is_loopback=is_local,
+        is_loopback=is_loopback(config.metrics.host),
         version=__version__,
         presence=server.presence,
         storage=management.storage,
@@ -302,7 +301,7 @@ def _admin(config: Config, server: Server, management: Management, metrics: Metr
         message_stats_interval=config.metrics.message_stats_interval,
         token=config.admin.token.get_secret_value(),
         management=management if config.admin.enabled else None,
-        demo=demo_pages(websocket_url=_local_url(server), tokens=management.tokens) if has_demo else None,
+        websocket_url=_local_url(server),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from signal_manager.admin import AdminServer, Management, TokenIssuer, demo_pages
+from signal_manager.admin import AdminServer, Management, TokenIssuer
 from signal_manager.model import NodeId
 from tests.admin.fakes import FakePresence
 from tests.rooms.house import House, running
@@ -40,6 +40,7 @@ async def office() -> AsyncIterator[Office]:
             configuration={"server": {"port": 8080}, "auth": {"token_secret": "***"}},
             node_id=NodeId("node-1"),
             version="1.2.3",
+            has_demo=True,
         )
         server = AdminServer(
             port=0,
@@ -48,7 +49,7 @@ async def office() -> AsyncIterator[Office]:
             storage=house.storage,
             metrics=house.metrics,
             management=management,
-            demo=demo_pages(websocket_url="ws://127.0.0.1:8080", tokens=tokens),
+            websocket_url="ws://127.0.0.1:8080",
         )
         async with server, httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as http:
             yield Office(house, presence, server, http)

@@ -311,7 +311,13 @@ async def test_version_and_configuration_are_shown(office: Office) -> None:
 
     version = await get(office, "/version")
 
-    assert version | {"uptime": 0} == {"version": "1.2.3", "node_id": "node-1", "uptime": 0, "phase": "draining"}
+    assert version | {"uptime": 0} == {
+        "version": "1.2.3",
+        "node_id": "node-1",
+        "uptime": 0,
+        "phase": "draining",
+        "has_demo": True,
+    }
     assert await get(office, "/configuration") == {"server": {"port": 8080}, "auth": {"token_secret": "***"}}
 
 

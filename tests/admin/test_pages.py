@@ -119,3 +119,14 @@ async def test_where_tokens_are_not_accepted_none_are_given_and_pages_elsewhere_
     assert (await office.http.post("/demo/token", content=b"name=Ann")).status_code == 415
     assert (await office.http.post("/demo/token", json={"name": "x" * 65})).status_code == 400
     assert (await office.http.post("/demo/token", json={"name": "Ann"})).status_code == 200
+
+
+async def test_the_dashboard_loads_nothing_from_elsewhere(office: Office) -> None:
+    page = await office.http.get("/")
+
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "unsafe" not in page.headers["content-security-policy"]
+    for name in ("dashboard.css", "dashboard.js"):
+        file = await office.http.get(f"/static/{name}")
+        assert file.status_code == 200
+        assert "://" not in file.text.replace("http://www.w3.org/2000/svg", "")

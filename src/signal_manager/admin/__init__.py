@@ -4,8 +4,7 @@
 """
 
 from signal_manager.admin.api import Management
-from signal_manager.admin.pages import demo_pages
 from signal_manager.admin.server import AdminServer
 from signal_manager.admin.tokens import TokenIssuer
 
-__all__ = ["AdminServer", "Management", "TokenIssuer", "demo_pages"]
+__all__ = ["AdminServer", "Management", "TokenIssuer"]

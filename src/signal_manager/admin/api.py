@@ -67,6 +67,7 @@ class Management:
     configuration: Mapping[str, Mapping[str, Any]]
     node_id: NodeId
     version: str
+    has_demo: bool = False
     started_at: float = field(default_factory=time.monotonic)
 
     def sessions_of(self, client_id: str) -> list[LiveSession]:
@@ -261,6 +262,7 @@ async def show_version(management: _Manage) -> Version:
         node_id=management.node_id,
         uptime=round(time.monotonic() - management.started_at, 1),
         phase=management.presence.phase,
+        has_demo=management.has_demo,
     )
 
 

@@ -12,7 +12,7 @@ import socket
 from types import TracebackType
 from typing import Self
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from signal_manager.admin.access import Guard, refusal
 from signal_manager.admin.api import Management, api
 from signal_manager.admin.events import event_stream
-from signal_manager.admin.pages import pages
+from signal_manager.admin.pages import demo_pages, pages
 from signal_manager.admin.probes import probes
 from signal_manager.admin.statistics import Statistics
 from signal_manager.errors import ConfigurationError, SignalManagerError
@@ -50,7 +50,7 @@ class AdminServer:
         connection_stats_interval, message_stats_interval: seconds between two lines of the log.
         token: the bearer token of the management interface, or "" for none; required unless `is_loopback`.
         management: what operators look at and act on; None leaves out the interface and the dashboard.
-        demo: the routes of the demo page, or None for no demo.
+        websocket_url: where the demo page finds the service.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AdminServer:
         message_stats_interval: float = 30.0,
         token: str = "",
         management: Management | None = None,
-        demo: APIRouter | None = None,
+        websocket_url: str = "",
     ) -> None:
         self.host = host
         self._statistics = Statistics(
@@ -90,8 +90,8 @@ class AdminServer:
             app.include_router(api)
             app.include_router(event_stream(self._statistics, presence))
             app.include_router(pages())
-        if demo is not None:
-            app.include_router(demo)
+            if management.has_demo:
+                app.include_router(demo_pages(websocket_url=websocket_url, tokens=management.tokens))
         guarded = Guard(app, host=host, is_loopback=is_loopback, token=token)
         self._server = HttpServer(guarded, host=host, port=port, max_connections=MAX_CONNECTIONS)
         self._stack = contextlib.AsyncExitStack()

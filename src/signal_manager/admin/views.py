@@ -316,6 +316,7 @@ class Version(BaseModel):
     node_id: str
     uptime: float = Field(description="Seconds since the second port was opened.")
     phase: str = Field(description="starting, serving or draining.")
+    has_demo: bool = Field(description="Whether the demo page is at /demo/.")
 
 
 def _frozen(names: list[str] | None) -> tuple[str, ...] | None:

@@ -1,0 +1,312 @@
+"""The dashboard in Chromium: what it shows, what it does, and that it takes what clients say for text.
+
+Screenshots go to artifacts/, which git ignores.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from signal_manager.admin import statistics
+from signal_manager.app import running
+from signal_manager.config import Config
+from signal_manager.model import ClientId, SessionId
+from signal_manager.presence import RecentError
+from signal_manager.protocol.messages import SignalMessage
+from tests.admin.conftest import Office, office
+from tests.admin.fakes import FakeSession
+from tests.integration.conftest import Service
+from tests.integration.test_server import ONE, TWO, close_code, connected, frame, offer_frame
+from tests.rooms.house import ROOM
+
+__all__ = ["office"]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESKTOP, PHONE = (1440, 1000), (390, 844)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium")
+
+
+@pytest.fixture(autouse=True)
+def _quick_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "SAMPLE_INTERVAL", 0.2)
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@asynccontextmanager
+async def opened(
+    browser: Browser,
+    port: int,
+    *,
+    size: tuple[int, int] = DESKTOP,
+    scheme: Literal["light", "dark"] = "light",
+    expects_errors: bool = False,
+) -> AsyncIterator[Page]:
+    """The dashboard in a fresh profile; mistakes in it, and whatever it should not load, fail the test."""
+    viewport: Any = {"width": size[0], "height": size[1]}
+    context = await browser.new_context(viewport=viewport, color_scheme=scheme)
+    page = await context.new_page()
+    page.set_default_timeout(10_000)
+    mistakes: list[str] = []
+    page.on("pageerror", lambda error: mistakes.append(str(error)))
+    page.on("console", lambda message: mistakes.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: _only_here(request.url, port, mistakes))
+    await page.goto(f"http://127.0.0.1:{port}/")
+    yield page
+    await context.close()
+    assert expects_errors or not mistakes, mistakes
+
+
+def _only_here(url: str, port: int, mistakes: list[str]) -> None:
+    if not url.startswith(f"http://127.0.0.1:{port}/"):
+        mistakes.append(f"request to {url}")
+
+
+@asynccontextmanager
+async def service(port: int, **admin: Any) -> AsyncIterator[Service]:
+    sections = {
+        "server": {"port": 0},
+        "storage": {"backend": "memory"},
+        "media": {"backend": "none"},
+        "metrics": {"port": port},
+        "admin": admin,
+    }
+    async with running(Config.model_validate(sections)) as server:
+        yield Service(server)
+
+
+async def sit_down(office: Office, *names: str, room: str = ROOM) -> None:
+    """Let clients come into a room, each with a session."""
+    for number, name in enumerate(names):
+        client = office.house.client(name)
+        await (client.join(room) if number else client.create(room))
+        office.presence.connected.append(FakeSession(client.name, client.caller.session_id))
+    await office.house.settled()
+
+
+async def test_it_follows_a_service_that_is_in_use(browser: Browser, unused_tcp_port: int) -> None:
+    async with service(unused_tcp_port) as running_service, opened(browser, unused_tcp_port) as page:
+        await expect(page.locator("#phase")).to_have_text("serving")
+        await expect(page.locator("#sessions")).to_contain_text("Nobody is connected.")
+
+        one, two = await connected(running_service, ONE), await connected(running_service, TWO)
+        await one.send(frame(0x30, json.dumps({"room_id": "lunch", "role": "receiver"}).encode()))
+        await one.recv()
+        for number in range(200):
+            await one.send(offer_frame(TWO[0], number))
+        await one.send(offer_frame("nobody", 1))
+
+        row = page.locator("#sessions tr", has_text=ONE[0])
+        await expect(row).to_contain_text("lunch")
+        await expect(page.locator("#rooms")).to_contain_text("lunch")
+        await expect(page.locator("#errors")).to_contain_text("client nobody is not connected")
+        await expect(page.locator("#tiles div", has_text="Connections").locator("dd")).to_have_text("2")
+        plot = page.locator(".plot", has_text="Messages per second")
+        await expect(plot.locator("path.series-2")).to_have_attribute("d", re.compile("^M.*L"))
+
+        await row.get_by_role("button", name=f"Disconnect {ONE[0]}").click()
+        await row.get_by_role("button", name=f"Disconnect {ONE[0]}").click()
+
+        assert await close_code(one) == 4403
+        await expect(row).to_have_count(0)
+        await expect(page.locator("#rooms")).to_contain_text("No rooms.")
+        await expect(page.locator("#notice")).to_have_text(f"{ONE[0]} disconnected")
+        await two.close()
+
+
+async def test_it_says_when_the_service_is_away_and_comes_back_by_itself(
+    browser: Browser, unused_tcp_port: int
+) -> None:
+    async with service(unused_tcp_port):
+        page_context = opened(browser, unused_tcp_port, expects_errors=True)
+        page = await page_context.__aenter__()
+        await expect(page.locator("#phase")).to_have_text("serving")
+
+    await expect(page.locator("#phase")).to_have_text("not reachable")
+
+    async with service(unused_tcp_port):
+        await expect(page.locator("#phase")).to_have_text("serving", timeout=20_000)
+        await page_context.__aexit__(None, None, None)
+
+
+async def test_a_room_is_looked_into_and_acted_on(browser: Browser, office: Office) -> None:
+    await sit_down(office, "alice", "bob")
+    async with opened(browser, office.server.port) as page:
+        await page.get_by_role("button", name=ROOM, exact=True).click()
+        dialog = page.locator("#details")
+        member = dialog.locator("li", has_text="alice")
+        await expect(member).to_contain_text("video camera")
+
+        await dialog.get_by_label("Message to all members").fill("two more minutes")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#notice")).to_have_text("Sent")
+        sent = [each for each in office.house.bus.inboxes[ClientId("bob")] if isinstance(each, SignalMessage)]
+        assert [each.signal_data for each in sent] == ["two more minutes"]
+
+        await member.get_by_role("button", name="Remove").click()
+        await member.get_by_role("button", name="Really remove?").click()
+        await expect(dialog.locator(".members > li")).to_have_count(1)
+
+        await dialog.get_by_role("button", name="Close room").click()
+        await dialog.get_by_role("button", name="Really close it for everybody?").click()
+        await expect(dialog).to_contain_text("closed by an operator")
+
+    await office.house.settled()
+    assert not (await office.house.room()).is_active
+
+
+async def test_one_click_does_no_harm(browser: Browser, office: Office) -> None:
+    await sit_down(office, "alice")
+    async with opened(browser, office.server.port) as page:
+        close = page.get_by_role("button", name=f"Close room {ROOM}")
+        await close.click()
+        await expect(close).to_have_text("Really?")
+        await page.locator("#rooms-filter").focus()
+        await expect(close).to_have_text("Close")
+
+    assert (await office.house.room()).is_active
+
+
+async def test_everything_can_be_done_with_the_keyboard(browser: Browser, office: Office) -> None:
+    await sit_down(office, "alice")
+    async with opened(browser, office.server.port) as page:
+        name = page.get_by_role("button", name=ROOM, exact=True)
+        await expect(name).to_be_visible()
+        await page.keyboard.press("Tab")
+        await expect(page.locator(".skip")).to_be_focused()
+        await page.keyboard.press("Enter")
+        for _ in range(3):  # past the checkbox and the filter
+            await page.keyboard.press("Tab")
+        await expect(name).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#details")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await expect(page.locator("#details")).to_be_hidden()
+        await expect(name).to_be_focused()
+
+        plot = page.locator(".plot svg").first
+        await plot.focus()
+        await page.keyboard.press("ArrowLeft")
+        await expect(page.locator(".plot .time").first).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
+
+
+async def test_what_clients_say_is_text(browser: Browser, office: Office) -> None:
+    trap = '<img src=x onerror="document.title=`caught`"><script>document.title="caught"</script>'
+    await office.house.client("alice").create(metadata={"topic": trap})
+    office.presence.connected.append(FakeSession(ClientId("alice"), SessionId("s"), address=trap))
+    office.presence.recent_errors.append(RecentError(1.0, 400, trap, ClientId("alice")))
+    async with opened(browser, office.server.port) as page:
+        await expect(page.locator("#errors")).to_contain_text(trap)
+        await expect(page.locator("#sessions")).to_contain_text(trap)
+        await page.get_by_role("button", name=ROOM, exact=True).click()
+        await page.locator("#details summary").first.click()
+        await expect(page.locator("#details code").first).to_contain_text("<img src=x")
+
+        assert await page.locator("img[src=x]").count() == 0
+        assert await page.title() == "signal-manager"
+
+
+async def test_a_token_is_asked_for_until_it_is_right(browser: Browser, unused_tcp_port: int) -> None:
+    async with (
+        service(unused_tcp_port, token="for operators only") as running_service,
+        opened(browser, unused_tcp_port, expects_errors=True) as page,
+    ):
+        one = await connected(running_service, ONE)
+        await expect(page.locator("#sign-in")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await page.locator("#token").fill("a guess")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#sign-in-error")).to_be_visible()
+        await page.locator("#token").fill("for operators only")
+        await page.get_by_role("button", name="Sign in").click()
+
+        await expect(page.locator("#sign-in")).to_be_hidden()
+        await expect(page.locator("#sessions")).to_contain_text(ONE[0])
+        await page.reload()
+        await expect(page.locator("#sessions")).to_contain_text(ONE[0])
+        await one.close()
+
+
+async def test_long_lists_come_in_pages_and_are_filtered(browser: Browser, office: Office) -> None:
+    office.presence.connected += [
+        FakeSession(ClientId(f"client-{number:03}"), SessionId(f"session-{number}")) for number in range(120)
+    ]
+    async with opened(browser, office.server.port) as page:
+        rows = page.locator("#sessions tbody tr")
+        await expect(rows).to_have_count(50)
+        await page.locator("#sessions .more").click()
+        await expect(rows).to_have_count(100)
+        await page.locator("#sessions .more").click()
+        await expect(rows).to_have_count(120)
+        await expect(page.locator("#sessions .more")).to_be_hidden()
+
+        await page.locator("#sessions-filter").fill("-11")
+        await expect(rows).to_have_count(10)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+async def test_it_fits_every_screen(
+    browser: Browser, office: Office, size: tuple[int, int], scheme: Literal["light", "dark"]
+) -> None:
+    ARTIFACTS.mkdir(exist_ok=True)
+    name = f"dashboard-{'phone' if size == PHONE else 'desktop'}-{scheme}"
+    await sit_down(office, "alice", "bob", "a-client-with-a-very-long-name-that-goes-on-and-on@example.org")
+    office.presence.recent_errors.append(RecentError(1.0, 404, "client nobody is not connected", ClientId("alice")))
+    async with opened(browser, office.server.port, size=size, scheme=scheme) as page:
+        await expect(page.locator("#rooms")).to_contain_text(ROOM)
+        await page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
+        assert await page.evaluate("document.documentElement.scrollWidth") == size[0]
+
+        await page.get_by_role("button", name=ROOM, exact=True).click()
+        await expect(page.locator("#details .members > li")).to_have_count(3)
+        await page.screenshot(path=ARTIFACTS / f"{name}-room.png")
+        box = await page.locator("#details").bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= size[0]
+
+
+async def test_light_and_dark_can_be_chosen_and_stay(browser: Browser, office: Office) -> None:
+    async with opened(browser, office.server.port, scheme="light") as page:
+        background = "getComputedStyle(document.body).backgroundColor"
+        light = await page.evaluate(background)
+        await page.get_by_role("button", name="Switch between light and dark").click()
+        dark = await page.evaluate(background)
+        await page.reload()
+
+        assert dark != light
+        assert await page.evaluate(background) == dark
+
+
+async def test_the_interface_is_documented_offline(browser: Browser, office: Office) -> None:
+    async with opened(browser, office.server.port) as page:
+        await page.goto(f"http://127.0.0.1:{office.server.port}/docs")
+        await expect(page.get_by_text("/api/v1/rooms/{room_id}/close")).to_be_visible()
