@@ -6,6 +6,9 @@ files in the world were made by it.
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import time
 from typing import Any
 
 import aiosqlite
@@ -16,6 +19,10 @@ __all__ = ["MIGRATIONS", "prepare"]
 
 # "SGNM": tells our files from those of other programs.
 APPLICATION_ID = 0x53474E4D
+
+# Seconds for which others may keep us from turning the WAL on, and between two attempts.
+WAL_PATIENCE = 5.0
+WAL_PAUSE = 0.02
 
 # The statements that lead from one version to the next; PRAGMA user_version says how many entries a file has seen.
 # Columns after `body` are computed from it, and exist for the indexes.
@@ -82,10 +89,25 @@ async def prepare(writer: aiosqlite.Connection, path: str) -> None:
         if writer.in_transaction:
             await writer.execute_fetchall("ROLLBACK")
         raise
-    if await _pragma(writer, "journal_mode = WAL") != "wal":
+    if await _journal_mode(writer) != "wal":
         raise ConfigurationError(f"storage.sqlite_path {path!r} is on a file system that cannot hold SQLite's WAL")
     # FULL: an acknowledged write survives a power cut, not only a crash of the process.
     await writer.execute_fetchall("PRAGMA synchronous = FULL")
+
+
+async def _journal_mode(writer: aiosqlite.Connection) -> str:
+    """Turn the WAL on and return the mode; this is the one statement for which SQLite does not wait for others."""
+    deadline = time.monotonic() + WAL_PATIENCE
+    while True:
+        try:
+            mode: str = await _pragma(writer, "journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # The low byte is the primary result code (https://sqlite.org/rescode.html).
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(WAL_PAUSE)
+        else:
+            return mode
 
 
 async def _version(writer: aiosqlite.Connection, path: str) -> int:
