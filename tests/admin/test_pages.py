@@ -37,11 +37,11 @@ def client(folder: Path, *, tokens: TokenIssuer | None = None) -> httpx.AsyncCli
 
 async def test_the_demo_page_is_confined_to_this_service(folder: Path) -> None:
     async with client(folder) as http:
-        moved = await http.get("/demo")
+        moved = await http.get("/demo", params={"room": "hello"})
         page = await http.get("/demo/")
         script = await http.get("/demo/assets/room.js")
 
-    assert (moved.status_code, moved.headers["location"]) == (307, "/demo/")
+    assert (moved.status_code, moved.headers["location"]) == (307, "/demo/?room=hello")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert script.headers["content-type"] == "text/javascript; charset=utf-8"
     policy = page.headers["content-security-policy"]

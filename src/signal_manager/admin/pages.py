@@ -140,8 +140,9 @@ def demo_pages(*, websocket_url: str, tokens: TokenIssuer | None, folder: Path =
     no_store = {"Cache-Control": "no-store"}
 
     @router.get("")
-    async def without_slash() -> Response:
-        return RedirectResponse("/demo/")  # its links are relative
+    async def without_slash(request: Request) -> Response:
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"/demo/{query}")  # its links are relative
 
     @router.get("/config.json")
     async def configuration() -> Response:
