@@ -169,11 +169,15 @@ async def test_a_subscriber_changes_the_simulcast_layer(browser: Browser) -> Non
         await alice.do("publish", {"camera": "video"}, {"rids": ["f", "h"]})
         (video,) = await bob.do("pull", [remote(alice, "camera", simulcast={"preferredRid": "h"})])
         mid = video["mid"]
-        await eventually(lambda: bob.stats(mid), lambda stats: stats.get("frameWidth") == 320)
+
+        async def both_ends() -> tuple[dict[str, Any], list[dict[str, Any]]]:  # a failure shows what was sent as well
+            return await bob.stats(mid), await alice.do("sent")
+
+        await eventually(both_ends, lambda ends: ends[0].get("frameWidth") == 320)
         await bob.do("prefer", mid, "f")
-        await eventually(lambda: bob.stats(mid), lambda stats: stats.get("frameWidth") == 640)
+        await eventually(both_ends, lambda ends: ends[0].get("frameWidth") == 640)
         await bob.do("prefer", mid, "h")
-        await eventually(lambda: bob.stats(mid), lambda stats: stats.get("frameWidth") == 320)
+        await eventually(both_ends, lambda ends: ends[0].get("frameWidth") == 320)
 
         assert (await bob.grows(mid))["packetsLost"] == 0
 

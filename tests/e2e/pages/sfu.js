@@ -48,9 +48,14 @@ export class Client {
     });
     const senders = Object.entries(tracks).map(([trackName, kind]) => {
       const track = stream.getTracks().find((candidate) => candidate.kind === kind);
-      const scale = { f: 1, h: 2, q: 4 };
-      const sendEncodings = rids?.map((rid) => ({ rid, scaleResolutionDownBy: scale[rid] }));
+      const layers = { f: [1, 600_000], h: [2, 200_000], q: [4, 100_000] };
+      const sendEncodings = rids?.map((rid) => {
+        const [scaleResolutionDownBy, maxBitrate] = layers[rid];
+        return { rid, scaleResolutionDownBy, maxBitrate };
+      });
       const transceiver = this.pc.addTransceiver(track, { direction: "sendonly", sendEncodings });
+      // A busy machine makes Chromium give up pictures instead of whole layers.
+      if (rids) transceiver.sender.setParameters({ ...transceiver.sender.getParameters(), degradationPreference: "maintain-resolution" });
       if (codec && kind === "video") {
         const { codecs } = RTCRtpSender.getCapabilities("video");
         const wanted = codecs.filter(({ mimeType }) => mimeType === `video/${codec}` || mimeType === "video/rtx");
@@ -143,6 +148,11 @@ export class Client {
     const transceiver = this.pc.getTransceivers().find((candidate) => candidate.mid === mid);
     const report = await transceiver.receiver.getStats();
     return [...report.values()].find(({ type }) => type === "inbound-rtp") ?? {};
+  }
+
+  async sent() {
+    const report = await this.pc.getStats();
+    return [...report.values()].filter(({ type }) => type === "outbound-rtp");
   }
 
   async codec_of(mid) {
