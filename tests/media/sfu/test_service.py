@@ -413,7 +413,7 @@ async def test_garbage_and_wrong_integrity_get_no_answer_and_disturb_nobody(sfu:
 
 
 async def test_handshakes_start_after_a_valid_check_only_and_are_bounded() -> None:
-    limits = SfuSettings(max_pending_handshakes=1, handshake_timeout=0.2, max_queued_datagrams=2, max_addresses=2)
+    limits = SfuSettings(max_pending_handshakes=1, handshake_timeout=2, max_queued_datagrams=2, max_addresses=2)
     async with LocalSfu(http_port=0, settings=limits) as sfu, api_of(sfu) as api, stranger(sfu) as mallory:
         bodies = {"sessionDescription": offer(section("0"))}
         sessions = [(await api.ok("POST", "/sessions/new", bodies))["sessionId"] for _ in range(2)]
