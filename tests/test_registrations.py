@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from signal_manager.errors import ConflictError, NotFoundError
 from signal_manager.model import Caller, ClientId, ClientRecord, Identity, NodeId, SessionId, hash_token
 from signal_manager.registrations import Registrations
+from signal_manager.storage.base import ClientChange
 from signal_manager.storage.memory import MemoryStorage
 
 NODE = NodeId("n")
@@ -152,3 +155,33 @@ async def test_the_end_of_a_node_ends_the_sessions_it_had(storage: MemoryStorage
     mine = await storage.get_client(A)
     assert mine is not None
     assert mine.status == "online"
+
+
+async def test_a_session_that_ends_while_it_registers_is_offline_whichever_is_written_first() -> None:
+    storage = SlowToChange()
+    registrations = Registrations(storage=storage, node_id=NODE, offline_ttl=100, clock=lambda: NOW)
+
+    registering = asyncio.ensure_future(register(registrations, caller()))
+    await storage.asked.wait()
+    await registrations.end_session(caller())
+    storage.may_change.set()
+    await registering
+
+    record = await storage.get_client(A)
+    assert record is not None
+    assert (record.status, record.session_id, record.expires_at) == ("offline", None, NOW + 100)
+
+
+class SlowToChange(MemoryStorage):
+    """A store whose first change is overtaken by the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.may_change = asyncio.Event()
+
+    async def change_client(self, client_id: ClientId, change: ClientChange) -> ClientRecord | None:
+        if not self.asked.is_set():
+            self.asked.set()
+            await self.may_change.wait()
+        return await super().change_client(client_id, change)

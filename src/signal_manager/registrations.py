@@ -75,7 +75,11 @@ class Registrations:
             )
 
         self._registered.add(caller.session_id)
-        return await self._storage.change_client(caller.identity.client_id, change)
+        record = await self._storage.change_client(caller.identity.client_id, change)
+        if caller.session_id not in self._registered:
+            # The session has ended meanwhile, and storage may have been told of that before it was told of this.
+            await self._end(caller)
+        return record
 
     async def unregister(self, caller: Caller) -> None:
         """Take the client's record away.
@@ -102,7 +106,7 @@ class Registrations:
         if caller.session_id not in self._registered:
             return
         self._registered.discard(caller.session_id)
-        await self._go_offline(caller.identity.client_id, lambda record: record.session_id == caller.session_id)
+        await self._end(caller)
 
     async def end_node(self, node_id: NodeId) -> int:
         """Note that all sessions of a node that is gone have ended; return how many there were."""
@@ -115,6 +119,9 @@ class Registrations:
             after = page.next
             if after is None:
                 return ended
+
+    async def _end(self, caller: Caller) -> None:
+        await self._go_offline(caller.identity.client_id, lambda record: record.session_id == caller.session_id)
 
     async def _go_offline(self, client_id: ClientId, applies: Callable[[ClientRecord], bool]) -> None:
         now = self._clock()
