@@ -232,6 +232,7 @@ class Connection(WSListener):
         "_heard",
         "_held",
         "_is_behind",
+        "_is_paused",
         "_next_tick",
         "_opened_at",
         "_outbound",
@@ -263,6 +264,7 @@ class Connection(WSListener):
         self._next_tick = 0.0
         # Messages that wait for an exclusive request's reply, each with its frame type.
         self._held: list[tuple[bytes, WSMsgType]] | None = None
+        self._is_paused = False  # whether the socket waits with them
         self._fragments: bytearray | None = None  # the frame type, then what has come of the message so far
         self._outbound: list[bytes] = []  # WebSocket frames that wait for the end of this read
         self._waiting = 0  # bytes in them
@@ -573,6 +575,7 @@ class Connection(WSListener):
         """Handle a message now, or after the request that must be answered first."""
         if self._held is not None:
             self._held.append((data, frame_type))
+            self._pause()
         elif not (frame_type is _BINARY and self._relays and self._relay(data)):
             self._take(data, frame_type)
 
@@ -713,9 +716,16 @@ class Connection(WSListener):
             self._release()
 
     def _hold(self) -> None:
-        """Let later messages wait, and the socket with them, so that no more than one read's worth piles up."""
+        """Let later messages wait."""
         self._held = []
-        if self._transport is not None:
+
+    def _pause(self) -> None:
+        """Let the socket wait with the messages, so that no more than one read's worth piles up.
+
+        Most clients say nothing until they are answered, and are spared two calls of the kernel.
+        """
+        if self._transport is not None and not self._is_paused:
+            self._is_paused = True
             self._transport.underlying_transport.pause_reading()
 
     def _release(self) -> None:
@@ -727,7 +737,8 @@ class Connection(WSListener):
                 self._held = waiting[index + 1 :]
                 return
         transport = self._transport
-        if transport is not None and not transport.is_disconnected:
+        if self._is_paused and transport is not None and not transport.is_disconnected:
+            self._is_paused = False
             transport.underlying_transport.resume_reading()
 
     # -- outbound ------------------------------------------------------------------------------------------------
