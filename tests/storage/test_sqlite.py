@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import resource
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,12 +20,13 @@ from structlog.testing import capture_logs
 
 from signal_manager.errors import ConfigurationError, UnavailableError
 from signal_manager.model import ClientId, ClientRecord, EntryId, RoomId, SessionId
-from signal_manager.storage import sqlite, sqlite_schema
+from signal_manager.storage import sqlite_schema, sqlite_worker, sqlite_writer
 from signal_manager.storage.base import Storage
-from signal_manager.storage.documents import KINDS
+from signal_manager.storage.documents import CLIENTS, KINDS
 from signal_manager.storage.sqlite import SqliteStorage
 from signal_manager.testing.storage.fixtures import client, entry, member, room
 from tests.contracts.storage_contract import StorageContract
+from tests.storage.worker_thread import WorkerThread
 
 A = ClientId("a")
 PROCESS = Path(__file__).with_name("sqlite_process.py")
@@ -59,6 +62,14 @@ class TestSqliteStorage(StorageContract):
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> WorkerThread:
+    """Have the writing process's work done in a thread, where the test can look at it."""
+    worker = WorkerThread()
+    monkeypatch.setattr(sqlite_writer, "_spawn", worker.spawn)
+    return worker
 
 
 @pytest.fixture
@@ -98,11 +109,12 @@ async def test_the_file_is_its_owner_s_alone(path: Path, store: SqliteStorage) -
     assert {oct(each.stat().st_mode & 0o777) for each in path.parent.iterdir()} == {"0o600"}
 
 
-async def test_writes_are_flushed_to_disk_before_they_are_acknowledged(store: SqliteStorage) -> None:
-    (mode,) = await store._writer.execute_fetchall("PRAGMA journal_mode")
-    (flush,) = await store._writer.execute_fetchall("PRAGMA synchronous")
+async def test_writes_are_flushed_to_disk_before_they_are_acknowledged(path: Path, store: SqliteStorage) -> None:
+    with closing(sqlite_worker.connect(str(path), 1.0)) as connection:
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        (flush,) = connection.execute("PRAGMA synchronous").fetchone()
 
-    assert (mode[0], flush[0]) == ("wal", 2)
+    assert (mode, flush) == ("wal", 2)
 
 
 @pytest.mark.parametrize("path", ["", ":memory:"])
@@ -248,10 +260,13 @@ async def test_participants_of_the_wrong_type_do_not_disturb_the_search_by_node(
 
 
 async def test_a_write_that_another_process_blocks_is_unavailable_in_time_and_works_afterwards(path: Path) -> None:
-    async with SqliteStorage(path=path, operation_timeout=0.2) as store:
+    async with SqliteStorage(path=path) as store:
+        await store.put_client(client("z"))
+        store._operation_timeout = 0.2
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             outcomes = await asyncio.gather(*(store.put_client(client(name)) for name in "abc"), return_exceptions=True)
+            store._operation_timeout = 20
             assert await store.get_client(A) is None
 
         await store.put_client(client("d"))
@@ -261,11 +276,11 @@ async def test_a_write_that_another_process_blocks_is_unavailable_in_time_and_wo
 
 
 async def test_a_full_disk_is_unavailable_and_writes_work_again_once_there_is_room(
-    path: Path, store: SqliteStorage
+    path: Path, worker: WorkerThread, store: SqliteStorage
 ) -> None:
     await store.put_client(client("a"))
-    ((pages,),) = await store._writer.execute_fetchall("PRAGMA page_count")
-    await store._writer.execute_fetchall(f"PRAGMA max_page_count = {pages}")
+    ((pages,),) = worker.run("PRAGMA page_count")
+    worker.run(f"PRAGMA max_page_count = {pages}")
     big = {"filling": "x" * 50_000}
 
     with capture_logs():
@@ -278,7 +293,7 @@ async def test_a_full_disk_is_unavailable_and_writes_work_again_once_there_is_ro
     run_sql(path, "DELETE FROM nodes")  # nothing is locked
     small = await store.get_client(A)
     missing = await store.get_client(ClientId("b"))
-    await store._writer.execute_fetchall("PRAGMA max_page_count = 1000000")
+    worker.run("PRAGMA max_page_count = 1000000")
     await store.put_client(client("b", metadata=big))
 
     assert [type(outcome) for outcome in outcomes] == [UnavailableError, ClientRecord, UnavailableError]
@@ -291,13 +306,12 @@ async def test_a_full_disk_is_unavailable_and_writes_work_again_once_there_is_ro
 async def test_a_disk_that_refuses_to_write_is_unavailable_and_recovers(path: Path, store: SqliteStorage) -> None:
     """The kernel refuses to let any file grow, as it does at a quota."""
     await store.put_client(client("a"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name("store.db-wal").stat().st_size, hard))
-    try:
-        with capture_logs(), pytest.raises(UnavailableError) as failed:
-            await store.put_client(client("b"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    before = resource.prlimit(pid_of(store), resource.RLIMIT_FSIZE)
+    size = path.with_name("store.db-wal").stat().st_size
+    resource.prlimit(pid_of(store), resource.RLIMIT_FSIZE, (size, before[1]))
+    with capture_logs(), pytest.raises(UnavailableError) as failed:
+        await store.put_client(client("b"))
+    resource.prlimit(pid_of(store), resource.RLIMIT_FSIZE, before)
 
     assert failed.value.may_retry
     await store.put_client(client("b"))
@@ -327,13 +341,13 @@ async def test_a_damaged_page_is_unavailable_not_a_crash(path: Path) -> None:
 
 
 async def test_too_many_waiting_writes_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "MAX_WAITING", 3)
+    monkeypatch.setattr(sqlite_writer, "MAX_WAITING", 3)
     async with SqliteStorage(path=path) as store:
         outcomes = await asyncio.gather(*(store.put_client(client(f"c{n}")) for n in range(9)), return_exceptions=True)
 
         refused = [outcome for outcome in outcomes if isinstance(outcome, UnavailableError)]
-        assert len(refused) == 6
-        assert len((await store.list_clients()).items) == 3
+        assert len(refused) == 5  # one is on its way, three wait
+        assert len((await store.list_clients()).items) == 4
 
 
 async def test_a_write_cancelled_before_its_turn_has_no_effect(store: SqliteStorage) -> None:
@@ -347,25 +361,33 @@ async def test_a_write_cancelled_before_its_turn_has_no_effect(store: SqliteStor
     assert [record.client_id for record in (await store.list_clients()).items] == ["a"]
 
 
-async def test_writes_that_are_all_cancelled_do_not_touch_the_file(store: SqliteStorage) -> None:
-    statements: list[str] = []
-    await store._writer.set_trace_callback(statements.append)
-    write = asyncio.ensure_future(store.put_client(client("a")))
+async def test_writes_that_are_all_cancelled_do_not_touch_the_file(worker: WorkerThread, store: SqliteStorage) -> None:
+    first, *others = [asyncio.ensure_future(store.put_client(client(name))) for name in "abc"]
     await asyncio.sleep(0)
 
-    write.cancel()
-    await store._writes.join()
+    for write in others:
+        write.cancel()
+    await first
+    await store.get_client(A)
 
-    assert statements == []
+    assert worker.statements.count("BEGIN IMMEDIATE") == 1
 
 
-async def test_writes_that_wait_together_share_one_commit(store: SqliteStorage) -> None:
-    statements: list[str] = []
-    await store._writer.set_trace_callback(statements.append)
-
+async def test_writes_that_wait_together_share_one_commit(worker: WorkerThread, store: SqliteStorage) -> None:
     await asyncio.gather(*(store.put_client(client(f"c{n}")) for n in range(50)))
 
-    assert 1 <= statements.count("COMMIT") <= 3
+    assert worker.statements.count("COMMIT") == 2  # the first one, and those that came while it was written
+
+
+async def test_a_client_that_was_seen_is_changed_without_another_question(
+    worker: WorkerThread, store: SqliteStorage
+) -> None:
+    await store.put_client(client("a"))
+    for status in ("online", "offline"):
+        await store.update_client(A, status=status)
+
+    assert worker.statements.count("COMMIT") == 3
+    assert sum(statement.startswith("SELECT") for statement in worker.statements) == 2
 
 
 async def test_closing_waits_for_the_writes_that_wait(path: Path) -> None:
@@ -392,15 +414,6 @@ async def test_closing_does_not_wait_for_ever(path: Path) -> None:
     assert "storage closes with writes waiting" in {line["event"] for line in logs}
 
 
-async def test_a_writer_whose_connection_is_gone_fails_its_writes_and_stays(store: SqliteStorage) -> None:
-    await store._writer.close()
-
-    for _ in range(2):
-        with capture_logs() as logs, pytest.raises(ValueError, match="no active connection"):
-            await store.put_client(client("a"))
-        assert [line["event"] for line in logs] == ["storage writes failed"]
-
-
 async def test_reads_that_fail_are_unavailable(store: SqliteStorage) -> None:
     await store._reader.execute_fetchall("PRAGMA query_only = OFF")
     await store._reader.execute_fetchall("DROP TABLE clients")
@@ -409,6 +422,110 @@ async def test_reads_that_fail_are_unavailable(store: SqliteStorage) -> None:
         await store.get_client(A)
     with pytest.raises(UnavailableError, match="no such table"):
         await store.list_clients()
+
+
+# The process that writes
+
+
+def pid_of(store: SqliteStorage) -> int:
+    worker = store._writer._worker
+    assert worker is not None
+    return worker.pid
+
+
+async def test_a_write_on_its_way_to_a_process_that_dies_is_unavailable_and_the_next_one_works(
+    path: Path, store: SqliteStorage
+) -> None:
+    await store.put_client(client("a"))
+    first = pid_of(store)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection, capture_logs() as logs:
+        connection.execute("BEGIN IMMEDIATE")
+        writes = [asyncio.ensure_future(store.put_client(client(name))) for name in "bc"]
+        await asyncio.sleep(0)
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(UnavailableError, match="the process that writes has ended"):
+            await writes[0]
+        connection.execute("ROLLBACK")
+        await writes[1]
+
+    assert await store.get_client(ClientId("b")) is None
+    assert await store.get_client(ClientId("c")) == client("c")
+    assert pid_of(store) != first
+    assert [line["event"] for line in logs] == ["sqlite writer ended", "sqlite writer started again"]
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again_with_the_next_write(
+    store: SqliteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put_client(client("a"))
+    with monkeypatch.context() as patched, capture_logs() as logs:
+        patched.setattr(sys, "executable", "/nowhere/python")
+        worker = store._writer._worker
+        assert worker is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        await asyncio.wait_for(worker._ended.wait(), 30)
+        with pytest.raises(UnavailableError, match="No such file"):
+            await store.put_client(client("b"))
+    await store.put_client(client("c"))
+
+    assert "sqlite writer cannot be started" in {line["event"] for line in logs}
+    assert await store.get_client(ClientId("b")) is None
+    assert await store.get_client(ClientId("c")) == client("c")
+
+
+async def test_signals_for_the_whole_group_leave_the_process_to_the_service(store: SqliteStorage) -> None:
+    await store.put_client(client("a"))
+    pid = pid_of(store)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid, number)
+    await store.put_client(client("b"))
+
+    assert pid_of(store) == pid
+    assert await store.get_client(ClientId("b")) == client("b")
+
+
+async def test_the_process_ends_with_the_service_that_started_it(path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = sqlite_writer._spawn(theirs, str(path), 1.0)
+
+    ours.close()
+
+    assert await asyncio.to_thread(process.wait, 30) == 0
+
+
+async def test_a_process_that_hangs_is_killed_at_the_end(path: Path) -> None:
+    async with SqliteStorage(path=path) as store:
+        await store.put_client(client("a"))
+        pid = pid_of(store)
+        os.kill(pid, signal.SIGSTOP)
+        store._operation_timeout = 0.2
+
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_what_cannot_be_sent_to_the_process_fails_alone(store: SqliteStorage) -> None:
+    def apply(documents: dict[str, Any]) -> None:
+        documents["a"] = object()
+
+    with capture_logs() as logs, pytest.raises(ValueError, match="unmarshallable"):
+        await store._writer.write(CLIENTS, [], apply)
+    await store.put_client(client("b"))
+
+    assert [line["event"] for line in logs] == ["storage writes failed"]
+
+
+async def test_what_is_remembered_has_a_bound(store: SqliteStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writer, "MAX_REMEMBERED", 1000)
+    for number in range(20):
+        await store.put_client(client(f"c{number}", metadata={"filling": "x" * 200}))
+
+    remembered = store._writer._seen._bodies
+
+    assert sum(map(len, remembered.values())) == store._writer._seen._size <= 1000
+    assert ("clients", "c19") in remembered
+    assert ("clients", "c0") not in remembered
 
 
 # Several processes, and one that dies
