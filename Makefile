@@ -67,7 +67,7 @@ bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside ref
 	$(BIN)/python -m benchmarks.relay
 	$(BIN)/python -m benchmarks.connections
 	$(BIN)/python -m benchmarks.storage
-	$(BIN)/python -m benchmarks.registrations main
+	$(BIN)/python -m benchmarks.registrations
 	$(BIN)/python -m benchmarks.sfu
 	$(BIN)/python -m benchmarks.slow_consumers
 

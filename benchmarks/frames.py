@@ -12,12 +12,14 @@ from typing import Any
 __all__ = [
     "CONNECT_ACK",
     "HEADER",
+    "HEARTBEAT_ACK",
     "OFFER_SDP",
     "REGISTER_ACK",
     "SENT_AT",
     "SENT_AT_OFFSET",
     "SIGNAL_OFFER",
     "connect",
+    "heartbeat",
     "offer",
     "register",
 ]
@@ -25,6 +27,8 @@ __all__ = [
 START = 0xAA
 CONNECT = 0x01
 CONNECT_ACK = 0x02
+HEARTBEAT = 0x04
+HEARTBEAT_ACK = 0x05
 SIGNAL_OFFER = 0x10
 REGISTER = 0x20
 REGISTER_ACK = 0x21
@@ -87,6 +91,11 @@ def connect(client_id: str, token: str) -> bytes:
 def offer(target_client_id: str) -> bytes:
     """Return a SIGNAL_OFFER of about 1.2 KB for `target_client_id`."""
     return _frame(SIGNAL_OFFER, {"target_client_id": target_client_id, "signal_data": OFFER_SDP})
+
+
+def heartbeat(number: int) -> bytes:
+    """Return a HEARTBEAT, which is answered without asking anybody."""
+    return _frame(HEARTBEAT, {"timestamp": number})
 
 
 def register(number: int) -> bytes:

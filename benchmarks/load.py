@@ -20,9 +20,10 @@ import uvloop
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from benchmarks import frames
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import child_processes, cpu_seconds
+from benchmarks.requests import Kind, Requests
 
-__all__ = ["TOKEN", "Measurement", "client_ids"]
+__all__ = ["TOKEN", "BesideMeasurement", "Measurement", "client_ids"]
 
 TOKEN = "token-of-the-relay-benchmark"
 
@@ -30,6 +31,9 @@ TOKEN = "token-of-the-relay-benchmark"
 DRAIN_LIMIT = 10.0
 CONNECT_LIMIT = 10.0
 CLOSE_LIMIT = 2.0
+
+# Seconds between two looks at what is due, where offers leave on a schedule.
+TICK = 0.001
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,19 @@ class Measurement:
     p99_ms: float
     server_cpu_percent: float
     load_cpu_percent: float
+
+
+@dataclass(frozen=True)
+class BesideMeasurement(Measurement):
+    """The same while other clients send requests, and how long their answers took.
+
+    `helpers_cpu_percent` is what the server's child processes used.
+    """
+
+    answers_per_second: float
+    answer_p50_ms: float
+    answer_p99_ms: float
+    helpers_cpu_percent: float
 
 
 class LoadError(Exception):
@@ -59,7 +76,9 @@ class Load:
 
     def __init__(self) -> None:
         self.latencies = array("d")
+        # Whether offers arrive unanswered: because the run is over, or because they leave on a schedule.
         self.is_stopping = False
+        self.is_paced = False
         self.on_their_way = 0
         self.drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -72,7 +91,7 @@ class Load:
     def retire_offer(self) -> None:
         """Note that an offer arrived which nobody answers any more."""
         self.on_their_way -= 1
-        if self.on_their_way == 0:
+        if self.on_their_way == 0 and self.is_stopping and not self.drained.done():
             self.drained.set_result(None)
 
 
@@ -117,7 +136,7 @@ class Client(WSListener):
         self._send(self.transport)
 
     def _answer(self, transport: WSTransport) -> None:
-        if self._load.is_stopping:
+        if self._load.is_stopping or self._load.is_paced:
             self._load.retire_offer()
         else:
             self._send(transport)
@@ -153,32 +172,62 @@ class Client(WSListener):
 
 
 async def measure(
-    *, port: int, server_pid: int, pairs: int, in_flight: int, seconds: float, warm_up: float
-) -> Measurement:
+    *,
+    port: int,
+    server_pid: int,
+    pairs: int,
+    in_flight: int,
+    seconds: float,
+    warm_up: float,
+    offers_per_second: int = 0,
+    beside: Kind | None = None,
+    beside_per_second: int = 0,
+) -> Measurement | BesideMeasurement:
     """Connect all clients, keep `in_flight` offers on their way in each pair, and measure for `seconds`.
+
+    Args:
+        offers_per_second: send offers on this schedule instead, however many are on their way.
+        beside: have other clients send such requests, `beside_per_second`; the result is a `BesideMeasurement`.
 
     Raises:
         LoadError: the server refused a client, closed a connection, altered an offer or lost one.
     """
     load = Load()
     clients = await _connected(load, port, pairs)
-    for client in clients[::2]:
-        for _ in range(in_flight):
-            client.serve()
+    requests = None if beside is None else Requests(beside, beside_per_second, TOKEN)
+    if requests is not None:
+        await requests.connect(port)
+    schedules = [asyncio.ensure_future(requests.run())] if requests is not None else []
+    if offers_per_second:
+        load.is_paced = True
+        schedules.append(asyncio.ensure_future(_send_on_schedule(clients, offers_per_second)))
+    else:
+        for client in clients[::2]:
+            for _ in range(in_flight):
+                client.serve()
     await _run(load, warm_up)
 
     load.latencies = array("d")
+    if requests is not None:
+        requests.latencies.clear()
     server_cpu, own_cpu, started_at = cpu_seconds(server_pid), time.process_time(), perf_counter()
+    helpers_cpu = sum(map(cpu_seconds, child_processes(server_pid)))
     await _run(load, seconds)
     elapsed = perf_counter() - started_at
     server_cpu, own_cpu = cpu_seconds(server_pid) - server_cpu, time.process_time() - own_cpu
+    helpers_cpu = sum(map(cpu_seconds, child_processes(server_pid))) - helpers_cpu
     latencies = sorted(load.latencies)
+    waits = sorted(requests.latencies) if requests is not None else []
 
+    for schedule in schedules:
+        schedule.cancel()
     await _drain(load)
     await _close(clients)
+    if requests is not None:
+        requests.close()
     if not latencies:
         raise LoadError(f"no offer arrived within {elapsed:.1f} s")
-    return Measurement(
+    measured = Measurement(
         messages=len(latencies),
         messages_per_second=len(latencies) / elapsed,
         cpu_us_per_message=server_cpu / len(latencies) * 1e6,
@@ -187,6 +236,26 @@ async def measure(
         server_cpu_percent=server_cpu / elapsed * 100,
         load_cpu_percent=own_cpu / elapsed * 100,
     )
+    if not waits:
+        return measured
+    return BesideMeasurement(
+        **asdict(measured),
+        answers_per_second=len(waits) / elapsed,
+        answer_p50_ms=_percentile(waits, 0.50) * 1e3,
+        answer_p99_ms=_percentile(waits, 0.99) * 1e3,
+        helpers_cpu_percent=helpers_cpu / elapsed * 100,
+    )
+
+
+async def _send_on_schedule(clients: list[Client], rate: int) -> None:
+    """Send offers from all clients in turn; those that are due by a tick leave together."""
+    sent, started = 0, perf_counter()
+    while True:
+        due = int((perf_counter() - started) * rate)
+        for number in range(sent, due):
+            clients[number % len(clients)].serve()
+        sent = due
+        await asyncio.sleep(TICK)
 
 
 async def _connected(load: Load, port: int, pairs: int) -> list[Client]:
@@ -210,6 +279,8 @@ async def _run(load: Load, seconds: float) -> None:
 async def _drain(load: Load) -> None:
     """Wait until every offer has arrived: none may be lost, and none may meet a closed connection."""
     load.is_stopping = True
+    if load.on_their_way == 0:
+        return
     await asyncio.wait({load.drained, load.failed}, timeout=DRAIN_LIMIT, return_when=asyncio.FIRST_COMPLETED)
     if load.failed.done():
         await load.failed
@@ -244,6 +315,9 @@ def main() -> None:
         ("warm-up", float),
     ):
         parser.add_argument(f"--{name}", type=kind, required=True)
+    parser.add_argument("--offers-per-second", type=int, default=0)
+    parser.add_argument("--beside", choices=["heartbeat", "register"])
+    parser.add_argument("--beside-per-second", type=int, default=0)
     try:
         print(json.dumps(asdict(uvloop.run(measure(**vars(parser.parse_args()))))))
     except (LoadError, WSError, OSError) as error:

@@ -20,6 +20,7 @@ from typing import IO, Any
 __all__ = [
     "ROOT",
     "MeasurementError",
+    "child_processes",
     "cores",
     "cpu_seconds",
     "end_on_sigterm",
@@ -109,6 +110,15 @@ def cpu_seconds(pid: int) -> float:
         with suppress(FileNotFoundError, ProcessLookupError):
             nanoseconds += int((task / "schedstat").read_text().split()[0])
     return nanoseconds / 1e9
+
+
+def child_processes(pid: int) -> list[int]:
+    """Return the processes that a process has started and that still run."""
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            children += map(int, (task / "children").read_text().split())
+    return children
 
 
 def resident_bytes(pid: int) -> int:

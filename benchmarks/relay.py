@@ -26,7 +26,7 @@ from benchmarks.processes import ROOT, MeasurementError, cores, end_on_sigterm, 
 from benchmarks.results import machine, write_json
 from benchmarks.servers import SERVERS, SERVICE, WEBSOCKETS, WS, Server, reference, service, why_skipped
 
-__all__ = ["Plan", "Ratio", "app", "compare", "medians", "take_rounds"]
+__all__ = ["Plan", "Ratio", "app", "compare", "load_on", "medians", "take_rounds"]
 
 # What the service's figure may be, as a part of the reference's: CPU per message by offers in flight, and latency.
 CPU_BARS = {(WEBSOCKETS, 1): 0.48, (WS, 1): 0.72, (WEBSOCKETS, 8): 0.40, (WS, 8): 0.60}
@@ -133,6 +133,15 @@ def _started(name: str, pairs: int, core: int | None) -> AbstractContextManager[
 
 def measure(server: Server, plan: Plan, in_flight: int, core: int | None) -> Measurement:
     """Put one load on a server, from a process on `core`, and return what it saw."""
+    return Measurement(**load_on(server, plan, in_flight, core))
+
+
+def load_on(server: Server, plan: Plan, in_flight: int, core: int | None, **more: str | int) -> dict[str, Any]:
+    """Put one load on a server, with `more` arguments of `load.py`, and return its line.
+
+    Raises:
+        MeasurementError: the server did not relay as it must.
+    """
     arguments = {
         "port": server.port,
         "server-pid": server.pid,
@@ -140,6 +149,7 @@ def measure(server: Server, plan: Plan, in_flight: int, core: int | None) -> Mea
         "in-flight": in_flight,
         "seconds": plan.seconds,
         "warm-up": min(WARM_UP, plan.seconds),
+        **{name.replace("_", "-"): value for name, value in more.items()},
     }
     command = [sys.executable, "-m", "benchmarks.load", *(f"--{name}={value}" for name, value in arguments.items())]
     with pinned(core):
@@ -153,7 +163,8 @@ def measure(server: Server, plan: Plan, in_flight: int, core: int | None) -> Mea
         load.wait()
     if load.returncode != 0:
         raise MeasurementError(f"{server.name}, {in_flight} in flight: {errors.strip()[-2000:]}")
-    return Measurement(**json.loads(output))
+    figures: dict[str, Any] = json.loads(output)
+    return figures
 
 
 def _results(
