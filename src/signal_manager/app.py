@@ -24,7 +24,6 @@ from signal_manager.admin import AdminServer, Management, TokenIssuer
 from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.local import LocalBus
 from signal_manager.config import Config, as_plain, insecure_settings, is_loopback, unsupported_settings, weak_secrets
-from signal_manager.connection import Connection
 from signal_manager.errors import ConfigurationError
 from signal_manager.housekeeping import Housekeeping
 from signal_manager.jwks import JwksKeys
@@ -41,6 +40,7 @@ from signal_manager.router import Router
 from signal_manager.server import Server
 from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
+from signal_manager.switchboard import Reachable
 from signal_manager.tls import Certificate
 
 __all__ = ["cloudflare_for", "media_backend_of", "run", "running", "storage_for"]
@@ -74,7 +74,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
             offline_ttl=config.session.session_timeout,
         )
         media = await stack.enter_async_context(_media(config, metrics))
-        bus: LocalBus[Connection] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
+        bus: LocalBus[Reachable] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
         rooms = RoomService(
             storage=storage,
             bus=bus,

@@ -10,16 +10,13 @@ import asyncio
 import contextlib
 import struct
 import time
-from collections import deque
-from collections.abc import Coroutine, Iterator
 from time import perf_counter
-from typing import Any, assert_never
+from typing import assert_never
 from uuid import uuid4
 
 import structlog
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from signal_manager.bus.local import LocalBus
 from signal_manager.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -28,10 +25,8 @@ from signal_manager.errors import (
     SignalManagerError,
     TooLargeError,
 )
-from signal_manager.limits import PENDING_REQUESTS, Allowance, ClientAddress, Limits, Usage
-from signal_manager.metrics import Counter, CounterFamily, Metrics
+from signal_manager.limits import PENDING_REQUESTS, Allowance, ClientAddress
 from signal_manager.model import Caller, ClientId, SessionId
-from signal_manager.presence import Phase, RecentError
 from signal_manager.protocol import relay
 from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
@@ -39,7 +34,6 @@ from signal_manager.protocol.messages import (
     Connect,
     ErrorMessage,
     Message,
-    MessageType,
     PayloadType,
     Peer,
     Shape,
@@ -58,12 +52,11 @@ from signal_manager.protocol.session import (
     Relay,
     Send,
     Session,
-    SessionSettings,
 )
 from signal_manager.protocol.websocket import is_text, may_be_sent
-from signal_manager.router import Router
+from signal_manager.switchboard import Switchboard
 
-__all__ = ["Connection", "Switchboard"]
+__all__ = ["Connection"]
 
 log = structlog.get_logger(__name__)
 
@@ -72,8 +65,6 @@ CLOSE_TIMEOUT = 2.0
 
 # One relayed signal of so many is timed: the clock costs as much as a part of the relay does.
 _TIMED_ONE_OF = 64
-# Errors that are kept for the dashboard.
-_RECENT_ERRORS = 100
 
 # Two and four bytes of head, or ten (RFC 6455, section 5.2).
 _MEDIUM = struct.Struct(">BBH").pack
@@ -91,131 +82,6 @@ _BINARY = WSMsgType.BINARY
 _TEXT = WSMsgType.TEXT
 
 
-class Switchboard:
-    """What all connections of one server share.
-
-    Args:
-        router: answers requests.
-        bus: who is connected here.
-        settings: time limits of every session.
-        limits: what the service allows.
-        max_message_size: in bytes; a longer message ends its connection with 1009.
-        metrics: where everything is counted.
-    """
-
-    def __init__(
-        self,
-        *,
-        router: Router,
-        bus: LocalBus[Connection],
-        settings: SessionSettings,
-        limits: Limits,
-        max_message_size: int,
-        metrics: Metrics,
-    ) -> None:
-        self.router = router
-        self.bus = bus
-        self.settings = settings
-        self.limits = limits
-        self.max_message_size = max_message_size
-        self.connections: set[Connection] = set()
-        self.usage = Usage(limits)
-        self._empty = asyncio.Event()
-        self.relayed = 0
-        # While the frames of one read are handled, what they write waits here and goes out together after the last.
-        self.joining = False
-        self.written: list[Connection] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.phase = Phase.STARTING
-        self.metrics = metrics
-        self.recent_errors: deque[RecentError] = deque(maxlen=_RECENT_ERRORS)
-        # What the relay path counts, looked up once.
-        self.received = _by_type(metrics.messages_received)
-        self.sent = _by_type(metrics.messages_sent)
-        self.bytes_received = metrics.bytes_received.labelled()
-        self.bytes_sent = metrics.bytes_sent.labelled()
-        self._relay_seconds = metrics.relay_seconds.labelled()
-        self._timed: list[float] = []  # when those timed signals were read that wait for the end of this read
-        metrics.connections.read_from(lambda: len(self.connections))
-        metrics.clients.read_from(lambda: len(bus.subscribers))
-        metrics.signals_relayed.read_from(lambda: self.relayed)
-
-    def sessions(self) -> Iterator[Connection]:
-        """Yield every connection that has proved who it is (`LiveSessions.sessions`)."""
-        return (connection for connection in tuple(self.connections) if connection.is_established)
-
-    def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
-        """Run `work` in the background and keep its reference."""
-        task = asyncio.get_running_loop().create_task(_guarded(work, name), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def leave(self, connection: Connection) -> None:
-        """Forget a connection whose socket is closed."""
-        self.connections.discard(connection)
-        self.usage.leave(connection.source)
-        if not self.connections:
-            self._empty.set()
-
-    async def stop(self, timeout: float) -> None:
-        """Close every connection, cut those still there after `timeout` seconds, and end all background work."""
-        self.phase = Phase.DRAINING
-        for connection in tuple(self.connections):
-            connection.stop()
-        if self.connections:
-            self._empty.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), timeout)
-        for connection in tuple(self.connections):
-            connection.cut()
-        if self.connections:  # the sockets are closed in the event loop's next turn
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), timeout)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def flush(self) -> None:
-        """Write what has waited for the end of this read."""
-        self.joining = False
-        written = self.written
-        while written:
-            written.pop().flush()
-        while self._timed:
-            self._relay_seconds.observe(perf_counter() - self._timed.pop())
-
-    def timed(self, began: float) -> None:
-        """Take the time of a signal that was read at `began`: until it is written, now or at the end of this read."""
-        if self.joining:
-            self._timed.append(began)
-        else:
-            self._relay_seconds.observe(perf_counter() - began)
-
-    def failed(self, error: ErrorMessage, client_id: ClientId | None) -> None:
-        """Count an error that is about to be sent, and remember it."""
-        self.metrics.errors_sent.labelled(str(error.error_code)).add()
-        self.recent_errors.append(RecentError(time.time(), error.error_code, error.error_message, client_id))
-
-    def sweep(self, now: float) -> None:
-        """Let every connection do what is due."""
-        for connection in tuple(self.connections):
-            connection.tick(now)
-
-
-def _by_type(family: CounterFamily) -> dict[int, Counter]:
-    """Return a family's counters so that the second byte of a frame finds its own."""
-    return {int(message_type): family.labelled(message_type.name) for message_type in MessageType}
-
-
-async def _guarded(work: Coroutine[Any, Any, None], name: str) -> None:
-    try:
-        await work
-    except SignalManagerError as error:
-        log.warning("background work failed", work=name, reason=error.message)
-    except Exception:
-        log.exception("background work failed", work=name)
-
-
 class Connection(WSListener):
     """A client's connection, from the upgrade to the end of the socket."""
 
@@ -226,7 +92,6 @@ class Connection(WSListener):
         "_caller",
         "_close_reason",
         "_close_timer",
-        "_end",
         "_fragments",
         "_framing",
         "_heard",
@@ -245,6 +110,7 @@ class Connection(WSListener):
         "_transport",
         "_waiting",
         "instance_id",
+        "relay_end",
         "source",
     )
 
@@ -258,7 +124,7 @@ class Connection(WSListener):
         self.instance_id: str | None = None
         self._transport: WSTransport | None = None
         self._caller: Caller | None = None
-        self._end: relay.RelayEnd | None = None  # once established on v1 or v2
+        self.relay_end: relay.RelayEnd | None = None  # once established on v1 or v2
         self._relays = False  # whether this client's signals may take the short way
         self._heard = False  # since the last tick
         self._next_tick = 0.0
@@ -357,7 +223,7 @@ class Connection(WSListener):
         session = self._session
         if session.shape is Shape.TAGGED and spec_of(message).variant is None:
             raise InvalidRequestError(f"the target's protocol has no {spec_of(message).message_type.name}")
-        self._write(self._encode(message, message_id, session.payload_type, session.shape))
+        self.write(self._encode(message, message_id, session.payload_type, session.shape))
 
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection in favour of a newer one (`Subscriber.replaced`)."""
@@ -457,23 +323,23 @@ class Connection(WSListener):
     def _relay(self, data: bytes) -> bool:
         """Send a signal the short way; False leaves it to the session and the codec."""
         board = self._board
-        end = self._end
+        end = self.relay_end
         assert end is not None  # noqa: S101 - `_relays` says so
         began = 0.0 if board.relayed % _TIMED_ONE_OF else perf_counter()
         signal = relay.read(data, end)
         if signal is None:
             return False
         target = board.bus.subscribers.get(signal.target_client_id)
-        if target is None or target._end is None:
+        if target is None or target.relay_end is None:
             return False
-        outgoing = relay.write(data, signal, end, target._end)
+        outgoing = relay.write(data, signal, end, target.relay_end)
         if outgoing is None:
             return False
         self._received += 1
         board.relayed += 1
         board.received[data[1]].value += 1
         board.sent[data[1]].value += 1
-        target._write(outgoing)
+        target.write(outgoing)
         if began:
             board.timed(began)
         if signal.ack:
@@ -483,7 +349,7 @@ class Connection(WSListener):
     def _acknowledge(self, target: str, data: bytes) -> None:
         ack = SignalAck(status="delivered", target_client_id=target)
         if self._session.shape is not Shape.TAGGED:
-            self._write(self._encode(ack, data[2:18], PayloadType(data[18]), self._session.shape))
+            self.write(self._encode(ack, data[2:18], PayloadType(data[18]), self._session.shape))
 
     def _handle_frame(self, frame: WSFrame) -> None:
         """Handle what is not a whole binary message: text, fragments, control frames, messages that must wait."""
@@ -635,7 +501,7 @@ class Connection(WSListener):
         except TooLargeError as error:
             refusal = self._session.error(error, _as_request(action))
             data = self._encode(refusal.message, refusal.message_id, refusal.payload_type, refusal.shape)
-        self._write(data)
+        self.write(data)
 
     def _relay_decoded(self, received: Received) -> None:
         """Send a signal the long way: its target uses another encoding, or something about it is wrong."""
@@ -680,7 +546,7 @@ class Connection(WSListener):
         self._bucket = self._allowance.of_client(connect.client_id, time.monotonic())
         self.instance_id = connect.instance_id
         if self._framing is not Framing.JSON:
-            self._end = relay.RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)
+            self.relay_end = relay.RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)
             self._relays = caller.identity.grants.signal_to is None
         self._board.bus.attach(caller.identity.client_id, self)
         log.info("connection authenticated", client_id=connect.client_id, address=self.address)
@@ -750,7 +616,7 @@ class Connection(WSListener):
         self._board.sent[message_type].value += 1
         return frame
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Write one message: at once, or with the others of this read."""
         self._sent += 1
         board = self._board
@@ -810,7 +676,7 @@ class Connection(WSListener):
     def _leave(self, reason: str) -> None:
         """Stop being the client's presence."""
         caller, self._caller = self._caller, None
-        self._end = None
+        self.relay_end = None
         self._relays = False
         if caller is not None:
             self._board.bus.detach(caller.identity.client_id, self)

@@ -17,7 +17,7 @@ import structlog
 from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
 
 from signal_manager.bus.local import LocalBus
-from signal_manager.connection import Connection, Switchboard
+from signal_manager.connection import Connection
 from signal_manager.limits import TURNED_AWAY, ClientAddress, Limits, Origins, TrustedProxies
 from signal_manager.listener import Listener
 from signal_manager.metrics import Metrics
@@ -25,6 +25,7 @@ from signal_manager.presence import LiveSessions, Phase
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, choose_subprotocol
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.router import Router
+from signal_manager.switchboard import Reachable, Switchboard
 from signal_manager.tls import Certificate
 
 __all__ = ["Server"]
@@ -63,7 +64,7 @@ class Server:
         self,
         *,
         router: Router,
-        bus: LocalBus[Connection],
+        bus: LocalBus[Reachable],
         listening: socket.socket,
         version: str,
         limits: Limits,

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from signal_manager import connection, limits, listener, server
+from signal_manager.connection import Connection
 from tests.integration.attack import (
     BINARY,
     CLOSE,
@@ -255,7 +256,8 @@ async def test_a_client_that_leaves_in_the_middle_of_a_frame_is_forgotten(attack
 
 async def fill(service: Service) -> None:
     """Let Alice send Mallory, who does not read, until something has to wait for her."""
-    (mallory,) = (entry for entry in service.server._board.connections if entry._session.client_id == MALLORY[0])
+    (mallory,) = (entry for entry in service.server._board.connections if entry.client_id == MALLORY[0])
+    assert isinstance(mallory, Connection)
     async with connect(service.url) as alice:
         await alice.log_in()
         while not mallory._is_behind:

@@ -14,6 +14,7 @@ from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidStatus
 
 from signal_manager import server
+from signal_manager.connection import Connection
 from signal_manager.limits import PENDING_REQUESTS
 from signal_manager.protocol.messages import Message
 from signal_manager.router import Router
@@ -244,6 +245,7 @@ async def test_the_time_to_connect_runs_from_the_first_byte_of_tcp(attacked: Ser
 
         (connection,) = service.server._board.connections
 
+        assert isinstance(connection, Connection)
         assert connection._session.next_deadline() == half_open_since + 5.0
 
 

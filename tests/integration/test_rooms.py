@@ -11,7 +11,6 @@ import pytest
 
 from signal_manager.auth import StaticKeys
 from signal_manager.bus.local import LocalBus
-from signal_manager.connection import Connection
 from signal_manager.limits import PENDING_REQUESTS, Limits
 from signal_manager.listener import listen
 from signal_manager.metrics import Metrics
@@ -22,6 +21,7 @@ from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.router import Router
 from signal_manager.server import Server
 from signal_manager.storage.memory import MemoryStorage
+from signal_manager.switchboard import Reachable
 from tests.fakes.media import FakeSfu
 from tests.integration.v1_client import ALICE, BOB, CBOR, PLAIN, PROTOBUF, TAGGED, Client, Dialect, connect
 
@@ -42,7 +42,7 @@ class Place:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Place]:
         async with AsyncExitStack() as stack:
-            bus: LocalBus[Connection] = LocalBus()
+            bus: LocalBus[Reachable] = LocalBus()
             rooms = await stack.enter_async_context(
                 RoomService(
                     storage=self.storage,
