@@ -35,12 +35,12 @@ from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.registrations import Registrations
+from signal_manager.resumption import Reachable, ResumeSettings
 from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.router import Router
 from signal_manager.server import Server
 from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
-from signal_manager.switchboard import Reachable
 from signal_manager.tls import Certificate
 
 __all__ = ["cloudflare_for", "media_backend_of", "run", "running", "storage_for"]
@@ -85,6 +85,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 app_id=media.app_id,
                 stun_url=media.stun_url,
                 limits=NegotiationLimits(answer=config.media.negotiation_timeout),
+                stop_timeout=config.server.drain_timeout / 4,
             ),
         )
         await stack.enter_async_context(
@@ -127,7 +128,18 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 server_version=__version__,
             ),
             metrics=metrics,
+            resume=ResumeSettings(
+                window=config.session.resume_window,
+                buffer_bytes=config.session.resume_buffer_bytes,
+                total_bytes=config.session.resume_total_bytes,
+            ),
+            storage=storage,
+            drain_timeout=config.server.drain_timeout,
         )
+        if config.bus.backend == "local":
+            reclaimed = await server.reclaim()
+            if reclaimed:
+                log.info("sessions reclaimed", sessions=reclaimed)
         if config.metrics.enabled:
             management = Management(
                 presence=server.presence,

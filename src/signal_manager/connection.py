@@ -14,9 +14,11 @@ from time import perf_counter
 from typing import assert_never
 from uuid import uuid4
 
+import msgspec
 import structlog
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
+from signal_manager.bus.base import Delivery
 from signal_manager.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -33,7 +35,9 @@ from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import (
     Connect,
     ErrorMessage,
+    Heartbeat,
     Message,
+    MessageType,
     PayloadType,
     Peer,
     Shape,
@@ -41,19 +45,24 @@ from signal_manager.protocol.messages import (
     SignalAck,
     spec_of,
 )
+from signal_manager.protocol.resume import UNCOUNTED, Journal, Manner
 from signal_manager.protocol.session import (
     Action,
     Authenticate,
     Close,
     CloseCode,
+    Confirm,
     Dispatch,
     Ping,
     Received,
     Relay,
+    ResumeTerms,
     Send,
     Session,
+    State,
 )
 from signal_manager.protocol.websocket import is_text, may_be_sent
+from signal_manager.resumption import ResumableSession
 from signal_manager.switchboard import Switchboard
 
 __all__ = ["Connection"]
@@ -74,6 +83,11 @@ _LONG = struct.Struct(">BBQ").pack
 # nothing, and only what was written shows whether the client keeps up (bytes).
 _JOINED_BYTES = 65536
 
+# After these, and after a connection that is just gone, a client may come back to its session; the others are final.
+_RESUMABLE = frozenset({CloseCode.TIMED_OUT, CloseCode.SLOW_CONSUMER, CloseCode.RATE_LIMITED, CloseCode.RESTARTING})
+# A client that closes so has left: 1001 is what browsers send when their page goes (RFC 6455, section 7.4.1).
+_LEFT = frozenset({1000, 1001})
+
 # What the other members of a room are told of a connection that was closed so.
 _REASONS: dict[int, str] = {CloseCode.NORMAL: "left", CloseCode.REPLACED: "replaced", CloseCode.EVICTED: "removed"}
 _LOST = "connection lost"
@@ -92,12 +106,14 @@ class Connection(WSListener):
         "_caller",
         "_close_reason",
         "_close_timer",
+        "_farewell",
         "_fragments",
         "_framing",
         "_heard",
         "_held",
         "_is_behind",
         "_is_paused",
+        "_journal",
         "_next_tick",
         "_opened_at",
         "_outbound",
@@ -105,6 +121,7 @@ class Connection(WSListener):
         "_pending",
         "_received",
         "_relays",
+        "_resumable",
         "_sent",
         "_session",
         "_transport",
@@ -124,6 +141,8 @@ class Connection(WSListener):
         self.instance_id: str | None = None
         self._transport: WSTransport | None = None
         self._caller: Caller | None = None
+        self._resumable: ResumableSession | None = None  # the session, where it may outlive this connection
+        self._journal: Journal | None = None  # its journal
         self.relay_end: relay.RelayEnd | None = None  # once established on v1 or v2
         self._relays = False  # whether this client's signals may take the short way
         self._heard = False  # since the last tick
@@ -135,10 +154,11 @@ class Connection(WSListener):
         self._outbound: list[bytes] = []  # WebSocket frames that wait for the end of this read
         self._waiting = 0  # bytes in them
         self._is_behind = False  # whether the client reads more slowly than others write to it
-        self._pending = 0  # requests that are being answered
+        self._pending: dict[int, Received] = {}  # requests that are being answered, by their identity
         self._allowance = Allowance(board.usage, now=opened_at)
         self._bucket = self._allowance.messages
         self._close_timer: asyncio.TimerHandle | None = None
+        self._farewell: list[Action] = []  # what is left to do once the session is saved
         self._close_reason = ""
         self._outcome = "lost"  # how the connection ended, in one word of a closed set
         self._received = 0
@@ -195,7 +215,7 @@ class Connection(WSListener):
         if self._close_timer is not None:
             self._close_timer.cancel()
         self._board.leave(self)
-        self._leave(_LOST)
+        self._leave(_LOST, may_resume=True)
         self._session.lost()
         self._board.metrics.connections_closed.labelled(self._outcome).add()
         log.info(
@@ -218,16 +238,35 @@ class Connection(WSListener):
 
     # -- what the bus calls --------------------------------------------------------------------------------------
 
-    def deliver(self, message: Message, message_id: bytes | None = None) -> None:
+    def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
         """Send a message to this client in its own encoding (`Subscriber.deliver`)."""
         session = self._session
         if session.shape is Shape.TAGGED and spec_of(message).variant is None:
             raise InvalidRequestError(f"the target's protocol has no {spec_of(message).message_type.name}")
         self.write(self._encode(message, message_id, session.payload_type, session.shape))
+        return Delivery.DELIVERED
 
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection in favour of a newer one (`Subscriber.replaced`)."""
-        self._perform(self._session.replaced(same_instance=same_instance))
+        actions = self._session.replaced(same_instance=same_instance)
+        self._leave(_LOST if same_instance else "replaced")  # for good, although the code invites the instance back
+        self._perform(actions)
+
+    # -- what its session calls (`Carrier`) ----------------------------------------------------------------------
+
+    def handed_over(self) -> None:
+        """Close, since the session goes on elsewhere (`Carrier.handed_over`)."""
+        self._let_go()
+        self._perform(self._session.replaced(same_instance=True))
+
+    def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
+        """Send the reply to a request (`Carrier.answered`)."""
+        self._pending.pop(id(request), None)
+        self.write(reply)
+        if exclusive:
+            if self._resumable is not None:
+                self._resumable.is_busy = False
+            self._release()
 
     # -- what operators see and do (`LiveSession`) -----------------------------------------------------------------
 
@@ -235,6 +274,11 @@ class Connection(WSListener):
     def is_established(self) -> bool:
         """Whether this is its client's presence now."""
         return self._caller is not None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether its client is away: not while there is a connection."""
+        return False
 
     @property
     def client_id(self) -> ClientId:
@@ -293,12 +337,29 @@ class Connection(WSListener):
             self._next_tick = now + 1.0 if deadline is None else deadline
         if self._transport is not None and self._transport.is_close_frame_sent:
             # picows ends a connection by itself where the client breaks the WebSocket protocol, but never cuts it.
-            self._leave(_LOST)
+            self._leave(_LOST, may_resume=True)
             self._cut_later()
 
-    def stop(self) -> None:
-        """End the connection because the service stops."""
-        self._perform(self._session.stopped())
+    @property
+    def is_answering(self) -> bool:
+        """Whether requests of its client are being answered."""
+        return bool(self._pending) and self._caller is not None
+
+    def go_away(self, reconnect_after: int) -> None:
+        """Tell the client that the service is about to stop (`Line.go_away`)."""
+        self._perform(self._session.draining(reconnect_after=reconnect_after))
+
+    def freeze(self) -> None:
+        """Let nothing count that still comes; `part` says good-bye (`Line.freeze`)."""
+        self._farewell = self._session.stopped()
+        if self._journal is not None and self._journal.is_complete:
+            self._board.bus.detach(self.client_id, self)
+            self._let_go()
+
+    def part(self) -> None:
+        """Say good-bye after `freeze` (`Line.part`)."""
+        farewell, self._farewell = self._farewell, []
+        self._perform(farewell)
 
     def cut(self) -> None:
         """Close the socket without waiting for the client."""
@@ -342,6 +403,9 @@ class Connection(WSListener):
         target.write(outgoing)
         if began:
             board.timed(began)
+        journal = self._journal
+        if journal is not None and journal.take(len(data)):
+            self._confirm()
         if signal.ack:
             self._acknowledge(signal.target_client_id, data)
         return True
@@ -381,7 +445,7 @@ class Connection(WSListener):
             self._break_off(CloseCode.PROTOCOL, "no such close code")
             return
         self._session.lost()
-        self._leave(_LOST)
+        self._leave(_LOST, may_resume=code not in _LEFT)
         if not self._close_reason:
             self._close_reason, self._outcome = "closed by the client", "client"
         if not transport.is_close_frame_sent:
@@ -429,11 +493,12 @@ class Connection(WSListener):
         if self._allowance.is_insistent(now):
             self._perform(self._session.insistent())
             return False
-        message_id, payload_type = None, self._session.payload_type
+        message_id, payload_type, message_type = None, self._session.payload_type, None
         with contextlib.suppress(MalformedMessageError):
             header = decode_frame(self._framing, data)
-            message_id, payload_type = header.message_id, header.payload_type
-            self._board.received[header.message_type].value += 1
+            message_id, payload_type, message_type = header.message_id, header.payload_type, header.message_type
+            self._board.received[message_type].value += 1
+        self._count(message_type, data)
         self._perform(self._session.limited(refusal, message_id=message_id, payload_type=payload_type))
         return False
 
@@ -464,11 +529,28 @@ class Connection(WSListener):
                 error.message_id = header.message_id
                 shape = guess_shape(header.message_type, payload_type, header.payload)
                 raise
+            finally:
+                self._count(header.message_type, data)
         except MalformedMessageError as error:
+            if error.message_id is None:
+                self._count(None, data)
             self._perform(session.malformed(error, payload_type=payload_type, shape=shape, now=now))
             return
         received = Received(message, header.message_id, payload_type, shape)
         self._perform(session.receive(received, now=now, server_time=time.time_ns() // 1_000_000))
+
+    def _count(self, message_type: MessageType | None, data: bytes) -> None:
+        """Count a message for the session, and confirm it when that is due; None is for what has no type."""
+        journal = self._journal
+        if journal is not None and message_type not in UNCOUNTED and journal.take(len(data)):
+            self._confirm()
+
+    def _confirm(self) -> None:
+        """Tell the client how many of its messages have come, so that it need not keep them."""
+        journal, session = self._journal, self._session
+        assert journal is not None  # noqa: S101 - whoever counts has one
+        heartbeat = Heartbeat(timestamp=time.time_ns() // 1_000_000, received=journal.tell())
+        self.write(self._encode(heartbeat, None, session.payload_type, session.shape), counts=False)
 
     # -- actions -------------------------------------------------------------------------------------------------
 
@@ -485,6 +567,8 @@ class Connection(WSListener):
                     self._board.start(self._authenticate(action.connect), name="authenticate")
                 case Dispatch():
                     self._dispatch(action.request)
+                case Confirm():
+                    self._confirmed(action)
                 case Ping():
                     if self._transport is not None:
                         self._transport.send_ping()
@@ -494,14 +578,25 @@ class Connection(WSListener):
                     assert_never(action)
 
     def _send(self, action: Send) -> None:
+        counts = spec_of(action.message).message_type not in UNCOUNTED
+        self.write(self._encoded(action), counts=counts)
+
+    def _encoded(self, action: Send) -> bytes:
+        """Return a message's bytes, or those of the ERROR that it is too large for this client's framing."""
         if isinstance(action.message, ErrorMessage):
             self._board.failed(action.message, self._session.client_id)
         try:
-            data = self._encode(action.message, action.message_id, action.payload_type, action.shape)
+            return self._encode(action.message, action.message_id, action.payload_type, action.shape)
         except TooLargeError as error:
             refusal = self._session.error(error, _as_request(action))
-            data = self._encode(refusal.message, refusal.message_id, refusal.payload_type, refusal.shape)
-        self.write(data)
+            return self._encode(refusal.message, refusal.message_id, refusal.payload_type, refusal.shape)
+
+    def _confirmed(self, action: Confirm) -> None:
+        if self._journal is not None:
+            try:
+                self._journal.confirm(action.received)
+            except InvalidRequestError as error:
+                self._send(self._session.error(error, action.heartbeat))
 
     def _relay_decoded(self, received: Received) -> None:
         """Send a signal the long way: its target uses another encoding, or something about it is wrong."""
@@ -521,6 +616,7 @@ class Connection(WSListener):
         try:
             board.usage.check_authentication(self.source, time.monotonic())
             caller = await board.router.admit(connect)
+            former = await self._former(caller, connect)
         except SignalManagerError as error:
             outcome = "unavailable" if error.may_retry else "refused"
             if isinstance(error, AuthenticationError):
@@ -533,11 +629,61 @@ class Connection(WSListener):
             self._release()
             return
         board.metrics.authentications.labelled("accepted").add()
-        actions = session.accepted(caller.identity, caller.session_id, now=time.monotonic())
-        if actions:  # the client may have gone meanwhile
+        if session.state is State.AUTHENTICATING:  # the client may have gone meanwhile
+            self._welcome(caller, connect, former)
+        if self._resumable is None or not self._resumable.is_busy:
+            self._release()
+
+    async def _former(self, caller: Caller, connect: Connect) -> ResumableSession | None:
+        """Return the session that a client wants to go on with, if there is one."""
+        if connect.resume is None or not self._may_resume(connect):
+            return None
+        return await self._board.resumption.find(connect.resume, caller.identity.client_id)
+
+    def _may_resume(self, connect: Connect) -> bool:
+        """Tell whether this client's session may outlive this connection: a tagged client knows nothing of it."""
+        session = self._session
+        return connect.resumable and session.shape is Shape.PLAIN and self._board.resumption.settings.window > 0
+
+    def _welcome(self, caller: Caller, connect: Connect, former: ResumableSession | None) -> None:
+        """Accept a client: to the session it had, with all that it misses, or to a new one."""
+        session, resumption = self._session, self._board.resumption
+        if not self._may_resume(connect):
+            actions = session.accepted(caller.identity, caller.session_id, now=time.monotonic())
             self._join(caller, connect)
+            self._board.bus.attach(caller.identity.client_id, self)
+            self._perform(actions)
+            return
+        manner = Manner(self._framing, session.payload_type, session.shape)
+        offer = connect.resume
+        if offer is not None and resumption.judge(former, offer, caller.identity.client_id, manner) and former:
+            caller = msgspec.structs.replace(caller, session_id=former.session_id)
+            self._carry(former, caller, connect, missing_from=offer.received)
+            return
+        self._carry(resumption.open(self, caller, connect, manner), caller, connect, missing_from=None)
+
+    def _carry(
+        self, resumable: ResumableSession, caller: Caller, connect: Connect, *, missing_from: int | None
+    ) -> None:
+        """Make a session that outlives its connections go on here, from where its client was, or begin."""
+        is_resumed = missing_from is not None
+        terms = ResumeTerms(
+            token=resumable.stay.token,
+            window=resumable.stay.window,
+            resumed=is_resumed,
+            received=resumable.stay.journal.tell(),
+        )
+        actions = self._session.accepted(caller.identity, caller.session_id, now=time.monotonic(), resume=terms)
+        self._join(caller, connect)
+        missing: tuple[bytes, ...] = ()
+        if missing_from is None:
+            self._board.bus.attach(caller.identity.client_id, self)
+        else:
+            missing = resumable.resume(self, caller, missing_from)
+        self._resumable, self._journal, self._pending = resumable, resumable.stay.journal, resumable.pending
         self._perform(actions)
-        self._release()
+        for data in missing:
+            self.write(data, counts=False)
 
     def _join(self, caller: Caller, connect: Connect) -> None:
         """Make this connection its client's presence."""
@@ -548,24 +694,27 @@ class Connection(WSListener):
         if self._framing is not Framing.JSON:
             self.relay_end = relay.RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)
             self._relays = caller.identity.grants.signal_to is None
-        self._board.bus.attach(caller.identity.client_id, self)
         log.info("connection authenticated", client_id=connect.client_id, address=self.address)
 
     def _dispatch(self, request: Received) -> None:
         """Have a request answered in the background, unless too many are being answered already."""
         caller = self._caller
         assert caller is not None  # noqa: S101 - the session dispatches established connections only
-        if self._pending >= PENDING_REQUESTS:
-            error = RateLimitedError(f"{self._pending} requests wait for their answers, expected fewer")
+        if len(self._pending) >= PENDING_REQUESTS:
+            error = RateLimitedError(f"{len(self._pending)} requests wait for their answers, expected fewer")
             self._send(self._session.error(error, request))
             return
-        self._pending += 1
+        self._pending[id(request)] = request
         exclusive = self._board.router.is_exclusive(request.message)
         if exclusive:
             self._hold()
-        self._board.start(self._answer(caller, request, exclusive=exclusive), name="answer")
+            if self._resumable is not None:
+                self._resumable.is_busy = True
+        self._board.start(self._answer(caller, request, self._resumable, exclusive=exclusive), name="answer")
 
-    async def _answer(self, caller: Caller, request: Received, *, exclusive: bool) -> None:
+    async def _answer(
+        self, caller: Caller, request: Received, resumable: ResumableSession | None, *, exclusive: bool
+    ) -> None:
         try:
             action = self._session.reply(await self._board.router.answer(caller, request.message), request)
         except SignalManagerError as error:
@@ -573,13 +722,14 @@ class Connection(WSListener):
         except Exception:
             log.exception("request failed", client_id=caller.identity.client_id)
             action = self._session.error(SignalManagerError("internal error"), request)
-        finally:
-            self._pending -= 1
-            if self._caller is None:  # the connection has ended, and this request may have come in after that
-                self._board.router.left(caller, _LOST)
-        self._send(action)
-        if exclusive:
-            self._release()
+        reply = self._encoded(action)
+        if resumable is None:
+            self.answered(request, reply, exclusive=exclusive)
+            is_there = self._caller is not None
+        else:
+            is_there = resumable.answered(request, reply, exclusive=exclusive)
+        if not is_there:  # the session has ended, and this request may have come in after that
+            self._board.router.left(caller, _LOST)
 
     def _hold(self) -> None:
         """Let later messages wait."""
@@ -616,9 +766,11 @@ class Connection(WSListener):
         self._board.sent[message_type].value += 1
         return frame
 
-    def write(self, data: bytes) -> None:
-        """Write one message: at once, or with the others of this read."""
+    def write(self, data: bytes, *, counts: bool = True) -> None:
+        """Write one message: at once, or with the others of this read; keep it where it `counts` for the session."""
         self._sent += 1
+        if counts and self._journal is not None:
+            self._journal.keep(data)
         board = self._board
         board.bytes_sent.value += len(data)
         if board.joining:
@@ -656,7 +808,7 @@ class Connection(WSListener):
     def _close(self, code: CloseCode, reason: str) -> None:
         """Start the closing handshake; the socket is cut if the client does not take part in it."""
         transport = self._transport
-        self._leave(_REASONS.get(code, _LOST))
+        self._leave(_REASONS.get(code, _LOST), may_resume=code in _RESUMABLE)
         if transport is None:
             return
         if not transport.is_close_frame_sent:
@@ -673,15 +825,26 @@ class Connection(WSListener):
         if self._close_timer is None:
             self._close_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.cut)
 
-    def _leave(self, reason: str) -> None:
-        """Stop being the client's presence."""
-        caller, self._caller = self._caller, None
+    def _leave(self, reason: str, *, may_resume: bool = False) -> None:
+        """Stop being the client's presence; a session that may be resumed waits for its client instead."""
+        caller, resumable = self._caller, self._resumable
+        self._let_go()
+        if caller is None:
+            return
+        if resumable is not None:
+            if may_resume and resumable.suspend(self):
+                return
+            resumable.ended()
+        self._board.bus.detach(caller.identity.client_id, self)
+        self._board.depart(caller, reason)
+
+    def _let_go(self) -> None:
+        """Be nobody's presence any more: what still comes does not count, and what is written reaches nobody."""
+        self._caller = None
+        self._resumable = self._journal = None
+        self._pending = {}
         self.relay_end = None
         self._relays = False
-        if caller is not None:
-            self._board.bus.detach(caller.identity.client_id, self)
-            self._board.router.left(caller, reason)
-            self._board.start(self._board.router.depart(caller), name="depart")
 
 
 def _reason(transport: WSTransport) -> str:

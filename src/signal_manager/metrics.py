@@ -159,6 +159,15 @@ class Metrics:
         self.authentications = CounterFamily(
             "signal_manager_authentications", "CONNECT requests by what became of them.", ("outcome",)
         )
+        self.resumes = CounterFamily(
+            "signal_manager_resumes", "CONNECT requests with a session to resume, by what became of it.", ("outcome",)
+        )
+        self.sessions_away = KeptElsewhere(
+            "signal_manager_sessions_away", "Sessions that wait for their client to come back."
+        )
+        self.resume_buffer_bytes = KeptElsewhere(
+            "signal_manager_resume_buffer_bytes", "Messages that are kept until their clients confirm them."
+        )
         self.messages_received = CounterFamily("signal_manager_messages_received", "Messages from clients.", ("type",))
         self.messages_sent = CounterFamily("signal_manager_messages_sent", "Messages to clients.", ("type",))
         self.bytes_received = CounterFamily("signal_manager_received_bytes", "Bytes of messages from clients.")

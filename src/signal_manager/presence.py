@@ -32,7 +32,7 @@ class RecentError(NamedTuple):
 
 
 class LiveSession(Protocol):
-    """One client's connection that has proved who it is."""
+    """One client's session: on a connection that has proved who it is, or away for a while."""
 
     @property
     def client_id(self) -> ClientId:
@@ -47,8 +47,12 @@ class LiveSession(Protocol):
         """What the client calls the running copy of itself."""
 
     @property
+    def is_away(self) -> bool:
+        """Whether its connection is lost, and it waits for its client to come back."""
+
+    @property
     def address(self) -> str:
-        """Where it comes from."""
+        """Where it comes from, or came from last."""
 
     @property
     def framing(self) -> str:
@@ -71,7 +75,7 @@ class LiveSession(Protocol):
         """Messages to the client on this connection."""
 
     def evict(self) -> None:
-        """End the connection with close code 4403, which tells its client not to come back by itself."""
+        """End the session, with close code 4403, which tells its client not to come back by itself."""
 
 
 class LiveSessions(Protocol):

@@ -108,6 +108,29 @@ class Registrations:
         self._registered.discard(caller.session_id)
         await self._end(caller)
 
+    def is_registered(self, session_id: SessionId) -> bool:
+        """Tell whether a session of this node has a record."""
+        return session_id in self._registered
+
+    async def adopt(self, caller: Caller) -> None:
+        """Note that a session which an earlier start had goes on here; its client's record is online again."""
+        now = self._clock()
+
+        def change(record: ClientRecord | None) -> ClientRecord | None:
+            if record is None or record.registered_at is None or record.status == "online":
+                return record  # it was removed, or its client has registered from another session since
+            return msgspec.structs.replace(
+                record,
+                session_id=caller.session_id,
+                status="online",
+                last_seen_at=now,
+                expires_at=None,
+                node_id=self._node_id,
+            )
+
+        self._registered.add(caller.session_id)
+        await self._storage.change_client(caller.identity.client_id, change)
+
     async def end_node(self, node_id: NodeId) -> int:
         """Note that all sessions of a node that is gone have ended; return how many there were."""
         ended, after = 0, None

@@ -93,6 +93,22 @@ class Router:
         """Clean up after a session that has ended, however it ended."""
         await self._registrations.end_session(caller)
 
+    async def release(self, caller: Caller) -> bool:
+        """Let a session's record say that its client is offline for now; tell whether there is one, for `adopt`."""
+        if not self._registrations.is_registered(caller.session_id):
+            return False
+        await self._registrations.end_session(caller)
+        return True
+
+    async def adopt(self, caller: Caller) -> None:
+        """Let the record of a client whose session goes on here say so."""
+        await self._registrations.adopt(caller)
+
+    async def restart_rooms(self) -> None:
+        """Take all members of this process out of their rooms, in order, and tell them why."""
+        if self._rooms is not None:
+            await self._rooms.restart()
+
     async def answer(self, caller: Caller, request: Message) -> Message:
         """Return the reply to `request`.
 
@@ -125,9 +141,10 @@ class Router:
             delivery = self._relay_to_room(caller, signal.room_id, outgoing, message_id)
             return SignalAck(status=delivery) if signal.ack else None
         target = ClientId(signal.target_client_id or "")
-        if self._bus.send(target, outgoing, message_id) is Delivery.OFFLINE:
+        delivery = self._bus.send(target, outgoing, message_id)
+        if delivery is Delivery.OFFLINE:
             raise NotFoundError(f"client {target} is not connected", details={"target_client_id": target})
-        return SignalAck(status=Delivery.DELIVERED, target_client_id=target) if signal.ack else None
+        return SignalAck(status=delivery, target_client_id=target) if signal.ack else None
 
     def _relay_to_room(self, caller: Caller, room_id: str, outgoing: Signal, message_id: bytes) -> Delivery:
         """Pass a signal on to all other members whom the sender may signal, whatever keeps one of them from it."""
@@ -138,10 +155,11 @@ class Router:
             if not caller.identity.grants.may_signal(target):
                 continue
             try:
-                if self._bus.send(target, outgoing, message_id) is Delivery.DELIVERED:
-                    delivery = Delivery.DELIVERED
+                outcome = self._bus.send(target, outgoing, message_id)
             except (TooLargeError, InvalidRequestError):
                 continue  # this member's framing or shape has no such message
+            if delivery is not Delivery.DELIVERED and outcome is not Delivery.OFFLINE:
+                delivery = outcome
         return delivery
 
     async def _register(self, caller: Caller, request: Register) -> Message:

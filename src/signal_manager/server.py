@@ -24,8 +24,10 @@ from signal_manager.metrics import Metrics
 from signal_manager.presence import LiveSessions, Phase
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, choose_subprotocol
 from signal_manager.protocol.session import SessionSettings
+from signal_manager.resumption import Reachable, ResumeSettings
 from signal_manager.router import Router
-from signal_manager.switchboard import Reachable, Switchboard
+from signal_manager.storage.base import Storage
+from signal_manager.switchboard import Switchboard
 from signal_manager.tls import Certificate
 
 __all__ = ["Server"]
@@ -58,6 +60,9 @@ class Server:
         max_message_size, read_buffer_size: in bytes.
         session: the time limits of every session.
         metrics: where everything is counted.
+        resume: how long sessions outlive their connections, and what is kept for them.
+        storage: keeps sessions from one start to the next; None for a service whose sessions end with it.
+        drain_timeout: seconds that `stop` may take.
     """
 
     def __init__(
@@ -75,6 +80,9 @@ class Server:
         read_buffer_size: int = 2048,
         session: SessionSettings,
         metrics: Metrics,
+        resume: ResumeSettings | None = None,
+        storage: Storage | None = None,
+        drain_timeout: float = 20.0,
     ) -> None:
         self.is_secure = certificate is not None
         self._version = version
@@ -82,6 +90,7 @@ class Server:
         self._origins = Origins(allowed_origins)
         self._proxies = TrustedProxies(trusted_proxies)
         self._session = session
+        self._resume = resume or ResumeSettings()
         self._board = Switchboard(
             router=router,
             bus=bus,
@@ -89,7 +98,10 @@ class Server:
             limits=limits,
             max_message_size=max_message_size,
             metrics=metrics,
+            resume=self._resume,
+            storage=storage,
         )
+        self._drain_timeout = drain_timeout
         self._listener = Listener(
             self._upgrade,
             listening,
@@ -118,6 +130,16 @@ class Server:
         """Who is connected."""
         return self._board
 
+    async def reclaim(self) -> int:
+        """Expect the clients whose sessions an earlier start has saved; return how many.
+
+        Only for a service that has its store to itself; others find a session there when its client asks for it.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        return await self._board.resumption.reclaim()
+
     async def start(self) -> None:
         """Accept clients.
 
@@ -130,14 +152,14 @@ class Server:
         self._board.phase = Phase.SERVING
 
     async def stop(self) -> None:
-        """Stop listening, say good-bye to every client, and cut those that do not answer."""
+        """Stop listening, send every client away, save sessions, and cut those that do not answer."""
         if self._sweeper is None:
             return
         sweeper, self._sweeper = self._sweeper, None
         sweeper.cancel()
         await asyncio.wait([sweeper])
         await self._listener.stop()
-        await self._board.stop(STOP_TIMEOUT)
+        await self._board.stop(timeout=self._drain_timeout, close_timeout=STOP_TIMEOUT)
 
     def _upgrade(
         self, request: WSUpgradeRequest, peer: str, accepted_at: float
@@ -187,7 +209,8 @@ class Server:
 
     async def _sweep(self) -> None:
         limits = self._session
-        shortest = min(limits.connection_timeout, limits.heartbeat_interval, limits.heartbeat_timeout)
+        times = (limits.connection_timeout, limits.heartbeat_interval, limits.heartbeat_timeout, self._resume.window)
+        shortest = min(time for time in times if time > 0)
         interval = min(max(shortest / _SWEEPS_PER_LIMIT, _SHORTEST_SWEEP), _LONGEST_SWEEP)
         while True:
             await asyncio.sleep(interval)

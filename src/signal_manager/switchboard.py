@@ -8,46 +8,53 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from itertools import islice
 from time import perf_counter
 from typing import Any, Protocol
 
 import structlog
 
-from signal_manager.bus.base import Subscriber
 from signal_manager.bus.local import LocalBus
 from signal_manager.errors import SignalManagerError
 from signal_manager.limits import ClientAddress, Limits, Usage
 from signal_manager.metrics import Counter, CounterFamily, Metrics
-from signal_manager.model import ClientId
+from signal_manager.model import Caller, ClientId, SessionId
 from signal_manager.presence import LiveSession, Phase, RecentError
 from signal_manager.protocol.messages import ErrorMessage, MessageType
-from signal_manager.protocol.relay import RelayEnd
 from signal_manager.protocol.session import SessionSettings
+from signal_manager.resumption import Carrier, Reachable, ResumableSession, ResumeSettings, Resumption
 from signal_manager.router import Router
+from signal_manager.storage.base import Storage
 
-__all__ = ["Line", "Reachable", "Switchboard"]
+__all__ = ["Line", "Switchboard"]
 
 log = structlog.get_logger(__name__)
+
+# How a drain divides its time: the rest is for rooms and storage to stop.
+_ANSWER_SHARE = 0.1
+_ROOMS_SHARE = 0.15
+_SAVE_SHARE = 0.3
+_CLOSE_SHARE = 0.1
+# How long (s) messages flow after GOAWAY in any case, and as a part of the drain's time.
+_MOMENT = 0.2
+_MOMENT_SHARE = 0.02
+_ANSWER_POLL = 0.01
+# Sessions that are written to storage in one call, and calls at the same time.
+_SAVED_AT_ONCE = 50
+_SAVERS = 4
+# GOAWAY's delays: no sooner than a process can start (s), and no more clients than it can authenticate.
+_SHORTEST_ABSENCE = 0.1
+_RETURNS_PER_SECOND = 1000
 
 # Errors that are kept for the dashboard.
 _RECENT_ERRORS = 100
 
 
-class Reachable(Subscriber, Protocol):
-    """Whatever stands for a client on the bus."""
-
-    @property
-    def relay_end(self) -> RelayEnd | None:
-        """How signals reach it the short way; None for whom the codec has to write."""
-
-    def write(self, data: bytes) -> None:
-        """Send one encoded message."""
-
-
-class Line(Reachable, LiveSession, Protocol):
+class Line(Carrier, LiveSession, Protocol):
     """A connection, as far as the switchboard knows it."""
 
     @property
@@ -64,8 +71,18 @@ class Line(Reachable, LiveSession, Protocol):
     def flush(self) -> None:
         """Write what has waited for the end of a read."""
 
-    def stop(self) -> None:
-        """End the connection because the service stops."""
+    @property
+    def is_answering(self) -> bool:
+        """Whether requests of its client are being answered."""
+
+    def go_away(self, reconnect_after: int) -> None:
+        """Tell the client that the service is about to stop, and when (ms) to come back."""
+
+    def freeze(self) -> None:
+        """Stop for good, since the session is about to be saved: nothing that still comes counts."""
+
+    def part(self) -> None:
+        """Say good-bye to the client of a frozen connection."""
 
     def cut(self) -> None:
         """Close the socket without waiting for the client."""
@@ -81,6 +98,8 @@ class Switchboard:
         limits: what the service allows.
         max_message_size: in bytes; a longer message ends its connection with 1009.
         metrics: where everything is counted.
+        resume: how long sessions outlive their connections, and what is kept for them.
+        storage: keeps them from one start to the next.
     """
 
     def __init__(
@@ -92,6 +111,8 @@ class Switchboard:
         limits: Limits,
         max_message_size: int,
         metrics: Metrics,
+        resume: ResumeSettings,
+        storage: Storage | None,
     ) -> None:
         self.router = router
         self.bus = bus
@@ -100,6 +121,9 @@ class Switchboard:
         self.max_message_size = max_message_size
         self.connections: set[Line] = set()
         self.usage = Usage(limits)
+        self.resumption = Resumption(
+            bus=bus, router=router, storage=storage, settings=resume, metrics=metrics, depart=self.depart
+        )
         self._empty = asyncio.Event()
         self.relayed = 0
         # While the frames of one read are handled, what they write waits here and goes out together after the last.
@@ -120,9 +144,15 @@ class Switchboard:
         metrics.clients.read_from(lambda: len(bus.subscribers))
         metrics.signals_relayed.read_from(lambda: self.relayed)
 
-    def sessions(self) -> Iterator[Line]:
-        """Yield every connection that has proved who it is (`LiveSessions.sessions`)."""
-        return (connection for connection in tuple(self.connections) if connection.is_established)
+    def sessions(self) -> Iterator[LiveSession]:
+        """Yield every connection that has proved who it is, and who is away (`LiveSessions.sessions`)."""
+        yield from (connection for connection in tuple(self.connections) if connection.is_established)
+        yield from self.resumption.away()
+
+    def depart(self, caller: Caller, reason: str) -> None:
+        """Let a session that has ended leave its room and its record."""
+        self.router.left(caller, reason)
+        self.start(self.router.depart(caller), name="depart")
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run `work` in the background and keep its reference."""
@@ -137,23 +167,79 @@ class Switchboard:
         if not self.connections:
             self._empty.set()
 
-    async def stop(self, timeout: float) -> None:
-        """Close every connection, cut those still there after `timeout` seconds, and end all background work."""
+    async def stop(self, *, timeout: float, close_timeout: float) -> None:
+        """Send every client away, save what its session needs to go on elsewhere, and end all background work.
+
+        Args:
+            timeout: seconds for all of it; each step is given a part of them, and what it has not done is left.
+            close_timeout: seconds for clients to answer our close frames before they are cut.
+        """
         self.phase = Phase.DRAINING
+        if self.connections or any(self.resumption.away()):
+            await self._drain(timeout)
+        await self._emptied(min(close_timeout, timeout * _CLOSE_SHARE))
         for connection in tuple(self.connections):
-            connection.stop()
+            connection.cut()
+        await self._emptied(timeout * _CLOSE_SHARE)  # the sockets are closed in the event loop's next turn
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _drain(self, timeout: float) -> None:
+        self._send_away()
+        await asyncio.sleep(min(_MOMENT, timeout * _MOMENT_SHARE))
+        await self._within(timeout * _ANSWER_SHARE, self._answered(), "requests not answered in time")
+        await self._within(timeout * _ROOMS_SHARE, self.router.restart_rooms(), "rooms not left in time")
+        # From here on no message counts, all at once: whatever a client has sent since stays with it, unconfirmed.
+        connections = tuple(self.connections)
+        carried = {connection.session_id: connection for connection in connections if connection.is_established}
+        for connection in connections:
+            connection.freeze()
+        sessions = self.resumption.freeze()
+        kept = {session.session_id for session in sessions}
+        for connection in connections:
+            if carried.get(connection.session_id) is not connection or connection.session_id not in kept:
+                connection.part()
+        await self._within(timeout * _SAVE_SHARE, self._save(sessions, carried), "sessions not saved in time")
+        for connection in connections:
+            connection.part()
+
+    def _send_away(self) -> None:
+        """Send GOAWAY to every client, with delays that spread their return."""
+        spread = max(1.0, len(self.connections) / _RETURNS_PER_SECOND)
+        for connection in tuple(self.connections):
+            connection.go_away(int(1000 * random.uniform(_SHORTEST_ABSENCE, spread)))  # noqa: S311 - no secret
+
+    async def _save(self, sessions: Sequence[ResumableSession], carried: Mapping[SessionId, Line]) -> None:
+        """Save sessions, some at a time, and say good-bye to the client of each."""
+        waiting = iter(sessions)
+
+        async def work() -> None:
+            while batch := list(islice(waiting, _SAVED_AT_ONCE)):
+                await self.resumption.save(batch)
+                for session in batch:
+                    if session.session_id in carried:
+                        carried[session.session_id].part()
+
+        await asyncio.gather(*(work() for _ in range(_SAVERS)))
+
+    async def _answered(self) -> None:
+        """Wait until all requests that have come are answered."""
+        while any(connection.is_answering for connection in self.connections):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(_ANSWER_POLL)
+
+    async def _emptied(self, timeout: float) -> None:
+        """Wait until all connections are gone."""
         if self.connections:
             self._empty.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), timeout)
-        for connection in tuple(self.connections):
-            connection.cut()
-        if self.connections:  # the sockets are closed in the event loop's next turn
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), timeout)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _within(self, timeout: float, step: Coroutine[Any, Any, None], too_late: str) -> None:
+        try:
+            await asyncio.wait_for(step, timeout)
+        except TimeoutError:
+            log.warning(too_late, timeout=timeout)
 
     def flush(self) -> None:
         """Write what has waited for the end of this read."""
@@ -180,6 +266,7 @@ class Switchboard:
         """Let every connection do what is due."""
         for connection in tuple(self.connections):
             connection.tick(now)
+        self.resumption.sweep(now)
 
 
 def _by_type(family: CounterFamily) -> dict[int, Counter]:

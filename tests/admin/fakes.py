@@ -22,6 +22,7 @@ class FakeSession:
     age: float = 60.0
     received: int = 3
     sent: int = 4
+    is_away: bool = False
     is_evicted: bool = False
 
     def evict(self) -> None:

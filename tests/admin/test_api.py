@@ -69,6 +69,7 @@ async def test_sessions_are_shown_with_what_they_are(office: Office) -> None:
         "address": "192.0.2.7",
         "framing": "v1",
         "encoding": "json",
+        "is_away": False,
         "age": 60.0,
         "received": 3,
         "sent": 4,

@@ -21,8 +21,9 @@ class Phone:
         self.received: list[tuple[Message, bytes | None]] = []
         self.replaced_by_same_instance: bool | None = None
 
-    def deliver(self, message: Message, message_id: bytes | None = None) -> None:
+    def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
         self.received.append((message, message_id))
+        return Delivery.DELIVERED
 
     def replaced(self, *, same_instance: bool) -> None:
         self.replaced_by_same_instance = same_instance

@@ -17,11 +17,11 @@ from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.registrations import Registrations
+from signal_manager.resumption import Reachable
 from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.router import Router
 from signal_manager.server import Server
 from signal_manager.storage.memory import MemoryStorage
-from signal_manager.switchboard import Reachable
 from tests.fakes.media import FakeSfu
 from tests.integration.v1_client import ALICE, BOB, CBOR, PLAIN, PROTOBUF, TAGGED, Client, Dialect, connect
 

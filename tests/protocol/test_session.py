@@ -20,6 +20,7 @@ from signal_manager.protocol.messages import (
     ConnectAck,
     Disconnect,
     ErrorMessage,
+    GoAway,
     Heartbeat,
     HeartbeatAck,
     Message,
@@ -38,11 +39,13 @@ from signal_manager.protocol.session import (
     Authenticate,
     Close,
     CloseCode,
+    Confirm,
     Dispatch,
     Input,
     Ping,
     Received,
     Relay,
+    ResumeTerms,
     Send,
     Session,
     SessionSettings,
@@ -396,6 +399,46 @@ def test_an_address_that_failed_too_often_gets_429_and_close_4429(client: Client
     assert close == Close(CloseCode.RATE_LIMITED, "too many failed authentications")
 
 
+def test_a_session_that_can_be_resumed_is_welcomed_with_its_terms(client: Client) -> None:
+    client >> CONNECT
+    terms = ResumeTerms(token="secret", window=30.0, resumed=True, received=7)
+
+    (welcome,) = client.session.accepted(Identity(client_id=ClientId("a")), SessionId("s"), now=1000.0, resume=terms)
+
+    assert isinstance(welcome, Send)
+    assert isinstance(welcome.message, ConnectAck)
+    assert (welcome.message.resume_token, welcome.message.resume_window) == ("secret", 30.0)
+    assert (welcome.message.resumed, welcome.message.received) == (True, 7)
+
+
+def test_a_heartbeat_that_counts_confirms_before_it_is_answered(connected: Client) -> None:
+    heartbeat = Heartbeat(timestamp=5, received=3)
+
+    confirm, echo = connected >> heartbeat
+
+    assert confirm == Confirm(3, received(heartbeat))
+    assert isinstance(echo, Send)
+    assert isinstance(echo.message, HeartbeatAck)
+
+
+def test_a_client_is_sent_away_before_the_service_stops_and_may_go_on_meanwhile(connected: Client) -> None:
+    (goodbye,) = connected.session.draining(reconnect_after=250)
+
+    assert goodbye == Send(GoAway(reason="restarting", reconnect_after=250), None, PayloadType.JSON, Shape.PLAIN)
+    assert connected >> OFFER == [Relay(received(OFFER))]
+
+
+def test_a_tagged_client_is_not_sent_what_it_cannot_read_when_the_service_drains(client: Client) -> None:
+    client.receive(received(CONNECT, shape=Shape.TAGGED))
+    client.accept()
+
+    assert client.session.draining(reconnect_after=250) == []
+
+
+def test_whoever_is_not_connected_yet_is_closed_when_the_service_drains(client: Client) -> None:
+    assert client.session.draining(reconnect_after=250) == [Close(CloseCode.RESTARTING, "service is stopping")]
+
+
 def test_the_table_is_whole_but_for_what_cannot_happen() -> None:
     """A connection that has not asked cannot be answered, and messages are held back while it waits for an answer."""
     no_answer = {
@@ -404,7 +447,7 @@ def test_the_table_is_whole_but_for_what_cannot_happen() -> None:
     held_back = {
         (State.AUTHENTICATING, event)
         for event in Input
-        if event not in (Input.ACCEPTED, Input.REFUSED, Input.SILENT, Input.STOPPED, Input.LOST)
+        if event not in (Input.ACCEPTED, Input.REFUSED, Input.SILENT, Input.DRAINING, Input.STOPPED, Input.LOST)
         and event not in (Input.LIMITED, Input.INSISTENT, Input.BEHIND, Input.BROKEN)  # what counts does not wait
     }
     answered = {(State.ESTABLISHED, event) for event in (Input.ACCEPTED, Input.REFUSED, Input.NO_ROOM)}

@@ -65,10 +65,11 @@ class SessionView(BaseModel):
     client_id: str
     instance_id: str | None = Field(description="What the client calls the running copy of itself.")
     room_id: str | None
+    is_away: bool = Field(description="Whether its connection is lost and it waits for its client to come back.")
     address: str
     framing: str
     encoding: str
-    age: float = Field(description="Seconds since the connection was opened.")
+    age: float = Field(description="Seconds since the connection was opened; of an away session, since it began.")
     received: int = Field(description="Messages from the client.")
     sent: int = Field(description="Messages to the client.")
 
@@ -80,6 +81,7 @@ class SessionView(BaseModel):
             client_id=session.client_id,
             instance_id=session.instance_id,
             room_id=room_id,
+            is_away=session.is_away,
             address=session.address,
             framing=session.framing,
             encoding=session.encoding,

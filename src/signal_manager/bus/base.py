@@ -18,21 +18,23 @@ class Delivery(StrEnum):
     """What became of a message (docs/protocol.md, SIGNAL_ACK)."""
 
     DELIVERED = "delivered"
+    QUEUED = "queued"
     OFFLINE = "offline"
 
 
 class Subscriber(Protocol):
-    """A client's connection, as far as a bus knows it."""
+    """A client's connection, or its session while it is away, as far as a bus knows it."""
 
     @property
     def instance_id(self) -> str | None:
         """What the client calls the running copy of itself, over all its connections."""
 
-    def deliver(self, message: Message, message_id: bytes | None = None) -> None:
-        """Hand `message` to the client's outbound queue, in the client's own encoding.
+    def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
+        """Hand `message` to the client's outbound queue, in the client's own encoding, and return what became of it.
 
         A `message_id` of None gives the message a fresh one. Never blocks; messages handed over one after the other
-        arrive in that order.
+        arrive in that order. QUEUED is for a client that is away and expected back, OFFLINE for one whose queue is
+        full: then its session has ended.
 
         Raises:
             TooLargeError: the message does not fit this client's framing.
@@ -51,7 +53,7 @@ class Bus(Protocol):
     """
 
     def send(self, target: ClientId, message: Message, message_id: bytes | None = None) -> Delivery:
-        """Deliver `message` to `target`; OFFLINE at once when nobody holds that client.
+        """Deliver `message` to `target`, or queue it; OFFLINE at once when nobody holds that client.
 
         Raises:
             TooLargeError, InvalidRequestError: as `Subscriber.deliver`.

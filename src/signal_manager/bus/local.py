@@ -49,6 +49,17 @@ class LocalBus(Generic[S]):
             stay.pop(0).replaced(same_instance=False)
         self._remember(client_id, stay)
 
+    def swap(self, client_id: ClientId, present: S, successor: S) -> bool:
+        """Put `successor` into the place of `present`, which ends nobody; False when `present` is not there."""
+        if self.subscribers.get(client_id) is present:
+            self.subscribers[client_id] = successor
+            return True
+        older = self._older.get(client_id, [])
+        if present not in older:
+            return False
+        older[older.index(present)] = successor
+        return True
+
     def detach(self, client_id: ClientId, subscriber: S) -> None:
         """Forget a connection that has ended; an older one of the same client takes its place."""
         older = self._older.get(client_id, [])
@@ -68,8 +79,7 @@ class LocalBus(Generic[S]):
         subscriber = self.subscribers.get(target)
         if subscriber is None:
             return Delivery.OFFLINE
-        subscriber.deliver(message, message_id)
-        return Delivery.DELIVERED
+        return subscriber.deliver(message, message_id)
 
     def _remember(self, client_id: ClientId, older: list[S]) -> None:
         if older:

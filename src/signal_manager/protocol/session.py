@@ -27,6 +27,7 @@ from signal_manager.protocol.messages import (
     Connect,
     ConnectAck,
     ErrorMessage,
+    GoAway,
     Heartbeat,
     HeartbeatAck,
     Message,
@@ -45,12 +46,14 @@ __all__ = [
     "Authenticate",
     "Close",
     "CloseCode",
+    "Confirm",
     "Dispatch",
     "Input",
     "Ping",
     "Reaction",
     "Received",
     "Relay",
+    "ResumeTerms",
     "Send",
     "Session",
     "SessionSettings",
@@ -106,6 +109,7 @@ class Input(StrEnum):
     REPLACED = "replaced"
     EVICTED = "disconnected by an operator"
     NO_ROOM = "service is full"
+    DRAINING = "service is about to stop"
     STOPPED = "service stops"
     LOST = "connection lost"
 
@@ -133,6 +137,7 @@ class Reaction(StrEnum):
     BREAK_OFF = "close 1002, 1007, 1009 or 1011"
     SHUT_OUT = "close 4429"
     TURN_AWAY = "close 4503"
+    GO_AWAY = "GOAWAY"
     STOP = "close 1012"
     END = "end"
 
@@ -166,8 +171,7 @@ def _stay(state: State, reactions: dict[Input, Reaction]) -> dict[tuple[State, I
 
 
 # The legal moves, whole: nothing else assigns `Session.state`, and docs/architecture.md draws its picture from here.
-# Later parts have their place in it: resume gives (ESTABLISHED, LOST) a state of its own, drain turns STOPPED into
-# GOAWAY first.
+# A session that outlives its connection has a table of its own, in `resume.py`: here it ends with CLOSING or CLOSED.
 TRANSITIONS: dict[tuple[State, Input], _Move] = {
     **_stay(
         State.AWAITING_CONNECT,
@@ -189,6 +193,7 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
     (State.AWAITING_CONNECT, Input.BROKEN): _Move(State.CLOSING, Reaction.BREAK_OFF),
     (State.AWAITING_CONNECT, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
     (State.AWAITING_CONNECT, Input.NO_ROOM): _Move(State.CLOSING, Reaction.TURN_AWAY),
+    (State.AWAITING_CONNECT, Input.DRAINING): _Move(State.CLOSING, Reaction.STOP),
     (State.AWAITING_CONNECT, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
     (State.AWAITING_CONNECT, Input.LOST): _Move(State.CLOSED, Reaction.END),
     # Between CONNECT and its answer the server holds further messages back, so none of them can arrive here; those
@@ -200,6 +205,7 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
     (State.AUTHENTICATING, Input.BEHIND): _Move(State.CLOSING, Reaction.SHED),
     (State.AUTHENTICATING, Input.BROKEN): _Move(State.CLOSING, Reaction.BREAK_OFF),
     (State.AUTHENTICATING, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
+    (State.AUTHENTICATING, Input.DRAINING): _Move(State.CLOSING, Reaction.STOP),
     (State.AUTHENTICATING, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
     (State.AUTHENTICATING, Input.LOST): _Move(State.CLOSED, Reaction.END),
     **_stay(
@@ -213,6 +219,7 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
             Input.UNEXPECTED: Reaction.ALREADY_CONNECTED,
             Input.MALFORMED: Reaction.COMPLAIN,
             Input.LIMITED: Reaction.SLOW_DOWN,
+            Input.DRAINING: Reaction.GO_AWAY,
         },
     ),
     (State.ESTABLISHED, Input.DISCONNECT): _Move(State.CLOSING, Reaction.GOOD_BYE),
@@ -304,7 +311,23 @@ class Close(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-Action = Send | Authenticate | Dispatch | Relay | Ping | Close
+class Confirm(msgspec.Struct, frozen=True, gc=False):
+    """The client says how many of the session's messages it has; sessions that cannot be resumed have no use for it."""
+
+    received: int
+    heartbeat: Received
+
+
+Action = Send | Authenticate | Dispatch | Relay | Confirm | Ping | Close
+
+
+class ResumeTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """What CONNECT_ACK says of a session that outlives its connection; `window` is in seconds."""
+
+    token: str
+    window: float
+    resumed: bool
+    received: int
 
 
 class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -389,7 +412,7 @@ class Session:
             case Reaction.DISPATCH | Reaction.RELAY:
                 return self._admit(received, reaction)
             case Reaction.ECHO:
-                return [self._echo(received, server_time)]
+                return self._echo(received, server_time)
             case Reaction.GOOD_BYE:
                 return [Close(CloseCode.NORMAL, "asked for")]
         raise AssertionError(f"no such reaction to a message: {reaction}")  # pragma: no cover - the table's mistake
@@ -435,8 +458,10 @@ class Session:
             return []
         return [Close(code, reason)]
 
-    def accepted(self, identity: Identity, session_id: SessionId, *, now: float) -> list[Action]:
-        """Take the news that CONNECT's credentials are right."""
+    def accepted(
+        self, identity: Identity, session_id: SessionId, *, now: float, resume: ResumeTerms | None = None
+    ) -> list[Action]:
+        """Take the news that CONNECT's credentials are right, and that the session outlives this connection so."""
         if self._advance(Input.ACCEPTED) is Reaction.IGNORE:
             return []
         connect = self._pending_connect()
@@ -450,6 +475,10 @@ class Session:
             server_version=settings.server_version,
             heartbeat_interval=settings.heartbeat_interval,
             heartbeat_timeout=settings.heartbeat_timeout,
+            resume_token=resume.token if resume else None,
+            resume_window=resume.window if resume else None,
+            resumed=resume.resumed if resume else False,
+            received=resume.received if resume else None,
         )
         return [Send(welcome, connect.message_id, connect.payload_type, connect.shape)]
 
@@ -486,6 +515,16 @@ class Session:
         """Take the news that the service has no room for one more connection."""
         self._advance(Input.NO_ROOM)
         return [Close(CloseCode.FULL, reason)]
+
+    def draining(self, *, reconnect_after: int) -> list[Action]:
+        """Take the news that the service is about to stop; `reconnect_after` is in milliseconds."""
+        match self._advance(Input.DRAINING):
+            case Reaction.STOP:
+                return [Close(CloseCode.RESTARTING, "service is stopping")]
+            case Reaction.GO_AWAY if self.shape is Shape.PLAIN:  # the original's protocol has no GOAWAY
+                goodbye = GoAway(reason="restarting", reconnect_after=reconnect_after)
+                return [Send(goodbye, None, self.payload_type, self.shape)]
+        return []
 
     def stopped(self) -> list[Action]:
         """Take the news that the service is about to stop."""
@@ -574,10 +613,11 @@ class Session:
         if client_id is not None and client_id != self.client_id:
             raise ForbiddenError("client_id is not the one this connection authenticated as")
 
-    def _echo(self, received: Received, server_time: int) -> Send:
+    def _echo(self, received: Received, server_time: int) -> list[Action]:
         heartbeat = received.message
         assert isinstance(heartbeat, Heartbeat)  # noqa: S101 - the table sends only HEARTBEAT here
-        return self.reply(HeartbeatAck(timestamp=heartbeat.timestamp, server_time=server_time), received)
+        echo = self.reply(HeartbeatAck(timestamp=heartbeat.timestamp, server_time=server_time), received)
+        return [echo] if heartbeat.received is None else [Confirm(heartbeat.received, received), echo]
 
     def _pending_connect(self) -> Received:
         connect = self._connect

@@ -72,7 +72,8 @@ log = structlog.get_logger(__name__)
 
 # In bytes of JSON: an event with it, and with 64 tracks, still fits a v1 frame.
 MAX_METADATA = 16_384
-# How long (s) a stopping service waits for members to be taken out of their rooms and for their media to be closed.
+# How long (s) a stopping service waits, at most, for members to be taken out of their rooms and for their media to be
+# closed.
 STOP_TIMEOUT = 5.0
 # How long (s) due media is left to one process before another is given it.
 _CLAIM = 120.0
@@ -84,13 +85,15 @@ class RoomSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What all rooms of a service share.
 
     `app_id` and `stun_url` are told to members; `max_participants` is that of a room that does not say, and no room may
-    have more; `limits` are those of each media session's negotiations.
+    have more; `limits` are those of each media session's negotiations; `stop_timeout` is how long (s) a stopping
+    service waits for members to be taken out of their rooms and for their media to be closed.
     """
 
     app_id: str = ""
     stun_url: str = ""
     max_participants: int = 100
     limits: Limits = Limits()
+    stop_timeout: float = STOP_TIMEOUT
     watching: Watching = Watching()
 
 
@@ -162,7 +165,7 @@ class RoomService:
     ) -> None:
         self._roster.all_left("service stopped")
         try:
-            async with asyncio.timeout(STOP_TIMEOUT):
+            async with asyncio.timeout(min(STOP_TIMEOUT, self._settings.stop_timeout)):
                 await self.idle()
         except TimeoutError:
             log.warning("rooms not cleaned up in time; the ledger has the rest")
@@ -260,6 +263,10 @@ class RoomService:
         May be called again, and must be when a request of the session was answered only after its end.
         """
         self._roster.left(caller, reason)
+
+    async def restart(self) -> None:
+        """Take all members of this process out of their rooms, since it is about to stop, and tell them why."""
+        await self._roster.vacate("restarting")
 
     # -- what members ask for ------------------------------------------------------------------------------------
 

@@ -237,6 +237,13 @@ class Storage(Protocol):
         Of all callers anywhere exactly one gets it. After an `UnavailableError` or a cancellation it may be gone.
         """
 
+    async def take_sessions(self, *, now: float, limit: int = DEFAULT_PAGE) -> tuple[SavedSession, ...]:
+        """Remove up to `limit` saved sessions and return them; none means that there are no more.
+
+        For a service that has its store to itself. Each is given to exactly one caller, as by `take_session`; those
+        that have expired are removed too, and not returned.
+        """
+
     # Leases: a node vouches for every record that carries its `node_id`, so that keeping a hundred thousand of them
     # alive costs one write.
 

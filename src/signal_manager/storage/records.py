@@ -289,6 +289,19 @@ class RecordStorage(ABC):
         taken = (await self._apply(SESSIONS, session_id, lambda _present: None)).before
         return taken if taken is not None and taken.expires_at > now else None
 
+    async def take_sessions(self, *, now: float, limit: int = DEFAULT_PAGE) -> tuple[SavedSession, ...]:
+        """See `Storage.take_sessions`."""
+        taken: list[SavedSession] = []
+        after: str | None = None
+        while len(taken) < limit:
+            page = await self._list(SESSIONS, None, after, limit - len(taken))
+            claimed = await _each(self.take_session(session.session_id, now=now) for session in page.items)
+            taken += [session for session in claimed if session is not None]
+            after = page.next
+            if after is None:
+                break
+        return tuple(taken)
+
     # Leases
 
     async def hold_lease(self, node_id: NodeId, *, until: float) -> None:

@@ -66,6 +66,15 @@ class UpkeepContract(StorageFixtures):
 
         assert await storage.take_session(S, now=NOW) == saved("s", state=b"second")
 
+    async def test_all_sessions_are_taken_but_those_that_have_expired(self, storage: Storage, other: Storage) -> None:
+        sessions = [saved(f"s{n}", state=bytes([n])) for n in range(7)]
+        await storage.save_sessions([*sessions, saved("late", expires_at=NOW)])
+
+        taken = await other.take_sessions(now=NOW, limit=4) + await storage.take_sessions(now=NOW)
+
+        assert sorted(taken, key=lambda session: session.session_id) == sessions
+        assert await storage.take_sessions(now=NOW) == ()
+
     async def test_a_renewed_lease_is_not_taken_over(self, storage: Storage, other: Storage) -> None:
         await storage.hold_lease(N, until=NOW)
 

@@ -1,0 +1,363 @@
+"""What lets a session outlive its connections and prove that nothing was lost: counts, and what is not confirmed yet.
+
+Both sides keep a `Journal`; the service keeps a `Stay` besides, which says whether a client may go on where it was.
+docs/protocol.md, "Resume", has the rules; `resumption.py` and the client's `link.py` do the rest.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import deque
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from signal_manager.errors import InvalidRequestError, MalformedMessageError
+from signal_manager.model import ClientId, SessionId
+from signal_manager.protocol.framing import Framing
+from signal_manager.protocol.messages import MessageType, PayloadType, Resume, Shape
+
+__all__ = [
+    "CONFIRM_WEIGHT",
+    "MESSAGE_OVERHEAD",
+    "STANDINGS",
+    "UNCOUNTED",
+    "Budget",
+    "Journal",
+    "Manner",
+    "Outcome",
+    "Standing",
+    "Stay",
+    "Turn",
+]
+
+# What each side sends again in its own way, or only once per connection.
+UNCOUNTED = frozenset({MessageType.CONNECT, MessageType.CONNECT_ACK, MessageType.HEARTBEAT, MessageType.HEARTBEAT_ACK})
+# What a kept message weighs beside its bytes: the object around them and its place in the queue.
+MESSAGE_OVERHEAD = 64
+# Whoever has received this much since it last told `received` tells it now: a quarter of what the service keeps by
+# default, so that a buffer never overflows while its reader keeps up; at 64 per message that is 1024 messages at most.
+CONFIRM_WEIGHT = 65_536
+
+_VERSION = 1
+
+
+class Budget:
+    """What the journals of one process may keep together, in bytes."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class Journal:
+    """One side's account of a session: how many messages have come, and what it sent that is not confirmed.
+
+    A journal that outgrows its bounds gives up: it goes on counting, keeps nothing, and can never prove completeness.
+
+    Args:
+        limit: the weight of what it may keep.
+        budget: shared with others, or None for one of its own.
+        received, sent, unconfirmed: where an earlier process left off.
+    """
+
+    __slots__ = ("_budget", "_limit", "_owed", "_unconfirmed", "is_complete", "received", "sent", "weight")
+
+    def __init__(
+        self,
+        *,
+        limit: int,
+        budget: Budget | None = None,
+        received: int = 0,
+        sent: int = 0,
+        unconfirmed: Iterable[bytes] = (),
+    ) -> None:
+        self._limit = limit
+        self._budget = budget or Budget(limit)
+        self.received = received
+        self.is_complete = True
+        self.weight = 0
+        self._owed = 0  # the weight of what has come since `received` was last told
+        self._unconfirmed: deque[bytes] = deque()
+        earlier = tuple(unconfirmed)
+        self.sent = sent - len(earlier)
+        for data in earlier:
+            self.keep(data)
+
+    @property
+    def unconfirmed(self) -> tuple[bytes, ...]:
+        """What the other side has not confirmed, oldest first."""
+        return tuple(self._unconfirmed)
+
+    def take(self, size: int) -> bool:
+        """Count a message of `size` bytes that has come; True when it is time to tell the other side."""
+        self.received += 1
+        self._owed += size + MESSAGE_OVERHEAD
+        return self._owed >= CONFIRM_WEIGHT
+
+    def tell(self) -> int:
+        """Return how many messages have come, for the other side to know."""
+        self._owed = 0
+        return self.received
+
+    def keep(self, data: bytes) -> None:
+        """Count a message that is sent, and keep it until it is confirmed."""
+        self.sent += 1
+        if not self.is_complete:
+            return
+        weight = len(data) + MESSAGE_OVERHEAD
+        self._unconfirmed.append(data)
+        self.weight += weight
+        budget = self._budget
+        budget.used += weight
+        if self.weight > self._limit or budget.used > budget.limit:
+            self.give_up()
+
+    def confirm(self, received: int) -> None:
+        """Drop what the other side has received.
+
+        Raises:
+            InvalidRequestError: it claims more than was sent.
+        """
+        if received > self.sent:
+            raise InvalidRequestError(f"received is {received}, expected at most the {self.sent} messages sent so far")
+        weight = 0
+        for _ in range(received - (self.sent - len(self._unconfirmed))):
+            weight += len(self._unconfirmed.popleft()) + MESSAGE_OVERHEAD
+        self.weight -= weight
+        self._budget.used -= weight
+
+    def can_continue_from(self, received: int) -> bool:
+        """Tell whether all that the other side misses is here."""
+        return self.is_complete and self.sent - len(self._unconfirmed) <= received <= self.sent
+
+    def give_up(self) -> None:
+        """Keep nothing any more."""
+        self.is_complete = False
+        self._budget.used -= self.weight
+        self.weight = 0
+        self._unconfirmed = deque()
+
+
+class Standing(StrEnum):
+    """Where a session stands that may outlive its connection."""
+
+    CONNECTED = "connected"
+    AWAY = "away"
+    ENDED = "ended"
+
+
+class Turn(StrEnum):
+    """What can happen to such a session."""
+
+    DROPPED = "connection lost"
+    RESUMED = "resumed"
+    OVERFLOWED = "buffer overflowed"
+    EXPIRED = "window over"
+    LEFT = "left, refused or replaced"
+    SAVED = "saved for another start"
+
+
+# The legal moves, whole: nothing else assigns `Stay.standing`.
+STANDINGS: dict[tuple[Standing, Turn], Standing] = {
+    (Standing.CONNECTED, Turn.DROPPED): Standing.AWAY,
+    # The new connection came before the old one's end was noticed.
+    (Standing.CONNECTED, Turn.RESUMED): Standing.CONNECTED,
+    (Standing.CONNECTED, Turn.LEFT): Standing.ENDED,
+    (Standing.CONNECTED, Turn.SAVED): Standing.ENDED,
+    (Standing.AWAY, Turn.RESUMED): Standing.CONNECTED,
+    (Standing.AWAY, Turn.OVERFLOWED): Standing.ENDED,
+    (Standing.AWAY, Turn.EXPIRED): Standing.ENDED,
+    (Standing.AWAY, Turn.LEFT): Standing.ENDED,
+    (Standing.AWAY, Turn.SAVED): Standing.ENDED,
+}
+
+
+class Outcome(StrEnum):
+    """What became of the wish to resume."""
+
+    RESUMED = "resumed"
+    UNKNOWN = "unknown"  # no such session: its window is over, it has ended, or it never was
+    FORBIDDEN = "forbidden"  # another client's, or not its token
+    DIFFERENT = "different"  # framing, payload type or shape have changed
+    INCOMPLETE = "incomplete"  # messages are missing, or the counts cannot be
+
+
+class Manner(NamedTuple):
+    """How a connection speaks; what was kept for one manner is of no use to another."""
+
+    framing: Framing
+    payload_type: PayloadType
+    shape: Shape
+
+
+class Stay:
+    """One session of one client, over all its connections.
+
+    Args:
+        token: what proves that it is the client's own; never told to anybody else, never logged.
+        window: seconds for which the session outlives its connection.
+    """
+
+    __slots__ = (
+        "client_id",
+        "expires_at",
+        "instance_id",
+        "is_registered",
+        "journal",
+        "manner",
+        "session_id",
+        "standing",
+        "token",
+        "window",
+    )
+
+    def __init__(
+        self,
+        *,
+        session_id: SessionId,
+        client_id: ClientId,
+        instance_id: str | None,
+        token: str,
+        manner: Manner,
+        window: float,
+        journal: Journal,
+    ) -> None:
+        self.session_id = session_id
+        self.client_id = client_id
+        self.instance_id = instance_id
+        self.token = token
+        self.manner = manner
+        self.window = window
+        self.journal = journal
+        self.standing = Standing.CONNECTED
+        self.expires_at: float | None = None  # in time as `drop` was given it, while away
+        self.is_registered = False  # whether storage has a record that this session keeps online
+
+    def judge(self, offer: Resume, client_id: ClientId, manner: Manner) -> Outcome:
+        """Say whether a client may go on from `offer`; nothing changes."""
+        if self.client_id != client_id or not hmac.compare_digest(_bytes(offer.resume_token), _bytes(self.token)):
+            return Outcome.FORBIDDEN
+        if self.standing is Standing.ENDED:
+            return Outcome.UNKNOWN
+        if manner != self.manner:
+            return Outcome.DIFFERENT
+        return Outcome.RESUMED if self.journal.can_continue_from(offer.received) else Outcome.INCOMPLETE
+
+    def resume(self, received: int) -> tuple[bytes, ...]:
+        """Go on, on a new connection, and return what the client misses; `judge` has said that it may."""
+        self._turn(Turn.RESUMED)
+        self.expires_at = None
+        self.journal.confirm(received)
+        return self.journal.unconfirmed
+
+    def drop(self, now: float) -> bool:
+        """Take note that the connection is gone; False when the session ends with it."""
+        if not self.journal.is_complete:
+            self.end()
+            return False
+        self._turn(Turn.DROPPED)
+        self.expires_at = now + self.window
+        return True
+
+    def queue(self, data: bytes) -> bool:
+        """Keep a message for a client that is away; False when that was one too many, and the session has ended."""
+        self.journal.keep(data)
+        if not self.journal.is_complete:
+            self._turn(Turn.OVERFLOWED)
+        return self.journal.is_complete
+
+    def has_expired(self, now: float) -> bool:
+        """Tell whether the client has stayed away for too long, and end the session if so."""
+        if self.expires_at is None or now < self.expires_at:
+            return False
+        self._turn(Turn.EXPIRED)
+        self.journal.give_up()
+        return True
+
+    def end(self) -> None:
+        """End the session: the client has left, was refused or replaced. An end is final, and may come twice."""
+        if self.standing is not Standing.ENDED:
+            self._turn(Turn.LEFT)
+        self.journal.give_up()
+
+    def save(self) -> bytes:
+        """End the session here and return it whole, for another process to `load`."""
+        journal = self.journal
+        self._turn(Turn.SAVED)
+        state = _Saved(
+            version=_VERSION,
+            session_id=self.session_id,
+            client_id=self.client_id,
+            instance_id=self.instance_id,
+            token=self.token,
+            framing=self.manner.framing,
+            payload_type=self.manner.payload_type,
+            shape=self.manner.shape,
+            received=journal.received,
+            sent=journal.sent,
+            unconfirmed=journal.unconfirmed,
+            is_registered=self.is_registered,
+        )
+        journal.give_up()
+        return _encode(state)
+
+    @classmethod
+    def load(cls, data: bytes, *, window: float, limit: int, budget: Budget, now: float) -> Stay:
+        """Return a session that was saved, away from `now` on.
+
+        Raises:
+            MalformedMessageError: these are not its bytes, or they are another version's.
+        """
+        try:
+            saved = _decode(data)
+        except msgspec.DecodeError as error:
+            raise MalformedMessageError(f"not a saved session: {error}") from error
+        if saved.version != _VERSION:
+            raise MalformedMessageError(f"a saved session of version {saved.version}, expected {_VERSION}")
+        journal = Journal(
+            limit=limit, budget=budget, received=saved.received, sent=saved.sent, unconfirmed=saved.unconfirmed
+        )
+        stay = cls(
+            session_id=saved.session_id,
+            client_id=saved.client_id,
+            instance_id=saved.instance_id,
+            token=saved.token,
+            manner=Manner(saved.framing, saved.payload_type, saved.shape),
+            window=window,
+            journal=journal,
+        )
+        stay.is_registered = saved.is_registered
+        stay.drop(now)
+        return stay
+
+    def _turn(self, turn: Turn) -> None:
+        self.standing = STANDINGS[self.standing, turn]
+
+
+def _bytes(token: str) -> bytes:
+    """A token that a client sends may hold what no UTF-8 can."""
+    return token.encode("utf-8", "surrogatepass")
+
+
+class _Saved(msgspec.Struct, frozen=True, kw_only=True):
+    version: int
+    session_id: SessionId
+    client_id: ClientId
+    instance_id: str | None
+    token: str
+    framing: Framing
+    payload_type: PayloadType
+    shape: Shape
+    received: int
+    sent: int
+    unconfirmed: tuple[bytes, ...]
+    is_registered: bool
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Saved).decode

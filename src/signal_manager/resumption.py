@@ -1,0 +1,453 @@
+"""Sessions that outlive their connections: who is away, what waits for whom, and what another start needs of them.
+
+A `connection.py` hands its session over when it drops and gets it back on the next one; meanwhile the session itself
+stands for its client on the bus. What may be resumed is decided in `protocol/resume.py`; `switchboard.py` drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+from uuid import uuid4
+
+import msgspec
+import structlog
+
+from signal_manager.bus.base import Delivery, Subscriber
+from signal_manager.bus.local import LocalBus
+from signal_manager.errors import MalformedMessageError, SignalManagerError, UnavailableError
+from signal_manager.metrics import Metrics
+from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId
+from signal_manager.protocol.codec import encode_payload
+from signal_manager.protocol.framing import encode_frame
+from signal_manager.protocol.messages import Connect, ErrorMessage, Message, PayloadType, Peer, Resume, Shape, spec_of
+from signal_manager.protocol.relay import RelayEnd
+from signal_manager.protocol.resume import Budget, Journal, Manner, Outcome, Standing, Stay
+from signal_manager.protocol.session import Received
+from signal_manager.router import Router
+from signal_manager.storage.base import Storage
+
+__all__ = ["Carrier", "Reachable", "ResumableSession", "ResumeSettings", "Resumption"]
+
+log = structlog.get_logger(__name__)
+
+# Of a token, in bytes: 128 bits are beyond guessing, and these are more.
+_TOKEN_BYTES = 24
+# What the other members of a room are told of a client that did not come back.
+_LOST = "connection lost"
+_RESTARTING = "the service is restarting, expected the request to be sent again"
+
+
+class Reachable(Subscriber, Protocol):
+    """Whatever stands for a client on the bus."""
+
+    @property
+    def relay_end(self) -> RelayEnd | None:
+        """How signals reach it the short way; None for whom the codec has to write."""
+
+    def write(self, data: bytes) -> None:
+        """Send one encoded message."""
+
+
+class Carrier(Reachable, Protocol):
+    """A connection, as far as its session knows it."""
+
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+
+    def handed_over(self) -> None:
+        """Close: the session goes on elsewhere, and nothing that still comes here counts."""
+
+    def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
+        """Send the reply to a request, and let go of what waited for it."""
+
+    def evict(self) -> None:
+        """End the connection because an operator says so."""
+
+
+class ResumeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a session waits for its client (s), and what may be kept for it; a window of 0 is for no such thing."""
+
+    window: float = 30.0
+    buffer_bytes: int = 262_144
+    total_bytes: int = 268_435_456
+
+
+class ResumableSession:
+    """One client's session over all its connections; its client's place on the bus while it has none.
+
+    Args:
+        owner: where it is known by its id.
+        stay: what it is, and what it keeps.
+        caller: who it is to the rest of the service.
+        connection: what carries it now.
+    """
+
+    # How signals reach a client that is away: through the codec, which tells their sender what became of them.
+    relay_end: RelayEnd | None = None
+
+    __slots__ = ("_opened_at", "_owner", "address", "caller", "connection", "is_busy", "pending", "stay")
+
+    def __init__(self, owner: Resumption, stay: Stay, caller: Caller, connection: Carrier | None) -> None:
+        self._owner = owner
+        self._opened_at = time.monotonic()
+        self.stay = stay
+        self.caller = caller
+        self.connection = connection
+        self.address = connection.address if connection is not None else "unknown"
+        # Requests that are being answered, over all connections, by their identity.
+        self.pending: dict[int, Received] = {}
+        self.is_busy = False  # with an exclusive request: whatever comes later has to wait for its reply
+
+    # -- what the bus calls --------------------------------------------------------------------------------------
+
+    @property
+    def instance_id(self) -> str | None:
+        """What the client calls the running copy of itself."""
+        return self.stay.instance_id
+
+    def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
+        """Keep a message for the client (`Subscriber.deliver`)."""
+        return self._queue(self._encode(message, message_id, self.stay.manner.payload_type))
+
+    def write(self, data: bytes) -> None:
+        """Keep an encoded message for the client (`Reachable.write`)."""
+        self._queue(data)
+
+    def replaced(self, *, same_instance: bool) -> None:
+        """End: the client has a newer session (`Subscriber.replaced`)."""
+        self.end(_LOST if same_instance else "replaced")
+
+    # -- what its connection calls -------------------------------------------------------------------------------
+
+    def suspend(self, connection: Carrier) -> bool:
+        """Wait for the client to come back, now that its connection is gone; False when the session ends instead."""
+        if not self.stay.drop(time.monotonic()):
+            self._owner.forget(self)
+            return False
+        self.connection = None
+        self._owner.suspended(self, connection)
+        return True
+
+    def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> bool:
+        """Hand over the reply to a request, wherever the client is now; False when the session has ended."""
+        if id(request) not in self.pending:
+            return self.stay.standing is not Standing.ENDED  # it was answered when the session was saved
+        if self.connection is not None:
+            self.connection.answered(request, reply, exclusive=exclusive)
+            return True
+        del self.pending[id(request)]
+        if exclusive:
+            self.is_busy = False
+        if self.stay.standing is not Standing.AWAY:
+            return False
+        return self._queue(reply) is Delivery.QUEUED
+
+    def resume(self, connection: Carrier, caller: Caller, received: int) -> tuple[bytes, ...]:
+        """Go on, on a new connection, and return what the client misses."""
+        former, self.connection, self.caller = self.connection, connection, caller
+        self.address = connection.address
+        missing = self.stay.resume(received)
+        self._owner.resumed(self, former, connection)
+        if former is not None:
+            former.handed_over()
+        return missing
+
+    def ended(self) -> None:
+        """Take note that the client has left, or was made to, together with its connection."""
+        self.stay.end()
+        self.connection = None
+        self._owner.forget(self)
+
+    def end(self, reason: str) -> None:
+        """End while the client is away."""
+        self.stay.end()
+        self._owner.ended(self, reason)
+
+    def freeze(self) -> None:
+        """Stop for good, so that what is saved is the last word: requests on their way are answered with 503."""
+        self.connection = None
+        for request in self.pending.values():
+            error = UnavailableError(_RESTARTING)
+            refusal = ErrorMessage(error_code=error.code, error_message=error.message, retryable=True)
+            self.stay.journal.keep(self._encode(refusal, request.message_id, request.payload_type))
+        self.pending.clear()
+
+    # -- what operators see and do (`LiveSession`) -----------------------------------------------------------------
+
+    @property
+    def client_id(self) -> ClientId:
+        """The client that it proved to be."""
+        return self.stay.client_id
+
+    @property
+    def session_id(self) -> SessionId:
+        """The session's id."""
+        return self.stay.session_id
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it waits for its client to come back."""
+        return self.stay.standing is Standing.AWAY
+
+    @property
+    def framing(self) -> str:
+        """How its messages are wrapped."""
+        return self.stay.manner.framing.value
+
+    @property
+    def encoding(self) -> str:
+        """How it writes payloads."""
+        return self.stay.manner.payload_type.name.lower()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was opened."""
+        return time.monotonic() - self._opened_at
+
+    @property
+    def received(self) -> int:
+        """Messages from the client, over all its connections."""
+        return self.stay.journal.received
+
+    @property
+    def sent(self) -> int:
+        """Messages to the client, over all its connections."""
+        return self.stay.journal.sent
+
+    def evict(self) -> None:
+        """End the session because an operator says so."""
+        if self.connection is not None:
+            self.connection.evict()
+        else:
+            self.end("removed")
+
+    def _queue(self, data: bytes) -> Delivery:
+        if not self.is_away:
+            return Delivery.OFFLINE
+        if self.stay.queue(data):
+            return Delivery.QUEUED
+        self._owner.ended(self, _LOST)
+        return Delivery.OFFLINE
+
+    def _encode(self, message: Message, message_id: bytes | None, payload_type: PayloadType) -> bytes:
+        manner = self.stay.manner
+        payload_type, payload = encode_payload(message, payload_type, Shape.PLAIN, sent_by=Peer.SERVICE)
+        message_type = spec_of(message).message_type
+        data = encode_frame(manner.framing, message_type, message_id or uuid4().bytes, payload_type, payload)
+        self._owner.metrics.messages_sent.labelled(message_type.name).add()
+        return data
+
+
+class Resumption:
+    """All sessions of this process that can be resumed.
+
+    Args:
+        bus: where they stand for their clients while those are away.
+        router: is told of sessions that have ended.
+        storage: keeps them from one start to the next; None for a service that does not.
+        metrics: counts what becomes of them.
+        depart: called with every session that has ended while its client was away.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus: LocalBus[Reachable],
+        router: Router,
+        storage: Storage | None,
+        settings: ResumeSettings,
+        metrics: Metrics,
+        depart: Callable[[Caller, str], None],
+    ) -> None:
+        self.metrics = metrics
+        self.settings = settings
+        self._bus = bus
+        self._router = router
+        self._storage = storage
+        self._depart = depart
+        self._budget = Budget(settings.total_bytes)
+        self._sessions: dict[SessionId, ResumableSession] = {}
+        # The same window for all: whoever went first is the first whose window is over.
+        self._away: dict[SessionId, ResumableSession] = {}
+        metrics.sessions_away.read_from(lambda: len(self._away))
+        metrics.resume_buffer_bytes.read_from(lambda: self._budget.used)
+
+    def away(self) -> Iterator[ResumableSession]:
+        """Yield the sessions whose clients are away."""
+        return iter(tuple(self._away.values()))
+
+    def open(self, connection: Carrier, caller: Caller, connect: Connect, manner: Manner) -> ResumableSession:
+        """Begin a session that outlives its connection."""
+        settings = self.settings
+        stay = Stay(
+            session_id=caller.session_id,
+            client_id=caller.identity.client_id,
+            instance_id=connect.instance_id,
+            token=secrets.token_urlsafe(_TOKEN_BYTES),
+            manner=manner,
+            window=settings.window,
+            journal=Journal(limit=settings.buffer_bytes, budget=self._budget),
+        )
+        session = self._sessions[stay.session_id] = ResumableSession(self, stay, caller, connection)
+        return session
+
+    async def find(self, offer: Resume, client_id: ClientId) -> ResumableSession | None:
+        """Return the session that a client wants to resume, or None; an earlier start may have saved it.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        session_id = SessionId(offer.session_id)
+        session = self._sessions.get(session_id)
+        if session is not None or self._storage is None:
+            return session
+        saved = await self._storage.take_session(session_id, now=time.time())
+        if saved is None:
+            return None
+        stay = self._load(saved)
+        if stay is not None and stay.judge(offer, client_id, stay.manner) is Outcome.FORBIDDEN:
+            await self._storage.save_sessions([saved])  # it is for somebody else to come back to
+            return None
+        return self._admit(stay) if stay is not None else None
+
+    def judge(self, session: ResumableSession | None, offer: Resume, client_id: ClientId, manner: Manner) -> bool:
+        """Say whether a client may go on with a session, and count what became of its wish.
+
+        A session that is the client's own and cannot go on ends: it would only wait for nobody.
+        """
+        outcome = Outcome.UNKNOWN if session is None else session.stay.judge(offer, client_id, manner)
+        self.metrics.resumes.labelled(outcome.value).add()
+        if session is not None and outcome in {Outcome.DIFFERENT, Outcome.INCOMPLETE}:
+            former = session.connection
+            if former is None:
+                session.end(_LOST)
+            else:
+                former.replaced(same_instance=True)
+        return outcome is Outcome.RESUMED
+
+    def sweep(self, now: float) -> None:
+        """End the sessions whose clients stayed away for too long."""
+        for session in tuple(self._away.values()):
+            if not session.stay.has_expired(now):
+                return
+            self.ended(session, _LOST)
+
+    async def reclaim(self) -> int:
+        """Take back what an earlier start of this service has saved, so that its clients are expected; return how many.
+
+        Raises:
+            UnavailableError: the store does not answer.
+        """
+        reclaimed = 0
+        while self._storage is not None:
+            page = await self._storage.take_sessions(now=time.time())
+            if not page:
+                break
+            for stay in map(self._load, page):
+                if stay is not None:
+                    session = self._admit(stay)
+                    await self.adopt(session)
+                    reclaimed += 1
+        return reclaimed
+
+    async def adopt(self, session: ResumableSession) -> None:
+        """Let the record of a client that had registered be this session's again, on this node."""
+        if not session.stay.is_registered:
+            return
+        try:
+            await self._router.adopt(session.caller)
+        except SignalManagerError as error:
+            log.warning("client record not updated", client_id=session.client_id, reason=error.message)
+
+    def freeze(self) -> list[ResumableSession]:
+        """Stop all sessions that can be saved, forget them here, and return them."""
+        frozen = [session for session in self._sessions.values() if session.stay.journal.is_complete]
+        self._sessions.clear()
+        self._away.clear()
+        for session in frozen:
+            session.freeze()
+            self._bus.detach(session.client_id, session)
+        return frozen
+
+    async def save(self, sessions: Sequence[ResumableSession]) -> None:
+        """Write frozen sessions to storage; those that cannot be written are lost, and the log says so."""
+        if self._storage is None:
+            return
+        await asyncio.gather(*(self._release(session) for session in sessions))
+        expires_at = time.time() + self.settings.window
+        records = [
+            SavedSession(
+                session_id=session.session_id,
+                client_id=session.client_id,
+                state=session.stay.save(),
+                expires_at=expires_at,
+            )
+            for session in sessions
+        ]
+        try:
+            refused = await self._storage.save_sessions(records)
+        except SignalManagerError as error:
+            log.error("sessions not saved", sessions=len(records), reason=error.message)
+            return
+        if refused:
+            log.warning("sessions too large to be saved", sessions=len(refused))
+
+    async def _release(self, session: ResumableSession) -> None:
+        """Let storage say that a client is offline until it comes back to the next start."""
+        try:
+            session.stay.is_registered = await self._router.release(session.caller)
+        except SignalManagerError as error:
+            log.warning("client record not updated", client_id=session.client_id, reason=error.message)
+
+    # -- what sessions report ------------------------------------------------------------------------------------
+
+    def suspended(self, session: ResumableSession, connection: Carrier) -> None:
+        """Let a session stand for its client in its connection's place."""
+        self._away[session.session_id] = session
+        self._bus.swap(session.client_id, connection, session)
+
+    def resumed(self, session: ResumableSession, former: Carrier | None, connection: Carrier) -> None:
+        """Let a new connection stand for its client in its session's place, or in another connection's."""
+        self._away.pop(session.session_id, None)
+        if not self._bus.swap(session.client_id, session if former is None else former, connection):
+            self._bus.attach(session.client_id, connection)
+
+    def forget(self, session: ResumableSession) -> None:
+        """Forget a session that has ended."""
+        self._sessions.pop(session.session_id, None)
+        self._away.pop(session.session_id, None)
+
+    def ended(self, session: ResumableSession, reason: str) -> None:
+        """Clean up after a session that has ended while its client was away."""
+        self.forget(session)
+        self._bus.detach(session.client_id, session)
+        self._depart(session.caller, reason)
+
+    def _load(self, saved: SavedSession) -> Stay | None:
+        settings = self.settings
+        try:
+            stay = Stay.load(
+                saved.state,
+                window=settings.window,
+                limit=settings.buffer_bytes,
+                budget=self._budget,
+                now=time.monotonic(),
+            )
+        except MalformedMessageError as error:
+            log.warning("saved session not readable", session_id=saved.session_id, reason=error.message)
+            return None
+        return stay if stay.standing is Standing.AWAY else None  # it may be larger than what is kept here
+
+    def _admit(self, stay: Stay) -> ResumableSession:
+        """Expect the client of a session that was saved; one that is here already is not disturbed."""
+        caller = Caller(Identity(client_id=stay.client_id), stay.session_id, "")
+        session = self._sessions[stay.session_id] = ResumableSession(self, stay, caller, None)
+        self._away[stay.session_id] = session
+        if stay.client_id not in self._bus.subscribers:
+            self._bus.attach(stay.client_id, session)
+        return session

@@ -1,0 +1,229 @@
+"""What a session that outlives its connections counts, keeps, and may go on from."""
+
+from __future__ import annotations
+
+import pytest
+
+from signal_manager.errors import InvalidRequestError, MalformedMessageError
+from signal_manager.model import ClientId, SessionId
+from signal_manager.protocol.framing import Framing
+from signal_manager.protocol.messages import PayloadType, Resume, Shape
+from signal_manager.protocol.resume import (
+    CONFIRM_WEIGHT,
+    MESSAGE_OVERHEAD,
+    STANDINGS,
+    Budget,
+    Journal,
+    Manner,
+    Outcome,
+    Standing,
+    Stay,
+    Turn,
+)
+
+A = ClientId("a")
+JSON = Manner(Framing.V2, PayloadType.JSON, Shape.PLAIN)
+ROOM_FOR_TWO = 2 * (MESSAGE_OVERHEAD + 1)
+
+
+def stay(journal: Journal | None = None, *, token: str = "secret") -> Stay:
+    return Stay(
+        session_id=SessionId("s"),
+        client_id=A,
+        instance_id="i",
+        token=token,
+        manner=JSON,
+        window=30.0,
+        journal=journal or Journal(limit=1000),
+    )
+
+
+def offer(received: int = 0, *, token: str = "secret") -> Resume:
+    return Resume(session_id="s", resume_token=token, received=received)
+
+
+def test_what_is_confirmed_is_not_kept() -> None:
+    journal = Journal(limit=1000)
+    for data in (b"1", b"2", b"3"):
+        journal.keep(data)
+
+    journal.confirm(2)
+
+    assert journal.unconfirmed == (b"3",)
+    assert (journal.sent, journal.weight) == (3, 1 + MESSAGE_OVERHEAD)
+
+
+def test_a_stale_confirmation_changes_nothing() -> None:
+    journal = Journal(limit=1000)
+    for data in (b"1", b"2"):
+        journal.keep(data)
+    journal.confirm(2)
+
+    journal.confirm(1)
+
+    assert (journal.unconfirmed, journal.weight) == ((), 0)
+
+
+def test_nobody_has_received_what_was_not_sent() -> None:
+    journal = Journal(limit=1000)
+    journal.keep(b"1")
+
+    with pytest.raises(InvalidRequestError, match="received is 2, expected at most the 1"):
+        journal.confirm(2)
+
+    assert journal.unconfirmed == (b"1",)
+
+
+def test_a_journal_that_overflows_keeps_nothing_and_counts_on() -> None:
+    journal = Journal(limit=ROOM_FOR_TWO)
+    for data in (b"1", b"2", b"3", b"4"):
+        journal.keep(data)
+
+    assert (journal.is_complete, journal.unconfirmed, journal.sent, journal.weight) == (False, (), 4, 0)
+    assert not journal.can_continue_from(4)
+    journal.confirm(4)  # nothing is left to drop
+
+
+def test_journals_share_a_budget_and_return_what_they_free() -> None:
+    budget = Budget(ROOM_FOR_TWO)
+    first, second = Journal(limit=1000, budget=budget), Journal(limit=1000, budget=budget)
+    for data in (b"1", b"2"):
+        first.keep(data)
+
+    second.keep(b"3")
+
+    assert not second.is_complete
+    assert (first.is_complete, budget.used) == (True, ROOM_FOR_TWO)
+    first.confirm(2)
+    assert budget.used == 0
+
+
+def test_it_is_time_to_confirm_after_so_much_and_again_after_as_much() -> None:
+    journal = Journal(limit=1000)
+    half = CONFIRM_WEIGHT // 2 - MESSAGE_OVERHEAD
+
+    assert [journal.take(half), journal.take(half)] == [False, True]
+    assert journal.tell() == 2
+    assert [journal.take(half), journal.take(half)] == [False, True]
+
+
+def test_a_client_goes_on_from_what_it_has() -> None:
+    session = stay()
+    for data in (b"1", b"2", b"3"):
+        session.journal.keep(data)
+    session.drop(now=100.0)
+    assert session.queue(b"4")
+
+    assert session.judge(offer(2), A, JSON) is Outcome.RESUMED
+    assert session.resume(2) == (b"3", b"4")
+    assert session.standing is Standing.CONNECTED
+
+
+def test_a_client_goes_on_before_its_old_connection_is_known_to_be_lost() -> None:
+    session = stay()
+    session.journal.keep(b"1")
+
+    assert session.judge(offer(0), A, JSON) is Outcome.RESUMED
+    assert session.resume(0) == (b"1",)
+
+
+@pytest.mark.parametrize("token", ["", "secre", "secret2", "\ud800"])
+def test_only_the_right_token_resumes(token: str) -> None:
+    assert stay().judge(offer(token=token), A, JSON) is Outcome.FORBIDDEN
+
+
+def test_another_client_does_not_resume_even_with_the_token() -> None:
+    assert stay().judge(offer(), ClientId("b"), JSON) is Outcome.FORBIDDEN
+
+
+def test_what_was_kept_in_one_encoding_is_of_no_use_in_another() -> None:
+    assert stay().judge(offer(), A, Manner(Framing.V1, PayloadType.JSON, Shape.PLAIN)) is Outcome.DIFFERENT
+
+
+@pytest.mark.parametrize("received", [1, 4])
+def test_counts_that_cannot_be_are_not_resumed(received: int) -> None:
+    """The client has confirmed two of three already."""
+    session = stay()
+    for data in (b"1", b"2", b"3"):
+        session.journal.keep(data)
+    session.journal.confirm(2)
+
+    assert session.judge(offer(received), A, JSON) is Outcome.INCOMPLETE
+
+
+def test_a_session_waits_for_its_window_and_no_longer() -> None:
+    session = stay()
+    assert not session.has_expired(1e9)
+    session.drop(now=100.0)
+
+    assert not session.has_expired(129.9)
+    assert session.has_expired(130.0)
+
+    assert session.judge(offer(), A, JSON) is Outcome.UNKNOWN
+
+
+def test_a_session_that_overflowed_ends_with_its_connection() -> None:
+    session = stay(Journal(limit=0))
+    session.journal.keep(b"1")
+
+    assert not session.drop(now=100.0)
+
+    assert session.standing is Standing.ENDED
+
+
+def test_one_message_too_many_for_an_absent_client_ends_its_session() -> None:
+    session = stay(Journal(limit=ROOM_FOR_TWO))
+    session.drop(now=100.0)
+
+    assert [session.queue(data) for data in (b"1", b"2", b"3")] == [True, True, False]
+
+    assert session.standing is Standing.ENDED
+
+
+def test_an_end_is_final_and_frees_what_was_kept() -> None:
+    session = stay()
+    session.journal.keep(b"1")
+
+    session.end()
+    session.end()
+
+    assert (session.standing, session.journal.weight) == (Standing.ENDED, 0)
+
+
+def test_a_saved_session_goes_on_elsewhere_where_it_was() -> None:
+    session, budget = stay(), Budget(1000)
+    session.journal.take(5)
+    for data in (b"1", b"2", b"3"):
+        session.journal.keep(data)
+    session.journal.confirm(1)
+    session.is_registered = True
+
+    loaded = Stay.load(session.save(), window=30.0, limit=1000, budget=budget, now=5.0)
+
+    assert (session.standing, loaded.standing, loaded.expires_at) == (Standing.ENDED, Standing.AWAY, 35.0)
+    assert loaded.judge(offer(2), A, JSON) is Outcome.RESUMED
+    assert (loaded.journal.received, loaded.journal.sent, budget.used) == (1, 3, ROOM_FOR_TWO)
+    assert loaded.resume(2) == (b"3",)
+    assert (loaded.session_id, loaded.instance_id, loaded.is_registered) == ("s", "i", True)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"nonsense", b"\x80"])
+def test_what_is_not_a_saved_session_is_refused(damaged: bytes) -> None:
+    with pytest.raises(MalformedMessageError, match="not a saved session"):
+        Stay.load(damaged, window=30.0, limit=1000, budget=Budget(1000), now=0.0)
+
+
+def test_a_session_that_another_version_saved_is_refused() -> None:
+    data = stay().save().replace(b"\xa7version\x01", b"\xa7version\x02")
+
+    with pytest.raises(MalformedMessageError, match="version 2, expected 1"):
+        Stay.load(data, window=30.0, limit=1000, budget=Budget(1000), now=0.0)
+
+
+def test_the_table_says_nothing_of_what_cannot_happen() -> None:
+    """An end is final, and nothing is queued or expires while there is a connection."""
+    impossible = {(Standing.ENDED, turn) for turn in Turn}
+    impossible |= {(Standing.CONNECTED, turn) for turn in (Turn.OVERFLOWED, Turn.EXPIRED)}
+    impossible |= {(Standing.AWAY, Turn.DROPPED)}
+
+    assert {(standing, turn) for standing in Standing for turn in Turn} - set(STANDINGS) == impossible
