@@ -176,7 +176,7 @@ async def test_many_requests_in_flight_get_their_own_replies(alice: SignalClient
 async def test_requests_beyond_the_bound_wait_for_a_place(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("signal_manager.client.connection.MAX_PENDING_REQUESTS", 2)
+    monkeypatch.setattr("signal_manager.client.exchange.MAX_PENDING_REQUESTS", 2)
     async with make_client(service, "alice") as alice:
         statuses = await within(asyncio.gather(*(alice.send_message("alice", n, ack=True) for n in range(10))))
 

@@ -10,6 +10,7 @@ from picows import WSCloseCode
 
 from signal_manager.client import Disconnected, Framing, Reconnected, SignalClient, SignalReceived
 from signal_manager.client.connection import Closed, Connection
+from signal_manager.client.exchange import Exchange
 from signal_manager.client.timing import Clock
 from signal_manager.errors import MalformedMessageError, UnavailableError
 from signal_manager.protocol.framing import encode_frame
@@ -179,7 +180,11 @@ async def test_senders_wait_while_the_service_does_not_read(service: FakeService
 
 async def test_sending_on_a_connection_that_was_never_opened_is_unavailable() -> None:
     connection = Connection(
-        framing=Framing.V2, payload_type=PayloadType.JSON, clock=Clock(), receive=lambda *_message: None
+        framing=Framing.V2,
+        payload_type=PayloadType.JSON,
+        clock=Clock(),
+        exchange=Exchange(),
+        receive=lambda *_message: None,
     )
 
     with pytest.raises(UnavailableError):
@@ -201,7 +206,9 @@ async def test_an_aborted_connection_delivers_nothing_more(service: FakeService)
         client.send_together([(signal, None) for signal in signals])
 
     service.answer = answer
-    connection = Connection(framing=Framing.V2, payload_type=PayloadType.JSON, clock=Clock(), receive=receive)
+    connection = Connection(
+        framing=Framing.V2, payload_type=PayloadType.JSON, clock=Clock(), exchange=Exchange(), receive=receive
+    )
     await connection.open(service.url, time_limit=5, ssl_context=None)
     connection.send(Heartbeat(), bytes(16))
 
@@ -220,7 +227,11 @@ async def test_an_unasked_pong_is_no_message(alice: SignalClient, service: FakeS
 async def test_an_upgrade_that_completes_after_its_abort_is_closed(service: FakeService) -> None:
     """Cancelling `open` cannot stop an upgrade that is under way; its socket must not stay."""
     connection = Connection(
-        framing=Framing.V2, payload_type=PayloadType.JSON, clock=Clock(), receive=lambda *_message: None
+        framing=Framing.V2,
+        payload_type=PayloadType.JSON,
+        clock=Clock(),
+        exchange=Exchange(),
+        receive=lambda *_message: None,
     )
     connection.abort("cancelled")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from signal_manager.client import (
     ErrorReceived,
     Event,
     Framing,
+    GoingAway,
     PayloadType,
     Reconnected,
     RetryPolicy,
@@ -141,13 +143,84 @@ async def test_a_client_comes_back_after_the_service_was_stopped_and_started_aga
 
         waiting = asyncio.create_task(client.send_message(client.client_id, "after the restart"))
         await stack.enter_async_context(running(Config.model_validate(sections)))
-        disconnected, reconnected, signal = await following(client, 3)
+        going, disconnected, reconnected, signal = await following(client, 4)
 
         assert isinstance(connected, Connected)
+        assert isinstance(going, GoingAway)
         assert isinstance(disconnected, Disconnected)
         assert (disconnected.code, disconnected.will_reconnect) == (1012, True)
         assert isinstance(reconnected, Reconnected)
-        assert reconnected.session_id != connected.session_id
+        assert reconnected.session_id != connected.session_id, "a store in memory ends with its process"
         assert signal == SignalReceived("test_client_1", "message", "after the restart")
         assert await waiting == "sent"
         await client.close()
+
+
+def drop(client: SignalClient) -> None:
+    """Lose a client's connection without a word."""
+    connection = client._link._connection
+    assert connection is not None
+    assert connection._transport is not None
+    connection._transport.underlying_transport.abort()
+
+
+@pytest.mark.parametrize("framing", list(Framing))
+async def test_a_client_whose_connection_drops_misses_nothing_and_repeats_nothing(
+    service: Service, framing: Framing
+) -> None:
+    retry = RetryPolicy(base_delay=0.01, max_delay=0.05)
+    async with (
+        SignalClient(service.url, *ALICE, retry=retry, framing=framing) as alice,
+        SignalClient(service.url, *BOB, retry=retry, framing=framing) as bob,
+    ):
+        for number in range(60):
+            await alice.send_message(bob.client_id, number)
+            if number % 20 == 10:
+                drop(alice)
+            if number % 20 == 15:
+                drop(bob)
+        events: list[Event] = []
+        while len([event for event in events if isinstance(event, SignalReceived)]) < 60:
+            events += await following(bob, 1)
+        assert await alice.send_message(bob.client_id, "last", ack=True) in {"delivered", "queued"}
+
+    assert [event.data for event in events if isinstance(event, SignalReceived)] == list(range(60))
+    assert {event.resumed for event in events if isinstance(event, Reconnected)} == {True}
+
+
+async def test_a_request_gets_its_reply_on_the_next_connection(service: Service) -> None:
+    async with SignalClient(service.url, *ALICE, retry=RetryPolicy(base_delay=0.01, max_delay=0.05)) as alice:
+        await following(alice, 1)
+        registering = asyncio.create_task(alice.register(["video"]))
+        await asyncio.sleep(0)  # it is sent, and whether it arrives is up to the network
+        drop(alice)
+        await registering
+        _, reconnected = await following(alice, 2)
+
+    assert isinstance(reconnected, Reconnected)
+    assert reconnected.resumed
+
+
+async def test_a_session_goes_on_in_the_next_start_of_the_service(tmp_path: Path) -> None:
+    sections = {name: dict(values) for name, values in DEFAULTS.items()}
+    sections["storage"] = {"backend": "sqlite", "sqlite_path": str(tmp_path / "store.db")}
+    retry = RetryPolicy(base_delay=0.01, max_delay=0.05)
+    async with AsyncExitStack() as stack:
+        async with running(Config.model_validate(sections)) as service:
+            sections["server"]["port"] = service.port
+            url = f"ws://127.0.0.1:{service.port}"
+            alice = await stack.enter_async_context(SignalClient(url, *ALICE, retry=retry))
+            bob = await stack.enter_async_context(SignalClient(url, *BOB, retry=retry))
+            await bob.register(["video"])
+            (connected,) = await following(bob, 1)
+        waiting = asyncio.create_task(alice.send_message(bob.client_id, "after the restart", ack=True))
+        await stack.enter_async_context(running(Config.model_validate(sections)))
+        _, _, reconnected, signal = await following(bob, 4)
+
+        assert isinstance(connected, Connected)
+        assert reconnected == Reconnected(connected.session_id, resumed=True)
+        assert signal == SignalReceived("test_client_1", "message", "after the restart")
+        assert await waiting in {"queued", "delivered"}
+        await bob.unregister()  # its record is still its own
+        await alice.close()
+        await bob.close()

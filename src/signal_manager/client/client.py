@@ -42,6 +42,7 @@ from signal_manager.protocol.messages import (
     Connect,
     Disconnect,
     ErrorMessage,
+    Heartbeat,
     HeartbeatAck,
     Message,
     PayloadType,
@@ -92,7 +93,8 @@ class SignalClient:
 
     Entering connects and authenticates; leaving says good-bye and stops everything the client started. In between a
     lost connection is made again (`RetryPolicy`), unless its close code says that this is pointless (docs/protocol.md,
-    "Errors and close codes"); what is sent meanwhile waits for the new connection within its own time limit.
+    "Errors and close codes"); what is sent meanwhile waits for the new connection within its own time limit. Where the
+    service still has the session, it goes on as if nothing had happened (`Reconnected.resumed`).
 
     **Events** are read with `async for event in client`, or with callbacks (`on`). An event that has a callback goes
     to its callbacks and is not iterated as well. Either way at most `EVENT_QUEUE_SIZE` events wait: when the
@@ -102,7 +104,8 @@ class SignalClient:
     **Errors** are those of `signal_manager.errors`. Every awaiting method takes a `timeout` in seconds in place of
     `request_timeout` and raises:
 
-    - `UnavailableError` when there was no connection within that time, or it was lost while waiting for a reply;
+    - `UnavailableError` when there was no connection within that time, or the session was lost while waiting for a
+      reply;
     - `TooLateError` when the request was sent and no reply came in time;
     - `AuthenticationError`, `ForbiddenError`, `NotFoundError`, `ConflictError`, `RateLimitedError`… when the service
       refuses;
@@ -123,6 +126,8 @@ class SignalClient:
         retry: when and how often to try again; by default the first connect fails fast, and a lost connection is tried
             again until `close`.
         ssl_context: for `wss://`, in place of the default one.
+        resumable: whether the session goes on when a lost connection is made again soon enough, with nothing lost and
+            nothing twice (`Reconnected.resumed`). BINARY and TEXT have no room for that.
         clock: where time comes from.
 
     Raises:
@@ -141,6 +146,7 @@ class SignalClient:
         request_timeout: float = 10.0,
         retry: RetryPolicy | None = None,
         ssl_context: SSLContext | None = None,
+        resumable: bool = True,
         clock: Clock | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -155,7 +161,7 @@ class SignalClient:
         self._clock = clock or Clock()
         self._link = Link(
             url=url,
-            connect=_make_connect(client_id, token, payload_type),
+            connect=_make_connect(client_id, token, payload_type, resumable=resumable),
             framing=framing,
             payload_type=payload_type,
             connect_timeout=connect_timeout,
@@ -283,7 +289,7 @@ class SignalClient:
         *,
         timeout: float | None = None,
     ) -> None:
-        """Put this client's capabilities and metadata on record; after `Reconnected` do it again.
+        """Put this client's capabilities and metadata on record; again after a `Reconnected` that is not `resumed`.
 
         Args:
             capabilities: what the client can do, in the application's own words.
@@ -303,7 +309,7 @@ class SignalClient:
     async def heartbeat(self, *, timeout: float | None = None) -> float:
         """Measure the round trip to the service in seconds; the client's own heartbeats need no help."""
         started = self._clock.now()
-        await self._request(self._link.make_heartbeat(), HeartbeatAck, timeout)
+        await self._request(Heartbeat(timestamp=int(started * 1000)), HeartbeatAck, timeout)
         return self._clock.now() - started
 
     # Events
@@ -407,8 +413,14 @@ class SignalClient:
         self._callbacks.queue.end()
 
 
-def _make_connect(client_id: str, token: str, payload_type: PayloadType) -> Connect:
+def _make_connect(client_id: str, token: str, payload_type: PayloadType, *, resumable: bool) -> Connect:
     if payload_type in _BARE_CONNECT:
         return Connect(client_id=client_id, auth_token=token)
     # The instance lets the service recognise a reconnect of this very client (docs/protocol.md, "Conversation").
-    return Connect(client_id=client_id, auth_token=token, version=PROTOCOL_VERSION, instance_id=str(uuid4()))
+    return Connect(
+        client_id=client_id,
+        auth_token=token,
+        version=PROTOCOL_VERSION,
+        instance_id=str(uuid4()),
+        resumable=resumable,
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ssl import SSLContext
 from typing import NamedTuple, TypeAlias, TypeVar
 from uuid import uuid4
@@ -25,6 +25,7 @@ from picows import (
     ws_connect,
 )
 
+from signal_manager.client.exchange import Exchange
 from signal_manager.client.timing import Clock
 from signal_manager.errors import (
     AuthenticationError,
@@ -42,6 +43,7 @@ from signal_manager.errors import (
 from signal_manager.protocol.codec import decode_payload, encode_payload
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import (
+    Connect,
     ConnectAck,
     ErrorMessage,
     Heartbeat,
@@ -52,16 +54,17 @@ from signal_manager.protocol.messages import (
     Shape,
     spec_of,
 )
+from signal_manager.protocol.resume import UNCOUNTED
 
-__all__ = ["ABNORMAL", "MAX_MESSAGE_BYTES", "MAX_PENDING_REQUESTS", "Closed", "Connection", "Receiver"]
+__all__ = ["ABNORMAL", "MAX_MESSAGE_BYTES", "Closed", "Connection", "Receiver"]
 
 logger = logging.getLogger(__name__)
 
 # Far above any SDP; what is larger is not this protocol, and must not fill the application's memory.
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 
-# Requests that wait for their reply at the same time; further callers wait for a place within their time limit.
-MAX_PENDING_REQUESTS = 1024
+# What the service is told by a client that gives a connection up and may come back: 1000 would end its session.
+_GIVEN_UP = 4408
 
 # RFC 6455, section 7.4.1: there was no close frame, or one without a code.
 ABNORMAL = 1006
@@ -113,11 +116,14 @@ class Connection(WSListener):
         framing: the header, and with it the subprotocol that is asked for.
         payload_type: how messages are written.
         clock: for `last_received`.
+        exchange: the requests that wait for replies, and the session's journal.
         receive: called with every message that is no reply to a request, and with CONNECT_ACK, in the order in which
             they arrived, from inside the socket's callback: it must not block.
     """
 
-    def __init__(self, *, framing: Framing, payload_type: PayloadType, clock: Clock, receive: Receiver) -> None:
+    def __init__(
+        self, *, framing: Framing, payload_type: PayloadType, clock: Clock, exchange: Exchange, receive: Receiver
+    ) -> None:
         self.last_received = clock.now()
         self._framing = framing
         self._payload_type = payload_type
@@ -127,8 +133,9 @@ class Connection(WSListener):
         self._transport: WSTransport | None = None  # None before the upgrade
         self._closed = Closed(ABNORMAL, "connection lost")
         self._is_closed = False
-        self._pending: dict[bytes, asyncio.Future[Message]] = {}
-        self._places = asyncio.Semaphore(MAX_PENDING_REQUESTS)
+        self._exchange = exchange
+        self._connect: tuple[bytes, asyncio.Future[Message]] | None = None  # CONNECT's id, and its reply
+        self._is_accepted = False  # from CONNECT_ACK on, messages count
         self._writable = asyncio.Event()
         self._writable.set()
         self._fragments: bytearray | None = None  # of a message whose last frame has not come yet
@@ -191,8 +198,25 @@ class Connection(WSListener):
         if self._transport is None or self._is_closed:
             raise self._closed.error()
         payload_type, payload = encode_payload(message, self._payload_type, Shape.PLAIN, sent_by=Peer.CLIENT)
-        frame = encode_frame(self._framing, spec_of(message).message_type, message_id, payload_type, payload)
+        message_type = spec_of(message).message_type
+        frame = encode_frame(self._framing, message_type, message_id, payload_type, payload)
+        if message_type not in UNCOUNTED and self._exchange.journal is not None:
+            self._exchange.journal.keep(frame)
         self._transport.send(self._frame_type, frame)
+
+    def send_again(self, frames: Iterable[bytes]) -> None:
+        """Write what an earlier connection has sent and the service did not get."""
+        for frame in frames:
+            if self._transport is not None:
+                self._transport.send(self._frame_type, frame)
+
+    async def log_in(self, connect: Connect) -> ConnectAck:
+        """Send CONNECT and return its reply; the caller sets the time limit. Raises what `request` does."""
+        message_id = uuid4().bytes
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._connect = message_id, future
+        self.send(connect, message_id)
+        return _checked(await future, ConnectAck)
 
     async def request(self, message: Message, expected: type[Reply]) -> Reply:
         """Send a message and return its reply; the caller sets the time limit. Cancelling forgets the request.
@@ -202,18 +226,14 @@ class Connection(WSListener):
             MalformedMessageError: the reply is not an `expected`, or cannot be read.
             UnavailableError: the connection ended first.
         """
-        async with self._places:
+        async with self._exchange.places:
             message_id = uuid4().bytes
-            future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-            self._pending[message_id] = future
+            future = self._exchange.expect(message_id)
             try:
                 self.send(message, message_id)
-                reply = await future
+                return _checked(await future, expected)
             finally:
-                del self._pending[message_id]
-        if not isinstance(reply, expected):
-            raise MalformedMessageError(f"expected {expected.__name__} in reply, got {type(reply).__name__}")
-        return reply
+                self._exchange.forget(message_id)
 
     @property
     def is_writable(self) -> bool:
@@ -233,7 +253,7 @@ class Connection(WSListener):
                 logger.warning("the connection ended by a local failure: %s", error)
         return self._closed
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str, *, code: int = _GIVEN_UP) -> None:
         """End the connection at once and deliver nothing more; what was not written yet is lost."""
         if self._receive is None or self._is_closed:
             return
@@ -241,7 +261,7 @@ class Connection(WSListener):
         if not self._closed.was_announced:
             self._closed = Closed(ABNORMAL, reason)
         if self._transport is not None:
-            self._transport.send_close(WSCloseCode.OK)
+            self._transport.send_close(code)  # type: ignore[arg-type]  # the stub has no private codes
             self._transport.disconnect(graceful=False)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -266,14 +286,14 @@ class Connection(WSListener):
                 self._assemble(frame)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """Fail what is still waiting."""
+        """Fail what is still waiting and cannot be answered on another connection."""
         self._is_closed = True
         self._writable.set()
-        for future in self._pending.values():
-            if not future.done():
-                future.set_exception(
-                    UnavailableError(f"no reply before the connection ended: {self._closed.error().message}")
-                )
+        reason = f"no reply before the connection ended: {self._closed.error().message}"
+        if self._connect is not None and not self._connect[1].done():
+            self._connect[1].set_exception(UnavailableError(reason))
+        if self._is_accepted and (self._exchange.offer is None or not self._closed.may_reconnect):
+            self._exchange.fail(reason)
 
     def pause_writing(self) -> None:
         """Make senders wait: the socket's buffer is full."""
@@ -316,21 +336,40 @@ class Connection(WSListener):
         try:
             frame = decode_frame(self._framing, data)
             message_id = frame.message_id
+            if frame.message_type not in UNCOUNTED:
+                self._count(data)
             message = decode_payload(
                 frame.message_type, frame.payload_type, frame.payload, sent_by=Peer.SERVICE
             ).message
         except MalformedMessageError as error:
             logger.warning("dropped a message that cannot be read: %s", error.message)
+            if message_id is None:
+                self._count(data)
             self._resolve(message_id or error.message_id or b"", error)
             return
         self._deliver(frame.message_id, message, self._receive)
 
+    def _count(self, data: bytes) -> None:
+        """Count a message of the session, and confirm it when that is due."""
+        journal = self._exchange.journal
+        if self._is_accepted and journal is not None and journal.take(len(data)):
+            self.send(self.make_heartbeat(), uuid4().bytes)
+
+    def make_heartbeat(self) -> Heartbeat:
+        """Return a HEARTBEAT of now, which confirms what has come."""
+        journal = self._exchange.journal
+        received = None if journal is None else journal.tell()
+        return Heartbeat(timestamp=int(self._clock.now() * 1000), received=received)
+
     def _deliver(self, message_id: bytes, message: Message, receive: Receiver) -> None:
         match message:
             case Heartbeat():
+                if message.received is not None:
+                    self._confirm(message.received)
                 self.send(HeartbeatAck(timestamp=message.timestamp), message_id)
-            case ConnectAck() if message_id in self._pending:
+            case ConnectAck() if self._connect is not None and message_id == self._connect[0]:
                 # First the client, then the caller: the next message of the same read must find it connected.
+                self._is_accepted = True
                 receive(self, message_id, message)
                 self._resolve(message_id, message)
             case ConnectAck():
@@ -343,13 +382,27 @@ class Connection(WSListener):
                 if not self._resolve(message_id, message):
                     receive(self, message_id, message)
 
+    def _confirm(self, received: int) -> None:
+        try:
+            self._exchange.confirm(received)
+        except InvalidRequestError as error:
+            logger.warning("the service confirms what it cannot have: %s", error.message)
+
     def _resolve(self, message_id: bytes, reply: Message | SignalManagerError) -> bool:
-        """Give a request its reply; tell whether anybody was waiting for one."""
-        future = self._pending.get(message_id)
-        if future is None or future.done():
+        """Give CONNECT or a request its reply; tell whether anybody was waiting for one."""
+        if self._connect is None or message_id != self._connect[0]:
+            return self._exchange.resolve(message_id, reply)
+        future = self._connect[1]
+        if future.done():
             return False
         if isinstance(reply, SignalManagerError):
             future.set_exception(reply)
         else:
             future.set_result(reply)
         return True
+
+
+def _checked(reply: Message, expected: type[Reply]) -> Reply:
+    if not isinstance(reply, expected):
+        raise MalformedMessageError(f"expected {expected.__name__} in reply, got {type(reply).__name__}")
+    return reply

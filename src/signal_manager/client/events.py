@@ -95,12 +95,19 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Reconnected:
-    """The service accepted the client again, in a new session.
+    """The service accepted the client again.
 
-    What was sent to this client in between is lost, and what it registered belongs to the old session.
+    Attributes:
+        session_id: the session, by the service's name for it.
+        resumed: whether the session goes on where it was. Then nothing is lost: what was sent to this client in
+            between follows, what it sent itself has arrived or was sent again, and requests still get their replies.
+            Otherwise the session is a new one: what was on its way in either direction may be lost, requests that
+            waited for a reply have failed, and what the client registered and which room it was in ended with the old
+            session.
     """
 
     session_id: str
+    resumed: bool = False
 
     @property
     def name(self) -> EventName:

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from ssl import SSLContext
 from uuid import uuid4
 
+import msgspec
+
 from signal_manager.client.connection import ABNORMAL, Closed, Connection
 from signal_manager.client.events import Connected, Disconnected, Event, GoingAway, Reconnected
+from signal_manager.client.exchange import Exchange
 from signal_manager.client.timing import Clock, RetryPolicy
 from signal_manager.errors import SignalManagerError, UnavailableError, error_from_wire
 from signal_manager.protocol.framing import Framing
-from signal_manager.protocol.messages import Connect, ConnectAck, Disconnect, GoAway, Heartbeat, Message, PayloadType
+from signal_manager.protocol.messages import Connect, ConnectAck, Disconnect, GoAway, Message, PayloadType
 
 __all__ = ["CLOSE_TIMEOUT", "Link"]
 
@@ -30,6 +33,9 @@ DEFAULT_HEARTBEAT_INTERVAL = 30.0
 DEFAULT_HEARTBEAT_TIMEOUT = 90.0
 # Seconds; outside of this a heartbeat interval would flood the service or detect nothing.
 HEARTBEAT_LIMITS = (0.01, 3600.0)
+
+# RFC 6455, section 7.4.1: ends the session too.
+_NORMAL = 1000
 
 # Seconds; trying again costs little, whatever delay a GOAWAY names.
 MAX_GOAWAY_DELAY = 300.0
@@ -76,6 +82,7 @@ class Link:
         self._clock = clock
         self._on_message = on_message
         self._on_event = on_event
+        self._exchange = Exchange()
         self._connection: Connection | None = None  # the last one that was accepted
         self._ended: SignalManagerError | None = UnavailableError("not connected: enter 'async with client' first")
         self._settled = asyncio.Event()  # set while connected, and once the link has ended
@@ -129,10 +136,6 @@ class Link:
             else:
                 await connection.wait_writable()
 
-    def make_heartbeat(self) -> Heartbeat:
-        """Return a HEARTBEAT of now."""
-        return Heartbeat(timestamp=int(self._clock.now() * 1000))
-
     def _receive(self, connection: Connection, message_id: bytes, message: Message) -> None:
         match message:
             case ConnectAck():
@@ -145,7 +148,19 @@ class Link:
                 self._on_message(message_id, message)
 
     def _admit(self, connection: Connection, ack: ConnectAck) -> None:
-        event = Connected(ack.session_id) if self.session_id is None else Reconnected(ack.session_id)
+        missing: tuple[bytes, ...] = ()
+        if ack.resumed:
+            found = self._exchange.resume(ack.received or 0)
+            if found is None:
+                self._exchange.abandon()
+                connection.abort("the service resumed a session of which messages are missing")
+                return
+            missing = found
+        else:
+            self._exchange.begin(ack.session_id, ack.resume_token)
+        is_first = self.session_id is None
+        event = Connected(ack.session_id) if is_first else Reconnected(ack.session_id, resumed=ack.resumed)
+        connection.send_again(missing)  # before anything new
         self._connection = connection
         self.session_id = ack.session_id
         self._ended = None
@@ -197,7 +212,7 @@ class Link:
                 connection.abort(f"nothing received for {limit:.0f} s")
                 return
             if now >= next_beat:
-                connection.send(self.make_heartbeat(), uuid4().bytes)
+                connection.send(connection.make_heartbeat(), uuid4().bytes)
                 next_beat = now + interval
 
     async def _establish(self, *, attempts: int | None, delay: float) -> Connection:
@@ -227,12 +242,17 @@ class Link:
     async def _open(self) -> Connection:
         """Connect and authenticate once."""
         connection = Connection(
-            framing=self._framing, payload_type=self._payload_type, clock=self._clock, receive=self._receive
+            framing=self._framing,
+            payload_type=self._payload_type,
+            clock=self._clock,
+            exchange=self._exchange,
+            receive=self._receive,
         )
+        connect = msgspec.structs.replace(self._connect, resume=self._exchange.offer)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await connection.open(self._url, time_limit=self._connect_timeout, ssl_context=self._ssl_context)
-                await connection.request(self._connect, ConnectAck)
+                await connection.log_in(connect)
         except BaseException as error:
             connection.abort("not accepted")
             closed = await connection.wait_closed()
@@ -253,7 +273,7 @@ class Link:
         except TimeoutError:
             logger.info("the service did not answer DISCONNECT within %s s", CLOSE_TIMEOUT)
         finally:
-            connection.abort("closed by this client")
+            connection.abort("closed by this client", code=_NORMAL)
 
     def _give_up(self, code: int, error: SignalManagerError) -> None:
         self._end(error)
@@ -262,6 +282,7 @@ class Link:
     def _end(self, error: SignalManagerError) -> None:
         """Let everybody who waits for a connection, now and later, have `error`."""
         self._ended = error
+        self._exchange.fail(error.message)
         self._settled.set()
 
 
