@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "CONNECT_ACK",
     "HEADER",
+    "HEARTBEAT",
     "HEARTBEAT_ACK",
     "OFFER_SDP",
     "REGISTER_ACK",
@@ -83,19 +84,20 @@ OFFER_SDP = "\r\n".join(
 )
 
 
-def connect(client_id: str, token: str) -> bytes:
+def connect(client_id: str, token: str, *, resumable: bool = False) -> bytes:
     """Return a CONNECT with a plain JSON payload."""
-    return _frame(CONNECT, {"client_id": client_id, "auth_token": token})
+    wish = {"resumable": True} if resumable else {}
+    return _frame(CONNECT, {"client_id": client_id, "auth_token": token} | wish)
+
+
+def heartbeat(timestamp: int = 0, **confirmed: int) -> bytes:
+    """Return a HEARTBEAT, which is answered without asking anybody; `received` confirms so many messages."""
+    return _frame(HEARTBEAT, {"timestamp": timestamp, **confirmed})
 
 
 def offer(target_client_id: str) -> bytes:
     """Return a SIGNAL_OFFER of about 1.2 KB for `target_client_id`."""
     return _frame(SIGNAL_OFFER, {"target_client_id": target_client_id, "signal_data": OFFER_SDP})
-
-
-def heartbeat(number: int) -> bytes:
-    """Return a HEARTBEAT, which is answered without asking anybody."""
-    return _frame(HEARTBEAT, {"timestamp": number})
 
 
 def register(number: int) -> bytes:

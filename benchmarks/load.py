@@ -35,6 +35,10 @@ CLOSE_LIMIT = 2.0
 # Seconds between two looks at what is due, where offers leave on a schedule.
 TICK = 0.001
 
+# docs/protocol.md, "Resume": when a client whose session can be resumed confirms what it has received.
+CONFIRM_WEIGHT = 65_536
+MESSAGE_OVERHEAD = 64
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -98,7 +102,7 @@ class Load:
 class Client(WSListener):
     """One connection: it answers each offer from its peer with one of its own."""
 
-    def __init__(self, load: Load, client_id: str, peer_id: str) -> None:
+    def __init__(self, load: Load, client_id: str, peer_id: str, *, resumable: bool) -> None:
         super().__init__()
         self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: WSTransport | None = None
@@ -106,13 +110,16 @@ class Client(WSListener):
         self.client_id = client_id
         self._peer_id = peer_id
         self._offer = bytearray(frames.offer(peer_id))
+        self._resumable = resumable
+        self._received = 0
+        self._weight = 0
         # The size of every offer that comes, 0 until the first one was read and found right.
         self._expected_bytes = 0
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Say who we are."""
         self.transport = transport
-        transport.send(WSMsgType.BINARY, frames.connect(self.client_id, TOKEN))
+        transport.send(WSMsgType.BINARY, frames.connect(self.client_id, TOKEN, resumable=self._resumable))
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Take the time of an offer and send one back."""
@@ -122,6 +129,8 @@ class Client(WSListener):
             self._inspect(frame)
             return
         self._load.latencies.append(received_at - frames.SENT_AT.unpack_from(message, frames.SENT_AT_OFFSET)[0])
+        if self._resumable:
+            self._count(transport, len(message))
         self._answer(transport)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
@@ -145,6 +154,13 @@ class Client(WSListener):
         frames.SENT_AT.pack_into(self._offer, frames.SENT_AT_OFFSET, perf_counter())
         transport.send(WSMsgType.BINARY, self._offer)
 
+    def _count(self, transport: WSTransport, size: int) -> None:
+        self._received += 1
+        self._weight += size + MESSAGE_OVERHEAD
+        if self._weight >= CONFIRM_WEIGHT:
+            self._weight = 0
+            transport.send(WSMsgType.BINARY, frames.heartbeat(received=self._received))
+
     def _inspect(self, frame: WSFrame) -> None:
         message = frame.get_payload_as_bytes()
         if frame.msg_type is not WSMsgType.BINARY or len(message) < frames.HEADER.size:
@@ -153,8 +169,11 @@ class Client(WSListener):
             )
         elif message[1] == frames.CONNECT_ACK and not self.accepted.done():
             self.accepted.set_result(None)
+        elif self._resumable and message[1] in {frames.HEARTBEAT, frames.HEARTBEAT_ACK}:
+            pass
         elif message[1] == frames.SIGNAL_OFFER and self._is_the_peers(message):
             self._expected_bytes = len(message)
+            self._received += 1
             if self.transport is not None:
                 self._answer(self.transport)
         else:
@@ -179,6 +198,7 @@ async def measure(
     in_flight: int,
     seconds: float,
     warm_up: float,
+    resumable: int,
     offers_per_second: int = 0,
     beside: Kind | None = None,
     beside_per_second: int = 0,
@@ -193,7 +213,7 @@ async def measure(
         LoadError: the server refused a client, closed a connection, altered an offer or lost one.
     """
     load = Load()
-    clients = await _connected(load, port, pairs)
+    clients = await _connected(load, port, pairs, resumable=bool(resumable))
     requests = None if beside is None else Requests(beside, beside_per_second, TOKEN)
     if requests is not None:
         await requests.connect(port)
@@ -258,8 +278,8 @@ async def _send_on_schedule(clients: list[Client], rate: int) -> None:
         await asyncio.sleep(TICK)
 
 
-async def _connected(load: Load, port: int, pairs: int) -> list[Client]:
-    clients = [Client(load, *ids) for a, b in client_ids(pairs) for ids in ((a, b), (b, a))]
+async def _connected(load: Load, port: int, pairs: int, *, resumable: bool) -> list[Client]:
+    clients = [Client(load, *ids, resumable=resumable) for a, b in client_ids(pairs) for ids in ((a, b), (b, a))]
     for client in clients:
         await ws_connect(lambda client=client: client, f"ws://127.0.0.1:{port}/")
         await asyncio.wait({client.accepted, load.failed}, timeout=CONNECT_LIMIT, return_when=asyncio.FIRST_COMPLETED)
@@ -313,6 +333,7 @@ def main() -> None:
         ("in-flight", int),
         ("seconds", float),
         ("warm-up", float),
+        ("resumable", int),
     ):
         parser.add_argument(f"--{name}", type=kind, required=True)
     parser.add_argument("--offers-per-second", type=int, default=0)

@@ -49,6 +49,7 @@ class Plan:
     pairs: int
     seconds: float
     rounds: int
+    resumable: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ def load_on(server: Server, plan: Plan, in_flight: int, core: int | None, **more
         "seconds": plan.seconds,
         "warm-up": min(WARM_UP, plan.seconds),
         **{name.replace("_", "-"): value for name, value in more.items()},
+        # The references know nothing of sessions.
+        "resumable": int(plan.resumable and server.name == SERVICE),
     }
     command = [sys.executable, "-m", "benchmarks.load", *(f"--{name}={value}" for name, value in arguments.items())]
     with pinned(core):
@@ -249,6 +252,9 @@ def main(
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of clients.")] = 50,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of one measurement, after a warm-up.")] = 4.0,
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured; medians are shown.")] = 3,
+    resumable: Annotated[
+        bool, typer.Option("--resumable", help="Let the service keep every message until its client confirms it.")
+    ] = False,
     json_target: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="Write the results as JSON; - is stdout, without the tables."),
@@ -279,7 +285,12 @@ def main(
     for name, reason in skipped.items():
         screen.print(f"{name} is skipped: {reason}", highlight=False)
     plan = Plan(
-        tuple(name for name in wanted if name not in skipped), tuple(in_flight or (1, 8)), pairs, seconds, rounds
+        tuple(name for name in wanted if name not in skipped),
+        tuple(in_flight or (1, 8)),
+        pairs,
+        seconds,
+        rounds,
+        resumable,
     )
     if not plan.servers:
         raise typer.Exit(1)
