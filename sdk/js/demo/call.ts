@@ -126,6 +126,8 @@ export class Call {
     this.#room.on("track", ({ participant, track }) => this.#tiles.addTrack(participant.clientId, track));
     this.#room.on("track-removed", ({ participant, track }) => this.#tiles.removeTrack(participant.clientId, track));
     this.#client.on("disconnected", () => onState("reconnecting"));
+    // Otherwise the room has more to do, and says when it is done.
+    this.#client.on("reconnected", () => this.#room.state === "joined" && onState("connected"));
     this.#room.on("reconnecting", () => onState("reconnecting"));
     this.#room.on("reconnected", () => onState("connected"));
     this.#room.on("error", ({ clientId, name, error }) => {

@@ -27,6 +27,7 @@ import {
 } from "./messages.js";
 import { NAME_RULE, isValidName } from "./payload.js";
 import { Room, type JoinOptions } from "./room.js";
+import { Session, type Encoded } from "./session.js";
 
 /** When and how often a client tries again. Times are in ms. */
 export interface RetryOptions {
@@ -49,6 +50,8 @@ export interface ClientOptions {
   /** For any other call; default 10,000. */
   requestTimeout?: number;
   retry?: RetryOptions;
+  /** Whether a new connection goes on where the lost one ended, with nothing lost and nothing twice; default true. */
+  resumable?: boolean;
   /** In place of the global `WebSocket`, which Node has from version 22 on. */
   WebSocket?: WebSocketConstructor;
 }
@@ -88,8 +91,11 @@ export interface ClientEvents {
    * until the next attempt. When the client gives up later, this comes again with `willReconnect` false.
    */
   disconnected: { code: number; reason: string; willReconnect: boolean; delay?: number };
-  /** The service accepted the client again, in a new session: what was sent to it in between is lost. */
-  reconnected: { sessionId: string };
+  /**
+   * The service accepted the client again. With `resumed` nothing was lost on the way, in either direction; without, it
+   * is a new session: what was sent to this client in between is lost, and what it sent last may be.
+   */
+  reconnected: { sessionId: string; resumed: boolean };
   /** The service is about to close; the client comes back by itself after `delay` ms. */
   "going-away": { reason: string; delay: number };
   offer: SignalReceived;
@@ -130,7 +136,8 @@ const MAX_GOAWAY_DELAY = 60_000;
 
 /** A call that waits for a connection or for its reply. */
 interface Pending {
-  data: string | Uint8Array<ArrayBuffer>;
+  data: Encoded;
+  isCounted: boolean; // part of the session, which may bring it to the service over another connection
   reply: MessageType | null; // null: done when sent
   target: string | undefined;
   isSent: boolean;
@@ -148,10 +155,11 @@ interface Pending {
  *
  * A lost connection is made again, with growing random delays, unless its close code says that this is pointless
  * (docs/protocol.md, "Errors and close codes"). What is sent meanwhile waits for the new connection, in order, within
- * its own time limit.
+ * its own time limit. Where the service still has the session, the new connection continues it: what either side sent
+ * and the other did not get comes once more, and requests get their replies as if nothing had happened.
  *
  * Every call that returns a promise rejects with
- * - `UnavailableError` when there was no connection in time, or it was lost while waiting for a reply;
+ * - `UnavailableError` when there was no connection in time, or the session was lost while waiting for a reply;
  * - `TooLateError` when the message was sent and no reply came in time;
  * - `InvalidRequestError` or `TooLargeError` when it cannot be sent at all;
  * - `AuthenticationError`, `ForbiddenError`, `NotFoundError`… when the service refuses;
@@ -200,6 +208,7 @@ export class SignalClient extends Emitter<ClientEvents> {
       framing,
       // The instance lets the service recognise a reconnect of this very client (docs/protocol.md, "Conversation").
       connect: { client_id: clientId, auth_token: token, version: PROTOCOL_VERSION, instance_id: makeId() },
+      session: new Session(options.resumable ?? true),
       timeout: options.connectTimeout ?? 10_000,
       WebSocket,
     };
@@ -354,7 +363,15 @@ export class SignalClient extends Emitter<ClientEvents> {
           this.#pending.delete(id);
           settled(result);
         };
-      const pending: Pending = { data, reply, target, isSent: false, resolve: settle(resolve), reject: settle(reject) };
+      const pending: Pending = {
+        data,
+        isCounted: type !== "HEARTBEAT",
+        reply,
+        target,
+        isSent: false,
+        resolve: settle(resolve),
+        reject: settle(reject),
+      };
       const giveUp = (): void => pending.reject(signal?.reason);
       const timer = setTimeout(() => pending.reject(tooLate(pending, timeout)), timeout);
       signal?.addEventListener("abort", giveUp);
@@ -365,7 +382,7 @@ export class SignalClient extends Emitter<ClientEvents> {
 
   #send(id: string, pending: Pending): void {
     try {
-      this.#connection?.send(pending.data);
+      this.#connection?.send(pending.data, pending.isCounted);
     } catch (error) {
       return pending.reject(error);
     }
@@ -385,7 +402,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     this.#state = "connecting";
     try {
       this.#connection = new Connection(this.#settings, {
-        onAccepted: (ack) => this.#admit(ack.session_id),
+        onAccepted: (ack, isResumed) => this.#admit(ack.session_id, isResumed),
         onMessage: (message) => this.#receive(message),
         onUnreadable: (error) => this.#drop(error),
         onClosed: (closed, error) => this.#lose(closed, error),
@@ -396,17 +413,19 @@ export class SignalClient extends Emitter<ClientEvents> {
     }
   }
 
-  #admit(sessionId: string): void {
-    const event = this.#sessionId === null ? "connected" : "reconnected";
+  #admit(sessionId: string, resumed: boolean): void {
+    const isFirst = this.#sessionId === null;
     this.#state = "connected";
     this.#sessionId = sessionId;
     this.#connectedAt = performance.now();
     this.#goAwayDelay = null;
     this.#attempts = 0;
     this.#opened?.resolve();
+    if (!resumed) this.#rejectSent("the session was lost");
     // What waited was asked for before anything that a listener sends.
-    for (const [id, pending] of [...this.#pending]) this.#send(id, pending);
-    this.emit(event, { sessionId });
+    for (const [id, pending] of [...this.#pending]) if (!pending.isSent) this.#send(id, pending);
+    if (isFirst) this.emit("connected", { sessionId });
+    else this.emit("reconnected", { sessionId, resumed });
   }
 
   #receive(message: Message): void {
@@ -457,11 +476,16 @@ export class SignalClient extends Emitter<ClientEvents> {
     this.#attempts += 1;
     const delay = this.#nextDelay();
     this.#retryTimer = setTimeout(() => this.#open(), delay);
-    for (const pending of [...this.#pending.values()]) {
-      if (pending.isSent)
-        pending.reject(new UnavailableError(`no reply before the connection ended: ${error.message}`));
-    }
+    this.#rejectSent(`the connection ended: ${error.message}`, this.#settings.session.mayContinue);
     if (wasConnected) this.emit("disconnected", { ...closed, willReconnect: true, delay });
+  }
+
+  /** Give up the calls that were sent, or only those that are no part of the session. */
+  #rejectSent(why: string, isSessionKept = false): void {
+    for (const pending of [...this.#pending.values()]) {
+      if (!pending.isSent || (isSessionKept && pending.isCounted)) continue;
+      pending.reject(new UnavailableError(`no reply before ${why}`));
+    }
   }
 
   #nextDelay(): number {

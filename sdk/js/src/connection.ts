@@ -18,6 +18,7 @@ import {
 } from "./errors.js";
 import { SUBPROTOCOLS, decode, encode, makeId, type Framing } from "./frames.js";
 import type { Fields, Message, MessageType } from "./messages.js";
+import type { Encoded, Session } from "./session.js";
 
 /** What the SDK uses of a WebSocket: the browser's own, Node's, or that of the `ws` package. */
 export interface WebSocketLike {
@@ -28,7 +29,7 @@ export interface WebSocketLike {
   onmessage: ((event: never) => void) | null;
   onerror: ((event: never) => void) | null;
   onclose: ((event: never) => void) | null;
-  send(data: string | Uint8Array<ArrayBuffer>): void;
+  send(data: Encoded): void;
   close(code?: number, reason?: string): void;
 }
 
@@ -46,6 +47,8 @@ export interface ConnectionSettings {
   url: string;
   framing: Framing;
   connect: Fields["CONNECT"];
+  /** Continued by this connection where the service still has it. */
+  session: Session;
   /** In ms, from the first packet to CONNECT_ACK. */
   timeout: number;
   WebSocket: WebSocketConstructor;
@@ -53,8 +56,8 @@ export interface ConnectionSettings {
 
 /** Who hears of a connection; called from inside the socket's events, so that the next message finds all done. */
 export interface ConnectionListener {
-  /** The service accepted the client; comes first and once. */
-  onAccepted(ack: Fields["CONNECT_ACK"]): void;
+  /** The service accepted the client, in the session of the connection before or in a new one; comes first and once. */
+  onAccepted(ack: Fields["CONNECT_ACK"], isResumed: boolean): void;
   /** A message other than CONNECT_ACK and HEARTBEAT. */
   onMessage(message: Message): void;
   /** A message that could not be read; its id where it had one. */
@@ -111,7 +114,7 @@ export class Connection {
     this.#socket = new settings.WebSocket(settings.url, SUBPROTOCOLS[settings.framing]);
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onopen = () => this.#introduce();
-    this.#socket.onmessage = (event: { data: unknown }) => this.#receive(event.data);
+    this.#socket.onmessage = (event: { data: string | ArrayBuffer }) => this.#receive(event.data);
     this.#socket.onerror = () => undefined; // the close event follows and says more
     this.#socket.onclose = ({ code, reason }: Closed) => this.#end({ code, reason });
     this.#timer = setTimeout(() => this.abort(`no answer within ${settings.timeout} ms`), settings.timeout);
@@ -120,12 +123,14 @@ export class Connection {
   /**
    * Write an encoded message.
    *
+   * @param isCounted whether it is part of the session; heartbeats are not.
    * @throws RateLimitedError the network does not keep up with what was sent before.
    */
-  send(data: string | Uint8Array<ArrayBuffer>): void {
+  send(data: Encoded, isCounted: boolean): void {
     const waiting = this.#socket.bufferedAmount;
     if (waiting > MAX_BUFFERED) throw new RateLimitedError(`${waiting} bytes wait for the network already`);
     this.#socket.send(data);
+    if (isCounted) this.#settings.session.keep(data);
   }
 
   /** Say good-bye; `onClosed` follows when the service has answered, or soon without. */
@@ -142,7 +147,7 @@ export class Connection {
   }
 
   #introduce(): void {
-    const { framing, connect } = this.#settings;
+    const { framing, connect, session } = this.#settings;
     const chosen = this.#socket.protocol;
     // The original service knows no subprotocols and speaks v1.
     if (chosen !== SUBPROTOCOLS[framing] && !(chosen === "" && framing === "v1")) {
@@ -151,25 +156,34 @@ export class Connection {
       );
       return this.abort(this.#refusal.message);
     }
-    this.#write("CONNECT", connect, this.#connectId);
+    this.#write("CONNECT", { ...connect, ...session.wish }, this.#connectId);
   }
 
-  #receive(data: unknown): void {
+  #receive(data: string | ArrayBuffer): void {
     this.#wasHeard = true;
     let message: Message;
     try {
-      message = decode(this.#settings.framing, data as string | ArrayBuffer);
+      message = decode(this.#settings.framing, data);
     } catch (error) {
       if (!(error instanceof MalformedMessageError)) throw error;
+      // The service has counted it, whatever it was.
+      this.#count(data);
       return this.#listener.onUnreadable(error);
     }
     if (message.type === "HEARTBEAT") {
+      this.#settings.session.confirm(message.fields.received ?? 0);
       this.#write("HEARTBEAT_ACK", { timestamp: message.fields.timestamp ?? 0 }, message.id);
     } else if (this.#state === "accepted") {
+      if (message.type !== "HEARTBEAT_ACK") this.#count(data);
       this.#listener.onMessage(message);
     } else if (message.id === this.#connectId) {
       this.#hearAnswer(message);
     }
+  }
+
+  #count(data: string | ArrayBuffer): void {
+    const size = typeof data === "string" ? data.length : data.byteLength;
+    if (this.#state === "accepted" && this.#settings.session.count(size)) this.#beat();
   }
 
   #hearAnswer(message: Message): void {
@@ -178,9 +192,13 @@ export class Connection {
       this.#refusal = errorFromWire(error_message, { code, details });
       this.abort(error_message);
     } else if (message.type === "CONNECT_ACK") {
+      const { session } = this.#settings;
+      const isResumed = session.accept(message.fields);
+      if (isResumed === null) return this.abort("the service lacks more of the session than is here");
       this.#state = "accepted";
       this.#startHeartbeats(message.fields);
-      this.#listener.onAccepted(message.fields);
+      if (isResumed) for (const data of session.unconfirmed) this.#socket.send(data);
+      this.#listener.onAccepted(message.fields, isResumed);
     }
   }
 
@@ -195,10 +213,14 @@ export class Connection {
       if (silence >= limit) return this.abort(`nothing received for ${limit / 1000} s`);
       this.#wasHeard = false;
       this.#timer = setTimeout(beat, interval);
-      this.#write("HEARTBEAT", { timestamp: Date.now() });
+      this.#beat();
     };
     clearTimeout(this.#timer);
     this.#timer = setTimeout(beat, interval);
+  }
+
+  #beat(): void {
+    this.#write("HEARTBEAT", { timestamp: Date.now(), ...this.#settings.session.report() });
   }
 
   #write<T extends MessageType>(type: T, fields: Fields[T], id = makeId()): void {

@@ -175,7 +175,7 @@ export class DirectCall extends Emitter<CallEvents> {
     this.#onOver = onOver;
     // Both sides must agree on who gives way when their offers cross.
     this.#isPolite = client.clientId < peerId;
-    this.#reconnected = client.on("reconnected", () => this.#sendAgain());
+    this.#reconnected = client.on("reconnected", ({ resumed }) => resumed || this.#sendAgain());
     this.#ringTimer = setTimeout(() => this.#giveUp("nobody answered"), RING_TIME);
   }
 

@@ -80,6 +80,9 @@ const LOST_CODES: ReadonlySet<number> = new Set([408, 409, 410, 425, 503]);
 // The reason of a tracks_unpublished event that nobody asked for (docs/protocol.md, "Rooms").
 const SESSION_LOST = "media session lost";
 
+// The reason of the end of a room, or of a membership, that is meant to be joined again (docs/protocol.md, "Rooms").
+const RESTARTING = "restarting";
+
 const NO_MEDIA = "the service has no media backend; call the other directly, with DirectCalls";
 
 /** One membership, from joining until its media session or its connection is lost. */
@@ -97,7 +100,7 @@ interface Entry {
  *     room.on("track", ({ participant, track }) => …);
  *     await room.publish(await navigator.mediaDevices.getUserMedia({ audio: true, video: true }));
  *
- * Tracks of others are pulled as soon as they are announced. When the connection to the service or the media is lost,
+ * Tracks of others are pulled as soon as they are announced. When the session with the service or the media is lost,
  * the room is joined again with a new media session: what was published is published again, and what was pulled is
  * pulled again, until `closed`. Listeners that are added in the same turn as `join` resolves miss nothing.
  */
@@ -114,7 +117,7 @@ export class Room extends Emitter<RoomEvents> {
   #isResyncing = false;
   #sequence = 0; // of the last change that `participants` shows
   #newest = 0; // the highest sequence heard of
-  #connections = 0; // that the client has made since this object was
+  #sessions = 0; // that the client has lost since this object was
   #failures = 0; // of media sessions, in a row
   #resume: (() => void) | undefined; // ends a pause early
 
@@ -129,7 +132,7 @@ export class Room extends Emitter<RoomEvents> {
     });
     this.#subscriptions = [
       client.on("room-event", (event) => this.#hear(event)),
-      client.on("reconnected", () => this.#loseConnection()),
+      client.on("reconnected", ({ resumed }) => this.#meetConnection(resumed)),
       client.on("closed", ({ error }) => this.#close("the client is closed", error)),
     ];
   }
@@ -240,7 +243,7 @@ export class Room extends Emitter<RoomEvents> {
     try {
       const offer = media === null ? null : await media.offer(fresh);
       const ack = await this.#knock({ role: isSender ? "sender" : "receiver", ...offer }, mayCreate);
-      const connections = this.#connections;
+      const sessions = this.#sessions;
       if (ack.session_id === "") {
         media?.close();
         media = null;
@@ -249,7 +252,7 @@ export class Room extends Emitter<RoomEvents> {
       }
       if (media !== null && offer !== null) await this.#finishOffer(media, fresh, offer.tracks, ack);
       this.#ending.signal.throwIfAborted();
-      if (connections !== this.#connections) throw new UnavailableError("the connection was lost while joining");
+      if (sessions !== this.#sessions) throw new UnavailableError("the connection was lost while joining");
       this.#welcome(ack, media);
     } catch (error) {
       media?.close();
@@ -343,12 +346,16 @@ export class Room extends Emitter<RoomEvents> {
     this.#lose(entry, error);
   }
 
-  /** The client is connected again, in a new session that is in no room. */
-  #loseConnection(): void {
-    this.#connections += 1;
+  /** The client is connected again: still in the room, or in a new session that is in none. */
+  #meetConnection(isResumed: boolean): void {
     this.#failures = 0;
-    if (this.#entry !== null) this.#lose(this.#entry, new UnavailableError("the connection to the service was lost"));
+    if (!isResumed) this.#loseSession();
     void this.#work();
+  }
+
+  #loseSession(): void {
+    this.#sessions += 1;
+    if (this.#entry !== null) this.#lose(this.#entry, new UnavailableError("the connection to the service was lost"));
   }
 
   async #reenter(): Promise<void> {
@@ -413,14 +420,20 @@ export class Room extends Emitter<RoomEvents> {
     if (entry === null || this.#isResyncing || event.sequence <= this.#sequence) return;
     if (event.sequence > this.#sequence + 1) return void this.#resync(entry);
     this.#sequence = event.sequence;
-    if (event.event === "room_closed") this.#close(event.reason ?? "the room was closed");
+    if (event.event === "room_closed") this.#leaveWith(entry, event.reason ?? "the room was closed");
     else if (event.participant?.client_id === this.#client.clientId) this.#hearOfMyself(entry, event);
     else this.#members.apply(event);
     void this.#work();
   }
 
+  /** The service has ended the membership: for good, or because it restarts and has the room again afterwards. */
+  #leaveWith(entry: Entry, reason: string): void {
+    if (reason === RESTARTING) this.#lose(entry, new UnavailableError("the service restarts"));
+    else this.#close(reason);
+  }
+
   #hearOfMyself(entry: Entry, { event, reason }: RoomEvent): void {
-    if (event === "participant_left") this.#close(reason ?? "removed from the room");
+    if (event === "participant_left") this.#leaveWith(entry, reason ?? "removed from the room");
     else if (event === "tracks_unpublished" && reason === SESSION_LOST) {
       this.#loseMedia(entry, new UnavailableError("the SFU has lost the media session"));
     }

@@ -82,7 +82,7 @@ test("CONNECT carries name, token, version and an instance that outlives a recon
 
   assert.deepEqual(
     { ...before, instance_id: "" },
-    { client_id: "alice", auth_token: "t-1", version: "1.0.0", instance_id: "" },
+    { client_id: "alice", auth_token: "t-1", version: "1.0.0", instance_id: "", resumable: true },
   );
   assert.equal(before["instance_id"], after["instance_id"]);
 });

@@ -185,3 +185,141 @@ test("a service that does not answer DISCONNECT does not hold up close for long"
   await closing;
   assert.ok(socket.isClosed);
 });
+
+/** A service that resumes: the next connection is asked to go on. */
+const RESUMABLE = { session_id: "s", resume_token: "r", heartbeat_interval: 10, heartbeat_timeout: 40 };
+
+/** Lose a connection, and make the next one at once. */
+async function comeBack(socket: FakeSocket, ack: Partial<Fields["CONNECT_ACK"]>): Promise<FakeSocket> {
+  FakeSocket.ack = { ...RESUMABLE, ...ack };
+  socket.onclose?.({ code: 1006, reason: "" });
+  await pass(1);
+  return FakeSocket.all.at(-1)!;
+}
+
+function say(socket: FakeSocket, data: unknown): void {
+  socket.hear("SIGNAL_MESSAGE", { target_client_id: "alice", sender_client_id: "bob", signal_data: data });
+}
+
+const at = (socket: FakeSocket, type: string): Record<string, unknown>[] =>
+  socket.sent.filter((message) => message.type === type).map(({ payload }) => payload);
+
+test("a heartbeat confirms what was received, where the service resumes", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [, socket] = await connect();
+  say(socket, 1);
+  socket.hear("HEARTBEAT", { timestamp: 1, received: 0 });
+  socket.hear("HEARTBEAT_ACK", { timestamp: 1 });
+  socket.onmessage?.({ data: "unreadable, and yet counted" });
+
+  await pass(10_000);
+
+  assert.equal(at(socket, "HEARTBEAT").at(-1)!["received"], 2);
+});
+
+test("much that is received is confirmed before the heartbeat is due", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [, socket] = await connect();
+
+  for (let n = 0; n < 130; n += 1) say(socket, n);
+  say(socket, "x".repeat(40_000));
+
+  assert.deepEqual(
+    at(socket, "HEARTBEAT").map(({ received }) => received),
+    [64, 128, 131],
+  );
+});
+
+test("a service that does not resume is told nothing of what was received", async () => {
+  const [, socket] = await connect();
+
+  for (let n = 0; n < 200; n += 1) say(socket, n);
+
+  assert.equal(socket.heartbeats, 0);
+});
+
+test("a resumed connection says what it has, and sends what the service lacks before anything new", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect({ retry: { random: () => 0 } });
+  const heard: unknown[] = [];
+  client.on("reconnected", (event) => heard.push(event));
+  for (const data of [1, 2, 3]) await client.sendMessage("bob", data);
+  say(socket, "hi");
+  socket.hear("HEARTBEAT", { timestamp: 1, received: 1 });
+  client.on("disconnected", () => void client.sendMessage("bob", 4));
+
+  const next = await comeBack(socket, { resumed: true, received: 2 });
+
+  assert.deepEqual(next.sent[0]!.payload["resume"], { session_id: "s", resume_token: "r", received: 1 });
+  assert.deepEqual(
+    at(next, "SIGNAL_MESSAGE").map((payload) => payload["signal_data"]),
+    [3, 4],
+  );
+  assert.deepEqual(heard, [{ sessionId: "s", resumed: true }]);
+});
+
+test("a request gets its reply over the connection that follows, and a measured heartbeat does not", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect({ retry: { random: () => 0 } });
+  const status = client.sendMessage("bob", 1, { ack: true });
+  const { id } = socket.sent.at(-1)!;
+  const heartbeat = assert.rejects(client.heartbeat(), { code: 503 });
+
+  const next = await comeBack(socket, { resumed: true, received: 1 });
+  next.hear("SIGNAL_ACK", { status: "delivered", target_client_id: "bob" }, id);
+
+  assert.equal(await status, "delivered");
+  await heartbeat;
+});
+
+test("a lost session fails what waits, is reported, and nothing of it is sent again", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect({ retry: { random: () => 0 } });
+  const heard: unknown[] = [];
+  client.on("reconnected", (event) => heard.push(event));
+  const waiting = assert.rejects(client.sendMessage("bob", 1, { ack: true }), /the session was lost/);
+
+  const next = await comeBack(socket, { session_id: "s2", resume_token: "r2" });
+  const after = await comeBack(next, { session_id: "s2", resumed: true });
+
+  await waiting;
+  assert.deepEqual(at(next, "SIGNAL_MESSAGE"), []);
+  assert.deepEqual(heard.at(0), { sessionId: "s2", resumed: false });
+  assert.deepEqual(after.sent[0]!.payload["resume"], { session_id: "s2", resume_token: "r2", received: 0 });
+});
+
+for (const [what, ack] of Object.entries({
+  "messages that were never sent": { resumed: true, received: 3 },
+  "less than it has confirmed": { resumed: true, received: 0 },
+  "another session": { session_id: "s2", resumed: true, received: 2 },
+})) {
+  test(`a service that continues with ${what} gets a new session`, async () => {
+    FakeSocket.ack = RESUMABLE;
+    const [client, socket] = await connect({ retry: { random: () => 0 } });
+    const heard: boolean[] = [];
+    client.on("reconnected", ({ resumed }) => heard.push(resumed));
+    await client.sendMessage("bob", 1);
+    await client.sendMessage("bob", 2);
+    socket.hear("HEARTBEAT", { timestamp: 1, received: 1 });
+
+    const wrong = await comeBack(socket, ack);
+    FakeSocket.ack = { ...RESUMABLE, session_id: "s3" };
+    await pass(1);
+
+    const { resume, resumable } = FakeSocket.all.at(-1)!.sent[0]!.payload;
+    assert.ok(wrong.isClosed);
+    assert.deepEqual([resume, resumable, heard], [undefined, true, [false]]);
+  });
+}
+
+test("without `resumable` every connection is a session of its own", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect({ retry: { random: () => 0 }, resumable: false });
+  const waiting = assert.rejects(client.sendMessage("bob", 1, { ack: true }), /the connection ended/);
+
+  const next = await comeBack(socket, { session_id: "s2" });
+
+  await waiting;
+  const { resume, resumable } = next.sent[0]!.payload;
+  assert.deepEqual([resume, resumable], [undefined, undefined]);
+});

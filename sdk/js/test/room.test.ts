@@ -12,7 +12,7 @@ import { encode, makeId } from "../src/frames.js";
 import type { JoinOptions, Room, RoomEvents } from "../src/room.js";
 import { FakePeer, makeStream } from "./peer.js";
 import { FakeRooms, refuse, type Fault } from "./rooms.js";
-import { Inbox, TestService, soon } from "./service.js";
+import { Inbox, TestService, soon, type Received } from "./service.js";
 
 let service: TestService;
 let sfu: FakeRooms;
@@ -560,6 +560,44 @@ test("when the service forgot everything, everybody meets again in the same room
   await hear(aliceHears, "reconnected", "track bob video");
   await hear(bobHears, "reconnected", "track alice audio");
 });
+
+test("when the session goes on so does the room, and requests in flight get their replies", async () => {
+  sfu.resumeSessions(service);
+  const alice = await join("alice");
+  const heard = listen(alice);
+  const back = new Promise((resolve) => clients[0]!.on("reconnected", resolve));
+  let held: Received | undefined;
+  sfu.fail("TRACKS_NEW", (connection, request) => {
+    held = request;
+    connection.socket.terminate();
+  });
+
+  const publishing = alice.publish(makeStream("video"));
+  await soon(back, "the next connection");
+  const { connection } = sfu.member("demo", "alice");
+  service.onMessage(connection, held!);
+  await publishing;
+  await join("bob");
+
+  assert.equal(await heard.next("anything"), "+bob");
+  assert.equal(sfu.count("WEBRTC_ROOM_JOIN"), 2); // alice's, before she created it, and bob's
+});
+
+for (const change of [
+  { event: "room_closed" },
+  { event: "participant_left", participant: { client_id: "alice", role: "receiver" } },
+] as const) {
+  test(`a ${change.event} because of a restart makes the client join again`, async () => {
+    const alice = await join("alice", { stream: makeStream("video") });
+    const heard = listen(alice);
+
+    sfu.announce("demo", { ...change, reason: "restarting" });
+    await hear(heard, "reconnecting", "reconnected");
+
+    assert.equal(alice.state, "joined");
+    assert.equal(sfu.member("demo", "alice").tracks.length, 1);
+  });
+}
 
 test("what is published while the connection is lost is published when it is back", async () => {
   const alice = await join("alice");

@@ -57,6 +57,22 @@ export class FakeRooms {
     this.#faults.set(type, [...(this.#faults.get(type) ?? []), fault]);
   }
 
+  /** Keep members whose connection is lost, and let them come back as they were. */
+  resumeSessions(service: TestService): void {
+    service.onClose = () => undefined;
+    service.door = (connection, request) => {
+      const resume = request.fields["resume"] as Fields["CONNECT"]["resume"];
+      const session = { status: "success", session_id: resume?.session_id ?? makeId(), resume_token: "r" };
+      for (const { members } of this.rooms.values()) {
+        const member = members.get(connection.clientId);
+        if (member !== undefined) member.connection = connection;
+      }
+      // What was in flight when connections are dropped here has arrived.
+      const received = this.log.filter(([client]) => client === connection.clientId).length;
+      connection.send("CONNECT_ACK", { ...session, ...(resume && { resumed: true, received }) }, request.id);
+    };
+  }
+
   count(type: MessageType): number {
     return this.log.filter(([, each]) => each === type).length;
   }

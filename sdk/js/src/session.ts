@@ -1,0 +1,114 @@
+/**
+ * A session: what of a client outlives its connections, so that the next one can go on exactly where the last one ended.
+ *
+ * `connection.ts` tells it what went over the wire and asks what is missing; nothing here sends or waits
+ * (docs/protocol.md, "Resume").
+ */
+
+import type { Fields } from "./messages.js";
+
+// In bytes. The service confirms long before; without its word the session is given up rather than the page's memory.
+const MAX_KEPT = 4 * 1024 * 1024;
+
+// What is received at most before it is confirmed: well below what the service keeps of one session, so that a busy
+// one stays within that.
+const CONFIRM_MESSAGES = 64;
+const CONFIRM_BYTES = 32 * 1024;
+
+/** An encoded message. */
+export type Encoded = string | Uint8Array<ArrayBuffer>;
+
+/** One session after another; each begins with a CONNECT_ACK that continues none. */
+export class Session {
+  readonly #isWanted: boolean;
+  #id = "";
+  #token: string | undefined; // undefined: the service does not offer to continue this one
+  #received = 0;
+  #due = { messages: 0, bytes: 0 }; // received and not confirmed yet
+  #sent = 0;
+  #confirmed = 0; // of what was sent
+  #kept: Encoded[] = []; // the last ones that were sent, normally all that are not confirmed
+  #keptBytes = 0;
+
+  /** @param isWanted whether to continue sessions at all. */
+  constructor(isWanted: boolean) {
+    this.#isWanted = isWanted;
+  }
+
+  /** What CONNECT asks for. */
+  get wish(): Pick<Fields["CONNECT"], "resumable" | "resume"> {
+    if (!this.#isWanted) return {};
+    if (!this.mayContinue) return { resumable: true };
+    return { resumable: true, resume: { session_id: this.#id, resume_token: this.#token!, received: this.#received } };
+  }
+
+  /** Whether everything that the service may lack is here. */
+  get mayContinue(): boolean {
+    return this.#token !== undefined && this.#kept.length === this.#sent - this.#confirmed;
+  }
+
+  /** What the service has not confirmed, oldest first. */
+  get unconfirmed(): readonly Encoded[] {
+    return this.#kept;
+  }
+
+  /**
+   * Take up the service's answer to `wish`.
+   *
+   * @returns whether the session goes on; null when the service goes on with what cannot be, which only a new session
+   *   gets over.
+   */
+  accept(ack: Fields["CONNECT_ACK"]): boolean | null {
+    if (ack.resumed) {
+      const received = ack.received ?? 0;
+      if (this.mayContinue && ack.session_id === this.#id && received >= this.#confirmed) this.confirm(received);
+      else this.#token = undefined;
+      if (!this.mayContinue) return null;
+      this.#token = ack.resume_token ?? this.#token;
+      return true;
+    }
+    this.#id = ack.session_id;
+    this.#token = this.#isWanted ? ack.resume_token : undefined;
+    this.#received = this.#sent = this.#confirmed = 0;
+    this.#forget();
+    return false;
+  }
+
+  /** Count a message that was received, and tell whether it is time for a heartbeat with `report`. */
+  count(bytes: number): boolean {
+    this.#received += 1;
+    this.#due.messages += 1;
+    this.#due.bytes += bytes;
+    return this.#token !== undefined && (this.#due.messages >= CONFIRM_MESSAGES || this.#due.bytes >= CONFIRM_BYTES);
+  }
+
+  /** What a heartbeat says to the service. */
+  report(): Pick<Fields["HEARTBEAT"], "received"> {
+    this.#due = { messages: 0, bytes: 0 };
+    return this.#token === undefined ? {} : { received: this.#received };
+  }
+
+  /** Keep a message that was sent until it is confirmed. */
+  keep(data: Encoded): void {
+    if (this.#token === undefined) return;
+    this.#sent += 1;
+    this.#kept.push(data);
+    this.#keptBytes += data.length;
+    if (this.#keptBytes > MAX_KEPT) this.#forget();
+  }
+
+  /** Let go of what the service has. */
+  confirm(received: number): void {
+    if (this.#token === undefined || received <= this.#confirmed) return;
+    // It cannot have what was never sent: whatever it counts, it is not this session.
+    if (received > this.#sent) this.#token = undefined;
+    this.#confirmed = received;
+    const missing = Math.max(0, this.#sent - received);
+    for (const data of this.#kept.splice(0, this.#kept.length - missing)) this.#keptBytes -= data.length;
+  }
+
+  #forget(): void {
+    this.#kept = [];
+    this.#keptBytes = 0;
+  }
+}
