@@ -9,20 +9,11 @@ from typing import Any
 
 import pytest
 
-from signal_manager.auth import StaticKeys
-from signal_manager.bus.local import LocalBus
-from signal_manager.limits import PENDING_REQUESTS, Limits
-from signal_manager.listener import listen
-from signal_manager.metrics import Metrics
-from signal_manager.model import NodeId
-from signal_manager.protocol.session import SessionSettings
-from signal_manager.registrations import Registrations
-from signal_manager.resumption import Reachable
-from signal_manager.rooms import RoomService, RoomSettings
-from signal_manager.router import Router
-from signal_manager.server import Server
+from signal_manager.limits import PENDING_REQUESTS
+from signal_manager.rooms import RoomSettings
 from signal_manager.storage.memory import MemoryStorage
 from tests.fakes.media import FakeSfu
+from tests.integration.serving import serving_rooms
 from tests.integration.v1_client import ALICE, BOB, CBOR, PLAIN, PROTOBUF, TAGGED, Client, Dialect, connect
 
 CAROL = ("carol", "t-3")
@@ -41,37 +32,11 @@ class Place:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Place]:
-        async with AsyncExitStack() as stack:
-            bus: LocalBus[Reachable] = LocalBus()
-            rooms = await stack.enter_async_context(
-                RoomService(
-                    storage=self.storage,
-                    bus=bus,
-                    media=self.sfu,
-                    metrics=Metrics(),
-                    node_id=NodeId("node"),
-                    settings=RoomSettings(app_id="app", stun_url="stun:stun.test:3478"),
-                )
-            )
-            router = Router(
-                authenticator=StaticKeys([":".join(client) for client in (ALICE, BOB, CAROL)]),
-                bus=bus,
-                registrations=Registrations(storage=self.storage, node_id=NodeId("node")),
-                rooms=rooms,
-            )
-            listening = stack.enter_context(listen("127.0.0.1", 0))
-            server = Server(
-                router=router,
-                bus=bus,
-                listening=listening,
-                version="1",
-                limits=Limits(),
-                session=SessionSettings(),
-                metrics=Metrics(),
-            )
-            await server.start()
-            stack.push_async_callback(server.stop)
-            self.url = f"ws://127.0.0.1:{server.port}"
+        settings = RoomSettings(app_id="app", stun_url="stun:stun.test:3478")
+        async with serving_rooms(
+            media=self.sfu, clients=(ALICE, BOB, CAROL), storage=self.storage, settings=settings
+        ) as served:
+            self.url = served.url
             yield self
 
     @asynccontextmanager
