@@ -10,10 +10,10 @@ import type { Fields } from "./messages.js";
 // In bytes. The service confirms long before; without its word the session is given up rather than the page's memory.
 const MAX_KEPT = 4 * 1024 * 1024;
 
-// What is received at most before it is confirmed: well below what the service keeps of one session, so that a busy
-// one stays within that.
-const CONFIRM_MESSAGES = 64;
-const CONFIRM_BYTES = 32 * 1024;
+// What is received before it is confirmed, in bytes and with so many more for each message: a quarter of what the
+// service keeps by default, so that it never keeps too much for a client that keeps up.
+const CONFIRM_WEIGHT = 64 * 1024;
+const MESSAGE_OVERHEAD = 64;
 
 /** An encoded message. */
 export type Encoded = string | Uint8Array<ArrayBuffer>;
@@ -24,7 +24,7 @@ export class Session {
   #id = "";
   #token: string | undefined; // undefined: the service does not offer to continue this one
   #received = 0;
-  #due = { messages: 0, bytes: 0 }; // received and not confirmed yet
+  #due = 0; // the weight of what was received since that was confirmed
   #sent = 0;
   #confirmed = 0; // of what was sent
   #kept: Encoded[] = []; // the last ones that were sent, normally all that are not confirmed
@@ -77,14 +77,13 @@ export class Session {
   /** Count a message that was received, and tell whether it is time for a heartbeat with `report`. */
   count(bytes: number): boolean {
     this.#received += 1;
-    this.#due.messages += 1;
-    this.#due.bytes += bytes;
-    return this.#token !== undefined && (this.#due.messages >= CONFIRM_MESSAGES || this.#due.bytes >= CONFIRM_BYTES);
+    this.#due += bytes + MESSAGE_OVERHEAD;
+    return this.#token !== undefined && this.#due >= CONFIRM_WEIGHT;
   }
 
   /** What a heartbeat says to the service. */
   report(): Pick<Fields["HEARTBEAT"], "received"> {
-    this.#due = { messages: 0, bytes: 0 };
+    this.#due = 0;
     return this.#token === undefined ? {} : { received: this.#received };
   }
 

@@ -221,19 +221,18 @@ test("much that is received is confirmed before the heartbeat is due", async () 
   FakeSocket.ack = RESUMABLE;
   const [, socket] = await connect();
 
-  for (let n = 0; n < 130; n += 1) say(socket, n);
-  say(socket, "x".repeat(40_000));
+  for (let n = 0; n < 5; n += 1) say(socket, "x".repeat(32_768));
 
   assert.deepEqual(
     at(socket, "HEARTBEAT").map(({ received }) => received),
-    [64, 128, 131],
+    [2, 4],
   );
 });
 
 test("a service that does not resume is told nothing of what was received", async () => {
   const [, socket] = await connect();
 
-  for (let n = 0; n < 200; n += 1) say(socket, n);
+  for (let n = 0; n < 5; n += 1) say(socket, "x".repeat(32_768));
 
   assert.equal(socket.heartbeats, 0);
 });
