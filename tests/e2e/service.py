@@ -25,6 +25,9 @@ from signal_manager.media.sfu import LocalSfu
 # Generous: the limit only matters when something is broken, and machines that run tests are slow at times (s).
 TIME_LIMIT = 45.0
 
+# For how long the service waits for a client whose connection was lost (s).
+RESUME_WINDOW = 2.0
+
 _Seen = TypeVar("_Seen")
 
 
@@ -126,6 +129,7 @@ class Service:
         return {
             "server": {"port": self.port, "drain_timeout": 2},
             "auth": {"token_secret": secrets.token_hex(32)},
+            "session": {"resume_window": RESUME_WINDOW},
             "storage": {"backend": "sqlite", "sqlite_path": str(folder / "service.db")},
             "metrics": {"port": self.admin_port},
             **media,

@@ -12,7 +12,7 @@ import pytest
 from playwright.async_api import Playwright, ViewportSize, expect
 
 from tests.e2e.conftest import CHROMIUM, FLAGS, OpenGuest
-from tests.e2e.service import TIME_LIMIT, Guest, OwnBrowser, Service
+from tests.e2e.service import RESUME_WINDOW, TIME_LIMIT, Guest, OwnBrowser, Service
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 BUNDLE = Path(__file__).parents[2] / "src/signal_manager/admin/demo"
@@ -72,7 +72,9 @@ async def test_someone_who_left_can_join_again(guest: OpenGuest) -> None:
     await bob.sees(alice)
 
 
-async def test_the_tile_of_a_killed_browser_goes(guest: OpenGuest, playwright: Playwright, tmp_path: Path) -> None:
+async def test_the_tile_of_a_killed_browser_goes_soon_after_the_resume_window(
+    guest: OpenGuest, playwright: Playwright, tmp_path: Path
+) -> None:
     alice = await guest("alice")
     assert CHROMIUM is not None
     doomed = await OwnBrowser.launch(CHROMIUM, FLAGS, tmp_path / "profile")
@@ -82,7 +84,7 @@ async def test_the_tile_of_a_killed_browser_goes(guest: OpenGuest, playwright: P
     finally:
         await doomed.kill()
 
-    await alice.misses(bob)
+    await alice.misses(bob, within=RESUME_WINDOW + 2)
 
 
 @pytest.mark.parametrize("codec", ["VP8", "H264"])
@@ -96,12 +98,13 @@ async def test_codecs_are_sent_as_asked(guest: OpenGuest, codec: str) -> None:
     assert await bob.tile(alice).get_attribute("data-codec") == codec
 
 
-async def test_a_call_recovers_when_the_service_is_killed_and_restarted(guest: OpenGuest, service: Service) -> None:
+@pytest.mark.parametrize("end", ["kill", "stop"])
+async def test_a_call_recovers_when_the_service_is_restarted(guest: OpenGuest, service: Service, end: str) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
     await bob.sees(alice)
 
-    await service.kill()
+    await getattr(service, end)()
     await alice.is_shown("reconnecting")
     await bob.is_shown("reconnecting")
     await service.start()

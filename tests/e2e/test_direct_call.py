@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import threading
@@ -17,12 +18,15 @@ from playwright.async_api import Browser, Page
 
 from signal_manager.app import running
 from signal_manager.config import Config
-from signal_manager.server import Server
 from tests.e2e.conftest import CHROMIUM
 from tests.e2e.service import context_of, eventually
+from tests.wire import Wire
 
 PAGES = Path(__file__).parent / "pages"
 SDK = Path(__file__).parents[2] / "sdk/js"
+# Both phones say so many, and all connections are cut so often meanwhile.
+MESSAGES = 200
+CUTS = 4
 BUNDLE = SDK / "dist/signal-manager.js"
 
 pytestmark = [
@@ -46,6 +50,10 @@ class Phone:
     async def get(self, name: str) -> Any:
         """Return what the page's phone holds."""
         return await self.page.evaluate("(name) => phone[name]", name)
+
+    async def hears(self, count: int) -> None:
+        """Wait until so many messages have come in all."""
+        await eventually(lambda: self.get("heard"), lambda heard: len(heard) >= count)
 
     async def sees(self, frames: int = 15) -> None:
         """Wait until so many more frames were shown."""
@@ -76,8 +84,8 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @asynccontextmanager
-async def phones(browser: Browser, site: str) -> AsyncIterator[tuple[Server, Phone, Phone]]:
-    """A service without an SFU, and two phones that are connected to it."""
+async def phones(browser: Browser, site: str) -> AsyncIterator[tuple[Wire, Phone, Phone]]:
+    """A service without an SFU, and two phones that are connected to it by a wire."""
     settings = {
         "server": {"port": 0},
         "auth": {"api_keys": ["alice:t-1", "bob:t-2"]},
@@ -85,12 +93,12 @@ async def phones(browser: Browser, site: str) -> AsyncIterator[tuple[Server, Pho
         "media": {"backend": "none"},
         "metrics": {"enabled": False},
     }
-    async with running(Config.model_validate(settings)) as server:
+    async with running(Config.model_validate(settings)) as server, Wire(server.port) as wire:
         alice, bob = await open_phone(browser, site, "alice"), await open_phone(browser, site, "bob")
         try:
-            await alice.do("connect", f"ws://127.0.0.1:{server.port}", "alice", "t-1")
-            await bob.do("connect", f"ws://127.0.0.1:{server.port}", "bob", "t-2")
-            yield server, alice, bob
+            await alice.do("connect", f"ws://127.0.0.1:{wire.port}", "alice", "t-1")
+            await bob.do("connect", f"ws://127.0.0.1:{wire.port}", "bob", "t-2")
+            yield wire, alice, bob
         finally:
             await alice.page.context.close()
             await bob.page.context.close()
@@ -113,3 +121,19 @@ async def test_two_browsers_call_each_other_without_an_sfu(browser: Browser, sit
 
         await bob.page.evaluate("phone.call.close()")
         await eventually(lambda: alice.get("reason"), lambda reason: reason == "the other side ended it")
+
+
+async def test_connections_that_are_cut_again_and_again_lose_nothing(browser: Browser, site: str) -> None:
+    async with phones(browser, site) as (wire, alice, bob):
+        talking = asyncio.gather(alice.do("say", "bob", 0, MESSAGES), bob.do("say", "alice", 0, MESSAGES))
+        for cut in range(1, CUTS + 1):
+            await bob.hears(cut * MESSAGES // (CUTS + 1))
+            wire.cut()
+        await talking
+
+        for each in (alice, bob):
+            await each.hears(MESSAGES)
+            assert await each.get("heard") == list(range(MESSAGES))
+            reconnections = await each.get("reconnections")
+            assert reconnections
+            assert all(reconnections)

@@ -222,7 +222,7 @@ async def house() -> AsyncIterator[House]:
             media=backend,
             clients=(ALICE, BOB),
             settings=RoomSettings(
-                limits=Limits(pauses=(0.01,), patience=1.5), watching=Watching(first_pause=0.01, longest_pause=0.05)
+                limits=Limits(pauses=(0.01,), patience=1.0), watching=Watching(first_pause=0.01, longest_pause=0.05)
             ),
             # Longer than anything here is carried out after its caller has given up.
             closings=Closings(first_pause=0.01, settling_time=0.4),

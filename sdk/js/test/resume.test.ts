@@ -7,7 +7,7 @@ import { SignalClient } from "../src/client.js";
 import { UnavailableError } from "../src/errors.js";
 import { Network } from "./network.js";
 
-const RUNS = 150;
+const RUNS = 100;
 const STEPS = 250;
 const EVERYTHING = 1e9;
 
