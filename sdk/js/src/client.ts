@@ -503,7 +503,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     this.#state = "ended";
     this.#error = error;
     clearTimeout(this.#retryTimer);
-    this.#connection?.abort(error.message);
+    this.#connection?.leave(error.message);
     this.#opened?.reject(error);
     for (const pending of [...this.#pending.values()]) pending.reject(this.#copyOfError());
     for (const resolve of this.#closed.splice(0)) resolve();

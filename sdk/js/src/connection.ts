@@ -69,6 +69,11 @@ export interface ConnectionListener {
 // RFC 6455, section 7.4.1: there was no close frame.
 const ABNORMAL = 1006;
 
+// What the service is told at the end, where it still hears that: 1000 ends the session too, 4408 only the connection
+// (docs/protocol.md, "Resume").
+const LEFT = 1000;
+const GIVEN_UP = 4408;
+
 // docs/protocol.md, "Errors and close codes": coming back would meet the same refusal.
 const FINAL_CODES: ReadonlySet<number> = new Set([1000, 1002, 1009, 4400, 4401, 4409]);
 
@@ -135,13 +140,18 @@ export class Connection {
 
   /** Say good-bye; `onClosed` follows when the service has answered, or soon without. */
   close(reason: string | undefined): void {
-    if (this.#state !== "accepted") return this.abort("closed by this client");
+    if (this.#state !== "accepted") return this.leave("closed by this client");
     this.#write("DISCONNECT", { reason });
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.abort("the service did not answer DISCONNECT"), CLOSE_TIMEOUT);
+    this.#timer = setTimeout(() => this.leave("the service did not answer DISCONNECT"), CLOSE_TIMEOUT);
   }
 
-  /** End at once; what was not written yet may be lost. */
+  /** End at once, with the session; what was not written yet may be lost. */
+  leave(reason: string): void {
+    this.#end({ code: ABNORMAL, reason }, LEFT);
+  }
+
+  /** Give the connection up; the session may go on with another one. */
   abort(reason: string): void {
     this.#end({ code: ABNORMAL, reason });
   }
@@ -227,12 +237,12 @@ export class Connection {
     this.#socket.send(encode(this.#settings.framing, type, id, fields));
   }
 
-  #end(closed: Closed): void {
+  #end(closed: Closed, farewell = GIVEN_UP): void {
     if (this.#state === "ended") return;
     this.#state = "ended";
     clearTimeout(this.#timer);
     this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
-    this.#socket.close(1000);
+    this.#socket.close(farewell);
     this.#listener.onClosed(closed, this.#refusal ?? errorOf(closed));
   }
 }
