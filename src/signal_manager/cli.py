@@ -34,11 +34,12 @@ from signal_manager.config import (
 )
 from signal_manager.errors import ConfigurationError, SignalManagerError
 from signal_manager.logs import escape_control_characters
+from signal_manager.management_commands import add_management_commands
 from signal_manager.metrics import Metrics
 from signal_manager.model import NAME_RULE, Grants, is_valid_name
 from signal_manager.sfu_command import sfu
 from signal_manager.storage_commands import storage_commands
-from signal_manager.terminal import ConfigOption, print_json, tell, warn
+from signal_manager.terminal import SECONDS_OF, ConfigOption, print_json, span, tell, warn
 
 if TYPE_CHECKING:
     from signal_manager.server import Server
@@ -51,7 +52,6 @@ HUMAN_ERROR = 2
 REFUSED = 1  # `token --inspect`: the token is readable, and the service would not accept it
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
-SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_DURATION = 3650 * 86400  # 10 years: longer ones are typing errors, and far longer ones have no date
 LAST_DATE = 253_402_300_799  # 9999-12-31T23:59:59Z, where dates end
 
@@ -65,6 +65,7 @@ application = typer.Typer(
 
 application.command("sfu")(sfu)
 application.add_typer(storage_commands, name="storage")
+add_management_commands(application)
 
 
 class Role(StrEnum):
@@ -334,17 +335,9 @@ def _moment(at: float | None, now: float) -> str | None:
         return None
     if at > LAST_DATE:
         return "after the year 9999"
-    span = _span(abs(at - now))
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC ({f'in {span}' if at > now else f'{span} ago'})"
-
-
-def _span(seconds: float) -> str:
-    parts, rest = [], int(seconds)
-    for unit, length in reversed(SECONDS_OF.items()):
-        count, rest = divmod(rest, length)
-        if count:
-            parts.append(f"{count}{unit}")
-    return " ".join(parts[:2]) or "0s"
+    distance = span(abs(at - now))
+    when = f"in {distance}" if at > now else f"{distance} ago"
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC ({when})"
 
 
 def _patterns(patterns: tuple[str, ...] | None) -> str:

@@ -17,7 +17,7 @@ from signal_manager.config import Config, load
 from signal_manager.errors import ConfigurationError
 from signal_manager.storage.base import Storage
 from signal_manager.storage.transfer import Checked, Imported, check, export_lines, import_lines
-from signal_manager.terminal import ConfigOption, print_json, tell, warn
+from signal_manager.terminal import ConfigOption, JsonOption, print_json, tell, warn
 
 __all__ = ["storage_commands"]
 
@@ -30,7 +30,6 @@ storage_commands = typer.Typer(
 )
 
 FileOption = Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="In place of the standard one.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @storage_commands.command("check")

@@ -1,55 +1,15 @@
-"""The second port around rooms that are real, with clients that are not."""
+"""An office for every test of the second port."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
-import httpx
 import pytest
 
-from signal_manager.admin import AdminServer, Management, TokenIssuer
-from signal_manager.model import NodeId
-from tests.admin.fakes import FakePresence
-from tests.rooms.house import House, running
-
-SECRET = "a secret of more than 32 bytes, for tests"
-
-
-@dataclass
-class Office:
-    """Somewhere to manage from: `http` speaks to the second port of `house`."""
-
-    house: House
-    presence: FakePresence
-    server: AdminServer
-    http: httpx.AsyncClient
+from tests.admin.office import Office, opened
 
 
 @pytest.fixture
 async def office() -> AsyncIterator[Office]:
-    presence = FakePresence()
-    async with running(House()) as house:
-        tokens = TokenIssuer(SECRET, default_ttl=600, clock=lambda: 1000.0)
-        management = Management(
-            presence=presence,
-            storage=house.storage,
-            rooms=house.rooms,
-            bus=house.bus,
-            tokens=tokens,
-            configuration={"server": {"port": 8080}, "auth": {"token_secret": "***"}},
-            node_id=NodeId("node-1"),
-            version="1.2.3",
-            has_demo=True,
-        )
-        server = AdminServer(
-            port=0,
-            version="1.2.3",
-            presence=presence,
-            storage=house.storage,
-            metrics=house.metrics,
-            management=management,
-            websocket_url="ws://127.0.0.1:8080",
-        )
-        async with server, httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as http:
-            yield Office(house, presence, server, http)
+    async with opened() as office:
+        yield office

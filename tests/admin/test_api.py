@@ -10,8 +10,8 @@ import pytest
 from signal_manager.model import ClientId, SessionId
 from signal_manager.presence import Phase, RecentError
 from signal_manager.protocol.messages import SignalMessage
-from tests.admin.conftest import SECRET, Office
 from tests.admin.fakes import FakeSession
+from tests.admin.office import SECRET, Office
 from tests.rooms.house import ROOM
 
 

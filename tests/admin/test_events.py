@@ -13,7 +13,7 @@ import pytest
 from signal_manager.admin import events, statistics
 from signal_manager.model import ClientId
 from signal_manager.presence import RecentError
-from tests.admin.conftest import Office
+from tests.admin.office import Office
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from signal_manager.admin.access import Guard
 from signal_manager.admin.pages import demo_pages
 from signal_manager.admin.tokens import TokenIssuer
 from signal_manager.model import is_valid_name
-from tests.admin.conftest import SECRET, Office
+from tests.admin.office import SECRET, Office
 
 
 @pytest.fixture

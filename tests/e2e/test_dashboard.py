@@ -22,8 +22,9 @@ from signal_manager.config import Config
 from signal_manager.model import ClientId, SessionId
 from signal_manager.presence import RecentError
 from signal_manager.protocol.messages import SignalMessage
-from tests.admin.conftest import Office, office
+from tests.admin.conftest import office
 from tests.admin.fakes import FakeSession
+from tests.admin.office import Office
 from tests.integration.conftest import Service
 from tests.integration.test_server import ONE, TWO, close_code, connected, frame, offer_frame
 from tests.rooms.house import ROOM

@@ -1,0 +1,414 @@
+"""`signal-manager rooms`, `clients`, `sessions`, `kick` and `close-room`: a running service as its operators see it.
+
+`cli.py` mounts these commands; they speak to the management interface (`admin/api.py`) of a service here or elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from signal_manager.config import Config, is_loopback, load
+from signal_manager.errors import ConfigurationError, SignalManagerError, error_from_wire
+from signal_manager.logs import escape_control_characters
+from signal_manager.model import NAME_RULE, is_valid_name
+from signal_manager.terminal import ConfigOption, JsonOption, print_json, print_table, span, tell
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["add_management_commands"]
+
+REFUSED = 1  # the service was asked, and said no
+ANSWER_LIMIT = 15.0  # seconds; a page that nothing fits costs the service twenty reads of its storage
+LARGEST_PAGE = 500  # what the interface gives at a time
+# An address on which a service listens everywhere is none that can be called.
+_CALLED_AS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The second port of a running service; otherwise what [metrics] says."),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(metavar="TOKEN", help="Its bearer token; otherwise admin.token (SIGNAL_MANAGER_ADMIN_TOKEN)."),
+]
+ContainsOption = Annotated[str, typer.Option(metavar="TEXT", help="Only ids that hold this text.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
+AfterOption = Annotated[str | None, typer.Option(metavar="PLACE", help="Go on where an earlier list ended.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All of them, in place of --limit.")]
+
+# Heading → what stands under it.
+Columns = Mapping[str, Callable[[dict[str, Any]], object]]
+
+
+def add_management_commands(application: typer.Typer) -> None:
+    """Mount the commands."""
+    for command in (rooms, clients, sessions, kick):
+        application.command()(command)
+    application.command("close-room")(close_room)
+
+
+def rooms(
+    room: Annotated[str | None, typer.Argument(help="Show this one with its participants and their tracks.")] = None,
+    *,
+    active: Annotated[
+        bool | None, typer.Option("--active/--closed", help="Only those that are open, or those that were closed.")
+    ] = None,
+    contains: ContainsOption = "",
+    limit: LimitOption = 100,
+    after: AfterOption = None,
+    everything: AllOption = False,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    as_json_text: JsonOption = False,
+) -> None:
+    """List the rooms of a running service, or show one.
+
+    Examples:
+
+    - `signal-manager rooms --active`
+    - `signal-manager rooms lunch`
+    - `signal-manager rooms --all --json | jq -r '.items[].room_id'`
+    """
+    with _service(config, url, token) as service:
+        if room is not None:
+            shown = service.get(f"/rooms/{_name('ROOM', room)}")
+            _show(shown, _ROOM, {"members": _MEMBERS}, as_json_text=as_json_text)
+            return
+        query = {"is_active": active, "contains": contains, "after": after}
+        found = service.list("/rooms", query, limit=None if everything else limit)
+    _print_list(found, _ROOMS, "rooms", as_json_text=as_json_text)
+
+
+def clients(
+    client: Annotated[str | None, typer.Argument(help="Show this one with its sessions and tracks.")] = None,
+    *,
+    connected: Annotated[
+        bool | None, typer.Option("--connected/--not-connected", help="Only those that are, or are not, connected.")
+    ] = None,
+    contains: ContainsOption = "",
+    limit: LimitOption = 100,
+    after: AfterOption = None,
+    everything: AllOption = False,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    as_json_text: JsonOption = False,
+) -> None:
+    """List the clients that are connected to a running service or on record, or show one.
+
+    Examples:
+
+    - `signal-manager clients --connected --contains camera`
+    - `signal-manager clients alice`
+    """
+    with _service(config, url, token) as service:
+        if client is not None:
+            shown = service.get(f"/clients/{_name('CLIENT', client)}")
+            _show(shown, _CLIENT, {"sessions": _SESSIONS, "tracks": _TRACKS}, as_json_text=as_json_text)
+            return
+        query = {"is_connected": connected, "contains": contains, "after": after}
+        found = service.list("/clients", query, limit=None if everything else limit)
+    _print_list(found, _CLIENTS, "clients", as_json_text=as_json_text)
+
+
+def sessions(
+    session: Annotated[str | None, typer.Argument(help="Show this one.")] = None,
+    *,
+    client: Annotated[str | None, typer.Option(metavar="ID", help="Only this client's.")] = None,
+    contains: ContainsOption = "",
+    limit: LimitOption = 100,
+    after: AfterOption = None,
+    everything: AllOption = False,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    as_json_text: JsonOption = False,
+) -> None:
+    """List the connections of a running service that have signed in, or show one.
+
+    Examples:
+
+    - `signal-manager sessions --client alice`
+    - `signal-manager sessions --url http://10.0.0.7:9090 --json`
+    """
+    with _service(config, url, token) as service:
+        if session is not None:
+            _show(service.get(f"/sessions/{_name('SESSION', session)}"), _SESSIONS, {}, as_json_text=as_json_text)
+            return
+        query = {"client_id": client, "contains": contains, "after": after}
+        found = service.list("/sessions", query, limit=None if everything else limit)
+    _print_list(found, _SESSIONS, "sessions", as_json_text=as_json_text)
+
+
+def kick(
+    client: Annotated[str, typer.Argument(help="Who is to go.")],
+    *,
+    room: Annotated[
+        str | None, typer.Option(metavar="ROOM", help="Only out of this room; its connection stays.")
+    ] = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    as_json_text: JsonOption = False,
+) -> None:
+    """End all connections of a client, or take it out of a room.
+
+    A client that is disconnected is told not to come back by itself. Its token stays valid.
+
+    Examples:
+
+    - `signal-manager kick alice`
+    - `signal-manager kick alice --room lunch`
+    """
+    name = _name("CLIENT", client)
+    with _service(config, url, token) as service:
+        if room is None:
+            done = service.post(f"/clients/{name}/disconnect")
+            said = f"{name} disconnected, connections: {done.get('ended')}"
+        else:
+            done = service.post(f"/rooms/{_name('ROOM', room)}/participants/{name}/remove")
+            said = f"{name} removed from room {room}"
+    if as_json_text:
+        print_json(done)
+    else:
+        print(said)
+
+
+def close_room(
+    room: Annotated[str, typer.Argument(help="The room to close, with its members in it.")],
+    *,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Shown to the members.")] = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    as_json_text: JsonOption = False,
+) -> None:
+    """Close a room; its members are told why.
+
+    Examples:
+
+    - `signal-manager close-room lunch`
+    - `signal-manager close-room lunch --reason 'the building closes at eight'`
+    """
+    name = _name("ROOM", room)
+    with _service(config, url, token) as service:
+        done = service.post(f"/rooms/{name}/close", {} if reason is None else {"reason": reason})
+    if as_json_text:
+        print_json(done)
+    else:
+        print(f"room {name} closed")
+
+
+def _name(what: str, name: str) -> str:
+    # Anything else would also mean something else in a path.
+    if not is_valid_name(name):
+        raise ConfigurationError(f"expected {what} of {NAME_RULE}")
+    return name
+
+
+# -- the service -------------------------------------------------------------------------------------------------
+
+
+class _Found(NamedTuple):
+    """A list as far as it was asked for, and where to go on."""
+
+    items: list[dict[str, Any]]
+    next: str | None
+
+
+class _Service:
+    """The management interface of a running service.
+
+    Every method raises ConfigurationError when there is none, or when it does not let us in, and the error that the
+    service answered with otherwise.
+    """
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return what is at a path."""
+        given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
+        return self._ask("GET", path, params=given)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Do what a path stands for."""
+        return self._ask("POST", path, json=dict(body or {}))
+
+    def list(self, path: str, query: Mapping[str, Any], *, limit: int | None) -> _Found:
+        """Follow a list to its end, or until there are `limit` items."""
+        items: list[dict[str, Any]] = []
+        while True:
+            wanted = LARGEST_PAGE if limit is None else min(LARGEST_PAGE, limit - len(items))
+            page = self.get(path, {**query, "limit": wanted})
+            items += page["items"]
+            if page["next"] is None or len(items) == limit:
+                return _Found(items, page["next"])
+            query = {**query, "after": page["next"]}
+
+    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        import httpx  # noqa: PLC0415 - see _service
+
+        where = str(self._http.base_url).rstrip("/")
+        try:
+            response = self._http.request(method, f"/api/v1{path}", **request)
+            answer = response.json()
+        except httpx.TimeoutException:
+            raise ConfigurationError(f"{where} does not answer within {ANSWER_LIMIT:g} s") from None
+        except httpx.TransportError as error:
+            raise ConfigurationError(
+                f"nothing answers at {where}: {error}; name a running service with --url"
+            ) from None
+        except ValueError:
+            raise ConfigurationError(f"what answers at {where} is no signal-manager: expected JSON") from None
+        if response.is_success and isinstance(answer, dict):
+            return answer
+        message = answer.get("error_message") if isinstance(answer, dict) else None
+        if not isinstance(message, str) or message == "Not Found":
+            raise ConfigurationError(f"there is no management interface at {where}: see admin.enabled and metrics.port")
+        if response.status_code == 401:
+            raise ConfigurationError(
+                f"not allowed at {where}: {message}; give it with --token or SIGNAL_MANAGER_ADMIN_TOKEN"
+            )
+        if response.status_code == 403:
+            raise ConfigurationError(f"not allowed at {where}: {message}")
+        raise error_from_wire(response.status_code, message)
+
+
+@contextmanager
+def _service(config: Path | None, url: str | None, token: str | None) -> Iterator[_Service]:
+    """Speak to a service while the block lasts; what it refuses is one line and the exit status 1."""
+    import httpx  # noqa: PLC0415 - the other commands do without its start time
+
+    # Whoever says both needs no configuration on this machine.
+    settings = load(config) if url is None or token is None else None
+    where = url if url is not None else _configured_url(settings or Config())
+    secret = token if token is not None else settings.admin.token.get_secret_value() if settings else ""
+    if not (secret.isascii() and secret.isprintable()):
+        raise ConfigurationError("--token or admin.token cannot be sent: expected printable ASCII characters")
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    try:
+        base = httpx.URL(where)
+        if base.scheme not in {"http", "https"} or not base.host:
+            raise ConfigurationError("expected --url http://HOST:PORT of the service's second port (metrics.port)")
+        # A proxy of the environment is for other machines.
+        beyond = not is_loopback(base.host)
+        with httpx.Client(base_url=base, headers=headers, timeout=ANSWER_LIMIT, trust_env=beyond) as http:
+            yield _Service(http)
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(f"--url is no address: {error}") from None
+    except ConfigurationError:
+        raise
+    except SignalManagerError as error:
+        tell("error:", "bold red", error.message)
+        raise typer.Exit(REFUSED) from None
+
+
+def _configured_url(settings: Config) -> str:
+    if not (settings.metrics.enabled and settings.admin.enabled):
+        raise ConfigurationError("metrics.enabled or admin.enabled is false: name the service with --url")
+    if settings.metrics.port == 0:
+        raise ConfigurationError("metrics.port is 0, any free one: name the service with --url")
+    host = _CALLED_AS.get(settings.metrics.host, settings.metrics.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.metrics.port}"
+
+
+# -- what a person reads -----------------------------------------------------------------------------------------
+
+
+def _ago(key: str) -> Callable[[dict[str, Any]], object]:
+    def text(item: dict[str, Any]) -> str | None:
+        at = item.get(key)
+        return f"{span(max(0.0, time.time() - at))} ago" if isinstance(at, int | float) else None
+
+    return text
+
+
+def _of(key: str) -> Callable[[dict[str, Any]], object]:
+    return lambda item: item.get(key)
+
+
+_SESSIONS: Columns = {
+    "client": _of("client_id"),
+    "session": _of("session_id"),
+    "room": _of("room_id"),
+    "address": _of("address"),
+    "protocol": lambda item: f"{item.get('framing')} {item.get('encoding')}",
+    "age": lambda item: span(item.get("age") or 0),
+    "received": _of("received"),
+    "sent": _of("sent"),
+}
+_CLIENTS: Columns = {
+    "client": _of("client_id"),
+    "connected": _of("is_connected"),
+    "on record": _of("is_registered"),
+    "room": _of("room_id"),
+    "role": _of("role"),
+    "last seen": _ago("last_seen_at"),
+}
+_CLIENT: Columns = {
+    **_CLIENTS,
+    "registered": _ago("registered_at"),
+    "node": _of("node_id"),
+    "capabilities": lambda item: ", ".join(item.get("capabilities") or ()),
+}
+_ROOMS: Columns = {
+    "room": _of("room_id"),
+    "state": lambda item: "active" if item.get("is_active") else f"closed: {item.get('close_reason')}",
+    "participants": _of("participants"),
+    "tracks": _of("tracks"),
+    "created": _ago("created_at"),
+    "changed": _ago("updated_at"),
+}
+_ROOM: Columns = {**_ROOMS, "most": _of("max_participants"), "sequence": _of("sequence")}
+_TRACKS: Columns = {"track": _of("track_name"), "mid": _of("mid"), "kind": _of("kind")}
+_MEMBERS: Columns = {
+    "client": _of("client_id"),
+    "role": _of("role"),
+    "joined": _ago("joined_at"),
+    "node": _of("node_id"),
+    "tracks": lambda item: ", ".join(f"{each.get('track_name')}" for each in item.get("tracks") or ()),
+}
+
+
+def _print_list(found: _Found, columns: Columns, what: str, *, as_json_text: bool) -> None:
+    if as_json_text:
+        print_json(found._asdict())
+        return
+    if found.items:
+        print_table(list(columns), [_cells(item, columns) for item in found.items])
+    else:
+        tell("none:", "dim", f"no {what} like that")
+    if found.next is not None:
+        tell("more:", "dim", f"--after {found.next}, or --all")
+
+
+def _show(item: dict[str, Any], columns: Columns, parts: Mapping[str, Columns], *, as_json_text: bool) -> None:
+    """Print one thing: its facts below each other, then a table for each list in it."""
+    if as_json_text:
+        print_json(item)
+        return
+    for name, text in zip(columns, _cells(item, columns), strict=True):
+        print(f"{name:<14}{escape_control_characters(text)}")
+    for key, part in parts.items():
+        if item.get(key):
+            print(f"\n{key}")
+            print_table(list(part), [_cells(each, part) for each in item[key]])
+
+
+def _cells(item: dict[str, Any], columns: Columns) -> list[str]:
+    return [_cell(read(item)) for read in columns.values()]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value in (None, "") else str(value)

@@ -1,0 +1,62 @@
+"""The second port around rooms that are real, with clients that are not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from signal_manager.admin import AdminServer, Management, TokenIssuer
+from signal_manager.model import NodeId
+from tests.admin.fakes import FakePresence
+from tests.rooms.house import House, running
+
+__all__ = ["SECRET", "Office", "opened"]
+
+SECRET = "a secret of more than 32 bytes, for tests"
+
+
+@dataclass
+class Office:
+    """Somewhere to manage from: `http` speaks to the second port of `house`."""
+
+    house: House
+    presence: FakePresence
+    server: AdminServer
+    http: httpx.AsyncClient
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+
+@asynccontextmanager
+async def opened(*, token: str = "") -> AsyncIterator[Office]:
+    """Run it while the block lasts, behind a bearer token if there is to be one."""
+    presence = FakePresence()
+    async with running(House()) as house:
+        management = Management(
+            presence=presence,
+            storage=house.storage,
+            rooms=house.rooms,
+            bus=house.bus,
+            tokens=TokenIssuer(SECRET, default_ttl=600, clock=lambda: 1000.0),
+            configuration={"server": {"port": 8080}, "auth": {"token_secret": "***"}},
+            node_id=NodeId("node-1"),
+            version="1.2.3",
+            has_demo=True,
+        )
+        server = AdminServer(
+            port=0,
+            version="1.2.3",
+            presence=presence,
+            storage=house.storage,
+            metrics=house.metrics,
+            token=token,
+            management=management,
+            websocket_url="ws://127.0.0.1:8080",
+        )
+        async with server, httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as http:
+            yield Office(house, presence, server, http)
