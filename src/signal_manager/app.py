@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import os
 import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -42,6 +43,7 @@ from signal_manager.server import Server
 from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
 from signal_manager.tls import Certificate
+from signal_manager.tracing import tracing_from
 
 __all__ = ["cloudflare_for", "media_backend_of", "run", "running", "storage_for"]
 
@@ -65,8 +67,11 @@ async def running(config: Config) -> AsyncIterator[Server]:
         max_connections = _allow_descriptors(config.server.max_connections)
         certificate = _certificate(config)
         metrics = Metrics()
-        storage = measured(await stack.enter_async_context(storage_for(config)), metrics)
         node_id = NodeId(config.bus.node_id or uuid4().hex)
+        tracing = await stack.enter_async_context(tracing_from(os.environ, version=__version__, node_id=node_id))
+        storage = measured(await stack.enter_async_context(storage_for(config)), metrics)
+        if tracing is not None:
+            storage = tracing.around(storage, Storage, "storage")
         registrations = Registrations(
             storage=storage,
             node_id=node_id,
@@ -74,11 +79,14 @@ async def running(config: Config) -> AsyncIterator[Server]:
             offline_ttl=config.session.session_timeout,
         )
         media = await stack.enter_async_context(_media(config, metrics))
+        backend = media.backend
+        if tracing is not None and backend is not None:
+            backend = tracing.around(backend, MediaBackend, "sfu")
         bus: LocalBus[Reachable] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
         rooms = RoomService(
             storage=storage,
             bus=bus,
-            media=media.backend,
+            media=backend,
             metrics=metrics,
             node_id=node_id,
             settings=RoomSettings(
@@ -102,7 +110,9 @@ async def running(config: Config) -> AsyncIterator[Server]:
         await stack.enter_async_context(rooms)
         authenticator = await stack.enter_async_context(_authenticator(config, storage))
         server = Server(
-            router=Router(authenticator=authenticator, bus=bus, registrations=registrations, rooms=rooms),
+            router=Router(
+                authenticator=authenticator, bus=bus, registrations=registrations, rooms=rooms, tracing=tracing
+            ),
             bus=bus,
             listening=listening,
             version=__version__,

@@ -37,9 +37,11 @@ from signal_manager.protocol.messages import (
     TracksUpdate,
     Unregister,
     UnregisterAck,
+    spec_of,
 )
 from signal_manager.registrations import Registrations
 from signal_manager.rooms import RoomService
+from signal_manager.tracing import Tracing
 
 __all__ = ["Router"]
 
@@ -52,6 +54,7 @@ class Router:
         bus: reaches other clients.
         registrations: keeps what clients put on record.
         rooms: answers everything about rooms; None for a service without them.
+        tracing: makes a span of every request; None for none.
     """
 
     def __init__(
@@ -61,11 +64,13 @@ class Router:
         bus: Bus,
         registrations: Registrations,
         rooms: RoomService | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._bus = bus
         self._registrations = registrations
         self._rooms = rooms
+        self._tracing = tracing
 
     async def admit(self, connect: Connect) -> Caller:
         """Check CONNECT's credentials and open a session.
@@ -115,6 +120,17 @@ class Router:
         Raises:
             SignalManagerError: the refusal to send instead.
         """
+        if self._tracing is None:
+            return await self._answer(caller, request)
+        with self._tracing.request(
+            spec_of(request).message_type.name,
+            client_id=caller.identity.client_id,
+            session_id=caller.session_id,
+            room_id=getattr(request, "room_id", None),
+        ):
+            return await self._answer(caller, request)
+
+    async def _answer(self, caller: Caller, request: Message) -> Message:
         route = _ROUTES.get(type(request))
         if route is None:
             raise InvalidRequestError("this service does not answer such requests")

@@ -137,9 +137,10 @@ class LossReason(enum.Enum):
 
 
 class CallSfu(msgspec.Struct, frozen=True):
-    """Make this call and report how it ended by its number; `session_id` is None for `Open`."""
+    """Make this call for a request, and report how it ended by its number; `session_id` is None for `Open`."""
 
     call: int
+    request: int
     generation: int
     session_id: MediaSessionId | None
     operation: Operation
@@ -359,7 +360,7 @@ class Negotiation:
         self._in_flight = self._call
         self._current = request
         self._deadline = now + self._limits.call
-        self._effects.append(CallSfu(self._call, self.generation, self.session_id, request.operation))
+        self._effects.append(CallSfu(self._call, request.number, self.generation, self.session_id, request.operation))
 
     def _claim(self, call: int) -> _Request:
         """Return the request behind the call in flight, which is over now."""

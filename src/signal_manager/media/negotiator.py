@@ -8,6 +8,7 @@ to the `Closer` when its session is given up.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, assert_never
@@ -92,6 +93,8 @@ class Negotiator:
         self._negotiation = Negotiation(limits=limits)
         self._numbers = itertools.count(1)
         self._futures: dict[int, asyncio.Future[Any]] = {}
+        # A call may be made when another's reply comes; its log lines and spans are its own request's all the same.
+        self._contexts: dict[int, contextvars.Context] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._unrecorded: dict[MediaSessionId, set[str]] = {}  # closed mids that the ledger could not be told of
@@ -174,6 +177,7 @@ class Negotiator:
         loop = asyncio.get_running_loop()
         number = next(self._numbers)
         future = self._futures[number] = loop.create_future()
+        self._contexts[number] = contextvars.copy_context()
         self._perform(self._negotiation.submit(number, operation, loop.time()))
         try:
             return await future
@@ -182,12 +186,17 @@ class Negotiator:
             raise
         finally:
             del self._futures[number]
+            del self._contexts[number]
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case CallSfu():
-                    task = asyncio.create_task(self._carry_out(effect), name=f"media call {effect.session_id}")
+                    task = asyncio.create_task(
+                        self._carry_out(effect),
+                        name=f"media call {effect.session_id}",
+                        context=self._contexts.get(effect.request),  # None once its client is gone
+                    )
                     self._calls.add(task)
                     task.add_done_callback(self._calls.discard)
                 case Reply(request=number, result=result):
