@@ -1,0 +1,205 @@
+"""The image, the compose file and the Kubernetes manifest, as far as they can be checked without running them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from compose_spec import PyCompose
+
+from signal_manager.config import load
+from signal_manager.settings import Config, insecure_settings
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "deploy" / "docker"
+MANIFEST = ROOT / "deploy" / "kubernetes" / "signal-manager.yaml"
+HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Return the Dockerfile's instructions with what they say."""
+    text = re.sub(r"\\\n", "", (DOCKER / "Dockerfile").read_text())
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(word, rest.strip()) for word, _, rest in (line.strip().partition(" ") for line in lines)]
+
+
+def image_settings() -> dict[str, str]:
+    """Return the variables that the image sets for the service."""
+    (environment,) = (rest for word, rest in instructions() if word == "ENV")
+    return dict(re.findall(r"(SIGNAL_MANAGER_\w+)=(\S+)", environment))
+
+
+def configured(directory: Path, environment: dict[str, str], file: Path | None = None) -> Config:
+    """Return the configuration of a service with these variables; a wrong name or value would be an error."""
+    ours = {name: value for name, value in environment.items() if name.startswith("SIGNAL_MANAGER_")}
+    return load(file, environ=ours, directory=directory)
+
+
+# -- the image ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint has no wheel for this machine")
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    found = subprocess.run([str(HADOLINT), DOCKER / "Dockerfile"], capture_output=True, text=True, check=False)
+
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_image_is_built_in_two_stages_and_runs_without_root() -> None:
+    words = [word for word, _ in instructions()]
+    by_word = dict(instructions())
+
+    assert words.count("FROM") == 2
+    assert "--from=build" in by_word["COPY"]
+    assert by_word["USER"] == "10001:10001"
+    assert words.index("USER") > words.index("RUN")
+    assert "/health" in by_word["HEALTHCHECK"]
+    assert by_word["STOPSIGNAL"] == "SIGTERM"
+
+
+def test_the_health_check_is_a_program_that_fails_when_nobody_answers() -> None:
+    check = dict(instructions())["HEALTHCHECK"].partition("CMD ")[2]
+    _, option, code = yaml.safe_load(check)
+
+    failed = subprocess.run([sys.executable, option, code], env={"SIGNAL_MANAGER_METRICS_PORT": "1"}, check=False,
+                            capture_output=True, timeout=60)  # fmt: skip
+
+    assert failed.returncode == 1
+    assert b"Connection refused" in failed.stderr
+
+
+def test_the_image_s_settings_exist_and_ask_for_secrets(tmp_path: Path) -> None:
+    config = configured(tmp_path, image_settings())
+
+    assert insecure_settings(config) == ["auth.token_secret", "auth.api_keys"]
+    assert config.storage.sqlite_path.startswith(dict(instructions())["VOLUME"])
+
+
+def test_everything_that_the_build_copies_is_in_its_context() -> None:
+    ignored = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+    allowed = {line[1:] for line in ignored if line.startswith("!")}
+    copied = {
+        name.removeprefix("./")
+        for word, rest in instructions()
+        if word == "COPY" and "--from" not in rest
+        for name in rest.split()[:-1]
+    }
+
+    assert "*" in ignored
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
+
+
+# -- compose -----------------------------------------------------------------------------------------------------
+
+
+def composed() -> dict[str, Any]:
+    """Return the compose file with its anchors put in, and every variable that must be given with some value."""
+    text = re.sub(r"\$\{\w+:\?[^}]*\}", "0123456789abcdef0123456789abcdef", (DOCKER / "compose.yaml").read_text())
+    document: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
+    return document
+
+
+def test_the_compose_file_keeps_to_the_specification() -> None:
+    compose = PyCompose.from_json(json.dumps(composed()))
+
+    assert sorted(compose.service_names()) == ["firestore", "nats", "node-1", "node-2"]
+
+
+def test_the_nodes_have_settings_that_exist_and_names_of_their_own(tmp_path: Path) -> None:
+    nodes = [service for name, service in composed()["services"].items() if name.startswith("node")]
+    configs = [
+        configured(tmp_path, image_settings() | {key: value or "" for key, value in node["environment"].items()})
+        for node in nodes
+    ]
+
+    assert {config.bus.node_id for config in configs} == {"node-1", "node-2"}
+    for config in configs:
+        assert (config.bus.backend, config.storage.backend) == ("nats", "firestore")
+        assert insecure_settings(config) == []
+
+
+def test_containers_have_time_to_drain_and_nothing_that_they_do_not_need(tmp_path: Path) -> None:
+    for name, service in composed()["services"].items():
+        if name.startswith("node"):
+            assert float(service["stop_grace_period"].removesuffix("s")) > Config().server.drain_timeout
+            assert service["read_only"] is True
+        assert not service.get("privileged")
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), "a trial is not for the network"
+
+
+# -- Kubernetes --------------------------------------------------------------------------------------------------
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """Return the manifest's documents by kind."""
+    return {document["kind"]: document for document in yaml.safe_load_all(MANIFEST.read_text())}
+
+
+def pod() -> dict[str, Any]:
+    spec: dict[str, Any] = manifest()["Deployment"]["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])
+def test_the_manifest_keeps_to_kubernetes_own_schemas(version: str) -> None:
+    for document in manifest().values():
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_selectors_ports_and_names_in_the_manifest_belong_together() -> None:
+    documents = manifest()
+    labels = documents["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    container = pod()["containers"][0]
+    ports = {port["name"] for port in container["ports"]}
+
+    for kind, path in {
+        "Deployment": "selector",
+        "NetworkPolicy": "podSelector",
+        "PodDisruptionBudget": "selector",
+    }.items():
+        assert documents[kind]["spec"][path]["matchLabels"] == labels
+    assert documents["Service"]["spec"]["selector"] == labels
+    assert {port["targetPort"] for port in documents["Service"]["spec"]["ports"]} <= ports
+    assert {
+        container[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    } <= ports
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+
+
+def test_a_pod_is_drained_before_it_is_killed(tmp_path: Path) -> None:
+    before = int(pod()["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    config = tomllib.loads(manifest()["ConfigMap"]["data"]["config.toml"])
+
+    assert pod()["terminationGracePeriodSeconds"] > before + config["server"]["drain_timeout"]
+
+
+def test_a_pod_may_do_nothing_but_its_work() -> None:
+    container = pod()["containers"][0]
+
+    assert pod()["securityContext"]["runAsNonRoot"] is True
+    assert pod()["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+
+
+def test_the_manifest_s_configuration_is_valid_with_its_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(manifest()["ConfigMap"]["data"]["config.toml"])
+    secrets = {variable["name"]: "0123456789abcdef0123456789abcdef" for variable in pod()["containers"][0]["env"]}
+
+    config = configured(tmp_path, image_settings() | secrets, file)
+
+    assert insecure_settings(config) == []
+    assert config.metrics.port == pod()["containers"][0]["ports"][1]["containerPort"]
