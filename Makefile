@@ -71,7 +71,10 @@ bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside ref
 	$(BIN)/python -m benchmarks.sfu
 	$(BIN)/python -m benchmarks.slow_consumers
 
+soak: $(VENV)/.dev ## Ten minutes of 2,000 clients that talk, move and are dropped: memory, losses, errors, lag
+	$(BIN)/python -m benchmarks.soak
+
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
 
-.PHONY: help run setup lint tools test test-js proto bench clean
+.PHONY: help run setup lint tools test test-js proto bench soak clean

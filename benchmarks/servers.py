@@ -67,7 +67,12 @@ def reference(name: str, *, core: int | None = None) -> Iterator[Server]:
 
 @contextmanager
 def service(
-    tokens: Mapping[str, str], *, core: int | None = None, storage: Literal["memory", "sqlite"] = "memory"
+    tokens: Mapping[str, str],
+    *,
+    core: int | None = None,
+    storage: Literal["memory", "sqlite"] = "memory",
+    metrics_port: int = 0,
+    log: Path | None = None,
 ) -> Iterator[Server]:
     """Run this service while the block lasts: its defaults, with a message rate that nobody reaches.
 
@@ -75,11 +80,16 @@ def service(
         tokens: the token of each client that may connect, all of them at the same time.
         core: the processor it may use.
         storage: where it keeps registrations; a database is in a directory of its own.
+        metrics_port: its second port, normally any free one.
+        log: a file for warnings and errors, as JSON lines.
     """
     port = free_port()
     with TemporaryDirectory(prefix="signal-manager-bench-") as directory:
         config = Path(directory) / "config.toml"
-        config.write_text(_service_config(tokens, port, storage, Path(directory)))
+        database = Path(directory) / "signal-manager.db"
+        config.write_text(
+            _service_config(tokens, port=port, storage=storage, database=database, metrics_port=metrics_port, log=log)
+        )
         # What the developer's shell sets for the service must not reach this one.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNAL_MANAGER_")}
         command = [sys.executable, "-m", "signal_manager", "serve", "--config", str(config)]
@@ -87,7 +97,9 @@ def service(
             yield Server(SERVICE, pid, port)
 
 
-def _service_config(tokens: Mapping[str, str], port: int, storage: str, directory: Path) -> str:
+def _service_config(
+    tokens: Mapping[str, str], *, port: int, storage: str, database: Path, metrics_port: int, log: Path | None
+) -> str:
     # A JSON string is a TOML basic string too.
     api_keys = ", ".join(json.dumps(f"{client_id}:{token}") for client_id, token in tokens.items())
     return f"""\
@@ -104,14 +116,15 @@ max_messages_per_minute = {UNREACHED_RATE}
 
 [storage]
 backend = "{storage}"
-sqlite_path = {json.dumps(str(directory / "signal-manager.db"))}
+sqlite_path = {json.dumps(str(database))}
 
 [media]
 backend = "none"
 
 [metrics]
-port = 0
+port = {metrics_port}
 
 [logging]
 level = "warning"
+file_path = {json.dumps(str(log) if log is not None else "")}
 """
