@@ -261,6 +261,30 @@ async def test_a_public_key_never_passes_for_a_secret() -> None:
     assert keys.asked == []
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"jwk": PUBLIC_KEY._jwk_data},
+        {"jku": "https://evil.example/keys.json"},
+        {"x5u": "https://evil.example/cert.pem"},
+        {"x5c": ["TUlJ"]},
+        {"kid": "../../../../dev/null"},
+        {"kid": "one' OR '1'='1"},
+    ],
+    ids=lambda headers: next(iter(headers)),
+)
+async def test_a_token_does_not_choose_the_key_that_verifies_it(headers: dict[str, Any]) -> None:
+    """RFC 8725, section 3.10: a key, or where to fetch one, in the header is the attacker's."""
+    token = jwt.encode(
+        {"sub": "alice", "exp": NOW + 60},
+        ec.generate_private_key(ec.SECP256R1()),
+        algorithm="ES256",
+        headers={"kid": "one"} | headers,
+    )
+
+    assert await refusal(tokens(algorithms=["ES256"], keys=PublishedKey(PUBLIC_KEY)), "alice", token) == REFUSED
+
+
 def _hmac_by(key: bytes) -> str:
     head = unsigned({"alg": "HS256", "kid": "one"}).rpartition(".")[0]
     return f"{head}.{base64.urlsafe_b64encode(hmac.digest(key, head.encode(), hashlib.sha256)).rstrip(b'=').decode()}"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
@@ -56,3 +60,111 @@ async def test_stopping_twice_or_before_starting_is_nothing() -> None:
     await server.start()
     await server.stop()
     await server.stop()
+
+
+# -- those who are up to no good ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def serving(*, max_connections: int = 10, request_timeout: float = 60.0) -> AsyncIterator[HttpServer]:
+    server = HttpServer(APP, host="127.0.0.1", port=0, max_connections=max_connections, request_timeout=request_timeout)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def opened(server: HttpServer, sent: bytes = b"") -> AsyncIterator[asyncio.StreamReader]:
+    """Connect and write this; leave without a word."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(sent)
+    try:
+        yield reader
+    finally:
+        writer.transport.abort()
+
+
+async def is_cut(reader: asyncio.StreamReader) -> bool:
+    """Wait until the connection ends, and tell whether nothing was answered."""
+    async with asyncio.timeout(20):
+        try:
+            return await reader.read() == b""
+        except ConnectionError:
+            return True
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"G", b"GET / HTTP/1.1\r\nX: ", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"],
+    ids=["nothing", "a letter", "half a head", "half a body"],
+)
+async def test_a_request_that_does_not_arrive_is_not_waited_for(sent: bytes) -> None:
+    async with serving(request_timeout=0.05) as server, opened(server, sent) as reader:
+        await is_cut(reader)
+
+
+async def test_a_second_request_that_does_not_arrive_is_not_waited_for_either() -> None:
+    async with serving(request_timeout=1.0) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200")
+        writer.write(b"GET / HT")
+        assert await is_cut(reader)
+        writer.close()
+
+
+async def test_an_answer_may_take_longer_than_a_request() -> None:
+    release = asyncio.Event()
+
+    async def slow(_request: Request) -> PlainTextResponse:
+        await release.wait()
+        return PlainTextResponse("at last")
+
+    server = HttpServer(
+        Starlette(routes=[Route("/", slow)]), host="127.0.0.1", port=0, max_connections=10, request_timeout=0.05
+    )
+    await server.start()
+    try:
+        async with opened(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as reader:
+            async with opened(server) as silent:
+                assert await is_cut(silent), "the time of a request is over"
+            release.set()
+            async with asyncio.timeout(20):
+                assert b"at last" in await reader.readuntil(b"at last")
+    finally:
+        await server.stop()
+
+
+async def test_those_who_say_nothing_give_way_to_others() -> None:
+    async with serving(max_connections=3) as server, AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(opened(server)) for _ in range(3)]
+        async with httpx.AsyncClient() as http:
+            for _ in range(2):
+                assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "hello"
+
+        assert await is_cut(silent[0])
+
+
+async def test_a_head_without_end_is_refused() -> None:
+    async with serving() as server, opened(server, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000) as reader:
+        with contextlib.suppress(ConnectionError):  # what it had not read when it closed resets the connection
+            async with asyncio.timeout(20):
+                assert b" 200 " not in await reader.read()
+
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "hello"
+
+
+@pytest.mark.parametrize(
+    "line", [b"CONNECT x:1 HTTP/1.1", b"OPTIONS * HTTP/1.1", b"GET /\xff HTTP/1.1", b"GET http:// HTTP/1.1"]
+)
+async def test_a_strange_request_is_refused_and_hurts_nobody(line: bytes) -> None:
+    async with serving() as server, opened(server, line + b"\r\nHost: x\r\nConnection: close\r\n\r\n") as reader:
+        async with asyncio.timeout(20):
+            assert (await reader.read()).startswith(b"HTTP/1.1 4")
+
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "hello"

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 __all__ = ["HttpServer"]
 
 # Requests in progress that a stopping server waits for (s).
 _GRACE = 1
+# How long a request may take to arrive (s), and how large its head may be (bytes): uvicorn bounds neither, and whoever
+# reaches this port could hold the file descriptors of all other clients.
+_REQUEST_TIMEOUT = 10.0
+_MAX_HEAD = 65_536
 
 
 class HttpServer:
@@ -25,12 +31,25 @@ class HttpServer:
     Args:
         app: what to serve.
         host, port: where to listen; port 0 takes a free one, which `port` tells after `start`.
-        max_connections: further ones are answered with 503.
+        max_connections: one more takes the place of the oldest that is still waiting for its request; where none is, it
+            is answered with 503.
+        request_timeout: seconds that a request may take to arrive.
     """
 
-    def __init__(self, app: Callable[..., Any], *, host: str, port: int, max_connections: int) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        *,
+        host: str,
+        port: int,
+        max_connections: int,
+        request_timeout: float = _REQUEST_TIMEOUT,
+    ) -> None:
         self.port = port
         self._host = host
+        protocol = functools.partial(
+            _Connection, waiting={}, max_connections=max_connections, request_timeout=request_timeout
+        )
         self._server = _Guest(
             uvicorn.Config(
                 app,
@@ -42,7 +61,8 @@ class HttpServer:
                 # A proxy's word on where a request comes from is not needed, and so not believed.
                 proxy_headers=False,
                 ws="none",
-                limit_concurrency=max_connections,
+                http=protocol,  # type: ignore[arg-type]  # it is called, and nothing else
+                limit_concurrency=max_connections + 1,
                 timeout_graceful_shutdown=_GRACE,
             )
         )
@@ -89,3 +109,60 @@ class _Guest(uvicorn.Server):
         """Start, and say so."""
         await super().startup(sockets)
         self.is_up.set()
+
+
+class _Connection(HttpToolsProtocol):
+    """One connection, which has only so long and so many bytes for each request."""
+
+    def __init__(
+        self, *, waiting: dict[_Connection, None], max_connections: int, request_timeout: float, **given: Any
+    ) -> None:
+        super().__init__(**given)
+        self._waiting = waiting  # every connection whose request has not arrived, oldest first
+        self._max_connections = max_connections
+        self._request_timeout = request_timeout
+        self._timer: asyncio.TimerHandle | None = None
+        self._head: int | None = None  # bytes of a head that is not complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        if len(self.connections) > self._max_connections and self._waiting:
+            next(iter(self._waiting)).transport.abort()
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, within bounds."""
+        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect_request()
+        if self._head is not None:
+            self._head += len(data)
+        super().data_received(data)
+        if self._head is not None and self._head > _MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too large.")
+
+    def on_headers_complete(self) -> None:
+        """Take note that the head has arrived."""
+        self._head = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Take note that the request has arrived."""
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def _expect_request(self) -> None:
+        self._head = 0
+        self._waiting[self] = None
+        self._timer = self.loop.call_later(self._request_timeout, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        self._waiting.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
