@@ -228,7 +228,11 @@ def _p99(before: dict[float, float], after: dict[float, float]) -> float:
 def _logged(log: Path) -> tuple[int, dict[str, int]]:
     """Return how many errors were logged, and the warnings by what they say."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    warnings = Counter(line["event"] for line in lines if line["level"] == "warning")
+    warnings = Counter(
+        ": ".join((line["event"], *([line["reason"]] if "reason" in line else [])))
+        for line in lines
+        if line["level"] == "warning"
+    )
     errors = [line for line in lines if line["level"] in {"error", "critical"}]
     for line in errors[:LINES_SHOWN]:
         print(json.dumps(line, indent=2), file=sys.stderr)

@@ -320,6 +320,25 @@ class Connection(WSListener):
         """Messages to the client."""
         return self._sent
 
+    # -- what metrics ask for --------------------------------------------------------------------------------------
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client reads more slowly than others write to it."""
+        return self._is_behind
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._transport.underlying_transport.get_write_buffer_size() if self._transport is not None else 0
+
+    @property
+    def pending_requests(self) -> int:
+        """Requests of the client that are being answered."""
+        return self._pending
+
+    # -- what ends it ----------------------------------------------------------------------------------------------
+
     def evict(self) -> None:
         """End the connection because an operator says so."""
         self._perform(self._session.evicted())

@@ -156,6 +156,17 @@ class Metrics:
             "signal_manager_connections_closed", "WebSocket connections ended, by why they ended.", ("outcome",)
         )
         self.clients = KeptElsewhere("signal_manager_clients", "Clients that are signed in.")
+        self.sessions = KeptElsewhere("signal_manager_sessions", "Sessions that have a connection.")
+        self.handshakes_pending = KeptElsewhere(
+            "signal_manager_handshakes_pending", "Sockets that are on their way to being WebSockets."
+        )
+        self.requests_pending = KeptElsewhere("signal_manager_requests_pending", "Requests that are being answered.")
+        self.clients_behind = KeptElsewhere(
+            "signal_manager_clients_behind", "Connections that read more slowly than others write to them."
+        )
+        self.outbound_queue_bytes = KeptElsewhere(
+            "signal_manager_outbound_queue_bytes", "Bytes that wait for connections that are behind."
+        )
         self.authentications = CounterFamily(
             "signal_manager_authentications", "CONNECT requests by what became of them.", ("outcome",)
         )
@@ -205,6 +216,10 @@ class Metrics:
             "Time until the SFU answered or the call was given up.",
             ("operation",),
             bounds=CALL_SECONDS,
+        )
+        self.media_operations_pending = KeptElsewhere(
+            "signal_manager_media_operations_pending",
+            "Operations that wait for the SFU, or for others of their session.",
         )
         self.media_sessions_replaced = CounterFamily(
             "signal_manager_media_sessions_replaced", "Media sessions given up before their client left.", ("reason",)

@@ -112,6 +112,7 @@ class Server:
             read_buffer_size=read_buffer_size,
             certificate=certificate,
         )
+        self._publish(metrics)
         self._sweeper: asyncio.Task[None] | None = None
         self._started_at = time.monotonic()
 
@@ -160,6 +161,15 @@ class Server:
         await asyncio.wait([sweeper])
         await self._listener.stop()
         await self._board.stop(timeout=self._drain_timeout, close_timeout=STOP_TIMEOUT)
+
+    def _publish(self, metrics: Metrics) -> None:
+        """Let metrics know how much waits; everything is counted when somebody asks."""
+        connections = self._board.connections
+        metrics.sessions.read_from(lambda: sum(each.is_established for each in connections))
+        metrics.handshakes_pending.read_from(lambda: self._listener.half_open)
+        metrics.requests_pending.read_from(lambda: sum(each.pending_requests for each in connections))
+        metrics.clients_behind.read_from(lambda: sum(each.is_behind for each in connections))
+        metrics.outbound_queue_bytes.read_from(lambda: sum(each.queued_bytes for each in connections if each.is_behind))
 
     def _upgrade(
         self, request: WSUpgradeRequest, peer: str, accepted_at: float

@@ -13,8 +13,11 @@ from websockets.asyncio.client import connect
 from signal_manager.app import running
 from signal_manager.config import Config
 from signal_manager.errors import ConfigurationError
+from signal_manager.model import Caller
+from signal_manager.registrations import Registrations
 from tests.integration.conftest import ServiceWith
 from tests.integration.test_server import ONE, TWO, close_code, connect_frame, connected, frame, offer_frame
+from tests.integration.v1_client import RawSocket
 
 
 class Numbers:
@@ -110,6 +113,51 @@ async def test_bytes_of_fragments_are_counted_once_and_whole(
     after = await numbers(metrics_port)
     assert after["received_bytes_total"] - before["received_bytes_total"] == len(message)
     assert after["messages_received_total", "HEARTBEAT"] == 1
+    await one.close()
+
+
+async def test_what_waits_is_told(
+    service_with: ServiceWith, settings: dict[str, object], metrics_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, asked = asyncio.Event(), asyncio.Event()
+
+    async def slow(self: Registrations, caller: Caller, **fields: object) -> None:
+        asked.set()
+        await release.wait()
+
+    monkeypatch.setattr(Registrations, "register", slow)
+    service = await service_with(**settings)
+    one = await connected(service, ONE)
+    _, half = await asyncio.open_connection("127.0.0.1", service.port)
+    await one.send(frame(0x20, b"{}"))
+    async with asyncio.timeout(20):
+        await asked.wait()
+
+    seen = await numbers(metrics_port)
+
+    assert (seen["sessions"], seen["requests_pending"], seen["handshakes_pending"]) == (1, 1, 1)
+    assert (seen["clients_behind"], seen["outbound_queue_bytes"]) == (0, 0)
+    release.set()
+    await one.recv()
+    assert (await numbers(metrics_port))["requests_pending"] == 0
+    half.close()
+    await one.close()
+
+
+async def test_bytes_that_wait_for_a_slow_client_are_told(
+    service_with: ServiceWith, settings: dict[str, object], metrics_port: int
+) -> None:
+    service = await service_with(**settings, **{"server.outbound_queue_bytes": 100_000_000})
+    one = await connected(service, ONE)
+    async with RawSocket.open(service.port) as deaf:
+        deaf.write_frame(2, connect_frame(TWO))
+        while not (seen := await numbers(metrics_port))["clients_behind"]:
+            for _ in range(20):
+                await one.send(
+                    frame(0x10, json.dumps({"target_client_id": TWO[0], "signal_data": "x" * 60_000}).encode())
+                )
+
+        assert seen["outbound_queue_bytes"] > 0
     await one.close()
 
 

@@ -673,3 +673,17 @@ async def test_members_of_a_service_that_stops_are_taken_out(house: House) -> No
         await other.client("alice").create("room-2")
 
     assert not (await house.room("room-2")).is_active
+
+
+async def test_operations_that_wait_for_the_sfu_are_counted(house: House) -> None:
+    alice = house.client("alice")
+    await alice.create()
+    await house.settled()
+    house.sfu.gate.clear()
+
+    publishing = [asyncio.create_task(alice.publish(mid)) for mid in ("1", "2")]
+    await house.until(lambda: house.metrics.media_operations_pending.value() == 2)
+
+    house.sfu.gate.set()
+    await asyncio.gather(*publishing)
+    assert house.metrics.media_operations_pending.value() == 0

@@ -109,6 +109,11 @@ class Negotiator:
         """Whether an offer of the SFU waits for the client's answer."""
         return self._negotiation.state is State.AWAITING_ANSWER
 
+    @property
+    def pending(self) -> int:
+        """How many operations wait for the SFU or for each other."""
+        return len(self._futures)
+
     async def open(self, *, correlation_id: str | None = None) -> MediaSessionId:
         """Return the session, opened now if there is none."""
         session_id: MediaSessionId = await self._request(ops.Open(correlation_id))

@@ -107,6 +107,11 @@ class MemberMedia:
         self._is_watched = False
         self._published = asyncio.Event()
 
+    @property
+    def pending(self) -> int:
+        """How many operations wait for the SFU or for each other."""
+        return self._negotiator.pending
+
     async def open(self) -> None:
         """Open the session."""
         self.session_id = SessionId(await self._negotiator.open(correlation_id=self._label))

@@ -136,6 +136,10 @@ class Roster:
         """Return how many rooms have a member in this process."""
         return len({member.room_id for member in self._members.values()})
 
+    def count_media_operations(self) -> int:
+        """Return how many operations of members wait for the SFU or for each other."""
+        return sum(member.media.pending for member in self._members.values() if member.media is not None)
+
     def room_of(self, session_id: SessionId) -> RoomId | None:
         """Return the room that a session is in, coming into or leaving."""
         member = self._members.get(session_id)

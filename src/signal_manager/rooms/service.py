@@ -154,6 +154,7 @@ class RoomService:
         )
         metrics.rooms.read_from(self._roster.count_rooms)
         metrics.participants.read_from(self._roster.count_participants)
+        metrics.media_operations_pending.read_from(self._roster.count_media_operations)
 
     async def __aenter__(self) -> Self:
         if self._closer is not None:
