@@ -32,15 +32,20 @@ from benchmarks.processes import (
     stop,
 )
 from benchmarks.results import machine, write_json
-from benchmarks.servers import Server, service
+from benchmarks.servers import SPARE_CONNECTIONS, Server, service
+from signal_manager.limits import HALF_OPEN, TURNED_AWAY
 
 __all__ = ["Footprint", "app", "measure", "raise_file_limit"]
 
 # One source address has some 28,000 ports for us (net.ipv4.ip_local_port_range), and closed ones rest for a minute.
 CONNECTIONS_PER_ADDRESS = 10_000
 
-# What a process has open besides its connections.
-OTHER_FILES = 100
+# What a process has open besides its connections: the service keeps some for handshakes and refusals.
+OTHER_FILES = HALF_OPEN + TURNED_AWAY + SPARE_CONNECTIONS + 100
+
+# What an idle connection may cost, and all of them together, in KiB and in % of one core.
+BAR_KIB = 16.0
+BAR_CPU_PERCENT = 15.0
 
 # Memory is read when the last handshakes are over.
 SETTLE_SECONDS = 1.0
@@ -58,6 +63,11 @@ class Footprint:
     connect_cpu_seconds: float
     idle_seconds: float
     idle_cpu_percent: float
+
+    @property
+    def is_within(self) -> bool:
+        """Whether both bars hold."""
+        return self.kib_per_connection <= BAR_KIB and self.idle_cpu_percent <= BAR_CPU_PERCENT
 
 
 def measure(server: Server, connections: int, *, idle_seconds: float, report: Callable[[str], None]) -> Footprint:
@@ -163,15 +173,17 @@ def _table(footprint: Footprint) -> Table:
     )
     table.add_column()
     table.add_column(justify="right")
-    for label, figure in (
-        ("memory before, MiB", footprint.rss_before_bytes / 2**20),
-        ("memory with all connected, MiB", footprint.rss_after_bytes / 2**20),
-        ("memory per connection, KiB", footprint.kib_per_connection),
-        ("connects per second", footprint.connects_per_second),
-        ("service CPU for connecting, s", footprint.connect_cpu_seconds),
-        (f"service CPU over {footprint.idle_seconds:g} idle s, %", footprint.idle_cpu_percent),
+    table.add_column()
+    for label, figure, bar in (
+        ("memory before, MiB", footprint.rss_before_bytes / 2**20, None),
+        ("memory with all connected, MiB", footprint.rss_after_bytes / 2**20, None),
+        ("memory per connection, KiB", footprint.kib_per_connection, BAR_KIB),
+        ("connects per second", footprint.connects_per_second, None),
+        ("service CPU for connecting, s", footprint.connect_cpu_seconds, None),
+        (f"service CPU over {footprint.idle_seconds:g} idle s, %", footprint.idle_cpu_percent, BAR_CPU_PERCENT),
     ):
-        table.add_row(label, f"{figure:,.1f}")
+        held = "" if bar is None else f"bar {bar:g}: {'within' if figure <= bar else 'over'}"
+        table.add_row(label, f"{figure:,.1f}", held)
     return table
 
 
@@ -186,6 +198,7 @@ def main(
         float,
         typer.Option(min=0.1, help="How long the idle CPU is watched; past 30 s it includes the service's pings."),
     ] = 5.0,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 when a bar is missed.")] = False,
     json_target: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="Write the results as JSON; - is stdout, without the table."),
@@ -222,6 +235,8 @@ def main(
         )
     if json_target != "-":
         Console().print(_table(footprint))
+    if check and not footprint.is_within:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
