@@ -43,7 +43,7 @@ from signal_manager.server import Server
 from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
 from signal_manager.tls import Certificate
-from signal_manager.tracing import tracing_from
+from signal_manager.tracing import Tracing, tracing_from
 
 __all__ = ["cloudflare_for", "media_backend_of", "run", "running", "storage_for"]
 
@@ -79,14 +79,11 @@ async def running(config: Config) -> AsyncIterator[Server]:
             offline_ttl=config.session.session_timeout,
         )
         media = await stack.enter_async_context(_media(config, metrics))
-        backend = media.backend
-        if tracing is not None and backend is not None:
-            backend = tracing.around(backend, MediaBackend, "sfu")
         bus: LocalBus[Reachable] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
         rooms = RoomService(
             storage=storage,
             bus=bus,
-            media=backend,
+            media=_traced(media.backend, tracing),
             metrics=metrics,
             node_id=node_id,
             settings=RoomSettings(
@@ -286,6 +283,10 @@ async def _media(config: Config, metrics: Metrics) -> AsyncIterator[_Media]:
             adapter = load_adapter("media", other)
             async with adapter(metrics=metrics, request_timeout=config.cloudflare.request_timeout) as backend:
                 yield _Media(backend)
+
+
+def _traced(backend: MediaBackend | None, tracing: Tracing | None) -> MediaBackend | None:
+    return backend if backend is None or tracing is None else tracing.around(backend, MediaBackend, "sfu")
 
 
 @contextlib.asynccontextmanager
