@@ -29,6 +29,7 @@ from benchmarks.connections import raise_file_limit
 from benchmarks.processes import (
     ROOT,
     MeasurementError,
+    child_processes,
     cores,
     cpu_seconds,
     end_on_sigterm,
@@ -123,15 +124,15 @@ def measure(
         ]
         for load in loads:
             _line(load)
-        start, lag_before, cpu = resident_bytes(pid), _lag_counts(watched), cpu_seconds(pid)
+        start, lag_before, cpu = _memory(pid), _lag_counts(watched), cpu_seconds(pid)
         report(f"letting them talk for {seconds:g} s, of whom {drops:.1%} are dropped each second")
         began = time.monotonic()
         for load in loads:
             _say(load, "\n")
         time.sleep(min(WARM_UP, seconds / 2))
-        warm = resident_bytes(pid)
+        warm = _memory(pid)
         time.sleep(max(0.0, began + seconds - time.monotonic()))
-        end, lag_after = resident_bytes(pid), _lag_counts(watched)
+        end, lag_after = _memory(pid), _lag_counts(watched)
         cpu_share = (cpu_seconds(pid) - cpu) / (time.monotonic() - began)
         report("waiting for what is on its way")
         accounts = [_line(load) for load in loads]
@@ -203,6 +204,11 @@ def _say(load: subprocess.Popen[str], text: str) -> None:
     if load.stdin is not None:
         load.stdin.write(text)
         load.stdin.flush()
+
+
+def _memory(pid: int) -> int:
+    """Return the resident memory of the service with that of the process that writes its store."""
+    return sum(map(resident_bytes, (pid, *child_processes(pid))))
 
 
 def _lag_counts(watched: Watched) -> dict[float, float]:
