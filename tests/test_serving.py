@@ -106,7 +106,7 @@ async def test_a_request_that_does_not_arrive_is_not_waited_for(sent: bytes) -> 
 
 
 async def test_a_second_request_that_does_not_arrive_is_not_waited_for_either() -> None:
-    async with serving(request_timeout=1.0) as server:
+    async with serving(request_timeout=1.5) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         async with asyncio.timeout(20):
@@ -124,7 +124,7 @@ async def test_an_answer_may_take_longer_than_a_request() -> None:
         return PlainTextResponse("at last")
 
     server = HttpServer(
-        Starlette(routes=[Route("/", slow)]), host="127.0.0.1", port=0, max_connections=10, request_timeout=0.05
+        Starlette(routes=[Route("/", slow)]), host="127.0.0.1", port=0, max_connections=10, request_timeout=1.5
     )
     await server.start()
     try:

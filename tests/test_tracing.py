@@ -178,6 +178,7 @@ async def collector() -> AsyncIterator[tuple[str, list[ExportTraceServiceRequest
 
 
 async def test_spans_are_sent_where_the_standard_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal_manager.tracing.STOP_TIMEOUT", 30.0)
     async with collector() as (url, kept):
         variables = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": url,

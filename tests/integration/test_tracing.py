@@ -15,6 +15,7 @@ from tests.test_tracing import collector
 
 
 async def test_a_room_s_creation_reaches_the_collector_with_storage_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal_manager.tracing.STOP_TIMEOUT", 30.0)
     async with collector() as (url, kept):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         async with running(Config.model_validate(DEFAULTS)) as server:
