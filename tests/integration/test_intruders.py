@@ -88,7 +88,7 @@ async def test_a_token_for_some_rooms_says_nothing_about_others(attacked: Servic
 async def test_guessing_room_ids_is_limited_like_everything_else(attacked: ServiceWith) -> None:
     service = await attacked(**{"security.max_messages_per_minute": 30})
     async with signed_in(service, MALLORY) as mallory:
-        codes = []
+        codes: list[int] = []
         while 429 not in codes:
             room = f"{UUID_ROOM[:-2]}{len(codes) % 100:02}"
             await mallory.send("WEBRTC_ROOM_JOIN", {"room_id": room, "role": "receiver"})
