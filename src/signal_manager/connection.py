@@ -335,7 +335,7 @@ class Connection(WSListener):
     @property
     def pending_requests(self) -> int:
         """Requests of the client that are being answered."""
-        return self._pending
+        return len(self._pending)
 
     # -- what ends it ----------------------------------------------------------------------------------------------
 

@@ -75,6 +75,18 @@ class Line(Carrier, LiveSession, Protocol):
     def is_answering(self) -> bool:
         """Whether requests of its client are being answered."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client reads more slowly than others write to it."""
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+
+    @property
+    def pending_requests(self) -> int:
+        """Requests of the client that are being answered."""
+
     def go_away(self, reconnect_after: int) -> None:
         """Tell the client that the service is about to stop, and when (ms) to come back."""
 
