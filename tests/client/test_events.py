@@ -15,7 +15,7 @@ def numbered(number: int) -> SignalReceived:
 
 
 async def test_events_come_out_in_order_and_then_the_end() -> None:
-    queue = EventQueue()
+    queue: EventQueue[SignalReceived] = EventQueue()
     queue.put(numbered(1))
     queue.put(numbered(2))
     queue.end()
@@ -24,7 +24,7 @@ async def test_events_come_out_in_order_and_then_the_end() -> None:
 
 
 async def test_a_full_queue_drops_the_oldest_and_counts(caplog: pytest.LogCaptureFixture) -> None:
-    queue = EventQueue(size=2)
+    queue: EventQueue[SignalReceived] = EventQueue(size=2)
     for number in range(5):
         queue.put(numbered(number))
 
@@ -34,7 +34,7 @@ async def test_a_full_queue_drops_the_oldest_and_counts(caplog: pytest.LogCaptur
 
 
 async def test_readers_share_the_events_and_all_see_the_end() -> None:
-    queue = EventQueue()
+    queue: EventQueue[SignalReceived] = EventQueue()
     readers = [asyncio.create_task(queue.get()) for _ in range(3)]
     await asyncio.sleep(0)
     queue.put(numbered(1))

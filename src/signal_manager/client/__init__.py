@@ -15,6 +15,21 @@ from signal_manager.client.events import (
     SignalKind,
     SignalReceived,
 )
+from signal_manager.client.room import Room
+from signal_manager.client.room_events import (
+    Participant,
+    ParticipantChanged,
+    ParticipantJoined,
+    ParticipantLeft,
+    RemoteTrack,
+    RoomClosed,
+    RoomHappening,
+    RoomReconnected,
+    RoomReconnecting,
+    TrackAdded,
+    TrackFailed,
+    TrackRemoved,
+)
 from signal_manager.client.timing import Clock, RetryPolicy
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import PayloadType
@@ -28,10 +43,23 @@ __all__ = [
     "Event",
     "Framing",
     "GoingAway",
+    "Participant",
+    "ParticipantChanged",
+    "ParticipantJoined",
+    "ParticipantLeft",
     "PayloadType",
     "Reconnected",
+    "RemoteTrack",
     "RetryPolicy",
+    "Room",
+    "RoomClosed",
+    "RoomHappening",
+    "RoomReconnected",
+    "RoomReconnecting",
     "SignalClient",
     "SignalKind",
     "SignalReceived",
+    "TrackAdded",
+    "TrackFailed",
+    "TrackRemoved",
 ]

@@ -1,6 +1,6 @@
 """The application's callbacks, called one at a time in the order of the events.
 
-`client.py` asks `wants` which events belong here; `events.py` has the events and the queue in which they wait.
+`client.py` and `room.py` ask `wants` which of their events belong here; `events.py` has the queue in which they wait.
 """
 
 from __future__ import annotations
@@ -8,31 +8,42 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Generic, Protocol, TypeVar
 
-from signal_manager.client.events import EVENT_NAMES, Event, EventName, EventQueue
+from signal_manager.client.events import EVENT_NAMES, EventQueue
 
 __all__ = ["Callbacks"]
 
 logger = logging.getLogger(__name__)
 
 
-class Callbacks:
+class Named(Protocol):
+    """An event that knows what it is called."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Happening = TypeVar("Happening", bound=Named)
+
+
+class Callbacks(Generic[Happening]):
     """Callbacks by event name, and the queue of events that they are still to be called with."""
 
-    def __init__(self) -> None:
-        self.queue = EventQueue()
-        self._by_name: dict[EventName, list[Callable[[Any], object]]] = {}
+    def __init__(self, names: Collection[str] = EVENT_NAMES) -> None:
+        self.queue: EventQueue[Happening] = EventQueue()
+        self._names = names
+        self._by_name: dict[str, list[Callable[[Any], object]]] = {}
 
-    def add(self, name: EventName, callback: Callable[[Any], object]) -> Callable[[], None]:
+    def add(self, name: str, callback: Callable[[Any], object]) -> Callable[[], None]:
         """Register a callback; return a function that takes it away again.
 
         Raises:
             ValueError: there is no event of that name.
         """
-        if name not in EVENT_NAMES:
-            raise ValueError(f"no event is called {name!r}, expected one of {', '.join(sorted(EVENT_NAMES))}")
+        if name not in self._names:
+            raise ValueError(f"no event is called {name!r}, expected one of {', '.join(sorted(self._names))}")
         callbacks = self._by_name.setdefault(name, [])
         callbacks.append(callback)
 
@@ -46,7 +57,7 @@ class Callbacks:
         """Take all callbacks away."""
         self._by_name = {}
 
-    def wants(self, event: Event) -> bool:
+    def wants(self, event: Happening) -> bool:
         """Tell whether a callback is registered for this event."""
         return bool(self._by_name.get(event.name))
 
@@ -56,7 +67,7 @@ class Callbacks:
             for callback in tuple(self._by_name.get(event.name, ())):
                 await self._call(callback, event)
 
-    async def _call(self, callback: Callable[[Any], object], event: Event) -> None:
+    async def _call(self, callback: Callable[[Any], object], event: Happening) -> None:
         try:
             result = callback(event)
             if inspect.isawaitable(result):

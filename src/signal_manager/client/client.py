@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -28,6 +28,7 @@ from signal_manager.client.events import (
     SignalReceived,
 )
 from signal_manager.client.link import Link
+from signal_manager.client.room import Room
 from signal_manager.client.timing import Clock, RetryPolicy
 from signal_manager.errors import (
     InvalidRequestError,
@@ -48,6 +49,7 @@ from signal_manager.protocol.messages import (
     PayloadType,
     Register,
     RegisterAck,
+    RoomEvent,
     Signal,
     SignalAck,
     SignalAnswer,
@@ -57,6 +59,9 @@ from signal_manager.protocol.messages import (
     Unregister,
     UnregisterAck,
 )
+
+if TYPE_CHECKING:
+    from aiortc import MediaStreamTrack
 
 __all__ = ["Callback", "SignalClient"]
 
@@ -171,8 +176,9 @@ class SignalClient:
             on_message=self._receive,
             on_event=self._emit,
         )
-        self._events = EventQueue()
-        self._callbacks = Callbacks()
+        self._events: EventQueue[Event] = EventQueue()
+        self._callbacks: Callbacks[Event] = Callbacks()
+        self._rooms: list[Room] = []  # that hear what happens, from joining to their end
         self._targets: dict[bytes, str] = {}  # by message id, oldest first, at most REMEMBERED_TARGETS
         self._is_used = False  # by `connect` or `close`
         self._caller: asyncio.Task[None] | None = None
@@ -214,6 +220,8 @@ class SignalClient:
         """
         self._is_used = True
         self._callbacks.clear()
+        for room in tuple(self._rooms):
+            await room.end("the client is closed")
         try:
             await self._link.close(Disconnect(client_id=self.client_id, reason=reason))
         finally:
@@ -280,7 +288,77 @@ class SignalClient:
         """Send application data to another client; see `send_offer`."""
         return await self._signal(SignalMessage(target_client_id=target, signal_data=data, ack=ack), timeout)
 
+    # Rooms
+
+    async def join(
+        self,
+        room_id: str,
+        *,
+        tracks: Sequence[MediaStreamTrack] = (),
+        role: Literal["sender", "receiver"] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        create: bool = False,
+        max_participants: int | None = None,
+        auto_pull: bool = True,
+        retry: RetryPolicy | None = None,
+    ) -> Room:
+        """Become a member of a room.
+
+        Callbacks that are registered before the caller awaits anything else miss nothing. Media needs aiortc:
+        `pip install 'signal-manager[rtc]'`. Cancelling leaves the room again.
+
+        Args:
+            room_id: the room's name.
+            tracks: published as part of joining, which saves a round trip; `Room.publish` does the same later.
+            role: by default "sender" with tracks, else "receiver". Either may do both as far as its token allows.
+            metadata: what the other members see of this one.
+            create: create the room when it is not there.
+            max_participants: of a room that is created.
+            auto_pull: receive every track of the others without being asked; else see `Room.pull`.
+            retry: when and how often in a row to join again where media was lost; by default for about a minute.
+
+        Raises:
+            NotFoundError: there is no such room.
+            ConflictError: this client is in it or in another already, or it is full.
+            ForbiddenError: the token does not allow it.
+            InvalidRequestError: the room is closed, the arguments cannot be, or aiortc is missing.
+        """
+        room = Room(
+            self,
+            room_id,
+            role=role,
+            metadata=metadata,
+            max_participants=max_participants,
+            auto_pull=auto_pull,
+            retry=retry,
+        )
+        self._rooms.append(room)
+        try:
+            await room.enter(tracks, create=create)
+        except BaseException:
+            self.forget_room(room)
+            raise
+        return room
+
+    def forget_room(self, room: Room) -> None:
+        """Tell a room nothing any more; rooms call this when they end."""
+        if room in self._rooms:
+            self._rooms.remove(room)
+
     # Other requests
+
+    async def request(self, message: Message, expected: type[Reply], *, timeout: float | None = None) -> Reply:
+        """Send any request of the protocol, and return its reply.
+
+        Args:
+            message: one of `signal_manager.protocol.messages`.
+            expected: the type of its acknowledgement.
+            timeout: seconds in place of `request_timeout`.
+
+        Raises:
+            MalformedMessageError: the reply is of another type.
+        """
+        return await self._request(message, expected, timeout)
 
     async def register(
         self,
@@ -397,6 +475,9 @@ class SignalClient:
         match message:
             case Signal() if message.sender_client_id is not None:
                 self._emit(SignalReceived(message.sender_client_id, _KIND_OF[type(message)], message.signal_data))
+            case RoomEvent():
+                for room in tuple(self._rooms):
+                    room.hear(message)
             case ErrorMessage():
                 error = error_from_wire(message.error_code, message.error_message, message.details)
                 self._emit(ErrorReceived(error, self._targets.pop(message_id, None)))
@@ -404,6 +485,8 @@ class SignalClient:
                 logger.debug("nobody waits for this %s", type(message).__name__)
 
     def _emit(self, event: Event) -> None:
+        for room in tuple(self._rooms):
+            room.hear_of_link(event)
         (self._callbacks.queue if self._callbacks.wants(event) else self._events).put(event)
         if isinstance(event, Disconnected) and not event.will_reconnect:
             self._end_events()

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from signal_manager.errors import SignalManagerError
 
@@ -37,6 +37,8 @@ EVENT_QUEUE_SIZE = 4096
 SignalKind: TypeAlias = Literal["offer", "answer", "ice_candidate", "message"]
 EventName: TypeAlias = Literal[SignalKind, "connected", "disconnected", "reconnected", "error", "going_away"]
 EVENT_NAMES: frozenset[str] = frozenset(get_args(EventName))
+
+Queued = TypeVar("Queued")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class GoingAway:
 Event: TypeAlias = SignalReceived | Connected | Disconnected | Reconnected | ErrorReceived | GoingAway
 
 
-class EventQueue:
+class EventQueue(Generic[Queued]):
     """A queue that never blocks its writer: when it is full, the oldest event makes room and is counted.
 
     Pausing the socket instead would also hold back replies and heartbeats, and the service would end the connection
@@ -157,12 +159,12 @@ class EventQueue:
     """
 
     def __init__(self, size: int = EVENT_QUEUE_SIZE) -> None:
-        self._events: deque[Event] = deque(maxlen=size)
+        self._events: deque[Queued] = deque(maxlen=size)
         self._changed = asyncio.Event()
         self._has_ended = False
         self.dropped = 0
 
-    def put(self, event: Event) -> None:
+    def put(self, event: Queued) -> None:
         """Append an event, at the oldest one's expense when the queue is full."""
         if len(self._events) == self._events.maxlen:
             if not self.dropped:
@@ -176,7 +178,7 @@ class EventQueue:
         self._has_ended = True
         self._changed.set()
 
-    async def get(self) -> Event | None:
+    async def get(self) -> Queued | None:
         """Return the oldest event, waiting for one; None after the end. Cancelling loses no event."""
         while not self._events:
             if self._has_ended:

@@ -1,0 +1,284 @@
+"""One RTCPeerConnection of aiortc and the SFU's media session behind it: publish, pull, close; it lives once.
+
+`room.py` decides what is published and pulled, calls one negotiation at a time, and replaces a session that is lost;
+it imports this module, and with it aiortc, only when there is media to negotiate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCRtpTransceiver,
+    RTCSessionDescription,
+)
+from msgspec import structs
+
+from signal_manager.client.descriptions import Descriptions
+from signal_manager.client.members import PulledTrack
+from signal_manager.client.publications import Publication
+from signal_manager.client.tracks import IncomingTrack, OutgoingTrack
+from signal_manager.errors import UnavailableError
+from signal_manager.protocol.messages import (
+    IceServer,
+    Message,
+    PublishedTrack,
+    Renegotiate,
+    RenegotiateAck,
+    TrackMid,
+    TrackRequest,
+    TrackResult,
+    TracksClose,
+    TracksCloseAck,
+    TracksNew,
+    TracksNewAck,
+)
+
+if TYPE_CHECKING:
+    from signal_manager.client.client import SignalClient
+
+__all__ = ["MEDIA_TIMEOUT", "UNDECODABLE", "MediaSession"]
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a request about media may take: the service waits for its turn at the SFU and for tracks that are not
+# sent yet, within bounds of its own.
+MEDIA_TIMEOUT = 30.0
+
+UNDECODABLE = "its codec cannot be decoded here, expected VP8, baseline H.264, Opus, G.711 or G.722"
+
+Reply = TypeVar("Reply", bound=Message)
+
+
+class MediaSession:
+    """One media session. After a method has raised anything but a refusal, the session is of no use.
+
+    Args:
+        client: carries the negotiations.
+        room_id: the room they are about.
+        ice_servers: as the service named them; with none, host candidates have to do.
+        on_connected: called when media can flow.
+        on_lost: called when the session cannot go on; once, and not after `close`.
+        on_track: called with the receiving end of a pulled track, and its mid.
+    """
+
+    def __init__(
+        self,
+        client: SignalClient,
+        room_id: str,
+        ice_servers: Sequence[IceServer],
+        *,
+        on_connected: Callable[[], None],
+        on_lost: Callable[[UnavailableError], None],
+        on_track: Callable[[PulledTrack, str, MediaStreamTrack], None],
+    ) -> None:
+        self._client = client
+        self._room_id = room_id
+        # Without a list, aiortc would ask a public STUN server; one of its own per section would be gathered for each.
+        self._configuration = RTCConfiguration(
+            iceServers=[
+                RTCIceServer(urls=server.urls, username=server.username, credential=server.credential)
+                for server in ice_servers
+            ],
+            bundlePolicy=RTCBundlePolicy.MAX_BUNDLE,
+        )
+        self._on_connected = on_connected
+        self._on_lost = on_lost
+        self._on_track = on_track
+        self._senders: dict[Publication, RTCRtpTransceiver] = {}
+        self._is_closed = False
+        self._asking: set[asyncio.Task[Message]] = set()
+        self._open_connection()
+
+    def _open_connection(self) -> None:
+        self._peer = RTCPeerConnection(self._configuration)
+        self._descriptions = Descriptions(_is_decodable)
+        self._peer.on("connectionstatechange", self._watch)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether media can flow now."""
+        return bool(self._peer.connectionState == "connected")
+
+    async def close(self) -> None:
+        """End the connection; what still waits for the service raises UnavailableError."""
+        self._is_closed = True
+        for task in self._asking:
+            task.cancel()
+        await self._peer.close()
+
+    async def offer(self, publications: Sequence[Publication]) -> tuple[str, list[PublishedTrack]]:
+        """Make the offer that publishes tracks; `accept` or `withdraw` must follow."""
+        for each in publications:
+            outgoing = OutgoingTrack(each.track, lambda each=each: each.is_enabled)  # type: ignore[misc]  # a lambda's default
+            self._senders[each] = self._peer.addTransceiver(outgoing, direction="sendonly")
+        sdp = await self._make_offer()
+        return sdp, [
+            PublishedTrack(mid=self._senders[each].mid or "", track_name=each.name, kind=each.kind)
+            for each in publications
+        ]
+
+    async def accept(self, answer_sdp: str, refused: Sequence[Publication] = ()) -> None:
+        """Apply the SFU's answer to `offer`, and stop the tracks of it that the SFU refused."""
+        await self._take("answer", self._descriptions.take_answer(answer_sdp))
+        for each in refused:
+            await self._forget(each)
+
+    async def withdraw(self, publications: Sequence[Publication]) -> None:
+        """Take an offer back that the service refused."""
+        refusal = self._descriptions.take_refusal()
+        if refusal is None:
+            await self._peer.close()
+            self._senders.clear()
+            self._open_connection()
+            return
+        await self._take("answer", refusal)
+        for each in publications:
+            await self._forget(each)
+
+    async def publish(self, publications: Sequence[Publication]) -> list[TrackResult]:
+        """Publish by TRACKS_NEW. Return each track's result; a refusal of the whole raises and changes nothing."""
+        sdp, tracks = await self.offer(publications)
+        requests = [TrackRequest(mid=each.mid, track_name=each.track_name, kind=each.kind) for each in tracks]
+        message = TracksNew(room_id=self._room_id, tracks=requests, offer_sdp=sdp)
+        try:
+            reply = await self._ask(message, TracksNewAck)
+            results = _results(reply.tracks, [track.mid for track in tracks])
+            refused = [each for each, r in zip(publications, results, strict=True) if r.error_code is not None]
+            if reply.answer_sdp is None:
+                await self.withdraw(publications)
+            else:
+                await self.accept(reply.answer_sdp, refused)
+        except Exception:
+            if not self._is_closed and self._peer.signalingState == "have-local-offer":
+                await self.withdraw(publications)
+            raise
+        return results
+
+    async def unpublish(self, publications: Sequence[Publication]) -> None:
+        """Stop publishing, by negotiation: so the m-sections can be used again."""
+        mids = [TrackMid(mid=self._senders[each].mid or "") for each in publications if each in self._senders]
+        for each in publications:
+            await self._forget(each)
+        message = TracksClose(room_id=self._room_id, tracks=mids, offer_sdp=await self._make_offer())
+        reply = await self._ask(message, TracksCloseAck)
+        if reply.answer_sdp is None:
+            raise UnavailableError("the SFU answered no SDP, expected one to an offer")
+        await self.accept(reply.answer_sdp)
+
+    async def pull(self, tracks: Sequence[PulledTrack]) -> list[TrackResult]:
+        """Pull tracks of other members. Return each one's result; raise without a change when none was tried."""
+        requests = [TrackRequest(client_id=track.client_id, track_name=track.name) for track in tracks]
+        reply = await self._ask(TracksNew(room_id=self._room_id, tracks=requests), TracksNewAck)
+        found = {(result.client_id, result.track_name): result for result in reply.tracks}
+        results = [found.get((track.client_id, track.name), TrackResult()) for track in tracks]
+        pulled = {r.mid: t for t, r in zip(tracks, results, strict=True) if r.mid and r.error_code is None}
+        undecodable = await self.answer(reply.offer_sdp, pulled)
+        return [
+            structs.replace(result, error_code=400, error_message=UNDECODABLE) if result.mid in undecodable else result
+            for result in results
+        ]
+
+    async def answer(self, offer_sdp: str | None, pulled: Mapping[str, PulledTrack]) -> frozenset[str]:
+        """Answer the SFU's offer for pulled tracks, which are announced; without an offer only announce them.
+
+        Returns:
+            the mids of those that were rejected, because aiortc cannot decode them.
+        """
+        shown = None
+        if offer_sdp is not None:
+            shown = self._descriptions.take_offer(offer_sdp, pulled)
+            if shown is not None:
+                await self._take("offer", shown)
+        by_mid = {transceiver.mid: transceiver for transceiver in self._peer.getTransceivers()}
+        for mid, track in pulled.items():
+            transceiver = by_mid.get(self._descriptions.mid_of(mid))
+            if mid not in self._descriptions.undecodable and transceiver is not None and transceiver.receiver.track:
+                self._on_track(track, mid, IncomingTrack(transceiver.receiver.track))
+        if offer_sdp is None:
+            return frozenset()
+        if shown is not None:
+            await self._peer.setLocalDescription(await self._peer.createAnswer())
+        answer = self._descriptions.give_answer(None if shown is None else self._peer.localDescription.sdp)
+        await self._ask(Renegotiate(room_id=self._room_id, answer_sdp=answer), RenegotiateAck)
+        return self._descriptions.undecodable
+
+    async def drop(self, mids: Sequence[str]) -> None:
+        """Stop receiving pulled tracks; closing what is closed already is no error."""
+        message = TracksClose(room_id=self._room_id, tracks=[TrackMid(mid=mid) for mid in mids])
+        await self._ask(message, TracksCloseAck)
+        for transceiver in self._peer.getTransceivers():
+            if transceiver.mid in {self._descriptions.mid_of(mid) for mid in mids}:
+                # A receiver keeps the SSRC and the codecs that it began with: it cannot be used again.
+                await transceiver.stop()
+        for mid in mids:
+            self._descriptions.retire(mid)
+
+    async def _make_offer(self) -> str:
+        await self._peer.setLocalDescription(await self._peer.createOffer())
+        return self._descriptions.give_offer(self._peer.localDescription.sdp)
+
+    async def _take(self, kind: str, sdp: str) -> None:
+        await self._peer.setRemoteDescription(RTCSessionDescription(sdp=sdp, type=kind))
+
+    async def _ask(self, message: Message, expected: type[Reply]) -> Reply:
+        task: asyncio.Task[Reply] = asyncio.create_task(
+            self._client.request(message, expected, timeout=MEDIA_TIMEOUT), name=f"negotiate in {self._room_id}"
+        )
+        self._asking.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not self._is_closed or (current := asyncio.current_task()) is None or current.cancelling():
+                task.cancel()
+                raise
+            raise UnavailableError("the media session has ended") from None
+        finally:
+            self._asking.discard(task)
+
+    async def _forget(self, publication: Publication) -> None:
+        transceiver = self._senders.pop(publication, None)
+        if transceiver is None:
+            return
+        transceiver.direction = "inactive"
+        if transceiver.mid is not None:
+            self._descriptions.retire(transceiver.mid)
+        await transceiver.stop()
+
+    def _watch(self) -> None:
+        if self._is_closed:
+            return
+        if self._peer.connectionState == "connected":
+            self._on_connected()
+        elif self._peer.connectionState in {"failed", "closed"}:
+            self._is_closed = True
+            self._on_lost(UnavailableError(f"the peer connection {self._peer.connectionState}"))
+
+
+def _is_decodable(kind: str, name: str, parameters: str) -> bool:
+    """Tell whether aiortc negotiates a codec."""
+    capabilities = RTCRtpReceiver.getCapabilities(kind)
+    known = {codec.mimeType.lower() for codec in capabilities.codecs} if capabilities is not None else set()
+    if name == "h264":
+        # RFC 6184, section 8.1: (constrained) baseline in either of its spellings, and FU-A.
+        values = dict(parameter.partition("=")[::2] for parameter in parameters.split(";"))
+        is_baseline = values.get("profile-level-id", "42e01f")[:4] in {"4200", "42e0", "42c0"}
+        return is_baseline and values.get("packetization-mode") == "1"
+    return name != "rtx" and f"{kind}/{name}" in known
+
+
+def _results(results: Sequence[TrackResult], mids: Sequence[str]) -> list[TrackResult]:
+    """Return the results in the order of what was asked; one that failed may not have kept its mid."""
+    by_mid = {result.mid: result for result in results if result.mid}
+    return [
+        by_mid.get(mid) or (results[index] if index < len(results) else TrackResult()) for index, mid in enumerate(mids)
+    ]

@@ -1,0 +1,193 @@
+"""Who is in a room and what they publish, as the service tells it: by states and by events.
+
+`room.py` keeps these in order and pulls the tracks; here is what a state or an event changes, and who hears of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from signal_manager.client.room_events import (
+    ParticipantChanged,
+    ParticipantJoined,
+    ParticipantLeft,
+    RoomHappening,
+    TrackAdded,
+    TrackKind,
+    TrackRemoved,
+)
+from signal_manager.protocol.messages import Member, PublishedTrack, RoomEvent
+
+if TYPE_CHECKING:
+    from aiortc import MediaStreamTrack
+
+__all__ = ["Members", "PulledTrack", "RoomMember"]
+
+
+class PulledTrack:
+    """A track of another member, and how far pulling it has come."""
+
+    def __init__(self, client_id: str, published: PublishedTrack, *, is_wanted: bool) -> None:
+        self.client_id = client_id
+        self.name: str = published.track_name
+        self.kind: TrackKind | None = published.kind
+        self.track: MediaStreamTrack | None = None
+        self.is_wanted = is_wanted
+        self.mid: str | None = None  # in the present media session
+        self.attempts = 0  # to pull it, in a row
+
+
+class RoomMember:
+    """Another member, as it is now."""
+
+    def __init__(self, state: Member) -> None:
+        self.client_id: str = state.client_id
+        self.role = ""
+        self.metadata: dict[str, Any] = {}
+        self.session_id: str | None = None
+        self.tracks: dict[str, PulledTrack] = {}
+        self.update(state)
+
+    def update(self, state: Member) -> None:
+        """Take over what the service says of it."""
+        self.role = state.role
+        self.session_id = state.session_id
+        if state.metadata is not None:
+            self.metadata = state.metadata
+
+
+class Members:
+    """The other members of one room.
+
+    Args:
+        own_id: this client's.
+        auto_pull: whether their tracks are wanted without being asked for.
+        emit: called with what the application is to hear.
+        on_stale: called with the mid of what comes in and is wanted no longer.
+    """
+
+    def __init__(
+        self,
+        own_id: str,
+        *,
+        auto_pull: bool,
+        emit: Callable[[RoomHappening], None],
+        on_stale: Callable[[str], None],
+    ) -> None:
+        self.all: dict[str, RoomMember] = {}
+        self._own_id = own_id
+        self._auto_pull = auto_pull
+        self._emit = emit
+        self._on_stale = on_stale
+
+    @property
+    def wanted(self) -> list[PulledTrack]:
+        """The tracks that are to be pulled and are not."""
+        return [track for track in self._tracks() if track.is_wanted and track.mid is None]
+
+    def has(self, track: PulledTrack) -> bool:
+        """Tell whether a track is still published."""
+        member = self.all.get(track.client_id)
+        return member is not None and member.tracks.get(track.name) is track
+
+    def show_state(self, members: Sequence[Member]) -> None:
+        """Take the service's word for who is there, with the events that lead from what was known before."""
+        others = [member for member in members if member.client_id != self._own_id]
+        present = {member.client_id for member in others}
+        for client_id in [client_id for client_id in self.all if client_id not in present]:
+            self._remove(client_id)
+        for state in others:
+            member = self.all.get(state.client_id) or self._add(state)
+            is_same_session = member.session_id == state.session_id
+            published = state.tracks or []
+            names = {track.track_name for track in published}
+            for name in [name for name in member.tracks if not is_same_session or name not in names]:
+                self._remove_track(member, name)
+            member.update(state)
+            for track in published:
+                if track.track_name not in member.tracks:
+                    self._add_track(member, track)
+
+    def apply(self, event: RoomEvent) -> None:
+        """Apply one event about another member."""
+        state = event.participant
+        if state is None or state.client_id == self._own_id:
+            return
+        if event.event == "participant_left":
+            self._remove(state.client_id, event.reason)
+            return
+        member = self.all.get(state.client_id) or self._add(state)
+        member.update(state)
+        if event.event == "metadata_changed":
+            self._emit(ParticipantChanged(member))
+        elif event.event == "tracks_unpublished":
+            for track in event.tracks or []:
+                self._remove_track(member, track.track_name)
+        else:
+            for track in event.tracks if event.tracks is not None else state.tracks or []:
+                self._add_track(member, track)
+
+    def announce(self, pulled: PulledTrack, mid: str, track: MediaStreamTrack) -> None:
+        """Note that a pulled track is there; when nobody wants it any more it is stale."""
+        if not self.has(pulled) or not pulled.is_wanted or pulled.mid is not None:
+            track.stop()
+            self._on_stale(mid)
+            return
+        member = self.all[pulled.client_id]
+        # The end of the last media session, kept until now so that there is something to show.
+        self._retire(member, pulled)
+        pulled.mid = mid
+        pulled.track = track
+        pulled.attempts = 0
+        self._emit(TrackAdded(member, pulled.name, track))
+
+    def find(self, client_id: str, name: str) -> PulledTrack | None:
+        """Return a track that is published."""
+        member = self.all.get(client_id)
+        return None if member is None else member.tracks.get(name)
+
+    def forget_mids(self) -> None:
+        """Note that the media session is gone: everything wanted must be pulled again."""
+        for track in self._tracks():
+            track.mid = None
+
+    def stop_tracks(self) -> None:
+        """End what is received, because the room is over."""
+        for pulled in self._tracks():
+            if pulled.track is not None:
+                pulled.track.stop()
+
+    def _tracks(self) -> list[PulledTrack]:
+        return [track for member in self.all.values() for track in member.tracks.values()]
+
+    def _add(self, state: Member) -> RoomMember:
+        member = self.all[state.client_id] = RoomMember(state)
+        self._emit(ParticipantJoined(member))
+        return member
+
+    def _remove(self, client_id: str, reason: str | None = None) -> None:
+        member = self.all.get(client_id)
+        if member is None:
+            return
+        for name in list(member.tracks):
+            self._remove_track(member, name)
+        del self.all[client_id]
+        self._emit(ParticipantLeft(member, reason))
+
+    def _add_track(self, member: RoomMember, published: PublishedTrack) -> None:
+        self._remove_track(member, published.track_name)
+        member.tracks[published.track_name] = PulledTrack(member.client_id, published, is_wanted=self._auto_pull)
+
+    def _remove_track(self, member: RoomMember, name: str) -> None:
+        pulled = member.tracks.pop(name, None)
+        if pulled is None:
+            return
+        if pulled.mid is not None:
+            self._on_stale(pulled.mid)
+        self._retire(member, pulled)
+
+    def _retire(self, member: RoomMember, pulled: PulledTrack) -> None:
+        if pulled.track is not None:
+            pulled.track.stop()
+            self._emit(TrackRemoved(member, pulled.name, pulled.track))

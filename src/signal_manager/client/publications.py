@@ -1,0 +1,125 @@
+"""What this client publishes in a room: tracks with their names, from `publish` to the end of `unpublish`.
+
+`room.py` brings the media session to what is wanted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from signal_manager.client.room_events import TrackKind
+from signal_manager.errors import InvalidRequestError
+from signal_manager.model import NAME_RULE, is_valid_name
+
+if TYPE_CHECKING:
+    from aiortc import MediaStreamTrack
+
+__all__ = ["Publication", "Publications"]
+
+
+class Publication:
+    """A track of this client, and how far publishing it has come."""
+
+    def __init__(self, name: str, track: MediaStreamTrack) -> None:
+        self.name = name
+        self.track = track
+        self.kind: TrackKind = "audio" if track.kind == "audio" else "video"
+        self.is_enabled = True
+        self.is_wanted = True
+        self.is_published = False  # in the present media session
+        self.attempts = 0  # to publish it, in a row
+        loop = asyncio.get_running_loop()
+        self.published: asyncio.Future[None] = loop.create_future()  # done when it was first, or will never be
+        self.gone: asyncio.Future[None] = loop.create_future()  # done when it is no longer there
+
+
+class Publications:
+    """The publications of one room."""
+
+    def __init__(self) -> None:
+        self._all: list[Publication] = []
+
+    @property
+    def fresh(self) -> list[Publication]:
+        """Those to publish."""
+        return [each for each in self._all if each.is_wanted and not each.is_published]
+
+    @property
+    def leaving(self) -> list[Publication]:
+        """Those to close."""
+        return [each for each in self._all if not each.is_wanted and each.is_published]
+
+    @property
+    def abandoned(self) -> list[Publication]:
+        """Those that only need to be forgotten."""
+        return [each for each in self._all if not each.is_wanted and not each.is_published]
+
+    def of(self, tracks: Sequence[MediaStreamTrack]) -> list[Publication]:
+        """Return those of these tracks."""
+        return [each for each in self._all if any(each.track is track for track in tracks)]
+
+    def add(self, tracks: Sequence[MediaStreamTrack], prefix: str | None = None) -> list[Publication]:
+        """Want tracks to be published, under names that are free.
+
+        Raises:
+            InvalidRequestError: there are none, one is published already or no audio or video, or the name cannot be.
+        """
+        if not tracks:
+            raise InvalidRequestError("there are no tracks, expected at least one")
+        for track in tracks:
+            kind = getattr(track, "kind", None)
+            if kind not in {"audio", "video"}:
+                raise InvalidRequestError(f"a track is of kind {kind}, expected audio or video")
+        if self.of(tracks) or len({id(track) for track in tracks}) < len(tracks):
+            raise InvalidRequestError("a track is published already, expected new ones")
+        wanted = [f"{prefix}-{track.kind}" if prefix else track.kind for track in tracks]
+        for name in wanted:
+            if not is_valid_name(name):
+                raise InvalidRequestError(f"a track's name is {name!r}, expected {NAME_RULE}")
+        added = []
+        for name, track in zip(wanted, tracks, strict=True):
+            added.append(Publication(self._free_name(name), track))
+            self._all.append(added[-1])
+        return added
+
+    def remove(self, publication: Publication, error: Exception | None = None) -> None:
+        """Forget a publication that the SFU does not have, or no longer."""
+        if publication in self._all:
+            self._all.remove(publication)
+        if not publication.published.done():
+            publication.published.set_exception(error or InvalidRequestError("unpublished meanwhile"))
+            publication.published.exception()  # whoever waits hears of it; that nobody waits is no fault
+        if not publication.gone.done():
+            publication.gone.set_result(None)
+
+    def remove_all(self, error: Exception) -> None:
+        """Forget all of them."""
+        for publication in list(self._all):
+            self.remove(publication, error)
+
+    def settle(self, publication: Publication) -> None:
+        """Note that a publication is with the SFU."""
+        publication.is_published = True
+        publication.attempts = 0
+        if not publication.published.done():
+            publication.published.set_result(None)
+
+    def forget_session(self) -> None:
+        """Note that the media session is gone: everything wanted must be published again."""
+        for publication in self._all:
+            publication.is_published = False
+
+    def enable(self, kind: TrackKind | None, *, is_enabled: bool) -> None:
+        """Send what the tracks of a kind, or all, give, or silence and black."""
+        for publication in self._all:
+            if kind is None or publication.kind == kind:
+                publication.is_enabled = is_enabled
+
+    def _free_name(self, wanted: str) -> str:
+        taken = {each.name for each in self._all}
+        name, n = wanted, 2
+        while name in taken:
+            name, n = f"{wanted}-{n}", n + 1
+        return name

@@ -1,0 +1,178 @@
+"""What a `Room` tells the application, and whom it is about.
+
+`members.py` and `room.py` make these; an application reads them with `async for event in room` or registers callbacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, get_args
+
+from signal_manager.errors import SignalManagerError
+
+if TYPE_CHECKING:
+    from aiortc import MediaStreamTrack
+
+__all__ = [
+    "ROOM_EVENT_NAMES",
+    "Participant",
+    "ParticipantChanged",
+    "ParticipantJoined",
+    "ParticipantLeft",
+    "RemoteTrack",
+    "RoomClosed",
+    "RoomEventName",
+    "RoomHappening",
+    "RoomReconnected",
+    "RoomReconnecting",
+    "TrackAdded",
+    "TrackFailed",
+    "TrackKind",
+    "TrackRemoved",
+]
+
+TrackKind: TypeAlias = Literal["audio", "video"]
+
+
+class RemoteTrack(Protocol):
+    """A track that another member publishes."""
+
+    @property
+    def name(self) -> str:
+        """What it is pulled by."""
+
+    @property
+    def kind(self) -> TrackKind | None:
+        """Sound or picture, where the publisher says so."""
+
+    @property
+    def track(self) -> MediaStreamTrack | None:
+        """The receiving end; None until it is pulled."""
+
+
+class Participant(Protocol):
+    """Another member of a room."""
+
+    @property
+    def client_id(self) -> str:
+        """Who it is."""
+
+    @property
+    def role(self) -> str:
+        """As what it joined: "sender" or "receiver"."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What it says of itself."""
+
+    @property
+    def tracks(self) -> Mapping[str, RemoteTrack]:
+        """What it publishes, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantJoined:
+    """Somebody came into the room."""
+
+    name: ClassVar = "participant_joined"
+    participant: Participant
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantLeft:
+    """Somebody left the room."""
+
+    name: ClassVar = "participant_left"
+    participant: Participant
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantChanged:
+    """Somebody's metadata changed."""
+
+    name: ClassVar = "participant_changed"
+    participant: Participant
+
+
+@dataclass(frozen=True, slots=True)
+class TrackAdded:
+    """A track is received: `await track.recv()` gives its frames.
+
+    After a reconnect it comes again with another `track`, and `TrackRemoved` for the old one just before.
+    """
+
+    name: ClassVar = "track"
+    participant: Participant
+    track_name: str
+    track: MediaStreamTrack
+
+
+@dataclass(frozen=True, slots=True)
+class TrackRemoved:
+    """A track is received no longer."""
+
+    name: ClassVar = "track_removed"
+    participant: Participant
+    track_name: str
+    track: MediaStreamTrack
+
+
+@dataclass(frozen=True, slots=True)
+class TrackFailed:
+    """A track of another member could not be pulled, and is not tried again."""
+
+    name: ClassVar = "error"
+    error: Exception
+    client_id: str
+    track_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomReconnecting:
+    """Media stopped; the room is joined again by itself."""
+
+    name: ClassVar = "reconnecting"
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class RoomReconnected:
+    """The room was joined again."""
+
+    name: ClassVar = "reconnected"
+
+
+@dataclass(frozen=True, slots=True)
+class RoomClosed:
+    """The room is over for this client; the last event. Without `error` it left by itself or was asked to."""
+
+    name: ClassVar = "closed"
+    reason: str
+    error: SignalManagerError | None = None
+
+
+RoomHappening: TypeAlias = (
+    ParticipantJoined
+    | ParticipantLeft
+    | ParticipantChanged
+    | TrackAdded
+    | TrackRemoved
+    | TrackFailed
+    | RoomReconnecting
+    | RoomReconnected
+    | RoomClosed
+)
+RoomEventName: TypeAlias = Literal[
+    "participant_joined",
+    "participant_left",
+    "participant_changed",
+    "track",
+    "track_removed",
+    "error",
+    "reconnecting",
+    "reconnected",
+    "closed",
+]
+ROOM_EVENT_NAMES: frozenset[str] = frozenset(get_args(RoomEventName))
