@@ -7,7 +7,6 @@ import signal
 import statistics
 import sys
 from pathlib import Path
-from typing import cast
 
 import av
 import pytest
@@ -64,7 +63,7 @@ async def _screenshot(alice: Guest, bob: Guest, path: Path) -> Path:
 
 def _read(path: Path) -> av.VideoFrame:
     with av.open(str(path)) as image:
-        return cast("av.VideoFrame", next(image.decode(video=0))).reformat(format="rgb24")
+        return next(image.decode(video=0)).reformat(format="rgb24")
 
 
 def _width(path: Path) -> int:

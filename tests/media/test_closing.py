@@ -103,6 +103,20 @@ def test_an_unsettled_session_is_looked_at_again_before_it_is_done() -> None:
     assert (closing.mids, len(plan)) == (frozenset(), 0)
 
 
+def test_everything_is_attended_to_while_it_only_settles() -> None:
+    plan = closings()
+    plan.add(SESSION, ["0"], 0.0, sweep=True, is_unsettled=True)
+    before = plan.is_attended
+    (closing,) = plan.due(0.0)
+    plan.confirmed(closing, 1.0)
+
+    assert (before, plan.is_attended) == (False, True)
+
+    plan.add(SESSION, ["1"], 2.0)
+
+    assert not plan.is_attended
+
+
 def test_a_gone_session_needs_no_settling() -> None:
     plan = closings()
     plan.add(SESSION, [], 0.0, sweep=True, is_unsettled=True)

@@ -47,7 +47,8 @@ from signal_manager.media.operations import (
 
 SESSION = MediaSessionId("session-1")
 SECOND = MediaSessionId("session-2")
-CAMERA = RemoteTrack(session_id=MediaSessionId("publisher"), track_name="camera")
+PUBLISHER = MediaSessionId("publisher")
+CAMERA = RemoteTrack(session_id=PUBLISHER, track_name="camera")
 PUBLISH = Publish("offer", (LocalTrack(mid="0", track_name="camera"),))
 PULL = Pull((CAMERA,))
 CLOSE = CloseTracks(("0",))
@@ -98,6 +99,10 @@ class Transcript:
 
     def leaves(self) -> None:
         self._note(self.negotiation.close())
+
+    def loses(self, publisher: MediaSessionId) -> None:
+        """A publisher's session ends."""
+        self._note(self.negotiation.source_gone(publisher, self.now))
 
     def abandons(self) -> None:
         self._note(self.negotiation.abandon())
@@ -389,6 +394,74 @@ def test_a_pull_that_comes_too_early_is_repeated_before_its_errors_are_passed_on
 
     assert sfu.done == ["reply to 2"]
     assert sfu.state is State.IDLE
+
+
+def early(*publishers: MediaSessionId) -> Pulled:
+    error = ItemError(error_code="not_found_track_error", message="no packets")
+    return Pulled(tracks=tuple(TrackResult(session_id=publisher, error=error) for publisher in publishers))
+
+
+def test_a_pull_whose_publisher_has_gone_ends_with_its_errors_at_once(sfu: Transcript) -> None:
+    sfu.ask(PULL)
+    sfu.ask(CLOSE)
+    sfu.replies(early(PUBLISHER))
+    _ = sfu.done
+
+    sfu.loses(PUBLISHER)
+
+    assert sfu.done == ["reply to 2", f"call CloseTracks on {SESSION}"]
+    assert sfu.state is State.CALLING
+
+
+def test_a_pull_whose_publisher_goes_during_the_call_is_not_repeated(sfu: Transcript) -> None:
+    sfu.ask(PULL)
+    sfu.loses(PUBLISHER)
+    sfu.replies(early(PUBLISHER))
+
+    assert sfu.done[-1] == "reply to 2"
+    assert sfu.state is State.IDLE
+
+
+def test_a_pull_whose_publisher_goes_while_it_waits_is_tried_once(sfu: Transcript) -> None:
+    sfu.ask(CLOSE)
+    sfu.ask(PULL)
+    sfu.loses(PUBLISHER)
+    sfu.replies(CLOSED)
+    sfu.replies(early(PUBLISHER))
+
+    assert sfu.done[-2:] == [f"call Pull on {SESSION}", "reply to 3"]
+
+
+def test_a_pull_from_several_waits_for_those_that_stay(sfu: Transcript) -> None:
+    sfu.ask(Pull((CAMERA, RemoteTrack(session_id=SECOND, track_name="camera"))))
+    sfu.replies(early(PUBLISHER, SECOND))
+
+    sfu.loses(PUBLISHER)
+    assert sfu.state is State.BACKING_OFF
+    sfu.loses(SECOND)
+
+    assert sfu.negotiation.state is State.IDLE
+
+
+def test_a_pull_that_waits_for_its_own_session_does_so_whoever_goes(sfu: Transcript) -> None:
+    sfu.ask(PULL)
+    sfu.fails(errors.SessionNotReadyError("not connected"))
+
+    sfu.loses(PUBLISHER)
+
+    assert sfu.state is State.BACKING_OFF
+
+
+def test_a_publisher_that_is_back_is_waited_for_again(sfu: Transcript) -> None:
+    """What is known of a publisher ends with the pulls that named it."""
+    sfu.ask(PULL)
+    sfu.loses(PUBLISHER)
+    sfu.replies(early(PUBLISHER))
+
+    sfu.ask(PULL)
+    sfu.replies(early(PUBLISHER))
+
+    assert sfu.state is State.BACKING_OFF
 
 
 def test_a_session_that_is_not_ready_is_asked_again(sfu: Transcript) -> None:

@@ -44,7 +44,9 @@ REFUSALS = [
     errors.SessionNotReadyError("later"),
     errors.UnreachableError("never sent"),
 ]
-EARLY = TrackResult(error=ItemError(error_code="not_found_track_error", message="not sending"))
+EARLY = TrackResult(
+    session_id=CAMERA.session_id, error=ItemError(error_code="not_found_track_error", message="not sending")
+)
 
 
 @dataclass
@@ -141,6 +143,10 @@ class NegotiationModel(RuleBasedStateMachine):
         if not is_with_sfu:
             self.waiting.remove(number)
         self.perform(self.negotiation.withdraw(number, self.now))
+
+    @rule()
+    def source_goes(self) -> None:
+        self.perform(self.negotiation.source_gone(CAMERA.session_id, self.now))
 
     # What the SFU and the clock do
 

@@ -139,6 +139,33 @@ async def test_a_pull_that_is_too_early_for_too_long_says_so(house: House) -> No
     await bob.publish("1")
 
 
+async def test_a_pull_ends_when_its_publisher_leaves() -> None:
+    async with running(House(limits=Limits(pauses=(0.005,), patience=1000.0))) as house:
+        house.sfu.sends_at_once = False
+        alice, bob = await sender_and_receiver(house)
+        pulling = asyncio.create_task(bob.pull("alice"))
+        await house.until(lambda: house.sfu.calls.count("pull") > 2)
+
+        await alice.leave()
+
+        ack = await pulling
+        assert (ack.tracks[0].error_code, ack.offer_sdp) == (404, None)
+
+
+async def test_a_pull_ends_when_its_publishers_media_is_lost() -> None:
+    async with running(House(limits=Limits(pauses=(0.005,), patience=1000.0))) as house:
+        house.sfu.sends_at_once = False
+        alice, bob = await sender_and_receiver(house)
+        pulling = asyncio.create_task(bob.pull("alice"))
+        await house.until(lambda: house.sfu.calls.count("pull") > 2)
+
+        house.sfu.fail("publish", media_errors.SessionGoneError("410"))
+        with pytest.raises(media_errors.SessionGoneError):
+            await alice.publish("1")
+
+        assert (await pulling).tracks[0].error_code == 404
+
+
 async def test_a_request_before_the_client_is_connected_waits_for_that(patient_house: House) -> None:
     house = patient_house
     house.sfu.connects_at_once = False

@@ -17,8 +17,8 @@ from signal_manager.errors import (
 from signal_manager.media import errors as media_errors
 from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId
 from signal_manager.protocol.messages import RoomState
-from signal_manager.rooms import duties
-from tests.rooms.house import ROOM, Client, House
+from signal_manager.rooms import duties, service
+from tests.rooms.house import ROOM, SOON, Client, House
 
 
 async def in_one_room(house: House, *names: str) -> list[Client]:
@@ -86,6 +86,28 @@ async def test_whoever_leaves_while_it_negotiates_is_refused_what_it_waits_for(h
 
     with pytest.raises(ConflictError):
         await publishing
+    await house.settled()
+
+
+async def test_a_service_that_stops_does_not_wait_for_what_a_lost_call_may_yet_bring(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "STOP_TIMEOUT", 1000.0)
+    alice, _ = await in_one_room(house, "alice", "bob")
+    house.sfu.gate.clear()
+    publishing = asyncio.create_task(alice.publish("1"))
+    await house.until(lambda: house.sfu.calls[-1] == "publish")
+
+    stopping = asyncio.create_task(house.rooms.__aexit__(None, None, None))
+    with pytest.raises(ConflictError):
+        await publishing
+    house.sfu.gate.set()
+
+    async with asyncio.timeout(SOON):
+        await stopping
+    assert {session for session, _ in await house.ledger()} == {"session-1"}
+    page = await house.storage.list_media()
+    await house.storage.confirm_media([entry.entry_id for entry in page.items])
 
 
 async def test_whoever_goes_while_it_comes_in_does_not_come_in(house: House) -> None:

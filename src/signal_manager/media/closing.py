@@ -53,6 +53,7 @@ class _Entry(msgspec.Struct):
     failures: int = 0
     version: int = 0  # counts what was added, so that an attempt confirms only what it knew of
     is_running: bool = False
+    is_settling: bool = False  # closed as far as could be seen; it only waits to be looked at once more
 
 
 class Closings:
@@ -86,6 +87,11 @@ class Closings:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def is_attended(self) -> bool:
+        """Tell whether nothing is left but to look again at sessions that are not settled yet."""
+        return all(entry.is_settling for entry in self._entries.values())
+
     def add(
         self,
         session_id: MediaSessionId,
@@ -103,6 +109,7 @@ class Closings:
             entry = self._entries[session_id] = _Entry(set(), now)
         entry.mids |= set(mids)
         entry.sweep |= sweep
+        entry.is_settling = False
         entry.version += 1
         entry.due_at = now
         if is_unsettled:
@@ -133,6 +140,7 @@ class Closings:
             entry.sweep = entry.sweep and not (is_gone or closing.settles_at <= now)
         if entry.mids or entry.sweep:
             entry.due_at = now if entry.mids else max(now, entry.settles_at)
+            entry.is_settling = entry.due_at > now
         else:
             del self._entries[closing.session_id]
 
@@ -173,6 +181,8 @@ class Closer:
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
+        self._attended = asyncio.Event()
+        self._attended.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -198,6 +208,13 @@ class Closer:
         """Wait until nothing is left to close; the caller sets the time limit."""
         await self._drained.wait()
 
+    async def attended(self) -> None:
+        """Wait until everything is closed as far as can be seen now; the caller sets the time limit.
+
+        What a call that is still under way may yet bring is not waited for, the ledger has it.
+        """
+        await self._attended.wait()
+
     def _add(
         self, session_id: MediaSessionId, mids: Sequence[str], *, sweep: bool = False, is_unsettled: bool = False
     ) -> bool:
@@ -206,6 +223,7 @@ class Closer:
             self._metrics.media_closings.labelled("dropped").add()
             return False
         self._drained.clear()
+        self._attended.clear()
         self._changed.set()
         return True
 
@@ -237,6 +255,8 @@ class Closer:
             self._closings.confirmed(closing, loop.time(), is_gone=is_gone)
             self._metrics.media_closings.labelled("confirmed").add()
         self._changed.set()
+        if self._closings.is_attended:
+            self._attended.set()
         if not len(self._closings):
             self._drained.set()
 

@@ -41,6 +41,7 @@ from signal_manager.media.operations import (
     carries_sdp,
     caused_mids,
     closed_mids,
+    pulls_from,
 )
 
 __all__ = [
@@ -95,6 +96,7 @@ class Event(enum.Enum):
     TRY_LATER = "try later"
     RETRY = "retry"
     WITHDRAWN = "withdrawn"
+    GIVEN_UP = "given up"
     OFFERED = "offered"
     ANSWER = "answer"
     ANSWER_REFUSED = "answer refused"
@@ -117,6 +119,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.CALLING, Event.LOST): State.UNOPENED,
     (State.BACKING_OFF, Event.RETRY): State.CALLING,
     (State.BACKING_OFF, Event.WITHDRAWN): State.IDLE,
+    (State.BACKING_OFF, Event.GIVEN_UP): State.IDLE,
     (State.BACKING_OFF, Event.LOST): State.UNOPENED,
     (State.AWAITING_ANSWER, Event.ANSWER): State.ANSWERING,
     (State.AWAITING_ANSWER, Event.LOST): State.UNOPENED,
@@ -207,6 +210,8 @@ class Negotiation:
         self._current: _Request | None = None  # with the SFU, or to be tried again
         self._started_at = 0.0  # when the current request's first attempt began
         self._attempts = 0  # of the current request, after the first
+        self._early: Result = None  # of its last attempt, where that had one, while it waits to be tried again
+        self._gone: set[MediaSessionId] = set()  # publishers that left, as far as pulls that are here name them
         self._call = 0  # the number of the latest call
         self._in_flight: int | None = None  # its number while it is with the SFU
         self._deadline: float | None = None  # when the present state ends by itself
@@ -248,8 +253,8 @@ class Negotiation:
                 self._move(Event.OFFERED)
                 self._deadline = self._answer_by = now + self._limits.answer
                 self._effects.append(Reply(request.number, result))
-            elif came_too_early(result) and self._may_wait(now):
-                self._back_off(request, now)
+            elif came_too_early(result, gone=self._gone) and self._may_wait(now):
+                self._back_off(request, now, result)
             else:
                 self._finish(Event.DONE, Reply(request.number, result), now)
         return self._take_effects()
@@ -291,6 +296,18 @@ class Negotiation:
             self._deadline = None
             self._move(Event.WITHDRAWN)
             self._proceed(now)
+        return self._take_effects()
+
+    def source_gone(self, session_id: MediaSessionId, now: float) -> list[Effect]:
+        """Take note that a publisher's session has ended: a pull of its tracks alone is repeated no longer."""
+        requests = [*self._waiting, *([] if self._current is None else [self._current])]
+        if any(pulls_from(request.operation, session_id) for request in requests):
+            self._gone.add(session_id)
+            is_hopeless = self._early is not None and not came_too_early(self._early, gone=self._gone)
+            if self.state is State.BACKING_OFF and self._current is not None and is_hopeless:
+                outcome = Reply(self._current.number, self._early)
+                self._current = self._deadline = None
+                self._finish(Event.GIVEN_UP, outcome, now)
         return self._take_effects()
 
     def abandon(self) -> list[Effect]:
@@ -375,6 +392,7 @@ class Negotiation:
     def _finish(self, event: Event, outcome: Reply | Refuse, now: float) -> None:
         self._move(event)
         self._effects.append(outcome)
+        self._gone = {gone for gone in self._gone if any(pulls_from(each.operation, gone) for each in self._waiting)}
         self._proceed(now)
 
     def _may_wait(self, now: float) -> bool:
@@ -384,9 +402,10 @@ class Negotiation:
         pauses = self._limits.pauses
         return pauses[min(self._attempts, len(pauses) - 1)]
 
-    def _back_off(self, request: _Request, now: float) -> None:
+    def _back_off(self, request: _Request, now: float, result: Result = None) -> None:
         self._move(Event.TRY_LATER)
         self._current = request
+        self._early = result
         self._deadline = now + self._pause()
         self._attempts += 1
 
@@ -420,6 +439,7 @@ class Negotiation:
             self._effects.append(ReplaceSession(self.generation, session_id, reason))
         self._waiting.clear()
         self._mids.clear()
+        self._gone.clear()
         self._current = self._in_flight = self._deadline = self.session_id = None
         self._loss = reason
         self._move(Event.LOST)

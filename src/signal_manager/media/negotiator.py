@@ -125,7 +125,10 @@ class Negotiator:
         return published
 
     async def pull(self, tracks: Sequence[RemoteTrack]) -> Pulled:
-        """See `MediaBackend.pull`; one that comes too early is repeated for a while before its errors are returned."""
+        """See `MediaBackend.pull`; one that comes too early is repeated for a while before its errors are returned.
+
+        It is repeated no longer once `source_gone` was called for all that is pulled from.
+        """
         pulled: Pulled = await self._request(ops.Pull(tuple(tracks)))
         return pulled
 
@@ -165,6 +168,10 @@ class Negotiator:
         """See `MediaBackend.close_channels`."""
         closed: tuple[ChannelResult, ...] = await self._request(ops.CloseChannels(tuple(ids)))
         return closed
+
+    def source_gone(self, session_id: MediaSessionId) -> None:
+        """Take note that a publisher's session has ended: what is pulled from it alone is not waited for any longer."""
+        self._perform(self._negotiation.source_gone(session_id, asyncio.get_running_loop().time()))
 
     def abandon(self) -> None:
         """Give the session up, because the client builds a new connection; call `open` for the next one."""

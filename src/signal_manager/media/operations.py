@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from signal_manager.media.base import (
@@ -41,6 +43,7 @@ __all__ = [
     "carries_sdp",
     "caused_mids",
     "closed_mids",
+    "pulls_from",
 ]
 
 
@@ -160,16 +163,26 @@ def closed_mids(result: Result) -> tuple[str, ...]:
     return tuple(track.mid for track in result.tracks if track.error is None or track.error.is_already_closed)
 
 
-def came_too_early(result: Result) -> bool:
-    """Tell whether nothing succeeded and something may succeed later; what has succeeded must not be repeated."""
+def pulls_from(operation: Operation, session_id: MediaSessionId) -> bool:
+    """Tell whether an operation pulls tracks of that session."""
+    return isinstance(operation, Pull) and any(track.session_id == session_id for track in operation.tracks)
+
+
+def came_too_early(result: Result, *, gone: Collection[MediaSessionId] = ()) -> bool:
+    """Tell whether nothing succeeded and something may succeed later; what has succeeded must not be repeated.
+
+    Tracks of publishers that are `gone` will not come.
+    """
     match result:
-        case Published() | Pulled() | ClosedTracks():
-            errors = [item.error for item in result.tracks]
+        case Pulled():
+            items = [(item.error, item.session_id) for item in result.tracks]
+        case Published() | ClosedTracks():
+            items = [(item.error, None) for item in result.tracks]
         case EstablishedChannels():
-            errors = [result.channel.error]
+            items = [(result.channel.error, None)]
         case tuple():
-            errors = [item.error for item in result]
+            items = [(item.error, None) for item in result]
         case _:
             return False
-    failed = [error for error in errors if error is not None]
-    return len(failed) == len(errors) and any(error.is_too_early for error in failed)
+    failed = [(error, source) for error, source in items if error is not None]
+    return len(failed) == len(items) and any(error.is_too_early and source not in gone for error, source in failed)

@@ -22,6 +22,7 @@ from signal_manager.media.base import (
     EstablishedChannels,
     LocalTrack,
     MediaBackend,
+    MediaSessionId,
     Published,
     Pulled,
     RemoteTrack,
@@ -165,6 +166,10 @@ class MemberMedia:
     async def open_channels(self, channels: Sequence[DataChannel]) -> tuple[ChannelResult, ...]:
         """Publish data channels or subscribe to them."""
         return await self._negotiator.open_channels(channels)
+
+    def source_gone(self, session_id: SessionId) -> None:
+        """Take note that another member's session has ended: its tracks are not waited for any longer."""
+        self._negotiator.source_gone(MediaSessionId(session_id))
 
     def start(self) -> None:
         """Begin to say which tracks are sending: the member is in the room now."""

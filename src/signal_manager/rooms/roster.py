@@ -54,6 +54,7 @@ class _LocalRoom:
         self.lock = asyncio.Lock()
         self.record: Room | None = None
         self.members: dict[ClientId, Membership] = {}
+        self.present: set[Membership] = set()  # members, and those coming in
 
     def find(self, key: MemberKey) -> Participant | None:
         """Return a participant as the room was last announced."""
@@ -240,6 +241,7 @@ class Roster:
                 on_lost=lambda session_id: self._lost_media(member, session_id),
             )
         self._members[caller.session_id] = member
+        member.local.present.add(member)
         return member
 
     # -- going ---------------------------------------------------------------------------------------------------
@@ -275,6 +277,7 @@ class Roster:
             change = membership.without_participant(key, now=self._clock())
             room = await self._change(local, room_id, change, is_known=known is not None)
             if room is not None:
+                self._end_source(local, participant.session_id)
                 news = event(room, "participant_left", participant=known or participant, reason=reason)
                 self._settle(local, room, news)
                 if reason in {_REMOVED, _RESTARTING}:  # nobody who left by itself needs to be told
@@ -350,8 +353,10 @@ class Roster:
         """End a membership, in the one way in which all of them end; what is under way already is returned."""
         if member.parting is None:
             del self._members[member.caller.session_id]
+            member.local.present.discard(member)
             if member.media is not None:
                 member.media.close()
+            self._end_source(member.local, member.media_session_id)
             member.parting = self._duties.start(lambda: self._part(member, reason), f"leave {member.room_id}")
         return member.parting
 
@@ -429,11 +434,21 @@ class Roster:
     def _lost_media(self, member: Membership, session_id: SessionId) -> None:
         """See to what a media session leaves behind that was given up while its member stays."""
 
+        self._end_source(member.local, session_id)
+
         async def clean_up() -> None:
             await self._duties.persist(lambda: self._unpublish(member, "media session lost"))
             await self._abandon(session_id)
 
         self._duties.start(clean_up, f"clean up media session {session_id}")
+
+    def _end_source(self, local: _LocalRoom, session_id: SessionId | None) -> None:
+        """Let nobody in the room wait for tracks of a media session that has ended."""
+        if session_id is None:
+            return
+        for other in local.present:
+            if other.media is not None:
+                other.media.source_gone(session_id)
 
     async def _abandon(self, session_id: SessionId) -> None:
         """Let the ledger bring up what is not confirmed to be closed by then."""

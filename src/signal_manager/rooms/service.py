@@ -167,7 +167,9 @@ class RoomService:
         self._roster.all_left("service stopped")
         try:
             async with asyncio.timeout(min(STOP_TIMEOUT, self._settings.stop_timeout)):
-                await self.idle()
+                await self._duties.done()
+                if self._closer is not None:
+                    await self._closer.attended()
         except TimeoutError:
             log.warning("rooms not cleaned up in time; the ledger has the rest")
         await self._duties.stop()

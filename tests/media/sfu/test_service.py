@@ -14,6 +14,7 @@ from aiortc import AudioStreamTrack, RTCDataChannel
 
 from signal_manager.errors import ConfigurationError
 from signal_manager.media.sfu import LocalSfu, SfuSettings, serve
+from signal_manager.media.sfu.connection import Connection
 from signal_manager.media.sfu.wire import SessionDescription, TracksRequest
 from tests.media.sfu.clients import Api, Json, MovingPicture, Peer, api_of, frames, until
 from tests.media.sfu.sdps import FINGERPRINT, offer, section
@@ -482,6 +483,30 @@ async def test_everything_is_given_back_at_the_end(sfu: LocalSfu, api: Api) -> N
     assert not sfu._port.by_ufrag
     assert not sfu._port.by_address
     assert sfu.gauges().pending_handshakes == 0
+
+
+async def test_a_request_that_waits_for_its_transport_is_answered_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Connection] = []
+    ready = Connection.ready
+
+    async def note(connection: Connection) -> None:
+        begun.append(connection)
+        await ready(connection)
+
+    monkeypatch.setattr(Connection, "ready", note)
+    async with LocalSfu(http_port=0, settings=SfuSettings(connect_wait=1000.0)) as sfu, api_of(sfu) as api:
+        session = await api.new_session()
+        body = {
+            "sessionDescription": offer(section("0")),
+            "tracks": [{"location": "local", "mid": "0", "trackName": "x"}],
+        }
+        await api.ok("POST", f"/sessions/{session}/tracks/new", body)
+        waiting = asyncio.create_task(api.call("POST", f"/sessions/{session}/tracks/new", body))
+        await until(lambda: len(begun) == 2)
+
+        await sfu.stop()
+
+        assert (await waiting).status_code == 410
 
 
 # -- what fails inside -------------------------------------------------------------------------------------------------

@@ -136,14 +136,13 @@ class LocalSfu:
             self._clock.cancel()
             await asyncio.wait([self._clock])
             self._clock = None
+        # First the sessions, because requests wait for their transports, and then those that were opened meanwhile.
+        await self._close_sessions()
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await asyncio.wait([self._serving])
             self._server = self._serving = None
-        for session_id in list(self.sessions):
-            self._retire(session_id)
-        if self._closing:
-            await asyncio.wait(self._closing)
+        await self._close_sessions()
         await self._port.stop()
 
     async def __aenter__(self) -> Self:
@@ -198,6 +197,12 @@ class LocalSfu:
             data_channels=sum(len(session.channels.channels) for session in sessions),
             pending_handshakes=self._handshakes.pending,
         )
+
+    async def _close_sessions(self) -> None:
+        for session_id in list(self.sessions):
+            self._retire(session_id)
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     def _retire(self, session_id: str) -> None:
         """Take a session out, and close it beside everything else: one that fails even at that holds up nobody."""
