@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,18 @@ from typing import Literal
 
 from benchmarks.processes import ROOT, free_port, running
 
-__all__ = ["SERVERS", "SERVICE", "WEBSOCKETS", "WS", "Server", "reference", "service", "why_skipped"]
+__all__ = [
+    "SERVERS",
+    "SERVICE",
+    "WEBSOCKETS",
+    "WS",
+    "Server",
+    "Sfu",
+    "local_sfu",
+    "reference",
+    "service",
+    "why_skipped",
+]
 
 SERVICE = "service"
 WEBSOCKETS = "websockets"
@@ -28,8 +40,36 @@ SPARE_CONNECTIONS = 100
 # Messages per minute: the limit is on, as it is in production, and no client of a benchmark reaches it.
 UNREACHED_RATE = 1_000_000_000
 
+NO_MEDIA = """\
+[media]
+backend = "none"
+"""
+
 _REFERENCES = Path("benchmarks/references")
 _NODE_MODULES = ROOT / _REFERENCES / "node_modules"
+
+
+@dataclass(frozen=True)
+class Sfu:
+    """A local SFU in a process of its own."""
+
+    port: int
+    app_id: str
+    app_secret: str
+
+    @property
+    def settings(self) -> str:
+        """The service's configuration for it."""
+        return f"""\
+[media]
+backend = "cloudflare"
+
+[cloudflare]
+base_url = "http://127.0.0.1:{self.port}/v1"
+app_id = "{self.app_id}"
+app_secret = "{self.app_secret}"
+stun_url = ""
+"""
 
 
 @dataclass(frozen=True)
@@ -66,11 +106,25 @@ def reference(name: str, *, core: int | None = None) -> Iterator[Server]:
 
 
 @contextmanager
+def local_sfu(*, latency: float = 0.0) -> Iterator[Sfu]:
+    """Run the local SFU while the block lasts; `latency` (s) is added to each of its answers."""
+    sfu = Sfu(free_port(), secrets.token_hex(16), secrets.token_hex(32))
+    with TemporaryDirectory(prefix="signal-manager-bench-") as directory:
+        faults = Path(directory) / "faults.toml"
+        faults.write_text(f'[[faults]]\nkind = "latency"\nseconds = {latency}\n' if latency else "")
+        command = [sys.executable, "-m", "signal_manager", "sfu", "--port", str(sfu.port), "--app-id", sfu.app_id]
+        environment = os.environ | {"SFU_APP_SECRET": sfu.app_secret}
+        with running([*command, "--faults", str(faults)], port=sfu.port, environment=environment):
+            yield sfu
+
+
+@contextmanager
 def service(
     tokens: Mapping[str, str],
     *,
     core: int | None = None,
     storage: Literal["memory", "sqlite"] = "memory",
+    sfu: Sfu | None = None,
     metrics_port: int = 0,
     log: Path | None = None,
 ) -> Iterator[Server]:
@@ -80,15 +134,17 @@ def service(
         tokens: the token of each client that may connect, all of them at the same time.
         core: the processor it may use.
         storage: where it keeps registrations; a database is in a directory of its own.
-        metrics_port: its second port, normally any free one.
+        sfu: what its rooms use; None for rooms without media.
+        metrics_port: its second port, where the demo page is; normally any free one.
         log: a file for warnings and errors, as JSON lines.
     """
     port = free_port()
     with TemporaryDirectory(prefix="signal-manager-bench-") as directory:
         config = Path(directory) / "config.toml"
-        database = Path(directory) / "signal-manager.db"
         config.write_text(
-            _service_config(tokens, port=port, storage=storage, database=database, metrics_port=metrics_port, log=log)
+            _service_config(
+                tokens, port=port, storage=storage, directory=Path(directory), sfu=sfu, metrics_port=metrics_port, log=log
+            )
         )
         # What the developer's shell sets for the service must not reach this one.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNAL_MANAGER_")}
@@ -98,7 +154,14 @@ def service(
 
 
 def _service_config(
-    tokens: Mapping[str, str], *, port: int, storage: str, database: Path, metrics_port: int, log: Path | None
+    tokens: Mapping[str, str],
+    *,
+    port: int,
+    storage: str,
+    directory: Path,
+    sfu: Sfu | None,
+    metrics_port: int,
+    log: Path | None,
 ) -> str:
     # A JSON string is a TOML basic string too.
     api_keys = ", ".join(json.dumps(f"{client_id}:{token}") for client_id, token in tokens.items())
@@ -116,11 +179,9 @@ max_messages_per_minute = {UNREACHED_RATE}
 
 [storage]
 backend = "{storage}"
-sqlite_path = {json.dumps(str(database))}
+sqlite_path = {json.dumps(str(directory / "signal-manager.db"))}
 
-[media]
-backend = "none"
-
+{NO_MEDIA if sfu is None else sfu.settings}
 [metrics]
 port = {metrics_port}
 

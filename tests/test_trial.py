@@ -36,7 +36,9 @@ STEPS = [
     "data channel open",
     "messages a to b",
     "messages b to a",
+    "join room",
 ]
+CALL = ["publish", "track received", "frames a to b"]
 A, B = ("a", TOKEN), ("b", TOKEN)
 
 
@@ -53,13 +55,21 @@ async def test_a_trial_starts_its_own_service_and_everything_arrives(capsys: pyt
     assert status == 0
     assert report["ok"] is True
     assert report["error"] is None
-    assert [step["step"] for step in report["steps"]] == STEPS
+    assert [step["step"] for step in report["steps"]] == STEPS + CALL
     assert all(step["ms"] > 0 for step in report["steps"])
-    assert [step["detail"] for step in report["steps"][-2:]] == ["20 of 20"] * 2
+    details = {step["step"]: step["detail"] for step in report["steps"]}
+    assert details["messages a to b"] == details["messages b to a"] == "20 of 20"
+    assert details["track received"] == "video of test_client_1"
+    assert details["frames a to b"] == "30 of 30"
 
 
 async def test_a_trial_of_a_running_service_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = {"server": {"port": 0}, "storage": {"backend": "memory"}, "metrics": {"enabled": False}}
+    settings = {
+        "server": {"port": 0},
+        "storage": {"backend": "memory"},
+        "media": {"backend": "none"},
+        "metrics": {"enabled": False},
+    }
     async with running(Config.model_validate(settings)) as service:
         status = await run_trial(url=f"ws://127.0.0.1:{service.port}", messages=5)
 
@@ -68,6 +78,7 @@ async def test_a_trial_of_a_running_service_prints_a_table(capsys: pytest.Captur
     assert all(step in printed for step in STEPS)
     assert f"Two peers through ws://127.0.0.1:{service.port}" in printed
     assert "Everything arrived: 5 messages each way." in printed
+    assert "There was no room call: the service has no media backend." in printed
     assert "\x1b" not in printed
 
 

@@ -1,4 +1,4 @@
-"""`signal-manager try`: two WebRTC peers in this process find each other through the service and talk.
+"""`signal-manager try`: two WebRTC peers in this process find each other through the service, talk, and meet in a room.
 
 The command line calls `run_trial`; the peers signal through `client` like any application, and their media side is
 aiortc, which is an optional dependency: import this module only when a trial is asked for.
@@ -14,14 +14,28 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
-from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
 from aiortc.sdp import candidate_from_sdp
+from av import VideoFrame
 from rich.console import Console
 from rich.table import Table
 
 from signal_manager import app, logs
-from signal_manager.client import Disconnected, ErrorReceived, RetryPolicy, SignalClient, SignalKind, SignalReceived
+from signal_manager.client import (
+    Disconnected,
+    ErrorReceived,
+    RetryPolicy,
+    Room,
+    RoomClosed,
+    RoomReconnecting,
+    SignalClient,
+    SignalKind,
+    SignalReceived,
+    TrackAdded,
+    TrackFailed,
+)
 from signal_manager.config import Config
 from signal_manager.errors import (
     AuthenticationError,
@@ -37,6 +51,10 @@ __all__ = ["run_trial", "split_candidates"]
 DEFAULT_SENDER = ("test_client_1", "test_token_1")
 DEFAULT_RECEIVER = ("test_client_2", "test_token_2")
 
+# Pictures that must arrive through the SFU: the first shows that it works, the others that it goes on working.
+FRAMES = 30
+_NO_MEDIA = "skipped: the service has no media backend"
+
 
 async def run_trial(
     *,
@@ -49,7 +67,8 @@ async def run_trial(
 ) -> int:
     """Let two peers exchange offer, answer and ICE candidates through the service, then messages without it.
 
-    What happened, with times, is printed to standard output: as a table, coloured on a terminal, or as one JSON object.
+    After that one sends a picture to the other in a room, through the SFU; a service without one skips that part. What
+    happened, with times, is printed to standard output: as a table, coloured on a terminal, or as one JSON object.
 
     Args:
         url: a running service; None starts one of its own on a free port of the loopback interface.
@@ -60,7 +79,7 @@ async def run_trial(
         json_output: print JSON instead of a table.
 
     Returns:
-        the exit status: 0 when every message arrived, else 1.
+        the exit status: 0 when everything arrived, else 1.
 
     Raises:
         ConfigurationError: the arguments cannot work.
@@ -93,7 +112,7 @@ async def _service(url: str | None, *keys: tuple[str, str]) -> AsyncIterator[str
         "server": {"port": 0},
         "auth": {"auth_method": "api_key", "api_keys": [f"{client_id}:{token}" for client_id, token in keys]},
         "storage": {"backend": "memory"},
-        "media": {"backend": "none"},
+        "media": {"backend": "local"},
         "metrics": {"enabled": False},
     }
     async with app.running(Config.model_validate(settings)) as service:
@@ -113,6 +132,7 @@ class _Trial:
     url: str = ""
     steps: list[_Step] = field(default_factory=list)
     error: str | None = None
+    has_media: bool = False
 
     @property
     def unfinished(self) -> str:
@@ -155,6 +175,29 @@ class _Trial:
             for name, source, sink in (("messages a to b", a, b), ("messages b to a", b, a)):
                 with self.step(name) as step:
                     await source.talk_to(sink, self.messages, step)
+            await self._meet(a.client, b.client)
+
+    async def _meet(self, a: SignalClient, b: SignalClient) -> None:
+        """Make a room call: a sends a picture through the SFU, and b counts what arrives."""
+        room_id = f"trial-{uuid4()}"
+        async with contextlib.AsyncExitStack() as stack:
+            with self.step("join room") as step:
+                sender = await stack.enter_async_context(await a.join(room_id, create=True, retry=_ONCE))
+                receiver = await stack.enter_async_context(await b.join(room_id, retry=_ONCE))
+                self.has_media = sender.has_media
+                step.detail = room_id if sender.has_media else _NO_MEDIA
+            if not sender.has_media:
+                return
+            with self.step("publish"):
+                await sender.publish(_Picture())
+            with self.step("track received") as step:
+                added = await _next_track(receiver)
+                step.detail = f"{added.track_name} of {added.participant.client_id}"
+            with self.step("frames a to b") as step:
+                for number in range(FRAMES):
+                    step.detail = f"{number} of {FRAMES}"
+                    await added.track.recv()
+                step.detail = f"{FRAMES} of {FRAMES}"
 
     async def _connect(self, stack: contextlib.AsyncExitStack, name: str, client_id: str, token: str) -> _Peer:
         with self.step(name) as step:
@@ -196,10 +239,40 @@ class _Trial:
         if any(step.seconds is not None for step in self.steps):
             console.print(table)
         if self.error is None:
-            console.print(f"[green]Everything arrived:[/green] {self.messages} messages each way.")
+            frames = f", {FRAMES} frames through the SFU" if self.has_media else ""
+            console.print(f"[green]Everything arrived:[/green] {self.messages} messages each way{frames}.")
+            if not self.has_media:
+                console.print("There was no room call: the service has no media backend.")
         else:
             # The service's own words must stay on one line, and may look like markup.
             Console(file=sys.stderr, highlight=False).print(f"error: {self.error}", markup=False, soft_wrap=True)
+
+
+# A trial is to show what does not work, not to mend it.
+_ONCE = RetryPolicy(attempts=1)
+
+
+class _Picture(VideoStreamTrack):
+    """A small picture that changes, cheap to encode."""
+
+    async def recv(self) -> VideoFrame:
+        frame = VideoFrame(160, 120, "yuv420p")
+        frame.pts, frame.time_base = await self.next_timestamp()
+        for plane, value in zip(frame.planes, (frame.pts // 3000 * 8 % 256, 128, 128), strict=True):
+            plane.update(bytes((value,)) * plane.buffer_size)
+        return frame
+
+
+async def _next_track(room: Room) -> TrackAdded:
+    async for event in room:
+        match event:
+            case TrackAdded():
+                return event
+            case TrackFailed(error=error) | RoomReconnecting(error=error):
+                raise UnavailableError(str(error))
+            case RoomClosed(reason=reason):
+                raise UnavailableError(f"the room was closed: {reason}")
+    raise UnavailableError("the room was left")
 
 
 class _Peer:

@@ -24,6 +24,7 @@ from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, decode_frame,
 from signal_manager.protocol.messages import (
     Connect,
     ConnectAck,
+    ConnectionInfo,
     Disconnect,
     ErrorMessage,
     Heartbeat,
@@ -33,6 +34,10 @@ from signal_manager.protocol.messages import (
     Peer,
     Register,
     RegisterAck,
+    RoomJoin,
+    RoomJoinAck,
+    RoomLeave,
+    RoomLeaveAck,
     Shape,
     Signal,
     SignalAck,
@@ -179,8 +184,37 @@ class FakeService:
                 await client.send(UnregisterAck(version="1.0.0", status=200, message="ok", client_id="x"), message_id)
             case Signal():
                 await self._relay(client, message_id, message)
+            case RoomJoin():
+                await client.send(self.welcome(message), message_id)
+            case RoomLeave():
+                left = RoomLeaveAck(version="1.0.0", status=200, message="ok", room_id=message.room_id, client_id="x")
+                await client.send(left, message_id)
             case _:
                 raise AssertionError(f"nobody sends a service {message}")
+
+    @staticmethod
+    def welcome(message: RoomJoin, **fields: Any) -> RoomJoinAck:
+        """What a service without a media backend answers, unless told otherwise."""
+        session_id = fields.setdefault("session_id", "")
+        given: dict[str, Any] = {"participants": [], "tracks": [], "sequence": 1, "ice_servers": []} | fields
+        info = ConnectionInfo(
+            room_id=message.room_id,
+            role=message.role,
+            app_id="",
+            session_id=session_id,
+            status="Connected",
+            metadata={},
+        )
+        return RoomJoinAck(
+            version="1.0.0",
+            status=200,
+            message="ok",
+            room_id=message.room_id,
+            app_id="",
+            stun_url="",
+            connection_info=info,
+            **given,
+        )
 
     async def _relay(self, client: Client, message_id: bytes, signal: Signal) -> None:
         target = self.clients.get(signal.target_client_id or "")

@@ -687,3 +687,18 @@ async def test_operations_that_wait_for_the_sfu_are_counted(house: House) -> Non
     house.sfu.gate.set()
     await asyncio.gather(*publishing)
     assert house.metrics.media_operations_pending.value() == 0
+
+
+async def test_who_creates_a_room_that_is_being_created_waits_and_asks_nothing_of_the_sfu(house: House) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    house.sfu.gate.clear()
+    first = asyncio.create_task(alice.create())
+    await house.until(lambda: "open_session" in house.sfu.calls)
+    second = asyncio.create_task(bob.create())
+    house.sfu.gate.set()
+
+    await first
+    with pytest.raises(ConflictError):
+        await second
+
+    assert house.sfu.calls.count("open_session") == 1

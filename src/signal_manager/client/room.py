@@ -154,6 +154,7 @@ class Room:
         self._events: EventQueue[RoomHappening] = EventQueue()
         self._callbacks: Callbacks[RoomHappening] = Callbacks(ROOM_EVENT_NAMES)
         self._entry: _Entry | None = None
+        self._has_media = False
         self._is_closed = False
         self._is_resyncing = False
         self._sequence = 0  # of the last change that `participants` shows
@@ -185,6 +186,11 @@ class Room:
         if self._is_closed:
             return "closed"
         return "reconnecting" if self._entry is None else "joined"
+
+    @property
+    def has_media(self) -> bool:
+        """Whether there is an SFU behind the room, as far as is known; without one only signals can be sent."""
+        return self._has_media
 
     @property
     def dropped_events(self) -> int:
@@ -431,6 +437,7 @@ class Room:
     def _welcome(self, ack: RoomAck, media: MediaSession | None) -> None:
         offer = None if ack.offer_sdp is None else (ack.offer_sdp, ack.tracks)
         entry = self._entry = _Entry(media, offer)
+        self._has_media = media is not None
         self._show_state(ack)
         if self._newest > self._sequence:
             self._start(self._resync(entry), "state")

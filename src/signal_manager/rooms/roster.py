@@ -52,6 +52,7 @@ class _LocalRoom:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
+        self.creation = asyncio.Lock()  # held by whoever makes the room, so that others do not negotiate in vain
         self.record: Room | None = None
         self.members: dict[ClientId, Membership] = {}
         self.present: set[Membership] = set()  # members, and those coming in

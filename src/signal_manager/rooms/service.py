@@ -211,7 +211,10 @@ class RoomService:
                 )
             )
 
-        async with self._roster.entering(caller, room_id, role, request.metadata or {}) as member:
+        async with (
+            self._roster.entering(caller, room_id, role, request.metadata or {}) as member,
+            member.local.creation,
+        ):
             room = await self._storage.get_room(room_id)
             if room is not None and room.is_active:
                 raise ConflictError(f"room {room_id} is there already")
