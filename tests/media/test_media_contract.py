@@ -73,6 +73,6 @@ async def checked(app_id: str, app_secret: str, base_url: str) -> AsyncIterator[
     async with CloudflareBackend(
         app_id=app_id, app_secret=app_secret, base_url=base_url, metrics=Metrics(), stun_url=""
     ) as backend:
-        backend._http.event_hooks = {"response": [check]}
+        backend._http.first.event_hooks = {"response": [check]}
         yield backend
     assert misfits == []

@@ -40,6 +40,7 @@ from signal_manager.media.base import (
     TrackState,
     TrackUpdate,
 )
+from signal_manager.media.cloudflare_http import Pools
 from signal_manager.media.errors import (
     After,
     MediaFault,
@@ -129,7 +130,7 @@ class CloudflareBackend:
         turn_key_token: str = "",
         turn_ttl: float = 3600.0,
         request_timeout: float = 10.0,
-        max_connections: int = 100,
+        max_connections: int = 256,
         retry_wait: float = 0.2,
     ) -> None:
         base_url = _checked_url(base_url)
@@ -144,12 +145,10 @@ class CloudflareBackend:
         self._retry_wait = retry_wait
         # On HTTP/2 its debug lines hold every header as it is sent, and so the secrets.
         logging.getLogger("hpack").setLevel(logging.WARNING)
-        self._http = httpx.AsyncClient(
-            http2=True,
+        self._http = Pools(
+            max_connections=max_connections,
             timeout=httpx.Timeout(request_timeout, connect=min(5.0, request_timeout)),
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
-            # A proxy from the environment is for the way out, never for an SFU on this machine.
-            trust_env=httpx.URL(base_url).host not in {"127.0.0.1", "::1", "localhost"},
+            is_local=httpx.URL(base_url).host in {"127.0.0.1", "::1", "localhost"},
         )
 
     def __repr__(self) -> str:
