@@ -259,16 +259,10 @@ class Descriptions:
         own: Mapping[str, _Section] | None = None,
     ) -> str:
         """Write a description for aiortc: every section that it knows, in its order, whether it is in use or not."""
-        for mid, section in shown.items():
-            self._latest[mid] = section
-        sections = []
         for mid in mids:
-            if mid in shown:
-                sections.append(shown[mid])
-            else:
-                known = self._latest.get(mid) or (own or {})[mid]
-                sections.append(known.named(mid).idle(self._transport))
-        return _join(head, sections)
+            known = shown.get(mid) or self._latest.get(mid) or (own or {})[mid]
+            self._latest[mid] = known if mid in shown else known.named(mid).idle(self._transport)
+        return _join(head, [self._latest[mid] for mid in mids])
 
     def _fitted(self, section: _Section) -> _Section:
         """Return a new section of ours whose payload types and extension ids mean in this connection what they say."""

@@ -149,6 +149,7 @@ class CloudflareBackend:
             max_connections=max_connections,
             timeout=httpx.Timeout(request_timeout, connect=min(5.0, request_timeout)),
             is_local=httpx.URL(base_url).host in {"127.0.0.1", "::1", "localhost"},
+            is_secure=base_url.startswith("https:"),
         )
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ several times where they are idle: one client with a hundred connections spends 
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Mapping
 
 import httpx
@@ -32,14 +33,16 @@ class Pools:
         max_connections: held at most, over all clients.
         timeout: limits of one request.
         is_local: whether the SFU is on this machine, where a proxy from the environment is of no use.
+        is_secure: whether it is asked over TLS.
     """
 
-    def __init__(self, *, max_connections: int, timeout: httpx.Timeout, is_local: bool) -> None:
+    def __init__(self, *, max_connections: int, timeout: httpx.Timeout, is_local: bool, is_secure: bool) -> None:
         self._size = min(POOL_SIZE, max_connections)
         self._most = max(1, max_connections // self._size)
         self._timeout = timeout
         self._is_local = is_local
-        self._context = httpx.create_ssl_context()  # shared, since reading the authorities takes a while
+        # Shared, and left without authorities where it is not used, since reading them takes a while.
+        self._context = httpx.create_ssl_context() if is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._pools = [self._open()]
 
     @property
