@@ -1,0 +1,310 @@
+"""The Python SDK's rooms against the real service and a real SFU, with aiortc on both ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import pytest
+from aiortc import AudioStreamTrack, MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av import VideoFrame
+
+from signal_manager.app import running
+from signal_manager.auth import issue_token
+from signal_manager.client import (
+    ParticipantLeft,
+    RetryPolicy,
+    Room,
+    RoomClosed,
+    RoomHappening,
+    RoomReconnected,
+    RoomReconnecting,
+    SignalClient,
+    TrackAdded,
+    TrackRemoved,
+)
+from signal_manager.config import Config
+from signal_manager.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError, UnavailableError
+from signal_manager.media.sfu import LocalSfu
+from signal_manager.model import Grants
+from tests.waiting import until
+
+SECRET = "a secret of thirty-two characters"
+TIME_LIMIT = 30.0
+AT_ONCE = RetryPolicy(random=lambda: 0.0)
+
+Happening = TypeVar("Happening")
+
+
+class Picture(MediaStreamTrack):
+    """A small picture of one grey, ten times a second."""
+
+    kind = "video"
+
+    def __init__(self, grey: int = 200) -> None:
+        super().__init__()
+        self._grey = grey
+        self._count = 0
+
+    async def recv(self) -> VideoFrame:
+        await asyncio.sleep(0.1)
+        frame = VideoFrame(64, 48, "yuv420p")
+        for plane, value in zip(frame.planes, (self._grey, 128, 128), strict=True):
+            plane.update(bytes((value,)) * plane.buffer_size)
+        frame.pts, frame.time_base = self._count * 9000, Fraction(1, 90_000)
+        self._count += 1
+        return frame
+
+
+class House:
+    """A service beside its SFU, and clients of it."""
+
+    def __init__(self, url: str, sfu: LocalSfu) -> None:
+        self.url = url
+        self.sfu = sfu
+        self.clients: list[SignalClient] = []
+
+    async def client(self, name: str, grants: Grants | None = None) -> SignalClient:
+        token = issue_token(client_id=name, secret=SECRET, ttl=600, now=time.time(), grants=grants)
+        client = SignalClient(self.url, name, token, retry=AT_ONCE)
+        self.clients.append(client)
+        await client.connect()
+        return client
+
+    async def join(self, name: str, *tracks: MediaStreamTrack, **options: Any) -> Room:
+        client = await self.client(name)
+        return await client.join("demo", tracks=tracks, create=True, retry=AT_ONCE, **options)
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with LocalSfu(http_port=0) as sfu:
+        settings = {
+            "server": {"port": 0},
+            "auth": {"token_secret": SECRET},
+            "storage": {"backend": "memory"},
+            "media": {"backend": "cloudflare"},
+            "cloudflare": {
+                "app_id": sfu.app_id,
+                "app_secret": sfu.app_secret,
+                "base_url": sfu.base_url,
+                "stun_url": "",
+            },
+            "metrics": {"enabled": False},
+        }
+        async with running(Config.model_validate(settings)) as service:
+            house = House(f"ws://127.0.0.1:{service.port}", sfu)
+            yield house
+            for client in house.clients:
+                await client.close()
+        gauges = sfu.gauges()
+        assert gauges.publications == gauges.subscriptions == 0
+
+
+async def following(room: Room, kind: type[Happening]) -> Happening:
+    """Return the next event of a kind."""
+    async with asyncio.timeout(TIME_LIMIT):
+        async for event in room:
+            if isinstance(event, kind):
+                return event
+    raise AssertionError(f"the room ended without {kind.__name__}")
+
+
+async def grey_of(track: MediaStreamTrack, wanted: range) -> int:
+    """Return the brightness of a picture as soon as it is right."""
+    async with asyncio.timeout(TIME_LIMIT):
+        while True:
+            frame = await track.recv()
+            assert isinstance(frame, VideoFrame)
+            grey = bytes(frame.planes[0])[0]
+            if grey in wanted:
+                return grey
+
+
+BRIGHT, DARK = range(190, 211), range(10, 30)
+
+
+async def test_two_members_see_and_hear_each_other(house: House) -> None:
+    alice = await house.join("alice", Picture(), metadata={"name": "Alice"})
+    bob = await house.join("bob")
+    seen = await following(bob, TrackAdded)
+    await grey_of(seen.track, BRIGHT)
+
+    await bob.publish(AudioStreamTrack(), name="desk")
+    heard = await following(alice, TrackAdded)
+    async with asyncio.timeout(TIME_LIMIT):
+        await heard.track.recv()
+
+    assert (seen.participant.client_id, seen.track_name, seen.track.kind) == ("alice", "video", "video")
+    assert (heard.participant.client_id, heard.track_name) == ("bob", "desk-audio")
+    assert bob.participants["alice"].metadata == {"name": "Alice"}
+    assert bob.participants["alice"].tracks["video"].track is seen.track
+    assert (alice.state, alice.has_media, "alice" in alice.participants) == ("joined", True, False)
+
+
+async def test_one_connection_publishes_and_pulls_again_and_again(house: House) -> None:
+    alice, bob = await house.join("alice", Picture()), await house.join("bob", Picture())
+    for _ in range(2):
+        camera = Picture()
+        await bob.publish(camera, name="screen")
+        added = await following(alice, TrackAdded)
+        while added.track_name != "screen-video":
+            added = await following(alice, TrackAdded)
+        await grey_of(added.track, BRIGHT)
+
+        await bob.unpublish(camera)
+
+        removed = await following(alice, TrackRemoved)
+        assert removed.track is added.track
+        with pytest.raises(MediaStreamError):
+            await grey_of(removed.track, range(0))
+    assert camera.readyState == "live"
+
+
+async def test_what_is_muted_is_black_until_it_is_not(house: House) -> None:
+    alice, bob = await house.join("alice", Picture()), await house.join("bob")
+    track = (await following(bob, TrackAdded)).track
+    await grey_of(track, BRIGHT)
+
+    alice.mute("video")
+    await grey_of(track, DARK)
+    alice.unmute()
+
+    await grey_of(track, BRIGHT)
+
+
+async def test_a_lost_media_session_is_replaced_and_everything_published_and_pulled_again(house: House) -> None:
+    alice, bob = await house.join("alice", Picture()), await house.join("bob", Picture())
+    await following(alice, TrackAdded)
+    before = (await following(bob, TrackAdded)).track
+
+    for session_id in list(house.sfu.sessions):
+        house.sfu._retire(session_id)
+
+    await following(bob, RoomReconnecting)
+    after = (await following(bob, TrackAdded)).track
+    assert after is not before
+    await grey_of(after, BRIGHT)
+    await grey_of((await following(alice, TrackAdded)).track, BRIGHT)
+    assert bob.state == "joined"
+
+
+async def test_a_lost_connection_is_made_again_and_the_room_joined(house: House) -> None:
+    alice, bob = await house.join("alice", Picture()), await house.join("bob", Picture())
+    await following(alice, TrackAdded)
+    await following(bob, TrackAdded)
+    connection = house.clients[1]._link._connection
+    assert connection is not None
+
+    connection.abort("cut by the test")
+
+    await following(bob, RoomReconnected)
+    await grey_of((await following(bob, TrackAdded)).track, BRIGHT)
+    await grey_of((await following(alice, TrackAdded)).track, BRIGHT)
+
+
+async def test_who_may_not_publish_is_told_and_goes_on_receiving(house: House) -> None:
+    await house.join("alice", Picture())
+    client = await house.client("bob", Grants(publish=False))
+    bob = await client.join("demo", retry=AT_ONCE)
+    await grey_of((await following(bob, TrackAdded)).track, BRIGHT)
+
+    with pytest.raises(ForbiddenError):
+        await bob.publish(Picture())
+    carol = await house.join("carol", Picture())
+    await grey_of((await following(bob, TrackAdded)).track, BRIGHT)
+
+    assert bob.state == "joined"
+    await carol.leave("enough")
+    assert (await following(bob, ParticipantLeft)).reason == "enough"
+
+
+async def test_leaving_is_heard_and_ends_the_iteration(house: House) -> None:
+    async with await house.join("alice", Picture()) as alice:
+        bob = await house.join("bob")
+        await following(bob, TrackAdded)
+    events: list[RoomHappening] = [event async for event in alice]
+
+    left = await following(bob, ParticipantLeft)
+
+    assert (left.participant.client_id, left.reason) == ("alice", "left")
+    assert isinstance(events[-1], RoomClosed)
+    assert alice.state == "closed"
+    with pytest.raises(InvalidRequestError, match="join it again"):
+        await alice.publish(Picture())
+    await alice.leave()
+
+
+async def test_tracks_are_received_when_asked_for_where_that_is_wanted(house: House) -> None:
+    await house.join("alice", Picture())
+    bob = await house.join("bob", auto_pull=False)
+    await until(lambda: "video" in bob.participants["alice"].tracks, limit=TIME_LIMIT)
+    pulled: asyncio.Future[TrackAdded] = asyncio.get_running_loop().create_future()
+    bob.on("track", pulled.set_result)
+
+    bob.pull("alice", "video")
+
+    async with asyncio.timeout(TIME_LIMIT):
+        await grey_of((await pulled).track, BRIGHT)
+    with pytest.raises(NotFoundError, match="publishes no track"):
+        bob.pull("alice", "audio")
+
+
+async def test_who_cannot_come_in_is_told_why_and_leaves_nothing_behind(house: House) -> None:
+    client = await house.client("alice")
+
+    with pytest.raises(NotFoundError):
+        await client.join("demo", tracks=[Picture()])
+    with pytest.raises(InvalidRequestError, match="room_id"):
+        await client.join("no/room")
+    with pytest.raises(InvalidRequestError, match="expected tracks"):
+        await client.join("demo", role="sender")
+    room = await client.join("demo", create=True)
+    with pytest.raises(ConflictError):
+        await client.join("demo")
+
+    assert room.state == "joined"
+    assert client._rooms == [room]
+
+
+async def test_joining_that_is_cancelled_leaves_again(house: House) -> None:
+    await house.join("alice")
+    client = await house.client("bob")
+    joining = asyncio.create_task(client.join("demo", tracks=[Picture()]))
+    await asyncio.sleep(0)
+
+    joining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await joining
+
+    assert client._rooms == []
+    async with asyncio.timeout(TIME_LIMIT):
+        room = await client.join("demo", tracks=[Picture()])
+    assert room.state == "joined"
+
+
+async def test_without_aiortc_media_is_refused_with_what_to_install(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await house.client("alice")
+    monkeypatch.setitem(sys.modules, "signal_manager.client.media", None)
+
+    with pytest.raises(InvalidRequestError, match=r"pip install 'signal-manager\[rtc\]'"):
+        await client.join("demo", create=True)
+
+
+async def test_a_client_that_is_closed_ends_its_rooms(house: House) -> None:
+    alice = await house.join("alice", Picture())
+    publishing = asyncio.create_task(alice.publish(AudioStreamTrack()))
+    await asyncio.sleep(0)
+
+    await house.clients[0].close()
+
+    with pytest.raises(UnavailableError):
+        await publishing
+    assert alice.state == "closed"
