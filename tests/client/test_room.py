@@ -1,0 +1,251 @@
+"""A room's events, their order and its end, against a service that says what the test wants; without media."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+from aiortc import AudioStreamTrack
+
+from signal_manager.client import (
+    ParticipantChanged,
+    ParticipantJoined,
+    ParticipantLeft,
+    RetryPolicy,
+    Room,
+    RoomClosed,
+    RoomHappening,
+    RoomReconnected,
+    RoomReconnecting,
+    SignalClient,
+)
+from signal_manager.errors import ForbiddenError, InvalidRequestError, TooLateError
+from signal_manager.protocol.messages import (
+    ErrorMessage,
+    Member,
+    Message,
+    PublishedTrack,
+    RoomEvent,
+    RoomJoin,
+    RoomLeave,
+    RoomState,
+    RoomStateAck,
+)
+from tests.client.fake_service import Client, FakeService, make_client, within
+
+AT_ONCE = RetryPolicy(attempts=3, random=lambda: 0.0)
+ME = Member(client_id="alice", role="receiver")
+BOB = Member(client_id="bob", role="sender", session_id="s-1", metadata={"name": "Bob"})
+
+
+@pytest.fixture
+async def client(service: FakeService) -> AsyncIterator[SignalClient]:
+    async with make_client(service) as client:
+        yield client
+
+
+@pytest.fixture
+async def room(client: SignalClient) -> Room:
+    return await client.join("demo", retry=AT_ONCE)
+
+
+async def tell(service: FakeService, event: Any, sequence: int, **fields: Any) -> None:
+    await service.clients["alice"].send(RoomEvent(room_id="demo", sequence=sequence, event=event, **fields))
+
+
+async def following(room: Room, count: int) -> list[RoomHappening]:
+    return [await within(anext(room)) for _ in range(count)]
+
+
+def answer_with(service: FakeService, kind: type[Message], make: Any) -> list[Message]:
+    """Answer requests of a kind with what `make` returns, and return the list of them as it grows."""
+    asked: list[Message] = []
+
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        if isinstance(message, kind):
+            asked.append(message)
+            await client.send(make(message), message_id)
+        else:
+            await service.default_answer(client, message_id, message)
+
+    service.answer = answer
+    return asked
+
+
+async def test_members_come_change_and_go(service: FakeService, room: Room) -> None:
+    await tell(service, "participant_joined", 2, participant=BOB)
+    changed = Member(client_id="bob", role="sender", session_id="s-1", metadata={"name": "Robert"})
+    await tell(service, "metadata_changed", 3, participant=changed)
+    await tell(service, "participant_left", 4, participant=changed, reason="enough")
+
+    joined, change, left = await following(room, 3)
+
+    assert isinstance(joined, ParticipantJoined)
+    assert isinstance(change, ParticipantChanged)
+    assert change.participant.metadata == {"name": "Robert"}
+    assert isinstance(left, ParticipantLeft)
+    assert (left.participant.client_id, left.participant.role, left.reason) == ("bob", "sender", "enough")
+    assert room.participants == {}
+
+
+async def test_events_of_other_rooms_and_of_the_past_are_ignored(service: FakeService, room: Room) -> None:
+    other = RoomEvent(room_id="other", sequence=2, event="participant_joined", participant=BOB)
+    await service.clients["alice"].send(other)
+    await tell(service, "participant_joined", 1, participant=BOB)
+    await tell(service, "participant_joined", 2, participant=Member(client_id="carol", role="receiver"))
+
+    (event,) = await following(room, 1)
+
+    assert isinstance(event, ParticipantJoined)
+    assert event.participant.client_id == "carol"
+
+
+async def test_a_missing_event_is_made_up_for_by_the_whole_state(service: FakeService, room: Room) -> None:
+    tracks = [PublishedTrack(mid="0", track_name="video", kind="video")]
+    carol = Member(client_id="carol", role="sender", session_id="s-2", tracks=tracks)
+
+    def state(_: Message) -> RoomStateAck:
+        return RoomStateAck(
+            room_id="demo", sequence=4, participants=[ME, BOB, carol], metadata={}, max_participants=100
+        )
+
+    asked = answer_with(service, RoomState, state)
+    await tell(service, "participant_joined", 4, participant=carol)
+
+    events = await following(room, 2)
+
+    assert [cast("ParticipantJoined", event).participant.client_id for event in events] == ["bob", "carol"]
+    assert len(asked) == 1
+    assert room.participants["carol"].tracks["video"].kind == "video"
+    await tell(service, "tracks_unpublished", 5, participant=carol, tracks=tracks)
+    await tell(service, "participant_left", 6, participant=BOB)
+    await following(room, 1)
+    assert room.participants["carol"].tracks == {}
+
+
+async def test_a_client_that_is_removed_is_told_so(service: FakeService, room: Room) -> None:
+    await tell(service, "participant_left", 2, participant=ME, reason="removed")
+
+    (event,) = await following(room, 1)
+
+    assert event == RoomClosed("removed")
+    assert room.state == "closed"
+    with pytest.raises(StopAsyncIteration):
+        await within(anext(room))
+
+
+async def test_a_room_that_expires_is_over(service: FakeService, room: Room) -> None:
+    await tell(service, "room_closed", 2, reason="expired")
+
+    assert await following(room, 1) == [RoomClosed("expired")]
+
+
+async def test_a_room_closed_by_a_restart_is_joined_again(service: FakeService, room: Room) -> None:
+    await tell(service, "room_closed", 2, reason="restarting")
+
+    lost, back = await following(room, 2)
+
+    assert isinstance(lost, RoomReconnecting)
+    assert isinstance(back, RoomReconnected)
+    assert room.state == "joined"
+
+
+async def test_a_new_session_is_in_no_room_and_joins_again(service: FakeService, room: Room) -> None:
+    service.clients["alice"].abort()
+
+    lost, back = await following(room, 2)
+
+    assert isinstance(lost, RoomReconnecting)
+    assert isinstance(back, RoomReconnected)
+
+
+async def test_a_room_that_may_not_be_joined_again_is_over(service: FakeService, room: Room) -> None:
+    answer_with(service, RoomJoin, lambda _: ErrorMessage(error_code=403, error_message="no longer"))
+    service.clients["alice"].abort()
+
+    _, closed = await following(room, 2)
+
+    assert isinstance(closed, RoomClosed)
+    assert isinstance(closed.error, ForbiddenError)
+
+
+async def test_a_room_that_cannot_be_joined_again_is_given_up(service: FakeService, room: Room) -> None:
+    asked = answer_with(service, RoomJoin, lambda _: ErrorMessage(error_code=503, error_message="not now"))
+    service.clients["alice"].abort()
+
+    _, closed = await following(room, 2)
+
+    assert isinstance(closed, RoomClosed)
+    assert closed.reason == "the room cannot be joined again"
+    assert len(asked) == 3
+
+
+async def test_without_a_media_backend_there_is_nothing_to_publish_with(room: Room) -> None:
+    assert not room.has_media
+    with pytest.raises(InvalidRequestError, match="no media backend"):
+        await room.publish(AudioStreamTrack())
+
+
+@pytest.mark.parametrize(
+    ("tracks", "name", "complaint"),
+    [
+        ([], None, "expected at least one"),
+        ([AudioStreamTrack], "no/name", "a track's name is"),
+        ([object], None, "of kind None"),
+    ],
+)
+async def test_what_cannot_be_published_is_refused_at_once(
+    room: Room, tracks: list[Any], name: str | None, complaint: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=complaint):
+        await room.publish(*(track() for track in tracks), name=name)
+
+
+async def test_callbacks_get_their_events_and_iteration_the_others(service: FakeService, room: Room) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    room.on("participant_joined", lambda event: heard.put_nowait(event.participant.client_id))
+    await tell(service, "participant_joined", 2, participant=BOB)
+    await tell(service, "participant_left", 3, participant=BOB)
+
+    assert await within(heard.get()) == "bob"
+    assert isinstance((await following(room, 1))[0], ParticipantLeft)
+    assert room.dropped_events == 0
+    with pytest.raises(ValueError, match="no event is called"):
+        room.on("gone", print)  # type: ignore[call-overload]  # what is tested
+
+
+async def test_a_callback_may_leave_the_room(service: FakeService, room: Room) -> None:
+    left = answer_with(service, RoomLeave, lambda _: ErrorMessage(error_code=404, error_message="not in it"))
+    ended: asyncio.Future[RoomClosed] = asyncio.get_running_loop().create_future()
+    room.on("participant_joined", lambda _: room.leave("seen enough"))
+    room.on("closed", ended.set_result)
+
+    await tell(service, "participant_joined", 2, participant=BOB)
+
+    assert await within(ended) == RoomClosed("left")
+    await within(room.end("waits for the callback"))
+    async with asyncio.timeout(5):
+        while not left:  # noqa: ASYNC110 -- the request is on its way to the service
+            await asyncio.sleep(0.01)
+
+
+async def test_an_answer_that_comes_too_late_leaves_what_may_have_been_joined(
+    service: FakeService, client: SignalClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal_manager.client.room._JOIN_TIMEOUT", 0.05)
+    left: list[Message] = []
+
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        if isinstance(message, RoomLeave):
+            left.append(message)
+        if not isinstance(message, RoomJoin):
+            await service.default_answer(client, message_id, message)
+
+    service.answer = answer
+
+    with pytest.raises(TooLateError):
+        await client.join("demo")
+
+    assert len(left) == 1
