@@ -13,6 +13,7 @@ import pytest
 from aiortc import AudioStreamTrack, MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
+from msgspec import structs
 
 from signal_manager.app import running
 from signal_manager.auth import issue_token
@@ -26,12 +27,14 @@ from signal_manager.client import (
     RoomReconnecting,
     SignalClient,
     TrackAdded,
+    TrackFailed,
     TrackRemoved,
 )
 from signal_manager.config import Config
 from signal_manager.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError, UnavailableError
 from signal_manager.media.sfu import LocalSfu
 from signal_manager.model import Grants
+from signal_manager.protocol.messages import Message, RoomAck, RoomEntry
 from tests.waiting import until
 
 SECRET = "a secret of thirty-two characters"
@@ -39,6 +42,7 @@ TIME_LIMIT = 30.0
 AT_ONCE = RetryPolicy(random=lambda: 0.0)
 
 Happening = TypeVar("Happening")
+Reply = TypeVar("Reply", bound=Message)
 
 
 class Picture(MediaStreamTrack):
@@ -69,9 +73,11 @@ class House:
         self.sfu = sfu
         self.clients: list[SignalClient] = []
 
-    async def client(self, name: str, grants: Grants | None = None) -> SignalClient:
+    async def client(
+        self, name: str, grants: Grants | None = None, kind: type[SignalClient] = SignalClient
+    ) -> SignalClient:
         token = issue_token(client_id=name, secret=SECRET, ttl=600, now=time.time(), grants=grants)
-        client = SignalClient(self.url, name, token, retry=AT_ONCE)
+        client = kind(self.url, name, token, retry=AT_ONCE)
         self.clients.append(client)
         await client.connect()
         return client
@@ -113,6 +119,18 @@ async def following(room: Room, kind: type[Happening]) -> Happening:
             if isinstance(event, kind):
                 return event
     raise AssertionError(f"the room ended without {kind.__name__}")
+
+
+class Av1Client(SignalClient):
+    """Sends VP8 that it calls AV1, which nothing but the two ends can tell."""
+
+    async def request(self, message: Message, expected: type[Reply], *, timeout: float | None = None) -> Reply:
+        if isinstance(message, RoomEntry) and message.offer_sdp is not None:
+            message = structs.replace(message, offer_sdp=message.offer_sdp.replace("VP8/90000", "AV1/90000"))
+        reply = await super().request(message, expected, timeout=timeout)
+        if isinstance(reply, RoomAck) and reply.answer_sdp is not None:
+            reply = structs.replace(reply, answer_sdp=reply.answer_sdp.replace("AV1/90000", "VP8/90000"))
+        return reply
 
 
 async def grey_of(track: MediaStreamTrack, wanted: range) -> int:
@@ -222,6 +240,24 @@ async def test_who_may_not_publish_is_told_and_goes_on_receiving(house: House) -
     assert bob.state == "joined"
     await carol.leave("enough")
     assert (await following(bob, ParticipantLeft)).reason == "enough"
+
+
+async def test_a_track_that_cannot_be_decoded_is_given_up_alone(house: House) -> None:
+    before = await house.join("bob")
+    alice = await house.client("alice", kind=Av1Client)
+    await alice.join("demo", tracks=[Picture()])
+
+    failed = await following(before, TrackFailed)
+    after = await house.join("carol")
+    failed_too = await following(after, TrackFailed)
+    await house.join("dave", Picture())
+
+    assert (failed.client_id, failed.track_name) == (failed_too.client_id, failed_too.track_name) == ("alice", "video")
+    assert "expected VP8" in str(failed.error)
+    for room in (before, after):
+        added = await following(room, TrackAdded)
+        assert added.participant.client_id == "dave"
+        await grey_of(added.track, BRIGHT)
 
 
 async def test_leaving_is_heard_and_ends_the_iteration(house: House) -> None:
