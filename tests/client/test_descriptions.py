@@ -128,8 +128,32 @@ def test_a_codec_that_cannot_be_decoded_is_rejected_unseen(descriptions: Descrip
     assert descriptions.undecodable == {"0"}
 
 
-def test_an_offer_of_nothing_that_can_be_decoded_is_answered_without_aiortc(descriptions: Descriptions) -> None:
-    shown = descriptions.take_offer(theirs(section("0", {"100": "AV1/90000"}, "sendonly")))
+def test_a_first_offer_of_nothing_that_can_be_decoded_still_makes_a_transport(descriptions: Descriptions) -> None:
+    """Or nothing could ever be pulled in this session."""
+    shown, answer = pull(
+        descriptions, section("0", {"100": "AV1/90000"}, "sendonly"), section("1", {"101": "AV1/90000"}, "sendonly")
+    )
+
+    assert mids_of(shown) == ["0"]
+    assert "a=inactive" in str(shown)
+    assert "VP8" in str(shown)
+    assert CANDIDATE in str(shown)
+    carrier, rejected = sections_of(answer)
+    assert "m=video 9 UDP/TLS/RTP/SAVPF 100\r\n" in carrier
+    assert "a=rtpmap:100 AV1/90000" in carrier
+    assert "a=inactive" in carrier
+    assert "m=video 0 " in rejected
+    assert descriptions.undecodable == {"0", "1"}
+
+    shown, answer = pull(descriptions, section("0", VP8, "sendonly"), pulled=("0",))
+
+    assert mids_of(shown) == ["0", "0-1"]
+    assert mids_of(answer) == ["0"]
+    assert "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n" in answer
+
+
+def test_an_offer_without_a_live_section_is_answered_without_aiortc(descriptions: Descriptions) -> None:
+    shown = descriptions.take_offer(theirs(section("0", VP8, "inactive", port=0)))
     answer = descriptions.give_answer(None)
 
     assert shown is None

@@ -23,6 +23,7 @@ _TRANSPORT = ("ice-ufrag", "ice-pwd", "fingerprint", "setup", "candidate", "end-
 _CODECS = ("rtpmap", "fmtp", "rtcp-fb", "extmap")
 _DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 _NOTHING = ("v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0")
+_STAND_INS = {"audio": ("96", "a=rtpmap:96 opus/48000/2"), "video": ("96", "a=rtpmap:96 VP8/90000")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Descriptions:
         self._agreed: dict[str, _Section] = {}  # by aiortc's mid, with the codecs agreed on
         self._aliases: dict[str, str] = {}  # aiortc's mid by the SFU's, where they differ
         self._retired: set[str] = set()  # aiortc's mids that are not used any more
+        self._carrier: str | None = None  # the SFU's mid of a section that is shown for its transport alone
         self._transport: tuple[str, ...] = ()  # of the SFU, as any of its sections names it
         self._offer: _Offer | None = None
 
@@ -149,6 +151,9 @@ class Descriptions:
                 continue
             shown[mid] = section.named(mid).with_transport(self._transport)
         self.undecodable = frozenset(undecodable)
+        self._carrier = None
+        if not self._mids and not shown:
+            shown = self._carry(next((section for section in sections if section.mid in undecodable), None))
         self._mids += [mid for mid in shown if mid not in self._mids]
         return self._show(head, shown, self._mids) if self._mids else None
 
@@ -160,7 +165,9 @@ class Descriptions:
         for section in self._sections:
             mid = self.mid_of(section.mid)
             is_over = section.is_rejected or mid in self._retired or section.mid in self.undecodable
-            if is_over or mid not in by_mid:
+            if section.mid == self._carrier:
+                sections.append(by_mid[mid].with_codecs(section))
+            elif is_over or mid not in by_mid:
                 sections.append(section.rejected())
             else:
                 self._agreed[mid] = by_mid[mid]
@@ -221,6 +228,16 @@ class Descriptions:
         return self._show(_NOTHING, shown, self._mids, own=offer.own)
 
     # What these have in common
+
+    def _carry(self, section: _Section | None) -> dict[str, _Section]:
+        """Let aiortc have a transport from a section that it cannot decode: without one, nothing more can be pulled."""
+        if section is None or section.kind not in _STAND_INS:
+            return {}
+        self._carrier = section.mid
+        self._retired.add(section.mid)
+        number, codec = _STAND_INS[section.kind]
+        stand_in = _Section((*section.media[:3], number), (f"a=mid:{section.mid}", codec))
+        return {section.mid: stand_in.idle(self._transport)}
 
     def _take_offer_back(self) -> _Offer:
         if self._offer is None:
