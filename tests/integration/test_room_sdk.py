@@ -19,6 +19,7 @@ from signal_manager.app import running
 from signal_manager.auth import issue_token
 from signal_manager.client import (
     ParticipantLeft,
+    Reconnected,
     RetryPolicy,
     Room,
     RoomClosed,
@@ -74,10 +75,15 @@ class House:
         self.clients: list[SignalClient] = []
 
     async def client(
-        self, name: str, grants: Grants | None = None, kind: type[SignalClient] = SignalClient
+        self,
+        name: str,
+        grants: Grants | None = None,
+        *,
+        kind: type[SignalClient] = SignalClient,
+        resumable: bool = True,
     ) -> SignalClient:
         token = issue_token(client_id=name, secret=SECRET, ttl=600, now=time.time(), grants=grants)
-        client = kind(self.url, name, token, retry=AT_ONCE)
+        client = kind(self.url, name, token, retry=AT_ONCE, resumable=resumable)
         self.clients.append(client)
         await client.connect()
         return client
@@ -212,8 +218,28 @@ async def test_a_lost_media_session_is_replaced_and_everything_published_and_pul
     assert bob.state == "joined"
 
 
-async def test_a_lost_connection_is_made_again_and_the_room_joined(house: House) -> None:
-    alice, bob = await house.join("alice", Picture()), await house.join("bob", Picture())
+async def test_a_session_that_goes_on_is_in_its_room_still(house: House) -> None:
+    await house.join("alice", Picture())
+    bob = await house.join("bob")
+    track = (await following(bob, TrackAdded)).track
+    back: asyncio.Future[Reconnected] = asyncio.get_running_loop().create_future()
+    house.clients[1].on("reconnected", back.set_result)
+    connection = house.clients[1]._link._connection
+    assert connection is not None
+
+    connection.abort("cut by the test")
+
+    async with asyncio.timeout(TIME_LIMIT):
+        assert (await back).resumed
+    await bob.publish(Picture())
+    await grey_of(track, BRIGHT)
+    assert (bob.state, track.readyState) == ("joined", "live")
+
+
+async def test_a_lost_session_is_made_again_and_the_room_joined(house: House) -> None:
+    alice = await house.join("alice", Picture())
+    client = await house.client("bob", resumable=False)
+    bob = await client.join("demo", tracks=[Picture()], retry=AT_ONCE)
     await following(alice, TrackAdded)
     await following(bob, TrackAdded)
     connection = house.clients[1]._link._connection

@@ -93,6 +93,7 @@ async def test_a_service_that_stops_does_not_wait_for_what_a_lost_call_may_yet_b
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "STOP_TIMEOUT", 1000.0)
+    house.rooms._settings = msgspec.structs.replace(house.rooms._settings, stop_timeout=1000.0)
     alice, _ = await in_one_room(house, "alice", "bob")
     house.sfu.gate.clear()
     publishing = asyncio.create_task(alice.publish("1"))

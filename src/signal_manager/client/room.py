@@ -335,7 +335,7 @@ class Room:
     def hear_of_link(self, event: Event) -> None:
         """Take note of what happens to the client's connection."""
         match event:
-            case Reconnected() if getattr(event, "resumed", False):
+            case Reconnected(resumed=True):
                 self._wake()  # a session that goes on is in its room still
             case Reconnected():
                 self._connections += 1
