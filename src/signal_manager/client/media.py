@@ -96,6 +96,7 @@ class MediaSession:
         self._on_track = on_track
         self._senders: dict[Publication, RTCRtpTransceiver] = {}
         self._is_closed = False
+        self._changed = asyncio.Event()  # how the connection is
         self._asking: set[asyncio.Task[Message]] = set()
         self._open_connection()
 
@@ -112,6 +113,7 @@ class MediaSession:
     async def close(self) -> None:
         """End the connection; what still waits for the service raises UnavailableError."""
         self._is_closed = True
+        self._changed.set()
         for task in self._asking:
             task.cancel()
         await self._peer.close()
@@ -147,6 +149,7 @@ class MediaSession:
 
     async def publish(self, publications: Sequence[Publication]) -> list[TrackResult]:
         """Publish by TRACKS_NEW. Return each track's result; a refusal of the whole raises and changes nothing."""
+        await self._ready()
         sdp, tracks = await self.offer(publications)
         requests = [TrackRequest(mid=each.mid, track_name=each.track_name, kind=each.kind) for each in tracks]
         message = TracksNew(room_id=self._room_id, tracks=requests, offer_sdp=sdp)
@@ -166,6 +169,7 @@ class MediaSession:
 
     async def unpublish(self, publications: Sequence[Publication]) -> None:
         """Stop publishing, by negotiation: so the m-sections can be used again."""
+        await self._ready()
         mids = [TrackMid(mid=self._senders[each].mid or "") for each in publications if each in self._senders]
         for each in publications:
             await self._forget(each)
@@ -177,6 +181,7 @@ class MediaSession:
 
     async def pull(self, tracks: Sequence[PulledTrack]) -> list[TrackResult]:
         """Pull tracks of other members. Return each one's result; raise without a change when none was tried."""
+        await self._ready()
         requests = [TrackRequest(client_id=track.client_id, track_name=track.name) for track in tracks]
         reply = await self._ask(TracksNew(room_id=self._room_id, tracks=requests), TracksNewAck)
         found = {(result.client_id, result.track_name): result for result in reply.tracks}
@@ -223,6 +228,18 @@ class MediaSession:
         for mid in mids:
             self._descriptions.retire(mid)
 
+    async def _ready(self) -> None:
+        """Wait for the connection once it was negotiated: the SFU refuses what it is asked long before that."""
+        try:
+            async with asyncio.timeout(MEDIA_TIMEOUT):
+                while self._peer.remoteDescription is not None and not self.is_connected:
+                    if self._is_closed:
+                        raise UnavailableError("the media session has ended")
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise UnavailableError(f"the peer connection was not up within {MEDIA_TIMEOUT:g} s") from None
+
     async def _make_offer(self) -> str:
         await self._peer.setLocalDescription(await self._peer.createOffer())
         return self._descriptions.give_offer(self._peer.localDescription.sdp)
@@ -255,6 +272,7 @@ class MediaSession:
         await transceiver.stop()
 
     def _watch(self) -> None:
+        self._changed.set()
         if self._is_closed:
             return
         if self._peer.connectionState == "connected":
