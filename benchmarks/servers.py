@@ -143,7 +143,13 @@ def service(
         config = Path(directory) / "config.toml"
         config.write_text(
             _service_config(
-                tokens, port=port, storage=storage, directory=Path(directory), sfu=sfu, metrics_port=metrics_port, log=log
+                tokens,
+                port=port,
+                storage=storage,
+                directory=Path(directory),
+                sfu=sfu,
+                metrics_port=metrics_port,
+                log=log,
             )
         )
         # What the developer's shell sets for the service must not reach this one.
