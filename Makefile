@@ -51,7 +51,7 @@ test-js: tools
 		else echo "the browser SDK was not tested: install Node 20 or newer, with npm"; fi
 
 test: lint tools test-js ## Everything that CI runs
-	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
+	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term --cov-fail-under=90
 	$(BIN)/coverage report --include='src/signal_manager/protocol/*' --fail-under=100
 
 proto: $(VENV)/.dev ## Make the Protobuf module again from its schema

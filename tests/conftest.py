@@ -1,12 +1,36 @@
-"""How hard the property tests try: HYPOTHESIS_PROFILE=ci in CI, a quick "dev" otherwise."""
+"""How hard the property tests try (HYPOTHESIS_PROFILE=ci in CI, a quick "dev" otherwise), and what runs first."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # No deadline: a busy machine must not fail a test.
 settings.register_profile("dev", max_examples=20, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+# Begun first, because a long module that comes last keeps one of two processors waiting; the longest at the top.
+LONG_MODULES = (
+    "e2e/test_demo",
+    "protocol/codec/test_payload",
+    "integration/test_drain",
+    "e2e/test_dashboard",
+    "storage/test_sqlite",
+    "e2e/test_sfu_browser",
+    "integration/test_slow_consumers",
+    "integration/test_node_failures",
+    "storage/test_firestore",
+    "integration/test_room_faults",
+    "integration/test_workers",
+    "e2e/test_agent",
+    "integration/test_room_sdk",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long modules first; the others stay in random order."""
+    ranks = {f"tests/{module}.py": rank for rank, module in enumerate(LONG_MODULES)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
