@@ -32,7 +32,8 @@ lint: $(VENV)/.dev ## Formatting, lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Browser tests drive Debian's Chromium: installed where that is allowed, else those tests are skipped and say why.
+# Browser tests drive Debian's Chromium, tests of several nodes its nats-server: installed where that is allowed, else
+# those tests are skipped and say why.
 tools:
 	@command -v chromium >/dev/null || \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -41,6 +42,10 @@ tools:
 	@command -v npm >/dev/null || \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; fi
+	@command -v nats-server >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends nats-server >/dev/null; \
+		else echo "without nats-server the tests of several nodes are skipped: apt-get install nats-server"; fi
 
 # The browser SDK's own tests need Node 20 or newer: installed where that is allowed, else left out with a line.
 sdk/js/node_modules: sdk/js/package.json

@@ -246,6 +246,21 @@ class Connection(WSListener):
         self.write(self._encode(message, message_id, session.payload_type, session.shape))
         return Delivery.DELIVERED
 
+    def relay(self, head: bytes, sender: str, body: bytes) -> None:
+        """Send a signal of another node's client to this client (`Subscriber.relay`)."""
+        end = self._end
+        if end is not None:
+            signal = relay.RelayedSignal(self.client_id, msgspec.Raw(body))
+            outgoing = relay.write(head, signal, relay.sender_end(sender), end)
+            if outgoing is not None:
+                self._board.sent[head[1]].value += 1
+                self._write(outgoing)
+                return
+        payload = relay.client_payload(head[18], self.client_id, body)
+        message_type, payload_type = MessageType(head[1]), PayloadType(head[18])
+        message = decode_payload(message_type, payload_type, payload, sent_by=Peer.CLIENT).message
+        self.deliver(msgspec.structs.replace(message, sender_client_id=sender), head[2:18])
+
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection in favour of a newer one (`Subscriber.replaced`)."""
         actions = self._session.replaced(same_instance=same_instance)

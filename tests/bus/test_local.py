@@ -7,26 +7,23 @@ import pytest
 from signal_manager.bus.base import Delivery
 from signal_manager.bus.local import LocalBus
 from signal_manager.model import ClientId
-from signal_manager.protocol.messages import Message, SignalMessage
+from signal_manager.protocol.messages import SignalMessage
+from signal_manager.testing.bus import BusContract, Phone
 
 A = ClientId("a")
 MESSAGE = SignalMessage(target_client_id="a", signal_data=1)
 
 
-class Phone:
-    """A subscriber that remembers what happened to it."""
+class TestLocalBus(BusContract):
+    """One node is both."""
 
-    def __init__(self, instance_id: str | None = None) -> None:
-        self.instance_id = instance_id
-        self.received: list[tuple[Message, bytes | None]] = []
-        self.replaced_by_same_instance: bool | None = None
+    @pytest.fixture
+    async def here(self) -> LocalBus[Phone]:
+        return LocalBus()
 
-    def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
-        self.received.append((message, message_id))
-        return Delivery.DELIVERED
-
-    def replaced(self, *, same_instance: bool) -> None:
-        self.replaced_by_same_instance = same_instance
+    @pytest.fixture
+    async def there(self, here: LocalBus[Phone]) -> LocalBus[Phone]:
+        return here
 
 
 @pytest.fixture

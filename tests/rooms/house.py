@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from signal_manager.bus.base import Delivery
+from signal_manager.bus.base import Delivery, NewsHandler, Outcome, ReunionHandler
 from signal_manager.errors import InvalidRequestError
 from signal_manager.media.closing import Closings
 from signal_manager.media.negotiation import Limits
@@ -62,7 +62,9 @@ class RecordingBus:
         self.tagged: set[ClientId] = set()
         self._on_change = on_change
 
-    def send(self, target: ClientId, message: Message, message_id: bytes | None = None) -> Delivery:
+    def send(
+        self, target: ClientId, message: Message, message_id: bytes | None = None, *, outcome: Outcome | None = None
+    ) -> Delivery:
         """Keep a message."""
         if target in self.offline:
             return Delivery.OFFLINE
@@ -71,6 +73,12 @@ class RecordingBus:
         self.inboxes[target].append(message)
         self._on_change()
         return Delivery.DELIVERED
+
+    def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
+        """Tell other nodes; there are none."""
+
+    def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
+        """Hear from other nodes; there are none."""
 
 
 class YieldingStorage(MemoryStorage):

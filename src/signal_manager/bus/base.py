@@ -1,25 +1,56 @@
 """The promises of a bus: who is present, and how a message reaches them.
 
-`router.py` sees this interface only; `server.py` attaches its connections to the implementation that `app.py` chose.
+`router.py` and `rooms/` see this interface only; `connection.py` attaches its connections to the implementation that
+`app.py` chose, and `signal_manager.testing.bus` holds the contract suite that every implementation passes.
+
+What holds for every bus:
+
+- **One presence.** A client has at most the configured number of subscribers, over all nodes; the newest one receives
+  its messages. `claim` is how a node asks the others for a client, before it attaches it.
+- **Told, or delivered.** Whoever sends learns what became of the message: at once where the bus knows, otherwise once,
+  within a bounded time, through `outcome`. Nothing is delivered twice. "Unavailable" (503) is said of what may have
+  been lost on the way; it may have arrived.
+- **At once, where nobody is there.** That no node holds a client is known after one question to the others, not after
+  a time limit.
+- **Ordered.** Messages from one sender to one client arrive in the order in which they were sent, whatever way they
+  take and while the client moves from one node to another.
+- **Bounded.** What waits for other nodes takes up to a fixed number of bytes; beyond that senders are told 503.
+- **Cut off from the other nodes**, for however long, clients of this node go on reaching each other, and messages to
+  all others are refused with 503. Nothing is kept to be delivered later. When the others can be reached again, a
+  client that is present on two nodes keeps the newer presence, and `on_reunion` is called on both sides, so that
+  whatever was announced meanwhile can be looked up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Protocol
 
-from signal_manager.model import ClientId
+from signal_manager.errors import SignalManagerError
+from signal_manager.model import ClientId, NodeId, RoomId
 from signal_manager.protocol.messages import Message
 
-__all__ = ["Bus", "Delivery", "Subscriber"]
+__all__ = ["Bus", "Delivery", "NewsHandler", "Outcome", "ReunionHandler", "Subscriber"]
 
 
 class Delivery(StrEnum):
-    """What became of a message (docs/protocol.md, SIGNAL_ACK)."""
+    """What became of a message (docs/protocol.md, SIGNAL_ACK); PENDING is said later, through an `Outcome`."""
 
     DELIVERED = "delivered"
     QUEUED = "queued"
     OFFLINE = "offline"
+    PENDING = "pending"
+
+
+# Called once, in the event loop, with what became of a message; never from inside the call that sent it.
+Outcome = Callable[[Delivery | SignalManagerError], None]
+
+# Called with a room's id and the bytes that were announced of it.
+NewsHandler = Callable[[RoomId, bytes], None]
+
+# Called with the node whose announcements may be missing, or None when anybody's may.
+ReunionHandler = Callable[[NodeId | None], None]
 
 
 class Subscriber(Protocol):
@@ -41,20 +72,45 @@ class Subscriber(Protocol):
             InvalidRequestError: this client's protocol has no such message.
         """
 
+    def relay(self, head: bytes, sender: str, body: bytes) -> Delivery:
+        """Hand a signal that another node has taken apart to the client's outbound queue; returns as `deliver`.
+
+        Args:
+            head: the frame as its sender wrote it up to the payload type (`protocol.relay.HEAD` bytes).
+            sender: the client that sent it.
+            body: `signal_data` in the payload type that `head` names.
+
+        Raises:
+            TooLargeError, InvalidRequestError: as `deliver`.
+        """
+
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection, since its client has a newer one."""
 
 
 class Bus(Protocol):
-    """Presence and delivery.
+    """Presence and delivery; the module's docstring has the promises."""
 
-    A client has at most the configured number of subscribers; the newest one receives its messages. Messages from one
-    sender to one client arrive in the order they were sent.
-    """
+    def send(
+        self, target: ClientId, message: Message, message_id: bytes | None = None, *, outcome: Outcome | None = None
+    ) -> Delivery:
+        """Deliver `message` to `target`, or queue it.
 
-    def send(self, target: ClientId, message: Message, message_id: bytes | None = None) -> Delivery:
-        """Deliver `message` to `target`, or queue it; OFFLINE at once when nobody holds that client.
+        Returns:
+            DELIVERED, QUEUED or OFFLINE where this node knows; otherwise PENDING, and `outcome` is called with one of
+            the three or with an error. Without an `outcome` nobody is told.
 
         Raises:
             TooLargeError, InvalidRequestError: as `Subscriber.deliver`.
+            UnavailableError: the other nodes cannot be reached, or too much waits for them.
         """
+
+    def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
+        """Hand `news` of a room to `on_news` of these other nodes, and of no other node.
+
+        What one node announces of one room arrives at each node in that order. It is sent again until the node has
+        taken it, and may therefore arrive twice. A node that is gone, or cut off, does not get it.
+        """
+
+    def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
+        """Have these called from now on with what other nodes announce, and when some may have been missed."""

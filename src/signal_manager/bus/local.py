@@ -5,10 +5,11 @@ The server's relay path reads `subscribers` directly, because one look-up is all
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from signal_manager.bus.base import Delivery, Subscriber
-from signal_manager.model import ClientId
+from signal_manager.bus.base import Delivery, NewsHandler, Outcome, ReunionHandler, Subscriber
+from signal_manager.model import ClientId, NodeId, RoomId
 from signal_manager.protocol.messages import Message
 
 __all__ = ["LocalBus"]
@@ -29,6 +30,18 @@ class LocalBus(Generic[S]):
         self.subscribers: dict[str, S] = {}
         # The older ones, oldest first; only clients that have any are here.
         self._older: dict[str, list[S]] = {}
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the other nodes can be reached; there are none."""
+        return True
+
+    async def claim(self, client_id: ClientId, instance_id: str | None) -> bool:
+        """Have all other nodes let go of a client; there are none."""
+        return True
+
+    def release(self, client_id: ClientId) -> None:
+        """Give up a claim that is not followed by `attach`."""
 
     def attach(self, client_id: ClientId, subscriber: S) -> None:
         """Make `subscriber` the one that receives `client_id`'s messages, and end those that must give way.
@@ -74,12 +87,20 @@ class LocalBus(Generic[S]):
         else:
             del self.subscribers[client_id]
 
-    def send(self, target: ClientId, message: Message, message_id: bytes | None = None) -> Delivery:
+    def send(
+        self, target: ClientId, message: Message, message_id: bytes | None = None, *, outcome: Outcome | None = None
+    ) -> Delivery:
         """Deliver `message` to `target`'s newest connection."""
         subscriber = self.subscribers.get(target)
         if subscriber is None:
             return Delivery.OFFLINE
         return subscriber.deliver(message, message_id)
+
+    def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
+        """Tell other nodes; there are none."""
+
+    def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
+        """Hear from other nodes; there are none."""
 
     def _remember(self, client_id: ClientId, older: list[S]) -> None:
         if older:

@@ -8,6 +8,7 @@ message in full and has the last word, on errors too.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import SIGNAL_TYPES, SPECS, PayloadType, Shape
 
-__all__ = ["RelayEnd", "RelayedSignal", "read", "write"]
+__all__ = ["HEAD", "RelayEnd", "RelayedSignal", "client_payload", "read", "sender_end", "write"]
 
 _LENGTH = {Framing.V1: struct.Struct(">H"), Framing.V2: struct.Struct(">I")}
 _START = {Framing.V1: b"\xaa", Framing.V2: b"\xab"}
@@ -26,7 +27,8 @@ _BINARY = int(PayloadType.BINARY)
 _TEXT = int(PayloadType.TEXT)
 _FIRST_SIGNAL = int(min(SIGNAL_TYPES))
 _LAST_SIGNAL = int(max(SIGNAL_TYPES))
-_HEADER_START = 19  # start byte, type, id and payload type; the length follows
+# Start byte, type, id and payload type; the length follows. All that `write` needs of a frame beside its signal.
+HEAD = 19
 
 
 class RelayedSignal(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -79,7 +81,7 @@ class RelayEnd:
         self.start = _START[framing]
         self.start_byte = self.start[0]
         self.length = _LENGTH[framing]
-        self.body_start = _HEADER_START + self.length.size
+        self.body_start = HEAD + self.length.size
         self.largest = 256**self.length.size - 1
         # The rules for names leave nothing in them that JSON would have to escape.
         self.json_sender = b'{"sender_client_id":"%b","target_client_id":"' % self.name
@@ -92,7 +94,7 @@ def read(data: bytes, sender: RelayEnd) -> RelayedSignal | None:
     if len(data) <= start or not _FIRST_SIGNAL <= data[1] <= _LAST_SIGNAL or data[0] != sender.start_byte:
         return None
     body = data[start:]
-    if sender.length.unpack_from(data, _HEADER_START)[0] != len(body):
+    if sender.length.unpack_from(data, HEAD)[0] != len(body):
         return None
     payload_type = data[18]
     if payload_type == _JSON:
@@ -134,6 +136,22 @@ def write(data: bytes, signal: RelayedSignal, sender: RelayEnd, receiver: RelayE
     if len(payload) > receiver.largest:
         return None
     return b"".join((receiver.start, data[1:19], receiver.length.pack(len(payload)), payload))
+
+
+@lru_cache(maxsize=4096)
+def sender_end(client_id: str) -> RelayEnd:
+    """Return as much as `write` needs of a sender that is on another node."""
+    return RelayEnd(client_id, Framing.V1, PayloadType.JSON, Shape.PLAIN)
+
+
+def client_payload(payload_type: int, target: str, body: bytes) -> bytes:
+    """Return the payload that a signal's body was read from, or one that means the same, for the codec to decode."""
+    name = target.encode()
+    if payload_type == _JSON:
+        return b'{"target_client_id":"%b","signal_data":%b}' % (name, body)
+    if payload_type == _BINARY:
+        return b"".join((bytes((len(name),)), name, body))
+    return b"".join((name, b":", body))
 
 
 def _split(name: bytes, body: bytes) -> RelayedSignal | None:

@@ -1,0 +1,337 @@
+"""The connection to NATS: kept up, watched, and used without waiting.
+
+nats-py speaks the protocol, authenticates and does TLS. What it does per message and per subscription (a queue and a
+task each: 5 KB and 35 µs) is left out here: whatever arrives is handled where it is read, and interest in a subject is
+one small object, because a node has as many subjects as it has clients. nats-py is pinned for the names that are used
+to that end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import unquote, urlsplit
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.protocol import command
+
+from signal_manager.errors import ConfigurationError
+
+__all__ = ["Interest", "NatsLink", "NatsSecurity"]
+
+log = structlog.get_logger(__name__)
+
+# How long the first connection, and each later one, may take (s).
+CONNECT_TIMEOUT = 5.0
+# Between two attempts to connect again (s): nodes come back together when nats-server does.
+_RETRY = 0.25
+_LONGEST_RETRY = 2.0
+# A connection over which nothing comes back for so long is given up (s): twice the one, after which the other is sent.
+_PING_INTERVAL = 2
+_PINGS_OUTSTANDING = 2
+# How long closing a connection may take (s).
+_FAREWELL = 1.0
+# For how long (s) messages are taken to a subject that is not subscribed to any more.
+_AFTERLIFE = 5.0
+# Between two looks at whether it is still there (s).
+_LOOK = 0.5
+# Bytes that may wait for the socket before publishing fails: what nats-server takes in its own queue for us is 64 MB.
+_MAX_PENDING = 16 * 1024 * 1024
+
+
+class NatsSecurity(NamedTuple):
+    """How this node proves who it is, and whom it believes; user, password or token may also be in the address."""
+
+    ca_path: str = ""
+    cert_path: str = ""
+    key_path: str = ""
+    credentials_path: str = ""
+
+
+Handler = Callable[[Msg], None]
+
+
+class Interest:
+    """A subscription, in the words that nats-py looks for in one; it hands messages on instead of keeping them."""
+
+    __slots__ = ("_handler", "_id", "_pending_size", "_received", "_subject")
+
+    _queue = ""
+    _cb = _future = _jsi = None
+    _max_msgs = 0
+    _pending_bytes_limit = 0
+    _wait_for_msgs_task = _message_iterator = _pending_next_msgs_calls = None
+
+    def __init__(self, subject: str, handler: Handler) -> None:
+        self._subject = subject
+        self._handler = handler
+        self._id = 0
+        self._received = 0
+        self._pending_size = 0
+
+    @property
+    def _pending_queue(self) -> Self:
+        return self
+
+    def put_nowait(self, message: Msg) -> None:
+        """Hand a message on; an exception would end nats-py's reading."""
+        try:
+            self._handler(message)
+        except Exception:
+            log.exception("message from another node failed", subject=self._subject)
+
+
+class NatsLink:
+    """Keep one connection to NATS; an async context manager.
+
+    Args:
+        url: where a nats-server is; the rest of its cluster is learned from it.
+        name: shown by nats-server to its operators.
+        on_up: called when the connection is there again, with all subscriptions.
+        on_down: called when it is lost.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        security: NatsSecurity | None = None,
+        on_up: Callable[[], None] | None = None,
+        on_down: Callable[[], None] | None = None,
+    ) -> None:
+        self._url = url
+        self._name = name
+        self._security = security or NatsSecurity()
+        self.on_up = on_up
+        self.on_down = on_down
+        self.is_up = False
+        self.max_payload = 0
+        self._client = Client()
+        self._last_error = ""
+        self._interests: dict[str, Interest] = {}
+        self._servers = [url]
+        self._keeper: asyncio.Task[None] | None = None
+        self._is_lost = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        tls = self._tls()
+        try:
+            await self._connect(tls)
+        except (NatsError, OSError, TimeoutError) as error:
+            await self._close()
+            raise ConfigurationError(self._advice(error)) from None
+        self._keeper = asyncio.create_task(self._keep(tls), name="nats")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        self.is_up = False
+        with contextlib.suppress(NatsError, OSError, TimeoutError):
+            await self._flush(_FAREWELL)
+        await self._close()
+
+    def subscribe(self, subject: str, handler: Handler) -> None:
+        """Hand every message to this subject to `handler`, also after the connection was lost and made again.
+
+        A subject that is subscribed to already keeps its handler.
+        """
+        if subject in self._interests:
+            return
+        interest = self._interests[subject] = Interest(subject, handler)
+        if self.is_up:
+            self._announce(interest)
+
+    def unsubscribe(self, subject: str) -> None:
+        """End a subscription; one that is not there is no error."""
+        interest = self._interests.pop(subject, None)
+        if interest is not None and self.is_up:
+            self._write(command.unsub_cmd(interest._id, 0))
+            # What has been sent here already is still to be answered, if only by saying that it is too late.
+            subscriptions = self._client._subs
+            asyncio.get_running_loop().call_later(_AFTERLIFE, subscriptions.pop, interest._id, None)
+
+    def publish(self, subject: str, payload: bytes, reply: str = "") -> bool:
+        """Send a message with the others of this turn of the loop; False when it cannot be sent."""
+        client = self._client
+        if not self.is_up or not client.is_connected or client.pending_data_size > _MAX_PENDING:
+            return False
+        self._write(command.pub_cmd(subject, reply, payload))
+        return True
+
+    async def drain(self, *, but: str) -> None:
+        """End all subscriptions but one, and wait until everything has come that was sent to them before."""
+        for subject in [subject for subject in self._interests if subject != but]:
+            interest = self._interests.pop(subject)
+            if self.is_up:
+                self._write(command.unsub_cmd(interest._id, 0))
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Wait until nats-server has taken everything that was sent so far, or the connection is lost."""
+        if self.is_up:
+            with contextlib.suppress(NatsError, OSError, TimeoutError):
+                await self._flush(CONNECT_TIMEOUT)
+
+    # -- the connection ------------------------------------------------------------------------------------------
+
+    async def _keep(self, tls: ssl.SSLContext | None) -> None:
+        while True:
+            await self._lost()
+            self.is_up = False
+            log.error("other nodes are out of reach", reason=self._last_error or "connection to nats-server lost")
+            if self.on_down is not None:
+                self.on_down()
+            await self._close()
+            pause = _RETRY
+            while True:
+                try:
+                    await self._connect(tls)
+                    break
+                except (NatsError, OSError, TimeoutError) as error:
+                    log.debug("nats-server does not answer", reason=str(error) or type(error).__name__)
+                    await self._close()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_RETRY)
+            log.info("other nodes can be reached again")
+            if self.on_up is not None:
+                self.on_up()
+
+    async def _lost(self) -> None:
+        """Wait until the connection is lost; nats-py may hang in its farewell to one that is cut, and tell nobody."""
+        while self._client.is_connected:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_lost.wait(), _LOOK)
+            if self._is_lost.is_set():
+                return
+
+    async def _connect(self, tls: ssl.SSLContext | None) -> None:
+        self._client = Client()
+        self._is_lost.clear()
+        self._last_error = ""
+        options: dict[str, Any] = {"tls": tls} if tls is not None else {}
+        if self._security.credentials_path:
+            options["user_credentials"] = self._security.credentials_path
+        options |= self._sign_in()
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await self._client.connect(
+                self._servers,
+                name=self._name,
+                error_cb=self._on_error,
+                closed_cb=self._on_closed,
+                allow_reconnect=False,  # `_keep` does it, so that nothing old is sent or received afterwards
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=int(CONNECT_TIMEOUT),
+                ping_interval=_PING_INTERVAL,
+                max_outstanding_pings=_PINGS_OUTSTANDING,
+                no_echo=True,
+                pending_size=0,
+                flusher_queue_size=2**20,
+                **options,
+            )
+            self.max_payload = self._client.max_payload
+            for interest in self._interests.values():
+                self._announce(interest)
+            await self._flush(CONNECT_TIMEOUT)
+        known = {urlsplit(server).netloc.rpartition("@")[2] for server in self._servers}
+        self._servers += [
+            uri.geturl() for uri in self._client.discovered_servers if uri.netloc.rpartition("@")[2] not in known
+        ]
+        self.is_up = True
+
+    async def _flush(self, timeout: float) -> None:
+        client = self._client
+        if client.is_connected and client._transport:
+            # nats-py's own PING overtakes what waits to be written.
+            client._transport.writelines(client._pending)
+            client._pending, client._pending_data_size = [], 0
+        async with asyncio.timeout(timeout):
+            await client.flush(int(CONNECT_TIMEOUT))
+
+    async def _close(self) -> None:
+        transport = self._client._transport
+        with contextlib.suppress(NatsError, OSError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await self._client.close()
+        # nats-py leaves it open when it was not let in, or when its own farewell hangs.
+        writer: asyncio.StreamWriter | None = getattr(transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+            await asyncio.sleep(0)  # the socket is closed in the loop's next turn
+
+    async def _on_error(self, error: Exception) -> None:
+        self._last_error = str(error) or type(error).__name__
+        if self.is_up and self._client.is_connected:  # such as a subject that this user may not use
+            log.error("nats-server complains", reason=self._last_error)
+
+    async def _on_closed(self) -> None:
+        self._is_lost.set()
+
+    def _announce(self, interest: Interest) -> None:
+        client = self._client
+        client._sid += 1
+        interest._id = client._sid
+        client._subs[client._sid] = interest  # type: ignore[assignment]  # looks like one, see `Interest`
+        self._write(command.sub_cmd(interest._subject, "", interest._id))
+
+    def _write(self, data: bytes) -> None:
+        """Write at the end of this turn of the loop, with whatever else was written in it."""
+        client = self._client
+        client._pending.append(data)
+        client._pending_data_size += len(data)
+        queue = client._flush_queue
+        if queue is not None and queue.empty():
+            queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    # -- security ------------------------------------------------------------------------------------------------
+
+    def _tls(self) -> ssl.SSLContext | None:
+        security = self._security
+        is_asked_for = urlsplit(self._url).scheme in {"tls", "wss"}
+        if not (is_asked_for or security.ca_path or security.cert_path):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=security.ca_path or None)
+            if security.cert_path:
+                context.load_cert_chain(security.cert_path, security.key_path or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"bus.nats_ca_path, bus.nats_cert_path and bus.nats_key_path: {error.strerror or error}"
+            ) from None
+        return context
+
+    def _sign_in(self) -> dict[str, str]:
+        """Return user and password, or a token, from the address: servers learned later have none in theirs."""
+        parts = urlsplit(self._url)
+        if not parts.username:
+            return {}
+        if parts.password is None:
+            return {"token": unquote(parts.username)}
+        return {"user": unquote(parts.username), "password": unquote(parts.password)}
+
+    def _advice(self, error: Exception) -> str:
+        """Say what to do about a nats-server that cannot be used."""
+        parts = urlsplit(self._url)
+        host, port = parts.hostname or "", parts.port or 4222
+        reason = self._last_error or str(error) or type(error).__name__
+        if isinstance(error, ssl.SSLError) or "SSL" in reason or "ertificate" in reason:
+            return f"no TLS with nats-server at {host}:{port} ({reason}): see bus.nats_ca_path and bus.nats_url"
+        # It says why and closes in one go, which may arrive as a reset without the reason.
+        if "uthorization" in reason or self._client._server_info.get("auth_required"):
+            return f"nats-server at {host}:{port} refuses this node: see bus.nats_url and bus.nats_credentials_path"
+        return (
+            f"no nats-server answers at {host}:{port} ({reason}); start one with "
+            f"`nats-server --addr {host} --port {port}`, or set bus.nats_url"
+        )

@@ -1,0 +1,220 @@
+"""Where clients of other nodes are, as far as this node has had to ask, and what waits until it knows.
+
+Pure: it decides, `nats.py` asks and sends. A client is asked for once and then sent to without asking, until its node
+says that it is gone. Then everything that is on its way is let come back first, and goes out again in the old order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import NamedTuple
+
+from signal_manager.bus.base import Delivery, Outcome
+from signal_manager.errors import SignalManagerError, UnavailableError
+
+__all__ = ["MAX_ROUTES", "Ask", "Dispatch", "Parcel", "Routes", "Step", "Tell"]
+
+# Clients of other nodes that are remembered; those with nothing on its way are forgotten first.
+MAX_ROUTES = 100_000
+# How often a message follows a client that moves on before it is called offline.
+_ATTEMPTS = 4
+
+
+class _Stage(Enum):
+    KNOWN = "known"  # messages go straight to the node
+    RETURNING = "returning"  # the node said that the client is gone, and some of what was sent there is still out
+    ASKING = "asking"
+    HELD = "held"  # this node is about to become the client's own
+
+
+class _Route:
+    """What is known of one client."""
+
+    __slots__ = ("node_id", "out", "returned", "stage", "waiting")
+
+    def __init__(self, stage: _Stage) -> None:
+        self.stage = stage
+        self.node_id = ""
+        self.out = 0  # parcels that were sent and not answered
+        self.returned: list[Parcel] = []
+        self.waiting: deque[Parcel] = deque()
+
+    @property
+    def is_idle(self) -> bool:
+        return self.stage is _Stage.KNOWN and not self.out
+
+
+class Parcel:
+    """One entry on its way to a client of another node."""
+
+    __slots__ = ("attempts", "data", "outcome", "route", "target")
+
+    def __init__(self, target: str, data: bytes, outcome: Outcome | None) -> None:
+        self.target = target
+        self.data = data
+        self.outcome = outcome
+        self.attempts = 0
+        self.route: _Route | None = None  # that it was sent by
+
+
+class Ask(NamedTuple):
+    """Ask all nodes who holds this client, and call `found`, `absent` or `unknown` with the answer."""
+
+    target: str
+
+
+class Dispatch(NamedTuple):
+    """Send this to a node, and call `delivered`, `refused` or `lost` with what became of it."""
+
+    node_id: str
+    parcel: Parcel
+
+
+class Tell(NamedTuple):
+    """Tell the sender what became of its message; nothing is kept of it."""
+
+    parcel: Parcel
+    result: Delivery | SignalManagerError
+
+
+Step = Ask | Dispatch | Tell
+
+
+class Routes:
+    """The clients of other nodes that this node sends to; every method returns what is to be done, in order."""
+
+    def __init__(self, *, max_routes: int = MAX_ROUTES) -> None:
+        self._max_routes = max_routes
+        self._routes: dict[str, _Route] = {}
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def send(self, parcel: Parcel) -> Step | None:
+        """Take a new message; None when it waits."""
+        route = self._routes.get(parcel.target)
+        if route is None:
+            self._make_room()
+            route = self._routes[parcel.target] = _Route(_Stage.ASKING)
+            route.waiting.append(parcel)
+            return Ask(parcel.target)
+        if route.stage is _Stage.KNOWN:
+            route.out += 1
+            parcel.route = route
+            return Dispatch(route.node_id, parcel)
+        route.waiting.append(parcel)
+        return None
+
+    # -- answers to Ask ------------------------------------------------------------------------------------------
+
+    def found(self, target: str, node_id: str) -> list[Step]:
+        """Take note of where a client is."""
+        route = self._asking(target)
+        if route is None:
+            return []
+        route.stage, route.node_id = _Stage.KNOWN, node_id
+        parcels, route.waiting = route.waiting, deque()
+        route.out += len(parcels)
+        for parcel in parcels:
+            parcel.route = route
+        return [Dispatch(node_id, parcel) for parcel in parcels]
+
+    def absent(self, target: str) -> list[Step]:
+        """Take note that nobody holds a client."""
+        return self._give_up(target, Delivery.OFFLINE)
+
+    def unknown(self, target: str, error: UnavailableError) -> list[Step]:
+        """Take note that nobody said where a client is."""
+        return self._give_up(target, error)
+
+    # -- answers to Dispatch -------------------------------------------------------------------------------------
+
+    def delivered(self, parcel: Parcel, result: Delivery | SignalManagerError = Delivery.DELIVERED) -> list[Step]:
+        """Take note of what the client's node did with a message."""
+        steps: list[Step] = [Tell(parcel, result)]
+        route = self._route_of(parcel)
+        if route is not None:
+            route.out -= 1
+            steps += self._all_back(parcel.target, route)
+        return steps
+
+    def refused(self, parcel: Parcel) -> list[Step]:
+        """Take note that the node does not hold the client, and has not delivered the message."""
+        route = self._route_of(parcel)
+        if route is None:  # the client has come here meanwhile, and later messages may have reached it already
+            return [Tell(parcel, UnavailableError("the client has moved"))]
+        steps: list[Step] = []
+        parcel.attempts += 1
+        if parcel.attempts >= _ATTEMPTS:
+            steps.append(Tell(parcel, Delivery.OFFLINE))
+        else:
+            route.returned.append(parcel)
+        route.out -= 1
+        if route.stage is _Stage.KNOWN:
+            route.stage = _Stage.RETURNING
+        return steps + self._all_back(parcel.target, route)
+
+    def lost(self, parcel: Parcel, error: UnavailableError) -> list[Step]:
+        """Take note that nobody knows what became of a message."""
+        route = self._route_of(parcel)
+        if route is not None and route.stage is _Stage.KNOWN:
+            route.stage = _Stage.RETURNING
+        return self.delivered(parcel, error)
+
+    # -- clients that come here ----------------------------------------------------------------------------------
+
+    def hold(self, target: str) -> None:
+        """Let messages to a client wait that is about to become this node's own."""
+        route = self._routes.get(target)
+        if route is None:
+            self._routes[target] = _Route(_Stage.HELD)
+        else:
+            route.stage = _Stage.HELD
+
+    def arrived(self, target: str) -> list[Parcel]:
+        """Return what has waited for a client that is this node's own now."""
+        route = self._routes.pop(target, None)
+        return [] if route is None else [*route.returned, *route.waiting]
+
+    def stayed_away(self, target: str) -> list[Step]:
+        """Go on with what has waited for a client that did not become this node's own after all."""
+        route = self._routes.get(target)
+        if route is None or route.stage is not _Stage.HELD:
+            return []
+        route.stage = _Stage.RETURNING
+        return self._all_back(target, route)
+
+    def _route_of(self, parcel: Parcel) -> _Route | None:
+        """Return the route that a message took, if it is still the client's."""
+        return parcel.route if self._routes.get(parcel.target) is parcel.route else None
+
+    def _asking(self, target: str) -> _Route | None:
+        route = self._routes.get(target)
+        return route if route is not None and route.stage is _Stage.ASKING else None
+
+    def _all_back(self, target: str, route: _Route) -> list[Step]:
+        """Ask where the client is once everything has come back from where it was."""
+        if route.stage is not _Stage.RETURNING or route.out:
+            return []
+        route.waiting.extendleft(reversed(route.returned))
+        route.returned = []
+        if not route.waiting:
+            del self._routes[target]
+            return []
+        route.stage = _Stage.ASKING
+        return [Ask(target)]
+
+    def _give_up(self, target: str, result: Delivery | SignalManagerError) -> list[Step]:
+        route = self._asking(target)
+        if route is None:
+            return []
+        del self._routes[target]
+        return [Tell(parcel, result) for parcel in route.waiting]
+
+    def _make_room(self) -> None:
+        if len(self._routes) < self._max_routes:
+            return
+        idle = [target for target, route in self._routes.items() if route.is_idle]
+        for target in idle[: max(1, self._max_routes // 10)]:
+            del self._routes[target]

@@ -1,0 +1,241 @@
+"""What nodes write to each other: batches of signals, messages and news, with as little around them as possible.
+
+Pure: bytes in, records out. A batch is numbered by the node that sends it; its receiver answers with that number and
+with the entries that it could not deliver. Signal bodies travel as the bytes that their sender wrote.
+
+    batch    version u8 · number u64 · sending node (u8 length, text) · entries
+    signal   1 · head 19 bytes · lengths u8 u8 u32 · target · sender · body
+    message  2 · message type u8 · payload type u8 · id 16 bytes · lengths u8 u32 · target · payload
+    news     3 · lengths u8 u32 · room · bytes
+    answer   4 · number u64 · count u16 · count times (place u16 · verdict u8 · u8 length, text)
+
+Numbers are big-endian. An answer takes no place in the count that places refer to, and is not answered.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+from signal_manager.errors import (
+    InvalidRequestError,
+    MalformedMessageError,
+    SignalManagerError,
+    TooLargeError,
+    UnavailableError,
+)
+from signal_manager.protocol.relay import HEAD
+
+__all__ = [
+    "OVERHEAD",
+    "VERSION",
+    "Answer",
+    "Batch",
+    "News",
+    "RelayedMessage",
+    "RelayedSignal",
+    "Unsettled",
+    "Verdict",
+    "as_error",
+    "encode_answer",
+    "encode_batch",
+    "encode_message",
+    "encode_news",
+    "encode_signal",
+    "read_batch",
+    "verdict_of",
+]
+
+VERSION = 1
+# What a batch with the longest node id takes beside its entries (bytes).
+OVERHEAD = 1 + 8 + 1 + 255
+
+_SIGNAL, _MESSAGE, _NEWS, _ANSWER = 1, 2, 3, 4
+_BATCH_HEAD = struct.Struct(">BQB")
+_SIGNAL_HEAD = struct.Struct(f">B{HEAD}sBBI")
+_MESSAGE_HEAD = struct.Struct(">BBB16sBI")
+_NEWS_HEAD = struct.Struct(">BBI")
+_ANSWER_HEAD = struct.Struct(">BQH")
+_UNSETTLED = struct.Struct(">HBB")
+
+
+class Verdict(IntEnum):
+    """What the receiving node made of an entry, other than delivering it."""
+
+    QUEUED = 1
+    ABSENT = 2
+    TOO_LARGE = 3
+    INVALID = 4
+    FAILED = 5
+
+
+class RelayedSignal(NamedTuple):
+    """A signal in its sender's encoding."""
+
+    head: bytes
+    target: str
+    sender: str
+    body: bytes
+
+
+class RelayedMessage(NamedTuple):
+    """Any message for a client, as the service would write it."""
+
+    message_type: int
+    payload_type: int
+    message_id: bytes
+    target: str
+    payload: bytes
+
+
+class News(NamedTuple):
+    """What was announced of a room."""
+
+    room_id: str
+    data: bytes
+
+
+class Unsettled(NamedTuple):
+    """An entry of a batch, by its place in it, that was not simply delivered."""
+
+    place: int
+    verdict: Verdict
+    reason: str = ""
+
+
+class Answer(NamedTuple):
+    """What became of a batch; whatever is not named was delivered."""
+
+    number: int
+    unsettled: tuple[Unsettled, ...]
+
+
+class Batch(NamedTuple):
+    """What one node sends another in one go."""
+
+    number: int
+    node_id: str
+    entries: tuple[RelayedSignal | RelayedMessage | News | Answer, ...]
+
+
+def encode_signal(head: bytes, target: str, sender: str, body: bytes) -> bytes:
+    """Return a signal as an entry; `head` is the first `HEAD` bytes of its frame."""
+    target_name, sender_name = target.encode(), sender.encode()
+    return b"".join(
+        (
+            _SIGNAL_HEAD.pack(_SIGNAL, head, len(target_name), len(sender_name), len(body)),
+            target_name,
+            sender_name,
+            body,
+        )
+    )
+
+
+def encode_message(message_type: int, payload_type: int, message_id: bytes, target: str, payload: bytes) -> bytes:
+    """Return a message as an entry."""
+    name = target.encode()
+    head = _MESSAGE_HEAD.pack(_MESSAGE, message_type, payload_type, message_id, len(name), len(payload))
+    return b"".join((head, name, payload))
+
+
+def encode_news(room_id: str, data: bytes) -> bytes:
+    """Return what is announced of a room as an entry."""
+    name = room_id.encode()
+    return b"".join((_NEWS_HEAD.pack(_NEWS, len(name), len(data)), name, data))
+
+
+def encode_answer(number: int, unsettled: Iterable[Unsettled]) -> bytes:
+    """Return the answer to a batch as an entry."""
+    parts, count = [], 0
+    for each in unsettled:
+        reason = each.reason.encode()[:255]
+        parts += [_UNSETTLED.pack(each.place, each.verdict, len(reason)), reason]
+        count += 1
+    return b"".join((_ANSWER_HEAD.pack(_ANSWER, number, count), *parts))
+
+
+def encode_batch(number: int, node_id: str, entries: Iterable[bytes]) -> bytes:
+    """Return entries as one batch."""
+    name = node_id.encode()
+    return b"".join((_BATCH_HEAD.pack(VERSION, number, len(name)), name, *entries))
+
+
+def read_batch(data: bytes) -> Batch:
+    """Return what a batch holds.
+
+    Raises:
+        MalformedMessageError: the bytes are no batch, or one of another version.
+    """
+    try:
+        version, number, length = _BATCH_HEAD.unpack_from(data)
+        if version != VERSION:
+            raise MalformedMessageError(f"batch of version {version}, expected {VERSION}")
+        start = _BATCH_HEAD.size + length
+        return Batch(number, data[_BATCH_HEAD.size : start].decode(), tuple(_entries(data, start)))
+    except (struct.error, UnicodeDecodeError, ValueError) as error:
+        raise MalformedMessageError(f"no batch: {error}") from error
+
+
+def as_error(verdict: Verdict, reason: str) -> SignalManagerError:
+    """Return the error that a verdict stands for; not for QUEUED and ABSENT."""
+    match verdict:
+        case Verdict.TOO_LARGE:
+            return TooLargeError(reason)
+        case Verdict.INVALID:
+            return InvalidRequestError(reason)
+        case _:
+            return UnavailableError(reason or "the other node could not deliver this")
+
+
+def verdict_of(error: SignalManagerError) -> Verdict:
+    """Return the verdict that stands for an error."""
+    if isinstance(error, TooLargeError):
+        return Verdict.TOO_LARGE
+    return Verdict.INVALID if isinstance(error, InvalidRequestError) else Verdict.FAILED
+
+
+def _entries(data: bytes, start: int) -> Iterator[RelayedSignal | RelayedMessage | News | Answer]:
+    end = len(data)
+    while start < end:
+        kind = data[start]
+        if kind == _SIGNAL:
+            _, head, target_length, sender_length, body_length = _SIGNAL_HEAD.unpack_from(data, start)
+            target = start + _SIGNAL_HEAD.size
+            sender = target + target_length
+            body = sender + sender_length
+            start = body + body_length
+            yield RelayedSignal(head, data[target:sender].decode(), data[sender:body].decode(), data[body:start])
+        elif kind == _MESSAGE:
+            _, message_type, payload_type, message_id, length, size = _MESSAGE_HEAD.unpack_from(data, start)
+            target = start + _MESSAGE_HEAD.size
+            payload = target + length
+            start = payload + size
+            name = data[target:payload].decode()
+            yield RelayedMessage(message_type, payload_type, message_id, name, data[payload:start])
+        elif kind == _NEWS:
+            _, length, size = _NEWS_HEAD.unpack_from(data, start)
+            room = start + _NEWS_HEAD.size
+            body = room + length
+            start = body + size
+            yield News(data[room:body].decode(), data[body:start])
+        elif kind == _ANSWER:
+            answer, start = _read_answer(data, start)
+            yield answer
+        else:
+            raise MalformedMessageError(f"entry of kind {kind}, expected 1 to 4")
+    if start != end:
+        raise MalformedMessageError(f"batch ends {start - end} bytes too early")
+
+
+def _read_answer(data: bytes, start: int) -> tuple[Answer, int]:
+    _, number, count = _ANSWER_HEAD.unpack_from(data, start)
+    start += _ANSWER_HEAD.size
+    unsettled = []
+    for _ in range(count):
+        index, verdict, length = _UNSETTLED.unpack_from(data, start)
+        start += _UNSETTLED.size
+        unsettled.append(Unsettled(index, Verdict(verdict), data[start : start + length].decode(errors="replace")))
+        start += length
+    return Answer(number, tuple(unsettled)), start

@@ -1,0 +1,116 @@
+"""What the author of a bus brings to its contract, and the subscriber that its tests watch."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, TypeVar
+
+import pytest
+
+from signal_manager.bus.base import Bus, Delivery, Subscriber
+from signal_manager.errors import SignalManagerError
+from signal_manager.model import ClientId
+from signal_manager.protocol.messages import Message, SignalMessage
+
+__all__ = ["PATIENCE", "AnyBus", "BusFixtures", "Phone", "come", "message", "result_of"]
+
+# How long (s) a test waits for what takes milliseconds on an idle machine.
+PATIENCE = 20.0
+
+S_contra = TypeVar("S_contra", bound=Subscriber, contravariant=True)
+
+
+class AnyBus(Bus, Protocol[S_contra]):
+    """A bus as connections see it."""
+
+    async def claim(self, client_id: ClientId, instance_id: str | None) -> bool: ...
+
+    def release(self, client_id: ClientId) -> None: ...
+
+    def attach(self, client_id: ClientId, subscriber: S_contra) -> None: ...
+
+    def detach(self, client_id: ClientId, subscriber: S_contra) -> None: ...
+
+
+class Phone:
+    """A subscriber that remembers what happened to it, and refuses what it is told to refuse."""
+
+    def __init__(
+        self,
+        instance_id: str | None = None,
+        *,
+        result: Delivery = Delivery.DELIVERED,
+        refusal: SignalManagerError | None = None,
+    ) -> None:
+        self.instance_id = instance_id
+        self.received: list[tuple[Message, bytes | None]] = []
+        self.relayed: list[tuple[bytes, str, bytes]] = []
+        self.replaced_by_same_instance: bool | None = None
+        self._result = result
+        self._refusal = refusal
+
+    @property
+    def texts(self) -> list[object]:
+        """The data of the messages that came, in their order."""
+        return [message.signal_data for message, _ in self.received if isinstance(message, SignalMessage)]
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether a newer connection has come."""
+        return self.replaced_by_same_instance is not None
+
+    def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
+        """Remember a message."""
+        if self._refusal is not None:
+            raise self._refusal
+        self.received.append((message, message_id))
+        return self._result
+
+    def relay(self, head: bytes, sender: str, body: bytes) -> Delivery:
+        """Remember a signal."""
+        if self._refusal is not None:
+            raise self._refusal
+        self.relayed.append((head, sender, body))
+        return self._result
+
+    def replaced(self, *, same_instance: bool) -> None:
+        """Remember that a newer connection has come."""
+        self.replaced_by_same_instance = same_instance
+
+
+class BusFixtures:
+    """Two nodes; where there can be only one, they are the same."""
+
+    @pytest.fixture
+    async def here(self) -> AnyBus[Phone]:
+        """Return an open bus with nobody on it; close it after the test."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def there(self, here: AnyBus[Phone]) -> AnyBus[Phone]:
+        """Return another node's bus; close it after the test."""
+        raise NotImplementedError
+
+
+def message(data: object = 1, *, target: str = "a") -> SignalMessage:
+    """Return a signal."""
+    return SignalMessage(sender_client_id="s", target_client_id=target, signal_data=data)
+
+
+async def come(bus: AnyBus[Phone], client_id: str, phone: Phone) -> Phone:
+    """Attach a client as a connection does."""
+    assert await bus.claim(ClientId(client_id), phone.instance_id)
+    bus.attach(ClientId(client_id), phone)
+    return phone
+
+
+async def result_of(
+    bus: Bus, target: str, sent: Message, message_id: bytes | None = None
+) -> Delivery | SignalManagerError:
+    """Send a message and return what became of it, an error too."""
+    later: asyncio.Future[Delivery | SignalManagerError] = asyncio.get_running_loop().create_future()
+    try:
+        delivery = bus.send(ClientId(target), sent, message_id, outcome=later.set_result)
+    except SignalManagerError as error:
+        return error
+    return await asyncio.wait_for(later, PATIENCE) if delivery is Delivery.PENDING else delivery

@@ -1,0 +1,72 @@
+"""Whose client it is: one presence over all nodes, and the newest wins."""
+
+from __future__ import annotations
+
+import asyncio
+
+from signal_manager.bus.base import Delivery
+from signal_manager.model import ClientId
+from signal_manager.testing.bus.fixtures import AnyBus, BusFixtures, Phone, come, message, result_of
+
+__all__ = ["PresenceContract"]
+
+A = ClientId("a")
+
+
+class PresenceContract(BusFixtures):
+    """Coming, going and moving."""
+
+    async def test_who_has_gone_is_offline(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
+        phone = await come(there, A, Phone())
+        there.detach(A, phone)
+
+        assert await result_of(here, A, message()) is Delivery.OFFLINE
+
+    async def test_the_newest_connection_wins(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
+        old = await come(here, A, Phone())
+        new = await come(there, A, Phone())
+
+        assert old.replaced_by_same_instance is False
+        assert await result_of(here, A, message()) is Delivery.DELIVERED
+        assert (len(old.received), len(new.received)) == (0, 1)
+
+    async def test_a_reconnect_of_the_same_instance_is_no_duplicate(
+        self, here: AnyBus[Phone], there: AnyBus[Phone]
+    ) -> None:
+        old = await come(here, A, Phone("i"))
+        new = await come(there, A, Phone("i"))
+
+        assert (old.replaced_by_same_instance, new.replaced_by_same_instance) == (True, None)
+
+    async def test_the_late_end_of_a_replaced_connection_changes_nothing(
+        self, here: AnyBus[Phone], there: AnyBus[Phone]
+    ) -> None:
+        old = await come(here, A, Phone())
+        new = await come(there, A, Phone())
+
+        here.detach(A, old)
+
+        assert await result_of(here, A, message()) is Delivery.DELIVERED
+        assert len(new.received) == 1
+
+    async def test_a_claim_that_is_given_up_leaves_nobody(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
+        assert await there.claim(A, None)
+        there.release(A)
+
+        assert await result_of(here, A, message()) is Delivery.OFFLINE
+
+    async def test_of_many_that_come_at_once_one_stays(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
+        phones = [Phone() for _ in range(10)]
+
+        async def try_to_come(bus: AnyBus[Phone], phone: Phone) -> None:
+            if await bus.claim(A, None):
+                bus.attach(A, phone)
+            else:
+                phone.replaced(same_instance=False)
+
+        await asyncio.gather(*(try_to_come((here, there)[i % 2], phone) for i, phone in enumerate(phones)))
+
+        (winner,) = (phone for phone in phones if phone.replaced_by_same_instance is None)
+        assert await result_of(here, A, message("from here")) is Delivery.DELIVERED
+        assert await result_of(there, A, message("from there")) is Delivery.DELIVERED
+        assert winner.texts == ["from here", "from there"]

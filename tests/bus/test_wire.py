@@ -1,0 +1,89 @@
+"""What nodes write to each other, as bytes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signal_manager.bus import wire
+from signal_manager.errors import InvalidRequestError, MalformedMessageError, TooLargeError, UnavailableError
+from signal_manager.protocol.relay import HEAD
+
+NAMES = st.text("abcXYZ019._~@+=-", min_size=1, max_size=128)
+ENTRIES = st.one_of(
+    st.builds(wire.RelayedSignal, st.binary(min_size=HEAD, max_size=HEAD), NAMES, NAMES, st.binary(max_size=50)),
+    st.builds(
+        wire.RelayedMessage,
+        st.integers(0, 255),
+        st.integers(0, 255),
+        st.binary(min_size=16, max_size=16),
+        NAMES,
+        st.binary(max_size=50),
+    ),
+    st.builds(wire.News, NAMES, st.binary(max_size=50)),
+    st.builds(
+        wire.Answer,
+        st.integers(0, 2**64 - 1),
+        st.lists(
+            st.builds(
+                wire.Unsettled, st.integers(0, 0xFFFF), st.sampled_from(wire.Verdict), st.text("ab ü", max_size=9)
+            ),
+            max_size=3,
+        ).map(tuple),
+    ),
+)
+
+
+def encode(entry: wire.RelayedSignal | wire.RelayedMessage | wire.News | wire.Answer) -> bytes:
+    match entry:
+        case wire.RelayedSignal():
+            return wire.encode_signal(*entry)
+        case wire.RelayedMessage():
+            return wire.encode_message(*entry)
+        case wire.News():
+            return wire.encode_news(*entry)
+        case wire.Answer():
+            return wire.encode_answer(*entry)
+
+
+@given(st.integers(0, 2**64 - 1), NAMES, st.lists(ENTRIES, max_size=5))
+def test_a_batch_is_read_as_it_was_written(
+    number: int, node_id: str, entries: list[wire.RelayedSignal | wire.RelayedMessage | wire.News | wire.Answer]
+) -> None:
+    data = wire.encode_batch(number, node_id, map(encode, entries))
+
+    assert wire.read_batch(data) == wire.Batch(number, node_id, tuple(entries))
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_no_batch_and_no_crash(noise: bytes) -> None:
+    for data in (noise, bytes((wire.VERSION,)) + noise):
+        with contextlib.suppress(MalformedMessageError):
+            wire.read_batch(data)
+
+
+@given(st.lists(ENTRIES, min_size=1, max_size=3), st.data())
+def test_a_batch_that_was_cut_off_is_none(
+    entries: list[wire.RelayedSignal | wire.RelayedMessage | wire.News | wire.Answer], data: st.DataObject
+) -> None:
+    whole = wire.encode_batch(1, "n", map(encode, entries))
+    boundaries = {len(wire.encode_batch(1, "n", map(encode, entries[:count]))) for count in range(len(entries) + 1)}
+    length = data.draw(st.integers(0, len(whole) - 1).filter(lambda length: length not in boundaries))
+
+    with pytest.raises(MalformedMessageError):
+        wire.read_batch(whole[:length])
+
+
+def test_another_version_is_refused() -> None:
+    with pytest.raises(MalformedMessageError, match="version 2, expected 1"):
+        wire.read_batch(b"\x02" + wire.encode_batch(1, "n", [])[1:])
+
+
+@pytest.mark.parametrize("error", [TooLargeError("a"), InvalidRequestError("b"), UnavailableError("c")])
+def test_an_error_survives_the_way_back(error: TooLargeError | InvalidRequestError | UnavailableError) -> None:
+    again = wire.as_error(wire.verdict_of(error), error.message)
+
+    assert (type(again), again.message) == (type(error), error.message)
