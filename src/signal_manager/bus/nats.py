@@ -108,8 +108,17 @@ class _Away(msgspec.Struct, frozen=True, tag="away"):
     node_id: str
 
 
-_decode = msgspec.msgpack.Decoder(_Where | _Claim | _Compare | _Here | _Gone | _Late | _Newer | _Away).decode
+_decoder = msgspec.msgpack.Decoder(_Where | _Claim | _Compare | _Here | _Gone | _Late | _Newer | _Away)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def _decode(message: Msg) -> Any:
+    """Return what another node asks or says, or None when it is not understood."""
+    try:
+        return _decoder.decode(message.data)
+    except msgspec.DecodeError as error:
+        log.error("message from another node not understood", subject=message.subject, reason=str(error))
+        return None
 
 
 class _Coming(msgspec.Struct):
@@ -555,14 +564,15 @@ class NatsBus(LocalBus[S]):
     def _on_reply(self, message: Msg) -> None:
         token = message.subject.rpartition(".")[2]
         is_unheard = not message.data and bool(message.headers)
-        if token.startswith("b"):
+        reply = None if is_unheard else _decode(message)
+        if is_unheard and token.startswith("b"):
             self._unheard(int(token[1:]))
-        else:
-            self._reply(token, None if is_unheard else _decode(message.data))
+        elif is_unheard or reply is not None:
+            self._reply(token, reply)
 
     def _on_question(self, client_id: ClientId, message: Msg) -> None:
         """Answer for a client that is here, or is coming."""
-        question = _decode(message.data)
+        question = _decode(message)
         coming = self._coming.get(client_id)
         if isinstance(question, _Where):
             if coming is not None and client_id not in self.subscribers:
@@ -605,7 +615,7 @@ class NatsBus(LocalBus[S]):
         self._link.publish(message.reply, _encode(_Here(self._node_id)))
 
     def _on_notice(self, message: Msg) -> None:
-        notice = _decode(message.data)
+        notice = _decode(message)
         if isinstance(notice, _Away):
             self._on_reunion(NodeId(notice.node_id))
 

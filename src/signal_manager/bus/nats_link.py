@@ -134,9 +134,9 @@ class NatsLink:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        while self._keeper is not None and not self._keeper.done():
+            self._keeper.cancel()  # more than once: nats-py swallows cancellations here and there
+            await asyncio.wait({self._keeper}, timeout=_FAREWELL)
         self.is_up = False
         with contextlib.suppress(NatsError, OSError, TimeoutError):
             await self._flush(_FAREWELL)
