@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import SecretStr, ValidationError
 
@@ -9,7 +11,10 @@ from signal_manager.settings import (
     Auth,
     Bus,
     Config,
+    Media,
     Server,
+    Session,
+    Storage,
     insecure_settings,
     is_loopback,
     unsupported_settings,
@@ -97,12 +102,24 @@ def test_the_defaults_are_supported() -> None:
     assert unsupported_settings(Config()) == []
 
 
+@pytest.mark.parametrize("nodes", [{"server": Server(workers=2)}, {"bus": Bus(backend="nats")}])
+def test_several_processes_need_what_they_can_share(nodes: dict[str, Any]) -> None:
+    assert unsupported_settings(Config(media=Media(backend="none"), **nodes)) == []
+
+
 @pytest.mark.parametrize(
-    ("config", "named"),
+    ("wrong", "advice"),
     [
-        (Config(server=Server(workers=2)), "server.workers = 2"),
-        (Config(bus=Bus(backend="nats")), 'bus.backend = "nats"'),
+        ({"storage": Storage(backend="memory")}, "needs a store that all processes share"),
+        ({"session": Session(max_sessions_per_client=2)}, "allows one session per client"),
+        ({"media": Media(backend="local")}, "needs an SFU that all processes share"),
+        ({"media": Media(backend="auto")}, "needs an SFU that all processes share"),
+        ({"bus": Bus(backend="nats", nats_url=SecretStr("wss://n"))}, "over WebSocket is not supported"),
     ],
 )
-def test_what_cannot_be_served_is_never_silently_left_out(config: Config, named: str) -> None:
-    assert unsupported_settings(config) == [f"{named} is not supported yet"]
+def test_what_they_cannot_share_is_refused(wrong: dict[str, Any], advice: str) -> None:
+    sections = {"bus": Bus(backend="nats"), "media": Media(backend="none")} | wrong
+
+    (problem,) = unsupported_settings(Config(**sections))
+
+    assert advice in problem

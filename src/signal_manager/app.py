@@ -24,7 +24,17 @@ from signal_manager.adapters import load_adapter
 from signal_manager.admin import AdminServer, Management, TokenIssuer
 from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.local import LocalBus
-from signal_manager.config import Config, as_plain, insecure_settings, is_loopback, unsupported_settings, weak_secrets
+from signal_manager.bus.nats import NatsBus
+from signal_manager.bus.nats_link import NatsSecurity
+from signal_manager.config import (
+    Config,
+    as_plain,
+    has_other_nodes,
+    insecure_settings,
+    is_loopback,
+    unsupported_settings,
+    weak_secrets,
+)
 from signal_manager.errors import ConfigurationError
 from signal_manager.housekeeping import Housekeeping
 from signal_manager.jwks import JwksKeys
@@ -79,7 +89,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
             offline_ttl=config.session.session_timeout,
         )
         media = await stack.enter_async_context(_media(config, metrics))
-        bus: LocalBus[Reachable] = LocalBus(max_subscribers=config.session.max_sessions_per_client)
+        bus = await stack.enter_async_context(_bus(config, node_id))
         rooms = RoomService(
             storage=storage,
             bus=bus,
@@ -100,7 +110,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 clean_ups=[registrations.end_node, rooms.clean_up_after],
                 expire=rooms.expire,
                 close_media=rooms.close_due_media,
-                is_alone=config.bus.backend == "local",
+                is_alone=not has_other_nodes(config),
                 cleanup_interval=config.session.cleanup_interval,
             )
         )
@@ -142,8 +152,11 @@ async def running(config: Config) -> AsyncIterator[Server]:
             ),
             storage=storage,
             drain_timeout=config.server.drain_timeout,
+            away=bus if isinstance(bus, NatsBus) else None,
         )
-        if config.bus.backend == "local":
+        if isinstance(bus, NatsBus):
+            bus.hand_over = server.hand_over
+        else:
             reclaimed = await server.reclaim()
             if reclaimed:
                 log.info("sessions reclaimed", sessions=reclaimed)
@@ -256,6 +269,28 @@ def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
         request_timeout=cloudflare.request_timeout,
     )
     return backend
+
+
+@contextlib.asynccontextmanager
+async def _bus(config: Config, node_id: NodeId) -> AsyncIterator[LocalBus[Reachable]]:
+    """Run what `bus.backend` asks for while the block lasts."""
+    if not has_other_nodes(config):
+        yield LocalBus(max_subscribers=config.session.max_sessions_per_client)
+        return
+    settings = config.bus
+    bus: NatsBus[Reachable] = NatsBus(
+        node_id=node_id,
+        url=settings.nats_url.get_secret_value(),
+        security=NatsSecurity(
+            ca_path=settings.nats_ca_path,
+            cert_path=settings.nats_cert_path,
+            key_path=settings.nats_key_path,
+            credentials_path=settings.nats_credentials_path,
+        ),
+        prefix=settings.nats_subject_prefix,
+    )
+    async with bus:
+        yield bus
 
 
 class _Media(NamedTuple):

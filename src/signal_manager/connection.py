@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import struct
 import time
+from functools import partial
 from time import perf_counter
 from typing import assert_never
 from uuid import uuid4
@@ -18,7 +19,7 @@ import msgspec
 import structlog
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from signal_manager.bus.base import Delivery
+from signal_manager.bus.base import Claimed, Delivery
 from signal_manager.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -28,7 +29,7 @@ from signal_manager.errors import (
     TooLargeError,
 )
 from signal_manager.limits import PENDING_REQUESTS, Allowance, ClientAddress
-from signal_manager.model import Caller, ClientId, SessionId
+from signal_manager.model import Caller, ClientId, SessionId, is_valid_name
 from signal_manager.protocol import relay
 from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
@@ -45,6 +46,7 @@ from signal_manager.protocol.messages import (
     SignalAck,
     spec_of,
 )
+from signal_manager.protocol.relay import RelayedSignal
 from signal_manager.protocol.resume import UNCOUNTED, Journal, Manner
 from signal_manager.protocol.session import (
     Action,
@@ -62,8 +64,9 @@ from signal_manager.protocol.session import (
     State,
 )
 from signal_manager.protocol.websocket import is_text, may_be_sent
-from signal_manager.resumption import ResumableSession
-from signal_manager.switchboard import Switchboard
+from signal_manager.resumption import ResumableSession, decode_relayed
+from signal_manager.router import acknowledgement
+from signal_manager.switchboard import Forwarder, Switchboard
 
 __all__ = ["Connection"]
 
@@ -101,6 +104,7 @@ class Connection(WSListener):
 
     __slots__ = (
         "_allowance",
+        "_away",
         "_board",
         "_bucket",
         "_caller",
@@ -155,6 +159,7 @@ class Connection(WSListener):
         self._waiting = 0  # bytes in them
         self._is_behind = False  # whether the client reads more slowly than others write to it
         self._pending: dict[int, Received] = {}  # requests that are being answered, by their identity
+        self._away = 0  # signals to clients of other nodes of which nobody has said yet what became of them
         self._allowance = Allowance(board.usage, now=opened_at)
         self._bucket = self._allowance.messages
         self._close_timer: asyncio.TimerHandle | None = None
@@ -246,20 +251,17 @@ class Connection(WSListener):
         self.write(self._encode(message, message_id, session.payload_type, session.shape))
         return Delivery.DELIVERED
 
-    def relay(self, head: bytes, sender: str, body: bytes) -> None:
+    def relay(self, head: bytes, sender: str, body: bytes) -> Delivery:
         """Send a signal of another node's client to this client (`Subscriber.relay`)."""
-        end = self._end
+        end = self.relay_end
         if end is not None:
-            signal = relay.RelayedSignal(self.client_id, msgspec.Raw(body))
+            signal = RelayedSignal("", msgspec.Raw(body))
             outgoing = relay.write(head, signal, relay.sender_end(sender), end)
             if outgoing is not None:
                 self._board.sent[head[1]].value += 1
-                self._write(outgoing)
-                return
-        payload = relay.client_payload(head[18], self.client_id, body)
-        message_type, payload_type = MessageType(head[1]), PayloadType(head[18])
-        message = decode_payload(message_type, payload_type, payload, sent_by=Peer.CLIENT).message
-        self.deliver(msgspec.structs.replace(message, sender_client_id=sender), head[2:18])
+                self.write(outgoing)
+                return Delivery.DELIVERED
+        return self.deliver(decode_relayed(head, sender, self.client_id, body), head[2:18])
 
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection in favour of a newer one (`Subscriber.replaced`)."""
@@ -377,7 +379,7 @@ class Connection(WSListener):
     @property
     def is_answering(self) -> bool:
         """Whether requests of its client are being answered."""
-        return bool(self._pending) and self._caller is not None
+        return (bool(self._pending) or self._away > 0) and self._caller is not None
 
     def go_away(self, reconnect_after: int) -> None:
         """Tell the client that the service is about to stop (`Line.go_away`)."""
@@ -425,7 +427,9 @@ class Connection(WSListener):
         if signal is None:
             return False
         target = board.bus.subscribers.get(signal.target_client_id)
-        if target is None or target.relay_end is None:
+        if target is None:
+            return board.away is not None and self._forward(board.away, data, signal)
+        if target.relay_end is None:
             return False
         outgoing = relay.write(data, signal, end, target.relay_end)
         if outgoing is None:
@@ -443,6 +447,47 @@ class Connection(WSListener):
         if signal.ack:
             self._acknowledge(signal.target_client_id, data)
         return True
+
+    def _forward(self, away: Forwarder, data: bytes, signal: RelayedSignal) -> bool:
+        """Send a signal to a client that is not here; False leaves it to the session, which says what is wrong."""
+        target = signal.target_client_id
+        if not is_valid_name(target):
+            return False
+        head = data[: relay.HEAD]
+        told = partial(self._forwarded, head, target, signal.ack)
+        try:
+            away.forward(head, target, self.client_id, bytes(signal.signal_data), told)
+        except SignalManagerError:
+            return False
+        self._away += 1
+        self._received += 1
+        self._board.relayed += 1
+        self._board.received[data[1]].value += 1
+        self._count(MessageType(data[1]), data)
+        return True
+
+    def _forwarded(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
+        """Tell the client what became of a signal to a client of another node, if there is anything to tell."""
+        if wants_ack or isinstance(result, SignalManagerError) or result is Delivery.OFFLINE:
+            told = acknowledgement(target, result, wants_ack=wants_ack)
+            request = Received(SignalAck(status=""), head[2:18], PayloadType(head[18]), self._session.shape)
+            self._told_later(request, told)
+        else:
+            self._away -= 1
+
+    def _told_later(self, request: Received, told: SignalAck | SignalManagerError | None) -> None:
+        """Answer a signal whose way was known only after others were handled, wherever its client is by now."""
+        self._away -= 1
+        if isinstance(told, SignalManagerError):
+            reply = self._encoded(self._session.error(told, request))
+        elif told is None or self._session.shape is Shape.TAGGED:
+            return
+        else:
+            reply = self._encoded(self._session.reply(told, request))
+        if self._resumable is not None:
+            self._resumable.tell(reply)
+        elif self._caller is not None:
+            self.write(reply)
 
     def _acknowledge(self, target: str, data: bytes) -> None:
         ack = SignalAck(status="delivered", target_client_id=target)
@@ -637,12 +682,16 @@ class Connection(WSListener):
         signal, caller = received.message, self._caller
         assert isinstance(signal, Signal) and caller is not None  # noqa: S101, PT018 - the session says so
         try:
-            ack = self._board.router.relay(caller, signal, received.message_id)
+            ack = self._board.router.relay(
+                caller, signal, received.message_id, later=partial(self._told_later, received)
+            )
         except SignalManagerError as error:
             self._send(self._session.error(error, received))
             return
         self._board.relayed += 1
-        if ack is not None and self._session.shape is not Shape.TAGGED:
+        if ack is Delivery.PENDING:
+            self._away += 1
+        elif isinstance(ack, SignalAck) and self._session.shape is not Shape.TAGGED:
             self._send(self._session.reply(ack, received))
 
     async def _authenticate(self, connect: Connect) -> None:
@@ -651,6 +700,7 @@ class Connection(WSListener):
             board.usage.check_authentication(self.source, time.monotonic())
             caller = await board.router.admit(connect)
             former = await self._former(caller, connect)
+            claimed = await self._claim(caller, connect, former)
         except SignalManagerError as error:
             outcome = "unavailable" if error.may_retry else "refused"
             if isinstance(error, AuthenticationError):
@@ -663,7 +713,18 @@ class Connection(WSListener):
             self._release()
             return
         board.metrics.authentications.labelled("accepted").add()
-        if session.state is State.AUTHENTICATING:  # the client may have gone meanwhile
+        client_id = caller.identity.client_id
+        if session.state is not State.AUTHENTICATING:  # the client has gone meanwhile
+            if claimed.is_won:
+                board.bus.release(client_id)
+        elif not claimed.is_won:  # it is on another node by now
+            self._perform(session.accepted(caller.identity, caller.session_id, now=time.monotonic()))
+            self._perform(session.replaced(same_instance=False))
+        else:
+            if former is None and claimed.handed_over is not None:
+                former = board.resumption.receive(client_id, claimed.handed_over)
+                if former is not None:
+                    board.start(board.resumption.adopt(former), name="adopt")
             self._welcome(caller, connect, former)
         if self._resumable is None or not self._resumable.is_busy:
             self._release()
@@ -673,6 +734,14 @@ class Connection(WSListener):
         if connect.resume is None or not self._may_resume(connect):
             return None
         return await self._board.resumption.find(connect.resume, caller.identity.client_id)
+
+    async def _claim(self, caller: Caller, connect: Connect, former: ResumableSession | None) -> Claimed:
+        """Have the other nodes let go of the client, and of its session where it wants to go on with that."""
+        wants: bytes | None = None
+        if connect.resume is not None and former is None and self._may_resume(connect):
+            manner = Manner(self._framing, self._session.payload_type, self._session.shape)
+            wants = self._board.resumption.ask(connect.resume, manner)
+        return await self._board.bus.claim(caller.identity.client_id, connect.instance_id, wants=wants)
 
     def _may_resume(self, connect: Connect) -> bool:
         """Tell whether this client's session may outlive this connection: a tagged client knows nothing of it."""

@@ -112,13 +112,21 @@ class Registrations:
         """Tell whether a session of this node has a record."""
         return session_id in self._registered
 
+    def disown(self, session_id: SessionId) -> bool:
+        """Leave the record of a session that goes on at another node to that; tell whether it has one."""
+        is_registered = session_id in self._registered
+        self._registered.discard(session_id)
+        return is_registered
+
     async def adopt(self, caller: Caller) -> None:
-        """Note that a session which an earlier start had goes on here; its client's record is online again."""
+        """Note that a session of another node, or of an earlier start, goes on here; its client's record says so."""
         now = self._clock()
 
         def change(record: ClientRecord | None) -> ClientRecord | None:
-            if record is None or record.registered_at is None or record.status == "online":
-                return record  # it was removed, or its client has registered from another session since
+            if record is None or record.registered_at is None:
+                return record  # it was removed
+            if record.status == "online" and record.session_id != caller.session_id:
+                return record  # its client has registered from another session since
             return msgspec.structs.replace(
                 record,
                 session_id=caller.session_id,

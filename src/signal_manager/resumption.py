@@ -18,13 +18,23 @@ import structlog
 
 from signal_manager.bus.base import Delivery, Subscriber
 from signal_manager.bus.local import LocalBus
-from signal_manager.errors import MalformedMessageError, SignalManagerError, UnavailableError
+from signal_manager.errors import InvalidRequestError, MalformedMessageError, SignalManagerError, UnavailableError
 from signal_manager.metrics import Metrics
 from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId
-from signal_manager.protocol.codec import encode_payload
-from signal_manager.protocol.framing import encode_frame
-from signal_manager.protocol.messages import Connect, ErrorMessage, Message, PayloadType, Peer, Resume, Shape, spec_of
-from signal_manager.protocol.relay import RelayEnd
+from signal_manager.protocol.codec import decode_payload, encode_payload
+from signal_manager.protocol.framing import Framing, encode_frame
+from signal_manager.protocol.messages import (
+    Connect,
+    ErrorMessage,
+    Message,
+    MessageType,
+    PayloadType,
+    Peer,
+    Resume,
+    Shape,
+    spec_of,
+)
+from signal_manager.protocol.relay import RelayEnd, client_payload
 from signal_manager.protocol.resume import Budget, Journal, Manner, Outcome, Standing, Stay
 from signal_manager.protocol.session import Received
 from signal_manager.router import Router
@@ -113,6 +123,17 @@ class ResumableSession:
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
         """Keep a message for the client (`Subscriber.deliver`)."""
         return self._queue(self._encode(message, message_id, self.stay.manner.payload_type))
+
+    def relay(self, head: bytes, sender: str, body: bytes) -> Delivery:
+        """Keep a signal of another node's client for the client (`Subscriber.relay`)."""
+        return self.deliver(decode_relayed(head, sender, self.client_id, body), head[2:18])
+
+    def tell(self, data: bytes) -> None:
+        """Send the client an encoded message, wherever it is now."""
+        if self.connection is not None:
+            self.connection.write(data)
+        else:
+            self._queue(data)
 
     def write(self, data: bytes) -> None:
         """Keep an encoded message for the client (`Reachable.write`)."""
@@ -243,6 +264,33 @@ class ResumableSession:
         return data
 
 
+class _Wanted(msgspec.Struct, frozen=True):
+    """What a client that has come to another node wants to go on with."""
+
+    offer: Resume
+    framing: Framing
+    payload_type: PayloadType
+    shape: Shape
+
+
+_encode_wanted = msgspec.msgpack.Encoder().encode
+_decode_wanted = msgspec.msgpack.Decoder(_Wanted).decode
+
+
+def decode_relayed(head: bytes, sender: str, target: str, body: bytes) -> Message:
+    """Return the signal that another node has taken apart (`Subscriber.relay`).
+
+    Raises:
+        InvalidRequestError: it cannot be decoded.
+    """
+    payload = client_payload(head[18], target, body)
+    try:
+        decoded = decode_payload(MessageType(head[1]), PayloadType(head[18]), payload, sent_by=Peer.CLIENT)
+    except MalformedMessageError as error:
+        raise InvalidRequestError(error.message) from error
+    return msgspec.structs.replace(decoded.message, sender_client_id=sender)
+
+
 class Resumption:
     """All sessions of this process that can be resumed.
 
@@ -313,6 +361,32 @@ class Resumption:
         if stay is not None and stay.judge(offer, client_id, stay.manner) is Outcome.FORBIDDEN:
             await self._storage.save_sessions([saved])  # it is for somebody else to come back to
             return None
+        return self._admit(stay) if stay is not None else None
+
+    def ask(self, offer: Resume, manner: Manner) -> bytes:
+        """Return what another node needs to know to hand a session over."""
+        return _encode_wanted(_Wanted(offer, manner.framing, manner.payload_type, manner.shape))
+
+    def hand_over(self, client_id: ClientId, wants: bytes) -> bytes | None:
+        """End a session here so that it can go on at another node, and return it; None when it cannot go on there."""
+        wanted = _decode_wanted(wants)
+        session = self._sessions.get(SessionId(wanted.offer.session_id))
+        manner = Manner(wanted.framing, wanted.payload_type, wanted.shape)
+        if session is None or session.stay.judge(wanted.offer, client_id, manner) is not Outcome.RESUMED:
+            return None
+        former = session.connection
+        self.forget(session)
+        self._bus.detach(client_id, session if former is None else former)
+        session.freeze()
+        if former is not None:
+            former.handed_over()
+        session.stay.is_registered = self._router.hand_over(session.caller)
+        return session.stay.save()
+
+    def receive(self, client_id: ClientId, state: bytes) -> ResumableSession | None:
+        """Take a session that another node has handed over; None when it is of no use here."""
+        saved = SavedSession(session_id=SessionId(""), client_id=client_id, state=state, expires_at=0.0)
+        stay = self._load(saved)
         return self._admit(stay) if stay is not None else None
 
     def judge(self, session: ResumableSession | None, offer: Resume, client_id: ClientId, manner: Manner) -> bool:

@@ -7,14 +7,20 @@ A new request type takes a handler and a row in `_ROUTES`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import msgspec
 
 from signal_manager.auth import Authenticator
 from signal_manager.bus.base import Bus, Delivery
-from signal_manager.errors import InvalidRequestError, NotFoundError, TooLargeError
+from signal_manager.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    SignalManagerError,
+    TooLargeError,
+    UnavailableError,
+)
 from signal_manager.model import Caller, ClientId, SessionId, hash_token
 from signal_manager.protocol.messages import (
     PROTOCOL_VERSION,
@@ -43,7 +49,21 @@ from signal_manager.registrations import Registrations
 from signal_manager.rooms import RoomService
 from signal_manager.tracing import Tracing
 
-__all__ = ["Router"]
+__all__ = ["Router", "acknowledgement"]
+
+# Called with what its sender is to be told of a signal, or None for nothing.
+Later = Callable[[SignalAck | SignalManagerError | None], None]
+
+
+def acknowledgement(
+    target: str, result: Delivery | SignalManagerError, *, wants_ack: bool
+) -> SignalAck | SignalManagerError | None:
+    """Return what the sender of a signal to one client is told of what became of it, or None for nothing."""
+    if isinstance(result, SignalManagerError):
+        return result
+    if result is Delivery.OFFLINE:
+        return NotFoundError(f"client {target} is not connected", details={"target_client_id": target})
+    return SignalAck(status=result, target_client_id=target) if wants_ack else None
 
 
 class Router:
@@ -105,6 +125,14 @@ class Router:
         await self._registrations.end_session(caller)
         return True
 
+    def hand_over(self, caller: Caller) -> bool:
+        """Let go of a session that goes on at another node; tell whether it has a record, for `adopt` there.
+
+        It leaves its room, and is told so, since its media session stays here.
+        """
+        self.left(caller, "restarting")
+        return self._registrations.disown(caller.session_id)
+
     async def adopt(self, caller: Caller) -> None:
         """Let the record of a client whose session goes on here say so."""
         await self._registrations.adopt(caller)
@@ -145,38 +173,69 @@ class Router:
         route = _ROUTES.get(type(request))
         return route is not None and route.exclusive
 
-    def relay(self, caller: Caller, signal: Signal, message_id: bytes) -> SignalAck | None:
+    def relay(
+        self, caller: Caller, signal: Signal, message_id: bytes, *, later: Later
+    ) -> SignalAck | Literal[Delivery.PENDING] | None:
         """Pass a signal on, and return the acknowledgement that its sender asked for.
+
+        PENDING is for a signal to other nodes: `later` is called once with what to tell.
 
         Raises:
             NotFoundError: nobody holds the target.
             TooLargeError, InvalidRequestError: the target cannot be sent this.
+            UnavailableError: the target may be on another node, and none can be reached.
         """
         outgoing = msgspec.structs.replace(signal, sender_client_id=caller.identity.client_id, ack=False)
         if isinstance(signal, SignalMessage) and signal.room_id is not None:
-            delivery = self._relay_to_room(caller, signal.room_id, outgoing, message_id)
-            return SignalAck(status=delivery) if signal.ack else None
-        target = ClientId(signal.target_client_id or "")
-        delivery = self._bus.send(target, outgoing, message_id)
-        if delivery is Delivery.OFFLINE:
-            raise NotFoundError(f"client {target} is not connected", details={"target_client_id": target})
-        return SignalAck(status=delivery, target_client_id=target) if signal.ack else None
+            return self._relay_to_room(caller, signal.room_id, outgoing, message_id, wants_ack=signal.ack, later=later)
+        target, wants_ack = ClientId(signal.target_client_id or ""), signal.ack
 
-    def _relay_to_room(self, caller: Caller, room_id: str, outgoing: Signal, message_id: bytes) -> Delivery:
+        def told(result: Delivery | SignalManagerError) -> None:
+            later(acknowledgement(target, result, wants_ack=wants_ack))
+
+        result = self._bus.send(target, outgoing, message_id, outcome=told)
+        if result is Delivery.PENDING:
+            return Delivery.PENDING
+        ack = acknowledgement(target, result, wants_ack=wants_ack)
+        if isinstance(ack, SignalManagerError):
+            raise ack
+        return ack
+
+    def _relay_to_room(
+        self, caller: Caller, room_id: str, outgoing: Signal, message_id: bytes, *, wants_ack: bool, later: Later
+    ) -> SignalAck | Literal[Delivery.PENDING] | None:
         """Pass a signal on to all other members whom the sender may signal, whatever keeps one of them from it."""
         if self._rooms is None:
             raise NotFoundError(f"not in room {room_id}")
-        delivery = Delivery.OFFLINE
+        best = Delivery.OFFLINE
+        waiting = 0
+
+        def take(result: Delivery | SignalManagerError) -> None:
+            nonlocal best
+            if isinstance(result, Delivery) and best is not Delivery.DELIVERED and result is not Delivery.OFFLINE:
+                best = result
+
+        def told(result: Delivery | SignalManagerError) -> None:
+            nonlocal waiting
+            take(result)
+            waiting -= 1
+            if not waiting:
+                later(SignalAck(status=best) if wants_ack else None)
+
         for target in self._rooms.others(caller, room_id):
             if not caller.identity.grants.may_signal(target):
                 continue
             try:
-                outcome = self._bus.send(target, outgoing, message_id)
-            except (TooLargeError, InvalidRequestError):
-                continue  # this member's framing or shape has no such message
-            if delivery is not Delivery.DELIVERED and outcome is not Delivery.OFFLINE:
-                delivery = outcome
-        return delivery
+                result = self._bus.send(target, outgoing, message_id, outcome=told)
+            except (TooLargeError, InvalidRequestError, UnavailableError):
+                continue  # this member's framing or shape has no such message, or its node is out of reach
+            if result is Delivery.PENDING:
+                waiting += 1
+            else:
+                take(result)
+        if waiting:
+            return Delivery.PENDING
+        return SignalAck(status=best) if wants_ack else None
 
     async def _register(self, caller: Caller, request: Register) -> Message:
         await self._registrations.register(

@@ -21,13 +21,14 @@ from signal_manager.connection import Connection
 from signal_manager.limits import TURNED_AWAY, ClientAddress, Limits, Origins, TrustedProxies
 from signal_manager.listener import Listener
 from signal_manager.metrics import Metrics
+from signal_manager.model import ClientId
 from signal_manager.presence import LiveSessions, Phase
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, choose_subprotocol
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.resumption import Reachable, ResumeSettings
 from signal_manager.router import Router
 from signal_manager.storage.base import Storage
-from signal_manager.switchboard import Switchboard
+from signal_manager.switchboard import Forwarder, Switchboard
 from signal_manager.tls import Certificate
 
 __all__ = ["Server"]
@@ -63,6 +64,7 @@ class Server:
         resume: how long sessions outlive their connections, and what is kept for them.
         storage: keeps sessions from one start to the next; None for a service whose sessions end with it.
         drain_timeout: seconds that `stop` may take.
+        away: reaches clients of other nodes; None where there are none.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Server:
         resume: ResumeSettings | None = None,
         storage: Storage | None = None,
         drain_timeout: float = 20.0,
+        away: Forwarder | None = None,
     ) -> None:
         self.is_secure = certificate is not None
         self._version = version
@@ -100,6 +103,7 @@ class Server:
             metrics=metrics,
             resume=self._resume,
             storage=storage,
+            away=away,
         )
         self._drain_timeout = drain_timeout
         self._listener = Listener(
@@ -140,6 +144,10 @@ class Server:
             UnavailableError: the store does not answer.
         """
         return await self._board.resumption.reclaim()
+
+    def hand_over(self, client_id: ClientId, wants: bytes) -> bytes | None:
+        """Give a client's session to the node that it has come to (`bus.base.HandOver`)."""
+        return self._board.resumption.hand_over(client_id, wants)
 
     async def start(self) -> None:
         """Accept clients.

@@ -16,7 +16,15 @@ from signal_manager.auth import StaticKeys
 from signal_manager.errors import ConfigurationError
 from signal_manager.model import NAME_RULE, is_valid_name
 
-__all__ = ["Config", "Section", "insecure_settings", "is_loopback", "unsupported_settings", "weak_secrets"]
+__all__ = [
+    "Config",
+    "Section",
+    "has_other_nodes",
+    "insecure_settings",
+    "is_loopback",
+    "unsupported_settings",
+    "weak_secrets",
+]
 
 ENVIRONMENT_PREFIX = "SIGNAL_MANAGER_"
 DEFAULT_TOKEN_SECRET = "your-secret-key-change-in-production"  # noqa: S105 - public, hence refused beyond loopback
@@ -58,6 +66,12 @@ def _ip_address(value: str) -> str:
     except ValueError:
         raise ValueError("an IP address") from None
     return value
+
+
+def _token(name: str) -> str:
+    if not is_valid_name(name) or "." in name:
+        raise ValueError(f"expected one word of letters, digits or _ ~ @ + = -, got {name!r}")
+    return name
 
 
 def _optional_name(value: str) -> str:
@@ -265,7 +279,20 @@ class Bus(Section):
 
     backend: Literal["local", "nats"] = Field(default="local", description='"local" (one node) or "nats".')
     nats_url: Annotated[Secret, _address("nats://", "tls://", "ws://", "wss://")] = Field(
-        default=SecretStr("nats://127.0.0.1:4222"), description="Address of nats-server; may carry user and password."
+        default=SecretStr("nats://127.0.0.1:4222"),
+        description="Address of nats-server; may carry user and password, or a token.",
+    )
+    nats_ca_path: str = Field(
+        default="", description="PEM file with the authorities that nats-server's certificate is checked against."
+    )
+    nats_cert_path: str = Field(default="", description="PEM file with the certificate that this node shows.")
+    nats_key_path: str = Field(default="", description="PEM file with that certificate's private key.")
+    nats_credentials_path: str = Field(
+        default="", description="Credentials file of a NATS account, in place of user and password."
+    )
+    nats_subject_prefix: Annotated[str, AfterValidator(_token)] = Field(
+        default="signal-manager",
+        description="What subjects begin with; services with different prefixes share a NATS without meeting.",
     )
     node_id: Annotated[str, AfterValidator(_optional_name)] = Field(
         default="", description="Name of this node among others; when empty, made at start."
@@ -408,13 +435,38 @@ def weak_secrets(config: Config) -> list[str]:
     ]
 
 
-def unsupported_settings(config: Config) -> list[str]:
-    """Return what `config` asks for and this version cannot do yet, one sentence each.
+def has_other_nodes(config: Config) -> bool:
+    """Tell whether the service is, or may be, more than one process: then these share a NATS."""
+    return config.bus.backend == "nats" or config.server.workers > 1
 
-    Starting in spite of it would be worse than not starting: memory in place of a database.
+
+def unsupported_settings(config: Config) -> list[str]:
+    """Return what `config` asks for and this version cannot do, one sentence each.
+
+    Starting in spite of it would be worse than not starting: memory in place of a database, or half a room.
     """
-    asked = {
-        f"server.workers = {config.server.workers}": config.server.workers > 1,
-        f'bus.backend = "{config.bus.backend}"': config.bus.backend == "nats",
-    }
-    return [f"{setting} is not supported yet" for setting, is_asked in asked.items() if is_asked]
+    if not has_other_nodes(config):
+        return []
+    asked = 'bus.backend = "nats"' if config.bus.backend == "nats" else f"server.workers = {config.server.workers}"
+    problems = []
+    if config.storage.backend == "memory":
+        problems.append(
+            f'{asked} needs a store that all processes share: set storage.backend to "sqlite" or "firestore"'
+        )
+    if config.session.max_sessions_per_client > 1:
+        problems.append(f"{asked} allows one session per client: set session.max_sessions_per_client to 1")
+    if _has_own_sfu(config):
+        problems.append(
+            f"{asked} needs an SFU that all processes share, and media.backend is the one inside a process: run "
+            "`signal-manager sfu` and name it in [cloudflare], use Cloudflare Realtime, or set media.backend to "
+            '"none"'
+        )
+    if any(url.startswith(("ws://", "wss://")) for url in config.bus.nats_url.get_secret_value().split(",")):
+        problems.append("bus.nats_url over WebSocket is not supported yet: use nats:// or tls://")
+    return problems
+
+
+def _has_own_sfu(config: Config) -> bool:
+    if config.media.backend != "auto":
+        return config.media.backend == "local"
+    return not (config.cloudflare.app_id and config.cloudflare.app_secret.get_secret_value())

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from signal_manager.bus.base import Outcome
 from signal_manager.bus.local import LocalBus
 from signal_manager.errors import SignalManagerError
 from signal_manager.limits import ClientAddress, Limits, Usage
@@ -30,7 +31,7 @@ from signal_manager.resumption import Carrier, Reachable, ResumableSession, Resu
 from signal_manager.router import Router
 from signal_manager.storage.base import Storage
 
-__all__ = ["Line", "Switchboard"]
+__all__ = ["Forwarder", "Line", "Switchboard"]
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +101,13 @@ class Line(Carrier, LiveSession, Protocol):
         """Close the socket without waiting for the client."""
 
 
+class Forwarder(Protocol):
+    """A bus with other nodes, as far as the relay path knows it."""
+
+    def forward(self, head: bytes, target: str, sender: str, body: bytes, outcome: Outcome) -> None:
+        """Send a signal to a client that is not here, in the bytes in which it came (`bus.nats.NatsBus.forward`)."""
+
+
 class Switchboard:
     """What all connections of one server share.
 
@@ -112,6 +120,7 @@ class Switchboard:
         metrics: where everything is counted.
         resume: how long sessions outlive their connections, and what is kept for them.
         storage: keeps them from one start to the next.
+        away: reaches clients of other nodes; None where there are none.
     """
 
     def __init__(
@@ -125,9 +134,11 @@ class Switchboard:
         metrics: Metrics,
         resume: ResumeSettings,
         storage: Storage | None,
+        away: Forwarder | None = None,
     ) -> None:
         self.router = router
         self.bus = bus
+        self.away = away
         self.settings = settings
         self.limits = limits
         self.max_message_size = max_message_size

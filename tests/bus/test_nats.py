@@ -15,8 +15,8 @@ from signal_manager.errors import ConfigurationError, SignalManagerError, TooLar
 from signal_manager.model import ClientId, NodeId
 from signal_manager.testing.bus import BusContract, NodesContract, Phone, come, result_of
 from signal_manager.testing.bus.fixtures import message
-from tests.bus.nats_server import NatsServer, free_port
 from tests.certificates import Authority
+from tests.nats_server import NatsServer, free_port
 from tests.waiting import until
 
 A = ClientId("a")

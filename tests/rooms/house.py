@@ -60,6 +60,7 @@ class RecordingBus:
         self.inboxes: dict[ClientId, list[Message]] = defaultdict(list)
         self.offline: set[ClientId] = set()
         self.tagged: set[ClientId] = set()
+        self.announced: Callable[[RoomId, bytes], None] | None = None
         self._on_change = on_change
 
     def send(
@@ -75,7 +76,9 @@ class RecordingBus:
         return Delivery.DELIVERED
 
     def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
-        """Tell other nodes; there are none."""
+        """Tell the other node, if a test has put one there."""
+        if nodes and self.announced is not None:
+            self.announced(room_id, news)
 
     def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
         """Hear from other nodes; there are none."""

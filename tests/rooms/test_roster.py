@@ -18,6 +18,7 @@ from signal_manager.media import errors as media_errors
 from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId
 from signal_manager.protocol.messages import RoomState
 from signal_manager.rooms import duties, service
+from signal_manager.rooms.chronicle import difference, write_change
 from tests.rooms.house import ROOM, SOON, Client, House
 
 
@@ -192,12 +193,19 @@ async def test_a_membership_that_nobody_knows_of_gives_way(house: House) -> None
     await bob.create()
     await house.settled()
     ghost = Participant(client_id=house.client("alice").name, role="sender", node_id=NodeId("dead"), generation=7)
-    await house.storage.change_room(ROOM, lambda room: with_ghost(room, ghost))
+    before = await house.room()
+    hear(house, before, await house.storage.change_room(ROOM, lambda room: with_ghost(room, ghost)))
 
     ack = await house.client("alice").join()
 
     assert [member.client_id for member in ack.participants] == ["bob", "alice"]
     assert bob.told("participant_left", of="alice")
+
+
+def hear(house: House, before: Room, after: Room) -> None:
+    """Let a house hear what another node has done."""
+    for change in difference(before, after):
+        house.rooms._roster.hear(ROOM, write_change(change))
 
 
 def with_ghost(room: Room, ghost: Participant) -> Room:
@@ -352,6 +360,7 @@ async def test_work_that_fails_for_good_is_given_up(house: House) -> None:
 async def test_a_node_that_has_died_is_cleaned_up_after(house: House) -> None:
     await in_one_room(house, "bob")
     dead = House(storage=house.storage, node_id=NodeId("dead"), sfu=house.sfu)
+    dead.bus.announced = house.rooms._roster.hear
     await dead.rooms.__aenter__()
     await dead.client("ghost").join()
     await dead.settled()  # and then it is gone without another word
@@ -421,15 +430,27 @@ async def test_an_operator_takes_a_member_out_who_is_told_like_the_others(house:
 
 async def test_an_operator_takes_out_what_no_process_knows_of(house: House) -> None:
     ghost = Participant(client_id=ClientId("ghost"), role="sender", node_id=NodeId("gone"))
-    (bob,) = await in_one_room(house, "bob")
-    await house.storage.change_room(
-        ROOM, lambda room: msgspec.structs.replace(room, participants=(*room.participants, ghost))
-    )
+    await house.storage.create_room(Room(room_id=ROOM, is_active=True, participants=(ghost,)))
+    bob = house.client("bob")
+    await bob.join()
 
     await house.rooms.evict(ROOM, ClientId("ghost"))
 
     assert bob.told("participant_left", of="ghost")
     assert [each.client_id for each in (await house.room()).participants] == ["bob"]
+
+
+async def test_a_change_that_was_never_announced_is_made_up_for(house: House) -> None:
+    ghost = Participant(client_id=ClientId("ghost"), role="sender", node_id=NodeId("gone"))
+    (bob,) = await in_one_room(house, "bob")
+    await house.storage.change_room(ROOM, lambda room: with_ghost(room, ghost))
+
+    await house.client("carol").join()
+    await house.settled()
+
+    assert bob.told("participant_joined", of="ghost")
+    assert bob.told("participant_joined", of="carol")
+    assert [sequence for sequence, _ in bob.news] == sorted({sequence for sequence, _ in bob.news})
 
 
 async def test_an_operator_closes_a_room_with_its_members_in_it(house: House) -> None:

@@ -25,13 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from signal_manager.errors import SignalManagerError
 from signal_manager.model import ClientId, NodeId, RoomId
 from signal_manager.protocol.messages import Message
 
-__all__ = ["Bus", "Delivery", "NewsHandler", "Outcome", "ReunionHandler", "Subscriber"]
+__all__ = ["Bus", "Claimed", "Delivery", "HandOver", "NewsHandler", "Outcome", "ReunionHandler", "Subscriber"]
 
 
 class Delivery(StrEnum):
@@ -86,6 +86,18 @@ class Subscriber(Protocol):
 
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection, since its client has a newer one."""
+
+
+class Claimed(NamedTuple):
+    """What came of a claim: whether the client may be attached, and what its former node handed over of it."""
+
+    is_won: bool
+    handed_over: bytes | None = None
+
+
+# Called on a client's former node with what its new node wants to go on with; returns that, or None. Whatever it
+# returns, the client is not this node's any more.
+HandOver = Callable[[ClientId, bytes], bytes | None]
 
 
 class Bus(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from signal_manager.bus.base import Delivery, NewsHandler, Outcome, ReunionHandler, Subscriber
+from signal_manager.bus.base import Claimed, Delivery, NewsHandler, Outcome, ReunionHandler, Subscriber
 from signal_manager.model import ClientId, NodeId, RoomId
 from signal_manager.protocol.messages import Message
 
@@ -36,9 +36,9 @@ class LocalBus(Generic[S]):
         """Whether the other nodes can be reached; there are none."""
         return True
 
-    async def claim(self, client_id: ClientId, instance_id: str | None) -> bool:
+    async def claim(self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None) -> Claimed:
         """Have all other nodes let go of a client; there are none."""
-        return True
+        return Claimed(is_won=True)
 
     def release(self, client_id: ClientId) -> None:
         """Give up a claim that is not followed by `attach`."""

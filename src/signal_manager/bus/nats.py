@@ -22,7 +22,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from signal_manager.bus import wire
-from signal_manager.bus.base import Delivery, NewsHandler, Outcome, ReunionHandler, Subscriber
+from signal_manager.bus.base import Claimed, Delivery, HandOver, NewsHandler, Outcome, ReunionHandler, Subscriber
 from signal_manager.bus.local import LocalBus
 from signal_manager.bus.nats_link import NatsLink, NatsSecurity
 from signal_manager.bus.routes import Ask, Dispatch, Parcel, Routes, Step, Tell
@@ -33,7 +33,7 @@ from signal_manager.errors import (
     TooLargeError,
     UnavailableError,
 )
-from signal_manager.model import ClientId, NodeId, RoomId
+from signal_manager.model import ClientId, NodeId, RoomId, is_valid_name
 from signal_manager.protocol.codec import decode_payload, encode_payload
 from signal_manager.protocol.messages import Message, MessageType, PayloadType, Peer, Shape, Signal, spec_of
 
@@ -72,6 +72,7 @@ class _Claim(msgspec.Struct, frozen=True, tag="claim"):
     node_id: str
     instance_id: str | None
     since: float
+    wants: bytes | None = None  # what the client wants to go on with, for the hand-over
 
 
 class _Compare(msgspec.Struct, frozen=True, tag="compare"):
@@ -90,6 +91,8 @@ class _Here(msgspec.Struct, frozen=True, tag="here"):
 
 class _Gone(msgspec.Struct, frozen=True, tag="gone"):
     """The client was here, and this node has just let go of it."""
+
+    handed_over: bytes | None = None
 
 
 class _Late(msgspec.Struct, frozen=True, tag="late"):
@@ -191,6 +194,7 @@ class NatsBus(LocalBus[S]):
         )
         self._routes = Routes()
         self._since: dict[str, float] = {}  # when each client was attached here
+        self._unclaimed: set[str] = set()  # clients that were attached without asking the others
         self._coming: dict[str, _Coming] = {}
         self._outbox: dict[str, list[Parcel | _Letter | bytes]] = {}
         self._is_flush_due = False
@@ -204,6 +208,7 @@ class NatsBus(LocalBus[S]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_news: NewsHandler = lambda room_id, news: None
         self._on_reunion: ReunionHandler = lambda node_id: None
+        self.hand_over: HandOver = lambda client_id, wants: None
 
     async def __aenter__(self) -> Self:
         await self._link.__aenter__()
@@ -240,15 +245,18 @@ class NatsBus(LocalBus[S]):
 
     # -- presence ------------------------------------------------------------------------------------------------
 
-    async def claim(self, client_id: ClientId, instance_id: str | None) -> bool:
+    async def claim(self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None) -> Claimed:
         """Have all other nodes let go of a client that is about to be attached here.
 
-        To be followed by `attach` without awaiting anything, or by `release`. False means that a newer presence came
-        up elsewhere meanwhile, and that the client must not be attached. Other nodes that do not answer, or cannot be
+        To be followed by `attach` without awaiting anything, or by `release`. When a newer presence came up elsewhere
+        meanwhile, the claim is lost and the client must not be attached. Other nodes that do not answer, or cannot be
         reached, are not waited for.
+
+        Args:
+            wants: given to the hand-over of the client's former node, which says what the client can go on with.
         """
-        if client_id in self.subscribers:
-            return True  # all others let go of it then
+        if client_id in self.subscribers and client_id not in self._unclaimed:
+            return Claimed(is_won=True)  # all others let go of it then
         coming = self._coming.get(client_id)
         if coming is None:
             coming = self._coming[client_id] = _Coming(instance_id, self._clock())
@@ -256,16 +264,17 @@ class NatsBus(LocalBus[S]):
             coming.count += 1
             coming.instance_id, coming.since = instance_id, self._clock()
         self._link.subscribe(self._subject(client_id), partial(self._on_question, client_id))
-        self._routes.hold(client_id)
+        if client_id not in self.subscribers:
+            self._routes.hold(client_id)
         if not self._link.is_up:
-            return True
+            return Claimed(is_won=True)
         self._flush()  # what is on its way to the client's former node must arrive there before the claim
-        claim = _Claim(self._node_id, instance_id, coming.since)
+        claim = _Claim(self._node_id, instance_id, coming.since, wants)
         reply = await self._insist(self._subject(client_id), claim)
         if isinstance(reply, _Newer) or coming.is_superseded:
             self.release(client_id)
-            return False
-        return True
+            return Claimed(is_won=False)
+        return Claimed(is_won=True, handed_over=reply.handed_over if isinstance(reply, _Gone) else None)
 
     def release(self, client_id: ClientId) -> None:
         """Give up a claim that is not followed by `attach`."""
@@ -283,22 +292,26 @@ class NatsBus(LocalBus[S]):
     def attach(self, client_id: ClientId, subscriber: S) -> None:
         """Make `subscriber` the one that receives `client_id`'s messages, on this node and all others."""
         super().attach(client_id, subscriber)
+        self._unclaimed.discard(client_id)
         coming = self._coming.get(client_id)
         self._since[client_id] = coming.since if coming is not None else self._clock()
         self._link.subscribe(self._subject(client_id), partial(self._on_question, client_id))
-        if coming is not None:
+        if coming is None:
+            self._unclaimed.add(client_id)
+        else:
             coming.count -= 1
             if coming.count <= 0:
                 del self._coming[client_id]
             self._answer_those_who_ask(client_id, coming)
         for parcel in self._routes.arrived(client_id):
-            self._settle(parcel, self._hand_over(parcel.data))
+            self._settle(parcel, self._deliver_here(parcel.data))
 
     def detach(self, client_id: ClientId, subscriber: S) -> None:
         """Forget a connection that has ended."""
         super().detach(client_id, subscriber)
         if client_id in self.subscribers or self._since.pop(client_id, None) is None:
             return
+        self._unclaimed.discard(client_id)
         if client_id not in self._coming:
             self._link.unsubscribe(self._subject(client_id))
 
@@ -314,6 +327,8 @@ class NatsBus(LocalBus[S]):
         """See `Bus.send`."""
         if target in self.subscribers:
             return super().send(target, message, message_id)
+        if not is_valid_name(target):
+            return Delivery.OFFLINE  # and no subject for NATS either
         data = message.signal_data if isinstance(message, Signal) else None
         payload_type = PayloadType.CBOR if isinstance(data, bytes) else PayloadType.JSON
         payload_type, payload = encode_payload(message, payload_type, Shape.PLAIN, sent_by=Peer.SERVICE)
@@ -324,6 +339,10 @@ class NatsBus(LocalBus[S]):
 
     def forward(self, head: bytes, target: str, sender: str, body: bytes, outcome: Outcome) -> None:
         """Send a signal on in the bytes in which it came; `outcome` is called as after `send`.
+
+        Args:
+            head: the first `protocol.relay.HEAD` bytes of its frame.
+            target: a valid name that is not in `subscribers`.
 
         Raises:
             TooLargeError, UnavailableError: as `send`.
@@ -455,7 +474,7 @@ class NatsBus(LocalBus[S]):
             log.exception("message from another node not delivered", client_id=entry.target)
             return UnavailableError("the other node could not deliver this")
 
-    def _hand_over(self, entry: bytes) -> Delivery | SignalManagerError:
+    def _deliver_here(self, entry: bytes) -> Delivery | SignalManagerError:
         """Deliver what was meant for another node to a client that has come here."""
         (parsed,) = wire.read_batch(wire.encode_batch(0, "", [entry])).entries
         return Delivery.OFFLINE if isinstance(parsed, wire.Answer) else self._deliver(parsed)
@@ -588,9 +607,22 @@ class NatsBus(LocalBus[S]):
             else:
                 if coming is not None:
                     coming.is_superseded = True
-                answer = _Gone() if self._let_go(client_id, question.instance_id) or coming is not None else _Late()
+                    self._let_go(client_id, question.instance_id)
+                answer = self._give_away(client_id, question) if coming is None else _Gone()
             self._flush()  # answers to what was sent here for the client must not come after this
             self._link.publish(message.reply, _encode(answer))
+
+    def _give_away(self, client_id: ClientId, question: _Claim | _Compare) -> _Gone | _Late:
+        """Let a client go to its new node, with what it wants to go on with where that is possible."""
+        handed_over = None
+        if isinstance(question, _Claim) and question.wants is not None and client_id in self.subscribers:
+            handed_over = self.hand_over(client_id, question.wants)
+            if handed_over is not None and len(handed_over) + wire.OVERHEAD > self._link.max_payload:
+                handed_over = None
+                log.warning("session too large to be handed over", client_id=client_id)
+            if handed_over is not None:
+                return _Gone(handed_over)
+        return _Gone() if self._let_go(client_id, question.instance_id) else _Late()
 
     def _let_go(self, client_id: ClientId, instance_id: str | None) -> bool:
         """End the presence of a client that is elsewhere; False when it has none here."""

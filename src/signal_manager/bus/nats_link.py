@@ -92,7 +92,7 @@ class NatsLink:
     """Keep one connection to NATS; an async context manager.
 
     Args:
-        url: where a nats-server is; the rest of its cluster is learned from it.
+        url: where a nats-server is, or several of a cluster, between commas; the rest is learned from them.
         name: shown by nats-server to its operators.
         on_up: called when the connection is there again, with all subscriptions.
         on_down: called when it is lost.
@@ -107,7 +107,8 @@ class NatsLink:
         on_up: Callable[[], None] | None = None,
         on_down: Callable[[], None] | None = None,
     ) -> None:
-        self._url = url
+        self._servers = [each.strip() for each in url.split(",")]
+        self._url = self._servers[0]
         self._name = name
         self._security = security or NatsSecurity()
         self.on_up = on_up
@@ -117,7 +118,6 @@ class NatsLink:
         self._client = Client()
         self._last_error = ""
         self._interests: dict[str, Interest] = {}
-        self._servers = [url]
         self._keeper: asyncio.Task[None] | None = None
         self._is_lost = asyncio.Event()
 
@@ -299,7 +299,7 @@ class NatsLink:
 
     def _tls(self) -> ssl.SSLContext | None:
         security = self._security
-        is_asked_for = urlsplit(self._url).scheme in {"tls", "wss"}
+        is_asked_for = urlsplit(self._url).scheme == "tls"
         if not (is_asked_for or security.ca_path or security.cert_path):
             return None
         try:

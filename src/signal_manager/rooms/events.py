@@ -5,21 +5,20 @@ docs/protocol.md, "Rooms": one ROOM_EVENT for each change, to all members, in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import structlog
 
 from signal_manager.bus.base import Bus
 from signal_manager.errors import InvalidRequestError, SignalManagerError
-from signal_manager.model import ClientId, Participant, Room, Track
+from signal_manager.model import ClientId, Participant, RoomId, Track
 from signal_manager.protocol.messages import Member, PublishedTrack, RoomEvent
+from signal_manager.rooms.chronicle import Change
 
-__all__ = ["announce", "describe", "describe_all", "event", "tell"]
+__all__ = ["describe", "describe_all", "event", "tell"]
 
 log = structlog.get_logger(__name__)
-
-_Change = Literal["participant_joined", "participant_left", "tracks_published", "tracks_unpublished", "room_closed"]
 
 
 def describe(participant: Participant) -> Member:
@@ -38,34 +37,16 @@ def describe_all(participants: Iterable[Participant]) -> list[Member]:
     return [describe(participant) for participant in participants]
 
 
-def event(
-    room: Room,
-    change: _Change,
-    *,
-    participant: Participant | None = None,
-    tracks: Sequence[Track] = (),
-    reason: str | None = None,
-) -> RoomEvent:
-    """Return what is said of the change that made `room` what it is."""
+def event(room_id: RoomId, change: Change) -> RoomEvent:
+    """Return what members are told of a change."""
     return RoomEvent(
-        room_id=room.room_id,
-        sequence=room.sequence,
-        event=change,
-        participant=None if participant is None else describe(participant),
-        tracks=_published(tracks) if tracks else None,
-        reason=reason,
+        room_id=room_id,
+        sequence=change.sequence,
+        event=change.event,
+        participant=None if change.participant is None else describe(change.participant),
+        tracks=_published(change.tracks) if change.tracks else None,
+        reason=change.reason,
     )
-
-
-def announce(bus: Bus, room: Room, news: RoomEvent, *, but: ClientId | None = None) -> None:
-    """Tell all members, except one who knows.
-
-    Nobody's trouble keeps the others from being told: a member that is gone is about to leave the room, and one that
-    was sent less than everything sees the gap in `sequence`.
-    """
-    for participant in room.participants:
-        if participant.client_id != but:
-            tell(bus, participant.client_id, news)
 
 
 def tell(bus: Bus, client_id: ClientId, news: RoomEvent) -> None:

@@ -1,14 +1,16 @@
 """Who is in which room: the one place in which memberships begin, change and end, and in which that is announced.
 
-Two rules keep members in step. All changes of a room in this process happen under its lock, and each is announced
-before the lock is released, so that events leave in the order of their `sequence`. And from the change that lets a
-member in until its ACK is returned nothing awaits, so that the ACK is on its way before any later event.
+Three rules keep members in step. All changes of a room in this process happen under its lock, and each is announced
+before the lock is released. Every node tells its own members, in the order of `sequence` (`chronicle.py`). And from the
+change that lets a member in until its ACK is returned nothing awaits, so that the ACK is on its way before any later
+event.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -20,10 +22,10 @@ import structlog
 from signal_manager.bus.base import Bus
 from signal_manager.errors import ConflictError, NotFoundError, SignalManagerError
 from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId, Track
-from signal_manager.protocol.messages import RoomEvent
 from signal_manager.rooms import membership
+from signal_manager.rooms.chronicle import Change, Chronicle, read_change, write_change
 from signal_manager.rooms.duties import Duties
-from signal_manager.rooms.events import announce, event, tell
+from signal_manager.rooms.events import event, tell
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.member_media import MediaShared, MemberMedia
 from signal_manager.rooms.membership import MemberKey
@@ -40,6 +42,11 @@ _SECOND_LOOK = 60.0
 # Rooms that a stopping process leaves at the same time.
 _VACATED_AT_ONCE = 50
 
+# How long (s) a change waits for an earlier one that another node announces, before the record is read instead.
+_GAP_PATIENCE = 0.5
+# What other nodes say of a room while its first member here comes in is kept up to so many changes.
+_MOST_EARLY = 200
+
 # Why a member left that did not want to (docs/protocol.md, ROOM_EVENT).
 _REMOVED = "removed"
 _RESTARTING = "restarting"
@@ -48,17 +55,24 @@ _NOWHERE: ClientFields = {"room_id": None, "role": None, "tracks": ()}
 
 
 class _LocalRoom:
-    """A room that has members in this process, as it was when its last change was announced."""
+    """A room that has members in this process, or is about to have, or to be changed by it."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.creation = asyncio.Lock()  # held by whoever makes the room, so that others do not negotiate in vain
-        self.record: Room | None = None
+        self.chronicle: Chronicle | None = None  # from the first member on
         self.members: dict[ClientId, Membership] = {}
         self.present: set[Membership] = set()  # members, and those coming in
+        self.early: list[Change] = []  # what other nodes said while the first member was coming in
+        self.is_catching_up = False
+
+    @property
+    def record(self) -> Room | None:
+        """The room, as far as this process knows."""
+        return self.chronicle.latest if self.chronicle is not None else None
 
     def find(self, key: MemberKey) -> Participant | None:
-        """Return a participant as the room was last announced."""
+        """Return a participant as this process knows it."""
         return membership.find(self.record, key) if self.record is not None else None
 
 
@@ -71,6 +85,7 @@ class Membership:
         self.local = local
         self.participant = participant  # as it came in; what has changed since is in the room's record
         self.key = membership.key_of(participant)
+        self.since = 0  # the room's sequence when it came in: its ACK tells of everything up to that
         self.media: MemberMedia | None = None
         self.has_ended = False  # its connection was lost, perhaps while it was still coming in
         self.parting: asyncio.Task[None] | None = None
@@ -209,10 +224,13 @@ class Roster:
         async with member.local.lock:
             if member.has_ended:
                 raise NotFoundError("the connection was lost")
+            if not member.local.members:  # what was known of the room before is of no use
+                member.local.chronicle, member.local.early = None, []
             room = await enter(participant)
             member.local.members[member.client_id] = member
-            news = event(room, "participant_joined", participant=participant)
-            self._settle(member.local, room, news, but=member.client_id)
+            member.since = room.sequence
+            joined = Change(sequence=room.sequence, event="participant_joined", participant=participant)
+            self._settle(member.local, room, joined)
         if member.has_ended:  # meanwhile
             self._begin_parting(member, "connection lost")
         elif member.media is not None:
@@ -279,10 +297,11 @@ class Roster:
             room = await self._change(local, room_id, change, is_known=known is not None)
             if room is not None:
                 self._end_source(local, participant.session_id)
-                news = event(room, "participant_left", participant=known or participant, reason=reason)
-                self._settle(local, room, news)
+                participant = known or participant
+                left = Change(sequence=room.sequence, event="participant_left", participant=participant, reason=reason)
+                self._settle(local, room, left)
                 if reason in {_REMOVED, _RESTARTING}:  # nobody who left by itself needs to be told
-                    tell(self._bus, participant.client_id, news)
+                    tell(self._bus, participant.client_id, event(room_id, left))
 
     async def evict(self, room_id: RoomId, client_id: ClientId) -> None:
         """Take a client out of a room because an operator says so, and tell it.
@@ -346,7 +365,7 @@ class Roster:
 
     def _end(self, local: _LocalRoom, room: Room) -> None:
         """Tell members that their room is closed, while its lock is held, and end their memberships."""
-        self._settle(local, room, event(room, "room_closed", reason=room.close_reason))
+        self._settle(local, room, Change(sequence=room.sequence, event="room_closed", reason=room.close_reason))
         for member in tuple(local.members.values()):
             self._begin_parting(member, _REMOVED)
 
@@ -411,8 +430,10 @@ class Roster:
             change = membership.with_tracks(member.key, media.session_id, new, now=self._clock())
             room = await self._storage.change_room(member.room_id, change)
             publisher = membership.find(room, member.key)
-            news = event(room, "tracks_published", participant=publisher, tracks=new)
-            self._settle(member.local, room, news)
+            published = Change(
+                sequence=room.sequence, event="tracks_published", participant=publisher, tracks=tuple(new)
+            )
+            self._settle(member.local, room, published)
         await self._note(member.client_id, tracks=publisher.tracks if publisher is not None else ())
 
     async def _unpublish(self, member: Membership, reason: str, mids: frozenset[str] | None = None) -> None:
@@ -428,8 +449,14 @@ class Roster:
             if room is None:
                 return
             publisher = membership.find(room, member.key)
-            news = event(room, "tracks_unpublished", participant=publisher, tracks=gone, reason=reason)
-            self._settle(member.local, room, news)
+            unpublished = Change(
+                sequence=room.sequence,
+                event="tracks_unpublished",
+                participant=publisher,
+                tracks=tuple(gone),
+                reason=reason,
+            )
+            self._settle(member.local, room, unpublished)
         await self._note(member.client_id, tracks=publisher.tracks if publisher is not None else ())
 
     def _lost_media(self, member: Membership, session_id: SessionId) -> None:
@@ -486,7 +513,86 @@ class Roster:
             local = self._rooms[room_id] = _LocalRoom()
         return local
 
-    def _settle(self, local: _LocalRoom, room: Room, news: RoomEvent, *, but: ClientId | None = None) -> None:
-        """Make a change known, while its room's lock is held."""
-        local.record = room
-        announce(self._bus, room, news, but=but)
+    def _settle(self, local: _LocalRoom, room: Room, change: Change) -> None:
+        """Make a change of this process known, while its room's lock is held: to members here, and to other nodes."""
+        affected = room.participants if change.participant is None else (*room.participants, change.participant)
+        nodes = {each.node_id for each in affected if each.node_id is not None} - {self._node_id}
+        if nodes:
+            self._bus.announce(nodes, room.room_id, write_change(change))
+        if local.chronicle is None and local.members:
+            local.chronicle = Chronicle(room)
+            local.early, early = [], local.early
+            for later in early:
+                self._tell(local, room.room_id, local.chronicle.take(later))
+        elif local.chronicle is not None:
+            # Of a room that is closed, nothing is worth waiting for.
+            chronicle = local.chronicle
+            self._tell(local, room.room_id, chronicle.take(change, room))
+            if not room.is_active:
+                self._tell(local, room.room_id, chronicle.catch_up(room))
+        self._mind_gap(local, room.room_id)
+
+    # -- what other nodes say ------------------------------------------------------------------------------------
+
+    def hear(self, room_id: RoomId, news: bytes) -> None:
+        """Take note of what another node has announced of a room."""
+        local = self._rooms.get(room_id)
+        change = read_change(news) if local is not None else None
+        if local is None or change is None:
+            return  # all members here have left meanwhile
+        if local.chronicle is None:
+            if len(local.early) < _MOST_EARLY:
+                local.early.append(change)
+            return
+        self._tell(local, room_id, local.chronicle.take(change))
+        self._mind_gap(local, room_id)
+
+    def reunite(self, node_id: NodeId | None) -> None:
+        """Look what was missed in rooms that are shared with this node, or with any other."""
+        for member in tuple(self._members.values()):
+            room = member.local.record
+            nodes = {each.node_id for each in room.participants} - {self._node_id} if room is not None else set()
+            if nodes if node_id is None else node_id in nodes:
+                self._catch_up(member.local, member.room_id, after=0.0)
+
+    def _tell(self, local: _LocalRoom, room_id: RoomId, changes: Sequence[Change]) -> None:
+        """Tell the members here of changes, and end the memberships that others have ended."""
+        for change in changes:
+            news = event(room_id, change)
+            if change.event == "participant_left" and change.participant is not None:
+                self._end_source(local, change.participant.session_id)
+            for member in tuple(local.members.values()):
+                is_gone = change.participant is not None and membership.key_of(change.participant) == member.key
+                if change.event == "participant_left" and is_gone:
+                    member.since = sys.maxsize  # it is no business of its own any more
+                    self._begin_parting(member, change.reason or _REMOVED)
+                elif change.sequence > member.since:
+                    tell(self._bus, member.client_id, news)
+                    if change.event == "room_closed":
+                        self._begin_parting(member, _REMOVED)
+
+    def _mind_gap(self, local: _LocalRoom, room_id: RoomId) -> None:
+        if local.chronicle is not None and local.chronicle.has_gap:
+            self._catch_up(local, room_id, after=_GAP_PATIENCE)
+
+    def _catch_up(self, local: _LocalRoom, room_id: RoomId, *, after: float) -> None:
+        """Read the room's record if what is missing has not come by then."""
+        if local.is_catching_up:
+            return
+        local.is_catching_up = True
+
+        async def read() -> None:
+            await asyncio.sleep(after)
+            local.is_catching_up = False
+            chronicle = local.chronicle
+            if chronicle is None or (after and not chronicle.has_gap):
+                return
+            room = await self._storage.get_room(room_id)
+            if room is not None:
+                self._tell(local, room_id, chronicle.catch_up(room))
+                self._mind_gap(local, room_id)
+
+        async def catch_up() -> None:
+            await self._duties.persist(read)
+
+        self._duties.start(catch_up, f"catch up with room {room_id}")

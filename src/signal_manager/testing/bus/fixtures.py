@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 import pytest
 
-from signal_manager.bus.base import Bus, Delivery, Subscriber
+from signal_manager.bus.base import Bus, Claimed, Delivery, Subscriber
 from signal_manager.errors import SignalManagerError
 from signal_manager.model import ClientId
 from signal_manager.protocol.messages import Message, SignalMessage
@@ -23,7 +23,7 @@ S_contra = TypeVar("S_contra", bound=Subscriber, contravariant=True)
 class AnyBus(Bus, Protocol[S_contra]):
     """A bus as connections see it."""
 
-    async def claim(self, client_id: ClientId, instance_id: str | None) -> bool: ...
+    async def claim(self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None) -> Claimed: ...
 
     def release(self, client_id: ClientId) -> None: ...
 
@@ -99,7 +99,8 @@ def message(data: object = 1, *, target: str = "a") -> SignalMessage:
 
 async def come(bus: AnyBus[Phone], client_id: str, phone: Phone) -> Phone:
     """Attach a client as a connection does."""
-    assert await bus.claim(ClientId(client_id), phone.instance_id)
+    claimed = await bus.claim(ClientId(client_id), phone.instance_id)
+    assert claimed.is_won
     bus.attach(ClientId(client_id), phone)
     return phone
 

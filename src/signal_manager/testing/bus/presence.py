@@ -50,7 +50,7 @@ class PresenceContract(BusFixtures):
         assert len(new.received) == 1
 
     async def test_a_claim_that_is_given_up_leaves_nobody(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
-        assert await there.claim(A, None)
+        assert (await there.claim(A, None)).is_won
         there.release(A)
 
         assert await result_of(here, A, message()) is Delivery.OFFLINE
@@ -59,7 +59,7 @@ class PresenceContract(BusFixtures):
         phones = [Phone() for _ in range(10)]
 
         async def try_to_come(bus: AnyBus[Phone], phone: Phone) -> None:
-            if await bus.claim(A, None):
+            if (await bus.claim(A, None)).is_won:
                 bus.attach(A, phone)
             else:
                 phone.replaced(same_instance=False)

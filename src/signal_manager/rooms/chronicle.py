@@ -1,0 +1,164 @@
+"""The order of a room's changes on one node: told in the order of `sequence`, each once, whatever order they come in.
+
+Pure. Changes come from this node and from others (`roster.py`); what comes too early waits, and what does not come at
+all is made up for from the room's record, which is the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from signal_manager.model import Participant, Room, Track
+
+__all__ = ["Change", "Chronicle", "Happening", "applied", "difference", "read_change", "write_change"]
+
+_replace = msgspec.structs.replace
+
+# Changes that wait for an earlier one. Beyond so many, the record is quicker.
+_MOST_EARLY = 200
+
+Happening = Literal["participant_joined", "participant_left", "tracks_published", "tracks_unpublished", "room_closed"]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One change of a room, as nodes tell each other of it.
+
+    `participant` is who joined or left, or the publisher as it is after the change.
+    """
+
+    sequence: int
+    event: Happening
+    participant: Participant | None = None
+    tracks: tuple[Track, ...] = ()
+    reason: str | None = None
+
+
+write_change = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Change).decode
+
+
+def read_change(data: bytes) -> Change | None:
+    """Return a change that another node has written, or None when it is not one."""
+    try:
+        return _decode(data)
+    except msgspec.DecodeError:
+        return None
+
+
+class Chronicle:
+    """What the members on this node have been told of their room, and what is known besides.
+
+    Args:
+        room: as it is when its first member here comes in.
+    """
+
+    def __init__(self, room: Room) -> None:
+        self.told = room  # as the members have been told
+        self.latest = room  # as it is, as far as this node knows
+        self._early: dict[int, tuple[Change, Room | None]] = {}
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether changes wait for one that has not come."""
+        return bool(self._early)
+
+    def take(self, change: Change, room: Room | None = None) -> list[Change]:
+        """Take note of a change, and return those that are to be told now, in order.
+
+        Args:
+            room: as it is after the change, where that is known.
+        """
+        if change.sequence > self.told.sequence and len(self._early) < _MOST_EARLY:
+            self._early[change.sequence] = (change, room)
+        if room is not None and room.sequence > self.latest.sequence:
+            self.latest = room
+        return self._due()
+
+    def catch_up(self, room: Room) -> list[Change]:
+        """Take the room's record in place of whatever is missing, and return what is to be told now, in order."""
+        if room.sequence <= self.told.sequence:
+            return []
+        missing = difference(self.told, room)
+        self._advance(room)
+        self._early = {sequence: early for sequence, early in self._early.items() if sequence > room.sequence}
+        return missing + self._due()
+
+    def _due(self) -> list[Change]:
+        due = []
+        while (early := self._early.pop(self.told.sequence + 1, None)) is not None:
+            change, room = early
+            self._advance(room if room is not None else applied(self.told, change))
+            due.append(change)
+        return due
+
+    def _advance(self, room: Room) -> None:
+        self.told = room
+        if room.sequence >= self.latest.sequence:
+            self.latest = room
+
+
+def applied(room: Room, change: Change) -> Room:
+    """Return the room after a change."""
+    participants, participant = room.participants, change.participant
+    match change.event:
+        case "participant_joined" if participant is not None:
+            participants = (*participants, participant)
+        case "participant_left" if participant is not None:
+            participants = tuple(each for each in participants if not _is_same(each, participant))
+        case "tracks_published" | "tracks_unpublished" if participant is not None:
+            participants = tuple(participant if _is_same(each, participant) else each for each in participants)
+        case "room_closed":
+            return _replace(room, sequence=change.sequence, is_active=False, close_reason=change.reason)
+        case _:
+            pass
+    return _replace(room, sequence=change.sequence, participants=participants)
+
+
+def difference(before: Room, after: Room) -> list[Change]:
+    """Return changes that lead from one state of a room to a later one.
+
+    They may be fewer than there were: who came and went meanwhile is not among them. The last one has the later
+    state's number, so that whoever is told of all of them has caught up.
+    """
+    changes = [*_gone(before, after), *_come(before, after), *_tracks(before, after)]
+    if before.is_active and not after.is_active:
+        changes.append(Change(sequence=0, event="room_closed", reason=after.close_reason))
+    first = after.sequence - len(changes) + 1
+    return [_replace(change, sequence=first + place) for place, change in enumerate(changes)]
+
+
+def _gone(before: Room, after: Room) -> Iterable[Change]:
+    for participant in before.participants:
+        if _find(after, participant) is None:
+            yield Change(sequence=0, event="participant_left", participant=participant, reason="connection lost")
+
+
+def _come(before: Room, after: Room) -> Iterable[Change]:
+    for participant in after.participants:
+        if _find(before, participant) is None:
+            yield Change(sequence=0, event="participant_joined", participant=participant)
+
+
+def _tracks(before: Room, after: Room) -> Iterable[Change]:
+    for participant in after.participants:
+        former = _find(before, participant)
+        if former is None:
+            continue
+        gone = tuple(track for track in former.tracks if track not in participant.tracks)
+        new = tuple(track for track in participant.tracks if track not in former.tracks)
+        if gone:
+            yield Change(sequence=0, event="tracks_unpublished", participant=participant, tracks=gone, reason="closed")
+        if new:
+            yield Change(sequence=0, event="tracks_published", participant=participant, tracks=new)
+
+
+def _find(room: Room, participant: Participant) -> Participant | None:
+    return next((each for each in room.participants if _is_same(each, participant)), None)
+
+
+def _is_same(one: Participant, other: Participant) -> bool:
+    """Tell whether two are one coming of one client (`membership.MemberKey`)."""
+    return (one.client_id, one.node_id, one.generation) == (other.client_id, other.node_id, other.generation)

@@ -1,0 +1,325 @@
+"""Several nodes as one service: three in this process, with one SQLite file and a real nats-server between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Service, ServiceWith
+from tests.integration.v1_client import DIALECTS, SIGNAL_TYPES, Client, connect
+from tests.nats_server import NatsServer
+from tests.waiting import until
+
+LIMIT = 20.0
+NAMES = ("ann", "ben", "cat")
+KEYS = [f"{name}:t" for name in (*NAMES, "dan")]
+V2 = "signal-manager.v2"
+
+
+@pytest.fixture
+async def nats() -> AsyncIterator[NatsServer]:
+    server = NatsServer()
+    await server.start()
+    yield server
+    await server.kill()
+
+
+@pytest.fixture
+async def nodes(service_with: ServiceWith, nats: NatsServer, tmp_path: Path) -> list[Service]:
+    """Return three nodes."""
+    return [
+        await service_with(
+            **{
+                "bus.backend": "nats",
+                "bus.nats_url": nats.url,
+                "bus.node_id": f"node-{number}",
+                "storage.backend": "sqlite",
+                "storage.sqlite_path": str(tmp_path / "shared.db"),
+                "auth.api_keys": KEYS,
+                "security.max_messages_per_minute": 1_000_000,
+            }
+        )
+        for number in range(3)
+    ]
+
+
+@asynccontextmanager
+async def at(service: Service, name: str, subprotocol: str | None = V2, **fields: Any) -> AsyncIterator[Client]:
+    """Connect a client to a node."""
+    async with connect(service.url, subprotocol) as client:
+        await log_in(client, name, **fields)
+        yield client
+
+
+async def log_in(client: Client, name: str, **fields: Any) -> dict[str, Any]:
+    await client.send("CONNECT", {"client_id": name, "auth_token": "t", **fields})
+    return (await client.expect("CONNECT_ACK")).fields
+
+
+@asynccontextmanager
+async def one_at_each(nodes: list[Service]) -> AsyncIterator[list[Client]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(at(node, name)) for node, name in zip(nodes, NAMES, strict=True)]
+
+
+async def ask(client: Client, message_type: str, **fields: Any) -> dict[str, Any]:
+    """Send a request and return its ACK's fields, leaving out what comes before."""
+    request = await client.send(message_type, fields)
+    while (reply := await client.receive()).id != request:
+        pass
+    assert reply.type == f"{message_type}_ACK", reply
+    return reply.fields
+
+
+async def events_until(client: Client, event: str, **matching: Any) -> list[dict[str, Any]]:
+    """Return the room events that come, up to the one that is looked for."""
+    events = []
+    while True:
+        events.append((await client.expect("ROOM_EVENT")).fields)
+        if events[-1]["event"] == event and matching.items() <= events[-1].items():
+            return events
+
+
+async def until_away(service: Service) -> None:
+    await until(lambda: any(service.server._board.resumption.away()), limit=LIMIT)
+
+
+# -- signals -------------------------------------------------------------------------------------------------------
+
+
+async def test_every_pair_of_clients_exchanges_all_signal_types(nodes: list[Service]) -> None:
+    async with one_at_each(nodes) as clients:
+        by_name = dict(zip(NAMES, clients, strict=True))
+        for sender, target in permutations(NAMES, 2):
+            for kind in SIGNAL_TYPES:
+                fields = {"target_client_id": target, "signal_data": {"n": [1, kind]}, "ack": True}
+                sent = await by_name[sender].send(kind, fields)
+
+                received = await by_name[target].expect(kind)
+                told = await by_name[sender].expect("SIGNAL_ACK")
+                assert (received.id, told.id, told.fields["status"]) == (sent, sent, "delivered")
+                assert received.fields["sender_client_id"] == sender
+                assert received.fields["signal_data"] == {"n": [1, kind]}
+
+
+async def test_every_encoding_reaches_every_other(nodes: list[Service]) -> None:
+    for dialect, other in product(DIALECTS, DIALECTS):
+        async with connect(nodes[0].url, dialect=dialect) as ann, connect(nodes[1].url, dialect=other) as ben:
+            await ann.log_in(("ann", "t"))
+            await ben.log_in(("ben", "t"))
+            await ann.signal("SIGNAL_OFFER", "ben", "v=0 ü:1")
+
+            received = await ben.expect("SIGNAL_OFFER")
+            assert other.read_signal(received) == ("ann", "v=0 ü:1"), (dialect, other)
+
+
+async def test_nobody_is_there_and_that_is_said_at_once(nodes: list[Service]) -> None:
+    async with at(nodes[0], "ann") as ann:
+        sent = await ann.send("SIGNAL_OFFER", {"target_client_id": "nobody", "signal_data": 1, "ack": True})
+
+        error = await ann.expect_error(404, id=sent)
+        assert error.fields["details"] == {"target_client_id": "nobody"}
+
+
+async def test_names_that_mean_something_to_nats_reach_nobody(nodes: list[Service]) -> None:
+    async with at(nodes[0], "ann") as ann, at(nodes[1], "ben") as ben:
+        for target in ("a b", "*", ">", "a.>", "x\r\nPUB y 0\r\n"):
+            await ann.send("SIGNAL_OFFER", {"target_client_id": target, "signal_data": 1})
+            await ann.expect_error(400)
+
+        await ann.send("SIGNAL_OFFER", {"target_client_id": "ben", "signal_data": 2})
+        assert (await ben.expect("SIGNAL_OFFER")).fields["signal_data"] == 2
+
+
+async def test_signals_to_another_node_arrive_in_order(nodes: list[Service]) -> None:
+    async with at(nodes[0], "ann") as ann, at(nodes[1], "ben") as ben:
+        for number in range(300):
+            kind = "JSON" if number % 7 else "CBOR"
+            fields: dict[str, Any] = {"target_client_id": "ben", "signal_data": number}
+            if kind == "CBOR":
+                fields["ack"] = False
+            await ann.send("SIGNAL_OFFER", fields)
+
+        assert [(await ben.expect("SIGNAL_OFFER")).fields["signal_data"] for _ in range(300)] == list(range(300))
+
+
+# -- presence ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_newest_connection_wins_over_nodes(nodes: list[Service]) -> None:
+    async with at(nodes[0], "ann") as old, at(nodes[1], "ann") as new, at(nodes[2], "ben") as ben:
+        await old.expect_close(4409)
+
+        await ben.send("SIGNAL_OFFER", {"target_client_id": "ann", "signal_data": 1})
+        assert (await new.expect("SIGNAL_OFFER")).fields["signal_data"] == 1
+
+
+async def test_a_reconnect_of_the_same_instance_is_no_duplicate(nodes: list[Service]) -> None:
+    async with at(nodes[0], "ann", instance_id="i") as old, at(nodes[1], "ann", instance_id="i"):
+        await old.expect_close(4408)
+
+
+@pytest.mark.parametrize("is_half_open", [False, True])
+async def test_a_session_goes_on_at_another_node(nodes: list[Service], is_half_open: bool) -> None:
+    async with at(nodes[2], "ben") as ben, connect(nodes[0].url, V2) as old:
+        ack = await log_in(old, "ann", resumable=True)
+        if not is_half_open:
+            old.websocket.transport.abort()
+            await until_away(nodes[0])
+            for number in range(3):
+                fields = {"target_client_id": "ann", "signal_data": number, "ack": True}
+                await ben.send("SIGNAL_OFFER", fields)
+                assert (await ben.expect("SIGNAL_ACK")).fields["status"] == "queued"
+
+        async with connect(nodes[1].url, V2) as new:
+            wish = {"session_id": ack["session_id"], "resume_token": ack["resume_token"], "received": 0}
+            again = await log_in(new, "ann", resumable=True, resume=wish)
+
+            assert (again["resumed"], again["session_id"]) == (True, ack["session_id"])
+            queued = 0 if is_half_open else 3
+            await ben.send("SIGNAL_OFFER", {"target_client_id": "ann", "signal_data": queued})
+            heard = [(await new.expect("SIGNAL_OFFER")).fields["signal_data"] for _ in range(queued + 1)]
+            assert heard == list(range(queued + 1))
+
+
+async def test_a_wrong_token_resumes_nothing_at_another_node(nodes: list[Service]) -> None:
+    async with connect(nodes[0].url, V2) as old:
+        ack = await log_in(old, "ann", resumable=True)
+        async with connect(nodes[1].url, V2) as new:
+            wish = {"session_id": ack["session_id"], "resume_token": "wrong", "received": 0}
+            again = await log_in(new, "ann", resumable=True, resume=wish)
+
+            assert not again.get("resumed")
+            await old.expect_close(4409)
+
+
+async def test_a_session_of_a_node_that_was_drained_goes_on_at_another(nodes: list[Service]) -> None:
+    async with at(nodes[2], "ben"), connect(nodes[0].url, V2) as old:
+        ack = await log_in(old, "ann", resumable=True)
+        await nodes[0].server.stop()
+
+        async with connect(nodes[1].url, V2) as new:
+            wish = {"session_id": ack["session_id"], "resume_token": ack["resume_token"], "received": 1}
+            again = await log_in(new, "ann", resumable=True, resume=wish)
+            assert again["resumed"]
+
+
+# -- rooms ---------------------------------------------------------------------------------------------------------
+
+
+async def test_members_on_three_nodes_see_identical_ordered_events(nodes: list[Service]) -> None:
+    async with one_at_each(nodes) as (ann, ben, cat), at(nodes[0], "dan") as dan:
+        await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
+        start = (await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r"))["sequence"]
+        await ask(cat, "WEBRTC_ROOM_JOIN", role="receiver", room_id="r")
+        for _ in range(5):
+            await ask(dan, "WEBRTC_ROOM_JOIN", role="receiver", room_id="r")
+            await ask(dan, "WEBRTC_ROOM_LEAVE", room_id="r", reason="done")
+        await ask(cat, "WEBRTC_ROOM_LEAVE", room_id="r", reason="last")
+
+        seen = [await events_until(member, "participant_left", reason="last") for member in (ann, ben)]
+        assert seen[0][1:] == seen[1]  # ann was there before ben
+        assert [event["sequence"] for event in seen[1]] == list(range(start + 1, start + 13))
+
+
+async def test_many_who_come_at_once_on_all_nodes_are_told_of_in_one_order(nodes: list[Service]) -> None:
+    async with one_at_each(nodes) as (ann, ben, cat):
+        await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
+
+        async def come_and_go(client: Client) -> None:
+            for _ in range(5):
+                await ask(client, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+                await ask(client, "WEBRTC_ROOM_LEAVE", room_id="r")
+
+        await asyncio.gather(come_and_go(ben), come_and_go(cat))
+
+        told = [(await ann.expect("ROOM_EVENT")).fields["sequence"] for _ in range(20)]
+        assert told == list(range(2, 22))
+
+
+async def test_a_message_to_a_room_reaches_members_on_all_nodes(nodes: list[Service]) -> None:
+    async with one_at_each(nodes) as (ann, ben, cat):
+        await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
+        await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+        await ask(cat, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+
+        await cat.send("SIGNAL_MESSAGE", {"room_id": "r", "signal_data": "hello", "ack": True})
+
+        assert (await cat.expect("SIGNAL_ACK")).fields["status"] == "delivered"
+        await events_until(ann, "participant_joined", sequence=3)
+        await events_until(ben, "participant_joined")
+        for member in (ann, ben):
+            assert (await member.expect("SIGNAL_MESSAGE")).fields["signal_data"] == "hello"
+
+
+async def test_a_member_of_another_node_is_taken_out_and_told(nodes: list[Service]) -> None:
+    async with one_at_each(nodes) as (ann, ben, _):
+        await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
+        await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+
+        await nodes[2].server._board.router.rooms.evict("r", "ben")  # type: ignore[arg-type]  # plain names
+
+        events = [await events_until(member, "participant_left", reason="removed") for member in (ann, ben)]
+        assert [each[-1]["participant"]["client_id"] for each in events] == ["ben", "ben"]
+        await ben.send("ROOM_STATE", {"room_id": "r"})
+        await ben.expect_error(404)
+        await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+
+
+async def test_a_room_is_closed_on_all_nodes(nodes: list[Service]) -> None:
+    async with one_at_each(nodes) as (ann, ben, _):
+        await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
+        await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+
+        await nodes[2].server._board.router.rooms.close("r", "over")  # type: ignore[arg-type]  # plain names
+
+        for member in (ann, ben):
+            assert (await events_until(member, "room_closed"))[-1]["reason"] == "over"
+            await member.send("ROOM_STATE", {"room_id": "r"})
+            await member.expect_error(404)
+
+
+# -- NATS away -----------------------------------------------------------------------------------------------------
+
+
+async def test_without_nats_each_node_serves_its_own_and_all_heals_by_itself(
+    nodes: list[Service], nats: NatsServer
+) -> None:
+    async with one_at_each(nodes) as (ann, ben, _), at(nodes[0], "dan") as dan:
+        await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
+        await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+        await events_until(ann, "participant_joined")
+        await nats.kill()
+        await until(lambda: not any(node.server._board.bus.is_connected for node in nodes), limit=LIMIT)
+
+        sent = await ann.send("SIGNAL_OFFER", {"target_client_id": "ben", "signal_data": "lost"})
+        assert (await ann.expect_error(503, id=sent)).fields["retryable"]
+        await ann.send("SIGNAL_OFFER", {"target_client_id": "dan", "signal_data": "near"})
+        assert (await dan.expect("SIGNAL_OFFER")).fields["signal_data"] == "near"
+        await ask(dan, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+        await events_until(ann, "participant_joined")
+
+        await nats.start()
+        assert (await events_until(ben, "participant_joined"))[-1]["participant"]["client_id"] == "dan"
+        await until(lambda: all(node.server._board.bus.is_connected for node in nodes), limit=LIMIT)
+        await ann.send("SIGNAL_OFFER", {"target_client_id": "ben", "signal_data": "again"})
+        assert (await ben.expect("SIGNAL_OFFER")).fields["signal_data"] == "again"
+
+
+async def test_of_two_presences_the_older_is_closed_when_nodes_meet_again(
+    nodes: list[Service], nats: NatsServer
+) -> None:
+    async with at(nodes[0], "ann") as old:
+        await nats.kill()
+        await until(lambda: not any(node.server._board.bus.is_connected for node in nodes), limit=LIMIT)
+        async with at(nodes[1], "ann") as new:
+            await nats.start()
+
+            await old.expect_close(4409)
+            await new.check_alive()
