@@ -185,27 +185,19 @@ def test_serve_refuses_in_one_line(run: Run, arguments: list[str], message: str)
     assert_one_error(run("serve", *arguments), message)
 
 
-class Terminal(NamedTuple):
-    """As much of a server as an announcement needs."""
-
-    host: str
-    port: int
-    is_secure: bool = False
-
-
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "ws://127.0.0.1:8080"), ("::1", "ws://[::1]:8080")])
 def test_a_person_is_told_where_the_service_listens(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, url: str
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
 
-    cli._announce(Terminal(host, 8080))  # type: ignore[arg-type]  # only these two attributes are read
+    cli._announce(host, 8080, is_secure=False)
 
     assert f"signal-manager try --url {url}" in capsys.readouterr().err
 
 
 def test_a_program_is_told_by_log_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._announce(Terminal("127.0.0.1", 8080))  # type: ignore[arg-type]  # as above
+    cli._announce("127.0.0.1", 8080, is_secure=False)
 
     assert capsys.readouterr() == ("", "")
 

@@ -55,7 +55,16 @@ from signal_manager.storage.measured import measured
 from signal_manager.tls import Certificate
 from signal_manager.tracing import Tracing, tracing_from
 
-__all__ = ["cloudflare_for", "media_backend_of", "run", "running", "storage_for"]
+__all__ = [
+    "check_exposure",
+    "cloudflare_for",
+    "configure_logs",
+    "media_backend_of",
+    "nats_security",
+    "run",
+    "running",
+    "storage_for",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +82,9 @@ async def running(config: Config) -> AsyncIterator[Server]:
     for problem in unsupported_settings(config):
         raise ConfigurationError(problem)
     async with contextlib.AsyncExitStack() as stack:
-        listening = stack.enter_context(listen(config.server.host, config.server.port))
+        listening = stack.enter_context(
+            listen(config.server.host, config.server.port, is_shared=config.server.workers > 1)
+        )
         max_connections = _allow_descriptors(config.server.max_connections)
         certificate = _certificate(config)
         metrics = Metrics()
@@ -183,15 +194,36 @@ async def running(config: Config) -> AsyncIterator[Server]:
     log.info("service stopped")
 
 
-def run(config: Config, *, insecure: bool = False, announce: Callable[[Server], None] | None = None) -> None:
-    """Run the service until SIGTERM or SIGINT.
+def run(
+    config: Config,
+    *,
+    insecure: bool = False,
+    announce: Callable[[Server], None] | None = None,
+    is_worker: bool = False,
+) -> None:
+    """Run the service, or one worker of it, until SIGTERM or SIGINT.
 
     Args:
         insecure: listen beyond loopback although secrets are the published defaults.
         announce: called once the service listens, to tell a person what to try next.
+        is_worker: whether a supervisor has said already what is to be said of the configuration.
 
     Raises:
         ConfigurationError: the service cannot run like this.
+    """
+    check_exposure(config, insecure=insecure)
+    written = configure_logs(config, is_quiet=is_worker)
+    try:
+        uvloop.run(_run_until_signal(config, announce))
+    finally:
+        written.close()
+
+
+def check_exposure(config: Config, *, insecure: bool) -> None:
+    """Refuse to let strangers in with secrets that everybody knows.
+
+    Raises:
+        ConfigurationError: which to change.
     """
     exposed = insecure_settings(config)
     if exposed and not insecure:
@@ -199,6 +231,10 @@ def run(config: Config, *, insecure: bool = False, announce: Callable[[Server], 
             f"refusing to listen on {config.server.host} while {' and '.join(exposed)} "
             f"{'are' if len(exposed) > 1 else 'is'} the published default: change it, or pass --insecure"
         )
+
+
+def configure_logs(config: Config, *, is_quiet: bool = False) -> logs.Logs:
+    """Begin to log as configured, and unless `is_quiet` log what is to be said of the configuration."""
     written = logs.configure(
         level=config.logging.level,
         format=config.logging.format if "format" in config.logging.model_fields_set else None,
@@ -207,14 +243,23 @@ def run(config: Config, *, insecure: bool = False, announce: Callable[[Server], 
         max_file_size=config.logging.max_file_size,
         max_files=config.logging.max_files,
     )
-    try:
-        for setting in exposed:
+    if not is_quiet:
+        for setting in insecure_settings(config):
             log.warning("insecure default in use", setting=setting)
         for setting in weak_secrets(config):
             log.warning("secret is shorter than 32 bytes", setting=setting)
-        uvloop.run(_run_until_signal(config, announce))
-    finally:
-        written.close()
+    return written
+
+
+def nats_security(config: Config) -> NatsSecurity:
+    """Return how this node proves to NATS who it is."""
+    settings = config.bus
+    return NatsSecurity(
+        ca_path=settings.nats_ca_path,
+        cert_path=settings.nats_cert_path,
+        key_path=settings.nats_key_path,
+        credentials_path=settings.nats_credentials_path,
+    )
 
 
 def storage_for(config: Config) -> Storage:
@@ -281,12 +326,7 @@ async def _bus(config: Config, node_id: NodeId) -> AsyncIterator[LocalBus[Reacha
     bus: NatsBus[Reachable] = NatsBus(
         node_id=node_id,
         url=settings.nats_url.get_secret_value(),
-        security=NatsSecurity(
-            ca_path=settings.nats_ca_path,
-            cert_path=settings.nats_cert_path,
-            key_path=settings.nats_key_path,
-            credentials_path=settings.nats_credentials_path,
-        ),
+        security=nats_security(config),
         prefix=settings.nats_subject_prefix,
     )
     async with bus:

@@ -14,7 +14,7 @@ import time
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -40,9 +40,6 @@ from signal_manager.model import NAME_RULE, Grants, is_valid_name
 from signal_manager.sfu_command import sfu
 from signal_manager.storage_commands import storage_commands
 from signal_manager.terminal import SECONDS_OF, ConfigOption, print_json, span, tell, warn
-
-if TYPE_CHECKING:
-    from signal_manager.server import Server
 
 __all__ = ["application", "main", "parse_duration"]
 
@@ -141,13 +138,25 @@ def serve(
         if value is not None:
             overrides[section][key] = value
     loaded = load_with_origins(config, overrides=overrides)
-    app.run(loaded.config, insecure=insecure, announce=_announce)
+    is_secure = loaded.config.server.tls_enabled
+    if loaded.config.server.workers > 1:
+        from signal_manager import supervisor  # noqa: PLC0415 - as above
+
+        supervisor.run(
+            loaded.config, insecure=insecure, announce=lambda host, port: _announce(host, port, is_secure=is_secure)
+        )
+        return
+    app.run(
+        loaded.config,
+        insecure=insecure,
+        announce=lambda server: _announce(server.host, server.port, is_secure=is_secure),
+    )
 
 
-def _announce(server: Server) -> None:
+def _announce(host: str, port: int, *, is_secure: bool) -> None:
     if sys.stderr.isatty():
-        host = f"[{server.host}]" if ":" in server.host else server.host
-        url = f"{'wss' if server.is_secure else 'ws'}://{host}:{server.port}"
+        host = f"[{host}]" if ":" in host else host
+        url = f"{'wss' if is_secure else 'ws'}://{host}:{port}"
         print(f"{PROGRAM} {__version__} listens on {url} - press Ctrl-C to stop", file=sys.stderr)
         print(f"try it in another terminal: {PROGRAM} try --url {url}", file=sys.stderr)
 

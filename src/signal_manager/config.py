@@ -316,12 +316,12 @@ def as_json(config: Config, *, origins: Mapping[str, str]) -> dict[str, dict[str
     }
 
 
-def as_plain(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the effective configuration as section → key → value, secrets hidden."""
+def as_plain(config: Config, *, hide_secrets: bool = True) -> dict[str, dict[str, Any]]:
+    """Return the effective configuration as section → key → value, secrets hidden unless a process needs them."""
     settings: dict[str, dict[str, Any]] = {}
     for section, key, _ in _fields():
         value = getattr(getattr(config, section), key)
-        settings.setdefault(section, {})[key] = _plain(key, value, hide_secrets=True)
+        settings.setdefault(section, {})[key] = _plain(key, value, hide_secrets=hide_secrets)
     return settings
 
 

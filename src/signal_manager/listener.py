@@ -56,12 +56,14 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 Upgrade = Callable[[WSUpgradeRequest, str, float], WSListener | WSUpgradeResponseWithListener | None]
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, is_shared: bool = False, is_passive: bool = False) -> socket.socket:
     """Return a socket that listens, before anything else is started: a taken port is the most common mistake.
 
     Args:
         host: an address or a name; `::` means every address of both families.
         port: 0 takes a free one.
+        is_shared: whether other processes listen there too; the kernel hands out connections.
+        is_passive: whether to hold the address only, and take no connections.
 
     Raises:
         ConfigurationError: the address cannot be listened on; the message says why.
@@ -71,9 +73,28 @@ def listen(host: str, port: int) -> socket.socket:
         # IPv4 first: a name such as localhost has both, and clients that were told 127.0.0.1 expect it.
         family, _, _, _, address = min(found, key=lambda entry: entry[0] is not socket.AF_INET)
         dualstack = family is socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=dualstack)
+        if is_passive:
+            return _hold(address[:2], family, dualstack=dualstack)
+        return socket.create_server(
+            address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=dualstack, reuse_port=is_shared
+        )
     except OSError as error:
         raise ConfigurationError(_explain(error, host, port)) from error
+
+
+def _hold(address: Any, family: socket.AddressFamily, *, dualstack: bool) -> socket.socket:
+    """Return a socket that is bound beside those that listen, and does not listen itself."""
+    holder = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family is socket.AF_INET6:
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not dualstack))
+        holder.bind(address)
+    except OSError:
+        holder.close()
+        raise
+    return holder
 
 
 class Listener:

@@ -1,0 +1,198 @@
+"""`server.workers`: several processes that share one port, started, watched and stopped together.
+
+Each worker is a whole node: it listens for itself (SO_REUSEPORT: the kernel hands out connections) and meets the others
+over NATS. The supervisor serves nobody; it starts again what dies, and passes signals on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import structlog
+
+from signal_manager import app
+from signal_manager.bus.nats_link import NatsLink
+from signal_manager.config import Config, as_plain, unsupported_settings
+from signal_manager.errors import ConfigurationError
+from signal_manager.listener import listen
+from signal_manager.server import Server
+
+__all__ = ["run", "work"]
+
+log = structlog.get_logger(__name__)
+
+_WORK = "from signal_manager.supervisor import work; work()"
+# A worker that dies sooner than this (s) after its start is waited for a little longer each time, up to that.
+_QUICK_DEATH = 10.0
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 10.0
+# What workers may take beyond `server.drain_timeout` before they are killed (s).
+_GRACE = 5.0
+# What a command line that was called wrongly ends with, and so a worker that cannot run as configured.
+_WRONG = 2
+
+
+def run(config: Config, *, insecure: bool = False, announce: Callable[[str, int], None] | None = None) -> None:
+    """Run all workers until SIGTERM or SIGINT.
+
+    Args:
+        insecure: see `app.run`.
+        announce: called with host and port once all of them listen.
+
+    Raises:
+        ConfigurationError: the service cannot run like this.
+    """
+    app.check_exposure(config, insecure=insecure)
+    for problem in unsupported_settings(config):
+        raise ConfigurationError(problem)
+    written = app.configure_logs(config)
+    try:
+        with _shared_port(config.server.host, config.server.port) as port:
+            if not asyncio.run(_Supervisor(config, port=port, insecure=insecure, announce=announce).run()):
+                raise ConfigurationError("a worker cannot run as configured, see above")
+    finally:
+        written.close()
+
+
+def work() -> None:
+    """Run one worker, as the supervisor has written on standard input, until that is closed."""
+    order = json.loads(sys.stdin.readline())
+    config = Config.model_validate(order["config"])
+    threading.Thread(target=_end_with_supervisor, daemon=True).start()
+
+    def announce(server: Server) -> None:
+        print("ready", flush=True)
+
+    try:
+        app.run(config, insecure=order["insecure"], announce=announce, is_worker=True)
+    except ConfigurationError as error:
+        print(f"signal-manager: {error.message}", file=sys.stderr)
+        sys.exit(_WRONG)
+
+
+def _end_with_supervisor() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Supervisor:
+    def __init__(
+        self, config: Config, *, port: int, insecure: bool, announce: Callable[[str, int], None] | None
+    ) -> None:
+        self._config = config
+        self._port = port
+        self._insecure = insecure
+        self._announce = announce
+        # A worker that is started again has its old id, and cleans up at once what it left.
+        self._base = config.bus.node_id or uuid4().hex[:12]
+        self._stop = asyncio.Event()
+        self._is_wrong = False
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._ready: set[int] = set()
+
+    async def run(self) -> bool:
+        """Keep all workers running until a signal comes; False when they cannot run as configured."""
+        async with NatsLink(
+            self._config.bus.nats_url.get_secret_value(), name="check", security=app.nats_security(self._config)
+        ):
+            pass  # one clear line, in place of one for each worker
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
+        keepers = [asyncio.create_task(self._keep(index)) for index in range(self._config.server.workers)]
+        await self._stop.wait()
+        log.info("service stopping", workers=len(self._processes))
+        self._pass_on(signal.SIGTERM)
+        _, late = await asyncio.wait(keepers, timeout=self._config.server.drain_timeout + _GRACE)
+        if late:
+            log.error("workers did not stop in time", workers=len(late))
+            self._pass_on(signal.SIGKILL)
+            await asyncio.wait(keepers)
+        log.info("service stopped")
+        return not self._is_wrong
+
+    async def _keep(self, index: int) -> None:
+        """Start a worker, and start it again whenever it dies."""
+        pause = _FIRST_PAUSE
+        while not self._stop.is_set():
+            began = time.monotonic()
+            status = await self._run_once(index)
+            if self._stop.is_set():
+                return
+            if status == _WRONG and index not in self._ready:
+                self._is_wrong = True
+                self._stop.set()
+                return
+            pause = _FIRST_PAUSE if time.monotonic() - began > _QUICK_DEATH else min(2 * pause, _LONGEST_PAUSE)
+            log.error("worker died, starting it again", worker=index, status=status, pause=pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause)
+
+    async def _run_once(self, index: int) -> int:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _WORK),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the supervisor, which stops all of them in order
+        )
+        self._processes[index] = process
+        assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - asked for above
+        process.stdin.write(json.dumps({"config": self._order(index), "insecure": self._insecure}).encode() + b"\n")
+        try:
+            if await process.stdout.readline():
+                self._is_ready(index, process.pid)
+            return await process.wait()
+        finally:
+            del self._processes[index]
+
+    def _is_ready(self, index: int, pid: int) -> None:
+        log.info("worker started", worker=index, pid=pid)
+        is_first = index not in self._ready
+        self._ready.add(index)
+        if is_first and len(self._ready) == self._config.server.workers:
+            host = self._config.server.host
+            log.info("service started", host=host, port=self._port, workers=self._config.server.workers)
+            if self._announce is not None:
+                self._announce(host, self._port)
+
+    def _order(self, index: int) -> dict[str, dict[str, Any]]:
+        """Return a worker's configuration: what differs is its name, its log file, and who has the second port."""
+        sections = as_plain(self._config, hide_secrets=False)
+        sections["server"]["port"] = self._port
+        sections["bus"]["node_id"] = f"{self._base}-{index}"
+        if index:
+            sections["metrics"]["enabled"] = False
+        if "format" not in self._config.logging.model_fields_set:
+            del sections["logging"]["format"]  # it depends on the terminal then
+        if sections["logging"]["file_path"]:
+            sections["logging"]["file_path"] += f".{index}"
+        return sections
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+
+@contextlib.contextmanager
+def _shared_port(host: str, port: int) -> Iterator[int]:
+    """Keep a port for the workers while the block lasts, and return its number.
+
+    Raises:
+        ConfigurationError: somebody else listens there; with SO_REUSEPORT alone, two services could.
+    """
+    with listen(host, port) as trial:
+        port = trial.getsockname()[1]
+    with listen(host, port, is_passive=True):
+        yield port
