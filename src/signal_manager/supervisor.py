@@ -112,14 +112,14 @@ class _Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
         keepers = [asyncio.create_task(self._keep(index)) for index in range(self._config.server.workers)]
         await self._stop.wait()
-        log.info("service stopping", workers=len(self._processes))
+        log.info("workers stopping", workers=len(self._processes))
         self._pass_on(signal.SIGTERM)
         _, late = await asyncio.wait(keepers, timeout=self._config.server.drain_timeout + _GRACE)
         if late:
             log.error("workers did not stop in time", workers=len(late))
             self._pass_on(signal.SIGKILL)
             await asyncio.wait(keepers)
-        log.info("service stopped")
+        log.info("all workers stopped")
         return not self._is_wrong
 
     async def _keep(self, index: int) -> None:
@@ -162,7 +162,7 @@ class _Supervisor:
         self._ready.add(index)
         if is_first and len(self._ready) == self._config.server.workers:
             host = self._config.server.host
-            log.info("service started", host=host, port=self._port, workers=self._config.server.workers)
+            log.info("all workers started", host=host, port=self._port, workers=self._config.server.workers)
             if self._announce is not None:
                 self._announce(host, self._port)
 
