@@ -72,7 +72,12 @@ def pinned(core: int | None) -> Iterator[None]:
 
 @contextmanager
 def running(
-    command: Sequence[str], *, port: int, core: int | None = None, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    port: int,
+    host: str = "127.0.0.1",
+    core: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
     """Run a server while the block lasts, and give its pid once `port` answers.
 
@@ -86,7 +91,7 @@ def running(
         with pinned(core):
             process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
-            _wait_until_it_answers(process, port, output)
+            _wait_until_it_answers(process, (host, port), output)
             yield process.pid
         finally:
             stop(process)
@@ -134,12 +139,12 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
-def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, output: IO[bytes]) -> None:
+def _wait_until_it_answers(process: subprocess.Popen[bytes], address: tuple[str, int], output: IO[bytes]) -> None:
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise MeasurementError(f"{_name(process)} ended with status {process.returncode}:\n{_tail(output)}")
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        with suppress(OSError), socket.create_connection(address, timeout=1.0):
             return
         time.sleep(0.05)
     raise MeasurementError(f"{_name(process)} does not answer after {START_LIMIT:.0f} s:\n{_tail(output)}")

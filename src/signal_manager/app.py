@@ -21,7 +21,7 @@ import uvloop
 
 from signal_manager import __version__, logs
 from signal_manager.adapters import load_adapter
-from signal_manager.admin import AdminServer, Management, TokenIssuer
+from signal_manager.admin import AdminServer, Everywhere, Management, TokenIssuer
 from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.local import LocalBus
 from signal_manager.bus.nats import NatsBus
@@ -171,19 +171,26 @@ async def running(config: Config) -> AsyncIterator[Server]:
             reclaimed = await server.reclaim()
             if reclaimed:
                 log.info("sessions reclaimed", sessions=reclaimed)
+
+        def degradations() -> list[str]:
+            return [] if bus.is_connected else ["the other nodes cannot be reached"]
+
+        everywhere = Everywhere(presence=server.presence, rooms=rooms, node_id=node_id, others=bus.ask_others)
+        bus.respond(everywhere.answer)
         if config.metrics.enabled:
             management = Management(
                 presence=server.presence,
                 storage=storage,
                 rooms=rooms,
                 bus=bus,
+                everywhere=everywhere,
                 tokens=_token_issuer(config),
                 configuration=as_plain(config),
                 node_id=node_id,
                 version=__version__,
                 has_demo=config.admin.demo and is_loopback(config.metrics.host),
             )
-            await stack.enter_async_context(_admin(config, server, management, metrics))
+            await stack.enter_async_context(_admin(config, server, management, metrics, degradations))
         await server.start()
         stack.push_async_callback(server.stop)
         if certificate is not None:
@@ -385,7 +392,9 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[_Media
             yield _Media(backend, sfu.app_id)
 
 
-def _admin(config: Config, server: Server, management: Management, metrics: Metrics) -> AdminServer:
+def _admin(
+    config: Config, server: Server, management: Management, metrics: Metrics, degradations: Callable[[], list[str]]
+) -> AdminServer:
     """Build the second port."""
     return AdminServer(
         host=config.metrics.host,
@@ -394,6 +403,7 @@ def _admin(config: Config, server: Server, management: Management, metrics: Metr
         version=__version__,
         presence=server.presence,
         storage=management.storage,
+        degradations=degradations,
         metrics=metrics,
         connection_stats_interval=config.metrics.connection_stats_interval,
         message_stats_interval=config.metrics.message_stats_interval,

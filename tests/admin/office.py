@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from signal_manager.admin import AdminServer, Management, TokenIssuer
+from signal_manager.admin import AdminServer, Everywhere, Management, TokenIssuer
 from signal_manager.model import NodeId
 from tests.admin.fakes import FakePresence
 from tests.rooms.house import House, running
@@ -42,6 +42,9 @@ async def opened(*, token: str = "") -> AsyncIterator[Office]:
             storage=house.storage,
             rooms=house.rooms,
             bus=house.bus,
+            everywhere=Everywhere(
+                presence=presence, rooms=house.rooms, node_id=NodeId("node-1"), others=house.bus.ask_others
+            ),
             tokens=TokenIssuer(SECRET, default_ttl=600, clock=lambda: 1000.0),
             configuration={"server": {"port": 8080}, "auth": {"token_secret": "***"}},
             node_id=NodeId("node-1"),

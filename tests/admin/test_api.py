@@ -65,6 +65,7 @@ async def test_sessions_are_shown_with_what_they_are(office: Office) -> None:
         "session_id": "session-of-alice",
         "client_id": "alice",
         "instance_id": None,
+        "node_id": "node-1",
         "room_id": None,
         "address": "192.0.2.7",
         "framing": "v1",

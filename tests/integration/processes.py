@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +27,11 @@ class ServiceProcess(NamedTuple):
     pid: int
     port: int
     log: Path
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}"
+        return f"ws://{self.host}:{self.port}"
 
     def logged(self) -> list[dict[str, Any]]:
         """Return the lines of its log."""
@@ -39,7 +40,12 @@ class ServiceProcess(NamedTuple):
 
 @contextmanager
 def service_process(
-    directory: Path, settings: Mapping[str, Any], *, max_files: int | None = None
+    directory: Path,
+    settings: Mapping[str, Any],
+    *,
+    max_files: int | None = None,
+    host: str = "127.0.0.1",
+    prefix: Sequence[str] = (),
 ) -> Iterator[ServiceProcess]:
     """Run the service with these settings while the block lasts.
 
@@ -47,6 +53,8 @@ def service_process(
         directory: where its configuration and its log go.
         settings: values by "section.key".
         max_files: file descriptors that it may have, hard.
+        host: where this process reaches it.
+        prefix: what its command line begins with.
     """
     port, log = free_port(), directory / "service.log"
     sections: dict[str, dict[str, Any]] = {name: dict(values) for name, values in DEFAULTS.items()}
@@ -63,5 +71,6 @@ def service_process(
     ]
     config.write_text("\n".join(lines))
     start = ["-m", "signal_manager"] if max_files is None else ["-c", _LIMITED.format(files=max_files)]
-    with running([sys.executable, *start, "serve", "--config", str(config)], port=port) as pid:
-        yield ServiceProcess(pid, port, log)
+    command = [*prefix, sys.executable, *start, "serve", "--config", str(config)]
+    with running(command, port=port, host=host) as pid:
+        yield ServiceProcess(pid, port, log, host)

@@ -9,11 +9,13 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from signal_manager.bus.nats import NatsBus
 from tests.integration.conftest import Service, ServiceWith
 from tests.integration.v1_client import DIALECTS, SIGNAL_TYPES, Client, connect
-from tests.nats_server import NatsServer
+from tests.nats_server import NatsServer, free_port
 from tests.waiting import until
 
 LIMIT = 20.0
@@ -31,11 +33,13 @@ async def nats() -> AsyncIterator[NatsServer]:
 
 
 @pytest.fixture
-async def nodes(service_with: ServiceWith, nats: NatsServer, tmp_path: Path) -> list[Service]:
+async def nodes(service_with: ServiceWith, nats: NatsServer, admin_port: int, tmp_path: Path) -> list[Service]:
     """Return three nodes."""
     return [
         await service_with(
             **{
+                "metrics.enabled": number == 0,
+                "metrics.port": admin_port,
                 "bus.backend": "nats",
                 "bus.nats_url": nats.url,
                 "bus.node_id": f"node-{number}",
@@ -88,6 +92,11 @@ async def events_until(client: Client, event: str, **matching: Any) -> list[dict
 
 async def until_away(service: Service) -> None:
     await until(lambda: any(service.server._board.resumption.away()), limit=LIMIT)
+
+
+async def until_nodes_know_each_other(nodes: list[Service]) -> None:
+    buses = [node.server._board.bus for node in nodes]
+    await until(lambda: all(isinstance(bus, NatsBus) and len(bus._peers) == 2 for bus in buses), limit=LIMIT)
 
 
 # -- signals -------------------------------------------------------------------------------------------------------
@@ -285,11 +294,51 @@ async def test_a_room_is_closed_on_all_nodes(nodes: list[Service]) -> None:
             await member.expect_error(404)
 
 
+# -- operators -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_operator_sees_and_ends_sessions_on_all_nodes(nodes: list[Service], admin: httpx.AsyncClient) -> None:
+    async with one_at_each(nodes) as (ann, ben, cat):
+        await until_nodes_know_each_other(nodes)
+        sessions = (await admin.get("/api/v1/sessions")).json()["items"]
+        assert [(each["client_id"], each["node_id"]) for each in sessions] == [
+            (name, f"node-{number}") for number, name in enumerate(NAMES)
+        ]
+        clients = (await admin.get("/api/v1/clients", params={"limit": 2})).json()
+        assert [each["client_id"] for each in clients["items"]] == ["ann", "ben"]
+        rest = (await admin.get("/api/v1/clients", params={"limit": 2, "after": clients["next"]})).json()
+        assert [(each["client_id"], each["is_connected"]) for each in rest["items"]] == [("cat", True)]
+
+        told = await admin.post("/api/v1/clients/ben/messages", json={"data": "hello"})
+        assert told.json() == {"delivered": 1, "undelivered": 0}
+        assert (await ben.expect("SIGNAL_MESSAGE")).fields["signal_data"] == "hello"
+        assert (await admin.post("/api/v1/clients/* >/messages", json={"data": 1})).status_code == 404
+
+        assert (await admin.post("/api/v1/clients/ben/disconnect", json={})).json() == {"ended": 1}
+        await ben.expect_close(4403)
+        assert (await admin.post(f"/api/v1/sessions/{sessions[2]['session_id']}/disconnect", json={})).json() == {
+            "ended": 1
+        }
+        await cat.expect_close(4403)
+        await ann.check_alive()
+
+
+@pytest.fixture
+async def admin(nodes: list[Service], admin_port: int) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{admin_port}", timeout=LIMIT) as http:
+        yield http
+
+
+@pytest.fixture
+def admin_port() -> int:
+    return free_port()
+
+
 # -- NATS away -----------------------------------------------------------------------------------------------------
 
 
 async def test_without_nats_each_node_serves_its_own_and_all_heals_by_itself(
-    nodes: list[Service], nats: NatsServer
+    nodes: list[Service], nats: NatsServer, admin: httpx.AsyncClient
 ) -> None:
     async with one_at_each(nodes) as (ann, ben, _), at(nodes[0], "dan") as dan:
         await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
@@ -298,6 +347,8 @@ async def test_without_nats_each_node_serves_its_own_and_all_heals_by_itself(
         await nats.kill()
         await until(lambda: not any(node.server._board.bus.is_connected for node in nodes), limit=LIMIT)
 
+        ready = await admin.get("/ready")
+        assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
         sent = await ann.send("SIGNAL_OFFER", {"target_client_id": "ben", "signal_data": "lost"})
         assert (await ann.expect_error(503, id=sent)).fields["retryable"]
         await ann.send("SIGNAL_OFFER", {"target_client_id": "dan", "signal_data": "near"})

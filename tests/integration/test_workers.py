@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from signal_manager.storage.sqlite import SqliteStorage
-from tests.integration.test_nodes import LIMIT, ask, at, events_until, log_in
+from tests.integration.test_nodes import LIMIT, ask, log_in
 from tests.integration.v1_client import Client, connect
 from tests.nats_server import NatsServer, free_port
 
@@ -93,17 +93,6 @@ async def workers(folder: Path, nats_url: str) -> AsyncIterator[Workers]:
         await service.stop()
 
 
-async def hears(client: Client, kind: str, *, sender: Client, target: str) -> str | None:
-    """Send until something arrives: where its node has just died, the other one has to notice first."""
-    async with asyncio.timeout(LIMIT):
-        while True:
-            await sender.send(kind, {"target_client_id": target, "signal_data": "again", "ack": True})
-            told = await sender.receive()
-            if told.type == "SIGNAL_ACK":
-                return str((await client.expect(kind)).fields["signal_data"])
-            await asyncio.sleep(0.05)
-
-
 async def test_workers_share_a_port_a_dead_one_is_replaced_and_all_stop_in_order(
     nats: NatsServer, tmp_path: Path
 ) -> None:
@@ -171,6 +160,3 @@ async def test_workers_without_nats_say_how_to_start_it(tmp_path: Path) -> None:
 
     assert await asyncio.wait_for(service.process.wait(), 3 * LIMIT) == 2
     assert f"nats-server --addr 127.0.0.1 --port {port}" in service.log.read_text()
-
-
-_ = (at, events_until, hears)

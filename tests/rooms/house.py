@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from signal_manager.bus.base import Delivery, NewsHandler, Outcome, ReunionHandler
+from signal_manager.bus.base import Delivery, NewsHandler, Outcome, QuestionHandler, ReunionHandler
 from signal_manager.errors import InvalidRequestError
 from signal_manager.media.closing import Closings
 from signal_manager.media.negotiation import Limits
@@ -79,6 +79,13 @@ class RecordingBus:
         """Tell the other node, if a test has put one there."""
         if nodes and self.announced is not None:
             self.announced(room_id, news)
+
+    def respond(self, on_question: QuestionHandler) -> None:
+        """Answer other nodes; there are none."""
+
+    async def ask_others(self, question: bytes) -> list[bytes]:
+        """Ask other nodes; there are none."""
+        return []
 
     def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
         """Hear from other nodes; there are none."""

@@ -4,7 +4,8 @@
 """
 
 from signal_manager.admin.api import Management
+from signal_manager.admin.everywhere import Everywhere
 from signal_manager.admin.server import AdminServer
 from signal_manager.admin.tokens import TokenIssuer
 
-__all__ = ["AdminServer", "Management", "TokenIssuer"]
+__all__ = ["AdminServer", "Everywhere", "Management", "TokenIssuer"]

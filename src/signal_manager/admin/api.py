@@ -6,6 +6,7 @@ become answers in `server.py`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.security import HTTPBearer
 
 from signal_manager.admin import lists
+from signal_manager.admin.everywhere import Everywhere
 from signal_manager.admin.tokens import TokenIssuer, require_issuer
 from signal_manager.admin.views import (
     ClientDetails,
@@ -35,9 +37,15 @@ from signal_manager.admin.views import (
     Version,
 )
 from signal_manager.bus.base import Bus, Delivery
-from signal_manager.errors import InvalidRequestError, NotFoundError, TooLargeError
+from signal_manager.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    SignalManagerError,
+    TooLargeError,
+    UnavailableError,
+)
 from signal_manager.model import ClientId, NodeId, RoomId
-from signal_manager.presence import LiveSession, LiveSessions
+from signal_manager.presence import LiveSessions
 from signal_manager.protocol.messages import SignalMessage
 from signal_manager.rooms import RoomService
 from signal_manager.storage.base import Storage
@@ -63,6 +71,7 @@ class Management:
     storage: Storage
     rooms: RoomService
     bus: Bus
+    everywhere: Everywhere
     tokens: TokenIssuer | None
     configuration: Mapping[str, Mapping[str, Any]]
     node_id: NodeId
@@ -70,19 +79,20 @@ class Management:
     has_demo: bool = False
     started_at: float = field(default_factory=time.monotonic)
 
-    def sessions_of(self, client_id: str) -> list[LiveSession]:
-        """Return a client's sessions on this node."""
-        return [session for session in self.presence.sessions() if session.client_id == client_id]
+    async def deliver(self, client_id: ClientId, message: SignalMessage) -> Delivery:
+        """Send a message to a client on whatever node, and return what became of it; raises as `Bus.send`."""
+        later: asyncio.Future[Delivery | SignalManagerError] = asyncio.get_running_loop().create_future()
+        delivery = self.bus.send(client_id, message, outcome=later.set_result)
+        result = await later if delivery is Delivery.PENDING else delivery
+        if isinstance(result, SignalManagerError):
+            raise result
+        return result
 
-    def view(self, session: LiveSession) -> SessionView:
-        """Return the view of a session."""
-        return SessionView.of(session, self.rooms.room_of(session.session_id))
-
-    def send(self, client_id: ClientId, message: SignalMessage) -> bool:
-        """Hand a message to a client, if it is here and its protocol has such a message."""
+    async def send(self, client_id: ClientId, message: SignalMessage) -> bool:
+        """Hand a message to a client, if it is there and its protocol has such a message."""
         try:
-            return self.bus.send(client_id, message) is Delivery.DELIVERED
-        except (InvalidRequestError, TooLargeError):
+            return await self.deliver(client_id, message) is Delivery.DELIVERED
+        except (InvalidRequestError, TooLargeError, UnavailableError):
             return False
 
 
@@ -117,24 +127,25 @@ async def list_sessions(
     after: _After = None,
     limit: _Limit = 100,
 ) -> PageOf[SessionView]:
-    """List the sessions on this node."""
-    return lists.list_sessions(
-        management.presence, management.rooms, client_id=client_id, contains=contains, after=after, limit=limit
-    )
+    """List the sessions on all nodes."""
+    return await management.everywhere.sessions(client_id=client_id, contains=contains, after=after or "", limit=limit)
 
 
 @api.get("/sessions/{session_id}", tags=["sessions"])
 async def show_session(management: _Manage, session_id: _Name) -> SessionView:
     """Show one session."""
-    return management.view(_session(management, session_id))
+    session = await management.everywhere.session(session_id)
+    if session is None:
+        raise NotFoundError(f"no such session: {session_id}")
+    return session
 
 
 @api.post("/sessions/{session_id}/disconnect", tags=["sessions"])
 async def disconnect_session(management: _Manage, session_id: _Name) -> Done:
     """End one session; its client is told not to come back by itself."""
-    session = _session(management, session_id)
-    session.evict()
-    log.info("session disconnected by an operator", client_id=session.client_id, session_id=session.session_id)
+    if not await management.everywhere.end(session_id=session_id):
+        raise NotFoundError(f"no such session: {session_id}")
+    log.info("session disconnected by an operator", session_id=session_id)
     return Done(ended=1)
 
 
@@ -144,14 +155,14 @@ async def disconnect_session(management: _Manage, session_id: _Name) -> Done:
 @api.get("/clients", tags=["clients"])
 async def list_clients(
     management: _Manage,
-    is_connected: Annotated[bool | None, Query(description="Only those that are, or are not, connected here.")] = None,
+    is_connected: Annotated[bool | None, Query(description="Only those that are, or are not, connected.")] = None,
     contains: _Contains = "",
     after: _After = None,
     limit: _Limit = 100,
 ) -> PageOf[ClientView]:
-    """List the clients that are connected to this node or on record."""
+    """List the clients that are connected or on record."""
     return await lists.list_clients(
-        management.presence,
+        management.everywhere,
         management.storage,
         is_connected=is_connected,
         contains=contains,
@@ -164,7 +175,7 @@ async def list_clients(
 async def show_client(management: _Manage, client_id: _Name) -> ClientDetails:
     """Show one client with its sessions."""
     record = await management.storage.get_client(ClientId(client_id))
-    sessions = [management.view(session) for session in management.sessions_of(client_id)]
+    sessions = await management.everywhere.sessions_of(client_id)
     if record is None and not sessions:
         raise NotFoundError(f"no such client: {client_id}")
     return ClientDetails.from_record(client_id, record, sessions)
@@ -173,20 +184,18 @@ async def show_client(management: _Manage, client_id: _Name) -> ClientDetails:
 @api.post("/clients/{client_id}/disconnect", tags=["clients"])
 async def disconnect_client(management: _Manage, client_id: _Name) -> Done:
     """End all sessions of a client; it is told not to come back by itself. Its token stays valid."""
-    sessions = management.sessions_of(client_id)
-    if not sessions:
+    ended = await management.everywhere.end(client_id=client_id)
+    if not ended:
         raise NotFoundError(f"client {client_id} is not connected")
-    for session in sessions:
-        session.evict()
-    log.info("client disconnected by an operator", client_id=client_id, sessions=len(sessions))
-    return Done(ended=len(sessions))
+    log.info("client disconnected by an operator", client_id=client_id, sessions=ended)
+    return Done(ended=ended)
 
 
 @api.post("/clients/{client_id}/messages", tags=["clients"])
 async def send_to_client(management: _Manage, client_id: _Name, message: NewMessage) -> Delivered:
     """Send a client a SIGNAL_MESSAGE from `~operator`."""
     signal = SignalMessage(sender_client_id=OPERATOR, target_client_id=client_id, signal_data=message.data)
-    if management.bus.send(ClientId(client_id), signal) is Delivery.OFFLINE:
+    if await management.deliver(ClientId(client_id), signal) is Delivery.OFFLINE:
         raise NotFoundError(f"client {client_id} is not connected")
     return Delivered(delivered=1, undelivered=0)
 
@@ -238,7 +247,7 @@ async def send_to_room(management: _Manage, room_id: _Name, message: NewMessage)
     if room is None or not room.is_active:
         raise NotFoundError(f"no such room: {room_id}")
     signal = SignalMessage(sender_client_id=OPERATOR, room_id=room_id, signal_data=message.data)
-    sent = [management.send(participant.client_id, signal) for participant in room.participants]
+    sent = await asyncio.gather(*(management.send(each.client_id, signal) for each in room.participants))
     return Delivered(delivered=sum(sent), undelivered=len(sent) - sum(sent))
 
 
@@ -276,10 +285,3 @@ async def show_configuration(management: _Manage) -> dict[str, dict[str, Any]]:
 async def list_errors(management: _Manage) -> list[ErrorView]:
     """List the last errors that clients were sent, newest first."""
     return [ErrorView.of(error) for error in reversed(tuple(management.presence.recent_errors))]
-
-
-def _session(management: Management, session_id: str) -> LiveSession:
-    for session in management.presence.sessions():
-        if session.session_id == session_id:
-            return session
-    raise NotFoundError(f"no such session: {session_id}")

@@ -1,21 +1,19 @@
-"""Pages of sessions, clients and rooms: what is on record and what is connected, put together and filtered.
+"""Pages of clients and rooms: what is on record and what is connected, put together and filtered.
 
 A page costs a bounded number of reads, whatever the filter leaves out.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from signal_manager.admin.views import ClientView, PageOf, RoomView, SessionView
-from signal_manager.model import Room
-from signal_manager.presence import LiveSession, LiveSessions
-from signal_manager.rooms import RoomService
+from signal_manager.admin.everywhere import Everywhere
+from signal_manager.admin.views import ClientView, PageOf, RoomView
+from signal_manager.model import ClientId, Room
 from signal_manager.storage.base import Page, Storage
 
-__all__ = ["list_clients", "list_rooms", "list_sessions"]
+__all__ = ["list_clients", "list_rooms"]
 
 ItemT = TypeVar("ItemT")
 
@@ -23,35 +21,8 @@ ItemT = TypeVar("ItemT")
 _READS = 20
 
 
-def list_sessions(
-    presence: LiveSessions,
-    rooms: RoomService,
-    *,
-    client_id: str | None,
-    contains: str,
-    after: str | None,
-    limit: int,
-) -> PageOf[SessionView]:
-    """Return sessions in the order of their clients' ids."""
-    fitting = (
-        (place, session)
-        for session in presence.sessions()
-        if (client_id is None or session.client_id == client_id) and contains in session.client_id
-        if (place := _place(session)) > (after or "")
-    )
-    found = heapq.nsmallest(limit + 1, fitting, key=lambda pair: pair[0])
-    return PageOf(
-        items=[SessionView.of(session, rooms.room_of(session.session_id)) for _, session in found[:limit]],
-        next=found[limit - 1][0] if len(found) > limit else None,
-    )
-
-
-def _place(session: LiveSession) -> str:
-    return f"{session.client_id}/{session.session_id}"
-
-
 async def list_clients(
-    presence: LiveSessions,
+    everywhere: Everywhere,
     storage: Storage,
     *,
     is_connected: bool | None,
@@ -60,18 +31,18 @@ async def list_clients(
     limit: int,
 ) -> PageOf[ClientView]:
     """Return clients that are on record or connected, in the order of their ids."""
-    here = {session.client_id for session in presence.sessions()}
 
     async def read(after: str | None, limit: int) -> Page[ClientView]:
         page = await storage.list_clients(after=after, limit=limit)
+        connected = await everywhere.connected(after=after or "", limit=2 * limit)
+        end = min((each for each in (page.next, connected.until) if each is not None), default=None)
         views = {
-            each.client_id: ClientView.of(each.client_id, each, is_connected=each.client_id in here)
+            each.client_id: ClientView.of(each.client_id, each, is_connected=each.client_id in connected.clients)
             for each in page.items
         }
-        for client_id in here:
-            if client_id not in views and client_id > (after or "") and (page.next is None or client_id <= page.next):
-                views[client_id] = ClientView.of(client_id, None, is_connected=True)
-        return Page(tuple(views[client_id] for client_id in sorted(views)), page.next)
+        for client_id in connected.clients - views.keys():
+            views[ClientId(client_id)] = ClientView.of(client_id, None, is_connected=True)
+        return Page(tuple(views[each] for each in sorted(views) if end is None or each <= end), end)
 
     def fits(client: ClientView) -> bool:
         return contains in client.client_id and is_connected in (None, client.is_connected)

@@ -71,7 +71,14 @@ class Readiness:
         return None
 
 
-def probes(*, presence: LiveSessions, storage: Storage, metrics: Metrics, version: str) -> APIRouter:
+def probes(
+    *,
+    presence: LiveSessions,
+    storage: Storage,
+    degradations: Callable[[], list[str]] = list,
+    metrics: Metrics,
+    version: str,
+) -> APIRouter:
     """Return the routes /health, /ready and /metrics."""
     router = APIRouter(tags=["probes"])
     readiness = Readiness(presence=presence, storage=storage)
@@ -94,9 +101,13 @@ def probes(*, presence: LiveSessions, storage: Storage, metrics: Metrics, versio
 
     @router.get("/ready")
     async def ready() -> JSONResponse:
-        """Tell whether the service should be given clients: 200, or 503 with the reasons."""
-        faults = await readiness.faults()
-        body = {"status": "not ready" if faults else "ready", "reasons": faults}
+        """Tell whether the service should be given clients: 200, or 503 with the reasons.
+
+        A service that is degraded says so and is ready: where all nodes are, none would be left otherwise.
+        """
+        faults, degraded = await readiness.faults(), degradations()
+        status = "not ready" if faults else "degraded" if degraded else "ready"
+        body = {"status": status, "reasons": [*faults, *degraded]}
         return JSONResponse(body, status_code=503 if faults else 200, headers=_NO_STORE)
 
     @router.get("/metrics")

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -46,6 +47,7 @@ class AdminServer:
         version: of the service.
         presence: who is connected.
         storage: asked by /ready.
+        degradations: returns what works less well than it should, for /ready.
         metrics: served by /metrics.
         connection_stats_interval, message_stats_interval: seconds between two lines of the log.
         token: the bearer token of the management interface, or "" for none; required unless `is_loopback`.
@@ -62,6 +64,7 @@ class AdminServer:
         version: str,
         presence: LiveSessions,
         storage: Storage,
+        degradations: Callable[[], list[str]] = list,
         metrics: Metrics,
         connection_stats_interval: float = 60.0,
         message_stats_interval: float = 30.0,
@@ -84,7 +87,9 @@ class AdminServer:
             redirect_slashes=False,
         )
         _add_error_answers(app)
-        app.include_router(probes(presence=presence, storage=storage, metrics=metrics, version=version))
+        app.include_router(
+            probes(presence=presence, storage=storage, degradations=degradations, metrics=metrics, version=version)
+        )
         if management is not None:
             app.state.management = management
             app.include_router(api)

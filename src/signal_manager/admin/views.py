@@ -59,11 +59,12 @@ class PageOf(BaseModel, Generic[ItemT]):
 
 
 class SessionView(BaseModel):
-    """A client's connection to this node."""
+    """A client's session, on whatever node it is."""
 
     session_id: str
     client_id: str
     instance_id: str | None = Field(description="What the client calls the running copy of itself.")
+    node_id: str = Field(description="The node that holds it.")
     room_id: str | None
     is_away: bool = Field(description="Whether its connection is lost and it waits for its client to come back.")
     address: str
@@ -74,12 +75,13 @@ class SessionView(BaseModel):
     sent: int = Field(description="Messages to the client.")
 
     @classmethod
-    def of(cls, session: LiveSession, room_id: str | None) -> SessionView:
+    def of(cls, session: LiveSession, room_id: str | None, node_id: str) -> SessionView:
         """Return the view of a session."""
         return cls(
             session_id=session.session_id,
             client_id=session.client_id,
             instance_id=session.instance_id,
+            node_id=node_id,
             room_id=room_id,
             is_away=session.is_away,
             address=session.address,
@@ -108,7 +110,7 @@ class ClientView(BaseModel):
     """A client that is connected, on record, or both."""
 
     client_id: str
-    is_connected: bool = Field(description="Whether it is connected to this node.")
+    is_connected: bool = Field(description="Whether it is connected to any node.")
     is_registered: bool = Field(description="Whether storage has a record of it.")
     status: str | None = Field(description="What its record says: online or offline.")
     room_id: str | None

@@ -31,7 +31,17 @@ from signal_manager.errors import SignalManagerError
 from signal_manager.model import ClientId, NodeId, RoomId
 from signal_manager.protocol.messages import Message
 
-__all__ = ["Bus", "Claimed", "Delivery", "HandOver", "NewsHandler", "Outcome", "ReunionHandler", "Subscriber"]
+__all__ = [
+    "Bus",
+    "Claimed",
+    "Delivery",
+    "HandOver",
+    "NewsHandler",
+    "Outcome",
+    "QuestionHandler",
+    "ReunionHandler",
+    "Subscriber",
+]
 
 
 class Delivery(StrEnum):
@@ -51,6 +61,10 @@ NewsHandler = Callable[[RoomId, bytes], None]
 
 # Called with the node whose announcements may be missing, or None when anybody's may.
 ReunionHandler = Callable[[NodeId | None], None]
+
+
+# Called with what another node asks of all others; returns the answer.
+QuestionHandler = Callable[[bytes], bytes]
 
 
 class Subscriber(Protocol):
@@ -124,5 +138,11 @@ class Bus(Protocol):
         taken it, and may therefore arrive twice. A node that is gone, or cut off, does not get it.
         """
 
+    def respond(self, on_question: QuestionHandler) -> None:
+        """Have this answer what other nodes ask (`ask_others`)."""
+
     def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
         """Have these called from now on with what other nodes announce, and when some may have been missed."""
+
+    async def ask_others(self, question: bytes) -> list[bytes]:
+        """Return what `on_question` of all other nodes answers; those that are too slow are left out."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from signal_manager.bus.base import Claimed, Delivery, NewsHandler, Outcome, ReunionHandler, Subscriber
+from signal_manager.bus.base import Claimed, Delivery, NewsHandler, Outcome, QuestionHandler, ReunionHandler, Subscriber
 from signal_manager.model import ClientId, NodeId, RoomId
 from signal_manager.protocol.messages import Message
 
@@ -98,6 +98,13 @@ class LocalBus(Generic[S]):
 
     def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
         """Tell other nodes; there are none."""
+
+    def respond(self, on_question: QuestionHandler) -> None:
+        """Answer other nodes; there are none."""
+
+    async def ask_others(self, question: bytes) -> list[bytes]:
+        """Ask other nodes; there are none."""
+        return []
 
     def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
         """Hear from other nodes; there are none."""

@@ -22,7 +22,16 @@ import structlog
 from nats.aio.msg import Msg
 
 from signal_manager.bus import wire
-from signal_manager.bus.base import Claimed, Delivery, HandOver, NewsHandler, Outcome, ReunionHandler, Subscriber
+from signal_manager.bus.base import (
+    Claimed,
+    Delivery,
+    HandOver,
+    NewsHandler,
+    Outcome,
+    QuestionHandler,
+    ReunionHandler,
+    Subscriber,
+)
 from signal_manager.bus.local import LocalBus
 from signal_manager.bus.nats_link import NatsLink, NatsSecurity
 from signal_manager.bus.routes import Ask, Dispatch, Parcel, Routes, Step, Tell
@@ -56,6 +65,9 @@ _NEWS_PATIENCE = 60.0
 # A node that has just let a client go says so; whoever asks again then finds the client's new node, or nobody.
 _ASK_AGAIN = 0.02
 _ASKED = 3
+# How often each node tells the others that it is there (s), and after how many times it is missed.
+_HELLO = 5.0
+_MISSED = 3
 # Questions about our own clients that go out in one turn when the other nodes can be reached again.
 _REUNION_STEP = 500
 
@@ -105,13 +117,35 @@ class _Newer(msgspec.Struct, frozen=True, tag="newer"):
     instance_id: str | None
 
 
+class _Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """This node is there, for as long as it says so; `is_new` asks the others to say so too."""
+
+    node_id: str
+    is_new: bool = False
+
+
+class _Query(msgspec.Struct, frozen=True, tag="query"):
+    """A question to all nodes, which is none of this module's business."""
+
+    question: bytes
+
+
+class _Response(msgspec.Struct, frozen=True, tag="response"):
+    """One node's answer to a `_Query`."""
+
+    node_id: str
+    answer: bytes
+
+
 class _Away(msgspec.Struct, frozen=True, tag="away"):
     """This node could not reach the others for a while, and what it announced was lost."""
 
     node_id: str
 
 
-_decoder = msgspec.msgpack.Decoder(_Where | _Claim | _Compare | _Here | _Gone | _Late | _Newer | _Away)
+_decoder = msgspec.msgpack.Decoder(
+    _Where | _Claim | _Compare | _Here | _Gone | _Late | _Newer | _Away | _Hello | _Query | _Response
+)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -202,12 +236,16 @@ class NatsBus(LocalBus[S]):
         # Numbers are never used again, not even by this node's next life: a late answer must not confirm another batch.
         self._numbers = itertools.count(secrets.randbits(48))
         self._questions: dict[str, tuple[_Answered, asyncio.TimerHandle]] = {}
+        self._collecting: dict[str, _Answered] = {}  # questions to all, which have many answers
         self._tokens = itertools.count(1)
         self._buffered = 0
         self._sweeper: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_news: NewsHandler = lambda room_id, news: None
         self._on_reunion: ReunionHandler = lambda node_id: None
+        self._peers: dict[str, float] = {}  # the other nodes, and when each was last heard of
+        self._next_hello = 0.0
+        self._on_question_to_all: QuestionHandler = lambda question: b""
         self.hand_over: HandOver = lambda client_id, wants: None
 
     async def __aenter__(self) -> Self:
@@ -220,6 +258,7 @@ class NatsBus(LocalBus[S]):
         self._link.subscribe(self._named("i", self._node_id), self._on_roll_call)
         self._link.subscribe(self._named("n", self._node_id), self._on_batch)
         self._link.subscribe(f"{self._prefix}.all", self._on_notice)
+        self._publish_to_all(_Hello(self._node_id, is_new=True))
         await self._link.flush()
         self._sweeper = asyncio.get_running_loop().call_later(_SWEEP, self._sweep)
         return self
@@ -314,6 +353,35 @@ class NatsBus(LocalBus[S]):
         self._unclaimed.discard(client_id)
         if client_id not in self._coming:
             self._link.unsubscribe(self._subject(client_id))
+
+    def respond(self, on_question: QuestionHandler) -> None:
+        """See `Bus.respond`."""
+        self._on_question_to_all = on_question
+
+    async def ask_others(self, question: bytes) -> list[bytes]:
+        """See `Bus.ask_others`."""
+        token, loop = f"a{next(self._tokens)}", asyncio.get_running_loop()
+        waiting = set(self._peers)
+        answers: list[bytes] = []
+        complete = asyncio.Event()
+
+        def answered(response: Any) -> None:
+            if isinstance(response, _Response):
+                answers.append(response.answer)
+                waiting.discard(response.node_id)
+            if not waiting:
+                complete.set()
+
+        self._collecting[token] = answered
+        try:
+            if waiting and self._publish_to_all(_Query(question), self._reply_to(token)):
+                async with asyncio.timeout_at(loop.time() + self._question_timeout):
+                    await complete.wait()
+        except TimeoutError:
+            log.warning("other nodes do not answer", nodes=sorted(waiting))
+        finally:
+            del self._collecting[token]
+        return answers
 
     def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
         """See `Bus.listen`."""
@@ -586,6 +654,8 @@ class NatsBus(LocalBus[S]):
         reply = None if is_unheard else _decode(message)
         if is_unheard and token.startswith("b"):
             self._unheard(int(token[1:]))
+        elif token in self._collecting:
+            self._collecting[token](reply)
         elif is_unheard or reply is not None:
             self._reply(token, reply)
 
@@ -648,8 +718,21 @@ class NatsBus(LocalBus[S]):
 
     def _on_notice(self, message: Msg) -> None:
         notice = _decode(message)
-        if isinstance(notice, _Away):
-            self._on_reunion(NodeId(notice.node_id))
+        match notice:
+            case _Away():
+                self._on_reunion(NodeId(notice.node_id))
+            case _Hello():
+                self._peers[notice.node_id] = asyncio.get_running_loop().time()
+                if notice.is_new:
+                    self._publish_to_all(_Hello(self._node_id))
+            case _Query():
+                answer = self._on_question_to_all(notice.question)
+                self._link.publish(message.reply, _encode(_Response(self._node_id, answer)))
+            case _:
+                pass
+
+    def _publish_to_all(self, notice: msgspec.Struct, reply: str = "") -> bool:
+        return self._link.publish(f"{self._prefix}.all", _encode(notice), reply)
 
     # -- time, loss and reunion ------------------------------------------------------------------------------------
 
@@ -657,6 +740,10 @@ class NatsBus(LocalBus[S]):
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(_SWEEP, self._sweep)
         now = loop.time()
+        if now >= self._next_hello:
+            self._next_hello = now + _HELLO
+            self._publish_to_all(_Hello(self._node_id))
+            self._peers = {peer: at for peer, at in self._peers.items() if now - at < _MISSED * _HELLO}
         late = [number for number, sent in itertools.takewhile(lambda each: each[1].deadline < now, self._sent.items())]
         for number in late:
             self._lose(number, UnavailableError("another node does not answer"), again=True)
@@ -672,7 +759,8 @@ class NatsBus(LocalBus[S]):
 
     def _reunite(self) -> None:
         """Settle with the other nodes what has happened while they could not be reached."""
-        self._link.publish(f"{self._prefix}.all", _encode(_Away(self._node_id)))
+        self._publish_to_all(_Away(self._node_id))
+        self._publish_to_all(_Hello(self._node_id, is_new=True))
         self._on_reunion(None)
         task = asyncio.get_running_loop().create_task(self._compare_clients(), name="reunion")
         self._tasks.add(task)
