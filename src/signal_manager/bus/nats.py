@@ -488,6 +488,7 @@ class NatsBus(LocalBus[S]):
                 batch.append(item)
                 size += length
             self._send_batch(node_id, batch, size)
+        self._link.write_out()
 
     def _send_batch(self, node_id: str, items: list[Parcel | _Letter | bytes], size: int) -> None:
         number = next(self._numbers)
