@@ -87,7 +87,8 @@ async def test_a_node_that_does_not_answer_is_not_waited_for_without_end(nats: N
     async with node(nats, "here", timeout=0.2) as here, node(nats, "there") as there:
         phone = await come(there, A, Phone())
         assert await result_of(here, A, message()) is Delivery.DELIVERED
-        there._link._interests[there._named("n", "there")]._handler = lambda message: None
+        number = there._link._numbers[there._named("n", "there")]
+        there._link._by_number[number] = lambda message: None
 
         result = await result_of(here, A, message())
 

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, Self, TypeVar, assert_never
 
 import msgspec
 import structlog
-from nats.aio.msg import Msg
 
 from signal_manager.bus import wire
 from signal_manager.bus.base import (
@@ -33,7 +32,7 @@ from signal_manager.bus.base import (
     Subscriber,
 )
 from signal_manager.bus.local import LocalBus
-from signal_manager.bus.nats_link import NatsLink, NatsSecurity
+from signal_manager.bus.nats_link import Arrival, NatsLink, NatsSecurity
 from signal_manager.bus.routes import Ask, Dispatch, Parcel, Routes, Step, Tell
 from signal_manager.errors import (
     ConfigurationError,
@@ -149,7 +148,7 @@ _decoder = msgspec.msgpack.Decoder(
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def _decode(message: Msg) -> Any:
+def _decode(message: Arrival) -> Any:
     """Return what another node asks or says, or None when it is not understood."""
     try:
         return _decoder.decode(message.data)
@@ -504,7 +503,7 @@ class NatsBus(LocalBus[S]):
 
     # -- what other nodes send -------------------------------------------------------------------------------------
 
-    def _on_batch(self, message: Msg) -> None:
+    def _on_batch(self, message: Arrival) -> None:
         try:
             batch = wire.read_batch(message.data)
         except MalformedMessageError as error:
@@ -649,9 +648,9 @@ class NatsBus(LocalBus[S]):
             timer.cancel()
             answered(reply)
 
-    def _on_reply(self, message: Msg) -> None:
+    def _on_reply(self, message: Arrival) -> None:
         token = message.subject.rpartition(".")[2]
-        is_unheard = not message.data and bool(message.headers)
+        is_unheard = message.is_unheard
         reply = None if is_unheard else _decode(message)
         if is_unheard and token.startswith("b"):
             self._unheard(int(token[1:]))
@@ -660,7 +659,7 @@ class NatsBus(LocalBus[S]):
         elif is_unheard or reply is not None:
             self._reply(token, reply)
 
-    def _on_question(self, client_id: ClientId, message: Msg) -> None:
+    def _on_question(self, client_id: ClientId, message: Arrival) -> None:
         """Answer for a client that is here, or is coming."""
         question = _decode(message)
         coming = self._coming.get(client_id)
@@ -714,10 +713,10 @@ class NatsBus(LocalBus[S]):
         for reply_to in questions:
             self._answer_where(client_id, reply_to)
 
-    def _on_roll_call(self, message: Msg) -> None:
+    def _on_roll_call(self, message: Arrival) -> None:
         self._link.publish(message.reply, _encode(_Here(self._node_id)))
 
-    def _on_notice(self, message: Msg) -> None:
+    def _on_notice(self, message: Arrival) -> None:
         notice = _decode(message)
         match notice:
             case _Away():

@@ -1,30 +1,29 @@
 """The connection to NATS: kept up, watched, and used without waiting.
 
-nats-py speaks the protocol, authenticates and does TLS. What it does per message and per subscription (a queue and a
-task each: 5 KB and 35 µs) is left out here: whatever arrives is handled where it is read, and interest in a subject is
-one small object, because a node has as many subjects as it has clients. nats-py is pinned for the names that are used
-to that end.
+nats-py connects, authenticates and does TLS. Once that is done, reading and writing is done here: nats-py has a queue
+and a task for each subscription (5 KB and 35 µs), and wakes two tasks for each message. nats-py is pinned for the names
+that are used to that end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
 import structlog
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.protocol import command
 
 from signal_manager.errors import ConfigurationError
 
-__all__ = ["Interest", "NatsLink", "NatsSecurity"]
+__all__ = ["Arrival", "NatsLink", "NatsSecurity"]
 
 log = structlog.get_logger(__name__)
 
@@ -55,37 +54,92 @@ class NatsSecurity(NamedTuple):
     credentials_path: str = ""
 
 
-Handler = Callable[[Msg], None]
+class Arrival(NamedTuple):
+    """A message from NATS; `is_unheard` is for what nats-server says where nobody listens ("no responders")."""
+
+    subject: str
+    reply: str
+    data: bytes
+    is_unheard: bool = False
 
 
-class Interest:
-    """A subscription, in the words that nats-py looks for in one; it hands messages on instead of keeping them."""
+Handler = Callable[[Arrival], None]
 
-    __slots__ = ("_handler", "_id", "_pending_size", "_received", "_subject")
 
-    _queue = ""
-    _cb = _future = _jsi = None
-    _max_msgs = 0
-    _pending_bytes_limit = 0
-    _wait_for_msgs_task = _message_iterator = _pending_next_msgs_calls = None
+class _Reader(asyncio.Protocol):
+    """Read what nats-server sends, in the place of nats-py's own protocol, which goes on hearing of everything else.
 
-    def __init__(self, subject: str, handler: Handler) -> None:
-        self._subject = subject
-        self._handler = handler
-        self._id = 0
-        self._received = 0
-        self._pending_size = 0
+    Args:
+        former: nats-py's protocol, and what it has read already.
+        handlers: by subscription number.
+        on_line: called with every line that is no message: PING, PONG, INFO, -ERR.
+        on_lost: called when the connection is gone.
+    """
 
-    @property
-    def _pending_queue(self) -> Self:
-        return self
+    def __init__(
+        self,
+        former: asyncio.Protocol,
+        handlers: dict[bytes, Handler],
+        *,
+        on_line: Callable[[bytes], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._former = former
+        self._handlers = handlers
+        self._on_line = on_line
+        self._on_lost = on_lost
+        self._rest = b""
 
-    def put_nowait(self, message: Msg) -> None:
-        """Hand a message on; an exception would end nats-py's reading."""
+    def data_received(self, data: bytes) -> None:
+        """Handle every message that is complete."""
+        data = self._rest + data if self._rest else data
+        start, end = 0, len(data)
+        while start < end:
+            line_end = data.find(b"\r\n", start)
+            if line_end < 0:
+                break
+            line = data[start:line_end]
+            if not line.startswith((b"MSG ", b"HMSG ")):
+                start = line_end + 2
+                self._on_line(line)
+                continue
+            words = line.split()
+            payload = line_end + 2
+            after = payload + int(words[-1])
+            if after + 2 > end:
+                break
+            self._handle(words, data[payload:after])
+            start = after + 2
+        self._rest = data[start:]
+
+    def _handle(self, words: list[bytes], payload: bytes) -> None:
+        handler = self._handlers.get(words[2])
+        if handler is None:
+            return
+        has_head = words[0] == b"HMSG"
+        reply = words[3].decode() if len(words) > 4 + has_head else ""
+        is_unheard = False
+        if has_head:
+            head_size = int(words[-2])
+            is_unheard = payload[:head_size].startswith(b"NATS/1.0 503")
+            payload = payload[head_size:]
         try:
-            self._handler(message)
-        except Exception:
-            log.exception("message from another node failed", subject=self._subject)
+            handler(Arrival(words[1].decode(), reply, payload, is_unheard))
+        except Exception:  # an exception would end the connection
+            log.exception("message from another node failed", subject=words[1].decode())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Let nats-py know."""
+        self._former.connection_lost(error)
+        self._on_lost()
+
+    def pause_writing(self) -> None:
+        """Let nats-py know."""
+        self._former.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Let nats-py know."""
+        self._former.resume_writing()
 
 
 class NatsLink:
@@ -117,7 +171,11 @@ class NatsLink:
         self.max_payload = 0
         self._client = Client()
         self._last_error = ""
-        self._interests: dict[str, Interest] = {}
+        self._handlers: dict[str, Handler] = {}  # by subject
+        self._numbers: dict[str, bytes] = {}  # of subscriptions on this connection, by subject
+        self._by_number: dict[bytes, Handler] = {}
+        self._next_number = 1
+        self._tasks: set[asyncio.Task[None]] = set()
         self._out: list[bytes] = []
         self._is_write_due = False
         self._keeper: asyncio.Task[None] | None = None
@@ -149,20 +207,19 @@ class NatsLink:
 
         A subject that is subscribed to already keeps its handler.
         """
-        if subject in self._interests:
-            return
-        interest = self._interests[subject] = Interest(subject, handler)
-        if self.is_up:
-            self._announce(interest)
+        if subject not in self._handlers:
+            self._handlers[subject] = handler
+            if self.is_up:
+                self._subscribe(subject)
 
     def unsubscribe(self, subject: str) -> None:
         """End a subscription; one that is not there is no error."""
-        interest = self._interests.pop(subject, None)
-        if interest is not None and self.is_up:
-            self._write(command.unsub_cmd(interest._id, 0))
+        self._handlers.pop(subject, None)
+        number = self._numbers.pop(subject, None)
+        if number is not None and self.is_up:
+            self._write(b"UNSUB %b\r\n" % number)
             # What has been sent here already is still to be answered, if only by saying that it is too late.
-            subscriptions = self._client._subs
-            asyncio.get_running_loop().call_later(_AFTERLIFE, subscriptions.pop, interest._id, None)
+            asyncio.get_running_loop().call_later(_AFTERLIFE, self._by_number.pop, number, None)
 
     def publish(self, subject: str, payload: bytes, reply: str = "") -> bool:
         """Send a message with the others of this turn of the loop; False when it cannot be sent."""
@@ -174,10 +231,8 @@ class NatsLink:
 
     async def drain(self, *, but: str) -> None:
         """End all subscriptions but one, and wait until everything has come that was sent to them before."""
-        for subject in [subject for subject in self._interests if subject != but]:
-            interest = self._interests.pop(subject)
-            if self.is_up:
-                self._write(command.unsub_cmd(interest._id, 0))
+        for subject in [subject for subject in self._handlers if subject != but]:
+            self.unsubscribe(subject)
         await self.flush()
 
     async def flush(self) -> None:
@@ -245,8 +300,9 @@ class NatsLink:
                 **options,
             )
             self.max_payload = self._client.max_payload
-            for interest in self._interests.values():
-                self._announce(interest)
+            self._read_here()
+            for subject in self._handlers:
+                self._subscribe(subject)
             await self._flush(CONNECT_TIMEOUT)
         known = {urlsplit(server).netloc.rpartition("@")[2] for server in self._servers}
         self._servers += [
@@ -255,9 +311,11 @@ class NatsLink:
         self.is_up = True
 
     async def _flush(self, timeout: float) -> None:
-        self.write_out()  # nats-py's own PING would overtake it
+        taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._client._pongs.append(taken)
+        self._write(b"PING\r\n")
         async with asyncio.timeout(timeout):
-            await self._client.flush(int(CONNECT_TIMEOUT))
+            await taken
 
     async def _close(self) -> None:
         transport = self._client._transport
@@ -278,12 +336,54 @@ class NatsLink:
     async def _on_closed(self) -> None:
         self._is_lost.set()
 
-    def _announce(self, interest: Interest) -> None:
+    def _subscribe(self, subject: str) -> None:
+        number = b"%d" % self._next_number
+        self._next_number += 1
+        self._numbers[subject] = number
+        self._by_number[number] = self._handlers[subject]
+        self._write(b"SUB %b  %b\r\n" % (subject.encode(), number))
+
+    def _read_here(self) -> None:
+        """Take reading over from nats-py, with whatever it has read and not looked at."""
         client = self._client
-        client._sid += 1
-        interest._id = client._sid
-        client._subs[client._sid] = interest  # type: ignore[assignment]  # looks like one, see `Interest`
-        self._write(command.sub_cmd(interest._subject, "", interest._id))
+        writer: asyncio.StreamWriter = client._transport._io_writer  # type: ignore[union-attr]  # it is TCP
+        stream: asyncio.StreamReader = client._transport._io_reader  # type: ignore[union-attr]  # as above
+        if client._reading_task is not None:
+            client._reading_task.cancel()
+        self._numbers.clear()
+        self._by_number = {}
+        transport = writer.transport
+        former: Any = transport.get_protocol()
+        reader = _Reader(former, self._by_number, on_line=self._on_line, on_lost=self._on_lost)
+        transport.set_protocol(reader)
+        left = bytes(stream._buffer)  # type: ignore[attr-defined]  # there is no other way to see it
+        if left:
+            reader.data_received(left)
+
+    def _on_lost(self) -> None:
+        self.is_up = False
+        self._is_lost.set()
+
+    def _on_line(self, line: bytes) -> None:
+        client = self._client
+        if line == b"PING":
+            self._write(b"PONG\r\n")
+        elif line == b"PONG":
+            client._pings_outstanding = 0
+            if client._pongs:
+                waiting = client._pongs.pop(0)
+                if not waiting.done():
+                    waiting.set_result(True)
+        elif line.startswith(b"-ERR"):
+            self._start(client._process_err(line[4:].strip().decode(errors="replace").lower()))
+        elif line.startswith(b"INFO"):
+            with contextlib.suppress(ValueError):
+                self._start(client._process_info(json.loads(line[4:])))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def write_out(self) -> None:
         """Write what has been published in this turn of the loop, rather than at its end."""

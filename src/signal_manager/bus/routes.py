@@ -20,6 +20,8 @@ MAX_ROUTES = 100_000
 # How often a message follows a client that moves on before it is called offline.
 _ATTEMPTS = 4
 
+_MOVED = "the client has moved"
+
 
 class _Stage(Enum):
     KNOWN = "known"  # messages go straight to the node
@@ -136,6 +138,10 @@ class Routes:
         route = self._route_of(parcel)
         if route is not None:
             route.out -= 1
+            if isinstance(result, Delivery):
+                # The client was away and is back: what was refused before must not arrive after this.
+                steps += [Tell(overtaken, UnavailableError(_MOVED)) for overtaken in route.returned]
+                route.returned = []
             steps += self._all_back(parcel.target, route)
         return steps
 
@@ -143,7 +149,7 @@ class Routes:
         """Take note that the node does not hold the client, and has not delivered the message."""
         route = self._route_of(parcel)
         if route is None:  # the client has come here meanwhile, and later messages may have reached it already
-            return [Tell(parcel, UnavailableError("the client has moved"))]
+            return [Tell(parcel, UnavailableError(_MOVED))]
         steps: list[Step] = []
         parcel.attempts += 1
         if parcel.attempts >= _ATTEMPTS:
