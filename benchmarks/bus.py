@@ -143,7 +143,7 @@ async def _load(order: dict[str, Any]) -> Figure:
     clients = []
     for number, (a, b) in enumerate(client_ids(order["pairs"])):
         for ids, place in zip(((a, b), (b, a)), places[number % len(places)], strict=True):
-            client = Client(load, *ids)
+            client = Client(load, *ids, resumable=False)
             port = order["ports"][place % len(order["ports"])]
             await ws_connect(lambda client=client: client, f"ws://127.0.0.1:{port}/")
             await asyncio.wait_for(client.accepted, _LOAD_LIMIT)
