@@ -76,6 +76,7 @@ bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside ref
 	$(BIN)/python -m benchmarks.sfu
 	$(BIN)/python -m benchmarks.slow_consumers
 	$(BIN)/python -m benchmarks.rooms
+	$(BIN)/python -m benchmarks.bus run
 
 soak: $(VENV)/.dev ## Ten minutes of 2,000 clients that talk, move and are dropped: memory, losses, errors, lag
 	$(BIN)/python -m benchmarks.soak

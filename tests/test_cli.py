@@ -155,14 +155,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
 def test_serve_starts_with_the_file_under_the_environment_under_its_options(
     run: Run, started: list[Started], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.toml").write_text('[server]\nhost = "::1"\nport = 1\nworkers = 3\n[logging]\nlevel = "error"')
-    monkeypatch.setenv("SIGNAL_MANAGER_SERVER_WORKERS", "4")
+    (tmp_path / "mine.toml").write_text(
+        '[server]\nhost = "::1"\nport = 1\nmax_connections = 3\n[logging]\nlevel = "error"'
+    )
+    monkeypatch.setenv("SIGNAL_MANAGER_SERVER_MAX_CONNECTIONS", "4")
 
     result = run("serve", "-c", "mine.toml", "--port", "0", "--log-level", "debug", "--insecure")
 
     config = started[0].config
     assert result == (0, "", "")
-    assert (config.server.host, config.server.port, config.server.workers) == ("::1", 0, 4)
+    assert (config.server.host, config.server.port, config.server.max_connections) == ("::1", 0, 4)
     assert (config.logging.level, started[0].insecure) == ("debug", True)
 
 
@@ -308,7 +310,7 @@ def test_check_config_says_in_json_what_is_wrong(run: Run, monkeypatch: pytest.M
 def test_check_config_refuses_what_cannot_be_served(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNAL_MANAGER_SERVER_WORKERS", "2")
 
-    assert_one_error(run("check-config"), "server.workers = 2 is not supported yet")
+    assert_one_error(run("check-config"), "server.workers = 2 needs an SFU that all processes share")
 
 
 # token

@@ -145,6 +145,14 @@ class Server:
         """
         return await self._board.resumption.reclaim()
 
+    def join_writes(self) -> None:
+        """Let what is written from now on wait for `flush_writes`, so that each client's share goes out in one go."""
+        self._board.joining = True
+
+    def flush_writes(self) -> None:
+        """Write what has waited since `join_writes`."""
+        self._board.flush()
+
     def hand_over(self, client_id: ClientId, wants: bytes) -> bytes | None:
         """Give a client's session to the node that it has come to (`bus.base.HandOver`)."""
         return self._board.resumption.hand_over(client_id, wants)

@@ -226,6 +226,8 @@ class NatsBus(LocalBus[S]):
             url, name=f"{prefix} {node_id}", security=security, on_up=self._reunite, on_down=self._cut_off
         )
         self._routes = Routes()
+        self._reply_prefix = f"{self._named('r', node_id)}."
+        self._inboxes: dict[str, str] = {}
         self._since: dict[str, float] = {}  # when each client was attached here
         self._unclaimed: set[str] = set()  # clients that were attached without asking the others
         self._coming: dict[str, _Coming] = {}
@@ -245,6 +247,9 @@ class NatsBus(LocalBus[S]):
         self._peers: dict[str, float] = {}  # the other nodes, and when each was last heard of
         self._next_hello = 0.0
         self._on_question_to_all: QuestionHandler = lambda question: b""
+        # Called around each batch, so that what it brings for one client can be written in one go.
+        self.before_batch: Callable[[], None] = lambda: None
+        self.after_batch: Callable[[], None] = lambda: None
         self.hand_over: HandOver = lambda client_id, wants: None
 
     async def __aenter__(self) -> Self:
@@ -437,7 +442,12 @@ class NatsBus(LocalBus[S]):
         if self._buffered + len(entry) > self._max_buffered:
             raise UnavailableError("too much waits for the other nodes")
         self._buffered += len(entry)
-        step = self._routes.send(Parcel(target, entry, outcome))
+        parcel = Parcel(target, entry, outcome)
+        node_id = self._routes.straight(parcel)
+        if node_id is not None:
+            self._put(node_id, parcel)
+            return
+        step = self._routes.send(parcel)
         if step is not None:
             self._take((step,))
 
@@ -493,12 +503,13 @@ class NatsBus(LocalBus[S]):
         number = next(self._numbers)
         parcels = [item for item in items if not isinstance(item, bytes)]
         entries = [item if isinstance(item, bytes) else item.data for item in items]
-        data = wire.encode_batch(number, self._node_id, entries)
+        head = wire.encode_batch(number, self._node_id, ())
         if parcels:
             deadline = asyncio.get_running_loop().time() + self._batch_timeout
             self._sent[number] = _Sent(node_id, parcels, size, deadline)
         # nats-server tells where the reply goes when nobody listens to the node's subject any more.
-        if not self._link.publish(self._named("n", node_id), data, self._reply_to(f"b{number}") if parcels else ""):
+        reply_to = f"{self._reply_prefix}b{number}" if parcels else ""
+        if not self._link.publish(self._inbox(node_id), head, reply_to, entries):
             self._lose(number, UnavailableError(_AWAY))
 
     # -- what other nodes send -------------------------------------------------------------------------------------
@@ -511,14 +522,18 @@ class NatsBus(LocalBus[S]):
             return
         unsettled: list[wire.Unsettled] = []
         index = 0
-        for entry in batch.entries:
-            if isinstance(entry, wire.Answer):
-                self._answered(entry)
-                continue
-            result = self._deliver(entry)
-            if result is not Delivery.DELIVERED:
-                unsettled.append(_unsettled(index, result))
-            index += 1
+        self.before_batch()
+        try:
+            for entry in batch.entries:
+                if isinstance(entry, wire.Answer):
+                    self._answered(entry)
+                    continue
+                result = self._deliver(entry)
+                if result is not Delivery.DELIVERED:
+                    unsettled.append(_unsettled(index, result))
+                index += 1
+        finally:
+            self.after_batch()
         if index:
             self._put(batch.node_id, wire.encode_answer(batch.number, unsettled))
 
@@ -557,7 +572,10 @@ class NatsBus(LocalBus[S]):
             if isinstance(parcel, _Letter):
                 self._buffered -= len(parcel.data)
             elif exception is None:
-                self._take(self._routes.delivered(parcel))
+                if self._routes.has_arrived(parcel):
+                    self._settle(parcel, Delivery.DELIVERED)
+                else:
+                    self._take(self._routes.delivered(parcel))
             elif exception.verdict is wire.Verdict.QUEUED:
                 self._take(self._routes.delivered(parcel, Delivery.QUEUED))
             elif exception.verdict is wire.Verdict.ABSENT:
@@ -789,8 +807,14 @@ class NatsBus(LocalBus[S]):
         # A dot would part the name into tokens, and a colon is in no name.
         return f"{self._prefix}.{kind}.{name.replace('.', ':')}"
 
+    def _inbox(self, node_id: str) -> str:
+        inbox = self._inboxes.get(node_id)
+        if inbox is None:
+            inbox = self._inboxes[node_id] = self._named("n", node_id)
+        return inbox
+
     def _reply_to(self, token: str) -> str:
-        return f"{self._named('r', self._node_id)}.{token}"
+        return self._reply_prefix + token
 
 
 def _unsettled(index: int, result: Delivery | SignalManagerError) -> wire.Unsettled:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
@@ -19,7 +19,6 @@ from urllib.parse import unquote, urlsplit
 import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.protocol import command
 
 from signal_manager.errors import ConfigurationError
 
@@ -221,12 +220,18 @@ class NatsLink:
             # What has been sent here already is still to be answered, if only by saying that it is too late.
             asyncio.get_running_loop().call_later(_AFTERLIFE, self._by_number.pop, number, None)
 
-    def publish(self, subject: str, payload: bytes, reply: str = "") -> bool:
-        """Send a message with the others of this turn of the loop; False when it cannot be sent."""
-        client = self._client
-        if not self.is_up or not client.is_connected or self._waiting() > _MAX_PENDING:
+    def publish(self, subject: str, payload: bytes, reply: str = "", more: Sequence[bytes] = ()) -> bool:
+        """Send a message with the others of this turn of the loop; False when it cannot be sent.
+
+        Args:
+            more: what else belongs to the payload, written without being copied.
+        """
+        if not self.is_up or not self._client.is_connected or self._waiting() > _MAX_PENDING:
             return False
-        self._write(command.pub_cmd(subject, reply, payload))
+        size = len(payload) + sum(map(len, more))
+        self._write(b"PUB %b %b %d\r\n%b" % (subject.encode(), reply.encode(), size, payload))
+        self._out += more
+        self._out.append(b"\r\n")
         return True
 
     async def drain(self, *, but: str) -> None:

@@ -93,6 +93,23 @@ class Routes:
     def __len__(self) -> int:
         return len(self._routes)
 
+    def straight(self, parcel: Parcel) -> str | None:
+        """Return the node to send a new message to, where that is known; otherwise it is for `send`."""
+        route = self._routes.get(parcel.target)
+        if route is None or route.stage is not _Stage.KNOWN:
+            return None
+        route.out += 1
+        parcel.route = route
+        return route.node_id
+
+    def has_arrived(self, parcel: Parcel) -> bool:
+        """Take note that a message was delivered where nothing else depends on it; otherwise it is for `delivered`."""
+        route = parcel.route
+        if route is None or route.stage is not _Stage.KNOWN or self._routes.get(parcel.target) is not route:
+            return False
+        route.out -= 1
+        return True
+
     def send(self, parcel: Parcel) -> Step | None:
         """Take a new message; None when it waits."""
         route = self._routes.get(parcel.target)
