@@ -55,6 +55,8 @@ S = TypeVar("S", bound=Subscriber)
 # whoever sent something is told 503 when it is over.
 QUESTION_TIMEOUT = 2.0
 BATCH_TIMEOUT = 5.0
+# How long (s) the answer to a batch waits for company: a message of its own would cost as much as the batch.
+_ANSWER_DELAY = 0.001
 # Bytes that may be on their way to other nodes, or wait for it.
 MAX_BUFFERED = 64 * 1024 * 1024
 # Between two looks for what has taken too long (s).
@@ -233,6 +235,7 @@ class NatsBus(LocalBus[S]):
         self._coming: dict[str, _Coming] = {}
         self._outbox: dict[str, list[Parcel | _Letter | bytes]] = {}
         self._is_flush_due = False
+        self._is_answer_due = False
         self._sent: dict[int, _Sent] = {}
         # Numbers are never used again, not even by this node's next life: a late answer must not confirm another batch.
         self._numbers = itertools.count(secrets.randbits(48))
@@ -481,9 +484,16 @@ class NatsBus(LocalBus[S]):
             self._is_flush_due = True
             asyncio.get_running_loop().call_soon(self._flush)
 
+    def _owe(self, node_id: str, answer: bytes) -> None:
+        """Answer a batch soon: with what goes to that node anyway, or with other answers."""
+        self._outbox.setdefault(node_id, []).append(answer)
+        if not self._is_flush_due and not self._is_answer_due:
+            self._is_answer_due = True
+            asyncio.get_running_loop().call_later(_ANSWER_DELAY, self._flush)
+
     def _flush(self) -> None:
         """Send what this turn of the loop has brought, as few batches as NATS allows."""
-        self._is_flush_due = False
+        self._is_flush_due = self._is_answer_due = False
         outbox, self._outbox = self._outbox, {}
         largest = self._link.max_payload - wire.OVERHEAD
         for node_id, items in outbox.items():
@@ -535,7 +545,7 @@ class NatsBus(LocalBus[S]):
         finally:
             self.after_batch()
         if index:
-            self._put(batch.node_id, wire.encode_answer(batch.number, unsettled))
+            self._owe(batch.node_id, wire.encode_answer(batch.number, unsettled))
 
     def _deliver(self, entry: wire.RelayedSignal | wire.RelayedMessage | wire.News) -> Delivery | SignalManagerError:
         if isinstance(entry, wire.News):
