@@ -109,7 +109,8 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
+        if self._config.server.tls_enabled:  # it would end them otherwise
+            loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
         keepers = [asyncio.create_task(self._keep(index)) for index in range(self._config.server.workers)]
         await self._stop.wait()
         log.info("workers stopping", workers=len(self._processes))

@@ -176,3 +176,20 @@ def test_whatever_comes_the_short_way_is_what_the_codec_can_read(body: bytes, pa
         message, _ = decode_payload(header.message_type, header.payload_type, header.payload, sent_by=Peer.SERVICE)
         assert isinstance(message, Signal)
         assert message.sender_client_id == "a"
+
+
+@pytest.mark.parametrize("payload_type", [PayloadType.JSON, PayloadType.BINARY, PayloadType.TEXT])
+def test_a_signal_that_was_taken_apart_goes_on_from_another_place(payload_type: PayloadType) -> None:
+    """As between nodes: the head of the frame, who sent it to whom, and the body are all that travels."""
+    offer = SignalOffer(target_client_id="b", signal_data=SDP)
+    _, payload = encode_payload(offer, payload_type, Shape.PLAIN, sent_by=Peer.CLIENT)
+    data, sender, receiver = frame(payload, payload_type=payload_type), end("a"), end("b", payload_type=payload_type)
+    signal = relay.read(data, sender)
+    assert signal is not None
+
+    out = relay.write(data[: relay.HEAD], signal, relay.sender_end("a"), receiver)
+    again = relay.client_payload(payload_type, "b", bytes(signal.signal_data))
+
+    assert out == relay.write(data, signal, sender, receiver)
+    decoded = decode_payload(MessageType.SIGNAL_OFFER, payload_type, again, sent_by=Peer.CLIENT).message
+    assert decoded == decode_payload(MessageType.SIGNAL_OFFER, payload_type, payload, sent_by=Peer.CLIENT).message
