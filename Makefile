@@ -55,9 +55,8 @@ test-js: tools
 	@if command -v npm >/dev/null && node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))'; then $(MAKE) --no-print-directory sdk/js/node_modules && cd sdk/js && npm test; \
 		else echo "the browser SDK was not tested: install Node 20 or newer, with npm"; fi
 
-# Tests wait for sockets and processes half of their time: three at once keep two processors busy.
 test: lint tools test-js ## Everything that CI runs
-	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term --cov-fail-under=90
+	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term --cov-fail-under=90
 	$(BIN)/coverage report --include='src/signal_manager/protocol/*' --fail-under=100
 
 proto: $(VENV)/.dev ## Make the Protobuf module again from its schema
