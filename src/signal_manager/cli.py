@@ -60,10 +60,6 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-application.command("sfu")(sfu)
-application.add_typer(storage_commands, name="storage")
-add_management_commands(application)
-
 
 class Role(StrEnum):
     """What a token may let its client be in a room; typer takes no list of a Literal."""
@@ -418,3 +414,9 @@ def _credentials(option: str, text: str) -> tuple[str, str]:
     if not colon or not token or not is_valid_name(client_id):
         raise ConfigurationError(f"expected {option} ID:TOKEN with an id of {NAME_RULE}")
     return client_id, token
+
+
+# After those above, so that --help begins with what one begins with.
+application.command("sfu")(sfu)
+application.add_typer(storage_commands, name="storage")
+add_management_commands(application)
