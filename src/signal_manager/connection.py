@@ -30,7 +30,7 @@ from signal_manager.errors import (
 )
 from signal_manager.limits import PENDING_REQUESTS, Allowance, ClientAddress
 from signal_manager.model import Caller, ClientId, SessionId, is_valid_name
-from signal_manager.protocol import relay
+from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import (
@@ -46,7 +46,7 @@ from signal_manager.protocol.messages import (
     SignalAck,
     spec_of,
 )
-from signal_manager.protocol.relay import RelayedSignal
+from signal_manager.protocol.relay import RelayedSignal, RelayEnd
 from signal_manager.protocol.resume import UNCOUNTED, Journal, Manner
 from signal_manager.protocol.session import (
     Action,
@@ -147,7 +147,7 @@ class Connection(WSListener):
         self._caller: Caller | None = None
         self._resumable: ResumableSession | None = None  # the session, where it may outlive this connection
         self._journal: Journal | None = None  # its journal
-        self.relay_end: relay.RelayEnd | None = None  # once established on v1 or v2
+        self.relay_end: RelayEnd | None = None  # once established on v1 or v2
         self._relays = False  # whether this client's signals may take the short way
         self._heard = False  # since the last tick
         self._next_tick = 0.0
@@ -591,6 +591,8 @@ class Connection(WSListener):
 
     def _take(self, data: bytes, frame_type: WSMsgType) -> None:
         """Decode a message and give it to the session."""
+        if self.relay_end is not None and frame_type is _BINARY and self._beat(data, self.relay_end):
+            return
         self._received += 1
         now = time.monotonic()
         session = self._session
@@ -618,6 +620,24 @@ class Connection(WSListener):
         received = Received(message, header.message_id, payload_type, shape)
         self._perform(session.receive(received, now=now, server_time=time.time_ns() // 1_000_000))
 
+    def _beat(self, data: bytes, end: RelayEnd) -> bool:
+        """Answer a HEARTBEAT the short way; False leaves it to the session and the codec."""
+        beat = heartbeat.read(data, end) if not end.is_tagged else None
+        if beat is None:
+            return False
+        journal = self._journal
+        if journal is not None and beat.received is not None:
+            if beat.received > journal.sent:
+                return False  # the long way has the words for that
+            journal.confirm(beat.received)
+        self._received += 1
+        board = self._board
+        board.received[MessageType.HEARTBEAT].value += 1
+        board.sent[MessageType.HEARTBEAT_ACK].value += 1
+        server_time = time.time_ns() // 1_000_000
+        self.write(heartbeat.acknowledgement(data, beat, end, server_time=server_time), counts=False)
+        return True
+
     def _count(self, message_type: MessageType | None, data: bytes) -> None:
         """Count a message for the session, and confirm it when that is due; None is for what has no type."""
         journal = self._journal
@@ -628,8 +648,14 @@ class Connection(WSListener):
         """Tell the client how many of its messages have come, so that it need not keep them."""
         journal, session = self._journal, self._session
         assert journal is not None  # noqa: S101 - whoever counts has one
-        heartbeat = Heartbeat(timestamp=time.time_ns() // 1_000_000, received=journal.tell())
-        self.write(self._encode(heartbeat, None, session.payload_type, session.shape), counts=False)
+        timestamp, received, end = time.time_ns() // 1_000_000, journal.tell(), self.relay_end
+        if end is not None and session.payload_type is PayloadType.JSON:  # only plain sessions can be resumed
+            self._board.sent[MessageType.HEARTBEAT].value += 1
+            beat = heartbeat.confirmation(end, uuid4().bytes, timestamp=timestamp, received=received)
+        else:
+            message = Heartbeat(timestamp=timestamp, received=received)
+            beat = self._encode(message, None, session.payload_type, session.shape)
+        self.write(beat, counts=False)
 
     # -- actions -------------------------------------------------------------------------------------------------
 
@@ -795,7 +821,7 @@ class Connection(WSListener):
         self._bucket = self._allowance.of_client(connect.client_id, time.monotonic())
         self.instance_id = connect.instance_id
         if self._framing is not Framing.JSON:
-            self.relay_end = relay.RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)
+            self.relay_end = RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)
             self._relays = caller.identity.grants.signal_to is None
         log.info("connection authenticated", client_id=connect.client_id, address=self.address)
 

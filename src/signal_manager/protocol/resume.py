@@ -109,12 +109,12 @@ class Journal:
         self.sent += 1
         if not self.is_complete:
             return
-        weight = len(data) + MESSAGE_OVERHEAD
+        added = len(data) + MESSAGE_OVERHEAD
         self._unconfirmed.append(data)
-        self.weight += weight
+        self.weight = weight = self.weight + added
         budget = self._budget
-        budget.used += weight
-        if self.weight > self._limit or budget.used > budget.limit:
+        budget.used = used = budget.used + added
+        if weight > self._limit or used > budget.limit:
             self.give_up()
 
     def confirm(self, received: int) -> None:
