@@ -1,6 +1,6 @@
 """Who is connected to this process, as an operator sees it, and what an operator may do about it.
 
-`connection.py` fulfils these promises; `admin/` relies on them and knows nothing else of sockets.
+`connection.py` and `resumption.py` fulfil these promises; `admin/` relies on them and knows nothing else of sockets.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from signal_manager import connection, limits, listener, server
+from signal_manager import frames, limits, listener, server
 from signal_manager.connection import Connection
 from tests.integration.attack import (
     BINARY,
@@ -260,7 +260,7 @@ async def fill(service: Service) -> None:
     assert isinstance(mallory, Connection)
     async with connect(service.url) as alice:
         await alice.log_in()
-        while not mallory._is_behind:
+        while not mallory.is_behind:
             await alice.signal("SIGNAL_OFFER", MALLORY[0], "x" * 60_000)
             await alice.check_alive()
 
@@ -279,7 +279,7 @@ async def test_who_does_not_read_cannot_keep_a_connection_that_has_ended(
     attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch, last_words: bytes
 ) -> None:
     """Else the socket would wait for ever for its last bytes to be read: a file descriptor and their memory gone."""
-    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(frames, "CLOSE_TIMEOUT", 0.05)
     monkeypatch.setattr(server, "_LONGEST_SWEEP", 0.05)
     service = await attacked()
     async with RudeClient.mallory(service.port) as client:
@@ -291,7 +291,7 @@ async def test_who_does_not_read_cannot_keep_a_connection_that_has_ended(
 
 
 async def test_half_a_frame_is_no_sign_of_life(attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(frames, "CLOSE_TIMEOUT", 0.05)
     service = await attacked(**{"server.heartbeat_interval": 0.2, "server.heartbeat_timeout": 0.5})
     async with RudeClient.mallory(service.port) as client:
         client.write(b"\x82\xff\x00")

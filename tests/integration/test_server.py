@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from signal_manager import connection
+from signal_manager import frames
 from signal_manager.errors import ConfigurationError
 from signal_manager.protocol import relay
 from tests.integration.conftest import Service, ServiceWith
@@ -190,7 +190,7 @@ async def test_a_fault_in_a_handler_ends_only_that_connection(
 async def test_a_client_that_does_not_answer_the_close_is_cut(
     service: Service, raw_connect: RawConnect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(frames, "CLOSE_TIMEOUT", 0.05)
     client = await raw_connect(service, ONE)
 
     client.writer.write(masked(frame(0x03, b"{}")))

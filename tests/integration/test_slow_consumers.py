@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from benchmarks.processes import resident_bytes
-from signal_manager import connection
+from signal_manager import frames
 from signal_manager.connection import Connection
 from tests.integration.attack import BINARY, MALLORY, PING, RudeClient, talking, wire
 from tests.integration.conftest import ServiceWith
@@ -80,7 +80,7 @@ async def test_a_client_that_stops_reading_is_closed_4413(attacked: ServiceWith,
 
 
 async def test_it_is_cut_when_it_never_reads_again(attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(frames, "CLOSE_TIMEOUT", 0.05)
     service = await attacked(**{"server.outbound_queue_bytes": BOUND})
     async with talking(service.url), RudeClient.mallory(service.port) as mallory:
         mallory.stop_reading()
@@ -91,7 +91,7 @@ async def test_it_is_cut_when_it_never_reads_again(attacked: ServiceWith, monkey
 
 
 async def test_pongs_that_nobody_reads_count_too(attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(frames, "CLOSE_TIMEOUT", 0.05)
     service = await attacked(**{"server.outbound_queue_bytes": BOUND})
     async with RudeClient.mallory(service.port) as mallory:
         mallory.stop_reading()

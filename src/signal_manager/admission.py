@@ -1,0 +1,84 @@
+"""Who a client is, and which session it may go on with: what has to be waited for between CONNECT and its answer.
+
+`conversation.py` asks here in the background, and welcomes the client or turns it away by what comes out.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import structlog
+
+from signal_manager.bus.base import Claimed
+from signal_manager.errors import AuthenticationError, RateLimitedError, SignalManagerError
+from signal_manager.limits import ClientAddress
+from signal_manager.model import Caller
+from signal_manager.protocol.messages import Connect
+from signal_manager.protocol.resume import Manner
+from signal_manager.resumption import ResumableSession
+from signal_manager.switchboard import Switchboard
+
+__all__ = ["Admission", "admit", "session_to_go_on_with"]
+
+log = structlog.get_logger(__name__)
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True):
+    """A client that has proved who it is, and what the other nodes said to that."""
+
+    caller: Caller
+    claimed: Claimed
+    former: ResumableSession | None  # the session that it wants to go on with, as far as it is here or in storage
+
+
+async def admit(board: Switchboard, connect: Connect, *, source: ClientAddress, manner: Manner | None) -> Admission:
+    """Find out who a client is, and have the other nodes let go of it.
+
+    Args:
+        board: what all connections share.
+        connect: what the client says.
+        source: where it comes from.
+        manner: how its session would be written; None for a client whose session ends with its connection.
+
+    Raises:
+        SignalManagerError: it is refused, or nobody can tell now; that is counted and in the log by then.
+    """
+    try:
+        board.usage.check_authentication(source, time.monotonic())
+        caller = await board.router.admit(connect)
+        former = await _former(board, caller, connect) if manner is not None else None
+        claimed = await _claim(board, caller, connect, manner if former is None else None)
+    except SignalManagerError as error:
+        outcome = "unavailable" if error.may_retry else "refused"
+        if isinstance(error, AuthenticationError):
+            board.usage.authentication_failed(source, time.monotonic())
+        elif isinstance(error, RateLimitedError):
+            outcome = "limited"
+        board.metrics.authentications.labelled(outcome).add()
+        log.info("connection refused", client_id=connect.client_id, address=source.text, reason=error.message)
+        raise
+    board.metrics.authentications.labelled("accepted").add()
+    return Admission(caller=caller, claimed=claimed, former=former)
+
+
+def session_to_go_on_with(board: Switchboard, admission: Admission) -> ResumableSession | None:
+    """Return the session that an admitted client had, wherever it was; None when there is none."""
+    former, handed_over = admission.former, admission.claimed.handed_over
+    if former is None and handed_over is not None:
+        former = board.resumption.receive(admission.caller.identity.client_id, handed_over)
+        if former is not None:
+            board.start(board.resumption.adopt(former), name="adopt")
+    return former
+
+
+async def _former(board: Switchboard, caller: Caller, connect: Connect) -> ResumableSession | None:
+    if connect.resume is None:
+        return None
+    return await board.resumption.find(connect.resume, caller.identity.client_id)
+
+
+async def _claim(board: Switchboard, caller: Caller, connect: Connect, manner: Manner | None) -> Claimed:
+    """Have the other nodes let go of the client, and of its session where it wants to go on with that."""
+    wants = board.resumption.ask(connect.resume, manner) if connect.resume is not None and manner is not None else None
+    return await board.bus.claim(caller.identity.client_id, connect.instance_id, wants=wants)

@@ -1,0 +1,480 @@
+"""What a client and the service say to each other: message → session → actions, and requests on to the router.
+
+`connection.py` brings messages in and takes bytes out; signals and heartbeats that it can handle without decoding them
+never get here. What must be waited for runs in the background: `admission.py` for CONNECT, the router for requests.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Protocol, assert_never
+from uuid import uuid4
+
+import msgspec
+import structlog
+
+from signal_manager.admission import Admission, admit, session_to_go_on_with
+from signal_manager.bus.base import Delivery
+from signal_manager.errors import (
+    InvalidRequestError,
+    MalformedMessageError,
+    RateLimitedError,
+    SignalManagerError,
+    TooLargeError,
+)
+from signal_manager.limits import PENDING_REQUESTS
+from signal_manager.model import Caller
+from signal_manager.protocol import heartbeat
+from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
+from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
+from signal_manager.protocol.messages import (
+    Connect,
+    ErrorMessage,
+    Heartbeat,
+    Message,
+    MessageType,
+    PayloadType,
+    Peer,
+    Shape,
+    Signal,
+    SignalAck,
+    spec_of,
+)
+from signal_manager.protocol.resume import UNCOUNTED, Journal, Manner
+from signal_manager.protocol.session import (
+    Action,
+    Authenticate,
+    Close,
+    CloseCode,
+    Confirm,
+    Dispatch,
+    Ping,
+    Received,
+    Relay,
+    ResumeTerms,
+    Send,
+    Session,
+    State,
+)
+from signal_manager.resumption import ResumableSession
+from signal_manager.switchboard import Line, Switchboard
+
+__all__ = ["Conversation", "Wire"]
+
+log = structlog.get_logger(__name__)
+
+# After these, and after a connection that is just gone, a client may come back to its session; the others are final.
+_RESUMABLE = frozenset({CloseCode.TIMED_OUT, CloseCode.SLOW_CONSUMER, CloseCode.RATE_LIMITED, CloseCode.RESTARTING})
+
+# What the other members of a room are told of a connection that was closed so.
+_REASONS: dict[int, str] = {CloseCode.NORMAL: "left", CloseCode.REPLACED: "replaced", CloseCode.EVICTED: "removed"}
+_LOST = "connection lost"
+
+
+class Wire(Line, Protocol):
+    """A connection, as far as what is said on it knows it."""
+
+    def write(self, data: bytes, *, counts: bool = True) -> None:
+        """Send one encoded message; keep it where it `counts` for the session."""
+
+    def ping(self) -> None:
+        """Ask the other end whether it is there."""
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Start the closing handshake."""
+
+    def hold(self) -> None:
+        """Let the messages that come from now on wait."""
+
+    def release(self) -> None:
+        """Handle what has waited."""
+
+    def identified(self, connect: Connect, *, relays: bool) -> None:
+        """Serve the client as what it has proved to be; `relays` lets its signals take the short way."""
+
+    def keep_in(self, journal: Journal) -> None:
+        """Count and keep all messages in this journal."""
+
+    def let_go(self) -> None:
+        """Be nobody's presence any more: what still comes does not count, and what is written reaches nobody."""
+
+
+class Conversation:
+    """What is said on one connection.
+
+    Args:
+        wire: the connection.
+        board: what all connections share.
+        session: decides what may be said.
+        framing: how messages are wrapped.
+    """
+
+    __slots__ = (
+        "_away",
+        "_board",
+        "_caller",
+        "_farewell",
+        "_framing",
+        "_resumable",
+        "_session",
+        "_wire",
+        "pending",
+    )
+
+    def __init__(self, wire: Wire, board: Switchboard, session: Session, framing: Framing) -> None:
+        self._wire = wire
+        self._board = board
+        self._session = session
+        self._framing = framing
+        self._caller: Caller | None = None
+        self._resumable: ResumableSession | None = None  # the session, where it may outlive this connection
+        self._away = 0  # signals that came the long way, of which another node has not said yet what became of them
+        self._farewell: list[Action] = []  # what is left to do once the session is saved
+        self.pending: dict[int, Received] = {}  # requests that are being answered, by their identity
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the connection is its client's presence now."""
+        return self._caller is not None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether something that the client has said is still to be answered."""
+        return (bool(self.pending) or self._away > 0) and self._caller is not None
+
+    # -- what comes ----------------------------------------------------------------------------------------------
+
+    def take(self, data: bytes, *, is_text: bool) -> None:
+        """Decode a message and give it to the session."""
+        now = time.monotonic()
+        session = self._session
+        payload_type, shape = session.payload_type, session.shape
+        try:
+            if is_text is not (self._framing is Framing.JSON):
+                wanted, came = ("text", "binary") if self._framing is Framing.JSON else ("binary", "text")
+                raise MalformedMessageError(f"expected a {wanted} WebSocket message, got a {came} one")
+            header = decode_frame(self._framing, data)
+            payload_type = header.payload_type
+            self._board.received[header.message_type].value += 1
+            try:
+                message, shape = decode_payload(header.message_type, payload_type, header.payload, sent_by=Peer.CLIENT)
+            except MalformedMessageError as error:
+                error.message_id = header.message_id
+                shape = guess_shape(header.message_type, payload_type, header.payload)
+                raise
+            finally:
+                self._count(header.message_type, data)
+        except MalformedMessageError as error:
+            if error.message_id is None:
+                self._count(None, data)
+            self.perform(session.malformed(error, payload_type=payload_type, shape=shape, now=now))
+            return
+        received = Received(message, header.message_id, payload_type, shape)
+        self.perform(session.receive(received, now=now, server_time=time.time_ns() // 1_000_000))
+
+    def refuse(self, data: bytes, refusal: RateLimitedError) -> None:
+        """Answer a message that is beyond the rate, and is not read any further."""
+        message_id, payload_type, message_type = None, self._session.payload_type, None
+        try:
+            header = decode_frame(self._framing, data)
+        except MalformedMessageError:
+            pass
+        else:
+            message_id, payload_type, message_type = header.message_id, header.payload_type, header.message_type
+            self._board.received[message_type].value += 1
+        self._count(message_type, data)
+        self.perform(self._session.limited(refusal, message_id=message_id, payload_type=payload_type))
+
+    def _count(self, message_type: MessageType | None, data: bytes) -> None:
+        """Count a message for the session, and confirm it when that is due; None is for what has no type."""
+        resumable = self._resumable
+        if resumable is not None and message_type not in UNCOUNTED and resumable.stay.journal.take(len(data)):
+            self.confirm()
+
+    def confirm(self) -> None:
+        """Tell the client how many of its messages have come, so that it need not keep them."""
+        resumable, session = self._resumable, self._session
+        assert resumable is not None  # noqa: S101 - whoever counts has one
+        timestamp, received = time.time_ns() // 1_000_000, resumable.stay.journal.tell()
+        end = self._wire.relay_end
+        if end is not None and session.payload_type is PayloadType.JSON:  # only plain sessions can be resumed
+            self._board.sent[MessageType.HEARTBEAT].value += 1
+            beat = heartbeat.confirmation(end, uuid4().bytes, timestamp=timestamp, received=received)
+        else:
+            message = Heartbeat(timestamp=timestamp, received=received)
+            beat = self._encode(message, None, session.payload_type, session.shape)
+        self._wire.write(beat, counts=False)
+
+    # -- what goes -----------------------------------------------------------------------------------------------
+
+    def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
+        """Send a message to the client in its own encoding (`Subscriber.deliver`)."""
+        session = self._session
+        if session.shape is Shape.TAGGED and spec_of(message).variant is None:
+            raise InvalidRequestError(f"the target's protocol has no {spec_of(message).message_type.name}")
+        self._wire.write(self._encode(message, message_id, session.payload_type, session.shape))
+        return Delivery.DELIVERED
+
+    def acknowledge(self, target: str, data: bytes) -> None:
+        """Tell the client that the signal in `data`, a whole frame, was written to its target."""
+        ack = SignalAck(status="delivered", target_client_id=target)
+        if self._session.shape is not Shape.TAGGED:
+            self._wire.write(self._encode(ack, data[2:18], PayloadType(data[18]), self._session.shape))
+
+    def tell(self, request: Received, told: SignalAck | SignalManagerError | None) -> None:
+        """Answer a signal whose way was known only after others were handled, wherever its client is by now."""
+        if isinstance(told, SignalManagerError):
+            reply = self._encoded(self._session.error(told, request))
+        elif told is None or self._session.shape is Shape.TAGGED:
+            return
+        else:
+            reply = self._encoded(self._session.reply(told, request))
+        if self._resumable is not None:
+            self._resumable.tell(reply)
+        elif self._caller is not None:
+            self._wire.write(reply)
+
+    def _send(self, action: Send) -> None:
+        counts = spec_of(action.message).message_type not in UNCOUNTED
+        self._wire.write(self._encoded(action), counts=counts)
+
+    def _encoded(self, action: Send) -> bytes:
+        """Return a message's bytes, or those of the ERROR that it is too large for this client's framing."""
+        if isinstance(action.message, ErrorMessage):
+            self._board.failed(action.message, self._session.client_id)
+        try:
+            return self._encode(action.message, action.message_id, action.payload_type, action.shape)
+        except TooLargeError as error:
+            refusal = self._session.error(error, _as_request(action))
+            return self._encode(refusal.message, refusal.message_id, refusal.payload_type, refusal.shape)
+
+    def _encode(self, message: Message, message_id: bytes | None, payload_type: PayloadType, shape: Shape) -> bytes:
+        payload_type, payload = encode_payload(message, payload_type, shape, sent_by=Peer.SERVICE)
+        message_type = spec_of(message).message_type
+        frame = encode_frame(self._framing, message_type, message_id or uuid4().bytes, payload_type, payload)
+        self._board.sent[message_type].value += 1
+        return frame
+
+    # -- actions -------------------------------------------------------------------------------------------------
+
+    def perform(self, actions: list[Action]) -> None:
+        """Do what the session asks for."""
+        for action in actions:
+            match action:
+                case Send():
+                    self._send(action)
+                case Relay():
+                    self._relay(action.signal)
+                case Authenticate():
+                    self._wire.hold()
+                    self._board.start(self._authenticate(action.connect), name="authenticate")
+                case Dispatch():
+                    self._dispatch(action.request)
+                case Confirm():
+                    self._confirmed(action)
+                case Ping():
+                    self._wire.ping()
+                case Close():
+                    self.leave(_REASONS.get(action.code, _LOST), may_resume=action.code in _RESUMABLE)
+                    self._wire.close(action.code, action.reason)
+                case _:
+                    assert_never(action)
+
+    def _confirmed(self, action: Confirm) -> None:
+        if self._resumable is not None:
+            try:
+                self._resumable.stay.journal.confirm(action.received)
+            except InvalidRequestError as error:
+                self._send(self._session.error(error, action.heartbeat))
+
+    def _relay(self, received: Received) -> None:
+        """Send a signal the long way: its target uses another encoding, or something about it is wrong."""
+        signal, caller = received.message, self._caller
+        assert isinstance(signal, Signal) and caller is not None  # noqa: S101, PT018 - the session says so
+        try:
+            ack = self._board.router.relay(
+                caller, signal, received.message_id, later=partial(self._told_later, received)
+            )
+        except SignalManagerError as error:
+            self._send(self._session.error(error, received))
+            return
+        self._board.relayed += 1
+        if ack is Delivery.PENDING:
+            self._away += 1
+        elif isinstance(ack, SignalAck) and self._session.shape is not Shape.TAGGED:
+            self._send(self._session.reply(ack, received))
+
+    def _told_later(self, request: Received, told: SignalAck | SignalManagerError | None) -> None:
+        self._away -= 1
+        self.tell(request, told)
+
+    # -- how it begins -------------------------------------------------------------------------------------------
+
+    async def _authenticate(self, connect: Connect) -> None:
+        session, board = self._session, self._board
+        manner = self._manner(connect)
+        try:
+            admission = await admit(board, connect, source=self._wire.source, manner=manner)
+        except SignalManagerError as error:
+            self.perform(session.refused(error))
+            self._wire.release()
+            return
+        caller, claimed = admission.caller, admission.claimed
+        if session.state is not State.AUTHENTICATING:  # the client has gone meanwhile
+            if claimed.is_won:
+                board.bus.release(caller.identity.client_id)
+        elif not claimed.is_won:  # it is on another node by now
+            self.perform(session.accepted(caller.identity, caller.session_id, now=time.monotonic()))
+            self.perform(session.replaced(same_instance=False))
+        else:
+            self._welcome(admission, connect, manner)
+        if self._resumable is None or not self._resumable.is_busy:
+            self._wire.release()
+
+    def _manner(self, connect: Connect) -> Manner | None:
+        """Return how this client's session is written; None for one that ends with its connection.
+
+        A tagged client knows nothing of sessions that can be resumed.
+        """
+        session = self._session
+        may_resume = connect.resumable and session.shape is Shape.PLAIN and self._board.resumption.settings.window > 0
+        return Manner(self._framing, session.payload_type, session.shape) if may_resume else None
+
+    def _welcome(self, admission: Admission, connect: Connect, manner: Manner | None) -> None:
+        """Accept a client: to the session it had, with all that it misses, or to a new one."""
+        caller, resumption = admission.caller, self._board.resumption
+        former = session_to_go_on_with(self._board, admission)
+        if manner is None:
+            actions = self._session.accepted(caller.identity, caller.session_id, now=time.monotonic())
+            self._join(caller, connect)
+            self._board.bus.attach(caller.identity.client_id, self._wire)
+            self.perform(actions)
+            return
+        offer = connect.resume
+        if offer is not None and resumption.judge(former, offer, caller.identity.client_id, manner) and former:
+            caller = msgspec.structs.replace(caller, session_id=former.session_id)
+            self._carry(former, caller, connect, missing_from=offer.received)
+            return
+        self._carry(resumption.open(self._wire, caller, connect, manner), caller, connect, missing_from=None)
+
+    def _carry(
+        self, resumable: ResumableSession, caller: Caller, connect: Connect, *, missing_from: int | None
+    ) -> None:
+        """Make a session that outlives its connections go on here, from where its client was, or begin."""
+        stay = resumable.stay
+        terms = ResumeTerms(
+            token=stay.token, window=stay.window, resumed=missing_from is not None, received=stay.journal.tell()
+        )
+        actions = self._session.accepted(caller.identity, caller.session_id, now=time.monotonic(), resume=terms)
+        self._join(caller, connect)
+        missing: tuple[bytes, ...] = ()
+        if missing_from is None:
+            self._board.bus.attach(caller.identity.client_id, self._wire)
+        else:
+            missing = resumable.resume(self._wire, caller, missing_from)
+        self._resumable, self.pending = resumable, resumable.pending
+        self._wire.keep_in(stay.journal)
+        self.perform(actions)
+        for data in missing:
+            self._wire.write(data, counts=False)
+
+    def _join(self, caller: Caller, connect: Connect) -> None:
+        """Make this connection its client's presence."""
+        self._caller = caller
+        self._wire.identified(connect, relays=caller.identity.grants.signal_to is None)
+        log.info("connection authenticated", client_id=connect.client_id, address=self._wire.address)
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, request: Received) -> None:
+        """Have a request answered in the background, unless too many are being answered already."""
+        caller = self._caller
+        assert caller is not None  # noqa: S101 - the session dispatches established connections only
+        if len(self.pending) >= PENDING_REQUESTS:
+            error = RateLimitedError(f"{len(self.pending)} requests wait for their answers, expected fewer")
+            self._send(self._session.error(error, request))
+            return
+        self.pending[id(request)] = request
+        exclusive = self._board.router.is_exclusive(request.message)
+        if exclusive:
+            self._wire.hold()
+            if self._resumable is not None:
+                self._resumable.is_busy = True
+        self._board.start(self._answer(caller, request, self._resumable, exclusive=exclusive), name="answer")
+
+    async def _answer(
+        self, caller: Caller, request: Received, resumable: ResumableSession | None, *, exclusive: bool
+    ) -> None:
+        try:
+            action = self._session.reply(await self._board.router.answer(caller, request.message), request)
+        except SignalManagerError as error:
+            action = self._session.error(error, request)
+        except Exception:
+            log.exception("request failed", client_id=caller.identity.client_id)
+            action = self._session.error(SignalManagerError("internal error"), request)
+        reply = self._encoded(action)
+        if resumable is None:
+            self.answered(request, reply, exclusive=exclusive)
+            is_there = self._caller is not None
+        else:
+            is_there = resumable.answered(request, reply, exclusive=exclusive)
+        if not is_there:  # the session has ended, and this request may have come in after that
+            self._board.router.left(caller, _LOST)
+
+    def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
+        """Send the reply to a request (`Carrier.answered`)."""
+        self.pending.pop(id(request), None)
+        self._wire.write(reply)
+        if exclusive:
+            if self._resumable is not None:
+                self._resumable.is_busy = False
+            self._wire.release()
+
+    # -- how it ends ---------------------------------------------------------------------------------------------
+
+    def replaced(self, *, same_instance: bool) -> None:
+        """End in favour of a newer connection (`Subscriber.replaced`)."""
+        actions = self._session.replaced(same_instance=same_instance)
+        self.leave(_LOST if same_instance else "replaced")  # for good, although the code invites the instance back
+        self.perform(actions)
+
+    def handed_over(self) -> None:
+        """End since the session goes on elsewhere (`Carrier.handed_over`)."""
+        self._let_go()
+        self.perform(self._session.replaced(same_instance=True))
+
+    def freeze(self) -> None:
+        """Let nothing count that still comes; `part` says good-bye (`Line.freeze`)."""
+        self._farewell = self._session.stopped()
+        if self._resumable is not None and self._resumable.stay.journal.is_complete:
+            self._board.bus.detach(self._wire.client_id, self._wire)
+            self._let_go()
+
+    def part(self) -> None:
+        """Say good-bye after `freeze` (`Line.part`)."""
+        farewell, self._farewell = self._farewell, []
+        self.perform(farewell)
+
+    def leave(self, reason: str = _LOST, *, may_resume: bool = False) -> None:
+        """Stop being the client's presence; a session that may be resumed waits for its client instead."""
+        caller, resumable = self._caller, self._resumable
+        self._let_go()
+        if caller is None:
+            return
+        if resumable is not None:
+            if may_resume and resumable.suspend(self._wire):
+                return
+            resumable.ended()
+        self._board.bus.detach(caller.identity.client_id, self._wire)
+        self._board.depart(caller, reason)
+
+    def _let_go(self) -> None:
+        self._caller = None
+        self._resumable = None
+        self.pending = {}
+        self._wire.let_go()
+
+
+def _as_request(action: Send) -> Received:
+    return Received(action.message, action.message_id or bytes(16), action.payload_type, action.shape)

@@ -1,0 +1,169 @@
+"""A connection's WebSocket frames as RFC 6455 wants them handled: fragments, control frames, the closing handshake.
+
+Whole binary messages, which nearly all are, pass by in `connection.py`; whatever else a client sends comes here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+from picows import WSFrame, WSMsgType, WSTransport
+
+from signal_manager.limits import Allowance
+from signal_manager.protocol.session import CloseCode
+from signal_manager.protocol.websocket import may_be_sent
+
+__all__ = ["Frames", "Reader"]
+
+# How long a client may take to answer our close frame before its socket is cut (RFC 6455, section 7.1.1).
+CLOSE_TIMEOUT = 2.0
+
+# A client that closes so has left: 1001 is what browsers send when their page goes (RFC 6455, section 7.4.1).
+_LEFT = frozenset({1000, 1001})
+
+_BINARY = WSMsgType.BINARY
+_TEXT = WSMsgType.TEXT
+
+
+class Reader(Protocol):
+    """A connection, as far as its frames know it."""
+
+    def message(self, data: bytes, frame_type: WSMsgType) -> None:
+        """Handle a whole message."""
+
+    def may_write(self, size: int) -> bool:
+        """Tell whether the client may be sent so many bytes more; if not, its connection ends."""
+
+    def flush(self) -> None:
+        """Write what has waited for the end of a read."""
+
+    def hung_up(self, *, may_return: bool) -> None:
+        """End the session, since the client has closed; what it still sends does not count."""
+
+    def broken(self, code: CloseCode, reason: str) -> None:
+        """End the session, since its frames are no messages."""
+
+    def insistent(self) -> None:
+        """End the session, since it goes beyond the rate for too long."""
+
+
+class Frames:
+    """The frames of one connection.
+
+    Args:
+        transport: the socket.
+        reader: takes the messages.
+        allowance: how many frames may come.
+        longest: of a message, in bytes.
+    """
+
+    __slots__ = ("_allowance", "_fragments", "_longest", "_outcome", "_reader", "_reason", "_timer", "_transport")
+
+    def __init__(self, transport: WSTransport, reader: Reader, allowance: Allowance, *, longest: int) -> None:
+        self._transport = transport
+        self._reader = reader
+        self._allowance = allowance
+        self._longest = longest
+        self._fragments: bytearray | None = None  # the frame type, then what has come of the message so far
+        self._timer: asyncio.TimerHandle | None = None  # cuts the socket
+        self._reason = ""
+        self._outcome = "lost"
+
+    def handle(self, frame: WSFrame) -> bool:
+        """Handle a frame; tell whether the rest of a message is still to come."""
+        if frame.rsv1 or frame.rsv2 or frame.rsv3:
+            self._reader.broken(CloseCode.PROTOCOL, "reserved bits are set, and no extension was agreed on")
+            return self._fragments is not None
+        is_message = frame.fin and (frame.msg_type is _BINARY or frame.msg_type is _TEXT)
+        if not is_message and self._allowance.has_too_many_frames(time.monotonic()):
+            self._reader.insistent()
+            return self._fragments is not None
+        match frame.msg_type:
+            case WSMsgType.PING:
+                payload = frame.get_payload_as_bytes()
+                if self._reader.may_write(len(payload)):
+                    self._transport.send_pong(payload)
+            case WSMsgType.PONG:
+                pass
+            case WSMsgType.CLOSE:
+                self._closed_by_client(frame)
+            case message_type:
+                self._assemble(message_type, frame)
+        return self._fragments is not None
+
+    def _assemble(self, frame_type: WSMsgType, frame: WSFrame) -> None:
+        """Put the frames of one message together (section 5.4)."""
+        fragments = self._fragments
+        if (frame_type is WSMsgType.CONTINUATION) is (fragments is None):
+            self._reader.broken(CloseCode.PROTOCOL, "fragments out of order")
+            return
+        if fragments is None:
+            if frame.fin:
+                self._reader.message(frame.get_payload_as_bytes(), frame_type)
+                return
+            fragments = self._fragments = bytearray((frame_type.value,))
+        fragments += frame.get_payload_as_bytes()
+        if len(fragments) - 1 > self._longest:
+            self._fragments = None
+            self._reader.broken(CloseCode.TOO_LARGE, f"message larger than {self._longest} bytes")
+        elif frame.fin:
+            self._fragments = None
+            self._reader.message(bytes(fragments[1:]), WSMsgType(fragments[0]))
+
+    # -- closing -------------------------------------------------------------------------------------------------
+
+    @property
+    def outcome(self) -> str:
+        """How the connection ended, in one word of a closed set."""
+        return self._outcome
+
+    @property
+    def reason(self) -> str:
+        """Why the connection ended: the client or we closed it, or picows did, or the network."""
+        if self._reason:
+            return self._reason
+        handshake = self._transport.close_handshake
+        sent = handshake.sent if handshake is not None else None
+        return f"{int(sent.code)} {sent.reason}" if sent is not None else "connection lost"  # type: ignore[call-overload]
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Start the closing handshake; the socket is cut if the client does not take part in it."""
+        if not self._transport.is_close_frame_sent:
+            self._reason, self._outcome = f"{int(code)} {reason}", code.name.lower()
+            self._say_good_bye(code, reason)
+        self.cut_later()
+
+    def _closed_by_client(self, frame: WSFrame) -> None:
+        """Answer a close frame (section 5.5.1); whatever the client sends after it does not count."""
+        code = int.from_bytes(frame.get_payload_as_bytes()[:2]) if frame.payload_size else CloseCode.NORMAL
+        if not may_be_sent(code):
+            self._reader.broken(CloseCode.PROTOCOL, "no such close code")
+            return
+        self._reader.hung_up(may_return=code not in _LEFT)
+        if not self._reason:
+            self._reason, self._outcome = "closed by the client", "client"
+        if not self._transport.is_close_frame_sent:
+            self._say_good_bye(code, "")
+        self.cut_later()
+        self._transport.disconnect()
+
+    def _say_good_bye(self, code: int, reason: str) -> None:
+        """Send the close frame, after all that has waited."""
+        self._reader.flush()
+        self._transport.send_close(code, reason)  # type: ignore[arg-type]  # the stub has no private codes
+
+    def cut_later(self) -> None:
+        """Give the client a moment to close the socket."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.cut)
+
+    def cut(self) -> None:
+        """Close the socket without waiting for the client."""
+        self._transport.disconnect(graceful=False)
+
+    def closed(self) -> None:
+        """Take note that the socket is closed."""
+        if self._timer is not None:
+            self._timer.cancel()
