@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -12,10 +13,12 @@ settings.register_profile("dev", max_examples=20, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
+# Whoever is started in the background by a shell ignores SIGINT, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Begun first, because a long module that comes last keeps one of two processors waiting; the longest at the top.
 LONG_MODULES = (
     "e2e/test_demo",
-    "protocol/codec/test_payload",
     "integration/test_drain",
     "e2e/test_dashboard",
     "storage/test_sqlite",

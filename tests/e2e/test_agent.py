@@ -48,7 +48,8 @@ async def test_an_agent_and_a_browser_see_and_hear_each_other(
             await agent.stdout.readline()
     finally:
         agent.send_signal(signal.SIGINT)
-        await agent.wait()
+        async with asyncio.timeout(TIME_LIMIT):
+            await agent.wait()
 
     assert _is_near(_colour(shown, 0.25), ORANGE)
     assert _is_near(_colour(shown, 0.75), BLUE)

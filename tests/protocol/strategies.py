@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, cast
 
 import msgspec
@@ -29,6 +30,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 signal_data = st.binary() | json_values
 
 
+@cache  # a strategy is checked once, and that takes longer than most examples
 def messages(message_type: MessageType, *, sent_by: Peer) -> st.SearchStrategy[Message]:
     """Give messages of one type that `sent_by` may send."""
     struct = SPECS[message_type].struct
@@ -43,11 +45,13 @@ def messages(message_type: MessageType, *, sent_by: Peer) -> st.SearchStrategy[M
     return st.builds(struct, **fields)
 
 
+@cache
 def any_message(*, sent_by: Peer) -> st.SearchStrategy[Message]:
     """Give messages of every type, whoever should send it."""
     return st.sampled_from(MessageType).flatmap(lambda message_type: messages(message_type, sent_by=sent_by))
 
 
+@cache
 def signals(*, sent_by: Peer) -> st.SearchStrategy[Message]:
     """Give SIGNAL_* messages of every type."""
     return st.sampled_from(sorted(SIGNAL_TYPES)).flatmap(lambda message_type: messages(message_type, sent_by=sent_by))
