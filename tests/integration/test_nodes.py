@@ -33,7 +33,7 @@ async def nats() -> AsyncIterator[NatsServer]:
 
 
 @pytest.fixture
-async def nodes(service_with: ServiceWith, nats: NatsServer, admin_port: int, tmp_path: Path) -> list[Service]:
+async def nodes(nats: NatsServer, service_with: ServiceWith, admin_port: int, tmp_path: Path) -> list[Service]:
     """Return three nodes."""
     return [
         await service_with(

@@ -196,9 +196,10 @@ class NatsLink:
         while self._keeper is not None and not self._keeper.done():
             self._keeper.cancel()  # more than once: nats-py swallows cancellations here and there
             await asyncio.wait({self._keeper}, timeout=_FAREWELL)
-        self.is_up = False
-        with contextlib.suppress(NatsError, OSError, TimeoutError):
-            await self._flush(_FAREWELL)
+        if self.is_up:
+            self.is_up = False
+            with contextlib.suppress(NatsError, OSError, TimeoutError):
+                await self._flush(_FAREWELL)
         await self._close()
 
     def subscribe(self, subject: str, handler: Handler) -> None:
