@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from signal_manager.errors import UnavailableError
 from tests.integration.conftest import Service, ServiceWith, is_deserted
 from tests.integration.v1_client import ALICE, BOB, Client, connect
 from tests.waiting import until
@@ -316,3 +317,31 @@ async def test_a_client_that_begins_anew_ends_its_former_session(service: Servic
         again = await log_in(bob, BOB, instance_id="one")
         assert again["session_id"] != first["session_id"]
         assert len(list(service.server.presence.sessions())) == 1
+
+
+async def test_a_session_that_cannot_be_read_now_is_not_given_up(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is told `resumed: false` throws away what it kept, so the answer is 503 until storage has one."""
+    resumption = service.server._board.resumption
+
+    async def is_away(*_: object, **__: object) -> None:
+        raise UnavailableError("storage does not answer")
+
+    async with connect(service.url) as bob:
+        first = await log_in(bob, BOB)
+        drop(bob)
+    await until_away(service)
+    await resumption.save(resumption.freeze())
+
+    with monkeypatch.context() as broken:
+        broken.setattr(resumption._storage, "take_session", is_away)
+        async with connect(service.url) as bob:
+            offer = {"client_id": BOB[0], "auth_token": BOB[1], "resumable": True, "resume": resume(first, 0)}
+            await bob.send("CONNECT", offer)
+            error = (await bob.expect("ERROR")).fields
+    async with connect(service.url) as bob:
+        again = await log_in(bob, BOB, resume=resume(first, 0))
+
+    assert (error["error_code"], error["retryable"]) == (503, True)
+    assert (again["session_id"], again["resumed"]) == (first["session_id"], True)
