@@ -67,16 +67,17 @@ def assert_one_error(result: Result, status: int, *messages: str) -> None:
 
 
 async def test_sessions_are_a_table_for_people(office: Office, run: Run) -> None:
-    connect(office, "alice", "bob")
+    _, bob = connect(office, "alice", "bob")
+    bob.is_away = True
 
     status, out, err = await run("sessions", "--url", office.url)
 
     assert (status, err) == (0, "")
     head, *rows = (line.split() for line in out.splitlines())
-    assert head == ["client", "session", "room", "address", "protocol", "age", "received", "sent"]
+    assert head == ["client", "session", "state", "room", "address", "protocol", "age", "received", "sent"]
     assert rows == [
-        ["alice", "session-of-alice", "-", "192.0.2.7", "v1", "json", "1m", "3", "4"],
-        ["bob", "session-of-bob", "-", "192.0.2.7", "v1", "json", "1m", "3", "4"],
+        ["alice", "session-of-alice", "connected", "-", "192.0.2.7", "v1", "json", "1m", "3", "4"],
+        ["bob", "session-of-bob", "away", "-", "192.0.2.7", "v1", "json", "1m", "3", "4"],
     ]
 
 

@@ -339,6 +339,7 @@ def _of(key: str) -> Callable[[dict[str, Any]], object]:
 _SESSIONS: Columns = {
     "client": _of("client_id"),
     "session": _of("session_id"),
+    "state": lambda item: "away" if item.get("is_away") else "connected",
     "room": _of("room_id"),
     "address": _of("address"),
     "protocol": lambda item: f"{item.get('framing')} {item.get('encoding')}",

@@ -112,6 +112,8 @@ def test_lines_of_the_log_tell_what_happened_since_the_last_one(watched: Statist
     metrics.connections_opened.labelled().add(5)
     metrics.connections_closed.labelled("client").add(2)
     metrics.authentications.labelled("refused").add(1)
+    metrics.sessions_away.read_from(lambda: 4)
+    metrics.resumes.labelled("resumed").add(2)
     metrics.messages_received.labelled("CONNECT").add(5)
     metrics.errors_sent.labelled("401").add(1)
 
@@ -124,8 +126,9 @@ def test_lines_of_the_log_tell_what_happened_since_the_last_one(watched: Statist
     assert connections["event"] == "connection statistics"
     assert (connections["open"], connections["opened"]) == (3, 5)
     assert (connections["closed"], connections["authentications"]) == ({"client": 2}, {"refused": 1})
+    assert (connections["away"], connections["resumes"]) == (4, {"resumed": 2})
     assert (messages["event"], messages["received"], messages["errors"]) == ("message statistics", 5, {"401": 1})
-    assert (later["opened"], later["closed"]) == (0, {})
+    assert (later["opened"], later["closed"], later["resumes"]) == (0, {}, {})
 
 
 async def test_it_samples_and_writes_by_itself_and_tells_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,7 @@ async def test_it_follows_a_service_that_is_in_use(browser: Browser, unused_tcp_
 
         row = page.locator("#sessions tr", has_text=ONE[0])
         await expect(row).to_contain_text("lunch")
+        await expect(row).to_contain_text("connected")
         await expect(page.locator("#rooms")).to_contain_text("lunch")
         await expect(page.locator("#errors")).to_contain_text("client nobody is not connected")
         await expect(page.locator("#tiles div", has_text="Connections").locator("dd")).to_have_text("2")
@@ -140,6 +141,13 @@ async def test_it_follows_a_service_that_is_in_use(browser: Browser, unused_tcp_
         await expect(page.locator("#rooms")).to_contain_text("No rooms.")
         await expect(page.locator("#notice")).to_have_text(f"{ONE[0]} disconnected")
         await two.close()
+
+
+async def test_it_tells_who_is_away(browser: Browser, office: Office) -> None:
+    await sit_down(office, "ada")
+    office.presence.connected[-1].is_away = True
+    async with opened(browser, office.server.port) as page:
+        await expect(page.locator("#sessions tr", has_text="ada")).to_contain_text("away")
 
 
 async def test_it_says_when_the_service_is_away_and_comes_back_by_itself(

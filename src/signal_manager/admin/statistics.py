@@ -70,6 +70,7 @@ class _Totals(msgspec.Struct, frozen=True):
     sent_bytes: int
     errors: dict[str, int]
     authentications: dict[str, int]
+    resumes: dict[str, int]
     relay_counts: tuple[int, ...]
     cpu_seconds: float
 
@@ -176,9 +177,11 @@ class Statistics:
             "connection statistics",
             open=int(self._metrics.connections.value()),
             clients=int(self._metrics.clients.value()),
+            away=int(self._metrics.sessions_away.value()),
             opened=totals.opened - before.opened,
             closed=_since(totals.closed, before.closed),
             authentications=_since(totals.authentications, before.authentications),
+            resumes=_since(totals.resumes, before.resumes),
         )
 
     def log_messages(self) -> None:
@@ -222,6 +225,7 @@ class Statistics:
             sent_bytes=metrics.bytes_sent.total(),
             errors=metrics.errors_sent.by_label(),
             authentications=metrics.authentications.by_label(),
+            resumes=metrics.resumes.by_label(),
             relay_counts=tuple(self._relay.counts),
             cpu_seconds=_cpu_seconds(),
         )

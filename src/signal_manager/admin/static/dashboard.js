@@ -107,6 +107,7 @@ const sessionTable = new Table(
   byId("sessions"),
   [
     { title: "Client", className: "id", show: once((session) => idButton(session.client_id, openClient)) },
+    { title: "State", className: "short", show: text((session) => (session.is_away ? "away" : "connected")) },
     { title: "Room", className: "id second wide", show: text((session) => session.room_id ?? "") },
     { title: "Address", className: "short wide", show: text((session) => session.address) },
     { title: "For", className: "number", show: text((session) => duration(session.age)) },
