@@ -71,6 +71,10 @@ log = structlog.get_logger(__name__)
 # File descriptors beside the connections: the listener, the log file, the event loop, a database.
 _OTHER_DESCRIPTORS = 64
 
+# What `server.drain_timeout` has left for these once the switchboard has had its shares of it.
+_ROOMS_STOP_SHARE = 0.15
+_RECORDS_STOP_SHARE = 0.08
+
 
 @contextlib.asynccontextmanager
 async def running(config: Config) -> AsyncIterator[Server]:
@@ -111,7 +115,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 app_id=media.app_id,
                 stun_url=media.stun_url,
                 limits=NegotiationLimits(answer=config.media.negotiation_timeout),
-                stop_timeout=config.server.drain_timeout / 4,
+                stop_timeout=config.server.drain_timeout * _ROOMS_STOP_SHARE,
             ),
         )
         await stack.enter_async_context(
@@ -123,6 +127,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 close_media=rooms.close_due_media,
                 is_alone=not has_other_nodes(config),
                 cleanup_interval=config.session.cleanup_interval,
+                stop_timeout=config.server.drain_timeout * _RECORDS_STOP_SHARE,
             )
         )
         await stack.enter_async_context(rooms)

@@ -51,6 +51,7 @@ class Housekeeping:
         is_alone: whether there can be no other node, so that every lease found at the start is a dead one's.
         cleanup_interval: seconds between two searches for records past their time.
         lease: seconds.
+        stop_timeout: seconds for what is left to do at the end; the lease sees to the rest.
         clock: seconds since the epoch.
     """
 
@@ -65,6 +66,7 @@ class Housekeeping:
         is_alone: bool = False,
         cleanup_interval: float = 300.0,
         lease: float = LEASE,
+        stop_timeout: float = 2.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._storage = storage
@@ -75,6 +77,7 @@ class Housekeeping:
         self._is_alone = is_alone
         self._cleanup_interval = cleanup_interval
         self._lease = lease
+        self._stop_timeout = stop_timeout
         self._clock = clock
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -98,11 +101,14 @@ class Housekeeping:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self._clean_up_after(self._node_id)
-            await self._storage.release_lease(self._node_id)
+            async with asyncio.timeout(self._stop_timeout):
+                await self._clean_up_after(self._node_id)
+                await self._storage.release_lease(self._node_id)
         except SignalManagerError as failure:
             # Another node, or this one's next start, does it when the lease has run out.
             log.warning("records left to the lease", reason=failure.message)
+        except TimeoutError:
+            log.warning("records left to the lease", reason=f"storage took longer than {self._stop_timeout:g} s")
 
     async def keep(self) -> None:
         """Renew the lease, and look for nodes that did not renew theirs."""

@@ -236,15 +236,22 @@ class Switchboard:
     async def _save(self, sessions: Sequence[ResumableSession], carried: Mapping[SessionId, Line]) -> None:
         """Save sessions, some at a time, and say good-bye to the client of each."""
         waiting = iter(sessions)
+        unsaved = len(sessions)
 
         async def work() -> None:
+            nonlocal unsaved
             while batch := list(islice(waiting, _SAVED_AT_ONCE)):
                 await self.resumption.save(batch)
+                unsaved -= len(batch)
                 for session in batch:
                     if session.session_id in carried:
                         carried[session.session_id].part()
 
-        await asyncio.gather(*(work() for _ in range(_SAVERS)))
+        try:
+            await asyncio.gather(*(work() for _ in range(_SAVERS)))
+        except asyncio.CancelledError:
+            log.error("sessions not saved", sessions=unsaved, reason="storage took too long")
+            raise
 
     async def _answered(self) -> None:
         """Wait until all requests that have come are answered."""
