@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import ROOT, free_port
+from signal_manager.app import running
 from signal_manager.client import Event, Reconnected, RetryPolicy, SignalClient, SignalReceived
+from signal_manager.client.room import Room
+from signal_manager.client.room_events import RoomHappening, RoomReconnected, RoomReconnecting
+from signal_manager.config import Config
 from tests.integration.conftest import DEFAULTS
+from tests.integration.v1_client import ALICE, BOB, connect
 from tests.waiting import until
 
 RESTARTS = 10
@@ -23,6 +28,7 @@ CLIENTS = 500
 # Between hearing and answering (s): all of them talk, and the machine has something left for the service.
 PAUSE = 0.5
 LIMIT = 60.0
+AT_ONCE = RetryPolicy(base_delay=0.01, max_delay=0.05)
 
 # Starts the service again and again without importing all of it each time; a line in for each start, two lines out:
 # the process, and how it ended.
@@ -167,3 +173,35 @@ async def test_ten_restarts_under_500_talking_clients_lose_nothing_and_repeat_no
             task.cancel()
         await asyncio.gather(*talking, return_exceptions=True)
         await asyncio.gather(*(talker.client.close() for talker in talkers))
+
+
+async def test_members_leave_with_the_reason_and_the_sdk_joins_again_after_the_restart(tmp_path: Path) -> None:
+    sections = {name: dict(values) for name, values in DEFAULTS.items()}
+    sections["storage"] = {"backend": "sqlite", "sqlite_path": str(tmp_path / "store.db")}
+    async with AsyncExitStack() as stack:
+        async with running(Config.model_validate(sections)) as service:
+            sections["server"]["port"] = service.port
+            url = f"ws://127.0.0.1:{service.port}"
+            alice = await stack.enter_async_context(SignalClient(url, *ALICE, retry=AT_ONCE))
+            room = await alice.join("lunch", create=True, retry=AT_ONCE)
+            bob = await (await stack.enter_async_context(connect(url, "signal-manager.v2"))).log_in(BOB)
+            await bob.send("WEBRTC_ROOM_JOIN", {"room_id": "lunch", "role": "receiver"})
+            await bob.expect("WEBRTC_ROOM_JOIN_ACK")
+        told = [(await bob.expect(kind)).fields for kind in ("GOAWAY", "ROOM_EVENT")][1]
+        await stack.enter_async_context(running(Config.model_validate(sections)))
+        async with asyncio.timeout(LIMIT):
+            seen = [event async for event in _up_to(room, RoomReconnected)]
+        bob = await (await stack.enter_async_context(connect(url, "signal-manager.v2"))).log_in(BOB)
+        await bob.send("WEBRTC_ROOM_JOIN", {"room_id": "lunch", "role": "receiver"})
+        again = (await bob.expect("WEBRTC_ROOM_JOIN_ACK")).fields
+
+    assert told["reason"] == "restarting"
+    assert any(isinstance(event, RoomReconnecting) for event in seen)
+    assert {member["client_id"] for member in again["participants"]} == {ALICE[0], BOB[0]}
+
+
+async def _up_to(room: Room, kind: type[RoomReconnected]) -> AsyncIterator[RoomHappening]:
+    async for event in room:
+        yield event
+        if isinstance(event, kind):
+            return
