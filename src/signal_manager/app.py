@@ -21,7 +21,7 @@ import uvloop
 
 from signal_manager import __version__, logs
 from signal_manager.adapters import load_adapter
-from signal_manager.admin import AdminServer, Everywhere, Management, TokenIssuer
+from signal_manager.admin import AdminServer, Everywhere, Management, Numbers, TokenIssuer
 from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.local import LocalBus
 from signal_manager.bus.nats import NatsBus
@@ -104,7 +104,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
             offline_ttl=config.session.session_timeout,
         )
         media = await stack.enter_async_context(_media(config, metrics))
-        bus = await stack.enter_async_context(_bus(config, node_id))
+        bus = await stack.enter_async_context(_bus(config, node_id, metrics))
         rooms = RoomService(
             storage=storage,
             bus=bus,
@@ -182,7 +182,8 @@ async def running(config: Config) -> AsyncIterator[Server]:
             return [] if bus.is_connected else ["the other nodes cannot be reached"]
 
         everywhere = Everywhere(presence=server.presence, rooms=rooms, node_id=node_id, others=bus.ask_others)
-        bus.respond(everywhere.answer)
+        numbers = Numbers(metrics, node_id=node_id, workers=config.server.workers, others=bus.ask_others)
+        bus.respond(lambda question: numbers.answer(question) or everywhere.answer(question))
         if config.metrics.enabled:
             management = Management(
                 presence=server.presence,
@@ -196,7 +197,9 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 version=__version__,
                 has_demo=config.admin.demo and is_loopback(config.metrics.host),
             )
-            await stack.enter_async_context(_admin(config, server, management, metrics, degradations))
+            await stack.enter_async_context(
+                _admin(config, server, management, metrics, numbers=numbers, degradations=degradations)
+            )
         await server.start()
         stack.push_async_callback(server.stop)
         if certificate is not None:
@@ -330,7 +333,7 @@ def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
 
 
 @contextlib.asynccontextmanager
-async def _bus(config: Config, node_id: NodeId) -> AsyncIterator[LocalBus[Reachable]]:
+async def _bus(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIterator[LocalBus[Reachable]]:
     """Run what `bus.backend` asks for while the block lasts."""
     if not has_other_nodes(config):
         yield LocalBus(max_subscribers=config.session.max_sessions_per_client)
@@ -341,6 +344,7 @@ async def _bus(config: Config, node_id: NodeId) -> AsyncIterator[LocalBus[Reacha
         url=settings.nats_url.get_secret_value(),
         security=nats_security(config),
         prefix=settings.nats_subject_prefix,
+        metrics=metrics,
     )
     async with bus:
         yield bus
@@ -399,7 +403,13 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[_Media
 
 
 def _admin(
-    config: Config, server: Server, management: Management, metrics: Metrics, degradations: Callable[[], list[str]]
+    config: Config,
+    server: Server,
+    management: Management,
+    metrics: Metrics,
+    *,
+    numbers: Numbers,
+    degradations: Callable[[], list[str]],
 ) -> AdminServer:
     """Build the second port."""
     return AdminServer(
@@ -411,6 +421,7 @@ def _admin(
         storage=management.storage,
         degradations=degradations,
         metrics=metrics,
+        numbers=numbers,
         connection_stats_interval=config.metrics.connection_stats_interval,
         message_stats_interval=config.metrics.message_stats_interval,
         token=config.admin.token.get_secret_value(),

@@ -20,7 +20,7 @@ from signal_manager.conversation import Conversation
 from signal_manager.errors import SignalManagerError
 from signal_manager.frames import Frames
 from signal_manager.limits import Allowance, ClientAddress
-from signal_manager.model import ClientId, SessionId, is_valid_name
+from signal_manager.model import ClientId, SessionId
 from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import Connect, Message, MessageType, PayloadType, SignalAck
@@ -363,12 +363,10 @@ class Connection(WSListener):
     def _forward(self, away: Forwarder, data: bytes, signal: RelayedSignal) -> bool:
         """Send a signal to a client that is not here; False leaves it to the session, which says what is wrong."""
         target = signal.target_client_id
-        if not is_valid_name(target):
-            return False
         head = data[: relay.HEAD]
         told = partial(self._forwarded, head, target, signal.ack)
         try:
-            away.forward(head, target, self.client_id, bytes(signal.signal_data), told)
+            away.forward(head, target, self.client_id, bytes(signal.signal_data), told, is_awaited=signal.ack)
         except SignalManagerError:
             return False
         self._away += 1

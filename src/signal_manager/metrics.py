@@ -28,6 +28,9 @@ STORAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 # 50 ms is what people call responsive; whole seconds are what makes heartbeats fail.
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
+# Between nodes of one network it is about a millisecond; batches are given up after five seconds.
+BUS_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
 
 class Counter:
     """A number that only grows."""
@@ -194,6 +197,33 @@ class Metrics:
         self.errors_sent = CounterFamily("signal_manager_errors_sent", "ERROR messages by their code.", ("code",))
         self.rooms = KeptElsewhere("signal_manager_rooms", "Rooms with a member on this node.")
         self.participants = KeptElsewhere("signal_manager_participants", "Members of rooms on this node.")
+        self.bus_connected = KeptElsewhere(
+            "signal_manager_bus_connected", "1 while the other nodes can be reached, otherwise 0."
+        )
+        self.bus_nodes = KeptElsewhere("signal_manager_bus_nodes", "Other nodes that were heard of lately.")
+        self.bus_waiting_bytes = KeptElsewhere(
+            "signal_manager_bus_waiting_bytes", "Bytes that other nodes have not confirmed, or that wait for them."
+        )
+        self.bus_messages = CounterFamily(
+            "signal_manager_bus_messages", "Messages and room news exchanged with other nodes.", ("direction",)
+        )
+        self.bus_bytes = CounterFamily(
+            "signal_manager_bus_bytes", "Bytes of batches exchanged with other nodes.", ("direction",)
+        )
+        self.bus_batches = CounterFamily(
+            "signal_manager_bus_batches", "Batches exchanged with other nodes, answers included.", ("direction",)
+        )
+        self.bus_refused = CounterFamily(
+            "signal_manager_bus_refused", "Messages to other nodes that were refused at once, by why.", ("reason",)
+        )
+        self.bus_lost = CounterFamily(
+            "signal_manager_bus_lost", "Messages to other nodes of which nobody knows what became, by why.", ("reason",)
+        )
+        self.bus_round_trip_seconds = HistogramFamily(
+            "signal_manager_bus_round_trip_seconds",
+            "Time from sending a batch to its answer, where one of its senders waits for that.",
+            bounds=BUS_SECONDS,
+        )
         self.storage_calls = CounterFamily(
             "signal_manager_storage_calls", "Storage operations by how they ended.", ("operation", "outcome")
         )

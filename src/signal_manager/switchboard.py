@@ -104,7 +104,9 @@ class Line(Carrier, LiveSession, Protocol):
 class Forwarder(Protocol):
     """A bus with other nodes, as far as the relay path knows it."""
 
-    def forward(self, head: bytes, target: str, sender: str, body: bytes, outcome: Outcome) -> None:
+    def forward(
+        self, head: bytes, target: str, sender: str, body: bytes, outcome: Outcome, *, is_awaited: bool = True
+    ) -> None:
         """Send a signal to a client that is not here, in the bytes in which it came (`bus.nats.NatsBus.forward`)."""
 
 

@@ -39,23 +39,41 @@ ENTRIES = st.one_of(
 
 def encode(entry: wire.RelayedSignal | wire.RelayedMessage | wire.News | wire.Answer) -> bytes:
     match entry:
-        case wire.RelayedSignal():
-            return wire.encode_signal(*entry)
-        case wire.RelayedMessage():
-            return wire.encode_message(*entry)
-        case wire.News():
-            return wire.encode_news(*entry)
-        case wire.Answer():
-            return wire.encode_answer(*entry)
+        case wire.RelayedSignal(head, target, sender, body):
+            return wire.encode_signal(head, target, sender, body)
+        case wire.RelayedMessage(message_type, payload_type, message_id, target, payload):
+            content = wire.encode_content(message_type, payload_type, message_id, payload)
+            return wire.encode_message(target, content)
+        case wire.News(room_id, data):
+            return wire.encode_news(room_id, data)
+        case wire.Answer(number, unsettled):
+            return wire.encode_answer(number, unsettled)
 
 
-@given(st.integers(0, 2**64 - 1), NAMES, st.lists(ENTRIES, max_size=5))
+@given(st.integers(0, 2**64 - 1), st.booleans(), NAMES, st.lists(ENTRIES, max_size=5))
 def test_a_batch_is_read_as_it_was_written(
-    number: int, node_id: str, entries: list[wire.RelayedSignal | wire.RelayedMessage | wire.News | wire.Answer]
+    number: int,
+    is_awaited: bool,
+    node_id: str,
+    entries: list[wire.RelayedSignal | wire.RelayedMessage | wire.News | wire.Answer],
 ) -> None:
-    data = wire.encode_batch(number, node_id, map(encode, entries))
+    data = wire.encode_batch(number, node_id, map(encode, entries), is_awaited=is_awaited)
 
-    assert wire.read_batch(data) == wire.Batch(number, node_id, tuple(entries))
+    assert wire.read_batch(data) == wire.Batch(number, is_awaited, node_id, tuple(entries))
+
+
+def test_a_message_for_several_clients_travels_once() -> None:
+    content = wire.encode_content(17, 1, bytes(16), b"{}")
+    entries = [wire.encode_message("a", content), wire.encode_repeated("b"), wire.encode_repeated("c")]
+
+    batch = wire.read_batch(wire.encode_batch(1, "n", entries))
+
+    assert batch.entries == tuple(wire.RelayedMessage(17, 1, bytes(16), target, b"{}") for target in "abc")
+
+
+def test_nothing_can_be_repeated_before_there_was_a_message() -> None:
+    with pytest.raises(MalformedMessageError, match="kind 5"):
+        wire.read_batch(wire.encode_batch(1, "n", [wire.encode_news("r", b""), wire.encode_repeated("a")]))
 
 
 @given(st.binary(max_size=200))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from signal_manager.storage.sqlite import SqliteStorage
@@ -115,6 +117,12 @@ async def test_workers_share_a_port_a_dead_one_is_replaced_and_all_stop_in_order
             if received.type == "SIGNAL_MESSAGE":
                 heard.add(received.fields["signal_data"])
         assert heard == set(NAMES[1:])
+        async with httpx.AsyncClient() as http:
+            numbers = (await http.get(f"{service.admin}/metrics", timeout=LIMIT)).text
+        clients_of = re.findall(r'^signal_manager_clients\{worker="(\d)"\} (\d+)', numbers, re.MULTILINE)
+        assert [worker for worker, _ in clients_of] == ["0", "1"]
+        assert sum(int(count) for _, count in clients_of) == len(NAMES)
+        assert "signal_manager_workers_unheard 0.0" in numbers
 
         victim = service.logged("worker started")[0]
         os.kill(victim["pid"], signal.SIGKILL)

@@ -5,7 +5,8 @@
 
 from signal_manager.admin.api import Management
 from signal_manager.admin.everywhere import Everywhere
+from signal_manager.admin.numbers import Numbers
 from signal_manager.admin.server import AdminServer
 from signal_manager.admin.tokens import TokenIssuer
 
-__all__ = ["AdminServer", "Everywhere", "Management", "TokenIssuer"]
+__all__ = ["AdminServer", "Everywhere", "Management", "Numbers", "TokenIssuer"]

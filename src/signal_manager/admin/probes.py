@@ -13,8 +13,9 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from signal_manager.admin.numbers import Numbers
 from signal_manager.errors import SignalManagerError
 from signal_manager.metrics import Metrics
 from signal_manager.model import RoomId
@@ -77,15 +78,12 @@ def probes(
     storage: Storage,
     degradations: Callable[[], list[str]] = list,
     metrics: Metrics,
+    numbers: Numbers,
     version: str,
 ) -> APIRouter:
     """Return the routes /health, /ready and /metrics."""
     router = APIRouter(tags=["probes"])
     readiness = Readiness(presence=presence, storage=storage)
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(metrics)
-    ProcessCollector(registry=registry)
-    GCCollector(registry=registry)
     started_at = time.monotonic()
 
     @router.get("/health")
@@ -113,6 +111,6 @@ def probes(
     @router.get("/metrics")
     async def read_metrics() -> Response:
         """Return every number in Prometheus's text format."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST, headers=_NO_STORE)
+        return Response(await numbers.text(), media_type=CONTENT_TYPE_LATEST, headers=_NO_STORE)
 
     return router

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from signal_manager.admin.access import Guard, refusal
 from signal_manager.admin.api import Management, api
 from signal_manager.admin.events import event_stream
+from signal_manager.admin.numbers import Numbers
 from signal_manager.admin.pages import demo_pages, pages
 from signal_manager.admin.probes import probes
 from signal_manager.admin.statistics import Statistics
@@ -48,7 +49,8 @@ class AdminServer:
         presence: who is connected.
         storage: asked by /ready.
         degradations: returns what works less well than it should, for /ready.
-        metrics: served by /metrics.
+        metrics: what this process counts.
+        numbers: served by /metrics; without it, this process's alone.
         connection_stats_interval, message_stats_interval: seconds between two lines of the log.
         token: the bearer token of the management interface, or "" for none; required unless `is_loopback`.
         management: what operators look at and act on; None leaves out the interface and the dashboard.
@@ -66,6 +68,7 @@ class AdminServer:
         storage: Storage,
         degradations: Callable[[], list[str]] = list,
         metrics: Metrics,
+        numbers: Numbers | None = None,
         connection_stats_interval: float = 60.0,
         message_stats_interval: float = 30.0,
         token: str = "",
@@ -88,7 +91,14 @@ class AdminServer:
         )
         _add_error_answers(app)
         app.include_router(
-            probes(presence=presence, storage=storage, degradations=degradations, metrics=metrics, version=version)
+            probes(
+                presence=presence,
+                storage=storage,
+                degradations=degradations,
+                metrics=metrics,
+                numbers=numbers or Numbers(metrics),
+                version=version,
+            )
         )
         if management is not None:
             app.state.management = management

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
@@ -221,18 +221,11 @@ class NatsLink:
             # What has been sent here already is still to be answered, if only by saying that it is too late.
             asyncio.get_running_loop().call_later(_AFTERLIFE, self._by_number.pop, number, None)
 
-    def publish(self, subject: str, payload: bytes, reply: str = "", more: Sequence[bytes] = ()) -> bool:
-        """Send a message with the others of this turn of the loop; False when it cannot be sent.
-
-        Args:
-            more: what else belongs to the payload, written without being copied.
-        """
+    def publish(self, subject: str, payload: bytes, reply: str = "") -> bool:
+        """Send a message with the others of this turn of the loop; False when it cannot be sent."""
         if not self.is_up or not self._client.is_connected or self._waiting() > _MAX_PENDING:
             return False
-        size = len(payload) + sum(map(len, more))
-        self._write(b"PUB %b %b %d\r\n%b" % (subject.encode(), reply.encode(), size, payload))
-        self._out += more
-        self._out.append(b"\r\n")
+        self._write(b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(payload), payload))
         return True
 
     async def drain(self, *, but: str) -> None:
@@ -396,7 +389,7 @@ class NatsLink:
         self._is_write_due = False
         out, self._out = self._out, []
         if out and self._client.is_connected and self._client._transport:
-            self._client._transport.writelines(out)
+            self._client._transport.writelines([b"".join(out)])
 
     def _write(self, data: bytes) -> None:
         # nats-py's own way, a queue and a task in between, costs more than the rest of it.

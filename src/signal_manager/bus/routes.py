@@ -10,6 +10,8 @@ from collections import deque
 from enum import Enum
 from typing import NamedTuple
 
+import msgspec
+
 from signal_manager.bus.base import Delivery, Outcome
 from signal_manager.errors import SignalManagerError, UnavailableError
 
@@ -28,6 +30,10 @@ class _Stage(Enum):
     RETURNING = "returning"  # the node said that the client is gone, and some of what was sent there is still out
     ASKING = "asking"
     HELD = "held"  # this node is about to become the client's own
+    OVER = "over"  # the client is this node's own
+
+
+_KNOWN = _Stage.KNOWN  # looking it up costs as much as what it is compared for
 
 
 class _Route:
@@ -47,17 +53,23 @@ class _Route:
         return self.stage is _Stage.KNOWN and not self.out
 
 
-class Parcel:
-    """One entry on its way to a client of another node."""
+class Parcel(msgspec.Struct, eq=False):
+    """One entry on its way to a client of another node.
 
-    __slots__ = ("attempts", "data", "outcome", "route", "target")
+    `content` is the part of a message that goes to several clients alike; a signal is all in `data`.
+    """
 
-    def __init__(self, target: str, data: bytes, outcome: Outcome | None) -> None:
-        self.target = target
-        self.data = data
-        self.outcome = outcome
-        self.attempts = 0
-        self.route: _Route | None = None  # that it was sent by
+    target: str
+    data: bytes
+    outcome: Outcome | None
+    content: bytes | None = None
+    route: _Route | None = None  # that it was sent by
+    attempts: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept for it."""
+        return len(self.data) if self.content is None else len(self.data) + len(self.content)
 
 
 class Ask(NamedTuple):
@@ -96,7 +108,7 @@ class Routes:
     def straight(self, parcel: Parcel) -> str | None:
         """Return the node to send a new message to, where that is known; otherwise it is for `send`."""
         route = self._routes.get(parcel.target)
-        if route is None or route.stage is not _Stage.KNOWN:
+        if route is None or route.stage is not _KNOWN:
             return None
         route.out += 1
         parcel.route = route
@@ -105,7 +117,7 @@ class Routes:
     def has_arrived(self, parcel: Parcel) -> bool:
         """Take note that a message was delivered where nothing else depends on it; otherwise it is for `delivered`."""
         route = parcel.route
-        if route is None or route.stage is not _Stage.KNOWN or self._routes.get(parcel.target) is not route:
+        if route is None or route.stage is not _KNOWN:
             return False
         route.out -= 1
         return True
@@ -198,7 +210,10 @@ class Routes:
     def arrived(self, target: str) -> list[Parcel]:
         """Return what has waited for a client that is this node's own now."""
         route = self._routes.pop(target, None)
-        return [] if route is None else [*route.returned, *route.waiting]
+        if route is None:
+            return []
+        route.stage = _Stage.OVER
+        return [*route.returned, *route.waiting]
 
     def stayed_away(self, target: str) -> list[Step]:
         """Go on with what has waited for a client that did not become this node's own after all."""

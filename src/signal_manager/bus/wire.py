@@ -3,13 +3,15 @@
 Pure: bytes in, records out. A batch is numbered by the node that sends it; its receiver answers with that number and
 with the entries that it could not deliver. Signal bodies travel as the bytes that their sender wrote.
 
-    batch    version u8 · number u64 · sending node (u8 length, text) · entries
+    batch    version u8 · number u64 · awaited u8 · sending node (u8 length, text) · entries
     signal   1 · head 19 bytes · lengths u8 u8 u32 · target · sender · body
-    message  2 · message type u8 · payload type u8 · id 16 bytes · lengths u8 u32 · target · payload
+    message  2 · target (u8 length, text) · message type u8 · payload type u8 · id 16 bytes · u32 length · payload
     news     3 · lengths u8 u32 · room · bytes
     answer   4 · number u64 · count u16 · count times (place u16 · verdict u8 · u8 length, text)
+    again    5 · target (u8 length, text): the message before it in the batch, for one more client
 
-Numbers are big-endian. An answer takes no place in the count that places refer to, and is not answered.
+Numbers are big-endian. An answer takes no place in the count that places refer to, and is not answered. A batch that is
+not awaited brings nothing whose sender asked to be told: its answer may wait for others.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
+
+import msgspec
 
 from signal_manager.errors import (
     InvalidRequestError,
@@ -41,8 +45,10 @@ __all__ = [
     "as_error",
     "encode_answer",
     "encode_batch",
+    "encode_content",
     "encode_message",
     "encode_news",
+    "encode_repeated",
     "encode_signal",
     "read_batch",
     "verdict_of",
@@ -50,12 +56,13 @@ __all__ = [
 
 VERSION = 1
 # What a batch with the longest node id takes beside its entries (bytes).
-OVERHEAD = 1 + 8 + 1 + 255
+OVERHEAD = 1 + 8 + 1 + 1 + 255
 
-_SIGNAL, _MESSAGE, _NEWS, _ANSWER = 1, 2, 3, 4
-_BATCH_HEAD = struct.Struct(">BQB")
+_SIGNAL, _MESSAGE, _NEWS, _ANSWER, _AGAIN = 1, 2, 3, 4, 5
+_BATCH_HEAD = struct.Struct(">BQ?B")
 _SIGNAL_HEAD = struct.Struct(f">B{HEAD}sBBI")
-_MESSAGE_HEAD = struct.Struct(">BBB16sBI")
+_TARGET_HEAD = struct.Struct(">BB")
+_CONTENT_HEAD = struct.Struct(">BB16sI")
 _NEWS_HEAD = struct.Struct(">BBI")
 _ANSWER_HEAD = struct.Struct(">BQH")
 _UNSETTLED = struct.Struct(">HBB")
@@ -71,7 +78,7 @@ class Verdict(IntEnum):
     FAILED = 5
 
 
-class RelayedSignal(NamedTuple):
+class RelayedSignal(msgspec.Struct, frozen=True, gc=False):
     """A signal in its sender's encoding."""
 
     head: bytes
@@ -80,7 +87,7 @@ class RelayedSignal(NamedTuple):
     body: bytes
 
 
-class RelayedMessage(NamedTuple):
+class RelayedMessage(msgspec.Struct, frozen=True, gc=False):
     """Any message for a client, as the service would write it."""
 
     message_type: int
@@ -90,7 +97,7 @@ class RelayedMessage(NamedTuple):
     payload: bytes
 
 
-class News(NamedTuple):
+class News(msgspec.Struct, frozen=True, gc=False):
     """What was announced of a room."""
 
     room_id: str
@@ -116,6 +123,7 @@ class Batch(NamedTuple):
     """What one node sends another in one go."""
 
     number: int
+    is_awaited: bool
     node_id: str
     entries: tuple[RelayedSignal | RelayedMessage | News | Answer, ...]
 
@@ -133,11 +141,21 @@ def encode_signal(head: bytes, target: str, sender: str, body: bytes) -> bytes:
     )
 
 
-def encode_message(message_type: int, payload_type: int, message_id: bytes, target: str, payload: bytes) -> bytes:
-    """Return a message as an entry."""
+def encode_content(message_type: int, payload_type: int, message_id: bytes, payload: bytes) -> bytes:
+    """Return what a message is apart from its target, which several can share."""
+    return _CONTENT_HEAD.pack(message_type, payload_type, message_id, len(payload)) + payload
+
+
+def encode_message(target: str, content: bytes = b"") -> bytes:
+    """Return a message as an entry; the content may also follow by itself."""
     name = target.encode()
-    head = _MESSAGE_HEAD.pack(_MESSAGE, message_type, payload_type, message_id, len(name), len(payload))
-    return b"".join((head, name, payload))
+    return b"".join((_TARGET_HEAD.pack(_MESSAGE, len(name)), name, content))
+
+
+def encode_repeated(target: str) -> bytes:
+    """Return, as an entry, that the message before it is for this client too."""
+    name = target.encode()
+    return _TARGET_HEAD.pack(_AGAIN, len(name)) + name
 
 
 def encode_news(room_id: str, data: bytes) -> bytes:
@@ -148,7 +166,8 @@ def encode_news(room_id: str, data: bytes) -> bytes:
 
 def encode_answer(number: int, unsettled: Iterable[Unsettled]) -> bytes:
     """Return the answer to a batch as an entry."""
-    parts, count = [], 0
+    parts: list[bytes] = []
+    count = 0
     for each in unsettled:
         reason = each.reason.encode()[:255]
         parts += [_UNSETTLED.pack(each.place, each.verdict, len(reason)), reason]
@@ -156,10 +175,10 @@ def encode_answer(number: int, unsettled: Iterable[Unsettled]) -> bytes:
     return b"".join((_ANSWER_HEAD.pack(_ANSWER, number, count), *parts))
 
 
-def encode_batch(number: int, node_id: str, entries: Iterable[bytes]) -> bytes:
+def encode_batch(number: int, node_id: str, entries: Iterable[bytes], *, is_awaited: bool = True) -> bytes:
     """Return entries as one batch."""
     name = node_id.encode()
-    return b"".join((_BATCH_HEAD.pack(VERSION, number, len(name)), name, *entries))
+    return b"".join((_BATCH_HEAD.pack(VERSION, number, is_awaited, len(name)), name, *entries))
 
 
 def read_batch(data: bytes) -> Batch:
@@ -169,11 +188,12 @@ def read_batch(data: bytes) -> Batch:
         MalformedMessageError: the bytes are no batch, or one of another version.
     """
     try:
-        version, number, length = _BATCH_HEAD.unpack_from(data)
+        version, number, is_awaited, length = _BATCH_HEAD.unpack_from(data)
         if version != VERSION:
             raise MalformedMessageError(f"batch of version {version}, expected {VERSION}")
         start = _BATCH_HEAD.size + length
-        return Batch(number, data[_BATCH_HEAD.size : start].decode(), tuple(_entries(data, start)))
+        node_id = data[_BATCH_HEAD.size : start].decode()
+        return Batch(number, is_awaited, node_id, tuple(_entries(data, start)))
     except (struct.error, UnicodeDecodeError, ValueError) as error:
         raise MalformedMessageError(f"no batch: {error}") from error
 
@@ -198,6 +218,7 @@ def verdict_of(error: SignalManagerError) -> Verdict:
 
 def _entries(data: bytes, start: int) -> Iterator[RelayedSignal | RelayedMessage | News | Answer]:
     end = len(data)
+    message: RelayedMessage | None = None
     while start < end:
         kind = data[start]
         if kind == _SIGNAL:
@@ -208,12 +229,8 @@ def _entries(data: bytes, start: int) -> Iterator[RelayedSignal | RelayedMessage
             start = body + body_length
             yield RelayedSignal(head, data[target:sender].decode(), data[sender:body].decode(), data[body:start])
         elif kind == _MESSAGE:
-            _, message_type, payload_type, message_id, length, size = _MESSAGE_HEAD.unpack_from(data, start)
-            target = start + _MESSAGE_HEAD.size
-            payload = target + length
-            start = payload + size
-            name = data[target:payload].decode()
-            yield RelayedMessage(message_type, payload_type, message_id, name, data[payload:start])
+            message, start = _read_message(data, start)
+            yield message
         elif kind == _NEWS:
             _, length, size = _NEWS_HEAD.unpack_from(data, start)
             room = start + _NEWS_HEAD.size
@@ -223,10 +240,27 @@ def _entries(data: bytes, start: int) -> Iterator[RelayedSignal | RelayedMessage
         elif kind == _ANSWER:
             answer, start = _read_answer(data, start)
             yield answer
+        elif kind == _AGAIN and message is not None:
+            name, start = _read_target(data, start)
+            yield RelayedMessage(message.message_type, message.payload_type, message.message_id, name, message.payload)
         else:
-            raise MalformedMessageError(f"entry of kind {kind}, expected 1 to 4")
+            raise MalformedMessageError(f"entry of kind {kind}, expected 1 to 4, or 5 after a message")
     if start != end:
         raise MalformedMessageError(f"batch ends {start - end} bytes too early")
+
+
+def _read_target(data: bytes, start: int) -> tuple[str, int]:
+    _, length = _TARGET_HEAD.unpack_from(data, start)
+    start += _TARGET_HEAD.size
+    return data[start : start + length].decode(), start + length
+
+
+def _read_message(data: bytes, start: int) -> tuple[RelayedMessage, int]:
+    name, start = _read_target(data, start)
+    message_type, payload_type, message_id, size = _CONTENT_HEAD.unpack_from(data, start)
+    payload = start + _CONTENT_HEAD.size
+    end = payload + size
+    return RelayedMessage(message_type, payload_type, message_id, name, data[payload:end]), end
 
 
 def _read_answer(data: bytes, start: int) -> tuple[Answer, int]:

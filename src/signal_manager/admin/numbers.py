@@ -1,0 +1,129 @@
+"""Every number of this process for Prometheus, and of the other workers that share its port.
+
+Workers have one second port between them, so whoever has it asks the others over the bus and labels each number with
+its worker. A worker that does not answer in time is left out, and `signal_manager_workers_unheard` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+
+import msgspec
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from signal_manager.metrics import Metrics
+from signal_manager.model import NodeId
+
+__all__ = ["Numbers"]
+
+
+class _Sample(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class _Family(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    help: str
+    kind: str
+    samples: list[_Sample]
+
+
+class _Question(msgspec.Struct, frozen=True, tag="numbers"):
+    """What are your numbers, if you are a worker of this supervisor?"""
+
+    service: str
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    worker: str = ""  # empty where the question was for somebody else
+    families: list[_Family] = []
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_read_question = msgspec.msgpack.Decoder(_Question).decode
+_read_answer = msgspec.msgpack.Decoder(_Answer).decode
+
+
+class Numbers:
+    """Present what this process counts, together with its fellow workers.
+
+    Args:
+        metrics: what this process counts.
+        node_id: this node; of a worker, its supervisor's name, a dash and the worker's number.
+        workers: how many processes share the port.
+        others: asks all other nodes; without it there are no other workers.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        node_id: NodeId | None = None,
+        workers: int = 1,
+        others: Callable[[bytes], Awaitable[list[bytes]]] | None = None,
+    ) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(metrics)
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._service, _, self._worker = (node_id or "").rpartition("-")
+        self._workers = workers
+        self._others = others
+
+    async def text(self) -> bytes:
+        """Return every number in Prometheus's text format."""
+        if self._workers < 2 or self._others is None:
+            return generate_latest(self._registry)
+        replies = await self._others(_encode(_Question(self._service)))
+        answers = {answer.worker: answer for answer in map(_read_answer, replies) if answer.worker}
+        answers[self._worker] = self._own()
+        together = CollectorRegistry(auto_describe=False)
+        together.register(_Together(answers, unheard=max(0, self._workers - len(answers))))
+        return generate_latest(together)
+
+    def answer(self, question: bytes) -> bytes | None:
+        """Return what this process says to another one; None where the question is none about numbers."""
+        try:
+            asked = _read_question(question)
+        except msgspec.DecodeError:
+            return None
+        return _encode(self._own() if self._workers > 1 and asked.service == self._service else _Answer())
+
+    def _own(self) -> _Answer:
+        families = [
+            _Family(
+                family.name,
+                family.documentation,
+                family.type,
+                [_Sample(sample.name, sample.labels, float(sample.value)) for sample in family.samples],
+            )
+            for family in self._registry.collect()
+        ]
+        return _Answer(self._worker, families)
+
+
+class _Together:
+    """Families of several workers as one, each sample labelled with its worker."""
+
+    def __init__(self, answers: dict[str, _Answer], *, unheard: int) -> None:
+        self._answers = answers
+        self._unheard = unheard
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family, as prometheus-client's collector interface asks."""
+        families: dict[str, Metric] = {}
+        for worker, answer in sorted(self._answers.items()):
+            for each in answer.families:
+                family = families.get(each.name)
+                if family is None:
+                    family = families[each.name] = Metric(each.name, each.help, each.kind)
+                for sample in each.samples:
+                    family.add_sample(sample.name, {**sample.labels, "worker": worker}, sample.value)
+        yield from families.values()
+        yield GaugeMetricFamily(
+            "signal_manager_workers_unheard", "Workers that did not tell their numbers in time.", value=self._unheard
+        )

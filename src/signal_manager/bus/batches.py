@@ -1,0 +1,375 @@
+"""What is on its way to other nodes: gathered for a turn of the event loop, sent as batches, and kept until answered.
+
+One message costs little here because work is done once for a batch: counting, the bytes that wait, the write. A batch
+is answered with whatever goes to its node next; only where a sender waits, or something was not delivered, does the
+answer hurry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, assert_never
+
+import structlog
+
+from signal_manager.bus import wire
+from signal_manager.bus.base import Delivery, Outcome
+from signal_manager.bus.nats_link import NatsLink
+from signal_manager.bus.routes import Ask, Dispatch, Parcel, Routes, Step, Tell
+from signal_manager.errors import InvalidRequestError, SignalManagerError, TooLargeError, UnavailableError
+from signal_manager.metrics import Metrics
+from signal_manager.model import is_valid_name
+
+__all__ = ["AWAY", "Addresses", "Batches"]
+
+log = structlog.get_logger(__name__)
+
+# How long (s) the answer to a batch waits for company: a message of its own costs as much as the batch.
+_ANSWER_SOON = 0.001
+_ANSWER_LATER = 0.05
+# After so long (s) a node that does not take a room's news is left to find out by itself.
+_NEWS_PATIENCE = 60.0
+_MOST_ENTRIES = 0xFFFF
+
+AWAY = "the other nodes cannot be reached at present"
+# Why nobody knows what became of a message, as metrics have it and as its sender is told.
+_LOST = {"cut off": AWAY, "gone": "the other node is gone", "no answer": "another node does not answer"}
+
+
+class Addresses(NamedTuple):
+    """Where a node's batches go, and how it calls itself."""
+
+    node_id: str
+    inbox: Callable[[str], str]  # of another node
+    reply_to: Callable[[str], str]  # this node's subject for replies, by token
+
+
+class _Letter(NamedTuple):
+    """News on its way to a node."""
+
+    node_id: str
+    data: bytes
+    until: float
+    content: None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept for it."""
+        return len(self.data)
+
+
+class _Outbox:
+    """What waits for the end of this turn, for one node."""
+
+    __slots__ = ("answers", "is_awaited", "items")
+
+    def __init__(self) -> None:
+        self.items: list[Parcel | _Letter] = []
+        self.answers: list[bytes] = []
+        self.is_awaited = False
+
+
+class _Sent(NamedTuple):
+    """A batch that has no answer yet."""
+
+    node_id: str
+    items: list[Parcel | _Letter]
+    at: float
+    is_awaited: bool
+
+
+class Batches:
+    """Send entries to other nodes and tell their senders what became of them.
+
+    Args:
+        link: carries the batches.
+        ask: called with a client whose node must be found; `routes` takes the answer, `take` what follows from it.
+        timeout: seconds that a node has to answer a batch.
+        max_buffered: bytes that may be on their way or wait.
+    """
+
+    def __init__(
+        self,
+        link: NatsLink,
+        addresses: Addresses,
+        *,
+        ask: Callable[[str], None],
+        timeout: float,
+        max_buffered: int,
+        metrics: Metrics,
+    ) -> None:
+        self._link = link
+        self._addresses = addresses
+        self._ask = ask
+        self._timeout = timeout
+        self._max_buffered = max_buffered
+        self.routes = Routes()
+        self.buffered = 0
+        self._outbox: dict[str, _Outbox] = {}
+        self._is_flush_due = False
+        self._answer_timer: asyncio.TimerHandle | None = None
+        self._sent: dict[int, _Sent] = {}
+        # Numbers are never used again, not even by this node's next life: a late answer must not confirm another batch.
+        self._numbers = itertools.count(secrets.randbits(48))
+        self._metrics = metrics
+        self._sent_entries = metrics.bus_messages.labelled("out")
+        self._sent_batches = metrics.bus_batches.labelled("out")
+        self._sent_bytes = metrics.bus_bytes.labelled("out")
+        self._round_trip = metrics.bus_round_trip_seconds.labelled()
+        metrics.bus_waiting_bytes.read_from(lambda: self.buffered)
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        target: str,
+        data: bytes,
+        outcome: Outcome | None,
+        *,
+        content: bytes | None = None,
+        is_awaited: bool = True,
+    ) -> None:
+        """Send an entry to a client of another node.
+
+        Args:
+            content: follows `data`; the same object for several clients travels once to each node.
+            is_awaited: whether somebody waits for `outcome` to say that all is well.
+
+        Raises:
+            TooLargeError, UnavailableError: as `Bus.send`.
+            InvalidRequestError: no client can be called `target`.
+        """
+        size = len(data) if content is None else len(data) + len(content)
+        buffered = self.buffered + size
+        if not self._link.is_up or size > self._largest() or buffered > self._max_buffered:
+            raise self._refusal(size)
+        self.buffered = buffered
+        parcel = Parcel(target, data, outcome, content)
+        node_id = self.routes.straight(parcel)
+        if node_id is not None:
+            self._put(node_id, parcel, is_awaited=is_awaited or buffered > self._max_buffered // 2)
+            return
+        if not is_valid_name(target):  # of those that are known this was made sure
+            self.buffered -= size
+            raise InvalidRequestError("target_client_id is no name that a client can have")
+        step = self.routes.send(parcel)
+        if step is not None:
+            self.take((step,))
+
+    def announce(self, nodes: Iterable[str], news: bytes) -> None:
+        """Send news to these nodes."""
+        until = asyncio.get_running_loop().time() + _NEWS_PATIENCE
+        for node_id in nodes:
+            self.buffered += len(news)
+            self._put(node_id, _Letter(node_id, news, until))
+
+    def owe(self, node_id: str, answer: bytes, *, is_awaited: bool) -> None:
+        """Answer a batch with what goes to that node anyway, or by itself after a while."""
+        self._box(node_id).answers.append(answer)
+        if self._is_flush_due:
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + (_ANSWER_SOON if is_awaited else _ANSWER_LATER)
+        timer = self._answer_timer
+        if timer is not None:
+            if timer.when() <= due:
+                return
+            timer.cancel()
+        self._answer_timer = loop.call_at(due, self._answer)
+
+    def take(self, steps: Iterable[Step]) -> None:
+        """Do what the routes decide."""
+        for step in steps:
+            match step:
+                case Dispatch():
+                    self._put(step.node_id, step.parcel)
+                case Tell():
+                    self.settle(step.parcel, step.result)
+                case Ask():
+                    self._ask(step.target)
+                case _:
+                    assert_never(step)
+
+    def settle(self, parcel: Parcel, result: Delivery | SignalManagerError) -> None:
+        """Tell the sender what became of its message."""
+        self.buffered -= parcel.size
+        self._tell(parcel, result)
+
+    def flush(self) -> None:
+        """Send what this turn of the loop has brought, as few batches as NATS allows."""
+        self._is_flush_due = False
+        outbox, self._outbox = self._outbox, {}
+        for node_id, box in outbox.items():
+            self._send_box(node_id, box)
+        self._link.write_out()
+
+    def _tell(self, parcel: Parcel, result: Delivery | SignalManagerError) -> None:
+        if parcel.outcome is not None:
+            try:
+                parcel.outcome(result)
+            except Exception:
+                log.exception("sender could not be told what became of a message", target=parcel.target)
+
+    def _largest(self) -> int:
+        return self._link.max_payload - wire.OVERHEAD
+
+    def _refusal(self, size: int) -> SignalManagerError:
+        largest = self._largest()
+        error: SignalManagerError
+        if not self._link.is_up:
+            reason, error = "cut off", UnavailableError(AWAY)
+        elif size > largest:
+            reason = "too large"
+            error = TooLargeError(f"message is {size} bytes, expected at most {largest} to a client of another node")
+        else:
+            reason, error = "too much waits", UnavailableError("too much waits for the other nodes")
+        self._metrics.bus_refused.labelled(reason).add()
+        return error
+
+    def _box(self, node_id: str) -> _Outbox:
+        box = self._outbox.get(node_id)
+        if box is None:
+            box = self._outbox[node_id] = _Outbox()
+        return box
+
+    def _put(self, node_id: str, item: Parcel | _Letter, *, is_awaited: bool = True) -> None:
+        box = self._outbox.get(node_id) or self._box(node_id)
+        box.items.append(item)
+        if is_awaited:
+            box.is_awaited = True
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def _answer(self) -> None:
+        self._answer_timer = None
+        self.flush()
+
+    def _send_box(self, node_id: str, box: _Outbox) -> None:
+        largest, shared = self._largest(), None
+        entries, size, begin = box.answers, sum(map(len, box.answers)), 0
+        for place, item in enumerate(box.items):
+            data, content = item.data, item.content
+            length = len(data)
+            if content is not None:
+                length += len(content)
+            if size + length > largest or place - begin >= _MOST_ENTRIES:
+                self._send_batch(node_id, box.items[begin:place], entries, is_awaited=box.is_awaited)
+                entries, size, begin, shared = [], 0, place, None
+            if content is None:
+                entries.append(data)
+            elif content is shared and isinstance(item, Parcel):
+                data, length = wire.encode_repeated(item.target), len(data)
+                entries.append(data)
+            else:
+                shared = content
+                entries += (data, content)
+            size += length
+        self._send_batch(node_id, box.items[begin:] if begin else box.items, entries, is_awaited=box.is_awaited)
+
+    def _send_batch(
+        self, node_id: str, items: list[Parcel | _Letter], entries: list[bytes], *, is_awaited: bool
+    ) -> None:
+        if not entries:
+            return
+        number = next(self._numbers)
+        batch = wire.encode_batch(number, self._addresses.node_id, entries, is_awaited=is_awaited)
+        reply_to = ""
+        if items:
+            self._sent[number] = _Sent(node_id, items, asyncio.get_running_loop().time(), is_awaited)
+            # nats-server tells where the reply goes when nobody listens to the node's subject any more.
+            reply_to = self._addresses.reply_to(f"b{number}")
+        self._sent_entries.value += len(items)
+        self._sent_batches.value += 1
+        self._sent_bytes.value += len(batch)
+        if not self._link.publish(self._addresses.inbox(node_id), batch, reply_to):
+            self._lose(number, "cut off")
+
+    # -- what became of it ---------------------------------------------------------------------------------------
+
+    def answered(self, answer: wire.Answer) -> None:
+        """Take a node's answer to a batch."""
+        sent = self._sent.pop(answer.number, None)
+        if sent is None:
+            return  # too late, and everybody was told so
+        if sent.is_awaited:
+            self._round_trip.observe(asyncio.get_running_loop().time() - sent.at)
+        unsettled = {each.place: each for each in answer.unsettled}
+        has_arrived, delivered = self.routes.has_arrived, Delivery.DELIVERED
+        for place, item in enumerate(sent.items):
+            if isinstance(item, _Letter):
+                self.buffered -= len(item.data)
+            elif place in unsettled:
+                self._not_delivered(item, unsettled[place])
+            elif has_arrived(item):
+                content = item.content
+                self.buffered -= len(item.data) if content is None else len(item.data) + len(content)
+                try:
+                    if item.outcome is not None:
+                        item.outcome(delivered)
+                except Exception:
+                    log.exception("sender could not be told what became of a message", target=item.target)
+            else:
+                self.take(self.routes.delivered(item))
+
+    def unheard(self, number: int) -> None:
+        """Take note that a batch reached nobody, since its node is gone, and with it whatever it was sent before."""
+        sent = self._sent.get(number)
+        if sent is None:
+            return
+        earlier = [other for other, each in self._sent.items() if each.node_id == sent.node_id and other < number]
+        for other in earlier:
+            self._lose(other, "gone")
+        del self._sent[number]
+        for item in sent.items:
+            if isinstance(item, _Letter):
+                self.buffered -= len(item.data)
+            else:
+                self.take(self.routes.refused(item))
+
+    def give_up_late(self, now: float) -> None:
+        """Take note of batches whose answer has not come in time."""
+        end = now - self._timeout
+        late = [number for number, sent in itertools.takewhile(lambda each: each[1].at < end, self._sent.items())]
+        for number in late:
+            self._lose(number, "no answer", again=True)
+
+    def cut_off(self) -> None:
+        """Tell everybody who waits that the other nodes are out of reach."""
+        self.flush()
+        for number in tuple(self._sent):
+            self._lose(number, "cut off")
+
+    def close(self) -> None:
+        """Send no more answers by themselves."""
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+
+    def _not_delivered(self, parcel: Parcel, exception: wire.Unsettled) -> None:
+        if exception.verdict is wire.Verdict.QUEUED:
+            self.take(self.routes.delivered(parcel, Delivery.QUEUED))
+        elif exception.verdict is wire.Verdict.ABSENT:
+            self.take(self.routes.refused(parcel))
+        else:
+            error = wire.as_error(exception.verdict, exception.reason)
+            self.take(self.routes.delivered(parcel, error))
+
+    def _lose(self, number: int, reason: str, *, again: bool = False) -> None:
+        """Take note that nobody knows what became of a batch."""
+        error = UnavailableError(_LOST[reason])
+        sent = self._sent.pop(number, None)
+        if sent is None:
+            return
+        now = asyncio.get_running_loop().time()
+        lost = self._metrics.bus_lost.labelled(reason)
+        for item in sent.items:
+            if isinstance(item, Parcel):
+                lost.value += 1
+                self.take(self.routes.lost(item, error))
+            elif again and now < item.until:
+                self._put(item.node_id, item)
+            else:
+                self.buffered -= len(item.data)

@@ -1,0 +1,224 @@
+"""What nodes ask each other about clients and about themselves, and how answers find whoever asked.
+
+Every question ends: with an answer, with nats-server's word that nobody listens, or with an error after a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from signal_manager.bus.nats_link import Arrival, NatsLink
+from signal_manager.errors import UnavailableError
+
+__all__ = [
+    "ASKED",
+    "ASK_AGAIN",
+    "Away",
+    "Claim",
+    "Compare",
+    "Gone",
+    "Hello",
+    "Here",
+    "Late",
+    "Newer",
+    "Query",
+    "Questions",
+    "Response",
+    "Where",
+    "decode",
+    "encode",
+]
+
+log = structlog.get_logger(__name__)
+
+# A node that has just let a client go says so; whoever asks again then finds the client's new node, or nobody.
+ASK_AGAIN = 0.02
+ASKED = 3
+
+
+class Where(msgspec.Struct, frozen=True, tag="where"):
+    """Who holds this client?"""
+
+
+class Claim(msgspec.Struct, frozen=True, tag="claim"):
+    """The client has come to this node; let go of it."""
+
+    node_id: str
+    instance_id: str | None
+    since: float
+    wants: bytes | None = None  # what the client wants to go on with, for the hand-over
+
+
+class Compare(msgspec.Struct, frozen=True, tag="compare"):
+    """After nodes could not see each other: the client is here since then; the older presence ends."""
+
+    node_id: str
+    instance_id: str | None
+    since: float
+
+
+class Here(msgspec.Struct, frozen=True, tag="here"):
+    """The client is at this node."""
+
+    node_id: str
+
+
+class Gone(msgspec.Struct, frozen=True, tag="gone"):
+    """The client was here, and this node has just let go of it."""
+
+    handed_over: bytes | None = None
+
+
+class Late(msgspec.Struct, frozen=True, tag="late"):
+    """The client was here before, which nats-server did not know yet when it passed the question on."""
+
+
+class Newer(msgspec.Struct, frozen=True, tag="newer"):
+    """This node has a newer presence of the client."""
+
+    instance_id: str | None
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """This node is there, for as long as it says so; `is_new` asks the others to say so too."""
+
+    node_id: str
+    is_new: bool = False
+
+
+class Query(msgspec.Struct, frozen=True, tag="query"):
+    """A question to all nodes, which is none of this module's business."""
+
+    question: bytes
+
+
+class Response(msgspec.Struct, frozen=True, tag="response"):
+    """One node's answer to a `Query`."""
+
+    node_id: str
+    answer: bytes
+
+
+class Away(msgspec.Struct, frozen=True, tag="away"):
+    """This node could not reach the others for a while, and what it announced was lost."""
+
+    node_id: str
+
+
+_decoder = msgspec.msgpack.Decoder(
+    Where | Claim | Compare | Here | Gone | Late | Newer | Away | Hello | Query | Response
+)
+encode = msgspec.msgpack.Encoder().encode
+
+
+def decode(message: Arrival) -> Any:
+    """Return what another node asks or says, or None when it is not understood."""
+    try:
+        return _decoder.decode(message.data)
+    except msgspec.DecodeError as error:
+        log.error("message from another node not understood", subject=message.subject, reason=str(error))
+        return None
+
+
+Answered = Callable[[Any], None]  # called with a reply, None for "no responders", or UnavailableError
+
+
+class Questions:
+    """Ask, and hand each answer to whoever asked.
+
+    Args:
+        link: carries questions and answers.
+        reply_to: this node's subject for replies, by token.
+        timeout: seconds that the other nodes have to answer.
+        away: what to say while they cannot be reached.
+    """
+
+    def __init__(self, link: NatsLink, reply_to: Callable[[str], str], *, timeout: float, away: str) -> None:
+        self._link = link
+        self._reply_to = reply_to
+        self._timeout = timeout
+        self._away = away
+        self._open: dict[str, tuple[Answered, asyncio.TimerHandle]] = {}
+        self._collecting: dict[str, Answered] = {}  # questions to all, which have many answers
+        self._tokens = itertools.count(1)
+
+    def ask(self, subject: str, question: msgspec.Struct, answered: Answered) -> None:
+        """Ask whoever listens to `subject`; `answered` is called once."""
+        loop, token = asyncio.get_running_loop(), f"q{next(self._tokens)}"
+        self._open[token] = (answered, loop.call_later(self._timeout, self._unanswered, token))
+        if not self._link.publish(subject, encode(question), self._reply_to(token)):
+            loop.call_soon(self._settle, token, UnavailableError(self._away))
+
+    async def answer_to(self, subject: str, question: msgspec.Struct) -> Any:
+        """Ask, and return what `ask` would call `answered` with."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answered(reply: Any) -> None:
+            if not future.done():
+                future.set_result(reply)
+
+        self.ask(subject, question, answered)
+        return await future
+
+    async def insist(self, subject: str, question: msgspec.Struct) -> Any:
+        """Ask until somebody answers who holds the client, or nobody listens for it."""
+        for _ in range(ASKED):
+            reply = await self.answer_to(subject, question)
+            if not isinstance(reply, Late):
+                break
+            await asyncio.sleep(ASK_AGAIN)
+        return reply
+
+    async def collect(self, subject: str, question: bytes, nodes: set[str]) -> list[bytes]:
+        """Ask these nodes, which all listen to `subject`, and return the answers of those that are quick enough."""
+        token, loop = f"a{next(self._tokens)}", asyncio.get_running_loop()
+        waiting = set(nodes)
+        answers: list[bytes] = []
+        complete = asyncio.Event()
+
+        def answered(response: Any) -> None:
+            if isinstance(response, Response):
+                answers.append(response.answer)
+                waiting.discard(response.node_id)
+            if not waiting:
+                complete.set()
+
+        self._collecting[token] = answered
+        try:
+            if waiting and self._link.publish(subject, encode(Query(question)), self._reply_to(token)):
+                async with asyncio.timeout_at(loop.time() + self._timeout):
+                    await complete.wait()
+        except TimeoutError:
+            log.warning("other nodes do not answer", nodes=sorted(waiting))
+        finally:
+            del self._collecting[token]
+        return answers
+
+    def on_reply(self, token: str, message: Arrival) -> None:
+        """Take what came to this node's subject for replies."""
+        reply = None if message.is_unheard else decode(message)
+        if token in self._collecting:
+            self._collecting[token](reply)
+        elif message.is_unheard or reply is not None:
+            self._settle(token, reply)
+
+    def cut_off(self) -> None:
+        """Tell everybody who waits that the other nodes are out of reach."""
+        for token in tuple(self._open):
+            self._settle(token, UnavailableError(self._away))
+
+    def _unanswered(self, token: str) -> None:
+        self._settle(token, UnavailableError("another node does not answer"))
+
+    def _settle(self, token: str, reply: Any) -> None:
+        question = self._open.pop(token, None)
+        if question is not None:
+            answered, timer = question
+            timer.cancel()
+            answered(reply)
