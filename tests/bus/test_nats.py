@@ -12,10 +12,12 @@ from signal_manager.bus.base import Delivery
 from signal_manager.bus.nats import NatsBus
 from signal_manager.bus.nats_link import NatsSecurity
 from signal_manager.errors import ConfigurationError, SignalManagerError, TooLargeError, UnavailableError
+from signal_manager.metrics import Metrics
 from signal_manager.model import ClientId, NodeId
 from signal_manager.testing.bus import BusContract, NodesContract, Phone, come, result_of
 from signal_manager.testing.bus.fixtures import message
 from tests.certificates import Authority
+from tests.nats_accounts import Accounts
 from tests.nats_server import NatsServer, free_port
 from tests.waiting import until
 
@@ -81,6 +83,37 @@ async def test_a_signal_travels_as_the_bytes_that_it_came_in(nats: NatsServer) -
 
         assert await later is Delivery.DELIVERED
         assert phone.relayed == [(bytes(range(19)), "s", b'{"sdp": 1}')]
+
+
+async def test_what_nobody_waits_for_is_confirmed_too(nats: NatsServer) -> None:
+    async with node(nats, "here") as here, node(nats, "there") as there:
+        await come(there, A, Phone())
+        told: list[object] = []
+        for _ in range(3):
+            here.forward(bytes(range(19)), A, "s", b"{}", told.append, is_awaited=False)
+
+        await until(lambda: told == [Delivery.DELIVERED] * 3)
+        assert here._batches.buffered == 0
+
+
+async def test_a_message_for_several_clients_of_a_node_is_sent_there_once(nats: NatsServer) -> None:
+    metrics = Metrics()
+    async with (
+        NatsBus[Phone](node_id=NodeId("here"), url=nats.url, metrics=metrics) as here,
+        node(nats, "there") as there,
+    ):
+        phones = [await come(there, ClientId(name), Phone()) for name in "abc"]
+        for name in "abc":
+            assert await result_of(here, ClientId(name), message()) is Delivery.DELIVERED
+        before = metrics.bus_bytes.by_label()["out"]
+        told: list[object] = []
+        same, message_id = message("x" * 1000), bytes(16)
+        for name in "abc":
+            here.send(ClientId(name), same, message_id, outcome=told.append)
+
+        await until(lambda: told == [Delivery.DELIVERED] * 3)
+        assert {phone.received[-1] for phone in phones} == {phones[0].received[-1]}
+        assert 1000 < metrics.bus_bytes.by_label()["out"] - before < 1500
 
 
 async def test_a_node_that_does_not_answer_is_not_waited_for_without_end(nats: NatsServer) -> None:
@@ -168,6 +201,25 @@ async def test_nats_may_ask_who_it_is(tmp_path: Path, secret: str) -> None:
         assert "wrong" not in str(caught.value)
     finally:
         await server.kill()
+
+
+async def test_nats_may_ask_for_credentials_that_its_operator_has_given_out(tmp_path: Path) -> None:
+    accounts = Accounts()
+    server = NatsServer(NatsServer.config(tmp_path, accounts.configuration()))
+    await server.start()
+    known, stranger = (each.write_credentials(tmp_path / name) for each, name in ((accounts, "a"), (Accounts(), "b")))
+    try:
+        async with NatsBus[Phone](node_id=NodeId("n"), url=server.url, security=_credentials(known)) as bus:
+            assert bus.is_connected
+        for wrong in (_credentials(stranger), None):
+            with pytest.raises(ConfigurationError, match="nats_credentials_path"):
+                await NatsBus[Phone](node_id=NodeId("n"), url=server.url, security=wrong).__aenter__()
+    finally:
+        await server.kill()
+
+
+def _credentials(path: Path) -> NatsSecurity:
+    return NatsSecurity(credentials_path=str(path))
 
 
 async def test_nats_may_ask_for_tls(tmp_path: Path) -> None:
