@@ -10,16 +10,19 @@ REFERENCES := benchmarks/references
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# One stamp for what running needs, one for what developing needs: each is made again when the lists change.
-$(VENV)/.run: pyproject.toml constraints.txt
+# pip is what `venv` writes last.
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "signal-manager needs Python 3.11 or newer; name one with: make PYTHON=python3.x")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+
+# One stamp for what running needs, one for what developing needs, which is more: each is made again when the lists change.
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rtc]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rtc,dev]'
-	@touch $@
+	@touch $(VENV)/.run $@
 
 run: $(VENV)/.run ## Install what is missing and start the service on its defaults
 	@$(BIN)/signal-manager serve
@@ -55,7 +58,9 @@ test-js: tools
 	@if command -v npm >/dev/null && node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))'; then $(MAKE) --no-print-directory sdk/js/node_modules && cd sdk/js && npm test; \
 		else echo "the browser SDK was not tested: install Node 20 or newer, with npm"; fi
 
-test: lint tools test-js ## Everything that CI runs
+# Linting and the browser SDK each keep one processor busy, and installing mostly the network.
+test: ## Everything that CI runs
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-js
 	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term --cov-fail-under=90
 	$(BIN)/coverage report --include='src/signal_manager/protocol/*' --fail-under=100
 
