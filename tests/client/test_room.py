@@ -234,7 +234,7 @@ async def test_a_callback_may_leave_the_room(service: FakeService, room: Room) -
 async def test_an_answer_that_comes_too_late_leaves_what_may_have_been_joined(
     service: FakeService, client: SignalClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("signal_manager.client.room._JOIN_TIMEOUT", 0.05)
+    monkeypatch.setattr("signal_manager.client.joining._JOIN_TIMEOUT", 0.05)
     left: list[Message] = []
 
     async def answer(client: Client, message_id: bytes, message: Message) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from signal_manager.client.room_events import TrackKind
-from signal_manager.errors import InvalidRequestError
+from signal_manager.errors import InvalidRequestError, SignalManagerError, error_from_wire
 from signal_manager.model import NAME_RULE, is_valid_name
+from signal_manager.protocol.messages import TrackResult
 
 if TYPE_CHECKING:
     from aiortc import MediaStreamTrack
 
-__all__ = ["Publication", "Publications"]
+__all__ = ["Publication", "Publications", "error_of"]
 
 
 class Publication:
@@ -99,8 +100,11 @@ class Publications:
         for publication in list(self._all):
             self.remove(publication, error)
 
-    def settle(self, publication: Publication) -> None:
-        """Note that a publication is with the SFU."""
+    def settle(self, publication: Publication, result: TrackResult | None) -> None:
+        """Note what the SFU says of a publication; it says nothing of what it simply took."""
+        if result is not None and result.error_code is not None:
+            self.remove(publication, error_of(result))
+            return
         publication.is_published = True
         publication.attempts = 0
         if not publication.published.done():
@@ -123,3 +127,9 @@ class Publications:
         while name in taken:
             name, n = f"{wanted}-{n}", n + 1
         return name
+
+
+def error_of(result: TrackResult) -> SignalManagerError:
+    """Return why the SFU has refused a track, to be published or pulled."""
+    message = result.error_message or "the SFU took no notice of the track"
+    return error_from_wire(result.error_code or 502, message)

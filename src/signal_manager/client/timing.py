@@ -1,6 +1,6 @@
 """When the client tries again, and where its time comes from.
 
-`client.py` asks both; a test hands in a clock that it moves itself and a `random` that it knows.
+`client.py` and `room.py` ask; a test hands in a clock that it moves itself and a `random` that it knows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Clock", "RetryPolicy"]
+__all__ = ["Clock", "Patience", "RetryPolicy"]
 
 # 2**32 times any base delay is past every `max_delay`; larger powers only risk an overflow.
 _LARGEST_EXPONENT = 32
@@ -64,3 +64,35 @@ class RetryPolicy:
         """Return the seconds to wait after `failures` failures in a row."""
         ceiling = min(self.max_delay, self.base_delay * 2.0 ** min(failures, _LARGEST_EXPONENT))
         return self.random() * ceiling
+
+
+class Patience:
+    """How patient something is that is tried again: what went wrong in a row, and the waits between."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._failures = 0
+        self._has_ended = asyncio.Event()
+
+    def fail(self) -> bool:
+        """Count one more failure; tell whether it is one too many."""
+        self._failures += 1
+        return self._policy.attempts is not None and self._failures >= self._policy.attempts
+
+    def recover(self) -> None:
+        """Forget the failures."""
+        self._failures = 0
+
+    def end(self) -> None:
+        """Let nobody wait any more."""
+        self._has_ended.set()
+
+    async def pause(self, failures: int | None = None) -> None:
+        """Wait the longer the more went wrong before, in all or in `failures` times; `end` ends it early."""
+        delay = self._policy.delay(self._failures if failures is None else failures)
+        if delay:
+            try:
+                async with asyncio.timeout(delay):
+                    await self._has_ended.wait()
+            except TimeoutError:
+                pass

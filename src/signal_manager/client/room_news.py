@@ -1,0 +1,107 @@
+"""Keeping in step with a room: every change of it has a number, and none may be missing.
+
+`members.py` applies what comes in order; here is which that is, and that the whole room is asked for when it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from signal_manager.client.members import Members
+from signal_manager.client.negotiations import Entry
+from signal_manager.errors import SignalManagerError, UnavailableError
+from signal_manager.protocol.messages import RoomAck, RoomEvent, RoomState, RoomStateAck
+
+if TYPE_CHECKING:
+    from signal_manager.client.client import SignalClient
+
+__all__ = ["RoomNews"]
+
+# The reason of an event that asks for a new media session (docs/protocol.md, "Rooms").
+_SESSION_LOST = "media session lost"
+
+
+class RoomNews:
+    """What the service tells of one room, in order.
+
+    Args:
+        on_change: called when the members, or what they publish, may have changed.
+        on_end: called with a membership that the service has ended, and why.
+        on_lost: called with a membership that has lost its media session, and why.
+        start: runs work in the background, under a name.
+    """
+
+    def __init__(
+        self,
+        client: SignalClient,
+        room_id: str,
+        members: Members,
+        *,
+        on_change: Callable[[], None],
+        on_end: Callable[[Entry, str], None],
+        on_lost: Callable[[Entry, Exception], None],
+        start: Callable[[Coroutine[Any, Any, None], str], object],
+    ) -> None:
+        self._client = client
+        self._room_id = room_id
+        self._members = members
+        self._on_change = on_change
+        self._on_end = on_end
+        self._on_lost = on_lost
+        self._start = start
+        self._is_resyncing = False
+        self._sequence = 0  # of the last change that the members show
+        self._newest = 0  # the highest sequence heard of
+
+    def begin(self) -> None:
+        """Note that a new membership is asked for: what was heard of the room before is of no use."""
+        self._newest = 0
+
+    def begin_with(self, ack: RoomAck, entry: Entry) -> None:
+        """Take the room from the welcome, and ask for it again when something was heard that is newer."""
+        self._show_state(ack)
+        if self._newest > self._sequence:
+            self._start(self._resync(entry), "state")
+
+    def hear(self, event: RoomEvent, entry: Entry | None) -> None:
+        """Take in an event of the room in its order, in the present membership, if there is one."""
+        self._newest = max(self._newest, event.sequence)
+        # While joining or reading the whole state, that is newer; `_newest` tells whether it is new enough.
+        if entry is None or self._is_resyncing or event.sequence <= self._sequence:
+            return
+        if event.sequence > self._sequence + 1:
+            self._start(self._resync(entry), "state")
+            return
+        self._sequence = event.sequence
+        if event.event == "room_closed":
+            self._on_end(entry, event.reason or "the room was closed")
+        elif event.participant is not None and event.participant.client_id == self._client.client_id:
+            self._hear_of_myself(entry, event)
+        else:
+            self._members.apply(event)
+        self._on_change()
+
+    def _hear_of_myself(self, entry: Entry, event: RoomEvent) -> None:
+        if event.event == "participant_left":
+            self._on_end(entry, event.reason or "removed from the room")
+        elif event.event == "tracks_unpublished" and event.reason == _SESSION_LOST:
+            self._on_lost(entry, UnavailableError("the SFU has lost the media session"))
+
+    async def _resync(self, entry: Entry) -> None:
+        """Ask for the whole room, since an event is missing."""
+        self._is_resyncing = True
+        try:
+            while entry.is_present and self._newest > self._sequence:
+                state = await self._client.request(RoomState(room_id=self._room_id), RoomStateAck)
+                if entry.is_present:
+                    self._show_state(state)
+        except SignalManagerError as error:
+            self._on_lost(entry, error)
+        finally:
+            self._is_resyncing = False
+        self._on_change()
+
+    def _show_state(self, state: RoomAck | RoomStateAck) -> None:
+        self._sequence = state.sequence
+        self._members.show_state(state.participants)
