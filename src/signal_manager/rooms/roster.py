@@ -1,16 +1,15 @@
-"""Who is in which room: the one place in which memberships begin, change and end, and in which that is announced.
+"""Who is in which room: the one place in which memberships begin, change and end.
 
 Three rules keep members in step. All changes of a room in this process happen under its lock, and each is announced
-before the lock is released. Every node tells its own members, in the order of `sequence` (`chronicle.py`). And from the
-change that lets a member in until its ACK is returned nothing awaits, so that the ACK is on its way before any later
-event.
+before the lock is released. Every node tells its own members, in the order of `sequence` (`announcements.py`). And from
+the change that lets a member in until its ACK is returned nothing awaits, so that the ACK is on its way before any
+later event.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -23,16 +22,17 @@ from signal_manager.bus.base import Bus
 from signal_manager.errors import ConflictError, NotFoundError, SignalManagerError
 from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId, Track
 from signal_manager.rooms import membership
-from signal_manager.rooms.chronicle import Change, Chronicle, read_change, write_change
+from signal_manager.rooms.announcements import REMOVED, Announcements
+from signal_manager.rooms.chronicle import Change, read_change
 from signal_manager.rooms.duties import Duties
 from signal_manager.rooms.events import event, tell
 from signal_manager.rooms.ledger import MediaLedger
+from signal_manager.rooms.local_room import LocalRoom, Membership
 from signal_manager.rooms.member_media import MediaShared, MemberMedia
-from signal_manager.rooms.membership import MemberKey
 from signal_manager.rooms.requests import Publisher
 from signal_manager.storage.base import ClientFields, RoomChange, Storage
 
-__all__ = ["Membership", "Roster"]
+__all__ = ["Roster"]
 
 log = structlog.get_logger(__name__)
 
@@ -42,76 +42,10 @@ _SECOND_LOOK = 60.0
 # Rooms that a stopping process leaves at the same time.
 _VACATED_AT_ONCE = 50
 
-# How long (s) a change waits for an earlier one that another node announces, before the record is read instead.
-_GAP_PATIENCE = 0.5
-# What other nodes say of a room while its first member here comes in is kept up to so many changes.
-_MOST_EARLY = 200
-
-# Why a member left that did not want to (docs/protocol.md, ROOM_EVENT).
-_REMOVED = "removed"
+# Why a member left when its process stops (docs/protocol.md, ROOM_EVENT).
 _RESTARTING = "restarting"
 # What a client's record says of one that is in no room.
 _NOWHERE: ClientFields = {"room_id": None, "role": None, "tracks": ()}
-
-
-class _LocalRoom:
-    """A room that has members in this process, or is about to have, or to be changed by it."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.creation = asyncio.Lock()  # held by whoever makes the room, so that others do not negotiate in vain
-        self.chronicle: Chronicle | None = None  # from the first member on
-        self.members: dict[ClientId, Membership] = {}
-        self.present: set[Membership] = set()  # members, and those coming in
-        self.early: list[Change] = []  # what other nodes said while the first member was coming in
-        self.is_catching_up = False
-
-    @property
-    def record(self) -> Room | None:
-        """The room, as far as this process knows."""
-        return self.chronicle.latest if self.chronicle is not None else None
-
-    def find(self, key: MemberKey) -> Participant | None:
-        """Return a participant as this process knows it."""
-        return membership.find(self.record, key) if self.record is not None else None
-
-
-class Membership:
-    """One session's membership in a room, from the request to come in until everything is cleaned up."""
-
-    def __init__(self, caller: Caller, room_id: RoomId, local: _LocalRoom, participant: Participant) -> None:
-        self.caller = caller
-        self.room_id = room_id
-        self.local = local
-        self.participant = participant  # as it came in; what has changed since is in the room's record
-        self.key = membership.key_of(participant)
-        self.since = 0  # the room's sequence when it came in: its ACK tells of everything up to that
-        self.media: MemberMedia | None = None
-        self.has_ended = False  # its connection was lost, perhaps while it was still coming in
-        self.parting: asyncio.Task[None] | None = None
-
-    @property
-    def client_id(self) -> ClientId:
-        """Whose membership this is."""
-        return self.participant.client_id
-
-    @property
-    def is_in(self) -> bool:
-        """Whether it has come in and not begun to leave."""
-        return self.parting is None and self.local.members.get(self.client_id) is self
-
-    @property
-    def media_session_id(self) -> SessionId | None:
-        """The member's own session at the SFU."""
-        return self.media.session_id if self.media is not None else None
-
-    @property
-    def room(self) -> Room:
-        """The room as it was last announced."""
-        record = self.local.record
-        if record is None:  # pragma: no cover - whoever is in was let in by a change
-            raise NotFoundError(f"not in room {self.room_id}")
-        return record
 
 
 class Roster:
@@ -142,8 +76,11 @@ class Roster:
         self._clock = clock
         self._members: dict[SessionId, Membership] = {}
         # A room is here while somebody holds it: a member, or a change that is under way.
-        self._rooms: weakref.WeakValueDictionary[RoomId, _LocalRoom] = weakref.WeakValueDictionary()
+        self._rooms: weakref.WeakValueDictionary[RoomId, LocalRoom] = weakref.WeakValueDictionary()
         self._generations = itertools.count(1)
+        self._announcements = Announcements(
+            storage=storage, bus=bus, duties=duties, node_id=node_id, on_removed=self._begin_parting
+        )
 
     def count_participants(self) -> int:
         """Return how many memberships there are in this process."""
@@ -230,7 +167,7 @@ class Roster:
             member.local.members[member.client_id] = member
             member.since = room.sequence
             joined = Change(sequence=room.sequence, event="participant_joined", participant=participant)
-            self._settle(member.local, room, joined)
+            self._announcements.settle(member.local, room, joined)
         if member.has_ended:  # meanwhile
             self._begin_parting(member, "connection lost")
         elif member.media is not None:
@@ -296,11 +233,11 @@ class Roster:
             change = membership.without_participant(key, now=self._clock())
             room = await self._change(local, room_id, change, is_known=known is not None)
             if room is not None:
-                self._end_source(local, participant.session_id)
+                local.end_source(participant.session_id)
                 participant = known or participant
                 left = Change(sequence=room.sequence, event="participant_left", participant=participant, reason=reason)
-                self._settle(local, room, left)
-                if reason in {_REMOVED, _RESTARTING}:  # nobody who left by itself needs to be told
+                self._announcements.settle(local, room, left)
+                if reason in {REMOVED, _RESTARTING}:  # nobody who left by itself needs to be told
                     tell(self._bus, participant.client_id, event(room_id, left))
 
     async def evict(self, room_id: RoomId, client_id: ClientId) -> None:
@@ -316,9 +253,9 @@ class Roster:
             raise NotFoundError(f"client {client_id} is not in room {room_id}")
         member = self._local(room_id).members.get(client_id)
         if member is None:  # of another node, or of one that is gone
-            await self.remove(room_id, participant, _REMOVED)
+            await self.remove(room_id, participant, REMOVED)
         else:
-            await self._duties.wait_for(self._begin_parting(member, _REMOVED))
+            await self._duties.wait_for(self._begin_parting(member, REMOVED))
 
     async def close(self, room_id: RoomId, reason: str) -> None:
         """Close a room with its members in it.
@@ -345,7 +282,7 @@ class Roster:
         rooms = {member.room_id: member.local for member in self._members.values() if member.is_in}
         places = asyncio.Semaphore(_VACATED_AT_ONCE)
 
-        async def vacate(room_id: RoomId, local: _LocalRoom) -> None:
+        async def vacate(room_id: RoomId, local: LocalRoom) -> None:
             async with places:
                 try:
                     await self._vacate(room_id, local, reason)
@@ -354,7 +291,7 @@ class Roster:
 
         await asyncio.gather(*(vacate(room_id, local) for room_id, local in rooms.items()))
 
-    async def _vacate(self, room_id: RoomId, local: _LocalRoom, reason: str) -> None:
+    async def _vacate(self, room_id: RoomId, local: LocalRoom, reason: str) -> None:
         here = {member.key for member in local.members.values()}
         present = local.record.participants if local.record is not None else ()
         if all(membership.key_of(participant) in here for participant in present):
@@ -363,11 +300,12 @@ class Roster:
         for member in tuple(local.members.values()):
             await self._duties.wait_for(self._begin_parting(member, reason))
 
-    def _end(self, local: _LocalRoom, room: Room) -> None:
+    def _end(self, local: LocalRoom, room: Room) -> None:
         """Tell members that their room is closed, while its lock is held, and end their memberships."""
-        self._settle(local, room, Change(sequence=room.sequence, event="room_closed", reason=room.close_reason))
+        closed = Change(sequence=room.sequence, event="room_closed", reason=room.close_reason)
+        self._announcements.settle(local, room, closed)
         for member in tuple(local.members.values()):
-            self._begin_parting(member, _REMOVED)
+            self._begin_parting(member, REMOVED)
 
     def _begin_parting(self, member: Membership, reason: str) -> asyncio.Task[None]:
         """End a membership, in the one way in which all of them end; what is under way already is returned."""
@@ -376,7 +314,7 @@ class Roster:
             member.local.present.discard(member)
             if member.media is not None:
                 member.media.close()
-            self._end_source(member.local, member.media_session_id)
+            member.local.end_source(member.media_session_id)
             member.parting = self._duties.start(lambda: self._part(member, reason), f"leave {member.room_id}")
         return member.parting
 
@@ -433,7 +371,7 @@ class Roster:
             published = Change(
                 sequence=room.sequence, event="tracks_published", participant=publisher, tracks=tuple(new)
             )
-            self._settle(member.local, room, published)
+            self._announcements.settle(member.local, room, published)
         await self._note(member.client_id, tracks=publisher.tracks if publisher is not None else ())
 
     async def _unpublish(self, member: Membership, reason: str, mids: frozenset[str] | None = None) -> None:
@@ -456,27 +394,18 @@ class Roster:
                 tracks=tuple(gone),
                 reason=reason,
             )
-            self._settle(member.local, room, unpublished)
+            self._announcements.settle(member.local, room, unpublished)
         await self._note(member.client_id, tracks=publisher.tracks if publisher is not None else ())
 
     def _lost_media(self, member: Membership, session_id: SessionId) -> None:
         """See to what a media session leaves behind that was given up while its member stays."""
-
-        self._end_source(member.local, session_id)
+        member.local.end_source(session_id)
 
         async def clean_up() -> None:
             await self._duties.persist(lambda: self._unpublish(member, "media session lost"))
             await self._abandon(session_id)
 
         self._duties.start(clean_up, f"clean up media session {session_id}")
-
-    def _end_source(self, local: _LocalRoom, session_id: SessionId | None) -> None:
-        """Let nobody in the room wait for tracks of a media session that has ended."""
-        if session_id is None:
-            return
-        for other in local.present:
-            if other.media is not None:
-                other.media.source_gone(session_id)
 
     async def _abandon(self, session_id: SessionId) -> None:
         """Let the ledger bring up what is not confirmed to be closed by then."""
@@ -493,7 +422,7 @@ class Roster:
         except SignalManagerError as error:
             log.warning("client record not updated", client_id=client_id, reason=error.message)
 
-    async def _change(self, local: _LocalRoom, room_id: RoomId, change: RoomChange, *, is_known: bool) -> Room | None:
+    async def _change(self, local: LocalRoom, room_id: RoomId, change: RoomChange, *, is_known: bool) -> Room | None:
         """Apply a change that takes something out of a room; None when it is out and nobody is to be told.
 
         What is known to be in, and is not, was taken out by an attempt of ours that seemed to fail: then the room as
@@ -507,30 +436,11 @@ class Roster:
                 return None
             return room
 
-    def _local(self, room_id: RoomId) -> _LocalRoom:
+    def _local(self, room_id: RoomId) -> LocalRoom:
         local = self._rooms.get(room_id)
         if local is None:
-            local = self._rooms[room_id] = _LocalRoom()
+            local = self._rooms[room_id] = LocalRoom()
         return local
-
-    def _settle(self, local: _LocalRoom, room: Room, change: Change) -> None:
-        """Make a change of this process known, while its room's lock is held: to members here, and to other nodes."""
-        affected = room.participants if change.participant is None else (*room.participants, change.participant)
-        nodes = {each.node_id for each in affected if each.node_id is not None} - {self._node_id}
-        if nodes:
-            self._bus.announce(nodes, room.room_id, write_change(change))
-        if local.chronicle is None and local.members:
-            local.chronicle = Chronicle(room)
-            local.early, early = [], local.early
-            for later in early:
-                self._tell(local, room.room_id, local.chronicle.take(later))
-        elif local.chronicle is not None:
-            # Of a room that is closed, nothing is worth waiting for.
-            chronicle = local.chronicle
-            self._tell(local, room.room_id, chronicle.take(change, room))
-            if not room.is_active:
-                self._tell(local, room.room_id, chronicle.catch_up(room))
-        self._mind_gap(local, room.room_id)
 
     # -- what other nodes say ------------------------------------------------------------------------------------
 
@@ -540,12 +450,7 @@ class Roster:
         change = read_change(news) if local is not None else None
         if local is None or change is None:
             return  # all members here have left meanwhile
-        if local.chronicle is None:
-            if len(local.early) < _MOST_EARLY:
-                local.early.append(change)
-            return
-        self._tell(local, room_id, local.chronicle.take(change))
-        self._mind_gap(local, room_id)
+        self._announcements.hear(local, room_id, change)
 
     def reunite(self, node_id: NodeId | None) -> None:
         """Look what was missed in rooms that are shared with this node, or with any other."""
@@ -553,46 +458,4 @@ class Roster:
             room = member.local.record
             nodes = {each.node_id for each in room.participants} - {self._node_id} if room is not None else set()
             if nodes if node_id is None else node_id in nodes:
-                self._catch_up(member.local, member.room_id, after=0.0)
-
-    def _tell(self, local: _LocalRoom, room_id: RoomId, changes: Sequence[Change]) -> None:
-        """Tell the members here of changes, and end the memberships that others have ended."""
-        for change in changes:
-            news = event(room_id, change)
-            if change.event == "participant_left" and change.participant is not None:
-                self._end_source(local, change.participant.session_id)
-            for member in tuple(local.members.values()):
-                is_gone = change.participant is not None and membership.key_of(change.participant) == member.key
-                if change.event == "participant_left" and is_gone:
-                    member.since = sys.maxsize  # it is no business of its own any more
-                    self._begin_parting(member, change.reason or _REMOVED)
-                elif change.sequence > member.since:
-                    tell(self._bus, member.client_id, news)
-                    if change.event == "room_closed":
-                        self._begin_parting(member, _REMOVED)
-
-    def _mind_gap(self, local: _LocalRoom, room_id: RoomId) -> None:
-        if local.chronicle is not None and local.chronicle.has_gap:
-            self._catch_up(local, room_id, after=_GAP_PATIENCE)
-
-    def _catch_up(self, local: _LocalRoom, room_id: RoomId, *, after: float) -> None:
-        """Read the room's record if what is missing has not come by then."""
-        if local.is_catching_up:
-            return
-        local.is_catching_up = True
-
-        async def read() -> None:
-            await asyncio.sleep(after)
-            local.is_catching_up = False
-            chronicle = local.chronicle
-            if chronicle is None or (after and not chronicle.has_gap):
-                return
-            room = await self._storage.get_room(room_id)
-            if room is not None:
-                self._tell(local, room_id, chronicle.catch_up(room))
-                self._mind_gap(local, room_id)
-
-        async def catch_up() -> None:
-            await self._duties.persist(read)
-
-        self._duties.start(catch_up, f"catch up with room {room_id}")
+                self._announcements.catch_up(member.local, member.room_id, after=0.0)

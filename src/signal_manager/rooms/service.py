@@ -61,9 +61,10 @@ from signal_manager.rooms import membership, requests
 from signal_manager.rooms.duties import Duties
 from signal_manager.rooms.events import describe_all
 from signal_manager.rooms.ledger import MediaLedger
+from signal_manager.rooms.local_room import Membership
 from signal_manager.rooms.member_media import MediaShared, MemberMedia, Watching
 from signal_manager.rooms.requests import Entered
-from signal_manager.rooms.roster import Membership, Roster
+from signal_manager.rooms.roster import Roster
 from signal_manager.storage.base import Expired, Storage
 
 __all__ = ["MAX_METADATA", "RoomService", "RoomSettings"]

@@ -1,0 +1,123 @@
+"""How a change of a room becomes known: to the other nodes, and in the order of `sequence` to the members here.
+
+`roster.py` and other nodes bring changes; `chronicle.py` says which of them can be told, and what is missing is read
+from the room's record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+
+from signal_manager.bus.base import Bus
+from signal_manager.model import NodeId, Room, RoomId
+from signal_manager.rooms import membership
+from signal_manager.rooms.chronicle import Change, Chronicle, write_change
+from signal_manager.rooms.duties import Duties
+from signal_manager.rooms.events import event, tell
+from signal_manager.rooms.local_room import LocalRoom, Membership
+from signal_manager.storage.base import Storage
+
+__all__ = ["REMOVED", "Announcements"]
+
+# How long (s) a change waits for an earlier one that another node announces, before the record is read instead.
+_GAP_PATIENCE = 0.5
+# What other nodes say of a room while its first member here comes in is kept up to so many changes.
+_MOST_EARLY = 200
+
+# Why a member left that others took out (docs/protocol.md, ROOM_EVENT).
+REMOVED = "removed"
+
+
+class Announcements:
+    """Tell nodes and members of changes.
+
+    Args:
+        on_removed: called with a membership that a change has ended, and why.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        bus: Bus,
+        duties: Duties,
+        node_id: NodeId,
+        on_removed: Callable[[Membership, str], object],
+    ) -> None:
+        self._storage = storage
+        self._bus = bus
+        self._duties = duties
+        self._node_id = node_id
+        self._on_removed = on_removed
+
+    def settle(self, local: LocalRoom, room: Room, change: Change) -> None:
+        """Make a change of this process known, while its room's lock is held: to members here, and to other nodes."""
+        affected = room.participants if change.participant is None else (*room.participants, change.participant)
+        nodes = {each.node_id for each in affected if each.node_id is not None} - {self._node_id}
+        if nodes:
+            self._bus.announce(nodes, room.room_id, write_change(change))
+        if local.chronicle is None and local.members:
+            local.chronicle = Chronicle(room)
+            local.early, early = [], local.early
+            for later in early:
+                self._tell(local, room.room_id, local.chronicle.take(later))
+        elif local.chronicle is not None:
+            # Of a room that is closed, nothing is worth waiting for.
+            chronicle = local.chronicle
+            self._tell(local, room.room_id, chronicle.take(change, room))
+            if not room.is_active:
+                self._tell(local, room.room_id, chronicle.catch_up(room))
+        self._mind_gap(local, room.room_id)
+
+    def hear(self, local: LocalRoom, room_id: RoomId, change: Change) -> None:
+        """Take note of a change that another node has announced."""
+        if local.chronicle is None:
+            if len(local.early) < _MOST_EARLY:
+                local.early.append(change)
+            return
+        self._tell(local, room_id, local.chronicle.take(change))
+        self._mind_gap(local, room_id)
+
+    def catch_up(self, local: LocalRoom, room_id: RoomId, *, after: float) -> None:
+        """Read the room's record if what is missing has not come by then."""
+        if local.is_catching_up:
+            return
+        local.is_catching_up = True
+
+        async def read() -> None:
+            await asyncio.sleep(after)
+            local.is_catching_up = False
+            chronicle = local.chronicle
+            if chronicle is None or (after and not chronicle.has_gap):
+                return
+            room = await self._storage.get_room(room_id)
+            if room is not None:
+                self._tell(local, room_id, chronicle.catch_up(room))
+                self._mind_gap(local, room_id)
+
+        async def catch_up() -> None:
+            await self._duties.persist(read)
+
+        self._duties.start(catch_up, f"catch up with room {room_id}")
+
+    def _tell(self, local: LocalRoom, room_id: RoomId, changes: Sequence[Change]) -> None:
+        """Tell the members here of changes, and end the memberships that others have ended."""
+        for change in changes:
+            news = event(room_id, change)
+            if change.event == "participant_left" and change.participant is not None:
+                local.end_source(change.participant.session_id)
+            for member in tuple(local.members.values()):
+                is_gone = change.participant is not None and membership.key_of(change.participant) == member.key
+                if change.event == "participant_left" and is_gone:
+                    member.since = sys.maxsize  # it is no business of its own any more
+                    self._on_removed(member, change.reason or REMOVED)
+                elif change.sequence > member.since:
+                    tell(self._bus, member.client_id, news)
+                    if change.event == "room_closed":
+                        self._on_removed(member, REMOVED)
+
+    def _mind_gap(self, local: LocalRoom, room_id: RoomId) -> None:
+        if local.chronicle is not None and local.chronicle.has_gap:
+            self.catch_up(local, room_id, after=_GAP_PATIENCE)
