@@ -1,31 +1,27 @@
 """The composition root: a Config becomes a running service, and a running service stops in order.
 
-Only this module and the command line know every part; each part gets what it needs as keyword arguments.
+Only this module and the command line know every part; each part gets what it needs as keyword arguments, and those that
+the configuration chooses are built by `backends.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
 from uuid import uuid4
 
 import structlog
 import uvloop
 
 from signal_manager import __version__, logs
-from signal_manager.adapters import load_adapter
 from signal_manager.admin import AdminServer, Everywhere, Management, Numbers, TokenIssuer
-from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
-from signal_manager.bus.local import LocalBus
+from signal_manager.backends import authenticator_for, bus_for, media_for, storage_for
 from signal_manager.bus.nats import NatsBus
-from signal_manager.bus.nats_link import NatsSecurity
 from signal_manager.config import (
     Config,
     as_plain,
@@ -37,7 +33,6 @@ from signal_manager.config import (
 )
 from signal_manager.errors import ConfigurationError
 from signal_manager.housekeeping import Housekeeping
-from signal_manager.jwks import JwksKeys
 from signal_manager.limits import HALF_OPEN, TURNED_AWAY, Limits
 from signal_manager.listener import listen
 from signal_manager.media.base import MediaBackend
@@ -46,7 +41,7 @@ from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.registrations import Registrations
-from signal_manager.resumption import Reachable, ResumeSettings
+from signal_manager.resumption import ResumeSettings
 from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.router import Router
 from signal_manager.server import Server
@@ -55,16 +50,7 @@ from signal_manager.storage.measured import measured
 from signal_manager.tls import Certificate
 from signal_manager.tracing import Tracing, tracing_from
 
-__all__ = [
-    "check_exposure",
-    "cloudflare_for",
-    "configure_logs",
-    "media_backend_of",
-    "nats_security",
-    "run",
-    "running",
-    "storage_for",
-]
+__all__ = ["check_exposure", "configure_logs", "run", "running"]
 
 log = structlog.get_logger(__name__)
 
@@ -103,8 +89,8 @@ async def running(config: Config) -> AsyncIterator[Server]:
             keeps_records=config.auth.auth_method == "store",
             offline_ttl=config.session.session_timeout,
         )
-        media = await stack.enter_async_context(_media(config, metrics))
-        bus = await stack.enter_async_context(_bus(config, node_id, metrics))
+        media = await stack.enter_async_context(media_for(config, metrics))
+        bus = await stack.enter_async_context(bus_for(config, node_id, metrics))
         rooms = RoomService(
             storage=storage,
             bus=bus,
@@ -131,7 +117,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
             )
         )
         await stack.enter_async_context(rooms)
-        authenticator = await stack.enter_async_context(_authenticator(config, storage))
+        authenticator = await stack.enter_async_context(authenticator_for(config, storage))
         server = Server(
             router=Router(
                 authenticator=authenticator, bus=bus, registrations=registrations, rooms=rooms, tracing=tracing
@@ -267,139 +253,8 @@ def configure_logs(config: Config, *, is_quiet: bool = False) -> logs.Logs:
     return written
 
 
-def nats_security(config: Config) -> NatsSecurity:
-    """Return how this node proves to NATS who it is."""
-    settings = config.bus
-    return NatsSecurity(
-        ca_path=settings.nats_ca_path,
-        cert_path=settings.nats_cert_path,
-        key_path=settings.nats_key_path,
-        credentials_path=settings.nats_credentials_path,
-    )
-
-
-def storage_for(config: Config) -> Storage:
-    """Build what `storage.backend` asks for, not yet opened.
-
-    An adapter of another package is called with `operation_timeout` alone.
-    """
-    backend = config.storage.backend
-    adapter = load_adapter("storage", backend)
-    settings: dict[str, Any] = {"operation_timeout": config.storage.operation_timeout}
-    if backend == "sqlite":
-        settings["path"] = config.storage.sqlite_path
-    elif backend == "firestore":
-        settings |= {
-            "project": config.firestore.project_id,
-            "database": config.firestore.database_name,
-            "credentials_path": config.firestore.credentials_path,
-            "collection_prefix": config.firestore.collection_prefix,
-        }
-    storage: Storage = adapter(**settings)
-    return storage
-
-
-def media_backend_of(config: Config) -> str:
-    """Return what `media.backend` comes to: "auto" means Cloudflare where there are credentials, else this machine."""
-    if config.media.backend != "auto":
-        return config.media.backend
-    if config.cloudflare.app_id and config.cloudflare.app_secret.get_secret_value():
-        return "cloudflare"
-    # Without aiortc there is no local SFU, and clients still find each other peer to peer.
-    return "local" if importlib.util.find_spec("aiortc") is not None else "none"
-
-
-def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
-    """Build the client of Cloudflare Realtime, not yet opened.
-
-    Raises:
-        ConfigurationError: the credentials are missing.
-    """
-    cloudflare = config.cloudflare
-    if not cloudflare.app_id or not cloudflare.app_secret.get_secret_value():
-        raise ConfigurationError('media.backend "cloudflare" needs cloudflare.app_id and cloudflare.app_secret')
-    backend: MediaBackend = load_adapter("media", "cloudflare")(
-        app_id=cloudflare.app_id,
-        app_secret=cloudflare.app_secret.get_secret_value(),
-        metrics=metrics,
-        base_url=cloudflare.base_url,
-        stun_url=cloudflare.stun_url,
-        turn_key_id=cloudflare.turn_key_id,
-        turn_key_token=cloudflare.turn_key_token.get_secret_value(),
-        turn_ttl=cloudflare.turn_ttl,
-        request_timeout=cloudflare.request_timeout,
-    )
-    return backend
-
-
-@contextlib.asynccontextmanager
-async def _bus(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIterator[LocalBus[Reachable]]:
-    """Run what `bus.backend` asks for while the block lasts."""
-    if not has_other_nodes(config):
-        yield LocalBus(max_subscribers=config.session.max_sessions_per_client)
-        return
-    settings = config.bus
-    bus: NatsBus[Reachable] = NatsBus(
-        node_id=node_id,
-        url=settings.nats_url.get_secret_value(),
-        security=nats_security(config),
-        prefix=settings.nats_subject_prefix,
-        metrics=metrics,
-    )
-    async with bus:
-        yield bus
-
-
-class _Media(NamedTuple):
-    """An SFU, and what clients are told of it."""
-
-    backend: MediaBackend | None
-    app_id: str = ""
-    stun_url: str = ""
-
-
-@contextlib.asynccontextmanager
-async def _media(config: Config, metrics: Metrics) -> AsyncIterator[_Media]:
-    """Run what `media.backend` asks for while the block lasts; no backend where clients talk peer to peer only."""
-    match media_backend_of(config):
-        case "cloudflare":
-            async with cloudflare_for(config, metrics) as backend:
-                yield _Media(backend, config.cloudflare.app_id, config.cloudflare.stun_url)
-        case "local":
-            async with _local_media(config, metrics) as media:
-                yield media
-        case "none":
-            yield _Media(None)
-        case other:
-            # An adapter of another package is called with `metrics` and `request_timeout` alone.
-            adapter = load_adapter("media", other)
-            async with adapter(metrics=metrics, request_timeout=config.cloudflare.request_timeout) as backend:
-                yield _Media(backend)
-
-
 def _traced(backend: MediaBackend | None, tracing: Tracing | None) -> MediaBackend | None:
     return backend if backend is None or tracing is None else tracing.around(backend, MediaBackend, "sfu")
-
-
-@contextlib.asynccontextmanager
-async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[_Media]:
-    """Run the local SFU while the block lasts, and speak to it as to Cloudflare."""
-    try:
-        from signal_manager.media.sfu import LocalSfu  # noqa: PLC0415 - needs an optional dependency
-    except ModuleNotFoundError as error:
-        raise ConfigurationError("media.backend \"local\" needs: pip install 'signal-manager[rtc]'") from error
-    sfu = LocalSfu(http_port=0, udp_port=config.media.sfu_udp_port, public_addresses=config.media.sfu_public_addresses)
-    async with sfu:
-        backend: MediaBackend = load_adapter("media", "cloudflare")(
-            app_id=sfu.app_id,
-            app_secret=sfu.app_secret,
-            metrics=metrics,
-            base_url=sfu.base_url,
-            stun_url="",  # the SFU is on this machine: its own address is all that a client needs
-            request_timeout=config.cloudflare.request_timeout,
-        )
-        async with backend:
-            yield _Media(backend, sfu.app_id)
 
 
 def _admin(
@@ -448,30 +303,6 @@ def _local_url(server: Server) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - read, not listened on
     scheme = "wss" if server.is_secure else "ws"
     return f"{scheme}://[{host}]:{server.port}" if ":" in host else f"{scheme}://{host}:{server.port}"
-
-
-@contextlib.asynccontextmanager
-async def _authenticator(config: Config, storage: Storage) -> AsyncIterator[Authenticator]:
-    """Build what `auth.auth_method` asks for; keys from a JWKS URL are refreshed while the block lasts."""
-    auth = config.auth
-    if auth.auth_method == "store":
-        yield StoredClients(find=storage.get_client, rewrite=storage.update_client)
-        return
-    static = StaticKeys([key.get_secret_value() for key in auth.api_keys])
-    if auth.auth_method == "api_key":
-        yield static
-        return
-    async with contextlib.AsyncExitStack() as stack:
-        keys = await stack.enter_async_context(JwksKeys(auth.jwks_url)) if auth.jwks_url else None
-        signed = SignedTokens(
-            auth.token_secret.get_secret_value(),
-            previous_secrets=[secret.get_secret_value() for secret in auth.previous_token_secrets],
-            algorithms=auth.jwt_algorithms,
-            audience=auth.jwt_audience,
-            issuer=auth.jwt_issuer,
-            keys=keys,
-        )
-        yield signed if auth.auth_method == "jwt" else FirstOf(static, signed)
 
 
 async def _run_until_signal(config: Config, announce: Callable[[Server], None] | None) -> None:

@@ -198,11 +198,11 @@ def check_config(
 
 
 async def _try_credentials(config: Config) -> None:
-    from signal_manager import app  # noqa: PLC0415 - the other commands need neither its libraries nor their start time
+    from signal_manager import backends  # noqa: PLC0415 - the other commands need neither its libraries nor their start time
 
-    if app.media_backend_of(config) != "cloudflare":
+    if backends.media_backend_of(config) != "cloudflare":
         raise ConfigurationError("--online tries cloudflare.app_id and cloudflare.app_secret, and they are not set")
-    async with app.cloudflare_for(config, Metrics()) as backend:
+    async with backends.cloudflare_for(config, Metrics()) as backend:
         await backend.validate_credentials()
 
 

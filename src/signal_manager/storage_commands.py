@@ -116,9 +116,9 @@ def import_storage(config: ConfigOption = None, file: FileOption = None, as_json
 
 
 def _storage(settings: Config) -> Storage:
-    from signal_manager import app  # noqa: PLC0415 - the other commands do not need its libraries and start time
+    from signal_manager import backends  # noqa: PLC0415 - the other commands do not need its libraries and start time
 
-    return app.storage_for(settings)
+    return backends.storage_for(settings)
 
 
 def _opened(file: Path | None, mode: str) -> BinaryIO:

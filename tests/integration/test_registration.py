@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from signal_manager.app import storage_for
+from signal_manager.backends import storage_for
 from signal_manager.client import SignalClient
 from signal_manager.config import Config
 from signal_manager.errors import AuthenticationError, ConfigurationError, ConflictError, NotFoundError

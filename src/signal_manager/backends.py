@@ -1,0 +1,191 @@
+"""What the configuration names, built: storage, the bus, the SFU, and who says who a client is.
+
+`app.py` runs the service on these; the command line asks for one where it needs no service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+from signal_manager.adapters import load_adapter
+from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
+from signal_manager.bus.local import LocalBus
+from signal_manager.bus.nats import NatsBus
+from signal_manager.bus.nats_link import NatsSecurity
+from signal_manager.config import Config, has_other_nodes
+from signal_manager.errors import ConfigurationError
+from signal_manager.jwks import JwksKeys
+from signal_manager.media.base import MediaBackend
+from signal_manager.metrics import Metrics
+from signal_manager.model import NodeId
+from signal_manager.resumption import Reachable
+from signal_manager.storage.base import Storage
+
+__all__ = [
+    "Media",
+    "authenticator_for",
+    "bus_for",
+    "cloudflare_for",
+    "media_backend_of",
+    "media_for",
+    "nats_security",
+    "storage_for",
+]
+
+
+def nats_security(config: Config) -> NatsSecurity:
+    """Return how this node proves to NATS who it is."""
+    settings = config.bus
+    return NatsSecurity(
+        ca_path=settings.nats_ca_path,
+        cert_path=settings.nats_cert_path,
+        key_path=settings.nats_key_path,
+        credentials_path=settings.nats_credentials_path,
+    )
+
+
+def storage_for(config: Config) -> Storage:
+    """Build what `storage.backend` asks for, not yet opened.
+
+    An adapter of another package is called with `operation_timeout` alone.
+    """
+    backend = config.storage.backend
+    adapter = load_adapter("storage", backend)
+    settings: dict[str, Any] = {"operation_timeout": config.storage.operation_timeout}
+    if backend == "sqlite":
+        settings["path"] = config.storage.sqlite_path
+    elif backend == "firestore":
+        settings |= {
+            "project": config.firestore.project_id,
+            "database": config.firestore.database_name,
+            "credentials_path": config.firestore.credentials_path,
+            "collection_prefix": config.firestore.collection_prefix,
+        }
+    storage: Storage = adapter(**settings)
+    return storage
+
+
+def media_backend_of(config: Config) -> str:
+    """Return what `media.backend` comes to: "auto" means Cloudflare where there are credentials, else this machine."""
+    if config.media.backend != "auto":
+        return config.media.backend
+    if config.cloudflare.app_id and config.cloudflare.app_secret.get_secret_value():
+        return "cloudflare"
+    # Without aiortc there is no local SFU, and clients still find each other peer to peer.
+    return "local" if importlib.util.find_spec("aiortc") is not None else "none"
+
+
+def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
+    """Build the client of Cloudflare Realtime, not yet opened.
+
+    Raises:
+        ConfigurationError: the credentials are missing.
+    """
+    cloudflare = config.cloudflare
+    if not cloudflare.app_id or not cloudflare.app_secret.get_secret_value():
+        raise ConfigurationError('media.backend "cloudflare" needs cloudflare.app_id and cloudflare.app_secret')
+    backend: MediaBackend = load_adapter("media", "cloudflare")(
+        app_id=cloudflare.app_id,
+        app_secret=cloudflare.app_secret.get_secret_value(),
+        metrics=metrics,
+        base_url=cloudflare.base_url,
+        stun_url=cloudflare.stun_url,
+        turn_key_id=cloudflare.turn_key_id,
+        turn_key_token=cloudflare.turn_key_token.get_secret_value(),
+        turn_ttl=cloudflare.turn_ttl,
+        request_timeout=cloudflare.request_timeout,
+    )
+    return backend
+
+
+@contextlib.asynccontextmanager
+async def bus_for(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIterator[LocalBus[Reachable]]:
+    """Run what `bus.backend` asks for while the block lasts."""
+    if not has_other_nodes(config):
+        yield LocalBus(max_subscribers=config.session.max_sessions_per_client)
+        return
+    settings = config.bus
+    bus: NatsBus[Reachable] = NatsBus(
+        node_id=node_id,
+        url=settings.nats_url.get_secret_value(),
+        security=nats_security(config),
+        prefix=settings.nats_subject_prefix,
+        metrics=metrics,
+    )
+    async with bus:
+        yield bus
+
+
+class Media(NamedTuple):
+    """An SFU, and what clients are told of it."""
+
+    backend: MediaBackend | None
+    app_id: str = ""
+    stun_url: str = ""
+
+
+@contextlib.asynccontextmanager
+async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
+    """Run what `media.backend` asks for while the block lasts; no backend where clients talk peer to peer only."""
+    match media_backend_of(config):
+        case "cloudflare":
+            async with cloudflare_for(config, metrics) as backend:
+                yield Media(backend, config.cloudflare.app_id, config.cloudflare.stun_url)
+        case "local":
+            async with _local_media(config, metrics) as media:
+                yield media
+        case "none":
+            yield Media(None)
+        case other:
+            # An adapter of another package is called with `metrics` and `request_timeout` alone.
+            adapter = load_adapter("media", other)
+            async with adapter(metrics=metrics, request_timeout=config.cloudflare.request_timeout) as backend:
+                yield Media(backend)
+
+
+@contextlib.asynccontextmanager
+async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
+    """Run the local SFU while the block lasts, and speak to it as to Cloudflare."""
+    try:
+        from signal_manager.media.sfu import LocalSfu  # noqa: PLC0415 - needs an optional dependency
+    except ModuleNotFoundError as error:
+        raise ConfigurationError("media.backend \"local\" needs: pip install 'signal-manager[rtc]'") from error
+    sfu = LocalSfu(http_port=0, udp_port=config.media.sfu_udp_port, public_addresses=config.media.sfu_public_addresses)
+    async with sfu:
+        backend: MediaBackend = load_adapter("media", "cloudflare")(
+            app_id=sfu.app_id,
+            app_secret=sfu.app_secret,
+            metrics=metrics,
+            base_url=sfu.base_url,
+            stun_url="",  # the SFU is on this machine: its own address is all that a client needs
+            request_timeout=config.cloudflare.request_timeout,
+        )
+        async with backend:
+            yield Media(backend, sfu.app_id)
+
+
+@contextlib.asynccontextmanager
+async def authenticator_for(config: Config, storage: Storage) -> AsyncIterator[Authenticator]:
+    """Build what `auth.auth_method` asks for; keys from a JWKS URL are refreshed while the block lasts."""
+    auth = config.auth
+    if auth.auth_method == "store":
+        yield StoredClients(find=storage.get_client, rewrite=storage.update_client)
+        return
+    static = StaticKeys([key.get_secret_value() for key in auth.api_keys])
+    if auth.auth_method == "api_key":
+        yield static
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        keys = await stack.enter_async_context(JwksKeys(auth.jwks_url)) if auth.jwks_url else None
+        signed = SignedTokens(
+            auth.token_secret.get_secret_value(),
+            previous_secrets=[secret.get_secret_value() for secret in auth.previous_token_secrets],
+            algorithms=auth.jwt_algorithms,
+            audience=auth.jwt_audience,
+            issuer=auth.jwt_issuer,
+            keys=keys,
+        )
+        yield signed if auth.auth_method == "jwt" else FirstOf(static, signed)
