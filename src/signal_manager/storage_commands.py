@@ -29,7 +29,12 @@ storage_commands = typer.Typer(
     help="Check the store, write it out as JSON lines, read such lines in.", no_args_is_help=True
 )
 
-FileOption = Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="In place of the standard one.")]
+ToFileOption = Annotated[
+    Path | None, typer.Option("--file", "-f", metavar="FILE", help="Write to this file in place of standard output.")
+]
+FromFileOption = Annotated[
+    Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read this file in place of standard input.")
+]
 
 
 @storage_commands.command("check")
@@ -58,7 +63,7 @@ def check_storage(config: ConfigOption = None, as_json_text: JsonOption = False)
 
 
 @storage_commands.command("export")
-def export_storage(config: ConfigOption = None, file: FileOption = None) -> None:
+def export_storage(config: ConfigOption = None, file: ToFileOption = None) -> None:
     """Write clients, rooms and the ledger of media as JSON lines; the service may go on meanwhile.
 
     Examples:
@@ -84,7 +89,7 @@ def export_storage(config: ConfigOption = None, file: FileOption = None) -> None
 
 
 @storage_commands.command("import")
-def import_storage(config: ConfigOption = None, file: FileOption = None, as_json_text: JsonOption = False) -> int:
+def import_storage(config: ConfigOption = None, file: FromFileOption = None, as_json_text: JsonOption = False) -> int:
     """Read an export in; a record replaces what is there under its id, and a second import changes nothing.
 
     Exits with 1 when lines were left out, each of which is named.
