@@ -25,7 +25,7 @@ from picows import (
     ws_connect,
 )
 
-from signal_manager.client.exchange import Exchange
+from signal_manager.client.exchange import Exchange, settle
 from signal_manager.client.timing import Clock
 from signal_manager.errors import (
     AuthenticationError,
@@ -392,14 +392,7 @@ class Connection(WSListener):
         """Give CONNECT or a request its reply; tell whether anybody was waiting for one."""
         if self._connect is None or message_id != self._connect[0]:
             return self._exchange.resolve(message_id, reply)
-        future = self._connect[1]
-        if future.done():
-            return False
-        if isinstance(reply, SignalManagerError):
-            future.set_exception(reply)
-        else:
-            future.set_result(reply)
-        return True
+        return settle(self._connect[1], reply)
 
 
 def _checked(reply: Message, expected: type[Reply]) -> Reply:

@@ -11,7 +11,7 @@ from signal_manager.errors import SignalManagerError, UnavailableError
 from signal_manager.protocol.messages import Message, Resume
 from signal_manager.protocol.resume import Journal
 
-__all__ = ["KEPT_BYTES", "MAX_PENDING_REQUESTS", "Exchange"]
+__all__ = ["KEPT_BYTES", "MAX_PENDING_REQUESTS", "Exchange", "settle"]
 
 # Requests that wait for their reply at the same time; further callers wait for a place within their time limit.
 MAX_PENDING_REQUESTS = 1024
@@ -76,13 +76,7 @@ class Exchange:
     def resolve(self, message_id: bytes, reply: Message | SignalManagerError) -> bool:
         """Give a request its reply; tell whether anybody was waiting for one."""
         future = self._pending.get(message_id)
-        if future is None or future.done():
-            return False
-        if isinstance(reply, SignalManagerError):
-            future.set_exception(reply)
-        else:
-            future.set_result(reply)
-        return True
+        return future is not None and settle(future, reply)
 
     def fail(self, reason: str) -> None:
         """Tell everybody who waits for a reply that none will come."""
@@ -93,3 +87,14 @@ class Exchange:
     def abandon(self) -> None:
         """Give the session up: it was refused, or what the service says of it cannot be."""
         self.journal = None
+
+
+def settle(future: asyncio.Future[Message], reply: Message | SignalManagerError) -> bool:
+    """Give whoever waits for a reply this one; tell whether anybody was."""
+    if future.done():
+        return False
+    if isinstance(reply, SignalManagerError):
+        future.set_exception(reply)
+    else:
+        future.set_result(reply)
+    return True
