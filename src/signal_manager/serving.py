@@ -1,6 +1,6 @@
 """HTTP in this process's event loop: uvicorn as a guest that leaves signals, logging and the loop to its host.
 
-The admin port is served by it. Nothing of ours is imported here.
+The admin port is served by it, and the local SFU by the guest alone. Nothing of ours is imported here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["HttpServer"]
+__all__ = ["Guest", "HttpServer"]
 
 # Requests in progress that a stopping server waits for (s).
 _GRACE = 1
@@ -50,7 +50,7 @@ class HttpServer:
         protocol = functools.partial(
             _Connection, waiting={}, max_connections=max_connections, request_timeout=request_timeout
         )
-        self._server = _Guest(
+        self._server = Guest(
             uvicorn.Config(
                 app,
                 lifespan="off",
@@ -95,14 +95,16 @@ class HttpServer:
         self._serving = None
 
 
-class _Guest(uvicorn.Server):
+class Guest(uvicorn.Server):
+    """uvicorn as a guest: signals belong to whoever owns the process, and starting can be waited for."""
+
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.is_up = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the process's signal handlers alone: they are the host's."""
+        """Leave the process's signal handlers alone."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

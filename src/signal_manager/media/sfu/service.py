@@ -7,11 +7,9 @@ for one machine, development and tests, and says so when it starts.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -31,28 +29,11 @@ from signal_manager.media.sfu.metrics import Counters, Gauges
 from signal_manager.media.sfu.sessions import Session
 from signal_manager.media.sfu.settings import SfuSettings
 from signal_manager.media.sfu.transport import MediaPort
+from signal_manager.serving import Guest
 
 __all__ = ["LocalSfu", "serve"]
 
 _log = structlog.get_logger(__name__)
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn as a guest: signals belong to whoever owns the process, and starting can be waited for."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the process's signal handlers alone."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        await super().startup(sockets)
-        self.is_up.set()
 
 
 class LocalSfu:
@@ -107,7 +88,7 @@ class LocalSfu:
         )
         self._clock: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._server: _HttpServer | None = None
+        self._server: Guest | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -251,7 +232,7 @@ class LocalSfu:
             limit_concurrency=self.settings.max_http_connections,
             timeout_graceful_shutdown=1,
         )
-        self._server = _HttpServer(config)
+        self._server = Guest(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="sfu-http")
         await self._server.is_up.wait()
 
