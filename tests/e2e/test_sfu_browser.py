@@ -17,9 +17,10 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from signal_manager.media.sfu import LocalSfu, SfuSettings
+from signal_manager.testing.media.peers import Camera
 from tests.e2e.conftest import CHROMIUM
 from tests.e2e.service import eventually
-from tests.media.sfu.clients import MovingPicture, Peer, api_of, frames
+from tests.media.sfu.clients import Peer, api_of, frames
 
 PAGES = Path(__file__).parent / "pages"
 TIME_LIMIT = 20.0
@@ -212,7 +213,7 @@ async def test_data_channel_messages_reach_subscribers_and_answers_the_publisher
 
 async def test_a_browser_receives_what_aiortc_publishes(browser: Browser) -> None:
     async with running() as sfu, tabs(browser, sfu, 1) as (bob,), api_of(sfu) as api, await Peer.open(api) as alice:
-        await alice.publish(picture=MovingPicture(), sound=AudioStreamTrack())
+        await alice.publish(picture=Camera(), sound=AudioStreamTrack())
         await alice.connected()
         video, audio = await bob.do("pull", [remote(alice, "picture"), remote(alice, "sound")])
 

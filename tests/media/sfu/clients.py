@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fractions
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -14,10 +13,8 @@ from aiortc import (
     RTCConfiguration,
     RTCPeerConnection,
     RTCSessionDescription,
-    VideoStreamTrack,
 )
 from aiortc.mediastreams import MediaStreamTrack
-from av import VideoFrame
 
 from signal_manager.media.sfu import LocalSfu
 
@@ -56,19 +53,6 @@ async def api_of(sfu: LocalSfu) -> AsyncIterator[Api]:
     """Connect to the SFU's HTTP port."""
     async with httpx.AsyncClient(timeout=TIME_LIMIT) as http:
         yield Api(sfu, http)
-
-
-class MovingPicture(VideoStreamTrack):
-    """A small picture whose grey value changes, cheap to encode."""
-
-    async def recv(self) -> VideoFrame:
-        """Return the next picture."""
-        pts, time_base = await self.next_timestamp()
-        frame = VideoFrame(160, 120, "yuv420p")
-        for plane, value in zip(frame.planes, (pts // 3000 * 8 % 256, 128, 128), strict=True):
-            plane.update(bytes([value]) * plane.buffer_size)
-        frame.pts, frame.time_base = pts, fractions.Fraction(time_base)
-        return frame
 
 
 class Peer:

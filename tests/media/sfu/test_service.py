@@ -16,7 +16,8 @@ from signal_manager.errors import ConfigurationError
 from signal_manager.media.sfu import LocalSfu, SfuSettings, serve
 from signal_manager.media.sfu.connection import Connection
 from signal_manager.media.sfu.wire import SessionDescription, TracksRequest
-from tests.media.sfu.clients import Api, Json, MovingPicture, Peer, api_of, frames, until
+from signal_manager.testing.media.peers import Camera
+from tests.media.sfu.clients import Api, Json, Peer, api_of, frames, until
 from tests.media.sfu.sdps import FINGERPRINT, offer, section
 
 
@@ -31,7 +32,7 @@ def flowing(sfu: LocalSfu, peer: Peer, mid: str) -> int:
 
 async def test_what_one_peer_publishes_arrives_at_another(sfu: LocalSfu, api: Api) -> None:
     async with await Peer.open(api) as alice, await Peer.open(api) as bob:
-        await alice.publish(camera=MovingPicture(), microphone=AudioStreamTrack())
+        await alice.publish(camera=Camera(), microphone=AudioStreamTrack())
         await alice.connected()
         await bob.pull(alice, "camera", "microphone")
         video = next(track for track in bob.tracks if track.kind == "video")
@@ -95,7 +96,7 @@ async def test_closing_a_publication_ends_its_subscriptions(sfu: LocalSfu, api: 
 
 async def test_a_section_that_sends_takes_another_track_without_negotiation(sfu: LocalSfu, api: Api) -> None:
     async with await Peer.open(api) as alice, await Peer.open(api) as bob:
-        await alice.publish(one=AudioStreamTrack(), two=AudioStreamTrack(), camera=MovingPicture())
+        await alice.publish(one=AudioStreamTrack(), two=AudioStreamTrack(), camera=Camera())
         await alice.connected()
         mid = (await bob.pull(alice, "one"))["tracks"][0]["mid"]
         await bob.connected()
@@ -205,7 +206,7 @@ async def test_another_fingerprint_in_the_same_session_is_refused(api: Api) -> N
 async def test_offers_that_drop_or_rename_sections_are_refused(api: Api) -> None:
     async with await Peer.open(api) as alice:
         alice.connection.addTrack(AudioStreamTrack())
-        await alice.publish(camera=MovingPicture())
+        await alice.publish(camera=Camera())
         await alice.connected()
         text = alice.local()["sdp"]
         shorter = text[: text.index("m=video")]
