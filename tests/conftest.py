@@ -1,12 +1,15 @@
-"""How hard the property tests try (HYPOTHESIS_PROFILE=ci in CI, a quick "dev" otherwise), and what runs first."""
+"""How hard property tests try (HYPOTHESIS_PROFILE=ci in CI, a quick "dev" otherwise), what runs first, and a NATS."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import settings
+
+from tests.nats_server import NatsServer
 
 # No deadline: a busy machine must not fail a test.
 settings.register_profile("dev", max_examples=20, deadline=None)
@@ -37,3 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the long modules first; the others stay in random order."""
     ranks = {f"tests/{module}.py": rank for rank, module in enumerate(LONG_MODULES)}
     items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
+
+
+@pytest.fixture
+async def nats() -> AsyncIterator[NatsServer]:
+    """Run a nats-server."""
+    server = NatsServer()
+    await server.start()
+    yield server
+    await server.kill()

@@ -26,14 +26,6 @@ A = ClientId("a")
 NEVER = 60.0
 
 
-@pytest.fixture
-async def nats() -> AsyncIterator[NatsServer]:
-    server = NatsServer()
-    await server.start()
-    yield server
-    await server.kill()
-
-
 def node(server: NatsServer, name: str, *, timeout: float = NEVER, max_buffered: int = 2**26) -> NatsBus[Phone]:
     return NatsBus(
         node_id=NodeId(name),

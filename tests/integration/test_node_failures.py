@@ -142,14 +142,6 @@ async def talking(nodes: list[ServiceProcess]) -> AsyncIterator[Talk]:
 
 
 @pytest.fixture
-async def nats() -> AsyncIterator[NatsServer]:
-    server = NatsServer()
-    await server.start()
-    yield server
-    await server.kill()
-
-
-@pytest.fixture
 def nodes(nats: NatsServer, tmp_path: Path) -> Iterator[list[ServiceProcess]]:
     with ExitStack() as stack:
         started = []

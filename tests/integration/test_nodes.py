@@ -25,14 +25,6 @@ V2 = "signal-manager.v2"
 
 
 @pytest.fixture
-async def nats() -> AsyncIterator[NatsServer]:
-    server = NatsServer()
-    await server.start()
-    yield server
-    await server.kill()
-
-
-@pytest.fixture
 async def nodes(nats: NatsServer, service_with: ServiceWith, admin_port: int, tmp_path: Path) -> list[Service]:
     """Return three nodes."""
     return [

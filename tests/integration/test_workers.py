@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from signal_manager.storage.sqlite import SqliteStorage
 from tests.integration.test_nodes import LIMIT, ask, log_in
@@ -22,14 +21,6 @@ from tests.integration.v1_client import Client, connect
 from tests.nats_server import NatsServer, free_port
 
 NAMES = [f"c{number}" for number in range(8)]
-
-
-@pytest.fixture
-async def nats() -> AsyncIterator[NatsServer]:
-    server = NatsServer()
-    await server.start()
-    yield server
-    await server.kill()
 
 
 class Workers:
