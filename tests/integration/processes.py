@@ -15,8 +15,11 @@ from tests.integration.conftest import DEFAULTS
 __all__ = ["ServiceProcess", "service_process"]
 
 _LIMITED = """\
-import resource, runpy, sys
+import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
+"""
+_START = """\
+import runpy
 runpy.run_module("signal_manager", run_name="__main__", alter_sys=True)
 """
 
@@ -46,6 +49,7 @@ def service_process(
     max_files: int | None = None,
     host: str = "127.0.0.1",
     prefix: Sequence[str] = (),
+    before: str = "",
 ) -> Iterator[ServiceProcess]:
     """Run the service with these settings while the block lasts.
 
@@ -55,6 +59,7 @@ def service_process(
         max_files: file descriptors that it may have, hard.
         host: where this process reaches it.
         prefix: what its command line begins with.
+        before: what it runs before anything else, for what no setting can do.
     """
     port, log = free_port(), directory / "service.log"
     sections: dict[str, dict[str, Any]] = {name: dict(values) for name, values in DEFAULTS.items()}
@@ -70,7 +75,9 @@ def service_process(
         for line in (f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()))
     ]
     config.write_text("\n".join(lines))
-    start = ["-m", "signal_manager"] if max_files is None else ["-c", _LIMITED.format(files=max_files)]
+    if max_files is not None:
+        before = _LIMITED.format(files=max_files)
+    start = ["-c", before + _START] if before else ["-m", "signal_manager"]
     command = [*prefix, sys.executable, *start, "serve", "--config", str(config)]
     with running(command, port=port, host=host) as pid:
         yield ServiceProcess(pid, port, log, host)
