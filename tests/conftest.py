@@ -31,6 +31,7 @@ LONG_MODULES = (
     "storage/test_firestore",
     "integration/test_room_faults",
     "integration/test_workers",
+    "integration/test_take_over",
     "e2e/test_agent",
     "integration/test_room_sdk",
 )
