@@ -262,11 +262,11 @@ async def test_participants_of_the_wrong_type_do_not_disturb_the_search_by_node(
 async def test_a_write_that_another_process_blocks_is_unavailable_in_time_and_works_afterwards(path: Path) -> None:
     async with SqliteStorage(path=path) as store:
         await store.put_client(client("z"))
-        store._operation_timeout = 0.2
+        store._writer._operation_timeout = 0.2
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             outcomes = await asyncio.gather(*(store.put_client(client(name)) for name in "abc"), return_exceptions=True)
-            store._operation_timeout = 20
+            store._writer._operation_timeout = 20
             assert await store.get_client(A) is None
 
         await store.put_client(client("d"))
@@ -338,6 +338,25 @@ async def test_a_damaged_page_is_unavailable_not_a_crash(path: Path) -> None:
 
     assert UnavailableError in {type(outcome) for outcome in outcomes}
     assert not any(isinstance(outcome, sqlite3.Error) for outcome in outcomes)
+
+
+async def test_each_write_is_given_up_after_a_time_of_its_own(store: SqliteStorage) -> None:
+    await store.put_client(client("z"))
+    writer = store._writer
+    os.kill(pid_of(store), signal.SIGSTOP)
+    writes = []
+    for name, seconds in (("a", 0.05), ("b", 0.1), ("c", 1000.0)):
+        writer._operation_timeout = seconds
+        writes.append(asyncio.ensure_future(store.put_client(client(name))))
+        await asyncio.sleep(0)
+
+    outcomes = await asyncio.gather(*writes[:2], return_exceptions=True)
+    os.kill(pid_of(store), signal.SIGCONT)
+    await writes[2]
+
+    assert {type(outcome) for outcome in outcomes} == {UnavailableError}
+    assert await store.get_client(ClientId("b")) is None  # its turn had not come
+    assert await store.get_client(ClientId("c")) == client("c")
 
 
 async def test_too_many_waiting_writes_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

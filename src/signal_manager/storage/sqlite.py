@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self, assert_never
+from typing import Any, Self, TypeVar, assert_never
 
 import aiosqlite
 
@@ -37,6 +37,8 @@ from signal_manager.storage.sqlite_worker import Documents, reading
 from signal_manager.storage.sqlite_writer import Writer
 
 __all__ = ["SqliteStorage"]
+
+T = TypeVar("T")
 
 
 class SqliteStorage(RecordStorage):
@@ -79,6 +81,10 @@ class SqliteStorage(RecordStorage):
         # isolation_level None: transactions begin and end where this module says so.
         connection = aiosqlite.connect(self._path, isolation_level=None, timeout=self._operation_timeout)
         return await opened.enter_async_context(connection)
+
+    def _bounded_write(self, operation: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Leave it to the writer, which bounds what it is asked to write."""
+        return operation
 
     # The five operations
 

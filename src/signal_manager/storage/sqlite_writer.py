@@ -15,10 +15,11 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, cast
 
+import msgspec
 import structlog
 
 from signal_manager.errors import UnavailableError
@@ -39,18 +40,18 @@ MAX_REMEMBERED = 4 * 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Write(Generic[T]):
+class _Write(msgspec.Struct, Generic[T], frozen=True):
     """A write that waits for its turn.
 
     `apply` finds the documents that `reads` names, and sets those that shall be written; it raises before it sets any.
-    It runs again when the documents were not what was last seen of them.
+    It runs again when the documents were not what was last seen of them. `until` is when its caller gives up.
     """
 
     kind: Kind[Any]
     reads: Sequence[str]
     apply: Callable[[Documents], T]
     done: asyncio.Future[T]
+    until: float
 
 
 class Worker(asyncio.Protocol):
@@ -69,6 +70,7 @@ class Worker(asyncio.Protocol):
         self._on_end = on_end
         self._transport: asyncio.Transport
         self._received = bytearray()
+        self.has_ended = False
         self._ended = asyncio.Event()
 
     @classmethod
@@ -96,11 +98,6 @@ class Worker(asyncio.Protocol):
     def pid(self) -> int:
         """The process."""
         return self._process.pid
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the process has ended."""
-        return self._ended.is_set()
 
     def ask(self, request: Request) -> None:
         """Send a request; a process that has ended does not answer, and has said so."""
@@ -135,6 +132,7 @@ class Worker(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say that the process has ended."""
+        self.has_ended = True
         self._ended.set()
         self._on_end()
 
@@ -143,7 +141,8 @@ class Writer:
     """Write to the file at `path`, from one process that is started again should it end.
 
     One batch is on its way at a time. All steps are plain calls, from the caller's or from the socket's: a task would
-    take one more turn of the event loop for each of them, which is long where the loop is busy relaying.
+    take one more turn of the event loop for each of them, which is long where the loop is busy relaying. One alarm
+    keeps the time of all writes, since a timer for each would cost as much as the rest of a write does here.
     """
 
     def __init__(self, *, path: str, operation_timeout: float) -> None:
@@ -155,8 +154,8 @@ class Writer:
         self._seen = _Memory()
         self._worker: Worker | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._is_idle = asyncio.Event()
-        self._is_idle.set()
+        self._alarm: asyncio.TimerHandle | None = None  # rings when the oldest write may have to be given up
+        self._idle: asyncio.Event | None = None  # what `stop` waits for
 
     async def start(self) -> None:
         """Start the process; raise `OSError` where that is not possible."""
@@ -164,15 +163,18 @@ class Writer:
 
     async def stop(self, timeout: float) -> None:
         """Write what waits, and end the process, within `timeout` seconds each."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._is_idle.wait()
-        except TimeoutError:
-            log.warning("storage closes with writes waiting", waiting=len(self._waiting) + len(self._alone))
+        if self._batch is not None:
+            self._idle = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._idle.wait(), timeout)
+            except TimeoutError:
+                log.warning("storage closes with writes waiting", waiting=len(self._waiting) + len(self._alone))
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
         self._fail_all(UnavailableError("storage has closed"))
+        if self._alarm is not None:
+            self._alarm.cancel()
         worker, self._worker = self._worker, None
         if worker is not None:
             await worker.stop(timeout)
@@ -185,12 +187,16 @@ class Writer:
             apply: sets documents to their new bodies, or None. It may run more than once.
 
         Raises:
-            UnavailableError: nothing could be written; or the process ended, and nobody knows.
+            UnavailableError: nothing could be written; or the process ended or took too long, and nobody knows.
         """
         if len(self._waiting) >= MAX_WAITING:
             raise UnavailableError(f"storage has {MAX_WAITING} writes waiting already")
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Write(kind, reads, apply, done))
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        until = loop.time() + self._operation_timeout
+        self._waiting.append(_Write(kind, reads, apply, done, until))
+        if self._alarm is None:
+            self._alarm = loop.call_at(until, self._give_up)
         if self._batch is None:
             self._send_next()
         return await done
@@ -203,9 +209,9 @@ class Writer:
         while self._batch is None:
             writes = self._next_writes()
             if not writes:
-                self._is_idle.set()
+                if self._idle is not None:
+                    self._idle.set()
                 return
-            self._is_idle.clear()
             self._batch = _Batch(writes, self._seen)
             if self._worker is not None and not self._worker.has_ended:
                 self._ask(self._worker, self._batch)
@@ -256,6 +262,24 @@ class Writer:
                     batch.fail(UnavailableError(f"storage failed: {reason}"))
         self._send_next()
 
+    def _give_up(self) -> None:
+        """Tell the callers whose time is over; a write of theirs that is on its way may be done or not."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._alarm = None
+        for write in self._pending():
+            if write.done.done():
+                continue
+            if write.until > now:  # they stand in the order in which they came
+                self._alarm = loop.call_at(write.until, self._give_up)
+                return
+            error = UnavailableError(f"storage did not answer within {self._operation_timeout:g} s")
+            write.done.set_exception(error)
+
+    def _pending(self) -> Iterable[_Write[Any]]:
+        """Return all writes that are on their way or wait, in the order in which they came."""
+        return chain(() if self._batch is None else self._batch.writes, self._alone, self._waiting)
+
     # From process to process
 
     async def _start_worker(self) -> Worker:
@@ -291,13 +315,14 @@ class Writer:
                 self._send_next()
 
     def _fail_all(self, error: UnavailableError) -> None:
-        for write in (*(self._batch.writes if self._batch is not None else ()), *self._alone, *self._waiting):
+        for write in self._pending():
             if not write.done.done():
                 write.done.set_exception(error)
         self._alone.clear()
         self._waiting.clear()
         self._batch = None
-        self._is_idle.set()
+        if self._idle is not None:
+            self._idle.set()
 
 
 class _Batch:
@@ -363,8 +388,9 @@ class _Memory:
 
     def note(self, collection: str, documents: Documents) -> None:
         """Keep these bodies, and let go of the oldest that are too much."""
-        self.forget(collection, documents)
         for key, body in documents.items():
+            # Even the same one is put in anew, at the end.
+            self._size -= len(self._bodies.pop((collection, key), ""))
             if body is not None:
                 self._bodies[collection, key] = body
                 self._size += len(body)
