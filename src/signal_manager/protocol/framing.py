@@ -58,6 +58,10 @@ _HEADERS = {
 }
 _V1_MAX_PAYLOAD = 0xFFFF
 
+# An enumeration called with a value takes two calls to find its member.
+_MESSAGE_TYPES = {member.value: member for member in MessageType}
+_PAYLOAD_TYPES = {member.value: member for member in PayloadType}
+
 _NIL_ID = bytes(16)
 # `uuid.UUID` itself also takes braces, "urn:uuid:" and underscores.
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -127,19 +131,17 @@ def encode_frame(
 
 
 def _message_type(value: int, message_id: bytes) -> MessageType:
-    try:
-        return MessageType(value)
-    except ValueError as error:
-        raise MalformedMessageError(f"unknown message type 0x{value:02X}", message_id=message_id) from error
+    message_type = _MESSAGE_TYPES.get(value)
+    if message_type is None:
+        raise MalformedMessageError(f"unknown message type 0x{value:02X}", message_id=message_id)
+    return message_type
 
 
 def _payload_type(value: int, message_id: bytes) -> PayloadType:
-    try:
-        return PayloadType(value)
-    except ValueError as error:
-        raise MalformedMessageError(
-            f"unknown payload type 0x{value:02X}, expected 0x01 to 0x05", message_id=message_id
-        ) from error
+    payload_type = _PAYLOAD_TYPES.get(value)
+    if payload_type is None:
+        raise MalformedMessageError(f"unknown payload type 0x{value:02X}, expected 0x01 to 0x05", message_id=message_id)
+    return payload_type
 
 
 def _decode_text_frame(data: bytes) -> Frame:

@@ -633,7 +633,7 @@ def check_version(version: str | None) -> None:
     Raises:
         InvalidRequestError: the version is no dotted list of numbers, or newer.
     """
-    if version is None:
+    if version is None or version == PROTOCOL_VERSION:
         return
     major = version.split(".", 1)[0]
     if not all(part.isascii() and part.isdigit() and len(part) <= _VERSION_DIGITS for part in version.split(".")):

@@ -46,8 +46,15 @@ MAX_DEPTH = 64
 _MIN_INTEGER = -(2**63)
 _MAX_INTEGER = 2**64 - 1
 
-_FIELDS = {spec.struct: msgspec.structs.fields(spec.struct) for spec in SPECS.values()}
-_OPTIONAL = {struct: [field.name for field in fields if not field.required] for struct, fields in _FIELDS.items()}
+_STRUCTS = {spec.struct: msgspec.structs.fields(spec.struct) for spec in SPECS.values()}
+_OPTIONAL = {struct: [field.name for field in fields if not field.required] for struct, fields in _STRUCTS.items()}
+# Name, whether it is required, and what it is when it is absent.
+_FIELDS = {
+    struct: [(field.name, field.required, field.default) for field in fields] for struct, fields in _STRUCTS.items()
+}
+
+# Values of these types are what JSON and CBOR write, as they are.
+_BUILTIN = frozenset({str, int, bool, float, bytes, type(None)})
 
 
 class Decoded(NamedTuple):
@@ -73,7 +80,7 @@ def build_message(message_type: MessageType, fields: dict[str, Any], *, sent_by:
         if name in fields and fields[name] is None:
             del fields[name]
     for name, value in fields.items():
-        if name != "signal_data" or type(value) is not bytes:
+        if type(value) is not str and (name != "signal_data" or type(value) is not bytes):
             _check_value(value, MAX_DEPTH - 1)
     try:
         message = msgspec.convert(fields, struct)
@@ -90,10 +97,11 @@ def fields_of(message: Message, *, with_defaults: bool) -> dict[str, Any]:
     Optional fields that are None are left out, and so are those with another default unless `with_defaults`.
     """
     fields = {}
-    for field in _FIELDS[type(message)]:
-        value = getattr(message, field.name)
-        if field.required or (value is not None and (with_defaults or value != field.default)):
-            fields[field.name] = msgspec.to_builtins(value, builtin_types=(bytes,))
+    for name, required, default in _FIELDS[type(message)]:
+        value = getattr(message, name)
+        if required or (value is not None and (with_defaults or value != default)):
+            is_builtin = type(value) in _BUILTIN
+            fields[name] = value if is_builtin else msgspec.to_builtins(value, builtin_types=(bytes,))
     return fields
 
 
