@@ -23,7 +23,9 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--use-fake-device-for-media-stream",
+    # Half the pictures, and no bars that nobody sees: browsers take most of the time that the tests do.
+    "--use-fake-device-for-media-stream=fps=10",
+    "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup",
     "--use-fake-ui-for-media-stream",
     "--autoplay-policy=no-user-gesture-required",
 ]
