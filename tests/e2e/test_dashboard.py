@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +44,10 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--hide-scrollbars",
+    "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup",
 ]
+START_LIMIT = 45.0
 DESKTOP, PHONE = (1440, 1000), (390, 844)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium")
@@ -53,10 +58,29 @@ def _quick_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "SAMPLE_INTERVAL", 0.2)
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where one Chromium for all tests listens: starting it takes longer than most of them."""
+    assert CHROMIUM is not None
+    profile = tmp_path_factory.mktemp("profile")
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-port=0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        told, give_up = profile / "DevToolsActivePort", time.monotonic() + START_LIMIT
+        while not told.exists() or not told.read_text():
+            assert process.poll() is None, "Chromium has ended"
+            assert time.monotonic() < give_up, "Chromium does not start"
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{told.read_text().split()[0]}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
 @pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+async def browser(chromium: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = await playwright.chromium.connect_over_cdp(chromium)
         yield browser
         await browser.close()
 
