@@ -128,9 +128,9 @@ async def test_nobody_is_there_and_that_is_said_at_once(nodes: list[Service]) ->
         assert error.fields["details"] == {"target_client_id": "nobody"}
 
 
-async def test_names_that_mean_something_to_nats_reach_nobody(nodes: list[Service]) -> None:
+async def test_targets_that_are_no_names_are_refused_and_reach_nobody(nodes: list[Service]) -> None:
     async with at(nodes[0], "ann") as ann, at(nodes[1], "ben") as ben:
-        for target in ("a b", "*", ">", "a.>", "x\r\nPUB y 0\r\n"):
+        for target in ("", "ü", "a b", "*", ">", "a.>", "x\r\nPUB y 0\r\n", "x" * 300):
             await ann.send("SIGNAL_OFFER", {"target_client_id": target, "signal_data": 1})
             await ann.expect_error(400)
 

@@ -19,9 +19,8 @@ from signal_manager.bus import wire
 from signal_manager.bus.base import Delivery, Outcome
 from signal_manager.bus.nats_link import NatsLink
 from signal_manager.bus.routes import Ask, Dispatch, Parcel, Routes, Step, Tell
-from signal_manager.errors import InvalidRequestError, SignalManagerError, TooLargeError, UnavailableError
+from signal_manager.errors import SignalManagerError, TooLargeError, UnavailableError
 from signal_manager.metrics import Metrics
-from signal_manager.model import is_valid_name
 
 __all__ = ["AWAY", "Addresses", "Batches"]
 
@@ -135,12 +134,12 @@ class Batches:
         """Send an entry to a client of another node.
 
         Args:
+            target: a name that a client can have.
             content: follows `data`; the same object for several clients travels once to each node.
             is_awaited: whether somebody waits for `outcome` to say that all is well.
 
         Raises:
             TooLargeError, UnavailableError: as `Bus.send`.
-            InvalidRequestError: no client can be called `target`.
         """
         size = len(data) if content is None else len(data) + len(content)
         buffered = self.buffered + size
@@ -152,9 +151,6 @@ class Batches:
         if node_id is not None:
             self._put(node_id, parcel, is_awaited=is_awaited or buffered > self._max_buffered // 2)
             return
-        if not is_valid_name(target):  # of those that are known this was made sure
-            self.buffered -= size
-            raise InvalidRequestError("target_client_id is no name that a client can have")
         step = self.routes.send(parcel)
         if step is not None:
             self.take((step,))

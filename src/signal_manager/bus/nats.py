@@ -53,6 +53,7 @@ from signal_manager.bus.questions import (
 from signal_manager.bus.routes import Parcel
 from signal_manager.errors import (
     ConfigurationError,
+    InvalidRequestError,
     MalformedMessageError,
     SignalManagerError,
     UnavailableError,
@@ -316,6 +317,8 @@ class NatsBus(LocalBus[S]):
             TooLargeError, UnavailableError: as `send`.
             InvalidRequestError: no client can be called `target`.
         """
+        if not is_valid_name(target):  # it was never decoded, and must not become a subject
+            raise InvalidRequestError("target_client_id is no name that a client can have")
         self._batches.send(target, wire.encode_signal(head, target, sender, body), outcome, is_awaited=is_awaited)
 
     def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
