@@ -59,7 +59,6 @@ class Connection(WSListener):
 
     __slots__ = (
         "_allowance",
-        "_away",
         "_board",
         "_bucket",
         "_conversation",
@@ -108,7 +107,6 @@ class Connection(WSListener):
         self._outbound: list[bytes] = []  # WebSocket frames that wait for the end of this read
         self._waiting = 0  # bytes in them
         self.is_behind = False  # whether the client reads more slowly than others write to it
-        self._away = 0  # signals to clients of other nodes of which nobody has said yet what became of them
         self._allowance = Allowance(board.usage, now=opened_at)
         self._bucket = self._allowance.messages
         self.received = 0  # messages from the client
@@ -295,7 +293,7 @@ class Connection(WSListener):
     @property
     def is_answering(self) -> bool:
         """Whether requests of its client are being answered."""
-        return self._conversation.is_answering or (self._away > 0 and self._conversation.is_established)
+        return self._conversation.is_answering
 
     def go_away(self, reconnect_after: int) -> None:
         """Tell the client that the service is about to stop (`Line.go_away`)."""
@@ -369,7 +367,7 @@ class Connection(WSListener):
             away.forward(head, target, self.client_id, bytes(signal.signal_data), told, is_awaited=signal.ack)
         except SignalManagerError:
             return False
-        self._away += 1
+        self._conversation.away += 1
         self.received += 1
         self._board.relayed += 1
         self._board.received[data[1]].value += 1
@@ -380,7 +378,7 @@ class Connection(WSListener):
 
     def _forwarded(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
         """Tell the client what became of a signal to a client of another node, if there is anything to tell."""
-        self._away -= 1
+        self._conversation.away -= 1
         if wants_ack or isinstance(result, SignalManagerError) or result is Delivery.OFFLINE:
             told = acknowledgement(target, result, wants_ack=wants_ack)
             request = Received(SignalAck(status=""), head[2:18], PayloadType(head[18]), self._session.shape)

@@ -111,7 +111,6 @@ class Conversation:
     """
 
     __slots__ = (
-        "_away",
         "_board",
         "_caller",
         "_farewell",
@@ -119,6 +118,7 @@ class Conversation:
         "_resumable",
         "_session",
         "_wire",
+        "away",
         "pending",
     )
 
@@ -129,7 +129,7 @@ class Conversation:
         self._framing = framing
         self._caller: Caller | None = None
         self._resumable: ResumableSession | None = None  # the session, where it may outlive this connection
-        self._away = 0  # signals that came the long way, of which another node has not said yet what became of them
+        self.away = 0  # signals to clients of other nodes of which nobody has said yet what became of them
         self._farewell: list[Action] = []  # what is left to do once the session is saved
         self.pending: dict[int, Received] = {}  # requests that are being answered, by their identity
 
@@ -141,7 +141,7 @@ class Conversation:
     @property
     def is_answering(self) -> bool:
         """Whether something that the client has said is still to be answered."""
-        return (bool(self.pending) or self._away > 0) and self._caller is not None
+        return (bool(self.pending) or self.away > 0) and self._caller is not None
 
     # -- what comes ----------------------------------------------------------------------------------------------
 
@@ -301,12 +301,12 @@ class Conversation:
             return
         self._board.relayed += 1
         if ack is Delivery.PENDING:
-            self._away += 1
+            self.away += 1
         elif isinstance(ack, SignalAck) and self._session.shape is not Shape.TAGGED:
             self._send(self._session.reply(ack, received))
 
     def _told_later(self, request: Received, told: SignalAck | SignalManagerError | None) -> None:
-        self._away -= 1
+        self.away -= 1
         self.tell(request, told)
 
     # -- how it begins -------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -27,26 +26,14 @@ from signal_manager.protocol.messages import SignalMessage
 from tests.admin.conftest import office
 from tests.admin.fakes import FakeSession
 from tests.admin.office import Office
+from tests.e2e.conftest import CHROMIUM, FLAGS
 from tests.integration.conftest import Service
 from tests.integration.test_server import ONE, TWO, close_code, connected, frame, offer_frame
 from tests.rooms.house import ROOM
 
 __all__ = ["office"]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup",
-]
 START_LIMIT = 45.0
 DESKTOP, PHONE = (1440, 1000), (390, 844)
 
@@ -63,7 +50,14 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where one Chromium for all tests listens: starting it takes longer than most of them."""
     assert CHROMIUM is not None
     profile = tmp_path_factory.mktemp("profile")
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-port=0"]
+    command = [
+        CHROMIUM,
+        *FLAGS,
+        "--headless=new",
+        "--hide-scrollbars",
+        f"--user-data-dir={profile}",
+        "--remote-debugging-port=0",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         told, give_up = profile / "DevToolsActivePort", time.monotonic() + START_LIMIT
