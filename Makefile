@@ -20,10 +20,13 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rtc]'
 	@touch $@
 
-# A new pip takes two thirds of the time of the one that Python 3.11 brings, and most modules are never imported.
+# uv installs in a fifth of the time that pip takes. Where pip has been told of another index, which uv does not read, or
+# where uv does not get through, pip does it.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[rtc,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv || true
+	@{ ! $(BIN)/python -m pip config list | grep -q index-url && \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[rtc,dev]'; } || \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[rtc,dev]'
 	@touch $(VENV)/.run $@
 
 run: $(VENV)/.run ## Install what is missing and start the service on its defaults
@@ -63,7 +66,7 @@ test-js: tools
 # Linting and the browser SDK each keep one processor busy, and installing mostly the network.
 test: ## Everything that CI runs
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-js
-	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term --cov-fail-under=90
+	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term --cov-fail-under=90
 	$(BIN)/coverage report --include='src/signal_manager/protocol/*' --fail-under=100
 
 proto: $(VENV)/.dev ## Make the Protobuf module again from its schema
