@@ -30,7 +30,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load import TOKEN, Client, Load, _drain, _percentile, _run, client_ids
+from benchmarks.load import TOKEN, Client, Load, client_ids, drain, percentile
+from benchmarks.load import run as run_load
 from benchmarks.processes import (
     ROOT,
     MeasurementError,
@@ -151,7 +152,7 @@ async def _load(order: dict[str, Any]) -> Figure:
     for client in clients[::2]:
         for _ in range(order["in_flight"]):
             client.serve()
-    await _run(load, _WARM_UP)
+    await run_load(load, _WARM_UP)
     load.latencies = array("d")
 
     def used() -> tuple[float, float, float]:
@@ -159,11 +160,11 @@ async def _load(order: dict[str, Any]) -> Figure:
         return sum(map(cpu_seconds, order["pids"])), nats, time.process_time()
 
     before, started_at = used(), time.perf_counter()
-    await _run(load, order["seconds"])
+    await run_load(load, order["seconds"])
     elapsed = time.perf_counter() - started_at
     node, nats, own = (after - earlier for after, earlier in zip(used(), before, strict=True))
     latencies = sorted(load.latencies)
-    await _drain(load)
+    await drain(load)
     return Figure(
         nodes=len(order["ports"]),
         peers=order["peers"],
@@ -172,8 +173,8 @@ async def _load(order: dict[str, Any]) -> Figure:
         node_cpu_us=node / len(latencies) * 1e6,
         nats_cpu_us=nats / len(latencies) * 1e6,
         load_cpu_percent=own / elapsed * 100,
-        p50_ms=_percentile(latencies, 0.50) * 1e3,
-        p99_ms=_percentile(latencies, 0.99) * 1e3,
+        p50_ms=percentile(latencies, 0.50) * 1e3,
+        p99_ms=percentile(latencies, 0.99) * 1e3,
     )
 
 

@@ -20,10 +20,23 @@ import uvloop
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from benchmarks import frames
-from benchmarks.processes import child_processes, cpu_seconds
-from benchmarks.requests import Kind, Requests
+from benchmarks.processes import cpu_seconds
 
-__all__ = ["TOKEN", "BesideMeasurement", "Measurement", "client_ids"]
+__all__ = [
+    "TOKEN",
+    "Client",
+    "Load",
+    "LoadError",
+    "Measurement",
+    "arguments",
+    "client_ids",
+    "close",
+    "connected",
+    "drain",
+    "percentile",
+    "run",
+    "start",
+]
 
 TOKEN = "token-of-the-relay-benchmark"
 
@@ -34,6 +47,7 @@ CLOSE_LIMIT = 2.0
 
 # Seconds between two looks at what is due, where offers leave on a schedule.
 TICK = 0.001
+CATCH_UP = 0.02
 
 # docs/protocol.md, "Resume": when a client whose session can be resumed confirms what it has received.
 CONFIRM_WEIGHT = 65_536
@@ -53,19 +67,6 @@ class Measurement:
     load_cpu_percent: float
 
 
-@dataclass(frozen=True)
-class BesideMeasurement(Measurement):
-    """The same while other clients send requests, and how long their answers took.
-
-    `helpers_cpu_percent` is what the server's child processes used.
-    """
-
-    answers_per_second: float
-    answer_p50_ms: float
-    answer_p99_ms: float
-    helpers_cpu_percent: float
-
-
 class LoadError(Exception):
     """The server did not do what every relay must."""
 
@@ -83,6 +84,7 @@ class Load:
         # Whether offers arrive unanswered: because the run is over, or because they leave on a schedule.
         self.is_stopping = False
         self.is_paced = False
+        self.schedule: asyncio.Future[None] | None = None
         self.on_their_way = 0
         self.drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -199,86 +201,66 @@ async def measure(
     seconds: float,
     warm_up: float,
     resumable: int,
-    offers_per_second: int = 0,
-    beside: Kind | None = None,
-    beside_per_second: int = 0,
-) -> Measurement | BesideMeasurement:
+) -> Measurement:
     """Connect all clients, keep `in_flight` offers on their way in each pair, and measure for `seconds`.
-
-    Args:
-        offers_per_second: send offers on this schedule instead, however many are on their way.
-        beside: have other clients send such requests, `beside_per_second`; the result is a `BesideMeasurement`.
 
     Raises:
         LoadError: the server refused a client, closed a connection, altered an offer or lost one.
     """
     load = Load()
-    clients = await _connected(load, port, pairs, resumable=bool(resumable))
-    requests = None if beside is None else Requests(beside, beside_per_second, TOKEN)
-    if requests is not None:
-        await requests.connect(port)
-    schedules = [asyncio.ensure_future(requests.run())] if requests is not None else []
-    if offers_per_second:
-        load.is_paced = True
-        schedules.append(asyncio.ensure_future(_send_on_schedule(clients, offers_per_second)))
-    else:
-        for client in clients[::2]:
-            for _ in range(in_flight):
-                client.serve()
-    await _run(load, warm_up)
+    clients = await connected(load, port, pairs, resumable=bool(resumable))
+    start(load, clients, in_flight=in_flight)
+    await run(load, warm_up)
 
     load.latencies = array("d")
-    if requests is not None:
-        requests.latencies.clear()
     server_cpu, own_cpu, started_at = cpu_seconds(server_pid), time.process_time(), perf_counter()
-    helpers_cpu = sum(map(cpu_seconds, child_processes(server_pid)))
-    await _run(load, seconds)
+    await run(load, seconds)
     elapsed = perf_counter() - started_at
     server_cpu, own_cpu = cpu_seconds(server_pid) - server_cpu, time.process_time() - own_cpu
-    helpers_cpu = sum(map(cpu_seconds, child_processes(server_pid))) - helpers_cpu
     latencies = sorted(load.latencies)
-    waits = sorted(requests.latencies) if requests is not None else []
 
-    for schedule in schedules:
-        schedule.cancel()
-    await _drain(load)
-    await _close(clients)
-    if requests is not None:
-        requests.close()
+    await drain(load)
+    await close(clients)
     if not latencies:
         raise LoadError(f"no offer arrived within {elapsed:.1f} s")
-    measured = Measurement(
+    return Measurement(
         messages=len(latencies),
         messages_per_second=len(latencies) / elapsed,
         cpu_us_per_message=server_cpu / len(latencies) * 1e6,
-        p50_ms=_percentile(latencies, 0.50) * 1e3,
-        p99_ms=_percentile(latencies, 0.99) * 1e3,
+        p50_ms=percentile(latencies, 0.50) * 1e3,
+        p99_ms=percentile(latencies, 0.99) * 1e3,
         server_cpu_percent=server_cpu / elapsed * 100,
         load_cpu_percent=own_cpu / elapsed * 100,
     )
-    if not waits:
-        return measured
-    return BesideMeasurement(
-        **asdict(measured),
-        answers_per_second=len(waits) / elapsed,
-        answer_p50_ms=_percentile(waits, 0.50) * 1e3,
-        answer_p99_ms=_percentile(waits, 0.99) * 1e3,
-        helpers_cpu_percent=helpers_cpu / elapsed * 100,
-    )
+
+
+def start(load: Load, clients: list[Client], *, in_flight: int, offers_per_second: int = 0) -> None:
+    """Put `in_flight` offers on their way in each pair, or send them on a schedule until the load stops."""
+    if offers_per_second:
+        load.is_paced = True
+        load.schedule = asyncio.ensure_future(_send_on_schedule(clients, offers_per_second))
+        return
+    for client in clients[::2]:
+        for _ in range(in_flight):
+            client.serve()
 
 
 async def _send_on_schedule(clients: list[Client], rate: int) -> None:
-    """Send offers from all clients in turn; those that are due by a tick leave together."""
+    """Send offers from all clients in turn; those that are due by a tick leave together.
+
+    Those that are due for long do not leave at all: a load that falls behind would never do anything but catch up.
+    """
     sent, started = 0, perf_counter()
     while True:
         due = int((perf_counter() - started) * rate)
-        for number in range(sent, due):
+        for number in range(max(sent, due - int(rate * CATCH_UP)), due):
             clients[number % len(clients)].serve()
         sent = due
         await asyncio.sleep(TICK)
 
 
-async def _connected(load: Load, port: int, pairs: int, *, resumable: bool) -> list[Client]:
+async def connected(load: Load, port: int, pairs: int, *, resumable: bool) -> list[Client]:
+    """Connect all clients."""
     clients = [Client(load, *ids, resumable=resumable) for a, b in client_ids(pairs) for ids in ((a, b), (b, a))]
     for client in clients:
         await ws_connect(lambda client=client: client, f"ws://127.0.0.1:{port}/")
@@ -290,15 +272,18 @@ async def _connected(load: Load, port: int, pairs: int, *, resumable: bool) -> l
     return clients
 
 
-async def _run(load: Load, seconds: float) -> None:
+async def run(load: Load, seconds: float) -> None:
+    """Let the load run, and raise what ended it."""
     await asyncio.wait({load.failed}, timeout=seconds)
     if load.failed.done():
         await load.failed
 
 
-async def _drain(load: Load) -> None:
-    """Wait until every offer has arrived: none may be lost, and none may meet a closed connection."""
+async def drain(load: Load) -> None:
+    """Stop, and wait until every offer has arrived: none may be lost, and none may meet a closed connection."""
     load.is_stopping = True
+    if load.schedule is not None:
+        load.schedule.cancel()
     if load.on_their_way == 0:
         return
     await asyncio.wait({load.drained, load.failed}, timeout=DRAIN_LIMIT, return_when=asyncio.FIRST_COMPLETED)
@@ -308,7 +293,8 @@ async def _drain(load: Load) -> None:
         raise LoadError(f"{load.on_their_way} offers never arrived")
 
 
-async def _close(clients: list[Client]) -> None:
+async def close(clients: list[Client]) -> None:
+    """Close all connections."""
     closings = []
     for client in clients:
         if client.transport is not None:
@@ -317,15 +303,14 @@ async def _close(clients: list[Client]) -> None:
     await asyncio.wait(closings, timeout=CLOSE_LIMIT)
 
 
-def _percentile(ordered: list[float], fraction: float) -> float:
+def percentile(ordered: list[float], fraction: float) -> float:
+    """Return the value below which this part of the ordered values is."""
     return ordered[max(0, math.ceil(fraction * len(ordered)) - 1)]
 
 
-def main() -> None:
-    """Measure once and print the result as one JSON line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.load", description="The load process of benchmarks.relay."
-    )
+def arguments(program: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser of what every load process is told."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     for name, kind in (
         ("port", int),
         ("server-pid", int),
@@ -336,9 +321,12 @@ def main() -> None:
         ("resumable", int),
     ):
         parser.add_argument(f"--{name}", type=kind, required=True)
-    parser.add_argument("--offers-per-second", type=int, default=0)
-    parser.add_argument("--beside", choices=["heartbeat", "register"])
-    parser.add_argument("--beside-per-second", type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    """Measure once and print the result as one JSON line."""
+    parser = arguments("benchmarks.load", "The load process of benchmarks.relay.")
     try:
         print(json.dumps(asdict(uvloop.run(measure(**vars(parser.parse_args()))))))
     except (LoadError, WSError, OSError) as error:

@@ -137,8 +137,22 @@ def measure(server: Server, plan: Plan, in_flight: int, core: int | None) -> Mea
     return Measurement(**load_on(server, plan, in_flight, core))
 
 
-def load_on(server: Server, plan: Plan, in_flight: int, core: int | None, **more: str | int) -> dict[str, Any]:
-    """Put one load on a server, with `more` arguments of `load.py`, and return its line.
+def load_on(
+    server: Server,
+    plan: Plan,
+    in_flight: int,
+    core: int | None,
+    *,
+    program: str = "benchmarks.load",
+    repeats: int = 1,
+    **more: str | int,
+) -> Any:
+    """Put one load on a server and return what it printed.
+
+    Args:
+        program: the module that is the load.
+        repeats: how many times `plan.seconds` it takes.
+        more: arguments of that module.
 
     Raises:
         MeasurementError: the server did not relay as it must.
@@ -154,11 +168,11 @@ def load_on(server: Server, plan: Plan, in_flight: int, core: int | None, **more
         # The references know nothing of sessions.
         "resumable": int(plan.resumable and server.name == SERVICE),
     }
-    command = [sys.executable, "-m", "benchmarks.load", *(f"--{name}={value}" for name, value in arguments.items())]
+    command = [sys.executable, "-m", program, *(f"--{name}={value}" for name, value in arguments.items())]
     with pinned(core):
         load = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        output, errors = load.communicate(timeout=plan.seconds + LOAD_LIMIT)
+        output, errors = load.communicate(timeout=plan.seconds * repeats + LOAD_LIMIT)
     except subprocess.TimeoutExpired as error:
         raise MeasurementError(f"the load on {server.name} did not end within {error.timeout:.0f} s") from error
     finally:
@@ -166,8 +180,7 @@ def load_on(server: Server, plan: Plan, in_flight: int, core: int | None, **more
         load.wait()
     if load.returncode != 0:
         raise MeasurementError(f"{server.name}, {in_flight} in flight: {errors.strip()[-2000:]}")
-    figures: dict[str, Any] = json.loads(output)
-    return figures
+    return json.loads(output)
 
 
 def _results(

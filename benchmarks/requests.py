@@ -20,7 +20,7 @@ CLIENTS = 40
 
 Kind = Literal["heartbeat", "register"]
 
-_ANSWERS = {"heartbeat": frames.HEARTBEAT_ACK, "register": frames.REGISTER_ACK}
+_ANSWERS = {frames.HEARTBEAT_ACK, frames.REGISTER_ACK}
 
 
 def client_names() -> list[str]:
@@ -31,10 +31,9 @@ def client_names() -> list[str]:
 class AskingClient(WSListener):
     """A connection that asks when it is told to, as cheaply as can be."""
 
-    def __init__(self, name: str, token: str, answer: int, latencies: list[float]) -> None:
+    def __init__(self, name: str, token: str, latencies: list[float]) -> None:
         super().__init__()
         self._connect = frames.connect(name, token)
-        self._answer = answer
         self._latencies = latencies
         self._asked_at = 0.0
         self.transport: WSTransport | None = None
@@ -48,7 +47,7 @@ class AskingClient(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Take the time of an answer that says yes."""
         message_type = frame.get_payload_as_bytes()[1]
-        if message_type == self._answer:
+        if message_type in _ANSWERS:
             self._latencies.append(perf_counter() - self._asked_at)
         elif message_type == frames.CONNECT_ACK:
             self.accepted.set_result(None)
@@ -61,13 +60,14 @@ class AskingClient(WSListener):
 
 
 class Requests:
-    """So many requests of one kind per second."""
+    """So many requests per second, of one kind at a time."""
 
-    def __init__(self, kind: Kind, rate: int, token: str) -> None:
-        self._kind = kind
+    def __init__(self, rate: int, token: str) -> None:
+        self.kind: Kind = "register"
         self._rate = rate
+        self._asked = 0
         self.latencies: list[float] = []
-        self._clients = [AskingClient(name, token, _ANSWERS[kind], self.latencies) for name in client_names()]
+        self._clients = [AskingClient(name, token, self.latencies) for name in client_names()]
 
     async def connect(self, port: int) -> None:
         """Connect all clients."""
@@ -77,12 +77,13 @@ class Requests:
 
     async def run(self) -> None:
         """Ask until cancelled."""
-        build = frames.heartbeat if self._kind == "heartbeat" else frames.register
-        asked, started = 0, perf_counter()
+        build = frames.heartbeat if self.kind == "heartbeat" else frames.register
+        before, started = self._asked, perf_counter()
         while True:
-            self._clients[asked % CLIENTS].ask(build(asked))
-            asked += 1
-            await asyncio.sleep(max(0.0, started + asked / self._rate - perf_counter()))
+            self._clients[self._asked % CLIENTS].ask(build(self._asked))
+            self._asked += 1
+            due = started + (self._asked - before) / self._rate
+            await asyncio.sleep(max(0.0, due - perf_counter()))
 
     def close(self) -> None:
         """Close all connections."""
