@@ -50,7 +50,7 @@ TICK = 0.001
 CATCH_UP = 0.02
 
 # docs/protocol.md, "Resume": when a client whose session can be resumed confirms what it has received.
-CONFIRM_WEIGHT = 65_536
+CONFIRM_WEIGHT = 98_304
 MESSAGE_OVERHEAD = 64
 
 

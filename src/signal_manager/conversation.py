@@ -32,6 +32,7 @@ from signal_manager.protocol.messages import (
     Connect,
     ErrorMessage,
     Heartbeat,
+    HeartbeatAck,
     Message,
     MessageType,
     PayloadType,
@@ -70,6 +71,8 @@ _RESUMABLE = frozenset({CloseCode.TIMED_OUT, CloseCode.SLOW_CONSUMER, CloseCode.
 # What the other members of a room are told of a connection that was closed so.
 _REASONS: dict[int, str] = {CloseCode.NORMAL: "left", CloseCode.REPLACED: "replaced", CloseCode.EVICTED: "removed"}
 _LOST = "connection lost"
+# Their layout of HEARTBEAT_ACK has no place for `received`.
+_WITHOUT_ROOM = frozenset({PayloadType.BINARY, PayloadType.TEXT})
 
 
 class Wire(Line, Protocol):
@@ -236,6 +239,13 @@ class Conversation:
             self._wire.write(reply)
 
     def _send(self, action: Send) -> None:
+        if (
+            isinstance(action.message, HeartbeatAck)
+            and self._resumable is not None
+            and action.payload_type not in _WITHOUT_ROOM
+        ):
+            told = msgspec.structs.replace(action.message, received=self._resumable.stay.journal.tell())
+            action = msgspec.structs.replace(action, message=told)
         counts = spec_of(action.message).message_type not in UNCOUNTED
         self._wire.write(self._encoded(action), counts=counts)
 

@@ -35,7 +35,15 @@ from signal_manager.protocol.messages import (
     spec_of,
 )
 from signal_manager.protocol.relay import RelayEnd, client_payload
-from signal_manager.protocol.resume import Budget, Journal, Manner, Outcome, Standing, Stay
+from signal_manager.protocol.resume import (
+    SERVICE_CONFIRM_WEIGHT,
+    Budget,
+    Journal,
+    Manner,
+    Outcome,
+    Standing,
+    Stay,
+)
 from signal_manager.protocol.session import Received
 from signal_manager.router import Router
 from signal_manager.storage.base import Storage
@@ -339,7 +347,7 @@ class Resumption:
             token=secrets.token_urlsafe(_TOKEN_BYTES),
             manner=manner,
             window=settings.window,
-            journal=Journal(limit=settings.buffer_bytes, budget=self._budget),
+            journal=Journal(limit=settings.buffer_bytes, budget=self._budget, confirm_at=SERVICE_CONFIRM_WEIGHT),
         )
         session = self._sessions[stay.session_id] = ResumableSession(self, stay, caller, connection)
         return session

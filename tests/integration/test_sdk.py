@@ -72,6 +72,19 @@ async def test_two_clients_exchange_every_kind_of_signal(
     ]
 
 
+@pytest.mark.parametrize("payload_type", [PayloadType.JSON, PayloadType.CBOR])
+async def test_a_heartbeat_tells_what_need_not_be_kept_any_more(service: Service, payload_type: PayloadType) -> None:
+    async with SignalClient(service.url, *ALICE, payload_type=payload_type) as alice:
+        await alice.send_message(alice.client_id, "kept until it is known to have come")
+        journal = alice._link._exchange.journal
+        assert journal is not None
+        assert len(journal.unconfirmed) == 1
+
+        await alice.heartbeat()
+
+        assert not journal.unconfirmed
+
+
 async def test_clients_with_different_payload_types_understand_each_other(service: Service) -> None:
     offer = {"type": "offer", "sdp": "v=0\r\n"}
     async with (

@@ -43,10 +43,12 @@ def test_a_heartbeat_is_read_and_answered_as_the_codec_does_it(framing: Framing,
 
     assert beat is not None
     assert Heartbeat(timestamp=beat.timestamp, received=beat.received) == expected
-    answer = HeartbeatAck(timestamp=beat.timestamp, server_time=5)
-    assert heartbeat.acknowledgement(data, beat, end(framing), server_time=5) == encode_frame(
-        framing, MessageType.HEARTBEAT_ACK, ID, PayloadType.JSON, as_json(answer)
-    )
+    for received in (None, 9):
+        answer = HeartbeatAck(timestamp=beat.timestamp, server_time=5, received=received)
+        acknowledgement = heartbeat.acknowledgement(data, beat, end(framing), server_time=5, received=received)
+        assert acknowledgement == encode_frame(
+            framing, MessageType.HEARTBEAT_ACK, ID, PayloadType.JSON, as_json(answer)
+        )
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)

@@ -184,7 +184,8 @@ export class Connection {
       this.#settings.session.confirm(message.fields.received ?? 0);
       this.#write("HEARTBEAT_ACK", { timestamp: message.fields.timestamp ?? 0 }, message.id);
     } else if (this.#state === "accepted") {
-      if (message.type !== "HEARTBEAT_ACK") this.#count(data);
+      if (message.type === "HEARTBEAT_ACK") this.#settings.session.confirm(message.fields.received ?? 0);
+      else this.#count(data);
       this.#listener.onMessage(message);
     } else if (message.id === this.#connectId) {
       this.#hearAnswer(message);

@@ -253,7 +253,7 @@ export interface Fields {
   };
   DISCONNECT: { client_id?: string | undefined; reason?: string | undefined };
   HEARTBEAT: { timestamp?: number | undefined; received?: number | undefined };
-  HEARTBEAT_ACK: { timestamp: number; server_time?: number | undefined };
+  HEARTBEAT_ACK: { timestamp: number; server_time?: number | undefined; received?: number | undefined };
   GOAWAY: { reason: string; reconnect_after: number };
   SIGNAL_OFFER: Signal;
   SIGNAL_ANSWER: Signal;

@@ -223,7 +223,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
   },
   DISCONNECT: { client_id: maybe(name), reason: maybe(text) },
   HEARTBEAT: { timestamp: maybe(count), received: maybe(count) },
-  HEARTBEAT_ACK: { timestamp: count, server_time: maybe(integer) },
+  HEARTBEAT_ACK: { timestamp: count, server_time: maybe(integer), received: maybe(count) },
   GOAWAY: { reason: text, reconnect_after: count },
   SIGNAL_OFFER: signal,
   SIGNAL_ANSWER: signal,

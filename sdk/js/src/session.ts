@@ -10,9 +10,9 @@ import type { Fields } from "./messages.js";
 // In bytes. The service confirms long before; without its word the session is given up rather than the page's memory.
 const MAX_KEPT = 4 * 1024 * 1024;
 
-// What is received before it is confirmed, in bytes and with so many more for each message: a quarter of what the
+// What is received before it is confirmed, in bytes and with so many more for each message: well below what the
 // service keeps by default, so that it never keeps too much for a client that keeps up.
-const CONFIRM_WEIGHT = 64 * 1024;
+const CONFIRM_WEIGHT = 96 * 1024;
 const MESSAGE_OVERHEAD = 64;
 
 /** An encoded message. */

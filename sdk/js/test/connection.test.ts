@@ -223,7 +223,7 @@ test("much that is received is confirmed before the heartbeat is due", async () 
   FakeSocket.ack = RESUMABLE;
   const [, socket] = await connect();
 
-  for (let n = 0; n < 5; n += 1) say(socket, "x".repeat(32_768));
+  for (let n = 0; n < 5; n += 1) say(socket, "x".repeat(49_152));
 
   assert.deepEqual(
     at(socket, "HEARTBEAT").map(({ received }) => received),
@@ -246,7 +246,7 @@ test("a resumed connection says what it has, and sends what the service lacks be
   client.on("reconnected", (event) => heard.push(event));
   for (const data of [1, 2, 3]) await client.sendMessage("bob", data);
   say(socket, "hi");
-  socket.hear("HEARTBEAT", { timestamp: 1, received: 1 });
+  socket.hear("HEARTBEAT_ACK", { timestamp: 1, received: 1 });
   client.on("disconnected", () => void client.sendMessage("bob", 4));
 
   const next = await comeBack(socket, { resumed: true, received: 2 });

@@ -367,6 +367,10 @@ class Connection(WSListener):
                 if message.received is not None:
                     self._confirm(message.received)
                 self.send(HeartbeatAck(timestamp=message.timestamp), message_id)
+            case HeartbeatAck():
+                if message.received is not None:
+                    self._confirm(message.received)
+                self._resolve(message_id, message)
             case ConnectAck() if self._connect is not None and message_id == self._connect[0]:
                 # First the client, then the caller: the next message of the same read must find it connected.
                 self._is_accepted = True

@@ -15,8 +15,8 @@ __all__ = ["KEPT_BYTES", "MAX_PENDING_REQUESTS", "Exchange", "settle"]
 
 # Requests that wait for their reply at the same time; further callers wait for a place within their time limit.
 MAX_PENDING_REQUESTS = 1024
-# Kept of what was sent until the service confirms it. It does so every 64 KiB; this is room for a burst, beyond which
-# the session cannot be resumed.
+# Kept of what was sent until the service confirms it. It does so every 192 KiB at the latest; this is room for a burst,
+# beyond which the session cannot be resumed.
 KEPT_BYTES = 4 * 1024 * 1024
 
 

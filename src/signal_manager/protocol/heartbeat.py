@@ -50,9 +50,17 @@ def read(data: bytes, end: RelayEnd) -> Beat | None:
         return None
 
 
-def acknowledgement(data: bytes, beat: Beat, end: RelayEnd, *, server_time: int) -> bytes:
-    """Return the frame that answers `beat`, which came in `data`; `server_time` is in ms since the epoch."""
-    payload = b'{"timestamp":%d,"server_time":%d}' % (beat.timestamp, server_time)
+def acknowledgement(data: bytes, beat: Beat, end: RelayEnd, *, server_time: int, received: int | None) -> bytes:
+    """Return the frame that answers `beat`, which came in `data`.
+
+    Args:
+        server_time: ms since the epoch.
+        received: how many messages have come, where the session can be resumed.
+    """
+    if received is None:
+        payload = b'{"timestamp":%d,"server_time":%d}' % (beat.timestamp, server_time)
+    else:
+        payload = b'{"timestamp":%d,"server_time":%d,"received":%d}' % (beat.timestamp, server_time, received)
     return b"".join((end.start, _HEARTBEAT_ACK, data[2:HEAD], end.length.pack(len(payload)), payload))
 
 

@@ -226,6 +226,7 @@ class HeartbeatAck(Message, frozen=True, kw_only=True):
 
     timestamp: Count
     server_time: Count | None = None
+    received: Count | None = None
 
 
 class GoAway(Message, frozen=True, kw_only=True):

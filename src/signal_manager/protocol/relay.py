@@ -124,18 +124,17 @@ def write(data: bytes, signal: RelayedSignal, sender: RelayEnd, receiver: RelayE
         if receiver.is_tagged:
             if data[1] not in _TAGGED or not _is_harmless(body):
                 return None
-            opening, closing = _TAGGED[data[1]][1], b"}}"
+            before, after = b"".join((_TAGGED[data[1]][1], sender.json_sender, receiver.json_target)), b"}}"
         else:
-            opening, closing = b"", b"}"
-        parts = (opening, sender.json_sender, receiver.json_target, body, closing)
+            before, after = sender.json_sender + receiver.json_target, b"}"
     elif payload_type == _BINARY:
-        parts = (bytes((len(sender.name),)), sender.name, b"", body, b"")
+        before, after = bytes((len(sender.name),)) + sender.name, b""
     else:
-        parts = (b"", sender.name, b":", body, b"")
-    payload = b"".join(parts)
-    if len(payload) > receiver.largest:
+        before, after = sender.name + b":", b""
+    size = len(before) + len(body) + len(after)
+    if size > receiver.largest:
         return None
-    return b"".join((receiver.start, data[1:19], receiver.length.pack(len(payload)), payload))
+    return b"".join((receiver.start, data[1:19], receiver.length.pack(size), before, body, after))
 
 
 @lru_cache(maxsize=4096)

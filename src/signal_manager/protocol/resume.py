@@ -7,8 +7,7 @@ docs/protocol.md, "Resume", has the rules; `resumption.py` and the client's `lin
 from __future__ import annotations
 
 import hmac
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from signal_manager.protocol.messages import MessageType, PayloadType, Resume, S
 __all__ = [
     "CONFIRM_WEIGHT",
     "MESSAGE_OVERHEAD",
+    "SERVICE_CONFIRM_WEIGHT",
     "STANDINGS",
     "UNCOUNTED",
     "Budget",
@@ -37,9 +37,11 @@ __all__ = [
 UNCOUNTED = frozenset({MessageType.CONNECT, MessageType.CONNECT_ACK, MessageType.HEARTBEAT, MessageType.HEARTBEAT_ACK})
 # What a kept message weighs beside its bytes: the object around them and its place in the queue.
 MESSAGE_OVERHEAD = 64
-# Whoever has received this much since it last told `received` tells it now: a quarter of what the service keeps by
-# default, so that a buffer never overflows while its reader keeps up; at 64 per message that is 1024 messages at most.
-CONFIRM_WEIGHT = 65_536
+# A client that has received this much since it last told `received` tells it now: well below what the service keeps
+# by default, so that a buffer never overflows while its reader keeps up; at 64 per message that is 1536 messages at
+# most. The service's answer tells what it has received itself; unasked it does so only where more comes than goes.
+CONFIRM_WEIGHT = 98_304
+SERVICE_CONFIRM_WEIGHT = 2 * CONFIRM_WEIGHT
 
 _VERSION = 1
 
@@ -62,31 +64,33 @@ class Journal:
     Args:
         limit: the weight of what it may keep.
         budget: shared with others, or None for one of its own.
+        confirm_at: the weight of what may come before the other side is told.
         received, sent, unconfirmed: where an earlier process left off.
     """
 
-    __slots__ = ("_budget", "_limit", "_owed", "_unconfirmed", "is_complete", "received", "sent", "weight")
+    __slots__ = ("_budget", "_limit", "_unconfirmed", "confirm_at", "is_complete", "owed", "received", "sent", "weight")
 
     def __init__(
         self,
         *,
         limit: int,
         budget: Budget | None = None,
+        confirm_at: int = CONFIRM_WEIGHT,
         received: int = 0,
         sent: int = 0,
         unconfirmed: Iterable[bytes] = (),
     ) -> None:
         self._limit = limit
         self._budget = budget or Budget(limit)
+        self.confirm_at = confirm_at
         self.received = received
         self.is_complete = True
         self.weight = 0
-        self._owed = 0  # the weight of what has come since `received` was last told
-        self._unconfirmed: deque[bytes] = deque()
+        self.owed = 0  # the weight of what has come since `received` was last told
+        self._unconfirmed: list[bytes] = []
         earlier = tuple(unconfirmed)
         self.sent = sent - len(earlier)
-        for data in earlier:
-            self.keep(data)
+        self.keep_all(earlier)
 
     @property
     def unconfirmed(self) -> tuple[bytes, ...]:
@@ -96,26 +100,27 @@ class Journal:
     def take(self, size: int) -> bool:
         """Count a message of `size` bytes that has come; True when it is time to tell the other side."""
         self.received += 1
-        self._owed += size + MESSAGE_OVERHEAD
-        return self._owed >= CONFIRM_WEIGHT
+        self.owed += size + MESSAGE_OVERHEAD
+        return self.owed >= self.confirm_at
 
     def tell(self) -> int:
         """Return how many messages have come, for the other side to know."""
-        self._owed = 0
+        self.owed = 0
         return self.received
 
     def keep(self, data: bytes) -> None:
         """Count a message that is sent, and keep it until it is confirmed."""
         self.sent += 1
-        if not self.is_complete:
-            return
-        added = len(data) + MESSAGE_OVERHEAD
-        self._unconfirmed.append(data)
-        self.weight = weight = self.weight + added
-        budget = self._budget
-        budget.used = used = budget.used + added
-        if weight > self._limit or used > budget.limit:
-            self.give_up()
+        if self.is_complete:
+            self._unconfirmed.append(data)
+            self._weigh(len(data) + MESSAGE_OVERHEAD)
+
+    def keep_all(self, messages: Sequence[bytes]) -> None:
+        """Count and keep messages that are sent together."""
+        self.sent += len(messages)
+        if self.is_complete:
+            self._unconfirmed += messages
+            self._weigh(_weight_of(messages))
 
     def confirm(self, received: int) -> None:
         """Drop what the other side has received.
@@ -125,11 +130,16 @@ class Journal:
         """
         if received > self.sent:
             raise InvalidRequestError(f"received is {received}, expected at most the {self.sent} messages sent so far")
-        weight = 0
-        for _ in range(received - (self.sent - len(self._unconfirmed))):
-            weight += len(self._unconfirmed.popleft()) + MESSAGE_OVERHEAD
-        self.weight -= weight
-        self._budget.used -= weight
+        count = received - (self.sent - len(self._unconfirmed))
+        if count > 0:
+            self._weigh(-_weight_of(self._unconfirmed[:count]))
+            del self._unconfirmed[:count]
+
+    def _weigh(self, added: int) -> None:
+        self.weight += added
+        self._budget.used += added
+        if self.weight > self._limit or self._budget.used > self._budget.limit:
+            self.give_up()
 
     def can_continue_from(self, received: int) -> bool:
         """Tell whether all that the other side misses is here."""
@@ -140,7 +150,11 @@ class Journal:
         self.is_complete = False
         self._budget.used -= self.weight
         self.weight = 0
-        self._unconfirmed = deque()
+        self._unconfirmed = []
+
+
+def _weight_of(messages: Sequence[bytes]) -> int:
+    return sum(map(len, messages)) + MESSAGE_OVERHEAD * len(messages)
 
 
 class Standing(StrEnum):
@@ -320,7 +334,12 @@ class Stay:
         if saved.version != _VERSION:
             raise MalformedMessageError(f"a saved session of version {saved.version}, expected {_VERSION}")
         journal = Journal(
-            limit=limit, budget=budget, received=saved.received, sent=saved.sent, unconfirmed=saved.unconfirmed
+            limit=limit,
+            budget=budget,
+            confirm_at=SERVICE_CONFIRM_WEIGHT,
+            received=saved.received,
+            sent=saved.sent,
+            unconfirmed=saved.unconfirmed,
         )
         stay = cls(
             session_id=saved.session_id,

@@ -78,7 +78,7 @@ def encode(message: Message, *, sent_by: Peer) -> bytes | None:
             return None if auth_token == "" else _strings(version, client_id or "", auth_token or "")
         case Heartbeat(timestamp=timestamp, received=None):
             return timestamp.to_bytes(8, "big")
-        case HeartbeatAck(timestamp=timestamp, server_time=server_time):
+        case HeartbeatAck(timestamp=timestamp, server_time=server_time, received=None):
             return timestamp.to_bytes(8, "big") if server_time is None or sent_by is Peer.SERVICE else None
         case Signal():
             address = address_of(message, sent_by)

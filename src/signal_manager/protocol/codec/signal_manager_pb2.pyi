@@ -83,12 +83,14 @@ class Heartbeat(_message.Message):
     def __init__(self, timestamp: _Optional[int] = ..., received: _Optional[int] = ...) -> None: ...
 
 class HeartbeatAck(_message.Message):
-    __slots__ = ("timestamp", "server_time")
+    __slots__ = ("timestamp", "server_time", "received")
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
     timestamp: int
     server_time: int
-    def __init__(self, timestamp: _Optional[int] = ..., server_time: _Optional[int] = ...) -> None: ...
+    received: int
+    def __init__(self, timestamp: _Optional[int] = ..., server_time: _Optional[int] = ..., received: _Optional[int] = ...) -> None: ...
 
 class GoAway(_message.Message):
     __slots__ = ("reason", "reconnect_after")
