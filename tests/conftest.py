@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadFileScheduling
 
 from tests.nats_server import NatsServer
 
@@ -42,20 +41,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the long modules first; the others stay in random order."""
     ranks = {f"tests/{module}.py": rank for rank, module in enumerate(LONG_MODULES)}
     items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
-
-
-class OneBrowserAtATime(LoadFileScheduling):  # type: ignore[misc]
-    """One module at a time for each process, but one process for all browser tests: two browsers fill this machine."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        module: str = super()._split_scope(nodeid)
-        return "tests/e2e" if module.startswith("tests/e2e/") else module
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneBrowserAtATime:
-    """Divide the tests so."""
-    return OneBrowserAtATime(config, log)
 
 
 @pytest.fixture
