@@ -26,7 +26,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv || true
 	@{ ! $(BIN)/python -m pip config list | grep -q index-url && \
 		$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[rtc,dev]'; } || \
-		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[rtc,dev]'
+		$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[rtc,dev]'
 	@touch $(VENV)/.run $@
 
 run: $(VENV)/.run ## Install what is missing and start the service on its defaults

@@ -25,7 +25,7 @@ from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import Connect, Message, MessageType, PayloadType, SignalAck
 from signal_manager.protocol.relay import RelayedSignal, RelayEnd
-from signal_manager.protocol.resume import MESSAGE_OVERHEAD, Journal
+from signal_manager.protocol.resume import Journal
 from signal_manager.protocol.session import CloseCode, Received, Session
 from signal_manager.protocol.websocket import is_text
 from signal_manager.resumption import decode_relayed
@@ -317,7 +317,6 @@ class Connection(WSListener):
         outbound = self._outbound
         if not outbound:
             return
-        self._keep()
         self._outbound = []
         self._waiting = 0
         transport = self._transport
@@ -325,11 +324,6 @@ class Connection(WSListener):
             data = outbound[0] if len(outbound) == 1 else b"".join(outbound)
             if not self.is_behind or self._has_room(len(data)):
                 transport.underlying_transport.write(data)
-
-    def _keep(self) -> None:
-        """Keep what waits, all of which counts where there is a journal; only once, when it is about to be written."""
-        if self._journal is not None and self._outbound:
-            self._journal.keep_all(self._outbound[1::2])
 
     # -- the short ways ------------------------------------------------------------------------------------------
 
@@ -358,12 +352,8 @@ class Connection(WSListener):
         if began:
             board.timed(began)
         journal = self._journal
-        if journal is not None:
-            # As `Journal.take`, without the call.
-            journal.received += 1
-            journal.owed += len(data) + MESSAGE_OVERHEAD
-            if journal.owed >= journal.confirm_at:
-                self._conversation.confirm()
+        if journal is not None and journal.take(len(data)):
+            self._conversation.confirm()
         if signal.ack:
             self._conversation.acknowledge(signal.target_client_id, data)
         return True
@@ -487,12 +477,10 @@ class Connection(WSListener):
 
     def keep_in(self, journal: Journal) -> None:
         """Count and keep all messages in this journal (`Wire.keep_in`)."""
-        self.flush()
         self._journal = journal
 
     def let_go(self) -> None:
         """Be nobody's presence any more (`Wire.let_go`)."""
-        self._keep()
         self._journal = None
         self.relay_end = None
         self._relays = False
@@ -533,9 +521,11 @@ class Connection(WSListener):
     def write(self, data: bytes, *, counts: bool = True) -> None:
         """Write one message: at once, or with the others of this read; keep it where it `counts` for the session."""
         self.sent += 1
+        if counts and self._journal is not None:
+            self._journal.keep(data)
         board = self._board
         board.bytes_sent.value += len(data)
-        if board.joining and (counts or self._journal is None):
+        if board.joining:
             if not self._outbound:
                 board.written.append(self)
             size = len(data)
@@ -551,12 +541,7 @@ class Connection(WSListener):
             self._waiting += size
             if self._waiting > _JOINED_BYTES:
                 self.flush()
-            return
-        if self._outbound:
-            self.flush()
-        if counts and self._journal is not None:
-            self._journal.keep(data)
-        if self._transport is not None and (not self.is_behind or self._has_room(len(data))):
+        elif self._transport is not None and (not self.is_behind or self._has_room(len(data))):
             self._transport.send(_BINARY if self._framing is not Framing.JSON else _TEXT, data)
 
     def _has_room(self, size: int) -> bool:

@@ -222,7 +222,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 
 
 class HeartbeatAck(Message, frozen=True, kw_only=True):
-    """The answer to a HEARTBEAT, with its timestamp. `server_time` is in ms since the epoch."""
+    """The answer to a HEARTBEAT, with its timestamp. `server_time` is in ms since the epoch, `received` confirms."""
 
     timestamp: Count
     server_time: Count | None = None

@@ -7,7 +7,8 @@ docs/protocol.md, "Resume", has the rules; `resumption.py` and the client's `lin
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -68,7 +69,17 @@ class Journal:
         received, sent, unconfirmed: where an earlier process left off.
     """
 
-    __slots__ = ("_budget", "_limit", "_unconfirmed", "confirm_at", "is_complete", "owed", "received", "sent", "weight")
+    __slots__ = (
+        "_budget",
+        "_confirm_at",
+        "_limit",
+        "_owed",
+        "_unconfirmed",
+        "is_complete",
+        "received",
+        "sent",
+        "weight",
+    )
 
     def __init__(
         self,
@@ -82,15 +93,16 @@ class Journal:
     ) -> None:
         self._limit = limit
         self._budget = budget or Budget(limit)
-        self.confirm_at = confirm_at
+        self._confirm_at = confirm_at
         self.received = received
         self.is_complete = True
         self.weight = 0
-        self.owed = 0  # the weight of what has come since `received` was last told
-        self._unconfirmed: list[bytes] = []
+        self._owed = 0  # the weight of what has come since `received` was last told
+        self._unconfirmed: deque[bytes] = deque()
         earlier = tuple(unconfirmed)
         self.sent = sent - len(earlier)
-        self.keep_all(earlier)
+        for data in earlier:
+            self.keep(data)
 
     @property
     def unconfirmed(self) -> tuple[bytes, ...]:
@@ -100,27 +112,26 @@ class Journal:
     def take(self, size: int) -> bool:
         """Count a message of `size` bytes that has come; True when it is time to tell the other side."""
         self.received += 1
-        self.owed += size + MESSAGE_OVERHEAD
-        return self.owed >= self.confirm_at
+        self._owed += size + MESSAGE_OVERHEAD
+        return self._owed >= self._confirm_at
 
     def tell(self) -> int:
         """Return how many messages have come, for the other side to know."""
-        self.owed = 0
+        self._owed = 0
         return self.received
 
     def keep(self, data: bytes) -> None:
         """Count a message that is sent, and keep it until it is confirmed."""
         self.sent += 1
-        if self.is_complete:
-            self._unconfirmed.append(data)
-            self._weigh(len(data) + MESSAGE_OVERHEAD)
-
-    def keep_all(self, messages: Sequence[bytes]) -> None:
-        """Count and keep messages that are sent together."""
-        self.sent += len(messages)
-        if self.is_complete:
-            self._unconfirmed += messages
-            self._weigh(_weight_of(messages))
+        if not self.is_complete:
+            return
+        added = len(data) + MESSAGE_OVERHEAD
+        self._unconfirmed.append(data)
+        self.weight = weight = self.weight + added
+        budget = self._budget
+        budget.used = used = budget.used + added
+        if weight > self._limit or used > budget.limit:
+            self.give_up()
 
     def confirm(self, received: int) -> None:
         """Drop what the other side has received.
@@ -130,16 +141,11 @@ class Journal:
         """
         if received > self.sent:
             raise InvalidRequestError(f"received is {received}, expected at most the {self.sent} messages sent so far")
-        count = received - (self.sent - len(self._unconfirmed))
-        if count > 0:
-            self._weigh(-_weight_of(self._unconfirmed[:count]))
-            del self._unconfirmed[:count]
-
-    def _weigh(self, added: int) -> None:
-        self.weight += added
-        self._budget.used += added
-        if self.weight > self._limit or self._budget.used > self._budget.limit:
-            self.give_up()
+        weight = 0
+        for _ in range(received - (self.sent - len(self._unconfirmed))):
+            weight += len(self._unconfirmed.popleft()) + MESSAGE_OVERHEAD
+        self.weight -= weight
+        self._budget.used -= weight
 
     def can_continue_from(self, received: int) -> bool:
         """Tell whether all that the other side misses is here."""
@@ -150,11 +156,7 @@ class Journal:
         self.is_complete = False
         self._budget.used -= self.weight
         self.weight = 0
-        self._unconfirmed = []
-
-
-def _weight_of(messages: Sequence[bytes]) -> int:
-    return sum(map(len, messages)) + MESSAGE_OVERHEAD * len(messages)
+        self._unconfirmed = deque()
 
 
 class Standing(StrEnum):
