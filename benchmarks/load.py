@@ -235,7 +235,12 @@ async def measure(
 
 
 def start(load: Load, clients: list[Client], *, in_flight: int, offers_per_second: int = 0) -> None:
-    """Put `in_flight` offers on their way in each pair, or send them on a schedule until the load stops."""
+    """Put `in_flight` offers on their way in each pair, or send them on a schedule until the load stops.
+
+    A load that was drained can be started again.
+    """
+    load.is_stopping = False
+    load.drained = asyncio.get_running_loop().create_future()
     if offers_per_second:
         load.is_paced = True
         load.schedule = asyncio.ensure_future(_send_on_schedule(clients, offers_per_second))

@@ -24,7 +24,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from statistics import median, quantiles
+from statistics import median
 from typing import Annotated, NamedTuple
 
 import typer
@@ -36,11 +36,11 @@ from benchmarks.load import TOKEN, client_ids
 from benchmarks.processes import MeasurementError, child_processes, cores, end_on_sigterm
 from benchmarks.relay import Plan, load_on
 from benchmarks.requests import Kind, client_names
-from benchmarks.results import machine, write_json
+from benchmarks.results import Spread, machine, write_json
 from benchmarks.servers import SERVICE, Server, service
 from benchmarks.slices import Slice, Turns
 
-__all__ = ["Spread", "app", "costs_us", "kept"]
+__all__ = ["app", "costs_us", "kept"]
 
 # The part of its messages that the relay must still carry while registrations run.
 BAR = 0.97
@@ -61,26 +61,6 @@ HEARTBEATS = Case("heartbeats", "sqlite", "heartbeat")
 MEMORY = Case("registrations, in memory", "memory", "register")
 SQLITE = Case("registrations, on SQLite", "sqlite", "register")
 CASES = (HEARTBEATS, MEMORY, SQLITE)
-
-
-class Spread(NamedTuple):
-    """The median of many figures, and what a quarter of them is below and above."""
-
-    low: float
-    median: float
-    high: float
-
-    @classmethod
-    def of(cls, figures: list[float]) -> Spread:
-        """Return that of the figures, of which there is at least one."""
-        if len(figures) == 1:
-            return cls(*figures * 3)
-        low, middle, high = quantiles(figures, n=4, method="inclusive")
-        return cls(low, middle, high)
-
-    def text(self, form: str) -> str:
-        """Return it as a table shows it."""
-        return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"
 
 
 Taken = dict[str, list[Turns]]

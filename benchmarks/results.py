@@ -1,4 +1,4 @@
-"""Where results go: the machine they hold for, and the JSON beside the table."""
+"""What results look like, and where they go: the machine they hold for, and the JSON beside the table."""
 
 from __future__ import annotations
 
@@ -7,9 +7,30 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from statistics import quantiles
+from typing import Any, NamedTuple
 
-__all__ = ["machine", "write_json"]
+__all__ = ["Spread", "machine", "write_json"]
+
+
+class Spread(NamedTuple):
+    """The median of many figures, and what a quarter of them is below and above."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, figures: list[float]) -> Spread:
+        """Return that of the figures, of which there is at least one."""
+        if len(figures) == 1:
+            return cls(*figures * 3)
+        low, middle, high = quantiles(figures, n=4, method="inclusive")
+        return cls(low, middle, high)
+
+    def text(self, form: str) -> str:
+        """Return it as a table shows it."""
+        return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"
 
 
 def machine() -> dict[str, Any]:

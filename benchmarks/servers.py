@@ -127,6 +127,7 @@ def service(
     sfu: Sfu | None = None,
     metrics_port: int = 0,
     log: Path | None = None,
+    source: Path = ROOT,
 ) -> Iterator[Server]:
     """Run this service while the block lasts: its defaults, with a message rate that nobody reaches.
 
@@ -137,6 +138,7 @@ def service(
         sfu: what its rooms use; None for rooms without media.
         metrics_port: its second port, where the demo page is; normally any free one.
         log: a file for warnings and errors, as JSON lines.
+        source: where the version to be run is checked out.
     """
     port = free_port()
     with TemporaryDirectory(prefix="signal-manager-bench-") as directory:
@@ -154,6 +156,7 @@ def service(
         )
         # What the developer's shell sets for the service must not reach this one.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNAL_MANAGER_")}
+        environment["PYTHONPATH"] = str(source / "src")
         command = [sys.executable, "-m", "signal_manager", "serve", "--config", str(config)]
         with running(command, port=port, core=core, environment=environment) as pid:
             yield Server(SERVICE, pid, port)

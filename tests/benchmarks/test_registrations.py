@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.registrations import Spread, app, costs_us, kept
+from benchmarks.registrations import app, costs_us, kept
+from benchmarks.results import Spread
 from benchmarks.slices import Slice
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc")
