@@ -27,7 +27,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-__all__ = ["LENGTH", "Documents", "Reply", "Request", "connect", "packed", "reading", "serve"]
+__all__ = ["DONE", "LENGTH", "Documents", "Reply", "Request", "connect", "packed", "reading", "serve"]
 
 # Bodies by id, of one collection; None: there is no such document.
 Documents = dict[str, str | None]
@@ -36,6 +36,8 @@ Reply = tuple[str, Any]
 
 # A message is its length in bytes and then itself. Marshal is what both ends have: they run on the same interpreter.
 LENGTH = struct.Struct(">Q")
+
+DONE: Reply = ("done", None)
 
 
 def packed(message: Request | Reply) -> bytes:
@@ -91,7 +93,7 @@ def _performed(connection: sqlite3.Connection, request: Request) -> Reply:
     for collection, key, _, bodies in request:
         _store(connection, collection, key, bodies)
     connection.execute("COMMIT")
-    return "done", None
+    return DONE
 
 
 # The names in these statements are the constants of documents.py and never come from outside.

@@ -24,7 +24,7 @@ import structlog
 
 from signal_manager.errors import UnavailableError
 from signal_manager.storage.documents import Kind
-from signal_manager.storage.sqlite_worker import LENGTH, Documents, Reply, Request, packed
+from signal_manager.storage.sqlite_worker import DONE, LENGTH, Documents, Reply, Request, packed
 
 __all__ = ["Worker", "Writer"]
 
@@ -36,6 +36,9 @@ MAX_WAITING = 10_000
 MAX_BATCH = 200
 # Characters of documents that are remembered: a right guess of what is there saves a question.
 MAX_REMEMBERED = 4 * 1024 * 1024
+
+# The one reply that is known before it comes.
+_DONE = packed(DONE)
 
 log = structlog.get_logger(__name__)
 
@@ -124,6 +127,9 @@ class Worker(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand a reply on once it is whole."""
         received = self._received
+        if data == _DONE and not received:
+            self._on_reply(DONE)  # nearly always
+            return
         received += data
         if len(received) < LENGTH.size or len(received) < LENGTH.size + LENGTH.unpack_from(received)[0]:
             return
@@ -331,23 +337,38 @@ class _Batch:
     def __init__(self, writes: Sequence[_Write[Any]], seen: _Memory) -> None:
         self.writes = writes
         self._seen = seen
-        self._kinds = {write.kind.collection: write.kind for write in writes}
-        self.known: dict[str, Documents] = {collection: {} for collection in self._kinds}
+        self._id_columns: dict[str, str] = {}  # by collection
+        self.known: dict[str, Documents] = {}
         for write in writes:
             collection = write.kind.collection
+            self._id_columns[collection] = write.kind.key
+            known = self.known.setdefault(collection, {})
             for key in write.reads:
-                self.known[collection][key] = seen.recall(collection, key)
+                known[key] = seen.recall(collection, key)
         self._documents: dict[str, Documents] = {}
         self._outcomes: list[Any] = []
 
     def request(self) -> Request:
         """Apply the writes one after the other to what is known, and return what came of it."""
-        self._documents = {collection: dict(bodies) for collection, bodies in self.known.items()}
-        self._outcomes = [_outcome(write, self._documents[write.kind.collection]) for write in self.writes]
-        return [
-            (name, kind.key, self.known[name], _changed(self.known[name], self._documents[name]))
-            for name, kind in self._kinds.items()
-        ]
+        # Loops rather than comprehensions, which are calls of their own: this is what the service does for every write.
+        documents: dict[str, Documents] = {}
+        for collection, known in self.known.items():
+            documents[collection] = known.copy()
+        outcomes: list[Any] = []
+        for write in self.writes:
+            try:
+                outcomes.append(write.apply(documents[write.kind.collection]))
+            except Exception as error:  # whatever a change raises belongs to its caller alone
+                outcomes.append(error)
+        request: Request = []
+        for collection, known in self.known.items():
+            changed: Documents = {}
+            for key, body in documents[collection].items():
+                if known.get(key, ...) != body:
+                    changed[key] = body
+            request.append((collection, self._id_columns[collection], known, changed))
+        self._documents, self._outcomes = documents, outcomes
+        return request
 
     def remember(self) -> None:
         """Take note of what is in the file now."""
@@ -414,14 +435,3 @@ def _spawn(channel: socket.socket, path: str, timeout: float) -> subprocess.Pope
 
 
 _PROGRAM = Path(__file__).with_name("sqlite_worker.py")
-
-
-def _changed(before: Documents, after: Documents) -> Documents:
-    return {key: body for key, body in after.items() if before.get(key, ...) != body}
-
-
-def _outcome(write: _Write[Any], documents: Documents) -> Any:
-    try:
-        return write.apply(documents)
-    except Exception as error:  # whatever a change raises belongs to its caller alone
-        return error
