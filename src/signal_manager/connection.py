@@ -6,7 +6,6 @@ is decoded, and talked about, in `conversation.py`.
 
 from __future__ import annotations
 
-import struct
 import time
 from functools import partial
 from time import perf_counter
@@ -27,7 +26,7 @@ from signal_manager.protocol.messages import Connect, Message, MessageType, Payl
 from signal_manager.protocol.relay import RelayedSignal, RelayEnd
 from signal_manager.protocol.resume import Journal
 from signal_manager.protocol.session import CloseCode, Received, Session
-from signal_manager.protocol.websocket import is_text
+from signal_manager.protocol.websocket import frame_head, is_text
 from signal_manager.resumption import decode_relayed
 from signal_manager.router import acknowledgement
 from signal_manager.switchboard import Forwarder, Switchboard
@@ -38,10 +37,6 @@ log = structlog.get_logger(__name__)
 
 # One relayed signal of so many is timed: the clock costs as much as a part of the relay does.
 _TIMED_ONE_OF = 64
-
-# Two and four bytes of head, or ten (RFC 6455, section 5.2).
-_MEDIUM = struct.Struct(">BBH").pack
-_LONG = struct.Struct(">BBQ").pack
 
 # What one read causes for one client waits for the end of that read, but no more than this: beyond it, joining saves
 # nothing, and only what was written shows whether the client keeps up (bytes).
@@ -62,6 +57,8 @@ class Connection(WSListener):
         "_board",
         "_bucket",
         "_conversation",
+        "_first_byte",
+        "_frame_type",
         "_frames",
         "_framing",
         "_heard",
@@ -88,6 +85,8 @@ class Connection(WSListener):
         super().__init__()
         self._board = board
         self._framing = framing
+        # How its messages are framed (RFC 6455, section 5.2): a final, unmasked frame of text or of bytes.
+        self._first_byte, self._frame_type = (0x81, _TEXT) if framing is Framing.JSON else (0x82, _BINARY)
         self.source = source
         self._opened_at = opened_at
         self._session = Session(board.settings, now=self._opened_at)
@@ -104,8 +103,8 @@ class Connection(WSListener):
         self._held: list[tuple[bytes, WSMsgType]] | None = None
         self._is_paused = False  # whether the socket waits with them
         self._is_partial = False  # whether the rest of a message is still to come
-        self._outbound: list[bytes] = []  # WebSocket frames that wait for the end of this read
-        self._waiting = 0  # bytes in them
+        self._outbound: list[bytes] = []  # heads and messages, in turn, that wait for the end of this read
+        self._waiting = 0  # bytes of these messages
         self.is_behind = False  # whether the client reads more slowly than others write to it
         self._allowance = Allowance(board.usage, now=opened_at)
         self._bucket = self._allowance.messages
@@ -147,8 +146,8 @@ class Connection(WSListener):
                 data = frame.get_payload_as_bytes()
                 board.bytes_received.value += len(data)
                 bucket = self._bucket
-                bucket.left -= 1
-                if (bucket.left >= 0 or self._may_send(data)) and not (self._relays and self._relay(data)):
+                bucket.left = left = bucket.left - 1
+                if (left >= 0 or self._may_send(data)) and not (self._relays and self._relay(data)):
                     self._take(data, _BINARY)
             else:
                 assert self._frames is not None  # noqa: S101 - frames come after the upgrade
@@ -318,12 +317,17 @@ class Connection(WSListener):
         if not outbound:
             return
         self._outbound = []
+        count, data = len(outbound) // 2, b"".join(outbound)
+        self.sent += count
+        self._board.bytes_sent.value += self._waiting
         self._waiting = 0
+        if self._journal is not None:
+            self._journal.keep_run(data, count)
         transport = self._transport
-        if transport is not None and not transport.is_close_frame_sent and not transport.is_disconnected:
-            data = outbound[0] if len(outbound) == 1 else b"".join(outbound)
-            if not self.is_behind or self._has_room(len(data)):
-                transport.underlying_transport.write(data)
+        if transport is None or transport.is_close_frame_sent or transport.is_disconnected:
+            return
+        if not self.is_behind or self._has_room(len(data)):
+            transport.underlying_transport.write(data)
 
     # -- the short ways ------------------------------------------------------------------------------------------
 
@@ -471,7 +475,7 @@ class Connection(WSListener):
         session = self._session
         self._bucket = self._allowance.of_client(connect.client_id, time.monotonic())
         self.instance_id = connect.instance_id
-        if self._framing is not Framing.JSON:
+        if self._frame_type is _BINARY:
             self.relay_end = RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)
             self._relays = relays
 
@@ -481,6 +485,7 @@ class Connection(WSListener):
 
     def let_go(self) -> None:
         """Be nobody's presence any more (`Wire.let_go`)."""
+        self.flush()  # what has been written to the client so far counts
         self._journal = None
         self.relay_end = None
         self._relays = False
@@ -520,29 +525,26 @@ class Connection(WSListener):
 
     def write(self, data: bytes, *, counts: bool = True) -> None:
         """Write one message: at once, or with the others of this read; keep it where it `counts` for the session."""
-        self.sent += 1
+        size = len(data)
+        board = self._board
+        if board.joining and counts:
+            outbound = self._outbound
+            if not outbound:
+                board.written.append(self)
+            outbound.append(frame_head(self._first_byte, size))
+            outbound.append(data)
+            self._waiting = waiting = self._waiting + size
+            if waiting > _JOINED_BYTES:
+                self.flush()
+            return
+        if self._outbound:
+            self.flush()  # a run of messages that are kept has none between them that are not
         if counts and self._journal is not None:
             self._journal.keep(data)
-        board = self._board
-        board.bytes_sent.value += len(data)
-        if board.joining:
-            if not self._outbound:
-                board.written.append(self)
-            size = len(data)
-            first = 0x82 if self._framing is not Framing.JSON else 0x81
-            # RFC 6455, section 5.2: a final, unmasked frame.
-            if size < 126:
-                self._outbound.append(bytes((first, size)))
-            elif size < 65536:
-                self._outbound.append(_MEDIUM(first, 126, size))
-            else:
-                self._outbound.append(_LONG(first, 127, size))
-            self._outbound.append(data)
-            self._waiting += size
-            if self._waiting > _JOINED_BYTES:
-                self.flush()
-        elif self._transport is not None and (not self.is_behind or self._has_room(len(data))):
-            self._transport.send(_BINARY if self._framing is not Framing.JSON else _TEXT, data)
+        self.sent += 1
+        board.bytes_sent.value += size
+        if self._transport is not None and (not self.is_behind or self._has_room(size)):
+            self._transport.send(self._frame_type, data)
 
     def _has_room(self, size: int) -> bool:
         """Tell whether a client that is behind may be sent `size` bytes more; if not, its connection ends."""

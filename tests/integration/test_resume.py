@@ -72,6 +72,26 @@ async def test_a_client_that_comes_back_gets_what_it_missed(service: Service, su
         assert (again["resumed"], again["session_id"]) == (True, first["session_id"])
 
 
+@pytest.mark.parametrize("subprotocol", [None, "signal-manager.v2", "signal-manager.json"])
+async def test_messages_that_came_in_one_go_are_missed_one_by_one(service: Service, subprotocol: str | None) -> None:
+    numbers = [*range(40)]
+    async with alice_at(service) as alice:
+        async with connect(service.url, subprotocol) as bob:
+            first = await log_in(bob, BOB)
+            await say(alice, BOB[0], *numbers, "x" * 70_000 if subprotocol else "x")
+            assert await heard(bob, 25) == numbers[:25]
+            await bob.send("HEARTBEAT", {"timestamp": 1, "received": 20})
+            await until(lambda: service.server._board.received[4].value == 1, limit=LIMIT)
+            drop(bob)
+            await until_away(service)
+        async with connect(service.url, subprotocol) as bob:
+            again = await log_in(bob, BOB, resume=resume(first, 25))
+
+            assert again["resumed"] is True
+            assert await heard(bob, 15) == numbers[25:]
+            assert len((await heard(bob, 1))[0]) == (70_000 if subprotocol else 1)
+
+
 async def test_the_client_is_told_what_the_service_has_of_its_messages(service: Service) -> None:
     async with connect(service.url) as alice:
         first = await log_in(alice, ALICE)

@@ -18,6 +18,7 @@ from signal_manager.model import ClientId, SessionId
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import PayloadType, Resume, Shape
 from signal_manager.protocol.resume import Budget, Journal, Manner, Outcome, Standing, Stay
+from signal_manager.protocol.websocket import frame_head
 
 WINDOW = 10.0
 # Room for a dozen messages, so that overflowing is as likely as any other trouble.
@@ -116,16 +117,21 @@ class Service:
         self.carriers[session] = connection
         connection.down.waiting += answer + b"".join(missing)
 
-    def say(self, number: int) -> None:
+    def say(self, *numbers: int) -> None:
+        messages = [frame(MESSAGE, number) for number in numbers]
         for session, stay in list(self.sessions.items()):
-            data = frame(MESSAGE, number)
-            if stay.standing is Standing.CONNECTED:
-                stay.journal.keep(data)
-                self.carriers[session].down.waiting += data
-            elif not stay.queue(data):
-                self.end(session)
+            if stay.standing is not Standing.CONNECTED:
+                if all(map(stay.queue, messages)):
+                    self.said[session] += numbers
+                else:
+                    self.end(session)
                 continue
-            self.said[session].append(number)
+            if len(messages) == 1:
+                stay.journal.keep(messages[0])
+            else:
+                stay.journal.keep_run(b"".join(frame_head(0x82, len(data)) + data for data in messages), len(messages))
+            self.carriers[session].down.waiting += b"".join(messages)
+            self.said[session] += numbers
 
     def lose(self, connection: Connection) -> None:
         session = connection.session
@@ -199,6 +205,9 @@ class World:
 
     def service_says(self, _argument: int) -> None:
         self.service.say(next(self.numbers))
+
+    def service_says_several_things_at_once(self, argument: int) -> None:
+        self.service.say(*itertools.islice(self.numbers, 2 + argument % 3))
 
     def bytes_arrive_at_the_service(self, argument: int) -> None:
         self.service.receive(self.connection, argument)
@@ -277,7 +286,8 @@ EVENTS = [
     happen
     for often, happen in (
         (6, World.client_says),
-        (6, World.service_says),
+        (4, World.service_says),
+        (2, World.service_says_several_things_at_once),
         (9, World.bytes_arrive_at_the_service),
         (9, World.bytes_arrive_at_the_client),
         (2, World.reconnect),
