@@ -36,11 +36,18 @@ LONG_MODULES = (
     "integration/test_room_sdk",
 )
 
+# Tests that carry video, or hundreds of clients, in their own process: coverage would slow them down, and has nothing
+# to learn from them that shorter tests do not show.
+BUSY = ("tests/e2e/", "tests/benchmarks/", "tests/integration/test_drain", "tests/integration/test_slow_consumers")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long modules first; the others stay in random order."""
+    """Put the long modules first, leave the others in random order, and take coverage from busy ones."""
     ranks = {f"tests/{module}.py": rank for rank, module in enumerate(LONG_MODULES)}
     items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
+    for item in items:
+        if item.nodeid.startswith(BUSY):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture

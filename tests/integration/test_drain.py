@@ -69,11 +69,7 @@ class Restarted:
                 for line in (f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()))
             )
         )
-        # Coverage would be a third of the work under this load, and other tests have the same lines.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-        starter = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", STARTER, cwd=ROOT, stdin=PIPE, stdout=PIPE, env=environment
-        )
+        starter = await asyncio.create_subprocess_exec(sys.executable, "-c", STARTER, cwd=ROOT, stdin=PIPE, stdout=PIPE)
         service = cls(starter, config, port)
         try:
             await service.begin()
