@@ -33,7 +33,7 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parent.parent
 
-START_LIMIT = 20.0
+START_LIMIT = 60.0
 STOP_LIMIT = 10.0
 OUTPUT_SHOWN = 2000
 
@@ -85,7 +85,7 @@ def running(
         environment: the server's whole environment, normally this process's.
 
     Raises:
-        MeasurementError: it ended, or did not answer within 20 s; with the end of what it printed.
+        MeasurementError: it ended, or did not answer within 60 s; with the end of what it printed.
     """
     with TemporaryFile() as output:
         with pinned(core):
