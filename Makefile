@@ -66,7 +66,7 @@ test-js: tools
 # Linting and the browser SDK each keep one processor busy, and installing mostly the network.
 test: ## Everything that CI runs
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-js
-	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term --cov-fail-under=90
+	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term --cov-fail-under=90
 	$(BIN)/coverage report --include='src/signal_manager/protocol/*' --fail-under=100
 
 proto: $(VENV)/.dev ## Make the Protobuf module again from its schema

@@ -25,6 +25,7 @@ export interface WebSocketLike {
   binaryType: string;
   readonly protocol: string;
   readonly bufferedAmount: number;
+  readonly readyState: number;
   onopen: ((event: never) => void) | null;
   onmessage: ((event: never) => void) | null;
   onerror: ((event: never) => void) | null;
@@ -65,6 +66,9 @@ export interface ConnectionListener {
   /** The connection ended, accepted or not; comes last and once. */
   onClosed(closed: Closed, error: SignalManagerError): void;
 }
+
+// `WebSocket.OPEN`, which is on the constructor alone.
+const OPEN = 1;
 
 // RFC 6455, section 7.4.1: there was no close frame.
 const ABNORMAL = 1006;
@@ -134,7 +138,7 @@ export class Connection {
   send(data: Encoded, isCounted: boolean): void {
     const waiting = this.#socket.bufferedAmount;
     if (waiting > MAX_BUFFERED) throw new RateLimitedError(`${waiting} bytes wait for the network already`);
-    this.#socket.send(data);
+    this.#put(data);
     if (isCounted) this.#settings.session.keep(data);
   }
 
@@ -208,7 +212,7 @@ export class Connection {
       if (isResumed === null) return this.abort("the service lacks more of the session than is here");
       this.#state = "accepted";
       this.#startHeartbeats(message.fields);
-      if (isResumed) for (const data of session.unconfirmed) this.#socket.send(data);
+      if (isResumed) for (const data of session.unconfirmed) this.#put(data);
       this.#listener.onAccepted(message.fields, isResumed);
     }
   }
@@ -235,7 +239,12 @@ export class Connection {
   }
 
   #write<T extends MessageType>(type: T, fields: Fields[T], id = makeId()): void {
-    this.#socket.send(encode(this.#settings.framing, type, id, fields));
+    this.#put(encode(this.#settings.framing, type, id, fields));
+  }
+
+  /** A socket whose close event is still to come would only complain; what counts is kept, and sent on the next one. */
+  #put(data: Encoded): void {
+    if (this.#socket.readyState === OPEN) this.#socket.send(data);
   }
 
   #end(closed: Closed, farewell = GIVEN_UP): void {

@@ -15,6 +15,7 @@ class FakeSocket {
 
   binaryType = "";
   bufferedAmount = 0;
+  readyState = 1;
   readonly protocol: string;
   readonly sent: { type: string; id: string; payload: Record<string, unknown> }[] = [];
   isClosed = false;
@@ -31,6 +32,7 @@ class FakeSocket {
   }
 
   send(data: string | Uint8Array): void {
+    assert.equal(this.readyState, 1, "a browser would complain");
     const message = JSON.parse(data as string);
     this.sent.push(message);
     const ack = { status: "success", session_id: "s", ...FakeSocket.ack };
@@ -257,6 +259,25 @@ test("a resumed connection says what it has, and sends what the service lacks be
     [3, 4],
   );
   assert.deepEqual(heard, [{ sessionId: "s", resumed: true }]);
+});
+
+test("what is said while a connection closes waits for the next one, and no socket is asked to carry it", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect({ retry: { random: () => 0 } });
+  socket.readyState = 2;
+
+  void client.sendMessage("bob", 1);
+  await pass(10_000); // a heartbeat is due too
+
+  assert.deepEqual(
+    socket.sent.map(({ type }) => type),
+    ["CONNECT"],
+  );
+  const next = await comeBack(socket, { resumed: true, received: 0 });
+  assert.deepEqual(
+    at(next, "SIGNAL_MESSAGE").map((payload) => payload["signal_data"]),
+    [1],
+  );
 });
 
 test("a request gets its reply over the connection that follows, and a measured heartbeat does not", async () => {

@@ -57,9 +57,14 @@ export class Link {
     queueMicrotask(() => this.onopen?.());
   }
 
+  get readyState(): number {
+    return this.isOpenAtClient ? 1 : 3;
+  }
+
   send(data: string | Uint8Array): void {
-    // As a browser does: what is sent into a connection that is over is thrown away without a word.
-    if (this.isOpenAtClient) this.up.put(data as Uint8Array);
+    // A browser throws away what is sent into a connection that is over, and complains in its console.
+    if (!this.isOpenAtClient) throw new Error("this connection is over");
+    this.up.put(data as Uint8Array);
   }
 
   close(): void {
