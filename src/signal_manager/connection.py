@@ -322,7 +322,7 @@ class Connection(WSListener):
         self._board.bytes_sent.value += self._waiting
         self._waiting = 0
         if self._journal is not None:
-            self._journal.keep_run(data, count)
+            self._journal.keep(data, count)
         transport = self._transport
         if transport is None or transport.is_close_frame_sent or transport.is_disconnected:
             return
@@ -537,7 +537,7 @@ class Connection(WSListener):
             if waiting > _JOINED_BYTES:
                 self.flush()
             return
-        if self._outbound:
+        if self._waiting:
             self.flush()  # a run of messages that are kept has none between them that are not
         if counts and self._journal is not None:
             self._journal.keep(data)

@@ -61,7 +61,7 @@ def run_of(*messages: bytes) -> tuple[bytes, int]:
 def test_messages_sent_in_one_go_are_kept_as_one_until_the_last_is_confirmed() -> None:
     journal = Journal(limit=1000)
     journal.keep(b"1")
-    journal.keep_run(*run_of(b"2", b"3", b"4"))
+    journal.keep(*run_of(b"2", b"3", b"4"))
     journal.keep(b"5")
     whole = journal.weight
 
@@ -81,7 +81,7 @@ def test_a_run_that_is_too_much_is_given_up_whole() -> None:
     journal = Journal(limit=ROOM_FOR_TWO)
     journal.keep(b"1")
 
-    journal.keep_run(*run_of(bytes(40), bytes(40)))
+    journal.keep(*run_of(bytes(40), bytes(40)))
 
     assert (journal.is_complete, journal.unconfirmed, journal.sent, journal.weight) == (False, (), 3, 0)
 

@@ -129,7 +129,7 @@ class Service:
             if len(messages) == 1:
                 stay.journal.keep(messages[0])
             else:
-                stay.journal.keep_run(b"".join(frame_head(0x82, len(data)) + data for data in messages), len(messages))
+                stay.journal.keep(b"".join(frame_head(0x82, len(data)) + data for data in messages), len(messages))
             self.carriers[session].down.waiting += b"".join(messages)
             self.said[session] += numbers
 

@@ -67,10 +67,6 @@ class _Run(NamedTuple):
     frames: bytes
     length: int
 
-    @property
-    def weight(self) -> int:
-        return len(self.frames) + MESSAGE_OVERHEAD
-
 
 class Journal:
     """One side's account of a session: how many messages have come, and what it sent that is not confirmed.
@@ -120,7 +116,7 @@ class Journal:
         self._confirmed = self.sent = sent - len(earlier)
         self._begun = 0  # how many messages of the oldest run are confirmed already
         if earlier:  # as one, so that what was within the bounds is so again
-            self.keep_run(b"".join(frame_head(_ANY_FRAME, len(data)) + data for data in earlier), len(earlier))
+            self.keep(b"".join(frame_head(_ANY_FRAME, len(data)) + data for data in earlier), len(earlier))
 
     @property
     def unconfirmed(self) -> tuple[bytes, ...]:
@@ -141,20 +137,22 @@ class Journal:
         self._owed = 0
         return self.received
 
-    def keep(self, data: bytes) -> None:
-        """Count a message that is sent, and keep it until it is confirmed."""
-        self.sent += 1
-        self._keep(data, len(data) + MESSAGE_OVERHEAD)
-
-    def keep_run(self, frames: bytes, count: int) -> None:
-        """Count messages that are sent in one go, and keep them in their frames until the last one is confirmed.
+    def keep(self, data: bytes, run: int = 0) -> None:
+        """Count a message that is sent, and keep it until it is confirmed; or so many, in their frames, as one.
 
         One object that is as long as all of them costs a busy service much less than one for each: memory that is
         not freed at once is no longer in the processor's caches when it is.
         """
-        self.sent += count
-        run = _Run(frames, count)
-        self._keep(run, run.weight)
+        self.sent += run or 1
+        if not self.is_complete:
+            return
+        self._unconfirmed.append(_Run(data, run) if run else data)
+        added = len(data) + MESSAGE_OVERHEAD
+        self.weight = weight = self.weight + added
+        budget = self._budget
+        budget.used = used = budget.used + added
+        if weight > self._limit or used > budget.limit:
+            self.give_up()
 
     def confirm(self, received: int) -> None:
         """Drop what the other side has received.
@@ -170,15 +168,12 @@ class Journal:
         begun, weight = self._begun + received - self._confirmed, 0
         while kept:
             oldest = kept[0]
-            if isinstance(oldest, bytes):
-                count, freed = 1, len(oldest) + MESSAGE_OVERHEAD
-            else:
-                count, freed = oldest.length, oldest.weight
+            data, count = (oldest, 1) if isinstance(oldest, bytes) else oldest
             if count > begun:
                 break
             kept.popleft()
             begun -= count
-            weight += freed
+            weight += len(data) + MESSAGE_OVERHEAD
         self._begun, self._confirmed = begun, received
         self.weight -= weight
         self._budget.used -= weight
@@ -194,16 +189,6 @@ class Journal:
         self.weight = 0
         self._unconfirmed = deque()
         self._begun = 0
-
-    def _keep(self, kept: bytes | _Run, weight: int) -> None:
-        if not self.is_complete:
-            return
-        self._unconfirmed.append(kept)
-        self.weight += weight
-        budget = self._budget
-        budget.used += weight
-        if self.weight > self._limit or budget.used > budget.limit:
-            self.give_up()
 
 
 class Standing(StrEnum):
