@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from signal_manager.metrics import Metrics
+from signal_manager.metrics import Counter, CounterFamily, Metrics
 
 
 def test_a_counted_call_is_published_with_its_labels() -> None:
@@ -46,3 +46,17 @@ def test_what_was_never_counted_is_published_without_samples() -> None:
 
     assert "# TYPE signal_manager_media_calls_total counter" in text
     assert 'operation="' not in text
+
+
+def test_what_is_counted_once_may_count_for_several_families() -> None:
+    received = CounterFamily("received", "Messages received.", ("type",))
+    sent = CounterFamily("sent", "Messages sent.", ("type",))
+    relayed = Counter()
+    received.share(relayed, "OFFER")
+    sent.share(relayed, "OFFER")
+    received.labelled("OFFER").add(2)
+
+    relayed.value += 3
+
+    assert (received.by_label(), received.total()) == ({"OFFER": 5}, 5)
+    assert [(sample.labels, sample.value) for sample in sent.read().samples] == [({"type": "OFFER"}, 3)]

@@ -336,10 +336,11 @@ class Connection(WSListener):
         board = self._board
         end = self.relay_end
         assert end is not None  # noqa: S101 - `_relays` says so
-        began = 0.0 if board.relayed % _TIMED_ONE_OF else perf_counter()
         signal = relay.read(data, end)
         if signal is None:
             return False
+        relayed = board.relayed[data[1]]
+        began = 0.0 if relayed.value % _TIMED_ONE_OF else perf_counter()
         target = board.bus.subscribers.get(signal.target_client_id)
         if target is None:
             return board.away is not None and self._forward(board.away, data, signal)
@@ -349,9 +350,7 @@ class Connection(WSListener):
         if outgoing is None:
             return False
         self.received += 1
-        board.relayed += 1
-        board.received[data[1]].value += 1
-        board.sent[data[1]].value += 1
+        relayed.value += 1
         target.write(outgoing)
         if began:
             board.timed(began)
@@ -373,7 +372,7 @@ class Connection(WSListener):
             return False
         self._conversation.away += 1
         self.received += 1
-        self._board.relayed += 1
+        self._board.relayed_otherwise += 1
         self._board.received[data[1]].value += 1
         journal = self._journal
         if journal is not None and journal.take(len(data)):

@@ -309,7 +309,7 @@ class Conversation:
         except SignalManagerError as error:
             self._send(self._session.error(error, received))
             return
-        self._board.relayed += 1
+        self._board.relayed_otherwise += 1
         if ack is Delivery.PENDING:
             self.away += 1
         elif isinstance(ack, SignalAck) and self._session.shape is not Shape.TAGGED:

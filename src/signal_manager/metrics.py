@@ -69,6 +69,7 @@ class CounterFamily:
         self._help = help_text
         self._labels = labels
         self._children: dict[tuple[str, ...], Counter] = {}
+        self._shared: dict[tuple[str, ...], Counter] = {}
 
     def labelled(self, *values: str) -> Counter:
         """Return the counter for these label values, in the order of the declaration."""
@@ -77,23 +78,33 @@ class CounterFamily:
             child = self._children[values] = Counter()
         return child
 
+    def share(self, counter: Counter, *values: str) -> None:
+        """Count for these label values what `counter` counts too, and other families may count as well."""
+        self.labelled(*values)
+        self._shared[values] = counter
+
     def total(self) -> int:
         """Return the sum over all label values."""
-        return sum(child.value for child in self._children.values())
+        return sum(count for _, count in self._counts())
 
     def by_label(self) -> dict[str, int]:
         """Return what was counted for each value of the first label."""
         counts: dict[str, int] = {}
-        for values, child in self._children.items():
-            counts[values[0]] = counts.get(values[0], 0) + child.value
+        for values, count in self._counts():
+            counts[values[0]] = counts.get(values[0], 0) + count
         return counts
 
     def read(self) -> Metric:
         """Return the present numbers in Prometheus's words."""
         family = CounterMetricFamily(self._name, self._help, labels=self._labels)
-        for values, child in self._children.items():
-            family.add_metric(values, child.value)
+        for values, count in self._counts():
+            family.add_metric(values, count)
         return family
+
+    def _counts(self) -> Iterator[tuple[tuple[str, ...], int]]:
+        for values, child in self._children.items():
+            shared = self._shared.get(values)
+            yield values, child.value if shared is None else child.value + shared.value
 
 
 class HistogramFamily:

@@ -25,7 +25,7 @@ from signal_manager.limits import ClientAddress, Limits, Usage
 from signal_manager.metrics import Counter, CounterFamily, Metrics
 from signal_manager.model import Caller, ClientId, SessionId
 from signal_manager.presence import LiveSession, Phase, RecentError
-from signal_manager.protocol.messages import ErrorMessage, MessageType
+from signal_manager.protocol.messages import SIGNAL_TYPES, ErrorMessage, MessageType
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.resumption import Carrier, Reachable, ResumableSession, ResumeSettings, Resumption
 from signal_manager.router import Router
@@ -150,7 +150,7 @@ class Switchboard:
             bus=bus, router=router, storage=storage, settings=resume, metrics=metrics, depart=self.depart
         )
         self._empty = asyncio.Event()
-        self.relayed = 0
+        self.relayed_otherwise = 0  # signals that were decoded on the way, or went to another node
         # While the frames of one read are handled, what they write waits here and goes out together after the last.
         self.joining = False
         self.written: list[Line] = []
@@ -161,13 +161,19 @@ class Switchboard:
         # What the relay path counts, looked up once.
         self.received = _by_type(metrics.messages_received)
         self.sent = _by_type(metrics.messages_sent)
+        self.relayed = {int(signal_type): Counter() for signal_type in SIGNAL_TYPES}  # those that were not, by type
+        for signal_type in SIGNAL_TYPES:
+            metrics.messages_received.share(self.relayed[signal_type], signal_type.name)
+            metrics.messages_sent.share(self.relayed[signal_type], signal_type.name)
         self.bytes_received = metrics.bytes_received.labelled()
         self.bytes_sent = metrics.bytes_sent.labelled()
         self._relay_seconds = metrics.relay_seconds.labelled()
         self._timed: list[float] = []  # when those timed signals were read that wait for the end of this read
         metrics.connections.read_from(lambda: len(self.connections))
         metrics.clients.read_from(lambda: len(bus.subscribers))
-        metrics.signals_relayed.read_from(lambda: self.relayed)
+        metrics.signals_relayed.read_from(
+            lambda: self.relayed_otherwise + sum(relayed.value for relayed in self.relayed.values())
+        )
 
     def sessions(self) -> Iterator[LiveSession]:
         """Yield every connection that has proved who it is, and who is away (`LiveSessions.sessions`)."""
