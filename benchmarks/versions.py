@@ -9,6 +9,7 @@ and above it.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -65,8 +66,10 @@ def tree_of(revision: str) -> Iterator[Path]:
     """Check a revision out while the block lasts.
 
     Raises:
-        MeasurementError: git does not know it.
+        MeasurementError: git does not know it, or is not there.
     """
+    if shutil.which("git") is None:
+        raise MeasurementError("there is no git on the PATH, which has the earlier revision")
     with TemporaryDirectory(prefix="signal-manager-bench-") as folder:
         tree = Path(folder) / "tree"
         git = ["git", "-C", str(ROOT), "worktree"]
@@ -106,8 +109,11 @@ def take(tree: Path, *, pairs: int, in_flight: int, seconds: float, turns: int) 
         }
         command = [sys.executable, "-m", "benchmarks.versions", "load", json.dumps(order)]
         limit = len(names) * (turns + 1) * (seconds + PAUSE) + LOAD_LIMIT
-        with pinned(load_core):
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
+        try:
+            with pinned(load_core):
+                done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise MeasurementError(f"the load did not end within {limit:.0f} s") from error
     if done.returncode:
         raise MeasurementError(f"{in_flight} in flight: {done.stderr.strip()[-2000:]}")
     lines = [[Slice(**each) for each in line] for line in json.loads(done.stdout)]
@@ -192,6 +198,8 @@ def main(
                 if json_target == "-":
                     continue
                 console.print(table_of(taken, load, revision))
+                if revision != BEFORE_RESUME:
+                    continue  # the bar is for that one
                 earlier, _, resumable = taken.values()
                 ratio = ratios(earlier, resumable).median
                 holds = "within" if ratio <= BAR else "over"

@@ -474,7 +474,7 @@ class Connection(WSListener):
         session = self._session
         self._bucket = self._allowance.of_client(connect.client_id, time.monotonic())
         self.instance_id = connect.instance_id
-        if self._frame_type is _BINARY:
+        if self._framing is not Framing.JSON:
             self.relay_end = RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)
             self._relays = relays
 

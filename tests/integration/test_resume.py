@@ -84,6 +84,9 @@ async def test_messages_that_came_in_one_go_are_missed_one_by_one(service: Servi
             await until(lambda: service.server._board.received[4].value == 1, limit=LIMIT)
             drop(bob)
             await until_away(service)
+            (session,) = service.server._board.resumption.away()
+            kept = session.stay.journal._unconfirmed
+            assert len(kept) < 21, "what one read brought is kept as one"
         async with connect(service.url, subprotocol) as bob:
             again = await log_in(bob, BOB, resume=resume(first, 25))
 

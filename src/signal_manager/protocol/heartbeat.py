@@ -40,7 +40,7 @@ def read(data: bytes, end: RelayEnd) -> Beat | None:
     start = end.body_start
     if len(data) < start or data[1] != _HEARTBEAT or data[18] != _JSON or data[0] != end.start_byte:
         return None
-    if end.length_of(data, HEAD)[0] != len(data) - start:
+    if end.unpack_length(data, HEAD)[0] != len(data) - start:
         return None
     if len(data) == start:
         return _NOTHING
@@ -61,11 +61,11 @@ def acknowledgement(data: bytes, beat: Beat, end: RelayEnd, *, server_time: int,
         payload = b'{"timestamp":%d,"server_time":%d}' % (beat.timestamp, server_time)
     else:
         payload = b'{"timestamp":%d,"server_time":%d,"received":%d}' % (beat.timestamp, server_time, received)
-    return b"".join((end.start, _HEARTBEAT_ACK, data[2:HEAD], end.length(len(payload)), payload))
+    return b"".join((end.start, _HEARTBEAT_ACK, data[2:HEAD], end.pack_length(len(payload)), payload))
 
 
 def confirmation(end: RelayEnd, message_id: bytes, *, timestamp: int, received: int) -> bytes:
     """Return a HEARTBEAT that confirms what has come; `timestamp` is in ms since the epoch."""
     payload = b'{"timestamp":%d,"received":%d}' % (timestamp, received)
     head = (end.start, _CONFIRMATION, message_id, bytes((_JSON,)))
-    return b"".join((*head, end.length(len(payload)), payload))
+    return b"".join((*head, end.pack_length(len(payload)), payload))

@@ -67,12 +67,12 @@ class RelayEnd:
         "json_sender",
         "json_target",
         "largest",
-        "length",
-        "length_of",
         "name",
+        "pack_length",
         "payload_type",
         "start",
         "start_byte",
+        "unpack_length",
     )
 
     def __init__(self, client_id: str, framing: Framing, payload_type: PayloadType, shape: Shape) -> None:
@@ -82,7 +82,7 @@ class RelayEnd:
         self.start = _START[framing]
         self.start_byte = self.start[0]
         length = _LENGTH[framing]
-        self.length_of, self.length = length.unpack_from, length.pack
+        self.unpack_length, self.pack_length = length.unpack_from, length.pack
         self.body_start = HEAD + length.size
         self.largest = 256**length.size - 1
         # The rules for names leave nothing in them that JSON would have to escape.
@@ -96,7 +96,7 @@ def read(data: bytes, sender: RelayEnd) -> RelayedSignal | None:
     if len(data) <= start or not _FIRST_SIGNAL <= data[1] <= _LAST_SIGNAL or data[0] != sender.start_byte:
         return None
     body = data[start:]
-    if sender.length_of(data, HEAD)[0] != len(body):
+    if sender.unpack_length(data, HEAD)[0] != len(body):
         return None
     payload_type = data[18]
     if payload_type == _JSON:
@@ -128,7 +128,7 @@ def write(data: bytes, signal: RelayedSignal, sender: RelayEnd, receiver: RelayE
         size = len(sending) + len(sent_to) + len(body) + 1
         if size > receiver.largest:
             return None
-        return b"".join((receiver.start, data[1:HEAD], receiver.length(size), sending, sent_to, body, b"}"))
+        return b"".join((receiver.start, data[1:HEAD], receiver.pack_length(size), sending, sent_to, body, b"}"))
     if payload_type == _JSON:
         if data[1] not in _TAGGED or not _is_harmless(body):
             return None
@@ -140,7 +140,7 @@ def write(data: bytes, signal: RelayedSignal, sender: RelayEnd, receiver: RelayE
     size = len(before) + len(body) + len(after)
     if size > receiver.largest:
         return None
-    return b"".join((receiver.start, data[1:HEAD], receiver.length(size), before, body, after))
+    return b"".join((receiver.start, data[1:HEAD], receiver.pack_length(size), before, body, after))
 
 
 @lru_cache(maxsize=4096)
