@@ -5,6 +5,7 @@ Screenshots go to artifacts/, which git ignores.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Route, async_playwright, expect
 
 from signal_manager.admin import statistics
 from signal_manager.app import running
@@ -223,7 +224,15 @@ async def test_one_click_does_no_harm(browser: Browser, office: Office) -> None:
 
 async def test_everything_can_be_done_with_the_keyboard(browser: Browser, office: Office) -> None:
     await sit_down(office, "alice")
+    answered = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await answered.wait()
+        await route.continue_()
+
     async with opened(browser, office.server.port) as page:
+        # A dialog may be closed before the service has said what belongs into it.
+        await page.route(f"**/rooms/{ROOM}", hold)
         name = page.get_by_role("button", name=ROOM, exact=True)
         await expect(name).to_be_visible()
         await page.keyboard.press("Tab")
@@ -239,6 +248,7 @@ async def test_everything_can_be_done_with_the_keyboard(browser: Browser, office
         await page.keyboard.press("Escape")
         await expect(page.locator("#details")).to_be_hidden()
         await expect(name).to_be_focused()
+        answered.set()
 
         plot = page.locator(".plot svg").first
         await plot.focus()

@@ -11,15 +11,19 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
-/** A button that acts at once, and cannot be pressed again until that is done. */
+/**
+ * A button that acts at once, and does nothing when it is pressed again until that is done. It is not `disabled`
+ * meanwhile, which would take the focus from it, and a dialog that closes could not give it back.
+ */
 export function button(label, act, properties = {}) {
   const element = make("button", { type: "button", textContent: label, ...properties });
   element.addEventListener("click", async () => {
-    element.disabled = true;
+    if (element.ariaDisabled) return;
+    element.ariaDisabled = "true";
     try {
       await act();
     } finally {
-      element.disabled = false;
+      element.ariaDisabled = null;
     }
   });
   return element;
