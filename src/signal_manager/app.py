@@ -154,7 +154,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
             ),
             storage=storage,
             drain_timeout=config.server.drain_timeout,
-            away=bus if isinstance(bus, NatsBus) else None,
+            away=bus.forwarder if isinstance(bus, NatsBus) else None,
         )
         if isinstance(bus, NatsBus):
             bus.hand_over = server.hand_over

@@ -7,14 +7,13 @@ is decoded, and talked about, in `conversation.py`.
 from __future__ import annotations
 
 import time
-from functools import partial
+from collections.abc import Sequence
 from time import perf_counter
 
-import msgspec
 import structlog
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from signal_manager.bus.base import Delivery
+from signal_manager.bus.base import Delivery, Exceptional
 from signal_manager.conversation import Conversation
 from signal_manager.errors import SignalManagerError
 from signal_manager.frames import Frames
@@ -27,7 +26,7 @@ from signal_manager.protocol.relay import RelayedSignal, RelayEnd
 from signal_manager.protocol.resume import Journal
 from signal_manager.protocol.session import CloseCode, Received, Session
 from signal_manager.protocol.websocket import frame_head, is_text
-from signal_manager.resumption import decode_relayed
+from signal_manager.resumption import relay_each
 from signal_manager.router import acknowledgement
 from signal_manager.switchboard import Forwarder, Switchboard
 
@@ -73,6 +72,7 @@ class Connection(WSListener):
         "_session",
         "_transport",
         "_waiting",
+        "client_id",
         "instance_id",
         "is_behind",
         "received",
@@ -91,6 +91,7 @@ class Connection(WSListener):
         self._opened_at = opened_at
         self._session = Session(board.settings, now=self._opened_at)
         self._conversation = Conversation(self, board, self._session, framing)
+        self.client_id = ClientId("")  # the client that it proves to be
         self.instance_id: str | None = None
         self._transport: WSTransport | None = None
         self._frames: Frames | None = None
@@ -192,17 +193,22 @@ class Connection(WSListener):
         """Send a message to this client in its own encoding (`Subscriber.deliver`)."""
         return self._conversation.deliver(message, message_id)
 
-    def relay(self, head: bytes, sender: str, body: bytes) -> Delivery:
-        """Send a signal of another node's client to this client (`Subscriber.relay`)."""
+    def relay(self, sender: str, signals: Sequence[tuple[bytes, bytes]]) -> Sequence[Exceptional]:
+        """Send signals of another node's client to this client (`Subscriber.relay`)."""
         end = self.relay_end
-        if end is not None:
-            signal = RelayedSignal("", msgspec.Raw(body))
-            outgoing = relay.write(head, signal, relay.sender_end(sender), end)
-            if outgoing is not None:
-                self._board.sent[head[1]].value += 1
+        if end is None:
+            return relay_each(self.deliver, self.client_id, sender, signals)
+        sent, origin = self._board.sent, relay.sender_end(sender)
+        exceptional: list[Exceptional] = []
+        for place, (head, body) in enumerate(signals):
+            outgoing = relay.write(head, body, origin, end)
+            if outgoing is None:
+                odd = relay_each(self.deliver, self.client_id, sender, ((head, body),))
+                exceptional += [(place, result) for _, result in odd]
+            else:
+                sent[head[1]].value += 1
                 self.write(outgoing)
-                return Delivery.DELIVERED
-        return self.deliver(decode_relayed(head, sender, self.client_id, body), head[2:18])
+        return exceptional
 
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection in favour of a newer one (`Subscriber.replaced`)."""
@@ -224,11 +230,6 @@ class Connection(WSListener):
     def is_established(self) -> bool:
         """Whether this is its client's presence now."""
         return self._conversation.is_established
-
-    @property
-    def client_id(self) -> ClientId:
-        """The client that it proved to be."""
-        return self._session.client_id or ClientId("")
 
     @property
     def session_id(self) -> SessionId:
@@ -346,7 +347,7 @@ class Connection(WSListener):
             return board.away is not None and self._forward(board.away, data, signal)
         if target.relay_end is None:
             return False
-        outgoing = relay.write(data, signal, end, target.relay_end)
+        outgoing = relay.write(data, bytes(signal.signal_data), end, target.relay_end)
         if outgoing is None:
             return False
         self.received += 1
@@ -363,27 +364,22 @@ class Connection(WSListener):
 
     def _forward(self, away: Forwarder, data: bytes, signal: RelayedSignal) -> bool:
         """Send a signal to a client that is not here; False leaves it to the session, which says what is wrong."""
-        target = signal.target_client_id
-        head = data[: relay.HEAD]
-        told = partial(self._forwarded, head, target, signal.ack)
+        body = bytes(signal.signal_data)
         try:
-            away.forward(head, target, self.client_id, bytes(signal.signal_data), told, is_awaited=signal.ack)
+            away.forward(self, signal.target_client_id, data[: relay.HEAD], body, wants_ack=signal.ack)
         except SignalManagerError:
             return False
-        self._conversation.away += 1
         self.received += 1
-        self._board.relayed_otherwise += 1
-        self._board.received[data[1]].value += 1
+        self._board.forwarded[data[1]].value += 1
         journal = self._journal
         if journal is not None and journal.take(len(data)):
             self._conversation.confirm()
         return True
 
-    def _forwarded(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
-        """Tell the client what became of a signal to a client of another node, if there is anything to tell."""
-        self._conversation.away -= 1
-        if wants_ack or isinstance(result, SignalManagerError) or result is Delivery.OFFLINE:
-            told = acknowledgement(target, result, wants_ack=wants_ack)
+    def told(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
+        """Tell the client what became of a signal to a client of another node (`Sender.told`)."""
+        told = acknowledgement(target, result, wants_ack=wants_ack)
+        if told is not None:
             request = Received(SignalAck(status=""), head[2:18], PayloadType(head[18]), self._session.shape)
             self._conversation.tell(request, told)
 
@@ -473,6 +469,7 @@ class Connection(WSListener):
         """Serve the client as what it has proved to be (`Wire.identified`)."""
         session = self._session
         self._bucket = self._allowance.of_client(connect.client_id, time.monotonic())
+        self.client_id = ClientId(connect.client_id)
         self.instance_id = connect.instance_id
         if self._framing is not Framing.JSON:
             self.relay_end = RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)

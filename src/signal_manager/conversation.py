@@ -121,7 +121,6 @@ class Conversation:
         "_resumable",
         "_session",
         "_wire",
-        "away",
         "pending",
     )
 
@@ -132,7 +131,6 @@ class Conversation:
         self._framing = framing
         self._caller: Caller | None = None
         self._resumable: ResumableSession | None = None  # the session, where it may outlive this connection
-        self.away = 0  # signals to clients of other nodes of which nobody has said yet what became of them
         self._farewell: list[Action] = []  # what is left to do once the session is saved
         self.pending: dict[int, Received] = {}  # requests that are being answered, by their identity
 
@@ -144,7 +142,7 @@ class Conversation:
     @property
     def is_answering(self) -> bool:
         """Whether something that the client has said is still to be answered."""
-        return (bool(self.pending) or self.away > 0) and self._caller is not None
+        return bool(self.pending) and self._caller is not None
 
     # -- what comes ----------------------------------------------------------------------------------------------
 
@@ -303,21 +301,13 @@ class Conversation:
         signal, caller = received.message, self._caller
         assert isinstance(signal, Signal) and caller is not None  # noqa: S101, PT018 - the session says so
         try:
-            ack = self._board.router.relay(
-                caller, signal, received.message_id, later=partial(self._told_later, received)
-            )
+            ack = self._board.router.relay(caller, signal, received.message_id, later=partial(self.tell, received))
         except SignalManagerError as error:
             self._send(self._session.error(error, received))
             return
         self._board.relayed_otherwise += 1
-        if ack is Delivery.PENDING:
-            self.away += 1
-        elif isinstance(ack, SignalAck) and self._session.shape is not Shape.TAGGED:
+        if isinstance(ack, SignalAck) and self._session.shape is not Shape.TAGGED:
             self._send(self._session.reply(ack, received))
-
-    def _told_later(self, request: Received, told: SignalAck | SignalManagerError | None) -> None:
-        self.away -= 1
-        self.tell(request, told)
 
     # -- how it begins -------------------------------------------------------------------------------------------
 

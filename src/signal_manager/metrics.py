@@ -69,7 +69,7 @@ class CounterFamily:
         self._help = help_text
         self._labels = labels
         self._children: dict[tuple[str, ...], Counter] = {}
-        self._shared: dict[tuple[str, ...], Counter] = {}
+        self._shared: dict[tuple[str, ...], list[Counter]] = {}
 
     def labelled(self, *values: str) -> Counter:
         """Return the counter for these label values, in the order of the declaration."""
@@ -81,7 +81,7 @@ class CounterFamily:
     def share(self, counter: Counter, *values: str) -> None:
         """Count for these label values what `counter` counts too, and other families may count as well."""
         self.labelled(*values)
-        self._shared[values] = counter
+        self._shared.setdefault(values, []).append(counter)
 
     def total(self) -> int:
         """Return the sum over all label values."""
@@ -103,8 +103,7 @@ class CounterFamily:
 
     def _counts(self) -> Iterator[tuple[tuple[str, ...], int]]:
         for values, child in self._children.items():
-            shared = self._shared.get(values)
-            yield values, child.value if shared is None else child.value + shared.value
+            yield values, child.value + sum(shared.value for shared in self._shared.get(values, ()))
 
 
 class HistogramFamily:

@@ -16,7 +16,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from signal_manager.bus.base import Delivery, Subscriber
+from signal_manager.bus.base import Delivery, Exceptional, Subscriber
 from signal_manager.bus.local import LocalBus
 from signal_manager.errors import InvalidRequestError, MalformedMessageError, SignalManagerError, UnavailableError
 from signal_manager.metrics import Metrics
@@ -132,9 +132,9 @@ class ResumableSession:
         """Keep a message for the client (`Subscriber.deliver`)."""
         return self._queue(self._encode(message, message_id, self.stay.manner.payload_type))
 
-    def relay(self, head: bytes, sender: str, body: bytes) -> Delivery:
-        """Keep a signal of another node's client for the client (`Subscriber.relay`)."""
-        return self.deliver(decode_relayed(head, sender, self.client_id, body), head[2:18])
+    def relay(self, sender: str, signals: Sequence[tuple[bytes, bytes]]) -> Sequence[Exceptional]:
+        """Keep signals of another node's client for the client (`Subscriber.relay`)."""
+        return relay_each(self.deliver, self.client_id, sender, signals)
 
     def tell(self, data: bytes) -> None:
         """Send the client an encoded message, wherever it is now."""
@@ -285,18 +285,25 @@ _encode_wanted = msgspec.msgpack.Encoder().encode
 _decode_wanted = msgspec.msgpack.Decoder(_Wanted).decode
 
 
-def decode_relayed(head: bytes, sender: str, target: str, body: bytes) -> Message:
-    """Return the signal that another node has taken apart (`Subscriber.relay`).
-
-    Raises:
-        InvalidRequestError: it cannot be decoded.
-    """
-    payload = client_payload(head[18], target, body)
-    try:
-        decoded = decode_payload(MessageType(head[1]), PayloadType(head[18]), payload, sent_by=Peer.CLIENT)
-    except MalformedMessageError as error:
-        raise InvalidRequestError(error.message) from error
-    return msgspec.structs.replace(decoded.message, sender_client_id=sender)
+def relay_each(
+    deliver: Callable[[Message, bytes], Delivery], target: str, sender: str, signals: Sequence[tuple[bytes, bytes]]
+) -> Sequence[Exceptional]:
+    """Deliver signals that another node has taken apart through the codec; otherwise as `Subscriber.relay`."""
+    exceptional: list[Exceptional] = []
+    for place, (head, body) in enumerate(signals):
+        result: Delivery | SignalManagerError
+        try:
+            payload = client_payload(head[18], target, body)
+            decoded = decode_payload(MessageType(head[1]), PayloadType(head[18]), payload, sent_by=Peer.CLIENT)
+            message = msgspec.structs.replace(decoded.message, sender_client_id=sender)
+            result = deliver(message, head[2:18])
+        except MalformedMessageError as error:
+            result = InvalidRequestError(error.message)
+        except SignalManagerError as error:
+            result = error
+        if result is not Delivery.DELIVERED:
+            exceptional.append((place, result))
+    return exceptional
 
 
 class Resumption:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from signal_manager.bus.base import Outcome
+from signal_manager.bus.base import Sender
 from signal_manager.bus.local import LocalBus
 from signal_manager.errors import SignalManagerError
 from signal_manager.limits import ClientAddress, Limits, Usage
@@ -102,12 +102,25 @@ class Line(Carrier, LiveSession, Protocol):
 
 
 class Forwarder(Protocol):
-    """A bus with other nodes, as far as the relay path knows it."""
+    """What reaches other nodes, as far as the relay path knows it (`bus.batches.Batches`)."""
 
-    def forward(
-        self, head: bytes, target: str, sender: str, body: bytes, outcome: Outcome, *, is_awaited: bool = True
-    ) -> None:
-        """Send a signal to a client that is not here, in the bytes in which it came (`bus.nats.NatsBus.forward`)."""
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a sender is still to be told what became of a signal."""
+
+    def forward(self, sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool) -> None:
+        """Send a signal on in the bytes in which it came; `sender` is told what became of it.
+
+        Args:
+            target: not in `subscribers`.
+            head: the first `protocol.relay.HEAD` bytes of its frame.
+            body: `signal_data` in the payload type that `head` names.
+            wants_ack: whether the sender asked to be told that it was delivered, and should not wait for that.
+
+        Raises:
+            TooLargeError, UnavailableError: as `Bus.send`.
+            InvalidRequestError: no client can be called `target`.
+        """
 
 
 class Switchboard:
@@ -150,7 +163,7 @@ class Switchboard:
             bus=bus, router=router, storage=storage, settings=resume, metrics=metrics, depart=self.depart
         )
         self._empty = asyncio.Event()
-        self.relayed_otherwise = 0  # signals that were decoded on the way, or went to another node
+        self.relayed_otherwise = 0  # signals that were decoded on the way
         # While the frames of one read are handled, what they write waits here and goes out together after the last.
         self.joining = False
         self.written: list[Line] = []
@@ -161,10 +174,13 @@ class Switchboard:
         # What the relay path counts, looked up once.
         self.received = _by_type(metrics.messages_received)
         self.sent = _by_type(metrics.messages_sent)
-        self.relayed = {int(signal_type): Counter() for signal_type in SIGNAL_TYPES}  # those that were not, by type
+        # Those that were not, by type: to clients of this node, and of others.
+        self.relayed = {int(signal_type): Counter() for signal_type in SIGNAL_TYPES}
+        self.forwarded = {int(signal_type): Counter() for signal_type in SIGNAL_TYPES}
         for signal_type in SIGNAL_TYPES:
             metrics.messages_received.share(self.relayed[signal_type], signal_type.name)
             metrics.messages_sent.share(self.relayed[signal_type], signal_type.name)
+            metrics.messages_received.share(self.forwarded[signal_type], signal_type.name)
         self.bytes_received = metrics.bytes_received.labelled()
         self.bytes_sent = metrics.bytes_sent.labelled()
         self._relay_seconds = metrics.relay_seconds.labelled()
@@ -172,7 +188,9 @@ class Switchboard:
         metrics.connections.read_from(lambda: len(self.connections))
         metrics.clients.read_from(lambda: len(bus.subscribers))
         metrics.signals_relayed.read_from(
-            lambda: self.relayed_otherwise + sum(relayed.value for relayed in self.relayed.values())
+            lambda: (
+                self.relayed_otherwise + sum(each.value for each in (*self.relayed.values(), *self.forwarded.values()))
+            )
         )
 
     def sessions(self) -> Iterator[LiveSession]:
@@ -262,9 +280,13 @@ class Switchboard:
             raise
 
     async def _answered(self) -> None:
-        """Wait until all requests that have come are answered."""
-        while any(connection.is_answering for connection in self.connections):  # noqa: ASYNC110 - nobody tells
+        """Wait until all requests that have come are answered, and other nodes have said what became of signals."""
+        while self._is_answering():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(_ANSWER_POLL)
+
+    def _is_answering(self) -> bool:
+        is_waiting = self.away is not None and self.away.is_waiting
+        return is_waiting or any(connection.is_answering for connection in self.connections)
 
     async def _emptied(self, timeout: float) -> None:
         """Wait until all connections are gone."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from signal_manager.bus.base import Delivery
+from signal_manager.bus.base import Delivery, Exceptional
 from signal_manager.bus.nats import NatsBus
 from signal_manager.bus.nats_link import NatsSecurity
-from signal_manager.errors import ConfigurationError, SignalManagerError, TooLargeError, UnavailableError
+from signal_manager.errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    SignalManagerError,
+    TooLargeError,
+    UnavailableError,
+)
 from signal_manager.metrics import Metrics
 from signal_manager.model import ClientId, NodeId
+from signal_manager.protocol.relay import HEAD
 from signal_manager.testing.bus import BusContract, NodesContract, Phone, come, result_of
 from signal_manager.testing.bus.fixtures import message
 from tests.certificates import Authority
@@ -66,26 +72,172 @@ class TestNatsBus(BusContract, NodesContract):
         await until(lambda: all(bus.is_connected for bus in self.buses))
 
 
-async def test_a_signal_travels_as_the_bytes_that_it_came_in(nats: NatsServer) -> None:
+class Caller:
+    """A sender that remembers what it was told."""
+
+    def __init__(self, client_id: str = "s") -> None:
+        self.client_id = ClientId(client_id)
+        self.tales: list[tuple[int, str, bool, Delivery | SignalManagerError]] = []
+
+    def told(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
+        self.tales.append((head[0], target, wants_ack, result))
+
+    @property
+    def results(self) -> dict[int, Delivery | SignalManagerError]:
+        """What became of each signal that it was told of, by its number."""
+        return {number: result for number, _, _, result in self.tales}
+
+
+def head_of(number: int) -> bytes:
+    return bytes((number, *range(1, HEAD)))
+
+
+def forward(
+    bus: NatsBus[Phone], sender: Caller, *numbers: int, target: str = A, wants_ack: bool = False, padding: int = 0
+) -> None:
+    for number in numbers:
+        body = b"[%d]" % number + b" " * padding
+        bus.forwarder.forward(sender, target, head_of(number), body, wants_ack=wants_ack)
+
+
+def arrived(phone: Phone) -> list[int]:
+    return [head[0] for head, _, _ in phone.relayed]
+
+
+async def test_signals_travel_as_the_bytes_that_they_came_in(nats: NatsServer) -> None:
     async with node(nats, "here") as here, node(nats, "there") as there:
-        phone = await come(there, A, Phone())
-        later: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        phone, caller = await come(there, A, Phone()), Caller()
+        forward(here, caller, 1, wants_ack=True)  # waits until it is known where the client is
+        await until(lambda: bool(caller.tales))
 
-        here.forward(bytes(range(19)), A, "s", b'{"sdp": 1}', later.set_result)
+        forward(here, caller, 2, 3, wants_ack=True)
 
-        assert await later is Delivery.DELIVERED
-        assert phone.relayed == [(bytes(range(19)), "s", b'{"sdp": 1}')]
+        await until(lambda: len(caller.tales) == 3)
+        assert caller.tales == [(number, A, True, Delivery.DELIVERED) for number in (1, 2, 3)]
+        assert phone.relayed == [(head_of(number), "s", b"[%d]" % number) for number in (1, 2, 3)]
+        assert not here.forwarder.is_waiting
 
 
-async def test_what_nobody_waits_for_is_confirmed_too(nats: NatsServer) -> None:
+async def test_who_does_not_want_to_know_is_not_told_of_what_arrived(nats: NatsServer) -> None:
     async with node(nats, "here") as here, node(nats, "there") as there:
+        phone, caller = await come(there, A, Phone()), Caller()
+        assert await result_of(here, A, message()) is Delivery.DELIVERED
+
+        forward(here, caller, 1, 2)
+        assert here.forwarder.is_waiting
+
+        await until(lambda: not here.forwarder.is_waiting)
+        assert caller.tales == []
+        assert arrived(phone) == [1, 2]
+        assert here.forwarder.buffered == 0
+
+
+async def test_signals_that_want_an_answer_and_others_keep_their_order(nats: NatsServer) -> None:
+    async with node(nats, "here") as here, node(nats, "there") as there:
+        phone, first, second = await come(there, A, Phone()), Caller("s1"), Caller("s2")
+        assert await result_of(here, A, message()) is Delivery.DELIVERED
+
+        forward(here, first, 1, 2)
+        forward(here, first, 3, wants_ack=True)
+        forward(here, second, 4, 5)
+        here.send(A, message("between"))
+        forward(here, second, 6)
+
+        await until(lambda: len(phone.relayed) == 6)
+        assert arrived(phone) == [1, 2, 3, 4, 5, 6]
+        assert [sender for _, sender, _ in phone.relayed] == ["s1"] * 3 + ["s2"] * 3
+        await until(lambda: not here.forwarder.is_waiting)
+        assert (first.results, second.results) == ({3: Delivery.DELIVERED}, {})
+
+
+async def test_of_signals_that_left_together_each_is_told_by_itself_what_became_of_it(nats: NatsServer) -> None:
+    class Picky(Phone):
+        """Refuses signals by their number."""
+
+        def relay(self, sender: str, signals: Sequence[tuple[bytes, bytes]]) -> Sequence[Exceptional]:
+            super().relay(sender, [each for each in signals if each[0][0] not in fates])
+            return [(place, fates[head[0]]) for place, (head, _) in enumerate(signals) if head[0] in fates]
+
+    fates: dict[int, Delivery | SignalManagerError] = {2: TooLargeError("too large"), 5: Delivery.QUEUED}
+    async with node(nats, "here") as here, node(nats, "there") as there:
+        phone, caller, other = await come(there, A, Picky()), Caller(), Caller("s2")
+        await come(there, ClientId("b"), Phone())
+        for name in (A, ClientId("b")):
+            assert await result_of(here, name, message()) is Delivery.DELIVERED
+
+        forward(here, other, 9, target="b")
+        forward(here, caller, 1, 2, 3, 5)
+        forward(here, other, 10, target="b", wants_ack=True)
+
+        await until(lambda: not here.forwarder.is_waiting)
+        assert arrived(phone) == [1, 3]
+        assert isinstance(caller.results[2], TooLargeError)
+        assert caller.results[5] is Delivery.QUEUED
+        assert {caller.results[number] for number in (1, 3)} == {Delivery.DELIVERED}
+        assert other.results == {10: Delivery.DELIVERED}
+
+
+async def test_signals_follow_a_client_that_moves_on_in_their_order(nats: NatsServer) -> None:
+    async with node(nats, "here") as here, node(nats, "there") as there, node(nats, "third") as third:
+        former, caller = await come(there, A, Phone()), Caller()
+        assert await result_of(here, A, message()) is Delivery.DELIVERED
+        there.detach(A, former)
+        forward(here, caller, 1, 2, 3)
+        phone = await come(third, A, Phone())
+
+        await until(lambda: len(phone.relayed) == 3 or len(caller.tales) == 3)
+        forward(here, caller, 4, 5)
+
+        await until(lambda: not here.forwarder.is_waiting)
+        assert arrived(phone) == sorted(arrived(phone))
+        undelivered = {number for number, result in caller.results.items() if result is not Delivery.DELIVERED}
+        assert undelivered | set(arrived(phone)) == {1, 2, 3, 4, 5}
+        assert not undelivered & set(arrived(phone))
+
+
+async def test_signals_to_nobody_are_told_so_one_by_one(nats: NatsServer) -> None:
+    async with node(nats, "here") as here, node(nats, "there") as there:
+        phone, caller = await come(there, A, Phone()), Caller()
+        assert await result_of(here, A, message()) is Delivery.DELIVERED
+        there.detach(A, phone)
+
+        forward(here, caller, 1, 2)
+
+        await until(lambda: len(caller.tales) == 2)
+        assert caller.results == {1: Delivery.OFFLINE, 2: Delivery.OFFLINE}
+        assert not here.forwarder.is_waiting
+        with pytest.raises(InvalidRequestError, match="no name"):
+            forward(here, caller, 3, target="no name")
+
+
+async def test_signals_that_nobody_confirms_are_told_lost_one_by_one(nats: NatsServer) -> None:
+    async with node(nats, "here", timeout=0.2) as here, node(nats, "there") as there:
         await come(there, A, Phone())
-        told: list[object] = []
-        for _ in range(3):
-            here.forward(bytes(range(19)), A, "s", b"{}", told.append, is_awaited=False)
+        caller = Caller()
+        assert await result_of(here, A, message()) is Delivery.DELIVERED
+        number = there._link._numbers[there._named("n", "there")]
+        there._link._by_number[number] = lambda message: None
 
-        await until(lambda: told == [Delivery.DELIVERED] * 3)
-        assert here._batches.buffered == 0
+        forward(here, caller, 1, 2)
+
+        await until(lambda: len(caller.tales) == 2)
+        assert all(isinstance(result, UnavailableError) for result in caller.results.values())
+        assert not here.forwarder.is_waiting
+
+
+async def test_a_run_of_signals_is_bounded(nats: NatsServer) -> None:
+    async with node(nats, "here", max_buffered=300_000) as here, node(nats, "there") as there:
+        phone, caller = await come(there, A, Phone()), Caller()
+        assert await result_of(here, A, message()) is Delivery.DELIVERED
+
+        with pytest.raises(UnavailableError, match="too much waits"):
+            forward(here, caller, *range(99), padding=10_000)
+
+        await until(lambda: not here.forwarder.is_waiting)
+        assert arrived(phone) == list(range(len(phone.relayed)))
+        assert 20 < len(phone.relayed) < 30
+        with pytest.raises(TooLargeError):
+            forward(here, caller, 1, padding=2_000_000)
 
 
 async def test_a_message_for_several_clients_of_a_node_is_sent_there_once(nats: NatsServer) -> None:

@@ -14,7 +14,12 @@ from signal_manager.protocol.relay import HEAD
 
 NAMES = st.text("abcXYZ019._~@+=-", min_size=1, max_size=128)
 ENTRIES = st.one_of(
-    st.builds(wire.RelayedSignal, st.binary(min_size=HEAD, max_size=HEAD), NAMES, NAMES, st.binary(max_size=50)),
+    st.builds(
+        wire.RelayedSignals,
+        NAMES,
+        NAMES,
+        st.lists(st.tuples(st.binary(min_size=HEAD, max_size=HEAD), st.binary(max_size=50)), max_size=4).map(tuple),
+    ),
     st.builds(
         wire.RelayedMessage,
         st.integers(0, 255),
@@ -37,10 +42,11 @@ ENTRIES = st.one_of(
 )
 
 
-def encode(entry: wire.RelayedSignal | wire.RelayedMessage | wire.News | wire.Answer) -> bytes:
+def encode(entry: wire.RelayedSignals | wire.RelayedMessage | wire.News | wire.Answer) -> bytes:
     match entry:
-        case wire.RelayedSignal(head, target, sender, body):
-            return wire.encode_signal(head, target, sender, body)
+        case wire.RelayedSignals(target, sender, signals):
+            parts = [part for head, body in signals for part in (head, wire.signal_length(len(body)), body)]
+            return wire.encode_signals(target, sender, len(signals), parts)
         case wire.RelayedMessage(message_type, payload_type, message_id, target, payload):
             content = wire.encode_content(message_type, payload_type, message_id, payload)
             return wire.encode_message(target, content)
@@ -55,7 +61,7 @@ def test_a_batch_is_read_as_it_was_written(
     number: int,
     is_awaited: bool,
     node_id: str,
-    entries: list[wire.RelayedSignal | wire.RelayedMessage | wire.News | wire.Answer],
+    entries: list[wire.RelayedSignals | wire.RelayedMessage | wire.News | wire.Answer],
 ) -> None:
     data = wire.encode_batch(number, node_id, map(encode, entries), is_awaited=is_awaited)
 
@@ -85,7 +91,7 @@ def test_noise_is_no_batch_and_no_crash(noise: bytes) -> None:
 
 @given(st.lists(ENTRIES, min_size=1, max_size=3), st.data())
 def test_a_batch_that_was_cut_off_is_none(
-    entries: list[wire.RelayedSignal | wire.RelayedMessage | wire.News | wire.Answer], data: st.DataObject
+    entries: list[wire.RelayedSignals | wire.RelayedMessage | wire.News | wire.Answer], data: st.DataObject
 ) -> None:
     whole = wire.encode_batch(1, "n", map(encode, entries))
     boundaries = {len(wire.encode_batch(1, "n", map(encode, entries[:count]))) for count in range(len(entries) + 1)}
@@ -96,8 +102,8 @@ def test_a_batch_that_was_cut_off_is_none(
 
 
 def test_another_version_is_refused() -> None:
-    with pytest.raises(MalformedMessageError, match="version 2, expected 1"):
-        wire.read_batch(b"\x02" + wire.encode_batch(1, "n", [])[1:])
+    with pytest.raises(MalformedMessageError, match=f"version {wire.VERSION + 1}, expected {wire.VERSION}"):
+        wire.read_batch(bytes((wire.VERSION + 1,)) + wire.encode_batch(1, "n", [])[1:])
 
 
 @pytest.mark.parametrize("error", [TooLargeError("a"), InvalidRequestError("b"), UnavailableError("c")])

@@ -38,7 +38,7 @@ def frame(
 
 def relayed(data: bytes, sender: RelayEnd, receiver: RelayEnd) -> bytes | None:
     signal = relay.read(data, sender)
-    return None if signal is None else relay.write(data, signal, sender, receiver)
+    return None if signal is None else relay.write(data, bytes(signal.signal_data), sender, receiver)
 
 
 @pytest.mark.parametrize("payload_type", [PayloadType.JSON, PayloadType.BINARY, PayloadType.TEXT])
@@ -187,9 +187,9 @@ def test_a_signal_that_was_taken_apart_goes_on_from_another_place(payload_type: 
     signal = relay.read(data, sender)
     assert signal is not None
 
-    out = relay.write(data[: relay.HEAD], signal, relay.sender_end("a"), receiver)
+    out = relay.write(data[: relay.HEAD], bytes(signal.signal_data), relay.sender_end("a"), receiver)
     again = relay.client_payload(payload_type, "b", bytes(signal.signal_data))
 
-    assert out == relay.write(data, signal, sender, receiver)
+    assert out == relay.write(data, bytes(signal.signal_data), sender, receiver)
     decoded = decode_payload(MessageType.SIGNAL_OFFER, payload_type, again, sent_by=Peer.CLIENT).message
     assert decoded == decode_payload(MessageType.SIGNAL_OFFER, payload_type, payload, sent_by=Peer.CLIENT).message

@@ -23,7 +23,7 @@ What holds for every bus:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -35,11 +35,13 @@ __all__ = [
     "Bus",
     "Claimed",
     "Delivery",
+    "Exceptional",
     "HandOver",
     "NewsHandler",
     "Outcome",
     "QuestionHandler",
     "ReunionHandler",
+    "Sender",
     "Subscriber",
 ]
 
@@ -55,6 +57,9 @@ class Delivery(StrEnum):
 
 # Called once, in the event loop, with what became of a message; never from inside the call that sent it.
 Outcome = Callable[[Delivery | SignalManagerError], None]
+
+# What became of one of several messages, by its place among them, where it was not simply delivered.
+Exceptional = tuple[int, Delivery | SignalManagerError]
 
 # Called with a room's id and the bytes that were announced of it.
 NewsHandler = Callable[[RoomId, bytes], None]
@@ -86,20 +91,38 @@ class Subscriber(Protocol):
             InvalidRequestError: this client's protocol has no such message.
         """
 
-    def relay(self, head: bytes, sender: str, body: bytes) -> Delivery:
-        """Hand a signal that another node has taken apart to the client's outbound queue; returns as `deliver`.
+    def relay(self, sender: str, signals: Sequence[tuple[bytes, bytes]]) -> Sequence[Exceptional]:
+        """Hand signals that another node has taken apart to the client's outbound queue, in this order.
 
         Args:
-            head: the frame as its sender wrote it up to the payload type (`protocol.relay.HEAD` bytes).
-            sender: the client that sent it.
-            body: `signal_data` in the payload type that `head` names.
+            sender: the client that sent them.
+            signals: of each the frame as its sender wrote it up to the payload type (`protocol.relay.HEAD` bytes), and
+                `signal_data` in that payload type.
 
-        Raises:
-            TooLargeError, InvalidRequestError: as `deliver`.
+        Returns:
+            Those that were not simply delivered, by their place, and what became of them.
         """
 
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection, since its client has a newer one."""
+
+
+class Sender(Protocol):
+    """A client's connection, as far as a bus knows it that sends its signals on to other nodes."""
+
+    @property
+    def client_id(self) -> ClientId:
+        """The client that it proved to be."""
+
+    def told(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
+        """Tell the client what became of a signal, if there is anything to tell.
+
+        Args:
+            head: the first `protocol.relay.HEAD` bytes of its frame.
+            target: whom it was for.
+            wants_ack: whether its sender asked to be told that it was delivered.
+            result: as an `Outcome` is given it.
+        """
 
 
 class Claimed(NamedTuple):

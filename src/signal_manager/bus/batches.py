@@ -1,8 +1,8 @@
 """What is on its way to other nodes: gathered for a turn of the event loop, sent as batches, and kept until answered.
 
-One message costs little here because work is done once for a batch: counting, the bytes that wait, the write. A batch
-is answered with whatever goes to its node next; only where a sender waits, or something was not delivered, does the
-answer hurry.
+One message costs little here because work is done once for a run of signals (`runs.py`) or for a batch: counting, the
+bytes that wait, the write. A batch is answered with whatever goes to its node next; only where a sender waits, or
+something was not delivered, does the answer hurry.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import NamedTuple, assert_never
 import structlog
 
 from signal_manager.bus import wire
-from signal_manager.bus.base import Delivery, Outcome
+from signal_manager.bus.base import Delivery, Outcome, Sender
 from signal_manager.bus.nats_link import NatsLink
-from signal_manager.bus.routes import Ask, Dispatch, Parcel, Routes, Step, Tell
-from signal_manager.errors import SignalManagerError, TooLargeError, UnavailableError
+from signal_manager.bus.routes import KNOWN, Ask, Dispatch, Parcel, Routes, Step, Tell
+from signal_manager.bus.runs import Run, alone
+from signal_manager.errors import InvalidRequestError, SignalManagerError, TooLargeError, UnavailableError
 from signal_manager.metrics import Metrics
+from signal_manager.model import is_valid_name
 
 __all__ = ["AWAY", "Addresses", "Batches"]
 
@@ -31,7 +33,10 @@ _ANSWER_SOON = 0.001
 _ANSWER_LATER = 0.05
 # After so long (s) a node that does not take a room's news is left to find out by itself.
 _NEWS_PATIENCE = 60.0
-_MOST_ENTRIES = 0xFFFF
+# A run takes no more bytes than that, unless one signal does: its client's node joins no more either.
+_RUN_BYTES = 65536
+# What a run takes beside its signals, with the longest names (bytes).
+_RUN_HEAD = 5 + 2 * 255
 
 AWAY = "the other nodes cannot be reached at present"
 # Why nobody knows what became of a message, as metrics have it and as its sender is told.
@@ -52,12 +57,9 @@ class _Letter(NamedTuple):
     node_id: str
     data: bytes
     until: float
-    content: None = None
 
-    @property
-    def size(self) -> int:
-        """Bytes that are kept for it."""
-        return len(self.data)
+
+_Item = Run | Parcel | _Letter
 
 
 class _Outbox:
@@ -66,7 +68,7 @@ class _Outbox:
     __slots__ = ("answers", "is_awaited", "items")
 
     def __init__(self) -> None:
-        self.items: list[Parcel | _Letter] = []
+        self.items: list[_Item] = []
         self.answers: list[bytes] = []
         self.is_awaited = False
 
@@ -75,7 +77,7 @@ class _Sent(NamedTuple):
     """A batch that has no answer yet."""
 
     node_id: str
-    items: list[Parcel | _Letter]
+    items: list[_Item]
     at: float
     is_awaited: bool
 
@@ -106,8 +108,10 @@ class Batches:
         self._timeout = timeout
         self._max_buffered = max_buffered
         self.routes = Routes()
-        self.buffered = 0
+        self.buffered = 0  # bytes of messages
+        self._news = 0  # and of news
         self._outbox: dict[str, _Outbox] = {}
+        self._run: Run | None = None  # what was put there last, and may take more
         self._is_flush_due = False
         self._answer_timer: asyncio.TimerHandle | None = None
         self._sent: dict[int, _Sent] = {}
@@ -118,7 +122,12 @@ class Batches:
         self._sent_batches = metrics.bus_batches.labelled("out")
         self._sent_bytes = metrics.bus_bytes.labelled("out")
         self._round_trip = metrics.bus_round_trip_seconds.labelled()
-        metrics.bus_waiting_bytes.read_from(lambda: self.buffered)
+        metrics.bus_waiting_bytes.read_from(lambda: self.buffered + self._news)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a sender is still to be told what became of a message."""
+        return self._run is not None or self.buffered > 0
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -129,37 +138,49 @@ class Batches:
         outcome: Outcome | None,
         *,
         content: bytes | None = None,
-        is_awaited: bool = True,
     ) -> None:
         """Send an entry to a client of another node.
 
         Args:
             target: a name that a client can have.
             content: follows `data`; the same object for several clients travels once to each node.
-            is_awaited: whether somebody waits for `outcome` to say that all is well.
 
         Raises:
             TooLargeError, UnavailableError: as `Bus.send`.
         """
         size = len(data) if content is None else len(data) + len(content)
-        buffered = self.buffered + size
-        if not self._link.is_up or size > self._largest() or buffered > self._max_buffered:
-            raise self._refusal(size)
-        self.buffered = buffered
-        parcel = Parcel(target, data, outcome, content)
-        node_id = self.routes.straight(parcel)
-        if node_id is not None:
-            self._put(node_id, parcel, is_awaited=is_awaited or buffered > self._max_buffered // 2)
-            return
-        step = self.routes.send(parcel)
+        self._admit(size)
+        self.buffered += size
+        step = self.routes.send(Parcel(target, data, outcome, content))
         if step is not None:
             self.take((step,))
+
+    def forward(self, sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool) -> None:
+        """Send a signal in the bytes in which it came (`switchboard.Forwarder`)."""
+        run = self._run
+        size = wire.SIGNAL_HEAD + len(body)
+        if (
+            run is None
+            or run.sender is not sender
+            or run.target != target
+            or run.wants_ack is not wants_ack
+            or run.room < size
+            or run.route.stage is not KNOWN
+        ):
+            run = self._begin_run(sender, target, size, wants_ack=wants_ack)
+            if run is None:
+                parcel = alone(sender, target, head, body, wants_ack=wants_ack)
+                self.send(target, parcel.data, parcel.outcome)
+                return
+        run.parts += (head, wire.signal_length(len(body)), body)
+        run.count += 1
+        run.room -= size
 
     def announce(self, nodes: Iterable[str], news: bytes) -> None:
         """Send news to these nodes."""
         until = asyncio.get_running_loop().time() + _NEWS_PATIENCE
         for node_id in nodes:
-            self.buffered += len(news)
+            self._news += len(news)
             self._put(node_id, _Letter(node_id, news, until))
 
     def owe(self, node_id: str, answer: bytes, *, is_awaited: bool) -> None:
@@ -197,6 +218,7 @@ class Batches:
     def flush(self) -> None:
         """Send what this turn of the loop has brought, as few batches as NATS allows."""
         self._is_flush_due = False
+        self._seal()
         outbox, self._outbox = self._outbox, {}
         for node_id, box in outbox.items():
             self._send_box(node_id, box)
@@ -209,8 +231,44 @@ class Batches:
             except Exception:
                 log.exception("sender could not be told what became of a message", target=parcel.target)
 
+    def _tell_all(self, run: Run) -> None:
+        try:
+            run.arrived()
+        except Exception:
+            log.exception("sender could not be told what became of a message", target=run.target)
+
+    def _begin_run(self, sender: Sender, target: str, size: int, *, wants_ack: bool) -> Run | None:
+        """Let signals to a client go straight to its node; None where it is not known."""
+        if self._run is not None:
+            self._seal()  # so that its bytes count
+        self._admit(_RUN_HEAD + size)
+        route = self.routes.straight(target)
+        if route is None:
+            if not is_valid_name(target):  # it was never decoded, and must not become a subject
+                raise InvalidRequestError("target_client_id is no name that a client can have")
+            return None
+        room = min(self._largest() - _RUN_HEAD, self._max_buffered - self.buffered, max(size, _RUN_BYTES))
+        run = Run(sender, target, wants_ack, route, room)
+        route.out += 1
+        self._put(route.node_id, run, is_awaited=wants_ack)
+        self._run = run
+        return run
+
+    def _seal(self) -> None:
+        """Let no more signals into the run that was put into an outbox last, since something else follows it."""
+        run = self._run
+        if run is not None:
+            self._run = None
+            run.seal()
+            self.buffered += len(run.data)
+
     def _largest(self) -> int:
         return self._link.max_payload - wire.OVERHEAD
+
+    def _admit(self, size: int) -> None:
+        """Raise the error that stands against sending so many bytes, if there is one."""
+        if not self._link.is_up or size > self._largest() or self.buffered + size > self._max_buffered:
+            raise self._refusal(size)
 
     def _refusal(self, size: int) -> SignalManagerError:
         largest = self._largest()
@@ -231,7 +289,9 @@ class Batches:
             box = self._outbox[node_id] = _Outbox()
         return box
 
-    def _put(self, node_id: str, item: Parcel | _Letter, *, is_awaited: bool = True) -> None:
+    def _put(self, node_id: str, item: _Item, *, is_awaited: bool = True) -> None:
+        if self._run is not None:
+            self._seal()
         box = self._outbox.get(node_id) or self._box(node_id)
         box.items.append(item)
         if is_awaited:
@@ -246,15 +306,16 @@ class Batches:
 
     def _send_box(self, node_id: str, box: _Outbox) -> None:
         largest, shared = self._largest(), None
-        entries, size, begin = box.answers, sum(map(len, box.answers)), 0
-        for place, item in enumerate(box.items):
-            data, content = item.data, item.content
-            length = len(data)
-            if content is not None:
-                length += len(content)
-            if size + length > largest or place - begin >= _MOST_ENTRIES:
-                self._send_batch(node_id, box.items[begin:place], entries, is_awaited=box.is_awaited)
-                entries, size, begin, shared = [], 0, place, None
+        is_awaited = box.is_awaited or self.buffered > self._max_buffered // 2
+        entries, size, begin, places = box.answers, sum(map(len, box.answers)), 0, 0
+        for index, item in enumerate(box.items):
+            data, content = item.data, item.content if isinstance(item, Parcel) else None
+            length = len(data) if content is None else len(data) + len(content)
+            count = item.count if isinstance(item, Run) else 1
+            if size + length > largest or places + count > wire.MOST_PLACES:
+                self._send_batch(node_id, box.items[begin:index], places, entries, is_awaited=is_awaited)
+                entries, size, begin, places, shared = [], 0, index, 0, None
+            places += count
             if content is None:
                 entries.append(data)
             elif content is shared and isinstance(item, Parcel):
@@ -264,10 +325,11 @@ class Batches:
                 shared = content
                 entries += (data, content)
             size += length
-        self._send_batch(node_id, box.items[begin:] if begin else box.items, entries, is_awaited=box.is_awaited)
+        items = box.items[begin:] if begin else box.items
+        self._send_batch(node_id, items, places, entries, is_awaited=is_awaited)
 
     def _send_batch(
-        self, node_id: str, items: list[Parcel | _Letter], entries: list[bytes], *, is_awaited: bool
+        self, node_id: str, items: list[_Item], places: int, entries: list[bytes], *, is_awaited: bool
     ) -> None:
         if not entries:
             return
@@ -278,7 +340,7 @@ class Batches:
             self._sent[number] = _Sent(node_id, items, asyncio.get_running_loop().time(), is_awaited)
             # nats-server tells where the reply goes when nobody listens to the node's subject any more.
             reply_to = self._addresses.reply_to(f"b{number}")
-        self._sent_entries.value += len(items)
+        self._sent_entries.value += places
         self._sent_batches.value += 1
         self._sent_bytes.value += len(batch)
         if not self._link.publish(self._addresses.inbox(node_id), batch, reply_to):
@@ -294,22 +356,31 @@ class Batches:
         if sent.is_awaited:
             self._round_trip.observe(asyncio.get_running_loop().time() - sent.at)
         unsettled = {each.place: each for each in answer.unsettled}
-        has_arrived, delivered = self.routes.has_arrived, Delivery.DELIVERED
-        for place, item in enumerate(sent.items):
+        place = 0
+        for item in sent.items:
+            count = item.count if isinstance(item, Run) else 1
             if isinstance(item, _Letter):
-                self.buffered -= len(item.data)
-            elif place in unsettled:
-                self._not_delivered(item, unsettled[place])
-            elif has_arrived(item):
-                content = item.content
-                self.buffered -= len(item.data) if content is None else len(item.data) + len(content)
-                try:
-                    if item.outcome is not None:
-                        item.outcome(delivered)
-                except Exception:
-                    log.exception("sender could not be told what became of a message", target=item.target)
+                self._news -= len(item.data)
+            elif (
+                item.route is not None
+                and item.route.stage is KNOWN
+                and not (unsettled and any(each in unsettled for each in range(place, place + count)))
+            ):
+                # Nothing else depends on it.
+                item.route.out -= 1
+                if isinstance(item, Parcel):
+                    self.settle(item, Delivery.DELIVERED)
+                else:
+                    self.buffered -= len(item.data)
+                    if item.wants_ack:
+                        self._tell_all(item)
             else:
-                self.take(self.routes.delivered(item))
+                for index, parcel in enumerate(self._apart(item), place):
+                    if index in unsettled:
+                        self._not_delivered(parcel, unsettled[index])
+                    else:
+                        self.take(self.routes.delivered(parcel))
+            place += count
 
     def unheard(self, number: int) -> None:
         """Take note that a batch reached nobody, since its node is gone, and with it whatever it was sent before."""
@@ -322,9 +393,10 @@ class Batches:
         del self._sent[number]
         for item in sent.items:
             if isinstance(item, _Letter):
-                self.buffered -= len(item.data)
-            else:
-                self.take(self.routes.refused(item))
+                self._news -= len(item.data)
+                continue
+            for parcel in self._apart(item):
+                self.take(self.routes.refused(parcel))
 
     def give_up_late(self, now: float) -> None:
         """Take note of batches whose answer has not come in time."""
@@ -344,6 +416,14 @@ class Batches:
         if self._answer_timer is not None:
             self._answer_timer.cancel()
 
+    def _apart(self, item: Run | Parcel) -> list[Parcel]:
+        """Return the signals of a run one by one, where they cannot be settled all alike."""
+        if isinstance(item, Parcel):
+            return [item]
+        parcels = item.parcels()
+        self.buffered += sum(parcel.size for parcel in parcels) - len(item.data)
+        return parcels
+
     def _not_delivered(self, parcel: Parcel, exception: wire.Unsettled) -> None:
         if exception.verdict is wire.Verdict.QUEUED:
             self.take(self.routes.delivered(parcel, Delivery.QUEUED))
@@ -362,10 +442,11 @@ class Batches:
         now = asyncio.get_running_loop().time()
         lost = self._metrics.bus_lost.labelled(reason)
         for item in sent.items:
-            if isinstance(item, Parcel):
-                lost.value += 1
-                self.take(self.routes.lost(item, error))
+            if not isinstance(item, _Letter):
+                for parcel in self._apart(item):
+                    lost.value += 1
+                    self.take(self.routes.lost(parcel, error))
             elif again and now < item.until:
                 self._put(item.node_id, item)
             else:
-                self.buffered -= len(item.data)
+                self._news -= len(item.data)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,6 +22,7 @@ from signal_manager.bus import wire
 from signal_manager.bus.base import (
     Claimed,
     Delivery,
+    Exceptional,
     HandOver,
     NewsHandler,
     Outcome,
@@ -53,7 +54,6 @@ from signal_manager.bus.questions import (
 from signal_manager.bus.routes import Parcel
 from signal_manager.errors import (
     ConfigurationError,
-    InvalidRequestError,
     MalformedMessageError,
     SignalManagerError,
     UnavailableError,
@@ -73,6 +73,7 @@ S = TypeVar("S", bound=Subscriber)
 # whoever sent something is told 503 when it is over.
 QUESTION_TIMEOUT = 2.0
 BATCH_TIMEOUT = 5.0
+_FAILED = "the other node could not deliver this"
 # Bytes that may be on their way to other nodes, or wait for it.
 MAX_BUFFERED = 64 * 1024 * 1024
 # Between two looks for what has taken too long (s).
@@ -193,6 +194,11 @@ class NatsBus(LocalBus[S]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
+    def forwarder(self) -> Batches:
+        """What sends signals on in the bytes in which they came."""
+        return self._batches
+
+    @property
     def is_connected(self) -> bool:
         """Whether the other nodes can be reached."""
         return self._link.is_up
@@ -303,24 +309,6 @@ class NatsBus(LocalBus[S]):
         self._batches.send(target, wire.encode_message(target), outcome, content=content[2])
         return Delivery.PENDING
 
-    def forward(
-        self, head: bytes, target: str, sender: str, body: bytes, outcome: Outcome, *, is_awaited: bool = True
-    ) -> None:
-        """Send a signal on in the bytes in which it came; `outcome` is called as after `send`.
-
-        Args:
-            head: the first `protocol.relay.HEAD` bytes of its frame.
-            target: not in `subscribers`.
-            is_awaited: whether the sender asked to be told that it was delivered, and should not wait for that.
-
-        Raises:
-            TooLargeError, UnavailableError: as `send`.
-            InvalidRequestError: no client can be called `target`.
-        """
-        if not is_valid_name(target):  # it was never decoded, and must not become a subject
-            raise InvalidRequestError("target_client_id is no name that a client can have")
-        self._batches.send(target, wire.encode_signal(head, target, sender, body), outcome, is_awaited=is_awaited)
-
     def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
         """See `Bus.announce`."""
         if not self._link.is_up:
@@ -339,17 +327,19 @@ class NatsBus(LocalBus[S]):
         self._received_bytes.value += len(message.data)
         unsettled: list[wire.Unsettled] = []
         place = 0
-        delivered = Delivery.DELIVERED
         self.before_batch()
         try:
             for entry in batch.entries:
-                if isinstance(entry, wire.Answer):
+                if isinstance(entry, wire.RelayedSignals):
+                    unsettled += [_unsettled(place + index, result) for index, result in self._relay(entry)]
+                    place += len(entry.signals)
+                elif isinstance(entry, wire.Answer):
                     self._batches.answered(entry)
-                    continue
-                result = self._deliver(entry)
-                if result is not delivered:
-                    unsettled.append(_unsettled(place, result))
-                place += 1
+                else:
+                    result = self._deliver(entry)
+                    if result is not Delivery.DELIVERED:
+                        unsettled.append(_unsettled(place, result))
+                    place += 1
         finally:
             self.after_batch()
         if place:
@@ -357,7 +347,18 @@ class NatsBus(LocalBus[S]):
             is_awaited = batch.is_awaited or bool(unsettled)
             self._batches.owe(batch.node_id, wire.encode_answer(batch.number, unsettled), is_awaited=is_awaited)
 
-    def _deliver(self, entry: wire.RelayedSignal | wire.RelayedMessage | wire.News) -> Delivery | SignalManagerError:
+    def _relay(self, entry: wire.RelayedSignals) -> Sequence[Exceptional]:
+        """Deliver signals and return those that were not, by their place among them."""
+        subscriber = self.subscribers.get(entry.target)
+        if subscriber is None:
+            return [(index, Delivery.OFFLINE) for index in range(len(entry.signals))]
+        try:
+            return subscriber.relay(entry.sender, entry.signals)
+        except Exception:
+            log.exception("signals from another node not delivered", client_id=entry.target)
+            return [(index, UnavailableError(_FAILED)) for index in range(len(entry.signals))]
+
+    def _deliver(self, entry: wire.RelayedMessage | wire.News) -> Delivery | SignalManagerError:
         if isinstance(entry, wire.News):
             self._on_news(RoomId(entry.room_id), entry.data)
             return Delivery.DELIVERED
@@ -365,8 +366,6 @@ class NatsBus(LocalBus[S]):
         if subscriber is None:
             return Delivery.OFFLINE
         try:
-            if isinstance(entry, wire.RelayedSignal):
-                return subscriber.relay(entry.head, entry.sender, entry.body)
             message_type = MessageType(entry.message_type)
             payload_type = PayloadType(entry.payload_type)
             message = decode_payload(message_type, payload_type, entry.payload, sent_by=Peer.SERVICE).message
@@ -375,13 +374,16 @@ class NatsBus(LocalBus[S]):
             return error
         except Exception:
             log.exception("message from another node not delivered", client_id=entry.target)
-            return UnavailableError("the other node could not deliver this")
+            return UnavailableError(_FAILED)
 
     def _deliver_here(self, parcel: Parcel) -> Delivery | SignalManagerError:
         """Deliver what was meant for another node to a client that has come here."""
-        entry = parcel.data if parcel.content is None else parcel.data + parcel.content
-        (parsed,) = wire.read_batch(wire.encode_batch(0, "", [entry])).entries
-        return Delivery.OFFLINE if isinstance(parsed, wire.Answer) else self._deliver(parsed)
+        data = parcel.data if parcel.content is None else parcel.data + parcel.content
+        (entry,) = wire.read_batch(wire.encode_batch(0, "", [data])).entries
+        if isinstance(entry, wire.RelayedSignals):
+            exceptional = self._relay(entry)  # of one signal
+            return exceptional[0][1] if exceptional else Delivery.DELIVERED
+        return Delivery.OFFLINE if isinstance(entry, wire.Answer) else self._deliver(entry)
 
     # -- questions -----------------------------------------------------------------------------------------------
 

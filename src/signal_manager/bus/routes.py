@@ -15,7 +15,7 @@ import msgspec
 from signal_manager.bus.base import Delivery, Outcome
 from signal_manager.errors import SignalManagerError, UnavailableError
 
-__all__ = ["MAX_ROUTES", "Ask", "Dispatch", "Parcel", "Routes", "Step", "Tell"]
+__all__ = ["KNOWN", "MAX_ROUTES", "Ask", "Dispatch", "Parcel", "Route", "Routes", "Step", "Tell"]
 
 # Clients of other nodes that are remembered; those with nothing on its way are forgotten first.
 MAX_ROUTES = 100_000
@@ -33,10 +33,11 @@ class _Stage(Enum):
     OVER = "over"  # the client is this node's own
 
 
-_KNOWN = _Stage.KNOWN  # looking it up costs as much as what it is compared for
+# Of a client to whom messages go straight; looking it up costs as much as what it is compared for.
+KNOWN = _Stage.KNOWN
 
 
-class _Route:
+class Route:
     """What is known of one client."""
 
     __slots__ = ("node_id", "out", "returned", "stage", "waiting")
@@ -44,13 +45,14 @@ class _Route:
     def __init__(self, stage: _Stage) -> None:
         self.stage = stage
         self.node_id = ""
-        self.out = 0  # parcels that were sent and not answered
+        self.out = 0  # what was sent there and not answered
         self.returned: list[Parcel] = []
         self.waiting: deque[Parcel] = deque()
 
     @property
     def is_idle(self) -> bool:
-        return self.stage is _Stage.KNOWN and not self.out
+        """Whether nothing would be missed if it were forgotten."""
+        return self.stage is KNOWN and not self.out
 
 
 class Parcel(msgspec.Struct, eq=False):
@@ -63,7 +65,7 @@ class Parcel(msgspec.Struct, eq=False):
     data: bytes
     outcome: Outcome | None
     content: bytes | None = None
-    route: _Route | None = None  # that it was sent by
+    route: Route | None = None  # that it was sent by
     attempts: int = 0
 
     @property
@@ -100,37 +102,28 @@ class Routes:
 
     def __init__(self, *, max_routes: int = MAX_ROUTES) -> None:
         self._max_routes = max_routes
-        self._routes: dict[str, _Route] = {}
+        self._routes: dict[str, Route] = {}
 
     def __len__(self) -> int:
         return len(self._routes)
 
-    def straight(self, parcel: Parcel) -> str | None:
-        """Return the node to send a new message to, where that is known; otherwise it is for `send`."""
-        route = self._routes.get(parcel.target)
-        if route is None or route.stage is not _KNOWN:
-            return None
-        route.out += 1
-        parcel.route = route
-        return route.node_id
+    def straight(self, target: str) -> Route | None:
+        """Return the route of a client to whom messages go straight: whoever sends one that way adds it to its `out`.
 
-    def has_arrived(self, parcel: Parcel) -> bool:
-        """Take note that a message was delivered where nothing else depends on it; otherwise it is for `delivered`."""
-        route = parcel.route
-        if route is None or route.stage is not _KNOWN:
-            return False
-        route.out -= 1
-        return True
+        Other messages are for `send`.
+        """
+        route = self._routes.get(target)
+        return route if route is not None and route.stage is KNOWN else None
 
     def send(self, parcel: Parcel) -> Step | None:
         """Take a new message; None when it waits."""
         route = self._routes.get(parcel.target)
         if route is None:
             self._make_room()
-            route = self._routes[parcel.target] = _Route(_Stage.ASKING)
+            route = self._routes[parcel.target] = Route(_Stage.ASKING)
             route.waiting.append(parcel)
             return Ask(parcel.target)
-        if route.stage is _Stage.KNOWN:
+        if route.stage is KNOWN:
             route.out += 1
             parcel.route = route
             return Dispatch(route.node_id, parcel)
@@ -186,14 +179,14 @@ class Routes:
         else:
             route.returned.append(parcel)
         route.out -= 1
-        if route.stage is _Stage.KNOWN:
+        if route.stage is KNOWN:
             route.stage = _Stage.RETURNING
         return steps + self._all_back(parcel.target, route)
 
     def lost(self, parcel: Parcel, error: UnavailableError) -> list[Step]:
         """Take note that nobody knows what became of a message."""
         route = self._route_of(parcel)
-        if route is not None and route.stage is _Stage.KNOWN:
+        if route is not None and route.stage is KNOWN:
             route.stage = _Stage.RETURNING
         return self.delivered(parcel, error)
 
@@ -203,7 +196,7 @@ class Routes:
         """Let messages to a client wait that is about to become this node's own."""
         route = self._routes.get(target)
         if route is None:
-            self._routes[target] = _Route(_Stage.HELD)
+            self._routes[target] = Route(_Stage.HELD)
         else:
             route.stage = _Stage.HELD
 
@@ -223,15 +216,15 @@ class Routes:
         route.stage = _Stage.RETURNING
         return self._all_back(target, route)
 
-    def _route_of(self, parcel: Parcel) -> _Route | None:
+    def _route_of(self, parcel: Parcel) -> Route | None:
         """Return the route that a message took, if it is still the client's."""
         return parcel.route if self._routes.get(parcel.target) is parcel.route else None
 
-    def _asking(self, target: str) -> _Route | None:
+    def _asking(self, target: str) -> Route | None:
         route = self._routes.get(target)
         return route if route is not None and route.stage is _Stage.ASKING else None
 
-    def _all_back(self, target: str, route: _Route) -> list[Step]:
+    def _all_back(self, target: str, route: Route) -> list[Step]:
         """Ask where the client is once everything has come back from where it was."""
         if route.stage is not _Stage.RETURNING or route.out:
             return []

@@ -4,14 +4,15 @@ Pure: bytes in, records out. A batch is numbered by the node that sends it; its 
 with the entries that it could not deliver. Signal bodies travel as the bytes that their sender wrote.
 
     batch    version u8 · number u64 · awaited u8 · sending node (u8 length, text) · entries
-    signal   1 · head 19 bytes · lengths u8 u8 u32 · target · sender · body
+    signals  1 · count u16 · lengths u8 u8 · target · sender · count times (head 19 bytes · u32 length · body)
     message  2 · target (u8 length, text) · message type u8 · payload type u8 · id 16 bytes · u32 length · payload
     news     3 · lengths u8 u32 · room · bytes
     answer   4 · number u64 · count u16 · count times (place u16 · verdict u8 · u8 length, text)
     again    5 · target (u8 length, text): the message before it in the batch, for one more client
 
-Numbers are big-endian. An answer takes no place in the count that places refer to, and is not answered. A batch that is
-not awaited brings nothing whose sender asked to be told: its answer may wait for others.
+Numbers are big-endian. Places count messages, one after the other: each of several signals has one, an answer has none
+and is not answered. A batch that is not awaited brings nothing whose sender asked to be told: its answer may wait for
+others.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ from signal_manager.errors import (
 from signal_manager.protocol.relay import HEAD
 
 __all__ = [
+    "MOST_PLACES",
     "OVERHEAD",
+    "SIGNAL_HEAD",
     "VERSION",
     "Answer",
     "Batch",
     "News",
     "RelayedMessage",
-    "RelayedSignal",
+    "RelayedSignals",
     "Unsettled",
     "Verdict",
     "as_error",
@@ -49,18 +52,27 @@ __all__ = [
     "encode_message",
     "encode_news",
     "encode_repeated",
-    "encode_signal",
+    "encode_signals",
     "read_batch",
+    "read_signals",
+    "signal_length",
     "verdict_of",
 ]
 
-VERSION = 1
+VERSION = 2
+MOST_PLACES = 0xFFFF
 # What a batch with the longest node id takes beside its entries (bytes).
 OVERHEAD = 1 + 8 + 1 + 1 + 255
 
-_SIGNAL, _MESSAGE, _NEWS, _ANSWER, _AGAIN = 1, 2, 3, 4, 5
+_SIGNALS, _MESSAGE, _NEWS, _ANSWER, _AGAIN = 1, 2, 3, 4, 5
 _BATCH_HEAD = struct.Struct(">BQ?B")
-_SIGNAL_HEAD = struct.Struct(f">B{HEAD}sBBI")
+_SIGNALS_HEAD = struct.Struct(">BHBB")
+_SIGNAL_HEAD = struct.Struct(f">{HEAD}sI")
+# Bytes of a signal beside its body.
+SIGNAL_HEAD = _SIGNAL_HEAD.size
+_read_signal_head = _SIGNAL_HEAD.unpack_from
+# The length of a signal's body, as it stands before it.
+signal_length = struct.Struct(">I").pack
 _TARGET_HEAD = struct.Struct(">BB")
 _CONTENT_HEAD = struct.Struct(">BB16sI")
 _NEWS_HEAD = struct.Struct(">BBI")
@@ -78,13 +90,12 @@ class Verdict(IntEnum):
     FAILED = 5
 
 
-class RelayedSignal(msgspec.Struct, frozen=True, gc=False):
-    """A signal in its sender's encoding."""
+class RelayedSignals(msgspec.Struct, frozen=True, gc=False):
+    """Signals of one client to another in their sender's encoding: of each the head of its frame, and its body."""
 
-    head: bytes
     target: str
     sender: str
-    body: bytes
+    signals: tuple[tuple[bytes, bytes], ...]
 
 
 class RelayedMessage(msgspec.Struct, frozen=True, gc=False):
@@ -125,20 +136,18 @@ class Batch(NamedTuple):
     number: int
     is_awaited: bool
     node_id: str
-    entries: tuple[RelayedSignal | RelayedMessage | News | Answer, ...]
+    entries: tuple[RelayedSignals | RelayedMessage | News | Answer, ...]
 
 
-def encode_signal(head: bytes, target: str, sender: str, body: bytes) -> bytes:
-    """Return a signal as an entry; `head` is the first `HEAD` bytes of its frame."""
+def encode_signals(target: str, sender: str, count: int, parts: Iterable[bytes]) -> bytes:
+    """Return signals as an entry.
+
+    Args:
+        parts: of each signal the first `HEAD` bytes of its frame, `signal_length` of its body, and its body.
+    """
     target_name, sender_name = target.encode(), sender.encode()
-    return b"".join(
-        (
-            _SIGNAL_HEAD.pack(_SIGNAL, head, len(target_name), len(sender_name), len(body)),
-            target_name,
-            sender_name,
-            body,
-        )
-    )
+    head = _SIGNALS_HEAD.pack(_SIGNALS, count, len(target_name), len(sender_name))
+    return b"".join((head, target_name, sender_name, *parts))
 
 
 def encode_content(message_type: int, payload_type: int, message_id: bytes, payload: bytes) -> bytes:
@@ -198,6 +207,11 @@ def read_batch(data: bytes) -> Batch:
         raise MalformedMessageError(f"no batch: {error}") from error
 
 
+def read_signals(entry: bytes) -> RelayedSignals:
+    """Return the signals of an entry that `encode_signals` has made."""
+    return _read_signals(entry, 0)[0]
+
+
 def as_error(verdict: Verdict, reason: str) -> SignalManagerError:
     """Return the error that a verdict stands for; not for QUEUED and ABSENT."""
     match verdict:
@@ -216,18 +230,14 @@ def verdict_of(error: SignalManagerError) -> Verdict:
     return Verdict.INVALID if isinstance(error, InvalidRequestError) else Verdict.FAILED
 
 
-def _entries(data: bytes, start: int) -> Iterator[RelayedSignal | RelayedMessage | News | Answer]:
+def _entries(data: bytes, start: int) -> Iterator[RelayedSignals | RelayedMessage | News | Answer]:
     end = len(data)
     message: RelayedMessage | None = None
     while start < end:
         kind = data[start]
-        if kind == _SIGNAL:
-            _, head, target_length, sender_length, body_length = _SIGNAL_HEAD.unpack_from(data, start)
-            target = start + _SIGNAL_HEAD.size
-            sender = target + target_length
-            body = sender + sender_length
-            start = body + body_length
-            yield RelayedSignal(head, data[target:sender].decode(), data[sender:body].decode(), data[body:start])
+        if kind == _SIGNALS:
+            signals, start = _read_signals(data, start)
+            yield signals
         elif kind == _MESSAGE:
             message, start = _read_message(data, start)
             yield message
@@ -247,6 +257,21 @@ def _entries(data: bytes, start: int) -> Iterator[RelayedSignal | RelayedMessage
             raise MalformedMessageError(f"entry of kind {kind}, expected 1 to 4, or 5 after a message")
     if start != end:
         raise MalformedMessageError(f"batch ends {start - end} bytes too early")
+
+
+def _read_signals(data: bytes, start: int) -> tuple[RelayedSignals, int]:
+    _, count, target_length, sender_length = _SIGNALS_HEAD.unpack_from(data, start)
+    target = start + _SIGNALS_HEAD.size
+    sender = target + target_length
+    start = sender + sender_length
+    target_name, sender_name = data[target:sender].decode(), data[sender:start].decode()
+    signals = []
+    for _ in range(count):
+        head, length = _read_signal_head(data, start)
+        body = start + SIGNAL_HEAD
+        start = body + length
+        signals.append((head, data[body:start]))
+    return RelayedSignals(target_name, sender_name, tuple(signals)), start
 
 
 def _read_target(data: bytes, start: int) -> tuple[str, int]:

@@ -116,23 +116,27 @@ def read(data: bytes, sender: RelayEnd) -> RelayedSignal | None:
     return None
 
 
-def write(data: bytes, signal: RelayedSignal, sender: RelayEnd, receiver: RelayEnd) -> bytes | None:
-    """Return `data`'s frame for `receiver` with `sender` spliced in, or None when the two do not speak alike."""
-    payload_type = data[18]
+def write(head: bytes, body: bytes, sender: RelayEnd, receiver: RelayEnd) -> bytes | None:
+    """Return a signal's frame for `receiver` with `sender` spliced in, or None when the two do not speak alike.
+
+    Args:
+        head: the frame that it came in, or its first `HEAD` bytes.
+        body: its `signal_data`.
+    """
+    payload_type = head[18]
     if payload_type != receiver.payload_type:
         return None
-    body = bytes(signal.signal_data)
     if payload_type == _JSON and not receiver.is_tagged:
         # By far the most common; pieces that go straight into the frame save a copy.
         sending, sent_to = sender.json_sender, receiver.json_target
         size = len(sending) + len(sent_to) + len(body) + 1
         if size > receiver.largest:
             return None
-        return b"".join((receiver.start, data[1:HEAD], receiver.pack_length(size), sending, sent_to, body, b"}"))
+        return b"".join((receiver.start, head[1:HEAD], receiver.pack_length(size), sending, sent_to, body, b"}"))
     if payload_type == _JSON:
-        if data[1] not in _TAGGED or not _is_harmless(body):
+        if head[1] not in _TAGGED or not _is_harmless(body):
             return None
-        before, after = b"".join((_TAGGED[data[1]][1], sender.json_sender, receiver.json_target)), b"}}"
+        before, after = b"".join((_TAGGED[head[1]][1], sender.json_sender, receiver.json_target)), b"}}"
     elif payload_type == _BINARY:
         before, after = bytes((len(sender.name),)) + sender.name, b""
     else:
@@ -140,7 +144,7 @@ def write(data: bytes, signal: RelayedSignal, sender: RelayEnd, receiver: RelayE
     size = len(before) + len(body) + len(after)
     if size > receiver.largest:
         return None
-    return b"".join((receiver.start, data[1:HEAD], receiver.pack_length(size), before, body, after))
+    return b"".join((receiver.start, head[1:HEAD], receiver.pack_length(size), before, body, after))
 
 
 @lru_cache(maxsize=4096)

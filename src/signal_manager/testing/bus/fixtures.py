@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 import pytest
 
-from signal_manager.bus.base import Bus, Claimed, Delivery, Subscriber
+from signal_manager.bus.base import Bus, Claimed, Delivery, Exceptional, Subscriber
 from signal_manager.errors import SignalManagerError
 from signal_manager.model import ClientId
 from signal_manager.protocol.messages import Message, SignalMessage
@@ -66,12 +67,13 @@ class Phone:
         self.received.append((message, message_id))
         return self._result
 
-    def relay(self, head: bytes, sender: str, body: bytes) -> Delivery:
-        """Remember a signal."""
-        if self._refusal is not None:
-            raise self._refusal
-        self.relayed.append((head, sender, body))
-        return self._result
+    def relay(self, sender: str, signals: Sequence[tuple[bytes, bytes]]) -> Sequence[Exceptional]:
+        """Remember signals."""
+        result = self._refusal or self._result
+        if result is self._refusal:
+            return [(place, result) for place in range(len(signals))]
+        self.relayed += [(head, sender, body) for head, body in signals]
+        return [] if result is Delivery.DELIVERED else [(place, result) for place in range(len(signals))]
 
     def replaced(self, *, same_instance: bool) -> None:
         """Remember that a newer connection has come."""
