@@ -1,52 +1,46 @@
 """What does it cost when clients are on different nodes? Two nodes and a nats-server against one node alone.
 
-The load is that of `load.py`, in a process of its own. Where all processes share two cores, messages per second say how
-those were divided and little else: so the CPU time of each process per message is measured, and what two cores of
-workers could relay is computed from it.
+All nodes run at the same time, and one process has the clients of every arrangement and loads these in turn, slice by
+slice (`turns.py`). Each slice is compared with the one of the same turn whose clients are on one node.
+
+Where there are two cores, all nodes share one, and the load and nats-server the other: one worker and two are then
+disturbed by the same things, and never by the load. Messages per second are what that one core relays in either case.
+What two workers could relay on a core each follows from CPU time: twice what one worker spends on a message, by what
+two together spend on it. What cores take from each other, in caches and memory, is not in it.
+
+Latency is measured apart, with one offer on its way between two nodes of their own and nothing pinned: nodes that share
+a core would wait for each other, or be spared from waking another core up.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import shutil
-import subprocess
-import sys
 import time
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 import uvloop
-from picows import ws_connect
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load import TOKEN, Client, Load, client_ids, drain, percentile
-from benchmarks.load import run as run_load
-from benchmarks.processes import (
-    ROOT,
-    MeasurementError,
-    cpu_seconds,
-    end_on_sigterm,
-    free_port,
-    resident_bytes,
-    running,
-)
-from benchmarks.results import machine, write_json
+from benchmarks.load import TOKEN, Client, Load, client_ids, connect, percentile
+from benchmarks.processes import MeasurementError, child_processes, cores, cpu_seconds, end_on_sigterm, resident_bytes
+from benchmarks.results import Spread, machine, write_json
+from benchmarks.servers import Server, nats_server, service
+from benchmarks.turns import Line, Slice, be_the_load, paired, start_load, take_turns
 from signal_manager.bus.nats import NatsBus
 from signal_manager.model import ClientId, NodeId
 from signal_manager.testing.bus import Phone
 
-__all__ = ["Figure", "app"]
+__all__ = ["RATIOS", "Taken", "app"]
 
 # What the project asks of itself: two workers against one, and latency over nodes against latency on one.
 WORKERS_BAR = 1.6
@@ -56,22 +50,14 @@ LATENCY_BAR = 4.0
 TOGETHER, BY_CHANCE, APART = "together", "by chance", "apart"
 _PLACES = {TOGETHER: [(0, 0), (1, 1)], BY_CHANCE: [(0, 0), (0, 1), (1, 0), (1, 1)], APART: [(0, 1), (1, 0)]}
 
-_LOAD_LIMIT = 60.0
-_WARM_UP = 1.0
 _SUBJECTS = 10_000
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One arrangement under one load; CPU is in µs per relayed message."""
+class Taken:
+    """What was measured of one arrangement; latencies are in ms, over all of its slices."""
 
-    nodes: int
-    peers: str
-    in_flight: int
-    messages_per_second: float
-    node_cpu_us: float
-    nats_cpu_us: float
-    load_cpu_percent: float
+    slices: list[Slice]
     p50_ms: float
     p99_ms: float
 
@@ -87,95 +73,151 @@ class Subjects:
     nats_cpu_us: float
 
 
-@contextmanager
-def nats_server() -> Iterator[tuple[int, int]]:
-    """Run nats-server while the block lasts; give its pid and port."""
-    found = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin:/usr/local/bin")
-    if found is None:
-        raise MeasurementError("there is no nats-server on the PATH: apt-get install nats-server")
-    port = free_port()
-    with running([found, "--addr", "127.0.0.1", "--port", str(port)], port=port) as pid:
-        yield pid, port
+class Ratio(NamedTuple):
+    """A figure of two arrangements in the same turn, and the project's bar for it: a least or a most it may be."""
+
+    title: str
+    control: str
+    other: str
+    figure: Callable[[Slice, Slice], float]
+    least: float | None = None
+    most: float | None = None
+
+    def of(self, taken: Mapping[str, Taken]) -> Spread:
+        """Return its spread over all turns."""
+        return paired(taken[self.control].slices, taken[self.other].slices, self.figure)
+
+    def verdict(self, ratio: float) -> str:
+        """Return what is to be said of the bar, if there is one."""
+        if self.least is not None:
+            return f" ({'within' if ratio >= self.least else 'under'} the bar of {self.least})"
+        if self.most is not None:
+            return f" ({'within' if ratio <= self.most else 'over'} the bar of {self.most})"
+        return ""
+
+
+RATIOS = (
+    Ratio(
+        "messages/s of two workers, measured",
+        "one",
+        "two by chance",
+        lambda one, two: two.messages_per_second / one.messages_per_second,
+    ),
+    Ratio(
+        "messages/s of two workers on two cores, NATS elsewhere (by CPU)",
+        "one",
+        "two by chance",
+        lambda one, two: 2 * one.cpu_us / two.cpu_us,
+        least=WORKERS_BAR,
+    ),
+    Ratio(
+        "messages/s of two workers and NATS on two cores (by CPU)",
+        "one",
+        "two by chance",
+        lambda one, two: 2 * one.cpu_us / (two.cpu_us + two.nats_cpu_us),
+    ),
+    Ratio("p50 over nodes", "near", "far", lambda near, far: far.p50_ms / near.p50_ms, most=LATENCY_BAR),
+)
 
 
 @contextmanager
-def nodes(count: int, nats_port: int | None, pairs: int) -> Iterator[list[tuple[int, int]]]:
-    """Run nodes while the block lasts; give the pid and port of each. Without a NATS there is one on its own."""
-    keys = [f"{client_id}:{TOKEN}" for pair in client_ids(pairs) for client_id in pair]
+def nodes(
+    count: int, tokens: Mapping[str, str], *, core: int | None = None, nats: Server | None = None
+) -> Iterator[list[Server]]:
+    """Run nodes of one service while the block lasts; without a NATS there can only be one."""
     with TemporaryDirectory(prefix="signal-manager-bench-") as folder, ExitStack() as stack:
-        started = []
-        for number in range(count):
-            port, config = free_port(), Path(folder) / f"{number}.toml"
-            config.write_text(
-                f"[server]\nport = {port}\n[auth]\napi_keys = {json.dumps(keys)}\n"
-                f'[security]\nmax_messages_per_minute = 1000000000\n[logging]\nlevel = "warning"\n'
-                f'[storage]\nsqlite_path = "{folder}/shared.db"\n[media]\nbackend = "none"\n'
-                "[metrics]\nenabled = false\n"
-                + (f'[bus]\nbackend = "nats"\nnats_url = "nats://127.0.0.1:{nats_port}"\n' if nats_port else "")
-            )
-            command = [sys.executable, "-m", "signal_manager", "serve", "--config", str(config)]
-            started.append((stack.enter_context(running(command, port=port)), port))
-        yield started
+        database, nats_port = Path(folder) / "shared.db", None if nats is None else nats.port
+        yield [
+            stack.enter_context(service(tokens, core=core, storage="sqlite", database=database, nats_port=nats_port))
+            for _ in range(count)
+        ]
 
 
-def measure(
-    servers: Sequence[tuple[int, int]], nats_pid: int | None, *, peers: str, pairs: int, in_flight: int, seconds: float
-) -> Figure:
-    """Put one load on these nodes and return what it cost."""
-    order = {
-        "ports": [port for _, port in servers],
-        "pids": [pid for pid, _ in servers],
-        "nats_pid": nats_pid,
-        "peers": peers,
-        "pairs": pairs,
-        "in_flight": in_flight,
-        "seconds": seconds,
+def take_throughput(*, pairs: int, in_flight: int, seconds: float, turns: int) -> dict[str, Taken]:
+    """Measure what relaying costs one node, and two with their clients in various places.
+
+    Raises:
+        MeasurementError: a server did not start, or did not relay as it must.
+    """
+    node_core, other_core = cores()
+    tokens = _tokens(4 * pairs)
+    with (
+        nats_server(core=other_core) as nats,
+        nodes(1, tokens, core=node_core) as alone,
+        nodes(2, tokens, core=node_core, nats=nats) as two,
+    ):
+        # Those that the bar compares are neighbours: least time passes between their slices.
+        arrangements = {
+            "one": (alone, TOGETHER),
+            "two by chance": (two, BY_CHANCE),
+            "two together": (two, TOGETHER),
+            "two apart": (two, APART),
+        }
+        order = {"pairs": pairs, "in_flight": in_flight, "seconds": seconds, "turns": turns}
+        return _take(arrangements, nats, order, core=other_core)
+
+
+def take_latency(*, seconds: float, turns: int) -> tuple[dict[str, Taken], Subjects]:
+    """Measure one offer at a time, between clients of one node and of two; and what a client's subject costs.
+
+    Raises:
+        MeasurementError: a server did not start, or did not relay as it must.
+    """
+    with nats_server() as nats, nodes(2, _tokens(2), nats=nats) as two:
+        order = {"pairs": 1, "in_flight": 1, "seconds": seconds, "turns": turns}
+        taken = _take({"near": (two, TOGETHER), "far": (two, APART)}, nats, order, core=None)
+        return taken, uvloop.run(measure_subjects(nats.pid, nats.port))
+
+
+def _tokens(pairs: int) -> dict[str, str]:
+    return {client_id: TOKEN for pair in client_ids(pairs) for client_id in pair}
+
+
+def _take(
+    arrangements: Mapping[str, tuple[Sequence[Server], str]], nats: Server, order: dict[str, Any], *, core: int | None
+) -> dict[str, Taken]:
+    order["nats_pid"] = nats.pid
+    order["lines"] = [
+        {
+            "ports": [server.port for server in servers],
+            "pids": [pid for server in servers for pid in (server.pid, *child_processes(server.pid))],
+            "peers": peers,
+        }
+        for servers, peers in arrangements.values()
+    ]
+    lines = start_load("benchmarks.bus", order, core=core)
+    return {
+        name: Taken(slices=[Slice(**each) for each in line.pop("slices")], **line)
+        for name, line in zip(arrangements, lines, strict=True)
     }
-    command = [sys.executable, "-m", "benchmarks.bus", "load", json.dumps(order)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + _LOAD_LIMIT, check=False)
-    if done.returncode:
-        raise MeasurementError(f"{peers}, {in_flight} in flight: {done.stderr.strip()[-2000:]}")
-    return Figure(**json.loads(done.stdout))
 
 
-async def _load(order: dict[str, Any]) -> Figure:
-    load = Load()
-    places = _PLACES[order["peers"]]
+async def _load(order: dict[str, Any]) -> list[dict[str, Any]]:
+    pairs = order["pairs"]
+    # All arrangements are connected at the same time, so that each has clients of its own.
+    ids = client_ids(len(order["lines"]) * pairs)
+    lines = []
+    for number, line in enumerate(order["lines"]):
+        load = Load()
+        clients = await _placed(load, ids[number * pairs : (number + 1) * pairs], line["ports"], line["peers"])
+        lines.append(Line(load, clients, order["in_flight"], line["pids"], order["nats_pid"]))
+    await take_turns(lines, turns=order["turns"], seconds=order["seconds"])
+    return [asdict(_taken(line)) for line in lines]
+
+
+async def _placed(load: Load, ids: Sequence[tuple[str, str]], ports: Sequence[int], peers: str) -> list[Client]:
     clients = []
-    for number, (a, b) in enumerate(client_ids(order["pairs"])):
-        for ids, place in zip(((a, b), (b, a)), places[number % len(places)], strict=True):
-            client = Client(load, *ids, resumable=False)
-            port = order["ports"][place % len(order["ports"])]
-            await ws_connect(lambda client=client: client, f"ws://127.0.0.1:{port}/")
-            await asyncio.wait_for(client.accepted, _LOAD_LIMIT)
-            clients.append(client)
-    for client in clients[::2]:
-        for _ in range(order["in_flight"]):
-            client.serve()
-    await run_load(load, _WARM_UP)
-    load.latencies = array("d")
+    for number, (a, b) in enumerate(ids):
+        places = _PLACES[peers][number % len(_PLACES[peers])]
+        for own_and_peer, place in zip(((a, b), (b, a)), places, strict=True):
+            clients.append(Client(load, *own_and_peer, resumable=False))
+            await connect(load, clients[-1], ports[place % len(ports)])
+    return clients
 
-    def used() -> tuple[float, float, float]:
-        nats = cpu_seconds(order["nats_pid"]) if order["nats_pid"] else 0.0
-        return sum(map(cpu_seconds, order["pids"])), nats, time.process_time()
 
-    before, started_at = used(), time.perf_counter()
-    await run_load(load, order["seconds"])
-    elapsed = time.perf_counter() - started_at
-    node, nats, own = (after - earlier for after, earlier in zip(used(), before, strict=True))
-    latencies = sorted(load.latencies)
-    await drain(load)
-    return Figure(
-        nodes=len(order["ports"]),
-        peers=order["peers"],
-        in_flight=order["in_flight"],
-        messages_per_second=len(latencies) / elapsed,
-        node_cpu_us=node / len(latencies) * 1e6,
-        nats_cpu_us=nats / len(latencies) * 1e6,
-        load_cpu_percent=own / elapsed * 100,
-        p50_ms=percentile(latencies, 0.50) * 1e3,
-        p99_ms=percentile(latencies, 0.99) * 1e3,
-    )
+def _taken(line: Line) -> Taken:
+    ordered = sorted(line.latencies)
+    return Taken(line.slices, p50_ms=percentile(ordered, 0.50) * 1e3, p99_ms=percentile(ordered, 0.99) * 1e3)
 
 
 async def measure_subjects(nats_pid: int, nats_port: int) -> Subjects:
@@ -196,101 +238,73 @@ async def measure_subjects(nats_pid: int, nats_port: int) -> Subjects:
         )
 
 
-def _medians(figures: Sequence[Figure]) -> Figure:
-    first = figures[0]
-    numbers = {
-        name: median(getattr(figure, name) for figure in figures)
-        for name in asdict(first)
-        if name not in {"nodes", "peers", "in_flight"}
-    }
-    return Figure(nodes=first.nodes, peers=first.peers, in_flight=first.in_flight, **numbers)
-
-
-def _table(figures: Sequence[Figure]) -> Table:
-    table = Table(title="Relaying offers over nodes; CPU µs per message", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("nodes", "peers", "in flight", "messages/s", "nodes µs", "nats µs", "load %", "p50 ms", "p99 ms"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for figure in figures:
+def table_of(taken: Mapping[str, Taken], load: str) -> Table:
+    """Return the figures of one load, CPU µs per message; the first arrangement is the control."""
+    control, *_ = taken
+    title = f"{load} in flight: medians (and quarters) of {len(taken[control].slices)} turns"
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
+    for column in ("clients", "nodes µs", f"of {control}", "nats µs", "messages/s", "load %", "p50 ms", "p99 ms"):
+        table.add_column(column, justify="left" if column == "clients" else "right", no_wrap=True)
+    for name, each in taken.items():
+        cost = paired(taken[control].slices, each.slices, lambda ours, theirs: theirs.cpu_us / ours.cpu_us)
         table.add_row(
-            str(figure.nodes),
-            figure.peers,
-            str(figure.in_flight),
-            f"{figure.messages_per_second:,.0f}",
-            f"{figure.node_cpu_us:.1f}",
-            f"{figure.nats_cpu_us:.1f}",
-            f"{figure.load_cpu_percent:.0f}",
-            f"{figure.p50_ms:.3f}",
-            f"{figure.p99_ms:.3f}",
+            name,
+            f"{median(one.cpu_us for one in each.slices):.1f}",
+            "" if name == control else cost.text(".2f"),
+            f"{median(one.nats_cpu_us for one in each.slices):.1f}",
+            f"{median(one.messages_per_second for one in each.slices):,.0f}",
+            f"{median(one.load_cpu for one in each.slices):.0%}"[:-1],
+            f"{each.p50_ms:.3f}",
+            f"{each.p99_ms:.3f}",
         )
     return table
 
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
-def load(order: str) -> None:
-    """Be the load of one measurement (started by `run`)."""
-    print(json.dumps(asdict(uvloop.run(_load(json.loads(order))))))
-
-
-@app.command()
-def run(
+@app.command(name="run")
+def main(
+    *,
     pairs: Annotated[int, typer.Option(min=4, help="Pairs of clients.")] = 40,
     in_flight: Annotated[int, typer.Option(min=1, help="Offers on their way in each pair.")] = 8,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of one measurement.")] = 3.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each arrangement.")] = 3,
-    json_file: Annotated[str | None, typer.Option("--json", help="Write all results there; - is stdout.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Length of one slice.")] = 0.2,
+    turns: Annotated[int, typer.Option(min=1, help="How many slices each arrangement is given.")] = 40,
+    json_target: Annotated[str | None, typer.Option("--json", metavar="FILE", help="- is stdout.")] = None,
 ) -> None:
     """Measure, and compare with the bars."""
     end_on_sigterm()
-    console = Console(stderr=json_file == "-", width=120)
-    taken: dict[str, list[Figure]] = {}
-    with nats_server() as (nats_pid, nats_port), ExitStack() as stack:
-        alone = stack.enter_context(nodes(1, None, pairs))
-        two = stack.enter_context(nodes(2, nats_port, pairs))
-        for _ in range(rounds):
-            for name, servers, pid, peers, count, flying in (
-                ("one", alone, None, TOGETHER, pairs, in_flight),
-                ("two together", two, nats_pid, TOGETHER, pairs, in_flight),
-                ("two by chance", two, nats_pid, BY_CHANCE, pairs, in_flight),
-                ("two apart", two, nats_pid, APART, pairs, in_flight),
-                ("near", two, nats_pid, TOGETHER, 1, 1),
-                ("far", two, nats_pid, APART, 1, 1),
-            ):
-                figure = measure(servers, pid, peers=peers, pairs=count, in_flight=flying, seconds=seconds)
-                taken.setdefault(name, []).append(figure)
-        subjects = uvloop.run(measure_subjects(nats_pid, nats_port))
-    figures = {name: _medians(each) for name, each in taken.items()}
-    one, chance = figures["one"], figures["two by chance"]
-    capacity = 2 * one.node_cpu_us / chance.node_cpu_us
-    shared = 2 * one.node_cpu_us / (chance.node_cpu_us + chance.nats_cpu_us)
-    latency = figures["far"].p50_ms / figures["near"].p50_ms
-    ratios = {
-        "messages/s of two workers, measured": chance.messages_per_second / one.messages_per_second,
-        "messages/s of two workers on two cores, NATS elsewhere (by CPU)": capacity,
-        "messages/s of two workers and NATS on two cores (by CPU)": shared,
-        "p50 over nodes": latency,
-    }
-    bars = {
-        "messages/s of two workers on two cores, NATS elsewhere (by CPU)": capacity >= WORKERS_BAR,
-        "p50 over nodes": latency <= LATENCY_BAR,
-    }
-    console.print(_table(list(figures.values())))
-    for name, ratio in ratios.items():
-        verdict = "" if name not in bars else f" ({'within' if bars[name] else 'over'} the bar)"
-        console.print(f"{name}: {ratio:.2f} times that of one{verdict}")
-    console.print(f"each client: {asdict(subjects)}")
-    if json_file is not None:
+    try:
+        throughput = take_throughput(pairs=pairs, in_flight=in_flight, seconds=seconds, turns=turns)
+        latency, subjects = take_latency(seconds=seconds, turns=turns)
+    except MeasurementError as error:
+        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)
+        raise typer.Exit(1) from error
+    taken = throughput | latency
+    ratios = {ratio: ratio.of(taken) for ratio in RATIOS}
+    if json_target != "-":
+        console = Console(width=110)
+        console.print(table_of(throughput, f"{pairs} pairs, {in_flight}"))
+        console.print(table_of(latency, "1 pair, 1"))
+        for ratio, spread in ratios.items():
+            line = f"{ratio.title}: {spread.text('.2f')} times that of one{ratio.verdict(spread.median)}"
+            console.print(line, highlight=False, soft_wrap=True)
+        console.print(f"each client: {asdict(subjects)}", highlight=False, soft_wrap=True)
+    if json_target is not None:
         results = {
             "benchmark": "bus",
             "machine": machine(),
-            "results": {name: asdict(figure) for name, figure in figures.items()},
-            "rounds": {name: [asdict(figure) for figure in each] for name, each in taken.items()},
-            "ratios": ratios,
+            "arrangements": {name: asdict(each) for name, each in taken.items()},
+            "ratios": {ratio.title: spread._asdict() for ratio, spread in ratios.items()},
             "subjects": asdict(subjects),
         }
-        write_json(results, json_file)
+        write_json(results, json_target)
+
+
+@app.command(hidden=True)
+def load(order: str) -> None:
+    """Be the load: the process that `run` starts."""
+    be_the_load(_load(json.loads(order)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ __all__ = [
     "arguments",
     "client_ids",
     "close",
+    "connect",
     "connected",
     "drain",
     "percentile",
@@ -268,13 +269,18 @@ async def connected(load: Load, port: int, pairs: int, *, resumable: bool) -> li
     """Connect all clients."""
     clients = [Client(load, *ids, resumable=resumable) for a, b in client_ids(pairs) for ids in ((a, b), (b, a))]
     for client in clients:
-        await ws_connect(lambda client=client: client, f"ws://127.0.0.1:{port}/")
-        await asyncio.wait({client.accepted, load.failed}, timeout=CONNECT_LIMIT, return_when=asyncio.FIRST_COMPLETED)
-        if load.failed.done():
-            await load.failed
-        if not client.accepted.done():
-            raise LoadError(f"{client.client_id} was not accepted within {CONNECT_LIMIT:.0f} s")
+        await connect(load, client, port)
     return clients
+
+
+async def connect(load: Load, client: Client, port: int) -> None:
+    """Connect one client, and wait until it is accepted."""
+    await ws_connect(lambda: client, f"ws://127.0.0.1:{port}/")
+    await asyncio.wait({client.accepted, load.failed}, timeout=CONNECT_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+    if load.failed.done():
+        await load.failed
+    if not client.accepted.done():
+        raise LoadError(f"{client.client_id} was not accepted within {CONNECT_LIMIT:.0f} s")
 
 
 async def run(load: Load, seconds: float) -> None:

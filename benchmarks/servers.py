@@ -14,9 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from benchmarks.processes import ROOT, free_port, running
+from benchmarks.processes import ROOT, MeasurementError, free_port, running
 
 __all__ = [
+    "NATS",
     "SERVERS",
     "SERVICE",
     "WEBSOCKETS",
@@ -24,6 +25,7 @@ __all__ = [
     "Server",
     "Sfu",
     "local_sfu",
+    "nats_server",
     "reference",
     "service",
     "why_skipped",
@@ -33,6 +35,7 @@ SERVICE = "service"
 WEBSOCKETS = "websockets"
 WS = "ws"
 SERVERS = (SERVICE, WEBSOCKETS, WS)
+NATS = "nats-server"
 
 # Clients that come back may find their last connections still closing.
 SPARE_CONNECTIONS = 100
@@ -106,6 +109,22 @@ def reference(name: str, *, core: int | None = None) -> Iterator[Server]:
 
 
 @contextmanager
+def nats_server(*, core: int | None = None) -> Iterator[Server]:
+    """Run a nats-server while the block lasts.
+
+    Raises:
+        MeasurementError: there is none on this machine.
+    """
+    # Debian installs it where only root's PATH looks.
+    found = shutil.which(NATS) or shutil.which(NATS, path="/usr/sbin:/usr/local/bin")
+    if found is None:
+        raise MeasurementError("there is no nats-server on the PATH: apt-get install nats-server")
+    port = free_port()
+    with running([found, "--addr", "127.0.0.1", "--port", str(port)], port=port, core=core) as pid:
+        yield Server(NATS, pid, port)
+
+
+@contextmanager
 def local_sfu(*, latency: float = 0.0) -> Iterator[Sfu]:
     """Run the local SFU while the block lasts; `latency` (s) is added to each of its answers."""
     sfu = Sfu(free_port(), secrets.token_hex(16), secrets.token_hex(32))
@@ -124,6 +143,8 @@ def service(
     *,
     core: int | None = None,
     storage: Literal["memory", "sqlite"] = "memory",
+    database: Path | None = None,
+    nats_port: int | None = None,
     sfu: Sfu | None = None,
     metrics_port: int = 0,
     log: Path | None = None,
@@ -134,7 +155,9 @@ def service(
     Args:
         tokens: the token of each client that may connect, all of them at the same time.
         core: the processor it may use.
-        storage: where it keeps registrations; a database is in a directory of its own.
+        storage: where it keeps registrations.
+        database: the file of SQLite, which nodes share; None for one in a directory of its own.
+        nats_port: where the nats-server is over which nodes reach each other; None for a node on its own.
         sfu: what its rooms use; None for rooms without media.
         metrics_port: its second port, where the demo page is; normally any free one.
         log: a file for warnings and errors, as JSON lines.
@@ -148,7 +171,8 @@ def service(
                 tokens,
                 port=port,
                 storage=storage,
-                directory=Path(directory),
+                database=database or Path(directory) / "signal-manager.db",
+                nats_port=nats_port,
                 sfu=sfu,
                 metrics_port=metrics_port,
                 log=log,
@@ -167,11 +191,13 @@ def _service_config(
     *,
     port: int,
     storage: str,
-    directory: Path,
+    database: Path,
+    nats_port: int | None,
     sfu: Sfu | None,
     metrics_port: int,
     log: Path | None,
 ) -> str:
+    bus = "" if nats_port is None else f'[bus]\nbackend = "nats"\nnats_url = "nats://127.0.0.1:{nats_port}"\n'
     # A JSON string is a TOML basic string too.
     api_keys = ", ".join(json.dumps(f"{client_id}:{token}") for client_id, token in tokens.items())
     return f"""\
@@ -188,8 +214,9 @@ max_messages_per_minute = {UNREACHED_RATE}
 
 [storage]
 backend = "{storage}"
-sqlite_path = {json.dumps(str(directory / "signal-manager.db"))}
+sqlite_path = {json.dumps(str(database))}
 
+{bus}
 {NO_MEDIA if sfu is None else sfu.settings}
 [metrics]
 port = {metrics_port}

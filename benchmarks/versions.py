@@ -1,9 +1,7 @@
 """What has this version made of the relay's cost? It and an earlier one side by side, sessions that resume or not.
 
-A machine swings by more than two versions differ, but hardly from one fifth of a second to the next. So all services
-run at the same time and one process loads them in turn, slice by slice. Each slice is compared with the one of the
-earlier version in the same turn, and the median of many such pairs is the figure, shown with the quarter of them below
-and above it.
+All services run at the same time and one process loads them in turn, slice by slice (`turns.py`). Each slice is
+compared with the one of the earlier version in the same turn.
 """
 
 from __future__ import annotations
@@ -11,54 +9,35 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
-import time
-from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Annotated, Any
 
 import typer
-import uvloop
-from picows import WSError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load import TOKEN, Client, Load, LoadError, client_ids, close, connected, drain, run, start
-from benchmarks.processes import ROOT, MeasurementError, cores, cpu_seconds, end_on_sigterm, pinned
+from benchmarks.load import TOKEN, Load, client_ids, connected
+from benchmarks.processes import ROOT, MeasurementError, cores, end_on_sigterm
 from benchmarks.results import Spread, machine, write_json
 from benchmarks.servers import service
+from benchmarks.turns import Line, Slice, be_the_load, paired, start_load, take_turns
 
-__all__ = ["Slice", "app", "ratios", "tree_of"]
+__all__ = ["app", "ratios", "tree_of"]
 
 # What the relay may cost with sessions that can be resumed, as a part of what it cost before there were any.
 BAR = 1.15
 BEFORE_RESUME = "c299f78"
 
-# What one slice has caused must not be counted in the next one (s).
-PAUSE = 0.05
-LOAD_LIMIT = 60.0
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What happened in one slice; times are in seconds, CPU times in µs per relayed message."""
-
-    seconds: float
-    messages: int
-    cpu_us: float
-    load_cpu: float
-
 
 def ratios(earlier: list[Slice], later: list[Slice]) -> Spread:
     """Return what messages cost in slices as a part of what they cost in the earlier version's of the same turn."""
-    return Spread.of([ours.cpu_us / theirs.cpu_us for theirs, ours in zip(earlier, later, strict=True)])
+    return paired(earlier, later, lambda theirs, ours: ours.cpu_us / theirs.cpu_us)
 
 
 @contextmanager
@@ -98,7 +77,7 @@ def take(tree: Path, *, pairs: int, in_flight: int, seconds: float, turns: int) 
             stack.enter_context(service(tokens, core=server_core, source=source)) for source in (tree, ROOT, ROOT)
         ]
         order = {
-            "servers": [
+            "lines": [
                 {"port": server.port, "pid": server.pid, "resumable": name == names[-1]}
                 for name, server in zip(names, started, strict=True)
             ],
@@ -107,50 +86,19 @@ def take(tree: Path, *, pairs: int, in_flight: int, seconds: float, turns: int) 
             "seconds": seconds,
             "turns": turns,
         }
-        command = [sys.executable, "-m", "benchmarks.versions", "load", json.dumps(order)]
-        limit = len(names) * (turns + 1) * (seconds + PAUSE) + LOAD_LIMIT
-        try:
-            with pinned(load_core):
-                done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise MeasurementError(f"the load did not end within {limit:.0f} s") from error
-    if done.returncode:
-        raise MeasurementError(f"{in_flight} in flight: {done.stderr.strip()[-2000:]}")
-    lines = [[Slice(**each) for each in line] for line in json.loads(done.stdout)]
+        taken = start_load("benchmarks.versions", order, core=load_core)
+    lines = [[Slice(**each) for each in line] for line in taken]
     return dict(zip(names, lines, strict=True))
 
 
-async def _load(order: dict[str, Any]) -> list[list[Slice]]:
-    lines: list[tuple[Load, list[Client], int, list[Slice]]] = []
-    for server in order["servers"]:
+async def _load(order: dict[str, Any]) -> list[list[dict[str, float]]]:
+    lines = []
+    for line in order["lines"]:
         load = Load()
-        clients = await connected(load, server["port"], order["pairs"], resumable=server["resumable"])
-        lines.append((load, clients, server["pid"], []))
-    for turn in range(order["turns"] + 1):
-        # Whoever comes first in a turn changes, so that no service always follows the same neighbour.
-        first = turn % len(lines)
-        for load, clients, pid, taken in lines[first:] + lines[:first]:
-            start(load, clients, in_flight=order["in_flight"])
-            measured = await _slice(load, pid, order["seconds"])
-            await drain(load)
-            if turn:  # the first one only warms up
-                taken.append(measured)
-    for _, clients, _, _ in lines:
-        await close(clients)
-    return [taken for *_, taken in lines]
-
-
-async def _slice(load: Load, pid: int, seconds: float) -> Slice:
-    await run(load, PAUSE)
-    load.latencies = array("d")
-    cpu, own_cpu, began = cpu_seconds(pid), time.process_time(), perf_counter()
-    await run(load, seconds)
-    messages, elapsed = len(load.latencies), perf_counter() - began
-    if not messages:
-        raise LoadError(f"no offer arrived within {elapsed:.1f} s")
-    return Slice(
-        elapsed, messages, (cpu_seconds(pid) - cpu) / messages * 1e6, (time.process_time() - own_cpu) / elapsed
-    )
+        clients = await connected(load, line["port"], order["pairs"], resumable=line["resumable"])
+        lines.append(Line(load, clients, order["in_flight"], [line["pid"]]))
+    await take_turns(lines, turns=order["turns"], seconds=order["seconds"])
+    return [[asdict(each) for each in line.slices] for line in lines]
 
 
 def table_of(taken: dict[str, list[Slice]], in_flight: int, revision: str) -> Table:
@@ -165,7 +113,7 @@ def table_of(taken: dict[str, list[Slice]], in_flight: int, revision: str) -> Ta
             revision if slices is earlier else name,
             f"{median(each.cpu_us for each in slices):.1f}",
             "" if slices is earlier else ratios(earlier, slices).text(".3f"),
-            f"{median(each.messages / each.seconds for each in slices):,.0f}",
+            f"{median(each.messages_per_second for each in slices):,.0f}",
             f"{median(each.load_cpu for each in slices):.0%}"[:-1],
         )
     return table
@@ -214,11 +162,7 @@ def main(
 @app.command(hidden=True)
 def load(order: str) -> None:
     """Be the load: the process that `run` starts."""
-    try:
-        slices = uvloop.run(_load(json.loads(order)))
-    except (LoadError, WSError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    print(json.dumps([[asdict(each) for each in line] for line in slices]))
+    be_the_load(_load(json.loads(order)))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from typer.testing import CliRunner
 
 from benchmarks.load import TOKEN, client_ids
 from benchmarks.servers import service
-from benchmarks.versions import Slice, app, ratios
+from benchmarks.turns import Slice
+from benchmarks.versions import app, ratios
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc")
 
 
 def slice_of(cpu_us: float) -> Slice:
-    return Slice(seconds=0.2, messages=100, cpu_us=cpu_us, load_cpu=0.5)
+    return Slice(seconds=0.2, messages=100, cpu_us=cpu_us, nats_cpu_us=0.0, load_cpu=0.5, p50_ms=1.0, p99_ms=2.0)
 
 
 def test_each_slice_is_compared_with_that_of_its_own_turn() -> None:
@@ -30,7 +31,7 @@ def test_a_load_that_takes_turns_is_drained_and_started_again() -> None:
     tokens = {client_id: TOKEN for pair in client_ids(2) for client_id in pair}
     with service(tokens) as server:
         order = {
-            "servers": [{"port": server.port, "pid": server.pid, "resumable": True}],
+            "lines": [{"port": server.port, "pid": server.pid, "resumable": True}],
             "pairs": 2,
             "in_flight": 2,
             "seconds": 0.1,
