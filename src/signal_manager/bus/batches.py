@@ -11,8 +11,9 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, assert_never
+from typing import ClassVar, NamedTuple, assert_never
 
+import msgspec
 import structlog
 
 from signal_manager.bus import wire
@@ -51,12 +52,14 @@ class Addresses(NamedTuple):
     reply_to: Callable[[str], str]  # this node's subject for replies, by token
 
 
-class _Letter(NamedTuple):
+class _Letter(msgspec.Struct, eq=False):
     """News on its way to a node."""
 
     node_id: str
     data: bytes
     until: float
+    content: ClassVar[None] = None
+    count: ClassVar[int] = 1
 
 
 _Item = Run | Parcel | _Letter
@@ -65,15 +68,17 @@ _Item = Run | Parcel | _Letter
 class _Outbox:
     """What waits for the end of this turn, for one node."""
 
-    __slots__ = ("answers", "is_awaited", "items")
+    __slots__ = ("answers", "is_awaited", "items", "node_id", "subject")
 
-    def __init__(self) -> None:
+    def __init__(self, node_id: str, subject: bytes) -> None:
+        self.node_id = node_id
+        self.subject = subject
         self.items: list[_Item] = []
         self.answers: list[bytes] = []
         self.is_awaited = False
 
 
-class _Sent(NamedTuple):
+class _Sent(msgspec.Struct, eq=False):
     """A batch that has no answer yet."""
 
     node_id: str
@@ -103,15 +108,19 @@ class Batches:
         metrics: Metrics,
     ) -> None:
         self._link = link
-        self._addresses = addresses
+        self._inbox = addresses.inbox
+        self._name = addresses.node_id.encode()
+        # nats-server tells where the reply goes when nobody listens to a node's subject any more.
+        self._reply_to = addresses.reply_to("b").encode()
         self._ask = ask
         self._timeout = timeout
         self._max_buffered = max_buffered
         self.routes = Routes()
         self.buffered = 0  # bytes of messages
         self._news = 0  # and of news
-        self._outbox: dict[str, _Outbox] = {}
-        self._run: Run | None = None  # what was put there last, and may take more
+        self._outboxes: dict[str, _Outbox] = {}  # by node
+        self._full: list[_Outbox] = []  # those that something waits in
+        self._run: Run | None = None  # what was put into one last, and may take more
         self._is_flush_due = False
         self._answer_timer: asyncio.TimerHandle | None = None
         self._sent: dict[int, _Sent] = {}
@@ -218,10 +227,11 @@ class Batches:
     def flush(self) -> None:
         """Send what this turn of the loop has brought, as few batches as NATS allows."""
         self._is_flush_due = False
-        self._seal()
-        outbox, self._outbox = self._outbox, {}
-        for node_id, box in outbox.items():
-            self._send_box(node_id, box)
+        if self._run is not None:
+            self._seal()
+        full, self._full = self._full, []
+        for box in full:
+            self._empty(box)
         self._link.write_out()
 
     def _tell(self, parcel: Parcel, result: Delivery | SignalManagerError) -> None:
@@ -241,13 +251,13 @@ class Batches:
         """Let signals to a client go straight to its node; None where it is not known."""
         if self._run is not None:
             self._seal()  # so that its bytes count
-        self._admit(_RUN_HEAD + size)
+        largest = self._admit(_RUN_HEAD + size)
         route = self.routes.straight(target)
         if route is None:
             if not is_valid_name(target):  # it was never decoded, and must not become a subject
                 raise InvalidRequestError("target_client_id is no name that a client can have")
             return None
-        room = min(self._largest() - _RUN_HEAD, self._max_buffered - self.buffered, max(size, _RUN_BYTES))
+        room = min(largest - _RUN_HEAD, self._max_buffered - self.buffered, max(size, _RUN_BYTES))
         run = Run(sender, target, wants_ack, route, room)
         route.out += 1
         self._put(route.node_id, run, is_awaited=wants_ack)
@@ -265,10 +275,12 @@ class Batches:
     def _largest(self) -> int:
         return self._link.max_payload - wire.OVERHEAD
 
-    def _admit(self, size: int) -> None:
-        """Raise the error that stands against sending so many bytes, if there is one."""
-        if not self._link.is_up or size > self._largest() or self.buffered + size > self._max_buffered:
+    def _admit(self, size: int) -> int:
+        """Return how many bytes may be sent in one go, or raise the error that stands against sending so many."""
+        largest = self._link.max_payload - wire.OVERHEAD
+        if not self._link.is_up or size > largest or self.buffered + size > self._max_buffered:
             raise self._refusal(size)
+        return largest
 
     def _refusal(self, size: int) -> SignalManagerError:
         largest = self._largest()
@@ -284,15 +296,18 @@ class Batches:
         return error
 
     def _box(self, node_id: str) -> _Outbox:
-        box = self._outbox.get(node_id)
+        """Return a node's outbox, into which something is about to be put."""
+        box = self._outboxes.get(node_id)
         if box is None:
-            box = self._outbox[node_id] = _Outbox()
+            box = self._outboxes[node_id] = _Outbox(node_id, self._inbox(node_id).encode())
+        if not box.items and not box.answers:
+            self._full.append(box)
         return box
 
     def _put(self, node_id: str, item: _Item, *, is_awaited: bool = True) -> None:
         if self._run is not None:
             self._seal()
-        box = self._outbox.get(node_id) or self._box(node_id)
+        box = self._box(node_id)
         box.items.append(item)
         if is_awaited:
             box.is_awaited = True
@@ -304,46 +319,47 @@ class Batches:
         self._answer_timer = None
         self.flush()
 
-    def _send_box(self, node_id: str, box: _Outbox) -> None:
+    def _empty(self, box: _Outbox) -> None:
         largest, shared = self._largest(), None
         is_awaited = box.is_awaited or self.buffered > self._max_buffered // 2
-        entries, size, begin, places = box.answers, sum(map(len, box.answers)), 0, 0
-        for index, item in enumerate(box.items):
-            data, content = item.data, item.content if isinstance(item, Parcel) else None
+        items, entries = box.items, box.answers
+        box.items, box.answers, box.is_awaited = [], [], False
+        size, begin, places = sum(map(len, entries)), 0, 0
+        for index, item in enumerate(items):
+            data, content, count = item.data, item.content, item.count
             length = len(data) if content is None else len(data) + len(content)
-            count = item.count if isinstance(item, Run) else 1
             if size + length > largest or places + count > wire.MOST_PLACES:
-                self._send_batch(node_id, box.items[begin:index], places, entries, is_awaited=is_awaited)
+                self._send_batch(box, items[begin:index], places, entries, size, is_awaited=is_awaited)
                 entries, size, begin, places, shared = [], 0, index, 0, None
             places += count
             if content is None:
                 entries.append(data)
             elif content is shared and isinstance(item, Parcel):
-                data, length = wire.encode_repeated(item.target), len(data)
+                data = wire.encode_repeated(item.target)
+                length = len(data)
                 entries.append(data)
             else:
                 shared = content
                 entries += (data, content)
             size += length
-        items = box.items[begin:] if begin else box.items
-        self._send_batch(node_id, items, places, entries, is_awaited=is_awaited)
+        self._send_batch(box, items[begin:] if begin else items, places, entries, size, is_awaited=is_awaited)
 
     def _send_batch(
-        self, node_id: str, items: list[_Item], places: int, entries: list[bytes], *, is_awaited: bool
+        self, box: _Outbox, items: list[_Item], places: int, entries: list[bytes], size: int, *, is_awaited: bool
     ) -> None:
         if not entries:
             return
         number = next(self._numbers)
-        batch = wire.encode_batch(number, self._addresses.node_id, entries, is_awaited=is_awaited)
-        reply_to = ""
+        head = wire.batch_head(number, self._name, is_awaited=is_awaited)
+        reply_to = b""
         if items:
-            self._sent[number] = _Sent(node_id, items, asyncio.get_running_loop().time(), is_awaited)
-            # nats-server tells where the reply goes when nobody listens to the node's subject any more.
-            reply_to = self._addresses.reply_to(f"b{number}")
+            self._sent[number] = _Sent(box.node_id, items, asyncio.get_running_loop().time(), is_awaited)
+            reply_to = b"%b%d" % (self._reply_to, number)
+        size += len(head)
         self._sent_entries.value += places
         self._sent_batches.value += 1
-        self._sent_bytes.value += len(batch)
-        if not self._link.publish(self._addresses.inbox(node_id), batch, reply_to):
+        self._sent_bytes.value += size
+        if not self._link.put(box.subject, reply_to, (head, *entries), size):
             self._lose(number, "cut off")
 
     # -- what became of it ---------------------------------------------------------------------------------------
@@ -358,7 +374,7 @@ class Batches:
         unsettled = {each.place: each for each in answer.unsettled}
         place = 0
         for item in sent.items:
-            count = item.count if isinstance(item, Run) else 1
+            count = item.count
             if isinstance(item, _Letter):
                 self._news -= len(item.data)
             elif (
@@ -391,6 +407,7 @@ class Batches:
         for other in earlier:
             self._lose(other, "gone")
         del self._sent[number]
+        self._outboxes.pop(sent.node_id, None)  # it is as unlikely to come back as another node is to come
         for item in sent.items:
             if isinstance(item, _Letter):
                 self._news -= len(item.data)

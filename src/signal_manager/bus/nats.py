@@ -131,7 +131,6 @@ class NatsBus(LocalBus[S]):
             url, name=f"{prefix} {node_id}", security=security, on_up=self._reunite, on_down=self._cut_off
         )
         self._reply_prefix = f"{self._named('r', node_id)}."
-        self._inboxes: dict[str, str] = {}
         self._since: dict[str, float] = {}  # when each client was attached here
         self._unclaimed: set[str] = set()  # clients that were attached without asking the others
         self._coming: dict[str, _Coming] = {}
@@ -534,10 +533,7 @@ class NatsBus(LocalBus[S]):
         return f"{self._prefix}.{kind}.{name.replace('.', ':')}"
 
     def _inbox(self, node_id: str) -> str:
-        inbox = self._inboxes.get(node_id)
-        if inbox is None:
-            inbox = self._inboxes[node_id] = self._named("n", node_id)
-        return inbox
+        return self._named("n", node_id)
 
     def _reply_to(self, token: str) -> str:
         return self._reply_prefix + token

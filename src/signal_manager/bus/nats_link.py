@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
+import msgspec
 import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -53,7 +54,7 @@ class NatsSecurity(NamedTuple):
     credentials_path: str = ""
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A message from NATS; `is_unheard` is for what nats-server says where nobody listens ("no responders")."""
 
     subject: str
@@ -169,6 +170,7 @@ class NatsLink:
         self.is_up = False
         self.max_payload = 0
         self._client = Client()
+        self._socket: asyncio.WriteTransport | None = None  # nats-py's, once it has signed in
         self._last_error = ""
         self._handlers: dict[str, Handler] = {}  # by subject
         self._numbers: dict[str, bytes] = {}  # of subscriptions on this connection, by subject
@@ -223,9 +225,19 @@ class NatsLink:
 
     def publish(self, subject: str, payload: bytes, reply: str = "") -> bool:
         """Send a message with the others of this turn of the loop; False when it cannot be sent."""
-        if not self.is_up or not self._client.is_connected or self._waiting() > _MAX_PENDING:
+        if not self.put(subject.encode(), reply.encode(), (payload,), len(payload)):
             return False
-        self._write(b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(payload), payload))
+        self._write_soon()
+        return True
+
+    def put(self, subject: bytes, reply: bytes, parts: Iterable[bytes], size: int) -> bool:
+        """Let a message of so many bytes wait for `write_out`; False when it cannot be sent."""
+        if not self.is_up or self._waiting() > _MAX_PENDING:
+            return False
+        out = self._out
+        out.append(b"PUB %b %b %d\r\n" % (subject, reply, size))
+        out += parts
+        out.append(b"\r\n")
         return True
 
     async def drain(self, *, but: str) -> None:
@@ -274,6 +286,7 @@ class NatsLink:
 
     async def _connect(self, tls: ssl.SSLContext | None) -> None:
         self._client = Client()
+        self._socket = None
         self._out.clear()
         self._is_lost.clear()
         self._last_error = ""
@@ -351,7 +364,7 @@ class NatsLink:
             client._reading_task.cancel()
         self._numbers.clear()
         self._by_number = {}
-        transport = writer.transport
+        transport = self._socket = writer.transport
         former: Any = transport.get_protocol()
         reader = _Reader(former, self._by_number, on_line=self._on_line, on_lost=self._on_lost)
         transport.set_protocol(reader)
@@ -387,21 +400,25 @@ class NatsLink:
     def write_out(self) -> None:
         """Write what has been published in this turn of the loop, rather than at its end."""
         self._is_write_due = False
-        out, self._out = self._out, []
-        if out and self._client.is_connected and self._client._transport:
-            self._client._transport.writelines([b"".join(out)])
+        out = self._out
+        if out:
+            self._out = []
+            if self._socket is not None and self._client.is_connected:
+                self._socket.write(b"".join(out))
 
     def _write(self, data: bytes) -> None:
         # nats-py's own way, a queue and a task in between, costs more than the rest of it.
         self._out.append(data)
+        self._write_soon()
+
+    def _write_soon(self) -> None:
         if not self._is_write_due:
             self._is_write_due = True
             asyncio.get_running_loop().call_soon(self.write_out)
 
     def _waiting(self) -> int:
         """Return how many bytes wait for the socket."""
-        writer: asyncio.StreamWriter | None = getattr(self._client._transport, "_io_writer", None)
-        return 0 if writer is None else writer.transport.get_write_buffer_size()
+        return 0 if self._socket is None else self._socket.get_write_buffer_size()
 
     # -- security ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
@@ -67,6 +67,7 @@ class Parcel(msgspec.Struct, eq=False):
     content: bytes | None = None
     route: Route | None = None  # that it was sent by
     attempts: int = 0
+    count: ClassVar[int] = 1
 
     @property
     def size(self) -> int:

@@ -7,6 +7,7 @@ simply arrive are they looked at one by one.
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import msgspec
 
@@ -31,6 +32,7 @@ class Run(msgspec.Struct, eq=False):
     count: int = 0
     parts: list[bytes] = msgspec.field(default_factory=list)
     data: bytes = b""
+    content: ClassVar[None] = None
 
     def seal(self) -> None:
         """Take no more signals."""

@@ -18,7 +18,7 @@ others.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -40,12 +40,14 @@ __all__ = [
     "VERSION",
     "Answer",
     "Batch",
+    "Entry",
     "News",
     "RelayedMessage",
     "RelayedSignals",
     "Unsettled",
     "Verdict",
     "as_error",
+    "batch_head",
     "encode_answer",
     "encode_batch",
     "encode_content",
@@ -123,20 +125,23 @@ class Unsettled(NamedTuple):
     reason: str = ""
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True):
     """What became of a batch; whatever is not named was delivered."""
 
     number: int
     unsettled: tuple[Unsettled, ...]
 
 
-class Batch(NamedTuple):
+Entry = RelayedSignals | RelayedMessage | News | Answer
+
+
+class Batch(msgspec.Struct, frozen=True):
     """What one node sends another in one go."""
 
     number: int
     is_awaited: bool
     node_id: str
-    entries: tuple[RelayedSignals | RelayedMessage | News | Answer, ...]
+    entries: tuple[Entry, ...]
 
 
 def encode_signals(target: str, sender: str, count: int, parts: Iterable[bytes]) -> bytes:
@@ -184,10 +189,14 @@ def encode_answer(number: int, unsettled: Iterable[Unsettled]) -> bytes:
     return b"".join((_ANSWER_HEAD.pack(_ANSWER, number, count), *parts))
 
 
+def batch_head(number: int, node_name: bytes, *, is_awaited: bool) -> bytes:
+    """Return what stands before the entries of a batch."""
+    return _BATCH_HEAD.pack(VERSION, number, is_awaited, len(node_name)) + node_name
+
+
 def encode_batch(number: int, node_id: str, entries: Iterable[bytes], *, is_awaited: bool = True) -> bytes:
     """Return entries as one batch."""
-    name = node_id.encode()
-    return b"".join((_BATCH_HEAD.pack(VERSION, number, is_awaited, len(name)), name, *entries))
+    return b"".join((batch_head(number, node_id.encode(), is_awaited=is_awaited), *entries))
 
 
 def read_batch(data: bytes) -> Batch:
@@ -202,7 +211,7 @@ def read_batch(data: bytes) -> Batch:
             raise MalformedMessageError(f"batch of version {version}, expected {VERSION}")
         start = _BATCH_HEAD.size + length
         node_id = data[_BATCH_HEAD.size : start].decode()
-        return Batch(number, is_awaited, node_id, tuple(_entries(data, start)))
+        return Batch(number, is_awaited, node_id, _entries(data, start))
     except (struct.error, UnicodeDecodeError, ValueError) as error:
         raise MalformedMessageError(f"no batch: {error}") from error
 
@@ -230,33 +239,41 @@ def verdict_of(error: SignalManagerError) -> Verdict:
     return Verdict.INVALID if isinstance(error, InvalidRequestError) else Verdict.FAILED
 
 
-def _entries(data: bytes, start: int) -> Iterator[RelayedSignals | RelayedMessage | News | Answer]:
+def _entries(data: bytes, start: int) -> tuple[Entry, ...]:
     end = len(data)
+    entries: list[Entry] = []
     message: RelayedMessage | None = None
+    entry: Entry
     while start < end:
         kind = data[start]
         if kind == _SIGNALS:
-            signals, start = _read_signals(data, start)
-            yield signals
+            entry, start = _read_signals(data, start)
+        elif kind == _ANSWER:
+            entry, start = _read_answer(data, start)
         elif kind == _MESSAGE:
             message, start = _read_message(data, start)
-            yield message
+            entry = message
         elif kind == _NEWS:
-            _, length, size = _NEWS_HEAD.unpack_from(data, start)
-            room = start + _NEWS_HEAD.size
-            body = room + length
-            start = body + size
-            yield News(data[room:body].decode(), data[body:start])
-        elif kind == _ANSWER:
-            answer, start = _read_answer(data, start)
-            yield answer
+            entry, start = _read_news(data, start)
         elif kind == _AGAIN and message is not None:
             name, start = _read_target(data, start)
-            yield RelayedMessage(message.message_type, message.payload_type, message.message_id, name, message.payload)
+            entry = RelayedMessage(
+                message.message_type, message.payload_type, message.message_id, name, message.payload
+            )
         else:
             raise MalformedMessageError(f"entry of kind {kind}, expected 1 to 4, or 5 after a message")
+        entries.append(entry)
     if start != end:
         raise MalformedMessageError(f"batch ends {start - end} bytes too early")
+    return tuple(entries)
+
+
+def _read_news(data: bytes, start: int) -> tuple[News, int]:
+    _, length, size = _NEWS_HEAD.unpack_from(data, start)
+    room = start + _NEWS_HEAD.size
+    body = room + length
+    end = body + size
+    return News(data[room:body].decode(), data[body:end]), end
 
 
 def _read_signals(data: bytes, start: int) -> tuple[RelayedSignals, int]:
@@ -291,7 +308,7 @@ def _read_message(data: bytes, start: int) -> tuple[RelayedMessage, int]:
 def _read_answer(data: bytes, start: int) -> tuple[Answer, int]:
     _, number, count = _ANSWER_HEAD.unpack_from(data, start)
     start += _ANSWER_HEAD.size
-    unsettled = []
+    unsettled: list[Unsettled] = []
     for _ in range(count):
         index, verdict, length = _UNSETTLED.unpack_from(data, start)
         start += _UNSETTLED.size
