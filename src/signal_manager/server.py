@@ -105,6 +105,8 @@ class Server:
             storage=storage,
             away=away,
         )
+        # What is written to clients between the two goes out to each of them in one go.
+        self.join_writes, self.flush_writes = self._board.join, self._board.flush
         self._drain_timeout = drain_timeout
         self._listener = Listener(
             self._upgrade,
@@ -144,14 +146,6 @@ class Server:
             UnavailableError: the store does not answer.
         """
         return await self._board.resumption.reclaim()
-
-    def join_writes(self) -> None:
-        """Let what is written from now on wait for `flush_writes`, so that each client's share goes out in one go."""
-        self._board.joining = True
-
-    def flush_writes(self) -> None:
-        """Write what has waited since `join_writes`."""
-        self._board.flush()
 
     def hand_over(self, client_id: ClientId, wants: bytes) -> bytes | None:
         """Give a client's session to the node that it has come to (`bus.base.HandOver`)."""

@@ -301,6 +301,10 @@ class Switchboard:
         except TimeoutError:
             log.warning(too_late, timeout=timeout)
 
+    def join(self) -> None:
+        """Let what is written from now on wait for `flush`, so that each client's share goes out in one go."""
+        self.joining = True
+
     def flush(self) -> None:
         """Write what has waited for the end of this read."""
         self.joining = False

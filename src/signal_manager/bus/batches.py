@@ -40,6 +40,8 @@ _RUN_BYTES = 65536
 _RUN_HEAD = 5 + 2 * 255
 
 AWAY = "the other nodes cannot be reached at present"
+# Of a batch of which all was delivered.
+_NONE: dict[int, wire.Unsettled] = {}
 # Why nobody knows what became of a message, as metrics have it and as its sender is told.
 _LOST = {"cut off": AWAY, "gone": "the other node is gone", "no answer": "another node does not answer"}
 
@@ -269,11 +271,9 @@ class Batches:
         run = self._run
         if run is not None:
             self._run = None
-            run.seal()
+            run.data = wire.encode_signals(run.target, run.sender.client_id, run.count, run.parts)
+            run.parts = []
             self.buffered += len(run.data)
-
-    def _largest(self) -> int:
-        return self._link.max_payload - wire.OVERHEAD
 
     def _admit(self, size: int) -> int:
         """Return how many bytes may be sent in one go, or raise the error that stands against sending so many."""
@@ -283,7 +283,7 @@ class Batches:
         return largest
 
     def _refusal(self, size: int) -> SignalManagerError:
-        largest = self._largest()
+        largest = self._link.max_payload - wire.OVERHEAD
         error: SignalManagerError
         if not self._link.is_up:
             reason, error = "cut off", UnavailableError(AWAY)
@@ -320,7 +320,7 @@ class Batches:
         self.flush()
 
     def _empty(self, box: _Outbox) -> None:
-        largest, shared = self._largest(), None
+        largest, shared = self._link.max_payload - wire.OVERHEAD, None
         is_awaited = box.is_awaited or self.buffered > self._max_buffered // 2
         items, entries = box.items, box.answers
         box.items, box.answers, box.is_awaited = [], [], False
@@ -371,7 +371,7 @@ class Batches:
             return  # too late, and everybody was told so
         if sent.is_awaited:
             self._round_trip.observe(asyncio.get_running_loop().time() - sent.at)
-        unsettled = {each.place: each for each in answer.unsettled}
+        unsettled = {each.place: each for each in answer.unsettled} if answer.unsettled else _NONE
         place = 0
         for item in sent.items:
             count = item.count

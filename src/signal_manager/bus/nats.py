@@ -325,6 +325,7 @@ class NatsBus(LocalBus[S]):
         self._received_batches.value += 1
         self._received_bytes.value += len(message.data)
         unsettled: list[wire.Unsettled] = []
+        answers: list[wire.Answer] = []
         place = 0
         self.before_batch()
         try:
@@ -333,7 +334,7 @@ class NatsBus(LocalBus[S]):
                     unsettled += [_unsettled(place + index, result) for index, result in self._relay(entry)]
                     place += len(entry.signals)
                 elif isinstance(entry, wire.Answer):
-                    self._batches.answered(entry)
+                    answers.append(entry)
                 else:
                     result = self._deliver(entry)
                     if result is not Delivery.DELIVERED:
@@ -341,6 +342,8 @@ class NatsBus(LocalBus[S]):
                     place += 1
         finally:
             self.after_batch()
+        for answer in answers:  # nobody waits for them as clients wait for messages
+            self._batches.answered(answer)
         if place:
             self._received_entries.value += place
             is_awaited = batch.is_awaited or bool(unsettled)

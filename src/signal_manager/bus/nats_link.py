@@ -232,7 +232,7 @@ class NatsLink:
 
     def put(self, subject: bytes, reply: bytes, parts: Iterable[bytes], size: int) -> bool:
         """Let a message of so many bytes wait for `write_out`; False when it cannot be sent."""
-        if not self.is_up or self._waiting() > _MAX_PENDING:
+        if not self.is_up or self._socket is None or self._socket.get_write_buffer_size() > _MAX_PENDING:
             return False
         out = self._out
         out.append(b"PUB %b %b %d\r\n" % (subject, reply, size))
@@ -374,6 +374,7 @@ class NatsLink:
 
     def _on_lost(self) -> None:
         self.is_up = False
+        self._socket = None
         self._is_lost.set()
 
     def _on_line(self, line: bytes) -> None:
@@ -403,7 +404,7 @@ class NatsLink:
         out = self._out
         if out:
             self._out = []
-            if self._socket is not None and self._client.is_connected:
+            if self._socket is not None:
                 self._socket.write(b"".join(out))
 
     def _write(self, data: bytes) -> None:
@@ -415,10 +416,6 @@ class NatsLink:
         if not self._is_write_due:
             self._is_write_due = True
             asyncio.get_running_loop().call_soon(self.write_out)
-
-    def _waiting(self) -> int:
-        """Return how many bytes wait for the socket."""
-        return 0 if self._socket is None else self._socket.get_write_buffer_size()
 
     # -- security ------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ __all__ = ["Run", "alone"]
 class Run(msgspec.Struct, eq=False):
     """Signals on their way to a client of another node.
 
-    `parts` are those of `wire.encode_signals`, until `seal` makes `data` of them.
+    `parts` are those of `wire.encode_signals`, until `data` is made of them and it takes no more.
     """
 
     sender: Sender
@@ -33,11 +33,6 @@ class Run(msgspec.Struct, eq=False):
     parts: list[bytes] = msgspec.field(default_factory=list)
     data: bytes = b""
     content: ClassVar[None] = None
-
-    def seal(self) -> None:
-        """Take no more signals."""
-        self.data = wire.encode_signals(self.target, self.sender.client_id, self.count, self.parts)
-        self.parts.clear()
 
     def arrived(self) -> None:
         """Tell the sender, who wants to know, that all its signals were delivered."""
