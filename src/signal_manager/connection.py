@@ -364,9 +364,9 @@ class Connection(WSListener):
 
     def _forward(self, away: Forwarder, data: bytes, signal: RelayedSignal) -> bool:
         """Send a signal to a client that is not here; False leaves it to the session, which says what is wrong."""
-        body = bytes(signal.signal_data)
+        target, head, body = signal.target_client_id, data[: relay.HEAD], bytes(signal.signal_data)
         try:
-            away.forward(self, signal.target_client_id, data[: relay.HEAD], body, wants_ack=signal.ack)
+            away.forward(self, target, head, body, wants_ack=signal.ack, is_alone=not self._board.joining)
         except SignalManagerError:
             return False
         self.received += 1

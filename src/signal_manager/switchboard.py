@@ -108,7 +108,9 @@ class Forwarder(Protocol):
     def is_waiting(self) -> bool:
         """Whether a sender is still to be told what became of a signal."""
 
-    def forward(self, sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool) -> None:
+    def forward(
+        self, sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
+    ) -> None:
         """Send a signal on in the bytes in which it came; `sender` is told what became of it.
 
         Args:
@@ -116,6 +118,7 @@ class Forwarder(Protocol):
             head: the first `protocol.relay.HEAD` bytes of its frame.
             body: `signal_data` in the payload type that `head` names.
             wants_ack: whether the sender asked to be told that it was delivered, and should not wait for that.
+            is_alone: whether no more come with it, in the same read.
 
         Raises:
             TooLargeError, UnavailableError: as `Bus.send`.

@@ -29,6 +29,8 @@ __all__ = ["AWAY", "Addresses", "Batches"]
 
 log = structlog.get_logger(__name__)
 
+# Signals of one millisecond that are sent by themselves, and not with the others of their turn of the loop.
+_MOST_LONE = 4
 # How long (s) the answer to a batch waits for company: a message of its own costs as much as the batch.
 _ANSWER_SOON = 0.001
 _ANSWER_LATER = 0.05
@@ -124,6 +126,9 @@ class Batches:
         self._full: list[_Outbox] = []  # those that something waits in
         self._run: Run | None = None  # what was put into one last, and may take more
         self._is_flush_due = False
+        self._is_busy = False  # whether what is sent to other nodes has company
+        self._lone = 0  # signals that were sent by themselves
+        self._lone_since = 0  # in this millisecond
         self._answer_timer: asyncio.TimerHandle | None = None
         self._sent: dict[int, _Sent] = {}
         # Numbers are never used again, not even by this node's next life: a late answer must not confirm another batch.
@@ -166,7 +171,9 @@ class Batches:
         if step is not None:
             self.take((step,))
 
-    def forward(self, sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool) -> None:
+    def forward(
+        self, sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
+    ) -> None:
         """Send a signal in the bytes in which it came (`switchboard.Forwarder`)."""
         run = self._run
         size = wire.SIGNAL_HEAD + len(body)
@@ -186,6 +193,11 @@ class Batches:
         run.parts += (head, wire.signal_length(len(body)), body)
         run.count += 1
         run.room -= size
+        if not self._is_flush_due:
+            if is_alone and not self._is_busy:
+                self._flush_now()
+            else:
+                self._flush_soon()
 
     def announce(self, nodes: Iterable[str], news: bytes) -> None:
         """Send news to these nodes."""
@@ -197,11 +209,11 @@ class Batches:
     def owe(self, node_id: str, answer: bytes, *, is_awaited: bool) -> None:
         """Answer a batch with what goes to that node anyway, or by itself after a while."""
         self._box(node_id).answers.append(answer)
-        if self._is_flush_due:
+        timer = self._answer_timer
+        if self._is_flush_due or (timer is not None and not is_awaited):
             return
         loop = asyncio.get_running_loop()
         due = loop.time() + (_ANSWER_SOON if is_awaited else _ANSWER_LATER)
-        timer = self._answer_timer
         if timer is not None:
             if timer.when() <= due:
                 return
@@ -260,10 +272,11 @@ class Batches:
                 raise InvalidRequestError("target_client_id is no name that a client can have")
             return None
         room = min(largest - _RUN_HEAD, self._max_buffered - self.buffered, max(size, _RUN_BYTES))
-        run = Run(sender, target, wants_ack, route, room)
+        run = self._run = Run(sender, target, wants_ack, route, room)
         route.out += 1
-        self._put(route.node_id, run, is_awaited=wants_ack)
-        self._run = run
+        box = self._box(route.node_id)
+        box.items.append(run)
+        box.is_awaited |= wants_ack
         return run
 
     def _seal(self) -> None:
@@ -304,16 +317,32 @@ class Batches:
             self._full.append(box)
         return box
 
-    def _put(self, node_id: str, item: _Item, *, is_awaited: bool = True) -> None:
+    def _put(self, node_id: str, item: _Item) -> None:
         if self._run is not None:
             self._seal()
         box = self._box(node_id)
         box.items.append(item)
-        if is_awaited:
-            box.is_awaited = True
+        box.is_awaited = True
         if not self._is_flush_due:
-            self._is_flush_due = True
-            asyncio.get_running_loop().call_soon(self.flush)
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        """Flush at the end of this turn of the loop."""
+        self._is_flush_due = True
+        asyncio.get_running_loop().call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._is_busy = len(self._full) > 1 or any(len(box.items) > 1 for box in self._full)
+        self.flush()
+
+    def _flush_now(self) -> None:
+        """Send a signal at once that has no company, unless so many do that there is company to be had."""
+        now = int(asyncio.get_running_loop().time() * 1000)
+        if now != self._lone_since:
+            self._lone_since, self._lone = now, 0
+        self._lone += 1
+        self._is_busy = self._lone > _MOST_LONE
+        self.flush()
 
     def _answer(self) -> None:
         self._answer_timer = None

@@ -18,7 +18,7 @@ others.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -178,8 +178,10 @@ def encode_news(room_id: str, data: bytes) -> bytes:
     return b"".join((_NEWS_HEAD.pack(_NEWS, len(name), len(data)), name, data))
 
 
-def encode_answer(number: int, unsettled: Iterable[Unsettled]) -> bytes:
+def encode_answer(number: int, unsettled: Sequence[Unsettled]) -> bytes:
     """Return the answer to a batch as an entry."""
+    if not unsettled:
+        return _ANSWER_HEAD.pack(_ANSWER, number, 0)
     parts: list[bytes] = []
     count = 0
     for each in unsettled:
