@@ -347,7 +347,7 @@ class Connection(WSListener):
             return board.away is not None and self._forward(board.away, data, signal)
         if target.relay_end is None:
             return False
-        outgoing = relay.write(data, bytes(signal.signal_data), end, target.relay_end)
+        outgoing = relay.write(data, signal.signal_data, end, target.relay_end)
         if outgoing is None:
             return False
         self.received += 1
@@ -364,9 +364,10 @@ class Connection(WSListener):
 
     def _forward(self, away: Forwarder, data: bytes, signal: RelayedSignal) -> bool:
         """Send a signal to a client that is not here; False leaves it to the session, which says what is wrong."""
-        target, head, body = signal.target_client_id, data[: relay.HEAD], bytes(signal.signal_data)
+        target, head = signal.target_client_id, data[: relay.HEAD]
+        is_alone = not self._board.joining
         try:
-            away.forward(self, target, head, body, wants_ack=signal.ack, is_alone=not self._board.joining)
+            away.forward(self, target, head, signal.signal_data, wants_ack=signal.ack, is_alone=is_alone)
         except SignalManagerError:
             return False
         self.received += 1

@@ -116,7 +116,7 @@ def read(data: bytes, sender: RelayEnd) -> RelayedSignal | None:
     return None
 
 
-def write(head: bytes, body: bytes, sender: RelayEnd, receiver: RelayEnd) -> bytes | None:
+def write(head: bytes, body: bytes | msgspec.Raw, sender: RelayEnd, receiver: RelayEnd) -> bytes | None:
     """Return a signal's frame for `receiver` with `sender` spliced in, or None when the two do not speak alike.
 
     Args:
@@ -134,7 +134,7 @@ def write(head: bytes, body: bytes, sender: RelayEnd, receiver: RelayEnd) -> byt
             return None
         return b"".join((receiver.start, head[1:HEAD], receiver.pack_length(size), sending, sent_to, body, b"}"))
     if payload_type == _JSON:
-        if head[1] not in _TAGGED or not _is_harmless(body):
+        if head[1] not in _TAGGED or not _is_harmless(bytes(body)):
             return None
         before, after = b"".join((_TAGGED[head[1]][1], sender.json_sender, receiver.json_target)), b"}}"
     elif payload_type == _BINARY:
