@@ -198,10 +198,10 @@ class Connection(WSListener):
         end = self.relay_end
         if end is None:
             return relay_each(self.deliver, self.client_id, sender, signals)
-        sent, origin = self._board.sent, relay.sender_end(sender)
+        sent, origin, write = self._board.sent, relay.sender_end(sender), relay.write
         exceptional: list[Exceptional] = []
         for place, (head, body) in enumerate(signals):
-            outgoing = relay.write(head, body, origin, end)
+            outgoing = write(head, body, origin, end)
             if outgoing is None:
                 odd = relay_each(self.deliver, self.client_id, sender, ((head, body),))
                 exceptional += [(place, result) for _, result in odd]
@@ -364,10 +364,9 @@ class Connection(WSListener):
 
     def _forward(self, away: Forwarder, data: bytes, signal: RelayedSignal) -> bool:
         """Send a signal to a client that is not here; False leaves it to the session, which says what is wrong."""
-        target, head = signal.target_client_id, data[: relay.HEAD]
-        is_alone = not self._board.joining
+        target, is_alone = signal.target_client_id, not self._board.joining
         try:
-            away.forward(self, target, head, signal.signal_data, wants_ack=signal.ack, is_alone=is_alone)
+            away.forward(self, target, data, signal.signal_data, wants_ack=signal.ack, is_alone=is_alone)
         except SignalManagerError:
             return False
         self.received += 1

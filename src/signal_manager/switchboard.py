@@ -109,14 +109,14 @@ class Forwarder(Protocol):
         """Whether a sender is still to be told what became of a signal."""
 
     def forward(
-        self, sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
+        self, sender: Sender, target: str, frame: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
     ) -> None:
         """Send a signal on in the bytes in which it came; `sender` is told what became of it.
 
         Args:
             target: not in `subscribers`.
-            head: the first `protocol.relay.HEAD` bytes of its frame.
-            body: `signal_data` in the payload type that `head` names.
+            frame: what it came in, or its first `protocol.relay.HEAD` bytes.
+            body: `signal_data` in the payload type that these name.
             wants_ack: whether the sender asked to be told that it was delivered, and should not wait for that.
             is_alone: whether no more come with it, in the same read.
 

@@ -45,7 +45,7 @@ ENTRIES = st.one_of(
 def encode(entry: wire.RelayedSignals | wire.RelayedMessage | wire.News | wire.Answer) -> bytes:
     match entry:
         case wire.RelayedSignals(target, sender, signals):
-            parts = [part for head, body in signals for part in (head, wire.signal_length(len(body)), body)]
+            parts = [part for head, body in signals for part in (wire.signal_head(head, len(body)), body)]
             return wire.encode_signals(target, sender, len(signals), parts)
         case wire.RelayedMessage(message_type, payload_type, message_id, target, payload):
             content = wire.encode_content(message_type, payload_type, message_id, payload)

@@ -24,6 +24,7 @@ from signal_manager.bus.runs import Run, alone
 from signal_manager.errors import InvalidRequestError, SignalManagerError, TooLargeError, UnavailableError
 from signal_manager.metrics import Metrics
 from signal_manager.model import is_valid_name
+from signal_manager.protocol.relay import HEAD
 
 __all__ = ["AWAY", "Addresses", "Batches"]
 
@@ -172,7 +173,7 @@ class Batches:
             self.take((step,))
 
     def forward(
-        self, sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
+        self, sender: Sender, target: str, frame: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
     ) -> None:
         """Send a signal in the bytes in which it came (`switchboard.Forwarder`)."""
         run = self._run
@@ -187,10 +188,10 @@ class Batches:
         ):
             run = self._begin_run(sender, target, size, wants_ack=wants_ack)
             if run is None:
-                parcel = alone(sender, target, head, body, wants_ack=wants_ack)
+                parcel = alone(sender, target, frame[:HEAD], body, wants_ack=wants_ack)
                 self.send(target, parcel.data, parcel.outcome)
                 return
-        run.parts += (head, wire.signal_length(len(body)), body)
+        run.parts += (wire.signal_head(frame, len(body)), body)
         run.count += 1
         run.room -= size
         if not self._is_flush_due:

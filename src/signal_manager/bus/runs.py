@@ -52,5 +52,5 @@ def alone(
     sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool, route: Route | None = None
 ) -> Parcel:
     """Return one signal as a parcel whose sender is told what became of it."""
-    data = wire.encode_signals(target, sender.client_id, 1, (head, wire.signal_length(len(body)), body))
+    data = wire.encode_signals(target, sender.client_id, 1, (wire.signal_head(head, len(body)), body))
     return Parcel(target, data, partial(sender.told, head, target, wants_ack), route=route)

@@ -57,7 +57,7 @@ __all__ = [
     "encode_signals",
     "read_batch",
     "read_signals",
-    "signal_length",
+    "signal_head",
     "verdict_of",
 ]
 
@@ -73,8 +73,8 @@ _SIGNAL_HEAD = struct.Struct(f">{HEAD}sI")
 # Bytes of a signal beside its body.
 SIGNAL_HEAD = _SIGNAL_HEAD.size
 _read_signal_head = _SIGNAL_HEAD.unpack_from
-# The length of a signal's body, as it stands before it.
-signal_length = struct.Struct(">I").pack
+# Called with a frame, or its first `HEAD` bytes, and the length of its signal's body; returns what stands before that.
+signal_head = _SIGNAL_HEAD.pack
 _TARGET_HEAD = struct.Struct(">BB")
 _CONTENT_HEAD = struct.Struct(">BB16sI")
 _NEWS_HEAD = struct.Struct(">BBI")
@@ -148,7 +148,7 @@ def encode_signals(target: str, sender: str, count: int, parts: Iterable[bytes])
     """Return signals as an entry.
 
     Args:
-        parts: of each signal the first `HEAD` bytes of its frame, `signal_length` of its body, and its body.
+        parts: of each signal its `signal_head` and its body.
     """
     target_name, sender_name = target.encode(), sender.encode()
     head = _SIGNALS_HEAD.pack(_SIGNALS, count, len(target_name), len(sender_name))
