@@ -338,12 +338,12 @@ class Batches:
 
     def _flush_now(self) -> None:
         """Send a signal at once that has no company, unless so many do that there is company to be had."""
+        self.flush()
         now = int(asyncio.get_running_loop().time() * 1000)
         if now != self._lone_since:
             self._lone_since, self._lone = now, 0
         self._lone += 1
         self._is_busy = self._lone > _MOST_LONE
-        self.flush()
 
     def _answer(self) -> None:
         self._answer_timer = None

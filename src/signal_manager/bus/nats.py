@@ -322,8 +322,6 @@ class NatsBus(LocalBus[S]):
         except MalformedMessageError as error:
             log.error("batch from another node not understood", reason=error.message)
             return
-        self._received_batches.value += 1
-        self._received_bytes.value += len(message.data)
         unsettled: list[wire.Unsettled] = []
         answers: list[wire.Answer] = []
         place = 0
@@ -331,7 +329,9 @@ class NatsBus(LocalBus[S]):
         try:
             for entry in batch.entries:
                 if isinstance(entry, wire.RelayedSignals):
-                    unsettled += [_unsettled(place + index, result) for index, result in self._relay(entry)]
+                    exceptional = self._relay(entry)
+                    if exceptional:
+                        unsettled += [_unsettled(place + index, result) for index, result in exceptional]
                     place += len(entry.signals)
                 elif isinstance(entry, wire.Answer):
                     answers.append(entry)
@@ -342,8 +342,11 @@ class NatsBus(LocalBus[S]):
                     place += 1
         finally:
             self.after_batch()
-        for answer in answers:  # nobody waits for them as clients wait for messages
+        # For the rest nobody waits as clients wait for messages.
+        for answer in answers:
             self._batches.answered(answer)
+        self._received_batches.value += 1
+        self._received_bytes.value += len(message.data)
         if place:
             self._received_entries.value += place
             is_awaited = batch.is_awaited or bool(unsettled)

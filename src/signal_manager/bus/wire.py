@@ -141,7 +141,7 @@ class Batch(msgspec.Struct, frozen=True):
     number: int
     is_awaited: bool
     node_id: str
-    entries: tuple[Entry, ...]
+    entries: list[Entry]
 
 
 def encode_signals(target: str, sender: str, count: int, parts: Iterable[bytes]) -> bytes:
@@ -211,11 +211,31 @@ def read_batch(data: bytes) -> Batch:
         version, number, is_awaited, length = _BATCH_HEAD.unpack_from(data)
         if version != VERSION:
             raise MalformedMessageError(f"batch of version {version}, expected {VERSION}")
-        start = _BATCH_HEAD.size + length
+        start, end = _BATCH_HEAD.size + length, len(data)
         node_id = data[_BATCH_HEAD.size : start].decode()
-        return Batch(number, is_awaited, node_id, _entries(data, start))
+        entries: list[Entry] = []
+        message: RelayedMessage | None = None
+        entry: Entry
+        while start < end:
+            kind = data[start]
+            if kind == _SIGNALS:
+                entry, start = _read_signals(data, start)
+            elif kind == _ANSWER:
+                entry, start = _read_answer(data, start)
+            elif kind == _MESSAGE:
+                entry, start = message, _ = _read_message(data, start)
+            elif kind == _NEWS:
+                entry, start = _read_news(data, start)
+            elif kind == _AGAIN and message is not None:
+                entry, start = _read_again(data, start, message)
+            else:
+                raise MalformedMessageError(f"entry of kind {kind}, expected 1 to 4, or 5 after a message")
+            entries.append(entry)
     except (struct.error, UnicodeDecodeError, ValueError) as error:
         raise MalformedMessageError(f"no batch: {error}") from error
+    if start != end:
+        raise MalformedMessageError(f"batch ends {start - end} bytes too early")
+    return Batch(number, is_awaited, node_id, entries)
 
 
 def read_signals(entry: bytes) -> RelayedSignals:
@@ -241,33 +261,10 @@ def verdict_of(error: SignalManagerError) -> Verdict:
     return Verdict.INVALID if isinstance(error, InvalidRequestError) else Verdict.FAILED
 
 
-def _entries(data: bytes, start: int) -> tuple[Entry, ...]:
-    end = len(data)
-    entries: list[Entry] = []
-    message: RelayedMessage | None = None
-    entry: Entry
-    while start < end:
-        kind = data[start]
-        if kind == _SIGNALS:
-            entry, start = _read_signals(data, start)
-        elif kind == _ANSWER:
-            entry, start = _read_answer(data, start)
-        elif kind == _MESSAGE:
-            message, start = _read_message(data, start)
-            entry = message
-        elif kind == _NEWS:
-            entry, start = _read_news(data, start)
-        elif kind == _AGAIN and message is not None:
-            name, start = _read_target(data, start)
-            entry = RelayedMessage(
-                message.message_type, message.payload_type, message.message_id, name, message.payload
-            )
-        else:
-            raise MalformedMessageError(f"entry of kind {kind}, expected 1 to 4, or 5 after a message")
-        entries.append(entry)
-    if start != end:
-        raise MalformedMessageError(f"batch ends {start - end} bytes too early")
-    return tuple(entries)
+def _read_again(data: bytes, start: int, message: RelayedMessage) -> tuple[RelayedMessage, int]:
+    name, start = _read_target(data, start)
+    again = RelayedMessage(message.message_type, message.payload_type, message.message_id, name, message.payload)
+    return again, start
 
 
 def _read_news(data: bytes, start: int) -> tuple[News, int]:
