@@ -110,7 +110,9 @@ def reference(name: str, *, core: int | None = None) -> Iterator[Server]:
 
 @contextmanager
 def nats_server(*, core: int | None = None) -> Iterator[Server]:
-    """Run a nats-server while the block lasts.
+    """Run a nats-server while the block lasts, with one processor unless GOMAXPROCS says otherwise.
+
+    Go's runtime looks for work on every processor that it is given, and here workers need them.
 
     Raises:
         MeasurementError: there is none on this machine.
@@ -120,7 +122,8 @@ def nats_server(*, core: int | None = None) -> Iterator[Server]:
     if found is None:
         raise MeasurementError("there is no nats-server on the PATH: apt-get install nats-server")
     port = free_port()
-    with running([found, "--addr", "127.0.0.1", "--port", str(port)], port=port, core=core) as pid:
+    command = [found, "--addr", "127.0.0.1", "--port", str(port)]
+    with running(command, port=port, core=core, environment={"GOMAXPROCS": "1", **os.environ}) as pid:
         yield Server(NATS, pid, port)
 
 
