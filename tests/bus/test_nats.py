@@ -93,11 +93,17 @@ def head_of(number: int) -> bytes:
 
 
 def forward(
-    bus: NatsBus[Phone], sender: Caller, *numbers: int, target: str = A, wants_ack: bool = False, padding: int = 0
+    bus: NatsBus[Phone],
+    sender: Caller,
+    *numbers: int,
+    target: str = A,
+    wants_ack: bool = False,
+    is_alone: bool = False,
+    padding: int = 0,
 ) -> None:
     for number in numbers:
         body = b"[%d]" % number + b" " * padding
-        bus.forwarder.forward(sender, target, head_of(number), body, wants_ack=wants_ack)
+        bus.forwarder.forward(sender, target, head_of(number), body, wants_ack=wants_ack, is_alone=is_alone)
 
 
 def arrived(phone: Phone) -> list[int]:
@@ -223,6 +229,33 @@ async def test_signals_that_nobody_confirms_are_told_lost_one_by_one(nats: NatsS
         await until(lambda: len(caller.tales) == 2)
         assert all(isinstance(result, UnavailableError) for result in caller.results.values())
         assert not here.forwarder.is_waiting
+
+
+async def test_a_signal_without_company_leaves_at_once_and_many_leave_together(nats: NatsServer) -> None:
+    metrics = Metrics()
+    async with (
+        NatsBus[Phone](node_id=NodeId("here"), url=nats.url, metrics=metrics) as here,
+        node(nats, "there") as there,
+    ):
+        phone, caller = await come(there, A, Phone()), Caller()
+        assert await result_of(here, A, message()) is Delivery.DELIVERED
+
+        def batches() -> int:
+            return metrics.bus_batches.by_label()["out"]
+
+        before = batches()
+        forward(here, caller, 0, is_alone=True)
+        assert batches() == before + 1
+        forward(here, caller, *range(1, 200), is_alone=True)
+        assert batches() < before + 100
+
+        await until(lambda: not here.forwarder.is_waiting)
+        assert arrived(phone) == list(range(200))
+        forward(here, caller, 200, is_alone=True)
+        await until(lambda: len(phone.relayed) == 201)
+        before = batches()
+        forward(here, caller, 201, is_alone=True)
+        assert batches() == before + 1
 
 
 async def test_a_run_of_signals_is_bounded(nats: NatsServer) -> None:
