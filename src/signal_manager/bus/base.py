@@ -115,7 +115,7 @@ class Sender(Protocol):
         """The client that it proved to be."""
 
     def told(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
-        """Tell the client what became of a signal, if there is anything to tell.
+        """Tell the client what became of a signal, if anything is to be told; maybe inside the call that sends it.
 
         Args:
             head: the first `protocol.relay.HEAD` bytes of its frame.

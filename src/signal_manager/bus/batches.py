@@ -243,7 +243,7 @@ class Batches:
         """Send what this turn of the loop has brought, as few batches as NATS allows."""
         self._is_flush_due = False
         if self._run is not None:
-            self._seal()
+            self._seal(self._run)
         full, self._full = self._full, []
         for box in full:
             self._empty(box)
@@ -265,7 +265,7 @@ class Batches:
     def _begin_run(self, sender: Sender, target: str, size: int, *, wants_ack: bool) -> Run | None:
         """Let signals to a client go straight to its node; None where it is not known."""
         if self._run is not None:
-            self._seal()  # so that its bytes count
+            self._seal(self._run)  # so that its bytes count
         largest = self._admit(_RUN_HEAD + size)
         route = self.routes.straight(target)
         if route is None:
@@ -280,14 +280,12 @@ class Batches:
         box.is_awaited |= wants_ack
         return run
 
-    def _seal(self) -> None:
+    def _seal(self, run: Run) -> None:
         """Let no more signals into the run that was put into an outbox last, since something else follows it."""
-        run = self._run
-        if run is not None:
-            self._run = None
-            run.data = wire.encode_signals(run.target, run.sender.client_id, run.count, run.parts)
-            run.parts = []
-            self.buffered += len(run.data)
+        self._run = None
+        run.data = wire.encode_signals(run.target, run.sender.client_id, run.count, run.parts)
+        run.parts = []
+        self.buffered += len(run.data)
 
     def _admit(self, size: int) -> int:
         """Return how many bytes may be sent in one go, or raise the error that stands against sending so many."""
@@ -320,7 +318,7 @@ class Batches:
 
     def _put(self, node_id: str, item: _Item) -> None:
         if self._run is not None:
-            self._seal()
+            self._seal(self._run)
         box = self._box(node_id)
         box.items.append(item)
         box.is_awaited = True
