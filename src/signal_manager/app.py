@@ -158,7 +158,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
         )
         if isinstance(bus, NatsBus):
             bus.hand_over = server.hand_over
-            bus.before_batch, bus.after_batch = server.join_writes, server.flush_writes
+            bus.deliveries.before, bus.deliveries.after = server.join_writes, server.flush_writes
         else:
             reclaimed = await server.reclaim()
             if reclaimed:

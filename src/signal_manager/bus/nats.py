@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,7 +22,6 @@ from signal_manager.bus import wire
 from signal_manager.bus.base import (
     Claimed,
     Delivery,
-    Exceptional,
     HandOver,
     NewsHandler,
     Outcome,
@@ -31,6 +30,7 @@ from signal_manager.bus.base import (
     Subscriber,
 )
 from signal_manager.bus.batches import AWAY, Addresses, Batches
+from signal_manager.bus.deliveries import Deliveries
 from signal_manager.bus.local import LocalBus
 from signal_manager.bus.nats_link import Arrival, NatsLink, NatsSecurity
 from signal_manager.bus.questions import (
@@ -51,17 +51,14 @@ from signal_manager.bus.questions import (
     decode,
     encode,
 )
-from signal_manager.bus.routes import Parcel
 from signal_manager.errors import (
     ConfigurationError,
-    MalformedMessageError,
-    SignalManagerError,
     UnavailableError,
 )
 from signal_manager.metrics import Metrics
 from signal_manager.model import ClientId, NodeId, RoomId, is_valid_name
-from signal_manager.protocol.codec import decode_payload, encode_payload
-from signal_manager.protocol.messages import Message, MessageType, PayloadType, Peer, Shape, Signal, spec_of
+from signal_manager.protocol.codec import encode_payload
+from signal_manager.protocol.messages import Message, PayloadType, Peer, Shape, Signal, spec_of
 
 __all__ = ["NatsBus"]
 
@@ -73,7 +70,6 @@ S = TypeVar("S", bound=Subscriber)
 # whoever sent something is told 503 when it is over.
 QUESTION_TIMEOUT = 2.0
 BATCH_TIMEOUT = 5.0
-_FAILED = "the other node could not deliver this"
 # Bytes that may be on their way to other nodes, or wait for it.
 MAX_BUFFERED = 64 * 1024 * 1024
 # Between two looks for what has taken too long (s).
@@ -144,22 +140,16 @@ class NatsBus(LocalBus[S]):
         )
         self._routes = self._batches.routes
         self._questions = Questions(self._link, self._reply_to, timeout=question_timeout, away=AWAY)
-        self._received_entries = metrics.bus_messages.labelled("in")
-        self._received_batches = metrics.bus_batches.labelled("in")
-        self._received_bytes = metrics.bus_bytes.labelled("in")
+        self.deliveries = Deliveries(self.subscribers, self._batches, metrics)
         metrics.bus_connected.read_from(lambda: float(self._link.is_up))
         metrics.bus_nodes.read_from(lambda: len(self._peers))
         self._content: tuple[Message, bytes, bytes] | None = None  # what was sent last, which may go to others too
         self._sweeper: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._on_news: NewsHandler = lambda room_id, news: None
         self._on_reunion: ReunionHandler = lambda node_id: None
         self._peers: dict[str, float] = {}  # the other nodes, and when each was last heard of
         self._next_hello = 0.0
         self._on_question_to_all: QuestionHandler = lambda question: b""
-        # Called around each batch, so that what it brings for one client can be written in one go.
-        self.before_batch: Callable[[], None] = lambda: None
-        self.after_batch: Callable[[], None] = lambda: None
         self.hand_over: HandOver = lambda client_id, wants: None
 
     async def __aenter__(self) -> Self:
@@ -170,7 +160,7 @@ class NatsBus(LocalBus[S]):
             await self._link.__aexit__(None, None, None)
             raise ConfigurationError(f"bus.node_id {self._node_id} is in use by another node, expected one of its own")
         self._link.subscribe(self._named("i", self._node_id), self._on_roll_call)
-        self._link.subscribe(self._named("n", self._node_id), self._on_batch)
+        self._link.subscribe(self._named("n", self._node_id), self.deliveries.take)
         self._link.subscribe(f"{self._prefix}.all", self._on_notice)
         self._publish_to_all(Hello(self._node_id, is_new=True))
         await self._link.flush()
@@ -263,7 +253,7 @@ class NatsBus(LocalBus[S]):
                 del self._coming[client_id]
             self._answer_those_who_ask(client_id, coming)
         for parcel in self._routes.arrived(client_id):
-            self._batches.settle(parcel, self._deliver_here(parcel))
+            self._batches.settle(parcel, self.deliveries.deliver_parcel(parcel))
 
     def detach(self, client_id: ClientId, subscriber: S) -> None:
         """Forget a connection that has ended."""
@@ -284,7 +274,7 @@ class NatsBus(LocalBus[S]):
 
     def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
         """See `Bus.listen`."""
-        self._on_news, self._on_reunion = on_news, on_reunion
+        self.deliveries.on_news, self._on_reunion = on_news, on_reunion
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -313,82 +303,6 @@ class NatsBus(LocalBus[S]):
         if not self._link.is_up:
             return  # whoever misses it is told to look when this node is back
         self._batches.announce(nodes, wire.encode_news(room_id, news))
-
-    # -- what other nodes send -------------------------------------------------------------------------------------
-
-    def _on_batch(self, message: Arrival) -> None:
-        try:
-            batch = wire.read_batch(message.data)
-        except MalformedMessageError as error:
-            log.error("batch from another node not understood", reason=error.message)
-            return
-        unsettled: list[wire.Unsettled] = []
-        answers: list[wire.Answer] = []
-        place = 0
-        self.before_batch()
-        try:
-            for entry in batch.entries:
-                if isinstance(entry, wire.RelayedSignals):
-                    exceptional = self._relay(entry)
-                    if exceptional:
-                        unsettled += [_unsettled(place + index, result) for index, result in exceptional]
-                    place += len(entry.signals)
-                elif isinstance(entry, wire.Answer):
-                    answers.append(entry)
-                else:
-                    result = self._deliver(entry)
-                    if result is not Delivery.DELIVERED:
-                        unsettled.append(_unsettled(place, result))
-                    place += 1
-        finally:
-            self.after_batch()
-        # For the rest nobody waits as clients wait for messages.
-        for answer in answers:
-            self._batches.answered(answer)
-        self._received_batches.value += 1
-        self._received_bytes.value += len(message.data)
-        if place:
-            self._received_entries.value += place
-            is_awaited = batch.is_awaited or bool(unsettled)
-            self._batches.owe(batch.node_id, wire.encode_answer(batch.number, unsettled), is_awaited=is_awaited)
-
-    def _relay(self, entry: wire.RelayedSignals) -> Sequence[Exceptional]:
-        """Deliver signals and return those that were not, by their place among them."""
-        subscriber = self.subscribers.get(entry.target)
-        if subscriber is None:
-            return [(index, Delivery.OFFLINE) for index in range(len(entry.signals))]
-        try:
-            return subscriber.relay(entry.sender, entry.signals)
-        except Exception:
-            log.exception("signals from another node not delivered", client_id=entry.target)
-            return [(index, UnavailableError(_FAILED)) for index in range(len(entry.signals))]
-
-    def _deliver(self, entry: wire.RelayedMessage | wire.News) -> Delivery | SignalManagerError:
-        if isinstance(entry, wire.News):
-            self._on_news(RoomId(entry.room_id), entry.data)
-            return Delivery.DELIVERED
-        subscriber = self.subscribers.get(entry.target)
-        if subscriber is None:
-            return Delivery.OFFLINE
-        try:
-            message_type = MessageType(entry.message_type)
-            payload_type = PayloadType(entry.payload_type)
-            message = decode_payload(message_type, payload_type, entry.payload, sent_by=Peer.SERVICE).message
-            return subscriber.deliver(message, entry.message_id)
-        except SignalManagerError as error:
-            return error
-        except Exception:
-            log.exception("message from another node not delivered", client_id=entry.target)
-            return UnavailableError(_FAILED)
-
-    def _deliver_here(self, parcel: Parcel) -> Delivery | SignalManagerError:
-        """Deliver what was meant for another node to a client that has come here."""
-        data = parcel.data if parcel.content is None else parcel.data + parcel.content
-        (entry,) = wire.read_batch(wire.encode_batch(0, "", [data])).entries
-        if isinstance(entry, wire.RelayedSignals):
-            exceptional = self._relay(entry)  # of one signal
-            return exceptional[0][1] if exceptional else Delivery.DELIVERED
-        return Delivery.OFFLINE if isinstance(entry, wire.Answer) else self._deliver(entry)
 
     # -- questions -----------------------------------------------------------------------------------------------
 
@@ -543,9 +457,3 @@ class NatsBus(LocalBus[S]):
 
     def _reply_to(self, token: str) -> str:
         return self._reply_prefix + token
-
-
-def _unsettled(index: int, result: Delivery | SignalManagerError) -> wire.Unsettled:
-    if isinstance(result, SignalManagerError):
-        return wire.Unsettled(index, wire.verdict_of(result), result.message)
-    return wire.Unsettled(index, wire.Verdict.QUEUED if result is Delivery.QUEUED else wire.Verdict.ABSENT)
