@@ -128,6 +128,7 @@ class Batches:
         self._run: Run | None = None  # what was put into one last, and may take more
         self._is_flush_due = False
         self._is_busy = False  # whether what is sent to other nodes has company
+        self._is_held = False  # for a second turn of the loop
         self._lone = 0  # signals that were sent by themselves
         self._lone_since = 0  # in this millisecond
         self._answer_timer: asyncio.TimerHandle | None = None
@@ -326,11 +327,16 @@ class Batches:
             self._flush_soon()
 
     def _flush_soon(self) -> None:
-        """Flush at the end of this turn of the loop."""
+        """Flush at the end of this turn of the loop, or of the next one where there is company to be had."""
         self._is_flush_due = True
         asyncio.get_running_loop().call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
+        if self._is_busy and not self._is_held:
+            self._is_held = True  # makes larger batches; more turns hold up more than they save
+            asyncio.get_running_loop().call_soon(self._end_turn)
+            return
+        self._is_held = False
         self._is_busy = len(self._full) > 1 or any(len(box.items) > 1 for box in self._full)
         self.flush()
 
