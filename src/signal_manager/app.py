@@ -13,15 +13,16 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
 import uvloop
 
 from signal_manager import __version__, logs
-from signal_manager.admin import AdminServer, Everywhere, Management, Numbers, TokenIssuer
+from signal_manager.admin.everywhere import Everywhere
+from signal_manager.admin.numbers import Numbers
 from signal_manager.backends import authenticator_for, bus_for, media_for, storage_for
-from signal_manager.bus.nats import NatsBus
 from signal_manager.config import (
     Config,
     as_plain,
@@ -49,6 +50,11 @@ from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
 from signal_manager.tls import Certificate
 from signal_manager.tracing import Tracing, tracing_from
+
+if TYPE_CHECKING:
+    from signal_manager.admin.api import Management
+    from signal_manager.admin.server import AdminServer
+    from signal_manager.admin.tokens import TokenIssuer
 
 __all__ = ["check_exposure", "configure_logs", "run", "running"]
 
@@ -154,12 +160,10 @@ async def running(config: Config) -> AsyncIterator[Server]:
             ),
             storage=storage,
             drain_timeout=config.server.drain_timeout,
-            away=bus.forwarder if isinstance(bus, NatsBus) else None,
+            away=bus.forwarder,
         )
-        if isinstance(bus, NatsBus):
-            bus.hand_over = server.hand_over
-            bus.deliveries.before, bus.deliveries.after = server.join_writes, server.flush_writes
-        else:
+        bus.serve_others(hand_over=server.hand_over, join=server.join_writes, flush=server.flush_writes)
+        if not has_other_nodes(config):
             reclaimed = await server.reclaim()
             if reclaimed:
                 log.info("sessions reclaimed", sessions=reclaimed)
@@ -171,6 +175,8 @@ async def running(config: Config) -> AsyncIterator[Server]:
         numbers = Numbers(metrics, node_id=node_id, workers=config.server.workers, others=bus.ask_others)
         bus.respond(lambda question: numbers.answer(question) or everywhere.answer(question))
         if config.metrics.enabled:
+            from signal_manager.admin.api import Management  # noqa: PLC0415 - a third of the start; many workers have none
+
             management = Management(
                 presence=server.presence,
                 storage=storage,
@@ -267,6 +273,8 @@ def _admin(
     degradations: Callable[[], list[str]],
 ) -> AdminServer:
     """Build the second port."""
+    from signal_manager.admin.server import AdminServer  # noqa: PLC0415 - as above
+
     return AdminServer(
         host=config.metrics.host,
         port=config.metrics.port,
@@ -287,6 +295,8 @@ def _admin(
 
 def _token_issuer(config: Config) -> TokenIssuer | None:
     """Build what signs tokens, where the service would accept them."""
+    from signal_manager.admin.tokens import TokenIssuer  # noqa: PLC0415 - as above
+
     auth = config.auth
     if auth.auth_method in {"api_key", "store"} or "HS256" not in auth.jwt_algorithms:
         return None

@@ -8,13 +8,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from signal_manager.adapters import load_adapter
 from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.local import LocalBus
-from signal_manager.bus.nats import NatsBus
-from signal_manager.bus.nats_link import NatsSecurity
 from signal_manager.config import Config, has_other_nodes
 from signal_manager.errors import ConfigurationError
 from signal_manager.jwks import JwksKeys
@@ -23,6 +21,9 @@ from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.resumption import Reachable
 from signal_manager.storage.base import Storage
+
+if TYPE_CHECKING:
+    from signal_manager.bus.nats_link import NatsSecurity
 
 __all__ = [
     "Media",
@@ -38,6 +39,8 @@ __all__ = [
 
 def nats_security(config: Config) -> NatsSecurity:
     """Return how this node proves to NATS who it is."""
+    from signal_manager.bus.nats_link import NatsSecurity  # noqa: PLC0415 - most services have no use for its library
+
     settings = config.bus
     return NatsSecurity(
         ca_path=settings.nats_ca_path,
@@ -107,6 +110,8 @@ async def bus_for(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIte
     if not has_other_nodes(config):
         yield LocalBus(max_subscribers=config.session.max_sessions_per_client)
         return
+    from signal_manager.bus.nats import NatsBus  # noqa: PLC0415 - as above
+
     settings = config.bus
     bus: NatsBus[Reachable] = NatsBus(
         node_id=node_id,

@@ -13,7 +13,7 @@ from time import perf_counter
 import structlog
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from signal_manager.bus.base import Delivery, Exceptional
+from signal_manager.bus.base import Delivery, Exceptional, Forwarder
 from signal_manager.conversation import Conversation
 from signal_manager.errors import SignalManagerError
 from signal_manager.frames import Frames
@@ -28,7 +28,7 @@ from signal_manager.protocol.session import CloseCode, Received, Session
 from signal_manager.protocol.websocket import frame_head, is_text
 from signal_manager.resumption import relay_each
 from signal_manager.router import acknowledgement
-from signal_manager.switchboard import Forwarder, Switchboard
+from signal_manager.switchboard import Switchboard
 
 __all__ = ["Connection"]
 

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
 
+from signal_manager.bus.base import Forwarder
 from signal_manager.bus.local import LocalBus
 from signal_manager.connection import Connection
 from signal_manager.limits import TURNED_AWAY, ClientAddress, Limits, Origins, TrustedProxies
@@ -28,7 +29,7 @@ from signal_manager.protocol.session import SessionSettings
 from signal_manager.resumption import Reachable, ResumeSettings
 from signal_manager.router import Router
 from signal_manager.storage.base import Storage
-from signal_manager.switchboard import Forwarder, Switchboard
+from signal_manager.switchboard import Switchboard
 from signal_manager.tls import Certificate
 
 __all__ = ["Server"]

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from signal_manager.bus.base import Sender
+from signal_manager.bus.base import Forwarder
 from signal_manager.bus.local import LocalBus
 from signal_manager.errors import SignalManagerError
 from signal_manager.limits import ClientAddress, Limits, Usage
@@ -31,7 +31,7 @@ from signal_manager.resumption import Carrier, Reachable, ResumableSession, Resu
 from signal_manager.router import Router
 from signal_manager.storage.base import Storage
 
-__all__ = ["Forwarder", "Line", "Switchboard"]
+__all__ = ["Line", "Switchboard"]
 
 log = structlog.get_logger(__name__)
 
@@ -99,31 +99,6 @@ class Line(Carrier, LiveSession, Protocol):
 
     def cut(self) -> None:
         """Close the socket without waiting for the client."""
-
-
-class Forwarder(Protocol):
-    """What reaches other nodes, as far as the relay path knows it (`bus.batches.Batches`)."""
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a sender is still to be told what became of a signal."""
-
-    def forward(
-        self, sender: Sender, target: str, frame: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
-    ) -> None:
-        """Send a signal on in the bytes in which it came; `sender` is told what became of it.
-
-        Args:
-            target: not in `subscribers`.
-            frame: what it came in, or its first `protocol.relay.HEAD` bytes.
-            body: `signal_data` in the payload type that these name.
-            wants_ack: whether the sender asked to be told that it was delivered, and should not wait for that.
-            is_alone: whether no more come with it, in the same read.
-
-        Raises:
-            TooLargeError, UnavailableError: as `Bus.send`.
-            InvalidRequestError: no client can be called `target`.
-        """
 
 
 class Switchboard:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import httpx
 
-from signal_manager.admin import AdminServer, Everywhere, Management, TokenIssuer
+from signal_manager.admin.api import Management
+from signal_manager.admin.everywhere import Everywhere
+from signal_manager.admin.server import AdminServer
+from signal_manager.admin.tokens import TokenIssuer
 from signal_manager.model import NodeId
 from tests.admin.fakes import FakePresence
 from tests.rooms.house import House, running

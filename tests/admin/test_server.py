@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from signal_manager.admin import AdminServer
+from signal_manager.admin.server import AdminServer
 from signal_manager.errors import ConfigurationError
 from signal_manager.metrics import Metrics
 from signal_manager.presence import Phase

@@ -36,6 +36,7 @@ __all__ = [
     "Claimed",
     "Delivery",
     "Exceptional",
+    "Forwarder",
     "HandOver",
     "NewsHandler",
     "Outcome",
@@ -122,6 +123,31 @@ class Sender(Protocol):
             target: whom it was for.
             wants_ack: whether its sender asked to be told that it was delivered.
             result: as an `Outcome` is given it.
+        """
+
+
+class Forwarder(Protocol):
+    """What reaches other nodes, as far as the relay path knows it (`bus.batches.Batches`)."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a sender is still to be told what became of a signal."""
+
+    def forward(
+        self, sender: Sender, target: str, frame: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
+    ) -> None:
+        """Send a signal on in the bytes in which it came; `sender` is told what became of it.
+
+        Args:
+            target: not in `subscribers`.
+            frame: what it came in, or its first `protocol.relay.HEAD` bytes.
+            body: `signal_data` in the payload type that these name.
+            wants_ack: whether the sender asked to be told that it was delivered, and should not wait for that.
+            is_alone: whether no more come with it, in the same read.
+
+        Raises:
+            TooLargeError, UnavailableError: as `Bus.send`.
+            InvalidRequestError: no client can be called `target`.
         """
 
 

@@ -176,7 +176,7 @@ class Batches:
     def forward(
         self, sender: Sender, target: str, frame: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
     ) -> None:
-        """Send a signal in the bytes in which it came (`switchboard.Forwarder`)."""
+        """Send a signal in the bytes in which it came (`Forwarder.forward`)."""
         run = self._run
         size = wire.SIGNAL_HEAD + len(body)
         if (

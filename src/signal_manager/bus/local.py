@@ -5,10 +5,20 @@ The server's relay path reads `subscribers` directly, because one look-up is all
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from signal_manager.bus.base import Claimed, Delivery, NewsHandler, Outcome, QuestionHandler, ReunionHandler, Subscriber
+from signal_manager.bus.base import (
+    Claimed,
+    Delivery,
+    Forwarder,
+    HandOver,
+    NewsHandler,
+    Outcome,
+    QuestionHandler,
+    ReunionHandler,
+    Subscriber,
+)
 from signal_manager.model import ClientId, NodeId, RoomId
 from signal_manager.protocol.messages import Message
 
@@ -35,6 +45,14 @@ class LocalBus(Generic[S]):
     def is_connected(self) -> bool:
         """Whether the other nodes can be reached; there are none."""
         return True
+
+    @property
+    def forwarder(self) -> Forwarder | None:
+        """What sends signals on to other nodes; there are none."""
+        return None
+
+    def serve_others(self, *, hand_over: HandOver, join: Callable[[], None], flush: Callable[[], None]) -> None:
+        """Serve other nodes with these: sessions, and a beginning and an end of what is written in one go."""
 
     async def claim(self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None) -> Claimed:
         """Have all other nodes let go of a client; there are none."""

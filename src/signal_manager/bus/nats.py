@@ -140,7 +140,7 @@ class NatsBus(LocalBus[S]):
         )
         self._routes = self._batches.routes
         self._questions = Questions(self._link, self._reply_to, timeout=question_timeout, away=AWAY)
-        self.deliveries = Deliveries(self.subscribers, self._batches, metrics)
+        self._deliveries = Deliveries(self.subscribers, self._batches, metrics)
         metrics.bus_connected.read_from(lambda: float(self._link.is_up))
         metrics.bus_nodes.read_from(lambda: len(self._peers))
         self._content: tuple[Message, bytes, bytes] | None = None  # what was sent last, which may go to others too
@@ -150,7 +150,7 @@ class NatsBus(LocalBus[S]):
         self._peers: dict[str, float] = {}  # the other nodes, and when each was last heard of
         self._next_hello = 0.0
         self._on_question_to_all: QuestionHandler = lambda question: b""
-        self.hand_over: HandOver = lambda client_id, wants: None
+        self._hand_over: HandOver = lambda client_id, wants: None
 
     async def __aenter__(self) -> Self:
         await self._link.__aenter__()
@@ -160,7 +160,7 @@ class NatsBus(LocalBus[S]):
             await self._link.__aexit__(None, None, None)
             raise ConfigurationError(f"bus.node_id {self._node_id} is in use by another node, expected one of its own")
         self._link.subscribe(self._named("i", self._node_id), self._on_roll_call)
-        self._link.subscribe(self._named("n", self._node_id), self.deliveries.take)
+        self._link.subscribe(self._named("n", self._node_id), self._deliveries.take)
         self._link.subscribe(f"{self._prefix}.all", self._on_notice)
         self._publish_to_all(Hello(self._node_id, is_new=True))
         await self._link.flush()
@@ -186,6 +186,11 @@ class NatsBus(LocalBus[S]):
     def forwarder(self) -> Batches:
         """What sends signals on in the bytes in which they came."""
         return self._batches
+
+    def serve_others(self, *, hand_over: HandOver, join: Callable[[], None], flush: Callable[[], None]) -> None:
+        """See `LocalBus.serve_others`."""
+        self._hand_over = hand_over
+        self._deliveries.before, self._deliveries.after = join, flush
 
     @property
     def is_connected(self) -> bool:
@@ -253,7 +258,7 @@ class NatsBus(LocalBus[S]):
                 del self._coming[client_id]
             self._answer_those_who_ask(client_id, coming)
         for parcel in self._routes.arrived(client_id):
-            self._batches.settle(parcel, self.deliveries.deliver_parcel(parcel))
+            self._batches.settle(parcel, self._deliveries.deliver_parcel(parcel))
 
     def detach(self, client_id: ClientId, subscriber: S) -> None:
         """Forget a connection that has ended."""
@@ -274,7 +279,7 @@ class NatsBus(LocalBus[S]):
 
     def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
         """See `Bus.listen`."""
-        self.deliveries.on_news, self._on_reunion = on_news, on_reunion
+        self._deliveries.on_news, self._on_reunion = on_news, on_reunion
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -355,7 +360,7 @@ class NatsBus(LocalBus[S]):
         """Let a client go to its new node, with what it wants to go on with where that is possible."""
         handed_over = None
         if isinstance(question, Claim) and question.wants is not None and client_id in self.subscribers:
-            handed_over = self.hand_over(client_id, question.wants)
+            handed_over = self._hand_over(client_id, question.wants)
             if handed_over is not None and len(handed_over) + wire.OVERHEAD > self._link.max_payload:
                 handed_over = None
                 log.warning("session too large to be handed over", client_id=client_id)
