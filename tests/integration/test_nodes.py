@@ -153,6 +153,18 @@ async def test_signals_to_another_node_arrive_in_order(nodes: list[Service]) -> 
 # -- presence ------------------------------------------------------------------------------------------------------
 
 
+async def test_signals_to_another_node_are_counted(nodes: list[Service], admin: httpx.AsyncClient) -> None:
+    async with one_at_each(nodes) as (here, there, _):
+        for number in range(7):
+            await here.send("SIGNAL_OFFER", {"target_client_id": NAMES[1], "signal_data": number})
+            await there.expect("SIGNAL_OFFER")
+
+        numbers = (await admin.get("/metrics")).text.splitlines()
+
+        assert 'signal_manager_messages_received_total{type="SIGNAL_OFFER"} 7.0' in numbers
+        assert "signal_manager_signals_relayed_total 7.0" in numbers
+
+
 async def test_the_newest_connection_wins_over_nodes(nodes: list[Service]) -> None:
     async with at(nodes[0], "ann") as old, at(nodes[1], "ann") as new, at(nodes[2], "ben") as ben:
         await old.expect_close(4409)
