@@ -316,7 +316,7 @@ async def test_who_was_on_a_node_that_is_gone_is_offline_at_once(nats: NatsServe
 
 
 async def test_what_waits_for_other_nodes_is_bounded(nats: NatsServer) -> None:
-    async with node(nats, "here", max_buffered=10_000) as here, node(nats, "there") as there:
+    async with node(nats, "here", max_buffered=11_000) as here, node(nats, "there") as there:
         phone = await come(there, A, Phone())
         told: list[Delivery | SignalManagerError] = []
         for _ in range(9):

@@ -10,11 +10,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from signal_manager.bus.base import Delivery
 from signal_manager.bus.routes import Ask, Dispatch, Parcel, Routes, Step, Tell
+from signal_manager.bus.wire import Content, size_of
 from signal_manager.errors import SignalManagerError, UnavailableError
 
 
 def parcel(text: str = "m", target: str = "a") -> Parcel:
-    return Parcel(target, text.encode(), None)
+    content = Content(0, 0, bytes(16), text.encode())
+    return Parcel(target, content, size_of(content), None)
+
+
+def number_of(parcel: Parcel) -> int:
+    assert isinstance(parcel.entry, Content)
+    return int(parcel.entry.payload)
 
 
 def test_a_client_is_asked_for_once() -> None:
@@ -149,7 +156,7 @@ class MovingClient(RuleBasedStateMachine):
                 case Dispatch():
                     self.out.append(step)
                 case Tell():
-                    number = int(step.parcel.data)
+                    number = number_of(step.parcel)
                     assert number not in self.told
                     self.told[number] = step.result
 
@@ -180,7 +187,7 @@ class MovingClient(RuleBasedStateMachine):
         if is_lost:
             self.do(self.routes.lost(step.parcel, UnavailableError("")))
         elif step.node_id == self.home:
-            self.delivered.append(int(step.parcel.data))
+            self.delivered.append(number_of(step.parcel))
             self.do(self.routes.delivered(step.parcel))
         else:
             self.do(self.routes.refused(step.parcel))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,101 +14,112 @@ from signal_manager.errors import InvalidRequestError, MalformedMessageError, To
 from signal_manager.protocol.relay import HEAD
 
 NAMES = st.text("abcXYZ019._~@+=-", min_size=1, max_size=128)
-ENTRIES = st.one_of(
-    st.builds(
-        wire.RelayedSignals,
-        NAMES,
-        NAMES,
-        st.lists(st.tuples(st.binary(min_size=HEAD, max_size=HEAD), st.binary(max_size=50)), max_size=4).map(tuple),
-    ),
-    st.builds(
-        wire.RelayedMessage,
-        st.integers(0, 255),
-        st.integers(0, 255),
-        st.binary(min_size=16, max_size=16),
-        NAMES,
-        st.binary(max_size=50),
-    ),
-    st.builds(wire.News, NAMES, st.binary(max_size=50)),
-    st.builds(
-        wire.Answer,
-        st.integers(0, 2**64 - 1),
-        st.lists(
-            st.builds(
-                wire.Unsettled, st.integers(0, 0xFFFF), st.sampled_from(wire.Verdict), st.text("ab ü", max_size=9)
-            ),
-            max_size=3,
-        ).map(tuple),
-    ),
+NUMBERS = st.integers(0, 2**63 - 1)
+SIGNALS = st.builds(
+    wire.Signals,
+    NAMES,
+    NAMES,
+    st.lists(st.tuples(st.binary(min_size=HEAD, max_size=HEAD), st.binary(max_size=50)), max_size=4),
 )
+CONTENTS = st.builds(
+    wire.Content,
+    st.integers(0, 255),
+    st.integers(0, 255),
+    st.binary(min_size=16, max_size=16),
+    st.binary(max_size=50),
+)
+MESSAGES = st.builds(wire.Message, st.lists(NAMES, max_size=3), CONTENTS)
+NEWS = st.builds(wire.News, NAMES, st.binary(max_size=50))
+UNSETTLED = st.builds(
+    wire.Unsettled, st.integers(0, 2**31), st.sampled_from(wire.Verdict), st.text("ab ü€", max_size=255)
+)
+ANSWERS = st.lists(st.builds(wire.Answer, NUMBERS, st.lists(UNSETTLED, max_size=3)), max_size=3)
+ENTRIES = st.lists(SIGNALS | MESSAGES | NEWS, max_size=5)
 
 
-def encode(entry: wire.RelayedSignals | wire.RelayedMessage | wire.News | wire.Answer) -> bytes:
-    match entry:
-        case wire.RelayedSignals(target, sender, signals):
-            parts = [part for head, body in signals for part in (wire.signal_head(head, len(body)), body)]
-            return wire.encode_signals(target, sender, len(signals), parts)
-        case wire.RelayedMessage(message_type, payload_type, message_id, target, payload):
-            content = wire.encode_content(message_type, payload_type, message_id, payload)
-            return wire.encode_message(target, content)
-        case wire.News(room_id, data):
-            return wire.encode_news(room_id, data)
-        case wire.Answer(number, unsettled):
-            return wire.encode_answer(number, unsettled)
+def size_of(entry: wire.Entry) -> int:
+    if isinstance(entry, wire.Message):
+        return wire.size_of(entry.content) + sum(wire.TARGET_HEAD + len(target) for target in entry.targets)
+    return wire.size_of(entry)
 
 
-@given(st.integers(0, 2**64 - 1), st.booleans(), NAMES, st.lists(ENTRIES, max_size=5))
+def encode(answers: list[wire.Answer], entries: list[wire.Entry], *, number: int = 1, node_id: str = "n") -> bytes:
+    return wire.encode(wire.Batch(wire.VERSION, number, False, node_id, answers, entries))
+
+
+@given(NUMBERS, st.booleans(), NAMES, ANSWERS, ENTRIES)
 def test_a_batch_is_read_as_it_was_written(
-    number: int,
-    is_awaited: bool,
-    node_id: str,
-    entries: list[wire.RelayedSignals | wire.RelayedMessage | wire.News | wire.Answer],
+    number: int, is_awaited: bool, node_id: str, answers: list[wire.Answer], entries: list[wire.Entry]
 ) -> None:
-    data = wire.encode_batch(number, node_id, map(encode, entries), is_awaited=is_awaited)
+    batch = wire.Batch(wire.VERSION, number, is_awaited, node_id, answers, entries)
 
-    assert wire.read_batch(data) == wire.Batch(number, is_awaited, node_id, entries)
-
-
-def test_a_message_for_several_clients_travels_once() -> None:
-    content = wire.encode_content(17, 1, bytes(16), b"{}")
-    entries = [wire.encode_message("a", content), wire.encode_repeated("b"), wire.encode_repeated("c")]
-
-    batch = wire.read_batch(wire.encode_batch(1, "n", entries))
-
-    assert batch.entries == [wire.RelayedMessage(17, 1, bytes(16), target, b"{}") for target in "abc"]
+    assert wire.read_batch(wire.encode(batch)) == batch
 
 
-def test_nothing_can_be_repeated_before_there_was_a_message() -> None:
-    with pytest.raises(MalformedMessageError, match="kind 5"):
-        wire.read_batch(wire.encode_batch(1, "n", [wire.encode_news("r", b""), wire.encode_repeated("a")]))
+@given(ANSWERS, ENTRIES)
+def test_a_batch_takes_no_more_than_was_expected(answers: list[wire.Answer], entries: list[wire.Entry]) -> None:
+    expected = wire.OVERHEAD + sum(answer.size for answer in answers) + sum(map(size_of, entries))
+
+    assert len(encode(answers, entries, number=2**63 - 1, node_id="n" * 255)) <= expected
+
+
+def test_long_bodies_and_many_signals_take_no_more_than_was_expected() -> None:
+    entry = wire.Signals("a" * 255, "b" * 255, [(bytes(HEAD), bytes(70_000))] * 3 + [(bytes(HEAD), b"")] * 70_000)
+    content = wire.Content(255, 255, bytes(16), bytes(70_000))
+
+    data = encode([], [entry, wire.Message(["c"] * 70_000, content)], number=2**63 - 1, node_id="n" * 255)
+
+    expected = wire.size_of(entry) + wire.size_of(content) + 70_000 * (wire.TARGET_HEAD + 1)
+    assert len(data) <= wire.OVERHEAD + expected
 
 
 @given(st.binary(max_size=200))
 def test_noise_is_no_batch_and_no_crash(noise: bytes) -> None:
-    for data in (noise, bytes((wire.VERSION,)) + noise):
+    for data in (noise, encode([], [])[:-1] + noise):
         with contextlib.suppress(MalformedMessageError):
             wire.read_batch(data)
 
 
-@given(st.lists(ENTRIES, min_size=1, max_size=3), st.data())
+@pytest.mark.parametrize(
+    "noise",
+    [b"", b"\xc0", b"\x02" + bytes(20), b"\x91" * 5000, b"\xdd\xff\xff\xff\xff", b"\x96\x03\x01\xc2\xa1\xff\x90\x90"],
+)
+def test_what_is_no_batch_is_refused(noise: bytes) -> None:
+    with pytest.raises(MalformedMessageError, match=f"no batch of version {wire.VERSION}"):
+        wire.read_batch(noise)
+
+
+@given(ANSWERS, ENTRIES, st.data())
 def test_a_batch_that_was_cut_off_is_none(
-    entries: list[wire.RelayedSignals | wire.RelayedMessage | wire.News | wire.Answer], data: st.DataObject
+    answers: list[wire.Answer], entries: list[wire.Entry], data: st.DataObject
 ) -> None:
-    whole = wire.encode_batch(1, "n", map(encode, entries))
-    boundaries = {len(wire.encode_batch(1, "n", map(encode, entries[:count]))) for count in range(len(entries) + 1)}
-    length = data.draw(st.integers(0, len(whole) - 1).filter(lambda length: length not in boundaries))
+    whole = encode(answers, entries)
+    length = data.draw(st.integers(0, len(whole) - 1))
 
     with pytest.raises(MalformedMessageError):
         wire.read_batch(whole[:length])
 
 
 def test_another_version_is_refused() -> None:
+    other = msgspec.msgpack.encode((wire.VERSION + 1, 1, True, "n", [], []))
+
     with pytest.raises(MalformedMessageError, match=f"version {wire.VERSION + 1}, expected {wire.VERSION}"):
-        wire.read_batch(bytes((wire.VERSION + 1,)) + wire.encode_batch(1, "n", [])[1:])
+        wire.read_batch(other)
 
 
 @pytest.mark.parametrize("error", [TooLargeError("a"), InvalidRequestError("b"), UnavailableError("c")])
 def test_an_error_survives_the_way_back(error: TooLargeError | InvalidRequestError | UnavailableError) -> None:
-    again = wire.as_error(wire.verdict_of(error), error.message)
+    place, verdict, reason = wire.failure(7, error)
+    again = wire.as_error(verdict, reason)
 
-    assert (type(again), again.message) == (type(error), error.message)
+    assert (place, type(again), again.message) == (7, type(error), error.message)
+
+
+@pytest.mark.parametrize("reason", ["x" * 2_000, "€" * 2_000, "\ud800"])
+def test_a_reason_is_bounded_and_can_be_written(reason: str) -> None:
+    answer = wire.Answer(1, [wire.failure(0, InvalidRequestError(reason))])
+
+    data = encode([answer], [])
+
+    assert wire.read_batch(data).answers == [answer]
+    assert len(data) < 1_000

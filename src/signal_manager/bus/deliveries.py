@@ -40,7 +40,8 @@ class Deliveries:
         self._received_batches = metrics.bus_batches.labelled("in")
         self._received_bytes = metrics.bus_bytes.labelled("in")
         self.on_news: NewsHandler = lambda room_id, news: None
-        # Called around each batch, so that what it brings for one client can be written in one go.
+        # Called around what a batch brings, where that is more than one message, so that each client's share can be
+        # written in one go.
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
 
@@ -51,37 +52,41 @@ class Deliveries:
         except MalformedMessageError as error:
             log.error("batch from another node not understood", reason=error.message)
             return
+        entries = batch.entries
+        only = entries[0] if len(entries) == 1 else None
+        is_alone = isinstance(only, wire.Signals) and len(only.signals) == 1
         unsettled: list[wire.Unsettled] = []
-        answers: list[wire.Answer] = []
-        place = 0
-        self.before()
+        places = 0
+        if not is_alone:
+            self.before()
         try:
-            for entry in batch.entries:
-                if isinstance(entry, wire.RelayedSignals):
-                    exceptional = self._relay(entry)
-                    if exceptional:
-                        unsettled += [_unsettled(place + index, result) for index, result in exceptional]
-                    place += len(entry.signals)
-                elif isinstance(entry, wire.Answer):
-                    answers.append(entry)
+            for entry in entries:
+                exceptional: Sequence[Exceptional] = ()
+                count = 1
+                if isinstance(entry, wire.Signals):
+                    exceptional, count = self._relay(entry), len(entry.signals)
+                elif isinstance(entry, wire.Message):
+                    exceptional, count = self._deliver_to_all(entry), len(entry.targets)
                 else:
-                    result = self._deliver(entry)
-                    if result is not Delivery.DELIVERED:
-                        unsettled.append(_unsettled(place, result))
-                    place += 1
+                    self.on_news(RoomId(entry.room_id), entry.data)
+                if exceptional:
+                    unsettled += [_unsettled(places + index, result) for index, result in exceptional]
+                places += count
         finally:
-            self.after()
+            if not is_alone:
+                self.after()
         # For the rest nobody waits as clients wait for messages.
-        for answer in answers:
+        for answer in batch.answers:
             self._batches.answered(answer)
         self._received_batches.value += 1
         self._received_bytes.value += len(message.data)
-        if place:
-            self._received_entries.value += place
+        if places:
+            self._received_entries.value += places
             is_awaited = batch.is_awaited or bool(unsettled)
-            self._batches.owe(batch.node_id, wire.encode_answer(batch.number, unsettled), is_awaited=is_awaited)
+            answer = wire.Answer(batch.number, unsettled)
+            self._batches.outboxes.owe(batch.node_id, answer, is_awaited=is_awaited)
 
-    def _relay(self, entry: wire.RelayedSignals) -> Sequence[Exceptional]:
+    def _relay(self, entry: wire.Signals) -> Sequence[Exceptional]:
         """Deliver signals and return those that were not, by their place among them."""
         subscriber = self._subscribers.get(entry.target)
         if subscriber is None:
@@ -92,35 +97,34 @@ class Deliveries:
             log.exception("signals from another node not delivered", client_id=entry.target)
             return [(index, UnavailableError(_FAILED)) for index in range(len(entry.signals))]
 
-    def _deliver(self, entry: wire.RelayedMessage | wire.News) -> Delivery | SignalManagerError:
-        if isinstance(entry, wire.News):
-            self.on_news(RoomId(entry.room_id), entry.data)
-            return Delivery.DELIVERED
-        subscriber = self._subscribers.get(entry.target)
+    def _deliver_to_all(self, message: wire.Message) -> Sequence[Exceptional]:
+        results = [self._deliver(target, message.content) for target in message.targets]
+        return [(index, result) for index, result in enumerate(results) if result is not Delivery.DELIVERED]
+
+    def _deliver(self, target: str, content: wire.Content) -> Delivery | SignalManagerError:
+        subscriber = self._subscribers.get(target)
         if subscriber is None:
             return Delivery.OFFLINE
         try:
-            message_type = MessageType(entry.message_type)
-            payload_type = PayloadType(entry.payload_type)
-            message = decode_payload(message_type, payload_type, entry.payload, sent_by=Peer.SERVICE).message
-            return subscriber.deliver(message, entry.message_id)
+            message_type = MessageType(content.message_type)
+            payload_type = PayloadType(content.payload_type)
+            message = decode_payload(message_type, payload_type, content.payload, sent_by=Peer.SERVICE).message
+            return subscriber.deliver(message, content.message_id)
         except SignalManagerError as error:
             return error
         except Exception:
-            log.exception("message from another node not delivered", client_id=entry.target)
+            log.exception("message from another node not delivered", client_id=target)
             return UnavailableError(_FAILED)
 
     def deliver_parcel(self, parcel: Parcel) -> Delivery | SignalManagerError:
         """Deliver what was meant for another node to a client that has come here."""
-        data = parcel.data if parcel.content is None else parcel.data + parcel.content
-        (entry,) = wire.read_batch(wire.encode_batch(0, "", [data])).entries
-        if isinstance(entry, wire.RelayedSignals):
-            exceptional = self._relay(entry)  # of one signal
-            return exceptional[0][1] if exceptional else Delivery.DELIVERED
-        return Delivery.OFFLINE if isinstance(entry, wire.Answer) else self._deliver(entry)
+        if isinstance(parcel.entry, wire.Content):
+            return self._deliver(parcel.target, parcel.entry)
+        exceptional = self._relay(parcel.entry)  # of one signal
+        return exceptional[0][1] if exceptional else Delivery.DELIVERED
 
 
-def _unsettled(index: int, result: Delivery | SignalManagerError) -> wire.Unsettled:
+def _unsettled(place: int, result: Delivery | SignalManagerError) -> wire.Unsettled:
     if isinstance(result, SignalManagerError):
-        return wire.Unsettled(index, wire.verdict_of(result), result.message)
-    return wire.Unsettled(index, wire.Verdict.QUEUED if result is Delivery.QUEUED else wire.Verdict.ABSENT)
+        return wire.failure(place, result)
+    return wire.Unsettled(place, wire.Verdict.QUEUED if result is Delivery.QUEUED else wire.Verdict.ABSENT)

@@ -29,10 +29,11 @@ from signal_manager.bus.base import (
     ReunionHandler,
     Subscriber,
 )
-from signal_manager.bus.batches import AWAY, Addresses, Batches
+from signal_manager.bus.batches import AWAY, Batches
 from signal_manager.bus.deliveries import Deliveries
 from signal_manager.bus.local import LocalBus
 from signal_manager.bus.nats_link import Arrival, NatsLink, NatsSecurity
+from signal_manager.bus.outbox import Addresses
 from signal_manager.bus.questions import (
     ASK_AGAIN,
     ASKED,
@@ -138,12 +139,14 @@ class NatsBus(LocalBus[S]):
             max_buffered=max_buffered,
             metrics=metrics,
         )
-        self._routes = self._batches.routes
+        self._routes, self._outboxes = self._batches.routes, self._batches.outboxes
         self._questions = Questions(self._link, self._reply_to, timeout=question_timeout, away=AWAY)
         self._deliveries = Deliveries(self.subscribers, self._batches, metrics)
         metrics.bus_connected.read_from(lambda: float(self._link.is_up))
         metrics.bus_nodes.read_from(lambda: len(self._peers))
-        self._content: tuple[Message, bytes, bytes] | None = None  # what was sent last, which may go to others too
+        self._content: tuple[Message, bytes, wire.Content] | None = (
+            None  # what was sent last, which may go to others too
+        )
         self._sweeper: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_reunion: ReunionHandler = lambda node_id: None
@@ -172,11 +175,11 @@ class NatsBus(LocalBus[S]):
     ) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self._batches.flush()
+        self._outboxes.flush()
         await self._link.drain(but=self._reply_to("*"))
-        self._batches.flush()  # the answers to what came last
+        self._outboxes.flush()  # the answers to what came last
         await self._link.__aexit__(kind, error, traceback)
-        self._batches.close()
+        self._outboxes.close()
         self._cut_off()
         for task in self._tasks:
             task.cancel()
@@ -222,7 +225,7 @@ class NatsBus(LocalBus[S]):
             self._routes.hold(client_id)
         if not self._link.is_up:
             return Claimed(is_won=True)
-        self._batches.flush()  # what is on its way to the client's former node must arrive there before the claim
+        self._outboxes.flush()  # what is on its way to the client's former node must arrive there before the claim
         claim = Claim(self._node_id, instance_id, coming.since, wants)
         reply = await self._questions.insist(self._subject(client_id), claim)
         if isinstance(reply, Newer) or coming.is_superseded:
@@ -298,16 +301,17 @@ class NatsBus(LocalBus[S]):
         if content is None or content[0] is not message or content[1] != message_id:
             payload_type, payload = encode_payload(message, payload_type, Shape.PLAIN, sent_by=Peer.SERVICE)
             message_type = spec_of(message).message_type
-            encoded = wire.encode_content(message_type, payload_type, message_id, payload)
+            encoded = wire.Content(message_type, payload_type, message_id, payload)
             content = self._content = (message, message_id, encoded)
-        self._batches.send(target, wire.encode_message(target), outcome, content=content[2])
+        size = wire.size_of(content[2]) + wire.TARGET_HEAD + len(target)
+        self._batches.send(target, content[2], size, outcome)
         return Delivery.PENDING
 
     def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
         """See `Bus.announce`."""
         if not self._link.is_up:
             return  # whoever misses it is told to look when this node is back
-        self._batches.announce(nodes, wire.encode_news(room_id, news))
+        self._batches.announce(nodes, wire.News(room_id, news))
 
     # -- questions -----------------------------------------------------------------------------------------------
 
@@ -353,7 +357,7 @@ class NatsBus(LocalBus[S]):
                     coming.is_superseded = True
                     self._let_go(client_id, question.instance_id)
                 answer = self._give_away(client_id, question) if coming is None else Gone()
-            self._batches.flush()  # answers to what was sent here for the client must not come after this
+            self._outboxes.flush()  # answers to what was sent here for the client must not come after this
             self._link.publish(message.reply, encode(answer))
 
     def _give_away(self, client_id: ClientId, question: Claim | Compare) -> Gone | Late:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
@@ -104,29 +104,24 @@ class _Reader(asyncio.Protocol):
                 self._on_line(line)
                 continue
             words = line.split()
-            payload = line_end + 2
-            after = payload + int(words[-1])
+            begin = line_end + 2
+            after = begin + int(words[-1])
             if after + 2 > end:
                 break
-            self._handle(words, data[payload:after])
             start = after + 2
+            handler = self._handlers.get(words[2])
+            if handler is None:
+                continue
+            if words[0] == b"MSG":
+                reply = words[3].decode() if len(words) > 4 else ""
+                arrival = Arrival(words[1].decode(), reply, data[begin:after])
+            else:
+                arrival = _with_head(words, data[begin:after])
+            try:
+                handler(arrival)
+            except Exception:  # an exception would end the connection
+                log.exception("message from another node failed", subject=arrival.subject)
         self._rest = data[start:]
-
-    def _handle(self, words: list[bytes], payload: bytes) -> None:
-        handler = self._handlers.get(words[2])
-        if handler is None:
-            return
-        has_head = words[0] == b"HMSG"
-        reply = words[3].decode() if len(words) > 4 + has_head else ""
-        is_unheard = False
-        if has_head:
-            head_size = int(words[-2])
-            is_unheard = payload[:head_size].startswith(b"NATS/1.0 503")
-            payload = payload[head_size:]
-        try:
-            handler(Arrival(words[1].decode(), reply, payload, is_unheard))
-        except Exception:  # an exception would end the connection
-            log.exception("message from another node failed", subject=words[1].decode())
 
     def connection_lost(self, error: Exception | None) -> None:
         """Let nats-py know."""
@@ -140,6 +135,14 @@ class _Reader(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Let nats-py know."""
         self._former.resume_writing()
+
+
+def _with_head(words: list[bytes], payload: bytes) -> Arrival:
+    """Return a message that has a head, of which only the status matters."""
+    reply = words[3].decode() if len(words) > 5 else ""
+    head_size = int(words[-2])
+    is_unheard = payload[:head_size].startswith(b"NATS/1.0 503")
+    return Arrival(words[1].decode(), reply, payload[head_size:], is_unheard)
 
 
 class NatsLink:
@@ -225,19 +228,16 @@ class NatsLink:
 
     def publish(self, subject: str, payload: bytes, reply: str = "") -> bool:
         """Send a message with the others of this turn of the loop; False when it cannot be sent."""
-        if not self.put(subject.encode(), reply.encode(), (payload,), len(payload)):
+        if not self.put(subject.encode(), reply.encode(), payload):
             return False
         self._write_soon()
         return True
 
-    def put(self, subject: bytes, reply: bytes, parts: Iterable[bytes], size: int) -> bool:
-        """Let a message of so many bytes wait for `write_out`; False when it cannot be sent."""
+    def put(self, subject: bytes, reply: bytes, payload: bytes) -> bool:
+        """Let a message wait for `write_out`; False when it cannot be sent."""
         if not self.is_up or self._socket is None or self._socket.get_write_buffer_size() > _MAX_PENDING:
             return False
-        out = self._out
-        out.append(b"PUB %b %b %d\r\n" % (subject, reply, size))
-        out += parts
-        out.append(b"\r\n")
+        self._out += (b"PUB %b %b %d\r\n" % (subject, reply, len(payload)), payload, b"\r\n")
         return True
 
     async def drain(self, *, but: str) -> None:

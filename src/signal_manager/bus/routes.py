@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple
 import msgspec
 
 from signal_manager.bus.base import Delivery, Outcome
+from signal_manager.bus.wire import Content, Signals
 from signal_manager.errors import SignalManagerError, UnavailableError
 
 __all__ = ["KNOWN", "MAX_ROUTES", "Ask", "Dispatch", "Parcel", "Route", "Routes", "Step", "Tell"]
@@ -56,23 +57,15 @@ class Route:
 
 
 class Parcel(msgspec.Struct, eq=False):
-    """One entry on its way to a client of another node.
-
-    `content` is the part of a message that goes to several clients alike; a signal is all in `data`.
-    """
+    """One message on its way to a client of another node; `size` is what it takes on the way, in bytes."""
 
     target: str
-    data: bytes
+    entry: Signals | Content
+    size: int
     outcome: Outcome | None
-    content: bytes | None = None
     route: Route | None = None  # that it was sent by
     attempts: int = 0
     count: ClassVar[int] = 1
-
-    @property
-    def size(self) -> int:
-        """Bytes that are kept for it."""
-        return len(self.data) if self.content is None else len(self.data) + len(self.content)
 
 
 class Ask(NamedTuple):

@@ -7,7 +7,6 @@ simply arrive are they looked at one by one.
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import msgspec
 
@@ -19,24 +18,28 @@ __all__ = ["Run", "alone"]
 
 
 class Run(msgspec.Struct, eq=False):
-    """Signals on their way to a client of another node.
-
-    `parts` are those of `wire.encode_signals`, until `data` is made of them and it takes no more.
-    """
+    """Signals on their way to a client of another node, of which there is at least one."""
 
     sender: Sender
-    target: str
+    entry: wire.Signals
     wants_ack: bool
     route: Route
-    room: int  # bytes that it may still take
-    count: int = 0
-    parts: list[bytes] = msgspec.field(default_factory=list)
-    data: bytes = b""
-    content: ClassVar[None] = None
+    size: int  # bytes that it takes
+    room: int  # bytes that it may still take; below zero once it is on its way
+
+    @property
+    def target(self) -> str:
+        """Whom they are for."""
+        return self.entry.target
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return len(self.entry.signals)
 
     def arrived(self) -> None:
         """Tell the sender, who wants to know, that all its signals were delivered."""
-        for head, _ in wire.read_signals(self.data).signals:
+        for head, _ in self.entry.signals:
             self.sender.told(head, self.target, True, Delivery.DELIVERED)
 
     def parcels(self) -> list[Parcel]:
@@ -44,7 +47,7 @@ class Run(msgspec.Struct, eq=False):
         self.route.out += self.count - 1
         return [
             alone(self.sender, self.target, head, body, wants_ack=self.wants_ack, route=self.route)
-            for head, body in wire.read_signals(self.data).signals
+            for head, body in self.entry.signals
         ]
 
 
@@ -52,5 +55,5 @@ def alone(
     sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool, route: Route | None = None
 ) -> Parcel:
     """Return one signal as a parcel whose sender is told what became of it."""
-    data = wire.encode_signals(target, sender.client_id, 1, (wire.signal_head(head, len(body)), body))
-    return Parcel(target, data, partial(sender.told, head, target, wants_ack), route=route)
+    entry = wire.Signals(target, sender.client_id, [(head, body)])
+    return Parcel(target, entry, wire.size_of(entry), partial(sender.told, head, target, wants_ack), route=route)
