@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
-from signal_manager.client import ParticipantLeft, SignalClient
+from signal_manager.client import ParticipantJoined, ParticipantLeft, SignalClient
 from signal_manager.media.sfu import LocalSfu
 from tests.integration.processes import service_process
 from tests.integration.test_room_sdk import Picture
@@ -41,7 +41,9 @@ async def test_one_other_node_takes_a_dead_nodes_members_out_and_closes_their_tr
             "cloudflare.stun_url": "",
             "auth.api_keys": [f"{name}:t" for name in NAMES],
         }
-        with ExitStack() as stack:
+        async with AsyncExitStack() as end:
+            stack = ExitStack()
+            end.push_async_callback(asyncio.to_thread, stack.close)  # while they stop, the SFU here must answer them
             nodes = []
             for number in range(3):
                 folder = tmp_path / f"node-{number}"
@@ -54,6 +56,12 @@ async def test_one_other_node_takes_a_dead_nodes_members_out_and_closes_their_tr
                 await alice.connect()
                 await alice.join("lunch", tracks=[Picture()])
                 await until(lambda: sfu.gauges().publications == 1, limit=LIMIT)
+                # Of whom a node has let in and died before it told anybody, nobody hears that they left either.
+                async with asyncio.timeout(LIMIT):
+                    came = await anext(
+                        event.participant async for event in room if isinstance(event, ParticipantJoined)
+                    )
+                assert came.client_id == "alice"
 
                 os.kill(nodes[0].pid, signal.SIGKILL)
                 await alice.close()
