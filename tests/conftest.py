@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
 from tests.nats_server import NatsServer
 
@@ -37,7 +38,7 @@ LONG_MODULES = (
 )
 
 # Tests that carry video, or hundreds of clients, in their own process: coverage would slow them down, and has nothing
-# to learn from them that shorter tests do not show.
+# to learn from them that shorter tests do not show. The same goes for properties, which are tried hundreds of times.
 BUSY = ("tests/e2e/", "tests/benchmarks/", "tests/integration/test_drain", "tests/integration/test_slow_consumers")
 
 
@@ -46,8 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {f"tests/{module}.py": rank for rank, module in enumerate(LONG_MODULES)}
     items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
     for item in items:
-        if item.nodeid.startswith(BUSY):
+        if item.nodeid.startswith(BUSY) or is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("no_cover")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking through thousands of collected tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

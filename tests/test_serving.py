@@ -9,7 +9,6 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from signal_manager.serving import HttpServer
+from tests.web import plain_http
 
 
 async def hello(_request: Request) -> PlainTextResponse:
@@ -45,7 +45,7 @@ async def test_it_serves_on_every_kind_of_address(host: str) -> None:
     await server.start()
     name = f"[{host}]" if ":" in host else host
     try:
-        async with httpx.AsyncClient() as http:
+        async with plain_http() as http:
             response = await http.get(f"http://{name}:{server.port}/")
         assert response.text == "hello"
         assert "server" not in response.headers
@@ -141,7 +141,7 @@ async def test_an_answer_may_take_longer_than_a_request() -> None:
 async def test_those_who_say_nothing_give_way_to_others() -> None:
     async with serving(max_connections=3) as server, AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(opened(server)) for _ in range(3)]
-        async with httpx.AsyncClient() as http:
+        async with plain_http() as http:
             for _ in range(2):
                 assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "hello"
 
@@ -154,7 +154,7 @@ async def test_a_head_without_end_is_refused() -> None:
             async with asyncio.timeout(20):
                 assert b" 200 " not in await reader.read()
 
-        async with httpx.AsyncClient() as http:
+        async with plain_http() as http:
             assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "hello"
 
 
@@ -166,5 +166,5 @@ async def test_a_strange_request_is_refused_and_hurts_nobody(line: bytes) -> Non
         async with asyncio.timeout(20):
             assert (await reader.read()).startswith(b"HTTP/1.1 4")
 
-        async with httpx.AsyncClient() as http:
+        async with plain_http() as http:
             assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "hello"

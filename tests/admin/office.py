@@ -15,6 +15,7 @@ from signal_manager.admin.tokens import TokenIssuer
 from signal_manager.model import NodeId
 from tests.admin.fakes import FakePresence
 from tests.rooms.house import House, running
+from tests.web import plain_http
 
 __all__ = ["SECRET", "Office", "opened"]
 
@@ -64,5 +65,5 @@ async def opened(*, token: str = "") -> AsyncIterator[Office]:
             management=management,
             websocket_url="ws://127.0.0.1:8080",
         )
-        async with server, httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as http:
+        async with server, plain_http(base_url=f"http://127.0.0.1:{server.port}") as http:
             yield Office(house, presence, server, http)

@@ -14,6 +14,7 @@ from signal_manager.metrics import Metrics
 from signal_manager.presence import Phase
 from signal_manager.storage.memory import MemoryStorage
 from tests.admin.fakes import FakePresence
+from tests.web import plain_http
 
 
 def admin_server(presence: FakePresence | None = None, *, host: str = "127.0.0.1", port: int = 0) -> AdminServer:
@@ -28,7 +29,7 @@ def admin_server(presence: FakePresence | None = None, *, host: str = "127.0.0.1
 
 
 async def get(server: AdminServer, path: str) -> httpx.Response:
-    async with httpx.AsyncClient() as http:
+    async with plain_http() as http:
         return await http.get(f"http://127.0.0.1:{server.port}{path}")
 
 
@@ -73,7 +74,7 @@ async def test_what_is_not_there_is_an_error_like_every_other(server: AdminServe
 
 
 async def test_a_wrong_method_is_an_error_like_every_other(server: AdminServer) -> None:
-    async with httpx.AsyncClient() as http:
+    async with plain_http() as http:
         response = await http.post(f"http://127.0.0.1:{server.port}/health", json={})
 
     assert (response.status_code, response.json()["error_code"]) == (405, 405)

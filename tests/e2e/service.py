@@ -21,6 +21,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page
 
 from signal_manager.media.sfu import LocalSfu
+from tests.web import plain_http
 
 # Generous: the limit only matters when something is broken, and machines that run tests are slow at times (s).
 TIME_LIMIT = 45.0
@@ -78,7 +79,7 @@ class Service:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "signal_manager", "serve", "--config", str(self._config), stdout=log, stderr=log
             )
-        async with httpx.AsyncClient(base_url=self.admin_url) as http:
+        async with plain_http(base_url=self.admin_url) as http:
 
             async def is_ready() -> bool:
                 if self._process is None or self._process.returncode is not None:

@@ -6,7 +6,6 @@ import json
 import struct
 from uuid import UUID
 
-import httpx
 import pytest
 
 from tests.integration.conftest import Service, ServiceWith
@@ -27,6 +26,7 @@ from tests.integration.v1_client import (
     frame,
     string8,
 )
+from tests.web import plain_http
 
 SUBPROTOCOLS = (None, "signal-manager.v1", "signal-manager.v2", "signal-manager.json")
 CLOSE, PING = 0x8, 0x9
@@ -73,7 +73,7 @@ async def test_both_websocket_paths_are_served(service: Service) -> None:
 async def test_the_first_known_subprotocol_is_chosen_and_an_unknown_one_falls_back_to_v1(service: Service) -> None:
     async with connect(service.url, "signal-manager.v2") as client:
         await client.log_in()
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with plain_http() as http:
         answer = await http.get(
             service.http,
             headers={
@@ -490,7 +490,7 @@ async def test_other_clients_are_not_touched_when_one_is_replaced(service: Servi
 
 
 async def test_health_is_told_over_http(service: Service) -> None:
-    async with connect(service.url) as client, httpx.AsyncClient(trust_env=False) as http:
+    async with connect(service.url) as client, plain_http() as http:
         await client.log_in()
         answer = await http.get(service.http + "/health")
 
@@ -505,7 +505,7 @@ async def test_health_is_told_over_http(service: Service) -> None:
 
 @pytest.mark.parametrize("path", ["/nothing-here", "/healthy", "/ws/deeper"])
 async def test_an_unknown_path_is_not_found(service: Service, path: str) -> None:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with plain_http() as http:
         answer = await http.get(service.http + path)
 
         assert answer.status_code == 404

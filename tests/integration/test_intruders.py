@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from signal_manager import logs
@@ -19,6 +18,7 @@ from signal_manager.model import ClientId, Grants
 from tests.integration.attack import MALLORY, RudeClient, request, talking
 from tests.integration.conftest import DEFAULTS, Service, ServiceWith
 from tests.integration.v1_client import ALICE, BOB, Client, connect, string8
+from tests.web import plain_http
 
 SECRET = "a secret of more than 32 bytes, for tests"
 NOW = 1_700_000_000.0
@@ -174,7 +174,7 @@ async def test_a_page_of_another_site_gets_nothing_from_the_second_port(
     evil = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
     async with (
         signed_in(service, ALICE) as alice,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http,
+        plain_http(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http,
     ):
         kicked = await http.post(f"/api/v1/clients/{ALICE[0]}/disconnect", json={}, headers=evil)
         form = await http.post(f"/api/v1/clients/{ALICE[0]}/disconnect", data={"a": "b"})

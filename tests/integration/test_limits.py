@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import httpx
 import pytest
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidStatus
@@ -22,6 +21,7 @@ from tests.integration.attack import BINARY, MALLORY, RudeClient, close_frame, r
 from tests.integration.conftest import Service, ServiceWith
 from tests.integration.v1_client import ALICE, BOB, DIALECTS, NIL_ID, PLAIN, TAGGED, Client, Dialect, connect, frame
 from tests.waiting import until
+from tests.web import plain_http
 
 HOME, ELSEWHERE = "203.0.113.7", "198.51.100.9"
 BEHIND_A_PROXY = {"server.trusted_proxies": ["127.0.0.1"]}
@@ -345,7 +345,7 @@ async def test_by_default_every_page_may_connect(attacked: ServiceWith) -> None:
 
 async def test_health_is_told_to_everyone(attacked: ServiceWith) -> None:
     service = await attacked(**{"security.allowed_origins": ["https://app.example"]})
-    async with httpx.AsyncClient() as http:
+    async with plain_http() as http:
         response = await http.get(f"{service.http}/health", headers={"Origin": "https://evil.example"})
 
     assert response.status_code == 200

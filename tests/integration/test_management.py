@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection
 
 from tests.integration.conftest import Service, ServiceWith
 from tests.integration.test_server import ONE, TWO, close_code, connected, frame
+from tests.web import plain_http
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Managed:
 @pytest.fixture
 async def managed(service_with: ServiceWith, unused_tcp_port: int) -> AsyncIterator[Managed]:
     service = await service_with(**{"metrics.enabled": True, "metrics.port": unused_tcp_port, "media.backend": "none"})
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http:
+    async with plain_http(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http:
         yield Managed(service, http)
 
 
@@ -103,7 +104,7 @@ async def test_the_configuration_is_shown_without_secrets(managed: Managed) -> N
 
 async def test_without_admin_there_are_probes_alone(service_with: ServiceWith, unused_tcp_port: int) -> None:
     await service_with(**{"metrics.enabled": True, "metrics.port": unused_tcp_port, "admin.enabled": False})
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http:
+    async with plain_http(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http:
         seen = {
             path: (await http.get(path)).status_code for path in ("/ready", "/", "/api/v1/rooms", "/demo/", "/docs")
         }
@@ -117,7 +118,7 @@ async def test_a_token_guards_the_interface_and_the_demo_s_tokens(
     await service_with(
         **{"metrics.enabled": True, "metrics.port": unused_tcp_port, "admin.token": "a token for operators"}
     )
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http:
+    async with plain_http(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http:
         assert (await http.get("/api/v1/sessions")).status_code == 401
         assert (await http.post("/demo/token", json={})).status_code == 401
         http.headers["Authorization"] = "Bearer a token for operators"
@@ -129,7 +130,7 @@ async def test_where_signed_tokens_are_not_accepted_none_is_issued(
     service_with: ServiceWith, unused_tcp_port: int, method: str
 ) -> None:
     await service_with(**{"metrics.enabled": True, "metrics.port": unused_tcp_port, "auth.auth_method": method})
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http:
+    async with plain_http(base_url=f"http://127.0.0.1:{unused_tcp_port}") as http:
         refused = await http.post("/api/v1/tokens", json={"client_id": "alice"})
 
     assert refused.status_code == 400

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
@@ -18,6 +17,7 @@ from signal_manager.registrations import Registrations
 from tests.integration.conftest import ServiceWith
 from tests.integration.test_server import ONE, TWO, close_code, connect_frame, connected, frame, offer_frame
 from tests.integration.v1_client import RawSocket
+from tests.web import plain_http
 
 
 class Numbers:
@@ -36,7 +36,7 @@ class Numbers:
 
 
 async def numbers(port: int) -> Numbers:
-    async with httpx.AsyncClient() as http:
+    async with plain_http() as http:
         return Numbers((await http.get(f"http://127.0.0.1:{port}/metrics")).text)
 
 
@@ -166,7 +166,7 @@ async def test_readiness_is_red_before_the_service_listens_and_while_it_stops(
 ) -> None:
     service = await service_with(**settings)
     deaf = await connected(service, ONE)
-    async with httpx.AsyncClient() as http:
+    async with plain_http() as http:
         url = f"http://127.0.0.1:{metrics_port}/ready"
         serving = await http.get(url)
         stopping = asyncio.create_task(service.server.stop())

@@ -17,6 +17,7 @@ from tests.integration.conftest import Service, ServiceWith
 from tests.integration.v1_client import DIALECTS, SIGNAL_TYPES, Client, connect
 from tests.nats_server import NatsServer, free_port
 from tests.waiting import until
+from tests.web import plain_http
 
 LIMIT = 20.0
 NAMES = ("ann", "ben", "cat")
@@ -329,7 +330,7 @@ async def test_an_operator_sees_and_ends_sessions_on_all_nodes(nodes: list[Servi
 
 @pytest.fixture
 async def admin(nodes: list[Service], admin_port: int) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{admin_port}", timeout=LIMIT) as http:
+    async with plain_http(base_url=f"http://127.0.0.1:{admin_port}", timeout=LIMIT) as http:
         yield http
 
 

@@ -8,7 +8,6 @@ import json
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-import httpx
 import pytest
 import structlog
 from structlog.testing import capture_logs
@@ -19,6 +18,7 @@ from signal_manager import frames
 from signal_manager.errors import ConfigurationError
 from signal_manager.protocol import relay
 from tests.integration.conftest import Service, ServiceWith
+from tests.web import plain_http
 
 ONE = ("test_client_1", "test_token_1")
 TWO = ("test_client_2", "test_token_2")
@@ -212,7 +212,7 @@ async def test_stopping_closes_every_client_1012_and_frees_the_port(service_with
 
 async def test_health_counts_connections(service: Service) -> None:
     websocket = await connected(service, ONE)
-    async with httpx.AsyncClient() as http:
+    async with plain_http() as http:
         response = await http.get(f"{service.http}/health")
         missing = await http.get(f"{service.http}/nothing")
 

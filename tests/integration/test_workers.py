@@ -13,12 +13,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from signal_manager.storage.sqlite import SqliteStorage
 from tests.integration.test_nodes import LIMIT, ask, log_in
 from tests.integration.v1_client import Client, connect
 from tests.nats_server import NatsServer, free_port
+from tests.web import plain_http
 
 NAMES = [f"c{number}" for number in range(8)]
 
@@ -108,7 +107,7 @@ async def test_workers_share_a_port_a_dead_one_is_replaced_and_all_stop_in_order
             if received.type == "SIGNAL_MESSAGE":
                 heard.add(received.fields["signal_data"])
         assert heard == set(NAMES[1:])
-        async with httpx.AsyncClient() as http:
+        async with plain_http() as http:
             numbers = (await http.get(f"{service.admin}/metrics", timeout=LIMIT)).text
         clients_of = re.findall(r'^signal_manager_clients\{worker="(\d)"\} (\d+)', numbers, re.MULTILINE)
         assert [worker for worker, _ in clients_of] == ["0", "1"]

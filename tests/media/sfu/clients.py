@@ -17,6 +17,7 @@ from aiortc import (
 from aiortc.mediastreams import MediaStreamTrack
 
 from signal_manager.media.sfu import LocalSfu
+from tests.web import plain_http
 
 TIME_LIMIT = 15.0
 Json = dict[str, Any]
@@ -51,7 +52,7 @@ class Api:
 @asynccontextmanager
 async def api_of(sfu: LocalSfu) -> AsyncIterator[Api]:
     """Connect to the SFU's HTTP port."""
-    async with httpx.AsyncClient(timeout=TIME_LIMIT) as http:
+    async with plain_http(timeout=TIME_LIMIT) as http:
         yield Api(sfu, http)
 
 

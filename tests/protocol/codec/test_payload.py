@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signal_manager.errors import MalformedMessageError
-from signal_manager.protocol.codec import Decoded, decode_payload, encode_payload
+from signal_manager.protocol.codec import Decoded, decode_payload, encode_payload, guess_shape
 from signal_manager.protocol.codec.fields import raw_signal_data
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import (
@@ -197,6 +197,14 @@ def test_an_empty_payload_is_a_heartbeat_or_a_good_bye(payload_type: PayloadType
 def test_a_refusal_names_the_message_type() -> None:
     with pytest.raises(MalformedMessageError, match="CONNECT payload: expected an object, got list"):
         decode_payload(MessageType.CONNECT, PayloadType.JSON, b"[]", sent_by=Peer.CLIENT)
+
+
+def test_the_shape_of_what_cannot_be_read_is_guessed_by_how_it_begins() -> None:
+    offer, json_type = MessageType.SIGNAL_OFFER, PayloadType.JSON
+    assert guess_shape(offer, json_type, b' {"SignalOffer":{"target') is Shape.TAGGED
+    assert guess_shape(offer, json_type, b'{"target_client_id":') is Shape.PLAIN
+    assert guess_shape(MessageType.WEBRTC_ROOM_CREATE, json_type, b"{") is Shape.PLAIN
+    assert guess_shape(offer, PayloadType.CBOR, b'{"SignalOffer":') is Shape.PLAIN
 
 
 def _valid_frames() -> list[tuple[Framing, bytes]]:
