@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -313,6 +315,22 @@ async def test_who_was_on_a_node_that_is_gone_is_offline_at_once(nats: NatsServe
             assert await result_of(here, A, message()) is Delivery.DELIVERED
 
         assert await result_of(here, A, message()) is Delivery.OFFLINE
+
+
+async def test_a_client_is_found_though_its_former_node_is_slowly_forgotten(nats: NatsServer) -> None:
+    async with node(nats, "here") as here, node(nats, "there") as there, node(nats, "third") as third:
+        subject = there._subject(A)
+        there._link.subscribe(subject, partial(there._on_question, A))  # as nats-server still believes
+        await there._link.flush()
+        told: list[Delivery | SignalManagerError] = []
+        here.send(A, message(), outcome=told.append)
+        await asyncio.sleep(0.1)
+        assert told == []
+
+        there._link.unsubscribe(subject)
+        await come(third, A, Phone())
+
+        await until(lambda: told == [Delivery.DELIVERED])
 
 
 async def test_what_waits_for_other_nodes_is_bounded(nats: NatsServer) -> None:

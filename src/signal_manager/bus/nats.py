@@ -134,7 +134,7 @@ class NatsBus(LocalBus[S]):
         self._batches = Batches(
             self._link,
             Addresses(node_id, self._inbox, self._reply_to),
-            ask=partial(self._ask_where, attempts=ASKED),
+            ask=self._ask_where,
             timeout=batch_timeout,
             max_buffered=max_buffered,
             metrics=metrics,
@@ -315,7 +315,7 @@ class NatsBus(LocalBus[S]):
 
     # -- questions -----------------------------------------------------------------------------------------------
 
-    def _ask_where(self, target: str, attempts: int) -> None:
+    def _ask_where(self, target: str, attempt: int = 1) -> None:
         """Ask all nodes who holds a client."""
 
         def answered(reply: Any) -> None:
@@ -323,10 +323,11 @@ class NatsBus(LocalBus[S]):
                 self._batches.take(self._routes.found(target, reply.node_id))
             elif isinstance(reply, UnavailableError):
                 self._batches.take(self._routes.unknown(target, reply))
-            elif reply is None or attempts <= 1:
+            elif reply is None or attempt >= ASKED:
                 self._batches.take(self._routes.absent(target))
             else:  # somebody has just let it go
-                asyncio.get_running_loop().call_later(ASK_AGAIN, self._ask_where, target, attempts - 1)
+                pause = ASK_AGAIN * 2 ** (attempt - 1)
+                asyncio.get_running_loop().call_later(pause, self._ask_where, target, attempt + 1)
 
         self._questions.ask(self._subject(target), Where(), answered)
 

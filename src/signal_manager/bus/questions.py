@@ -37,9 +37,10 @@ __all__ = [
 
 log = structlog.get_logger(__name__)
 
-# A node that has just let a client go says so; whoever asks again then finds the client's new node, or nobody.
+# A node that has just let a client go says so, until nats-server has been told: whoever asks again then finds the
+# client's new node, or nobody. The pauses (s) double, because a machine that is busy takes its time.
 ASK_AGAIN = 0.02
-ASKED = 3
+ASKED = 6
 
 
 class Where(msgspec.Struct, frozen=True, tag="where"):
@@ -168,11 +169,11 @@ class Questions:
 
     async def insist(self, subject: str, question: msgspec.Struct) -> Any:
         """Ask until somebody answers who holds the client, or nobody listens for it."""
-        for _ in range(ASKED):
+        for attempt in range(ASKED):
             reply = await self.answer_to(subject, question)
             if not isinstance(reply, Late):
                 break
-            await asyncio.sleep(ASK_AGAIN)
+            await asyncio.sleep(ASK_AGAIN * 2**attempt)
         return reply
 
     async def collect(self, subject: str, question: bytes, nodes: set[str]) -> list[bytes]:

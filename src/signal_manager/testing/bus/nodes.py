@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -47,10 +48,31 @@ class NodesContract(BusFixtures):
                 sent += 1
                 await asyncio.sleep(0)
             phones.append(await come(bus, A, Phone()))
+            await _until(lambda: len(told) == sent)  # noqa: B023 - awaited here
 
-        await _until(lambda: len(told) == sent)
         assert [text for phone in phones for text in phone.texts] == list(range(sent))
         assert set(told) == {Delivery.DELIVERED}
+
+    async def test_order_holds_and_all_is_accounted_for_while_the_client_goes_and_comes_back(
+        self, here: AnyBus[Phone], there: AnyBus[Phone], third: AnyBus[Phone]
+    ) -> None:
+        phones = [await come(there, A, Phone())]
+        told: dict[int, object] = {}
+        sent = 0
+
+        # What was refused while the client was away cannot be delivered once something later has been.
+        for bus in (third, there, third, there):
+            for _ in range(20):
+                here.send(A, message(sent), outcome=partial(told.__setitem__, sent))
+                sent += 1
+                await asyncio.sleep(0)
+            phones.append(await come(bus, A, Phone()))
+
+        await _until(lambda: len(told) == sent)
+        arrived = [text for phone in phones for text in phone.texts]
+        assert arrived == [number for number in range(sent) if told[number] is Delivery.DELIVERED]
+        others = [result for result in told.values() if result is not Delivery.DELIVERED]
+        assert all(isinstance(result, UnavailableError) for result in others)
 
     async def test_news_reach_the_nodes_that_are_named_and_in_order(
         self, here: AnyBus[Phone], there: AnyBus[Phone], third: AnyBus[Phone]
