@@ -89,6 +89,33 @@ def test_what_is_no_batch_is_refused(noise: bytes) -> None:
         wire.read_batch(noise)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        wire.Signals("a", "b", [(bytes(HEAD - 1), b"{}")]),
+        wire.Signals("a", "b", [(bytes(HEAD + 1), b"{}")]),
+        wire.Signals("a" * 256, "b", []),
+        wire.Message(["a"], wire.Content(17, 1, bytes(15), b"")),
+        wire.Message(["a" * 256], wire.Content(17, 1, bytes(16), b"")),
+        wire.News("r" * 256, b""),
+    ],
+)
+def test_what_no_node_writes_is_refused(entry: wire.Entry) -> None:
+    with pytest.raises(MalformedMessageError):
+        wire.read_batch(encode([], [entry]))
+
+
+def test_an_answer_that_no_node_writes_is_refused() -> None:
+    unsettled = wire.Unsettled(0, wire.Verdict.FAILED, "x" * 256)
+    for answer in (
+        wire.Answer(-1),
+        wire.Answer(1, [unsettled]),
+        wire.Answer(1, [wire.Unsettled(-1, wire.Verdict.FAILED)]),
+    ):
+        with pytest.raises(MalformedMessageError):
+            wire.read_batch(encode([answer], []))
+
+
 @given(ANSWERS, ENTRIES, st.data())
 def test_a_batch_that_was_cut_off_is_none(
     answers: list[wire.Answer], entries: list[wire.Entry], data: st.DataObject

@@ -103,6 +103,7 @@ class Batches:
         self, sender: Sender, target: str, frame: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
     ) -> None:
         """Send a signal in the bytes in which it came (`Forwarder.forward`)."""
+        # `bytes(body)` below: msgspec would take a `Raw`, as the relay path has it, for MessagePack.
         run = self._run
         size = wire.SIGNAL_HEAD + len(body)
         if (

@@ -13,7 +13,7 @@ The sizes are what entries take at most, so that a batch can be filled without e
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -62,6 +62,12 @@ SIGNAL_HEAD = 3 * _HEAD + HEAD
 TARGET_HEAD = _HEAD
 _LONGEST_REASON = 255
 
+_Name = Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)]
+_Number = Annotated[int, msgspec.Meta(ge=0)]
+_Head = Annotated[bytes, msgspec.Meta(min_length=HEAD, max_length=HEAD)]
+_MessageId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+_Reason = Annotated[str, msgspec.Meta(max_length=_LONGEST_REASON)]
+
 
 class Verdict(IntEnum):
     """What the receiving node made of an entry, other than delivering it."""
@@ -76,9 +82,9 @@ class Verdict(IntEnum):
 class Signals(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
     """Signals of one client to another in their sender's encoding: of each the head of its frame, and its body."""
 
-    target: str
-    sender: str
-    signals: list[tuple[bytes, bytes]]
+    target: _Name
+    sender: _Name
+    signals: list[tuple[_Head, bytes]]
 
 
 class Content(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -86,21 +92,21 @@ class Content(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     message_type: int
     payload_type: int
-    message_id: bytes
+    message_id: _MessageId
     payload: bytes
 
 
 class Message(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
     """A message for one client or several."""
 
-    targets: list[str]
+    targets: list[_Name]
     content: Content
 
 
 class News(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=3):
     """What was announced of a room."""
 
-    room_id: str
+    room_id: _Name
     data: bytes
 
 
@@ -110,15 +116,15 @@ Entry: TypeAlias = Signals | Message | News
 class Unsettled(NamedTuple):
     """A message of a batch, by its place in it, that was not simply delivered."""
 
-    place: int
+    place: _Number
     verdict: Verdict
-    reason: str = ""
+    reason: _Reason = ""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What became of a batch; whatever is not named was delivered."""
 
-    number: int
+    number: _Number
     unsettled: list[Unsettled] = []
 
     @property
@@ -134,9 +140,9 @@ class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What one node sends another in one go."""
 
     version: int
-    number: int
+    number: _Number
     is_awaited: bool
-    node_id: str
+    node_id: _Name
     answers: list[Answer]
     entries: list[Entry]
 

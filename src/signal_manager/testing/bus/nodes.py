@@ -73,6 +73,8 @@ class NodesContract(BusFixtures):
         assert arrived == [number for number in range(sent) if told[number] is Delivery.DELIVERED]
         others = [result for result in told.values() if result is not Delivery.DELIVERED]
         assert all(isinstance(result, UnavailableError) for result in others)
+        assert await result_of(here, A, message(sent)) is Delivery.DELIVERED
+        assert phones[-1].texts[-1] == sent
 
     async def test_news_reach_the_nodes_that_are_named_and_in_order(
         self, here: AnyBus[Phone], there: AnyBus[Phone], third: AnyBus[Phone]
