@@ -81,7 +81,15 @@ class Connection(WSListener):
         "source",
     )
 
-    def __init__(self, board: Switchboard, framing: Framing, *, source: ClientAddress, opened_at: float) -> None:
+    def __init__(
+        self,
+        board: Switchboard,
+        framing: Framing,
+        *,
+        source: ClientAddress,
+        opened_at: float,
+        names_protocol: bool = True,
+    ) -> None:
         super().__init__()
         self._board = board
         self._framing = framing
@@ -89,7 +97,7 @@ class Connection(WSListener):
         self._first_byte, self._frame_type = (0x81, _TEXT) if framing is Framing.JSON else (0x82, _BINARY)
         self.source = source
         self._opened_at = opened_at
-        self._session = Session(board.settings, now=self._opened_at)
+        self._session = Session(board.settings, now=self._opened_at, names_protocol=names_protocol)
         self._conversation = Conversation(self, board, self._session, framing)
         self.client_id = ClientId("")  # the client that it proves to be
         self.instance_id: str | None = None

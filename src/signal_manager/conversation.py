@@ -150,7 +150,7 @@ class Conversation:
         """Decode a message and give it to the session."""
         now = time.monotonic()
         session = self._session
-        payload_type, shape = session.payload_type, session.shape
+        payload_type, shape = session.payload_type, None
         try:
             if is_text is not (self._framing is Framing.JSON):
                 wanted, came = ("text", "binary") if self._framing is Framing.JSON else ("binary", "text")
@@ -159,7 +159,7 @@ class Conversation:
             payload_type = header.payload_type
             self._board.received[header.message_type].value += 1
             try:
-                message, shape = decode_payload(header.message_type, payload_type, header.payload, sent_by=Peer.CLIENT)
+                decoded = decode_payload(header.message_type, payload_type, header.payload, sent_by=Peer.CLIENT)
             except MalformedMessageError as error:
                 error.message_id = header.message_id
                 shape = guess_shape(header.message_type, payload_type, header.payload)
@@ -171,7 +171,7 @@ class Conversation:
                 self._count(None, data)
             self.perform(session.malformed(error, payload_type=payload_type, shape=shape, now=now))
             return
-        received = Received(message, header.message_id, payload_type, shape)
+        received = Received(decoded.message, header.message_id, payload_type, decoded.shape)
         self.perform(session.receive(received, now=now, server_time=time.time_ns() // 1_000_000))
 
     def refuse(self, data: bytes, refusal: RateLimitedError) -> None:
@@ -214,7 +214,15 @@ class Conversation:
         session = self._session
         if session.shape is Shape.TAGGED and spec_of(message).variant is None:
             raise InvalidRequestError(f"the target's protocol has no {spec_of(message).message_type.name}")
-        self._wire.write(self._encode(message, message_id, session.payload_type, session.shape))
+        try:
+            data = self._encode(message, message_id, session.payload_type, session.shape)
+        except TooLargeError:
+            if session.shape is not Shape.TAGGED or not isinstance(message, Signal):
+                raise
+            # As `relay.write` does: without its sender it may fit, and the original's clients know of none.
+            message = msgspec.structs.replace(message, sender_client_id=None)
+            data = self._encode(message, message_id, session.payload_type, session.shape)
+        self._wire.write(data)
         return Delivery.DELIVERED
 
     def acknowledge(self, target: str, data: bytes) -> None:

@@ -200,7 +200,7 @@ class Server:
             request.headers["Connection"] = "upgrade"
         subprotocol = choose_subprotocol(_words(request, "Sec-WebSocket-Protocol"))
         if subprotocol is None:
-            return Connection(self._board, Framing.V1, source=address, opened_at=accepted_at)
+            return Connection(self._board, Framing.V1, source=address, opened_at=accepted_at, names_protocol=False)
         connection = Connection(self._board, SUBPROTOCOLS[subprotocol], source=address, opened_at=accepted_at)
         response = WSUpgradeResponse.create_101_response({"Sec-WebSocket-Protocol": subprotocol})
         return WSUpgradeResponseWithListener(response, connection)

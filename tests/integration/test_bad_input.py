@@ -58,7 +58,7 @@ async def _check_refusal(client: Client, vector: dict[str, Any], code: int) -> N
 
 
 async def test_a_malformed_message_before_connect_is_an_error_too(service: Service) -> None:
-    async with connect(service.url) as client:
+    async with connect(service.url, "signal-manager.v1") as client:
         await client.send_raw(b"GET / HTTP/1.1\r\n\r\n")
         await client.expect_error(400)
 

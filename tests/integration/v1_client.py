@@ -28,6 +28,7 @@ __all__ = [
     "DIALECTS",
     "MESSAGE_TYPES",
     "NIL_ID",
+    "ORIGINAL",
     "PAYLOAD_TYPES",
     "SIGNAL_TYPES",
     "Client",
@@ -196,6 +197,8 @@ class Dialect(NamedTuple):
 
     def read_signal(self, received: Received) -> tuple[str, str]:
         """Return the sender and the data of a delivered signal, which must be in this dialect."""
+        if self in ORIGINAL:
+            return TAGGED.read_signal(received)
         assert received.payload_type == self.payload_type
         match self.payload_type:
             case "BINARY":
@@ -225,6 +228,12 @@ BINARY = Dialect("BINARY", "BINARY")
 TEXT = Dialect("TEXT", "TEXT")
 PROTOBUF = Dialect("PROTOBUF", "PROTOBUF")
 CBOR = Dialect("CBOR", "CBOR")
+# How the original service's clients write; whatever they wrote, it answers in tagged JSON.
+ORIGINAL = (
+    Dialect("original BINARY", "BINARY", tagged=True),
+    Dialect("original TEXT", "TEXT", tagged=True),
+    Dialect("original JSON", "JSON", tagged=True),
+)
 DIALECTS = (PLAIN, TAGGED, BINARY, TEXT, PROTOBUF, CBOR)
 
 
@@ -284,6 +293,8 @@ class Client:
         self.websocket = websocket
         self.version = version
         self.dialect = dialect
+        # Whether it is one of the original service's: answered in tagged JSON alone.
+        self.is_original = websocket.subprotocol is None and dialect.tagged and dialect.payload_type != "CBOR"
 
     async def send_raw(self, data: bytes | str) -> None:
         """Send one WebSocket message: binary for bytes, text for str."""
@@ -362,7 +373,7 @@ class Client:
             request = await self.send("HEARTBEAT", struct.pack(">Q", timestamp), "BINARY")
         reply = await self.expect("HEARTBEAT_ACK")
         assert reply.id == request
-        if self.version == "json":
+        if self.version == "json" or self.is_original:
             assert reply.fields["timestamp"] == timestamp
         else:
             assert reply.payload == struct.pack(">Q", timestamp)
@@ -392,7 +403,13 @@ class Client:
 
 @asynccontextmanager
 async def connect(url: str, subprotocol: str | None = None, *, dialect: Dialect = PLAIN) -> AsyncIterator[Client]:
-    """Open a WebSocket; the client sends nothing but what the test says, and answers pings."""
+    """Open a WebSocket; the client sends nothing but what the test says, and answers pings.
+
+    A client that speaks BINARY or TEXT and names no subprotocol is one of the original service's, so these name v1
+    unless they are in the ORIGINAL dialects.
+    """
+    if subprotocol is None and dialect in (BINARY, TEXT):
+        subprotocol = "signal-manager.v1"
     async with websocket_connect(
         url,
         subprotocols=[Subprotocol(subprotocol)] if subprotocol else None,

@@ -149,7 +149,16 @@ def test_a_body_too_long_for_v1_is_left_to_the_codec() -> None:
     sender = end("a", Framing.V2)
 
     assert relayed(frame(body, Framing.V2), sender, end("b")) is None
+    assert relayed(frame(body, Framing.V2), sender, end("b", shape=Shape.TAGGED)) is None
     assert relayed(frame(body, Framing.V2), sender, end("b", Framing.V2)) is not None
+
+
+def test_a_tagged_receiver_gets_what_just_fits_without_its_sender() -> None:
+    whole = b'{"SignalOffer":{"target_client_id":"b","signal_data":"%b"}}'
+    whole = whole % (b"x" * (0xFFFF - len(whole) + 2))
+    data = frame(whole)
+
+    assert relayed(data, end("a", shape=Shape.TAGGED), end("b", shape=Shape.TAGGED)) == data
 
 
 @pytest.mark.parametrize("value", [b"1e999", b'"\\ud800"', b"[[1]]", b"12"])

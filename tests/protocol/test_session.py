@@ -67,9 +67,9 @@ def received(message: Message, *, shape: Shape = Shape.PLAIN, payload_type: Payl
 class Client:
     """Drives one session; its clock stands still unless `now` is moved."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, names_protocol: bool = True) -> None:
         self.now = 1000.0
-        self.session = Session(SETTINGS, now=self.now)
+        self.session = Session(SETTINGS, now=self.now, names_protocol=names_protocol)
 
     def __rshift__(self, message: Message) -> list[Action]:
         return self.receive(received(message))
@@ -104,6 +104,52 @@ def sent_error(actions: list[Action]) -> ErrorMessage:
     assert send.message_id == ID
     assert isinstance(send.message, ErrorMessage)
     return send.message
+
+
+@pytest.mark.parametrize(
+    ("payload_type", "shape"),
+    [(PayloadType.BINARY, Shape.PLAIN), (PayloadType.TEXT, Shape.PLAIN), (PayloadType.JSON, Shape.TAGGED)],
+)
+def test_one_that_names_no_subprotocol_is_answered_in_tagged_json_where_the_original_would(
+    payload_type: PayloadType, shape: Shape
+) -> None:
+    client = Client(names_protocol=False)
+    (early,) = client.receive(received(OFFER, shape=shape, payload_type=payload_type))
+    client.receive(received(CONNECT, shape=shape, payload_type=payload_type))
+    (welcome,) = client.accept()
+    (echo,) = client.receive(received(Heartbeat(timestamp=1), payload_type=PayloadType.BINARY))
+
+    for action in (early, welcome, echo):
+        assert isinstance(action, Send)
+        assert (action.payload_type, action.shape) == (PayloadType.JSON, Shape.TAGGED)
+
+
+@pytest.mark.parametrize("payload_type", [PayloadType.JSON, PayloadType.CBOR, PayloadType.PROTOBUF])
+def test_one_that_names_no_subprotocol_and_speaks_as_no_original_client_does_is_answered_as_it_speaks(
+    payload_type: PayloadType,
+) -> None:
+    client = Client(names_protocol=False)
+    (early,) = client.receive(received(OFFER, payload_type=payload_type))
+    client.receive(received(CONNECT, payload_type=payload_type))
+    (welcome,) = client.accept()
+
+    for action in (early, welcome):
+        assert isinstance(action, Send)
+        assert (action.payload_type, action.shape) == (payload_type, Shape.PLAIN)
+
+
+@pytest.mark.parametrize("names_protocol", [True, False])
+def test_what_has_no_shape_before_connect_is_refused_in_plain_json_only_where_a_subprotocol_was_named(
+    names_protocol: bool,
+) -> None:
+    client = Client(names_protocol=names_protocol)
+    error = MalformedMessageError("bad", message_id=ID)
+
+    (refusal,) = client.session.malformed(error, payload_type=PayloadType.TEXT, shape=None, now=client.now)
+
+    assert isinstance(refusal, Send)
+    expected = (PayloadType.TEXT, Shape.PLAIN) if names_protocol else (PayloadType.JSON, Shape.TAGGED)
+    assert (refusal.payload_type, refusal.shape) == expected
 
 
 def test_connect_is_authenticated_and_welcomed(client: Client) -> None:

@@ -72,6 +72,9 @@ _TAGGED_AUTHENTICATION_FAILED = 1
 _TAGGED_MALFORMED = 2
 
 
+# What the original service's clients write beside tagged JSON (docs/protocol.md, "Payload types").
+_ORIGINAL_LAYOUTS = frozenset({PayloadType.BINARY, PayloadType.TEXT})
+
 _OUR_MAJOR = int(PROTOCOL_VERSION.split(".", maxsplit=1)[0])
 # Far beyond any version, and short enough that int() stays cheap.
 _VERSION_DIGITS = 9
@@ -358,14 +361,20 @@ class Session:
 
     Every method that takes an input returns the actions to perform, in order. `now` is a monotonic time in seconds,
     `server_time` is milliseconds since the epoch.
+
+    Args:
+        names_protocol: whether the client has named a WebSocket subprotocol of the service; the original service's
+            clients name none, and read no reply but JSON in the tagged shape.
     """
 
     __slots__ = (
         "_connect",
         "_deadline_from",
         "_malformed",
+        "_names_protocol",
         "_pinged_at",
         "_settings",
+        "_speaks_original",
         "identity",
         "payload_type",
         "session_id",
@@ -373,8 +382,17 @@ class Session:
         "state",
     )
 
-    def __init__(self, settings: SessionSettings, *, now: float, payload_type: PayloadType = PayloadType.JSON) -> None:
+    def __init__(
+        self,
+        settings: SessionSettings,
+        *,
+        now: float,
+        payload_type: PayloadType = PayloadType.JSON,
+        names_protocol: bool = True,
+    ) -> None:
         self._settings = settings
+        self._names_protocol = names_protocol
+        self._speaks_original = False  # known once it has sent CONNECT
         self.state = State.AWAITING_CONNECT
         # How the service speaks of its own accord on this connection; its CONNECT decides.
         self.payload_type = payload_type
@@ -418,12 +436,16 @@ class Session:
         raise AssertionError(f"no such reaction to a message: {reaction}")  # pragma: no cover - the table's mistake
 
     def malformed(
-        self, error: MalformedMessageError, *, payload_type: PayloadType, shape: Shape, now: float
+        self, error: MalformedMessageError, *, payload_type: PayloadType, shape: Shape | None, now: float
     ) -> list[Action]:
-        """Take bytes that are no message; the complaint carries their id where it could be read."""
+        """Take bytes that are no message; the complaint carries their id where it could be read.
+
+        Args:
+            shape: of what could be read; None where that is not known.
+        """
         if self._advance(Input.MALFORMED) is Reaction.IGNORE:
             return []
-        shape = self._shape_of_reply(shape)
+        payload_type, shape = self._form_of_reply(payload_type, shape)
         actions: list[Action] = [Send(_error_message(error, shape), error.message_id, payload_type, shape)]
         if self._malformed is None:
             self._malformed = deque(maxlen=MALFORMED_LIMIT)
@@ -437,7 +459,7 @@ class Session:
         """Take the news that a message came beyond the rate and was dropped unread."""
         if self._advance(Input.LIMITED) is Reaction.IGNORE:
             return []
-        shape = self._shape_of_reply(Shape.PLAIN)
+        payload_type, shape = self._form_of_reply(payload_type, None)
         return [Send(_error_message(error, shape), message_id, payload_type, shape)]
 
     def insistent(self) -> list[Action]:
@@ -480,7 +502,7 @@ class Session:
             resumed=resume.resumed if resume else False,
             received=resume.received if resume else None,
         )
-        return [Send(welcome, connect.message_id, connect.payload_type, connect.shape)]
+        return [Send(welcome, connect.message_id, self.payload_type, self.shape)]
 
     def refused(self, error: SignalManagerError) -> list[Action]:
         """Take the news that CONNECT cannot be accepted."""
@@ -567,15 +589,25 @@ class Session:
 
     def reply(self, message: Message, request: Received) -> Send:
         """Return the action that answers `request`."""
-        return Send(message, request.message_id, request.payload_type, self._shape_of_reply(request.shape))
+        payload_type, shape = self._form_of_reply(request.payload_type, request.shape)
+        return Send(message, request.message_id, payload_type, shape)
 
     def error(self, error: SignalManagerError, request: Received) -> Send:
         """Return the action that refuses `request`."""
-        return self.reply(_error_message(error, self._shape_of_reply(request.shape)), request)
+        _, shape = self._form_of_reply(request.payload_type, request.shape)
+        return self.reply(_error_message(error, shape), request)
 
-    def _shape_of_reply(self, shape: Shape) -> Shape:
-        """The shape of CONNECT is the shape of every reply; until then, clients are answered as they speak."""
-        return shape if self.state is State.AWAITING_CONNECT else self.shape
+    def _form_of_reply(self, payload_type: PayloadType, shape: Shape | None) -> tuple[PayloadType, Shape]:
+        """Return how to answer a message of this form.
+
+        The shape of CONNECT is the shape of every reply; until then, clients are answered as they speak. The original
+        service's clients are answered in the only form that their codec reads.
+        """
+        if self.state is not State.AWAITING_CONNECT:
+            return (PayloadType.JSON, Shape.TAGGED) if self._speaks_original else (payload_type, self.shape)
+        if not self._names_protocol and (shape is None or _is_originals(payload_type, shape)):
+            return PayloadType.JSON, Shape.TAGGED
+        return payload_type, shape or Shape.PLAIN
 
     def _advance(self, event: Input) -> Reaction:
         self.state, reaction = TRANSITIONS[self.state, event]
@@ -586,8 +618,10 @@ class Session:
         assert isinstance(connect, Connect)  # noqa: S101 - the table sends only CONNECT here
         # Remembered before anything can go wrong, so that even a refusal speaks the client's language.
         self._connect = received
-        self.payload_type = received.payload_type
-        self.shape = received.shape
+        self._speaks_original = not self._names_protocol and _is_originals(received.payload_type, received.shape)
+        self.payload_type, self.shape = received.payload_type, received.shape
+        if self._speaks_original:
+            self.payload_type, self.shape = PayloadType.JSON, Shape.TAGGED
         return [Authenticate(connect)]
 
     def _admit(self, received: Received, reaction: Reaction) -> list[Action]:
@@ -625,6 +659,10 @@ class Session:
             raise AssertionError("an answer without a CONNECT")
         self._connect = None
         return connect
+
+
+def _is_originals(payload_type: PayloadType, shape: Shape) -> bool:
+    return payload_type in _ORIGINAL_LAYOUTS or (payload_type is PayloadType.JSON and shape is Shape.TAGGED)
 
 
 def check_version(version: str | None) -> None:

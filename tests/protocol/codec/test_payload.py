@@ -203,7 +203,8 @@ def test_the_shape_of_what_cannot_be_read_is_guessed_by_how_it_begins() -> None:
     offer, json_type = MessageType.SIGNAL_OFFER, PayloadType.JSON
     assert guess_shape(offer, json_type, b' {"SignalOffer":{"target') is Shape.TAGGED
     assert guess_shape(offer, json_type, b'{"target_client_id":') is Shape.PLAIN
-    assert guess_shape(MessageType.WEBRTC_ROOM_CREATE, json_type, b"{") is Shape.PLAIN
+    assert guess_shape(MessageType.WEBRTC_ROOM_CREATE, json_type, b"{") is None
+    assert guess_shape(offer, PayloadType.TEXT, b"bob") is None
     assert guess_shape(offer, PayloadType.CBOR, b'{"SignalOffer":') is Shape.PLAIN
 
 

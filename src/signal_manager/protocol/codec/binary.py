@@ -44,9 +44,10 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Messa
                 "version": reader.string(),
                 "client_id": reader.string() or None,
                 "auth_token": reader.string() or None,
-                "capabilities": [reader.string() for _ in range(reader.integer(1))] or None,
-                "metadata": decode_json(reader.take(reader.integer(2)) or b"null"),
             }
+            if not reader.is_at_end:  # the original service's reader takes no more than this
+                fields["capabilities"] = [reader.string() for _ in range(reader.integer(1))] or None
+                fields["metadata"] = decode_json(reader.metadata() or b"null")
         case MessageType.UNREGISTER:
             fields = {
                 "version": reader.string(),
@@ -110,6 +111,20 @@ class _Reader:
 
     def string(self) -> str:
         return decode_utf8(self.take(self.integer(1)))
+
+    @property
+    def is_at_end(self) -> bool:
+        return self._position == len(self._data)
+
+    def metadata(self) -> bytes:
+        """Take REGISTER's last field, whose length is a u16, or a u8 as the original service's clients write it.
+
+        It may be left out. The length must reach the end of the payload, so no payload fits both.
+        """
+        left = self._data[self._position :]
+        if not left:
+            return b""
+        return self.take(self.integer(1 if left[0] == len(left) - 1 else 2))
 
     def rest(self) -> bytes:
         return self.take(len(self._data) - self._position)

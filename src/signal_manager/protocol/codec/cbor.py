@@ -12,7 +12,7 @@ from typing import Any
 import cbor2
 
 from signal_manager.errors import MalformedMessageError
-from signal_manager.protocol.codec.fields import MAX_DEPTH, Decoded, fields_of, read_object, write_object
+from signal_manager.protocol.codec.fields import MAX_DEPTH, Decoded, object_fields, read_object, write_object
 from signal_manager.protocol.messages import Message, MessageType, Peer, Shape
 
 __all__ = ["decode", "encode"]
@@ -58,6 +58,5 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Decod
 
 
 def encode(message: Message, shape: Shape) -> bytes:
-    """Return a message's CBOR; the tagged shape writes defaults too, as in JSON."""
-    fields = fields_of(message, with_defaults=shape is Shape.TAGGED)
-    return cbor2.dumps(write_object(message, fields, shape))
+    """Return a message's CBOR."""
+    return cbor2.dumps(write_object(message, object_fields(message, shape), shape))

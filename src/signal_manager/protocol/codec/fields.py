@@ -33,6 +33,7 @@ __all__ = [
     "decode_json",
     "decode_utf8",
     "fields_of",
+    "object_fields",
     "raw_signal_data",
     "read_object",
     "write_object",
@@ -102,6 +103,18 @@ def fields_of(message: Message, *, with_defaults: bool) -> dict[str, Any]:
         if required or (value is not None and (with_defaults or value != default)):
             is_builtin = type(value) in _BUILTIN
             fields[name] = value if is_builtin else msgspec.to_builtins(value, builtin_types=(bytes,))
+    return fields
+
+
+def object_fields(message: Message, shape: Shape) -> dict[str, Any]:
+    """Return the fields of a JSON or CBOR object.
+
+    The tagged shape writes defaults too: the original service's clients have required fields where ours are optional.
+    `ack` alone is left out, because it asks the service for something and says nothing to the receiver.
+    """
+    fields = fields_of(message, with_defaults=shape is Shape.TAGGED)
+    if shape is Shape.TAGGED and fields.get("ack") is False:
+        del fields["ack"]
     return fields
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from signal_manager.protocol.codec.fields import Decoded, decode_json, fields_of, read_object, write_object
+from signal_manager.protocol.codec.fields import Decoded, decode_json, object_fields, read_object, write_object
 from signal_manager.protocol.messages import Message, MessageType, Peer, Shape
 
 __all__ = ["decode", "encode"]
@@ -29,9 +29,8 @@ def encode(message: Message, shape: Shape) -> bytes:
     """Return a message's JSON.
 
     Bytes in `signal_data` become a string when they are UTF-8, else base64 (docs/protocol.md, "Between encodings").
-    The tagged shape writes defaults too: the original service's clients have required fields where ours are optional.
     """
-    fields = fields_of(message, with_defaults=shape is Shape.TAGGED)
+    fields = object_fields(message, shape)
     data = fields.get("signal_data")
     if isinstance(data, bytes):
         fields |= _text_fields(data)

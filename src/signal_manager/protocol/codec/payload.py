@@ -36,12 +36,18 @@ def decode_payload(message_type: MessageType, payload_type: PayloadType, payload
         raise MalformedMessageError(f"{message_type.name} payload: {error.message}") from error
 
 
-def guess_shape(message_type: MessageType, payload_type: PayloadType, payload: bytes) -> Shape:
-    """Return the shape that an unreadable payload seems to be in, so that its sender can read the complaint."""
+def guess_shape(message_type: MessageType, payload_type: PayloadType, payload: bytes) -> Shape | None:
+    """Return the shape that an unreadable payload seems to be in, so that its sender can read the complaint.
+
+    None stands for one that may be in either: it is no JSON object, and CBOR and Protobuf are never the original's.
+    """
     variant = SPECS[message_type].variant
-    if payload_type is PayloadType.JSON and variant is not None:
-        return Shape.TAGGED if payload.lstrip().startswith(b'{"%b"' % variant.encode()) else Shape.PLAIN
-    return Shape.PLAIN
+    if payload_type in {PayloadType.PROTOBUF, PayloadType.CBOR}:
+        return Shape.PLAIN
+    start = payload.lstrip()
+    if payload_type is PayloadType.JSON and variant is not None and start.startswith(b'{"%b"' % variant.encode()):
+        return Shape.TAGGED
+    return Shape.PLAIN if payload_type is PayloadType.JSON and start.startswith(b'{"') else None
 
 
 def encode_payload(
