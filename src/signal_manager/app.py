@@ -150,6 +150,8 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 connection_timeout=config.server.connection_timeout,
                 heartbeat_interval=config.server.heartbeat_interval,
                 heartbeat_timeout=config.server.heartbeat_timeout,
+                away_after=config.rooms.away_after,
+                leave_after=config.rooms.leave_after,
                 server_version=__version__,
             ),
             metrics=metrics,

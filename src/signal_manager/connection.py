@@ -288,10 +288,9 @@ class Connection(WSListener):
         """Do what is due at `now`: pings and time limits."""
         if self._heard:
             self._heard = False
-            self._session.heard(now)
+            self._conversation.heard(now)
         elif now >= self._next_tick:
-            self._conversation.perform(self._session.tick(now))
-            deadline = self._session.next_deadline()
+            deadline = self._conversation.tick(now)
             self._next_tick = now + 1.0 if deadline is None else deadline
         if self._transport is not None and self._frames is not None and self._transport.is_close_frame_sent:
             # picows ends a connection by itself where the client breaks the WebSocket protocol, but never cuts it.
@@ -514,6 +513,7 @@ class Connection(WSListener):
 
     def release(self) -> None:
         """Handle what has waited, up to the next request that others must wait for (`Wire.release`)."""
+        self._next_tick = 0.0  # whoever has come into a room is looked after sooner
         waiting, self._held = self._held or [], None
         for index, (data, frame_type) in enumerate(waiting):
             self._take_or_hold(data, frame_type)

@@ -44,6 +44,7 @@ from signal_manager.protocol.messages import (
 )
 from signal_manager.protocol.resume import UNCOUNTED, Journal, Manner
 from signal_manager.protocol.session import (
+    Absent,
     Action,
     Authenticate,
     Close,
@@ -291,6 +292,9 @@ class Conversation:
                     self._confirmed(action)
                 case Ping():
                     self._wire.ping()
+                case Absent():
+                    if self._caller is not None:
+                        self._board.router.mark(self._caller.session_id, is_away=action.is_away)
                 case Close():
                     self.leave(_REASONS.get(action.code, _LOST), may_resume=action.code in _RESUMABLE)
                     self._wire.close(action.code, action.reason)
@@ -316,6 +320,22 @@ class Conversation:
         self._board.relayed_otherwise += 1
         if isinstance(ack, SignalAck) and self._session.shape is not Shape.TAGGED:
             self._send(self._session.reply(ack, received))
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def heard(self, now: float) -> None:
+        """Take a sign of life."""
+        self.perform(self._session.heard(now))
+
+    def tick(self, now: float) -> float | None:
+        """Do what is due at `now`, and return when something is due next."""
+        self._look_for_room()
+        self.perform(self._session.tick(now))
+        return self._session.next_deadline()
+
+    def _look_for_room(self) -> None:
+        caller = self._caller
+        self._session.is_in_room = caller is not None and self._board.router.is_in_room(caller.session_id)
 
     # -- how it begins -------------------------------------------------------------------------------------------
 
@@ -467,11 +487,12 @@ class Conversation:
     def leave(self, reason: str = _LOST, *, may_resume: bool = False) -> None:
         """Stop being the client's presence; a session that may be resumed waits for its client instead."""
         caller, resumable = self._caller, self._resumable
+        self._look_for_room()
         self._let_go()
         if caller is None:
             return
         if resumable is not None:
-            if may_resume and resumable.suspend(self._wire):
+            if may_resume and resumable.suspend(self._wire, self._session):
                 return
             resumable.ended()
         self._board.bus.detach(caller.identity.client_id, self._wire)

@@ -112,7 +112,8 @@ class Participant(msgspec.Struct, frozen=True, kw_only=True):
     """A client's membership in a room.
 
     `session_id` is this participant's own media session, `node_id` the node that serves its connection, and
-    `generation` counts the client's joins, so that a late reply to an earlier one can be told apart.
+    `generation` counts the client's joins, so that a late reply to an earlier one can be told apart. `away` says that
+    nothing has come from the client for a while, or that its connection is lost.
     """
 
     client_id: ClientId
@@ -123,6 +124,7 @@ class Participant(msgspec.Struct, frozen=True, kw_only=True):
     node_id: NodeId | None = None
     generation: Count = 1
     joined_at: float | None = None
+    away: bool = False
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,7 +44,7 @@ from signal_manager.protocol.resume import (
     Standing,
     Stay,
 )
-from signal_manager.protocol.session import Received
+from signal_manager.protocol.session import Received, Session
 from signal_manager.router import Router
 from signal_manager.storage.base import Storage
 
@@ -153,9 +153,14 @@ class ResumableSession:
 
     # -- what its connection calls -------------------------------------------------------------------------------
 
-    def suspend(self, connection: Carrier) -> bool:
-        """Wait for the client to come back, now that its connection is gone; False when the session ends instead."""
-        if not self.stay.drop(time.monotonic()):
+    def suspend(self, connection: Carrier, session: Session) -> bool:
+        """Wait for the client to come back, now that its connection is gone; False when the session ends instead.
+
+        Args:
+            session: what the connection has been; it knows how long its client may be missed in a room.
+        """
+        now = time.monotonic()
+        if not self.stay.drop(now, latest=session.must_return_by(now)):
             self._owner.forget(self)
             return False
         self.connection = None
@@ -174,6 +179,7 @@ class ResumableSession:
             self.is_busy = False
         if self.stay.standing is not Standing.AWAY:
             return False
+        self._owner.mark(self, is_away=True)  # the request may have brought it into a room
         return self._queue(reply) is Delivery.QUEUED
 
     def resume(self, connection: Carrier, caller: Caller, received: int) -> tuple[bytes, ...]:
@@ -335,7 +341,6 @@ class Resumption:
         self._depart = depart
         self._budget = Budget(settings.total_bytes)
         self._sessions: dict[SessionId, ResumableSession] = {}
-        # The same window for all: whoever went first is the first whose window is over.
         self._away: dict[SessionId, ResumableSession] = {}
         metrics.sessions_away.read_from(lambda: len(self._away))
         metrics.resume_buffer_bytes.read_from(lambda: self._budget.used)
@@ -422,9 +427,8 @@ class Resumption:
     def sweep(self, now: float) -> None:
         """End the sessions whose clients stayed away for too long."""
         for session in tuple(self._away.values()):
-            if not session.stay.has_expired(now):
-                return
-            self.ended(session, _LOST)
+            if session.stay.has_expired(now):
+                self.ended(session, _LOST)
 
     async def reclaim(self) -> int:
         """Take back what an earlier start of this service has saved, so that its clients are expected; return how many.
@@ -498,13 +502,19 @@ class Resumption:
     def suspended(self, session: ResumableSession, connection: Carrier) -> None:
         """Let a session stand for its client in its connection's place."""
         self._away[session.session_id] = session
+        self.mark(session, is_away=True)
         self._bus.swap(session.client_id, connection, session)
 
     def resumed(self, session: ResumableSession, former: Carrier | None, connection: Carrier) -> None:
         """Let a new connection stand for its client in its session's place, or in another connection's."""
         self._away.pop(session.session_id, None)
+        self.mark(session, is_away=False)
         if not self._bus.swap(session.client_id, session if former is None else former, connection):
             self._bus.attach(session.client_id, connection)
+
+    def mark(self, session: ResumableSession, *, is_away: bool) -> None:
+        """Let the members of a session's room know that its client is away, or back."""
+        self._router.mark(session.session_id, is_away=is_away)
 
     def forget(self, session: ResumableSession) -> None:
         """Forget a session that has ended."""

@@ -114,6 +114,15 @@ class Router:
         if self._rooms is not None:
             self._rooms.left(caller, reason)
 
+    def is_in_room(self, session_id: SessionId) -> bool:
+        """Tell whether a session is in a room, or on its way in or out."""
+        return self._rooms is not None and self._rooms.room_of(session_id) is not None
+
+    def mark(self, session_id: SessionId, *, is_away: bool) -> None:
+        """Let the members of a session's room know that its client is away, or back."""
+        if self._rooms is not None:
+            self._rooms.mark(session_id, is_away=is_away)
+
     async def depart(self, caller: Caller) -> None:
         """Clean up after a session that has ended, however it ended."""
         await self._registrations.end_session(caller)

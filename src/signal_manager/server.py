@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 STOP_TIMEOUT = 3.0
 # Silent clients are looked for this many times within the shortest time limit, within these bounds (s).
 _SWEEPS_PER_LIMIT = 10
+_SWEEPS_BEFORE_AWAY = 8
 _SHORTEST_SWEEP = 0.02
 _LONGEST_SWEEP = 1.0
 # When a client that found the service full may ask again (s).
@@ -231,8 +232,9 @@ class Server:
     async def _sweep(self) -> None:
         limits = self._session
         times = (limits.connection_timeout, limits.heartbeat_interval, limits.heartbeat_timeout, self._resume.window)
-        shortest = min(time for time in times if time > 0)
-        interval = min(max(shortest / _SWEEPS_PER_LIMIT, _SHORTEST_SWEEP), _LONGEST_SWEEP)
+        shortest = min(time for time in times if time > 0) / _SWEEPS_PER_LIMIT
+        shortest = min(shortest, limits.away_after / _SWEEPS_BEFORE_AWAY)
+        interval = min(max(shortest, _SHORTEST_SWEEP), _LONGEST_SWEEP)
         while True:
             await asyncio.sleep(interval)
             try:

@@ -194,6 +194,21 @@ class Session(Section):
     resume_total_bytes: Size = Field(default=268435456, description="Bytes kept for all sessions together.")
 
 
+class Rooms(Section):
+    """What the members of a room hear of each other."""
+
+    away_after: Seconds = Field(
+        default=8.0,
+        description="Seconds of a member's silence after which the others hear that it is away; it is pinged after "
+        "half of them.",
+    )
+    leave_after: Seconds = Field(
+        default=28.0,
+        description="Seconds of a member's silence after which it has left, even where session.resume_window is "
+        "longer.",
+    )
+
+
 class Security(Section):
     """Limits against abuse."""
 
@@ -354,6 +369,7 @@ class Config(BaseSettings):
     server: Server = Server()
     auth: Auth = Auth()
     session: Session = Session()
+    rooms: Rooms = Rooms()
     security: Security = Security()
     storage: Storage = Storage()
     firestore: Firestore = Firestore()
@@ -383,6 +399,11 @@ class Config(BaseSettings):
             raise ValueError(
                 f"server.heartbeat_timeout ({self.server.heartbeat_timeout:g} s) must be longer than "
                 f"server.heartbeat_interval ({self.server.heartbeat_interval:g} s)"
+            )
+        if self.rooms.leave_after <= self.rooms.away_after:
+            raise ValueError(
+                f"rooms.leave_after ({self.rooms.leave_after:g} s) must be longer than "
+                f"rooms.away_after ({self.rooms.away_after:g} s)"
             )
         if self.server.tls_enabled and not (self.server.tls_cert_path and self.server.tls_key_path):
             raise ValueError("server.tls_enabled needs server.tls_cert_path and server.tls_key_path")

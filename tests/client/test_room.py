@@ -10,6 +10,8 @@ import pytest
 from aiortc import AudioStreamTrack
 
 from signal_manager.client import (
+    ParticipantAway,
+    ParticipantBack,
     ParticipantChanged,
     ParticipantJoined,
     ParticipantLeft,
@@ -88,6 +90,31 @@ async def test_members_come_change_and_go(service: FakeService, room: Room) -> N
     assert isinstance(left, ParticipantLeft)
     assert (left.participant.client_id, left.participant.role, left.reason) == ("bob", "sender", "enough")
     assert room.participants == {}
+
+
+async def test_members_are_away_and_back_by_events_and_by_the_whole_state(service: FakeService, room: Room) -> None:
+    track = PublishedTrack(mid="0", track_name="video", kind="video")
+    bob = Member(client_id="bob", role="sender", session_id="s-1", tracks=[track])
+    away = Member(client_id="bob", role="sender", session_id="s-1", tracks=[track], away=True)
+    await tell(service, "participant_joined", 2, participant=bob)
+    (joined,) = await following(room, 1)
+    assert isinstance(joined, ParticipantJoined)
+    assert not joined.participant.away
+    pulled = joined.participant.tracks["video"]
+
+    await tell(service, "participant_away", 3, participant=away)
+    (gone,) = await following(room, 1)
+    assert isinstance(gone, ParticipantAway)
+    assert gone.participant.away
+    assert gone.participant.tracks["video"] is pulled  # what it publishes is as it was
+
+    state = RoomStateAck(room_id="demo", sequence=5, participants=[ME, bob], metadata={}, max_participants=10)
+    answer_with(service, RoomState, lambda _: state)
+    await tell(service, "metadata_changed", 5)  # 4 is missing
+    (back,) = await following(room, 1)
+    assert isinstance(back, ParticipantBack)
+    assert not back.participant.away
+    assert back.participant.tracks["video"] is pulled
 
 
 async def test_events_of_other_rooms_and_of_the_past_are_ignored(service: FakeService, room: Room) -> None:

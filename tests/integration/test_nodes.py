@@ -286,6 +286,29 @@ async def test_a_member_of_another_node_is_taken_out_and_told(nodes: list[Servic
         await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
 
 
+async def test_members_hear_that_one_of_another_node_is_away_and_back(nodes: list[Service]) -> None:
+    async with one_at_each(nodes) as (ann, ben, cat):
+        await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
+        async with connect(nodes[0].url, V2) as dan:
+            session = await log_in(dan, "dan", resumable=True)
+            await ask(dan, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+            await ask(ben, "WEBRTC_ROOM_JOIN", role="receiver", room_id="r")
+            await events_until(dan, "participant_joined")
+            dan.websocket.transport.abort()
+            away = (await events_until(ben, "participant_away"))[-1]
+            welcome = await ask(cat, "WEBRTC_ROOM_JOIN", role="receiver", room_id="r")
+
+        assert [each["client_id"] for each in welcome["participants"] if each.get("away")] == ["dan"]
+        async with connect(nodes[0].url, V2) as dan:
+            offer = {"session_id": session["session_id"], "resume_token": session["resume_token"], "received": 2}
+            assert (await log_in(dan, "dan", resumable=True, resume=offer))["resumed"]
+            back = [(await events_until(client, "participant_back"))[-1] for client in (ann, ben, cat)]
+
+        assert (away["participant"]["client_id"], away["participant"]["away"]) == ("dan", True)
+        assert back == [back[0]] * 3
+        assert "away" not in back[0]["participant"]
+
+
 async def test_a_room_is_closed_on_all_nodes(nodes: list[Service]) -> None:
     async with one_at_each(nodes) as (ann, ben, _):
         await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")

@@ -184,6 +184,21 @@ def test_counts_that_cannot_be_are_not_resumed(received: int) -> None:
     assert session.judge(offer(received), A, JSON) is Outcome.INCOMPLETE
 
 
+def test_a_session_may_have_to_end_before_its_window_is_over() -> None:
+    session = stay()
+    session.drop(now=100.0, latest=110.0)
+
+    assert not session.has_expired(109.9)
+    assert session.has_expired(110.0)
+
+
+def test_a_session_never_waits_longer_than_its_window() -> None:
+    session = stay()
+    session.drop(now=100.0, latest=1000.0)
+
+    assert session.has_expired(130.0)
+
+
 def test_a_session_waits_for_its_window_and_no_longer() -> None:
     session = stay()
     assert not session.has_expired(1e9)

@@ -35,6 +35,7 @@ from signal_manager.protocol.session import (
     MALFORMED_LIMIT,
     MALFORMED_WINDOW,
     TRANSITIONS,
+    Absent,
     Action,
     Authenticate,
     Close,
@@ -314,6 +315,43 @@ def test_any_sign_of_life_starts_the_wait_again(connected: Client) -> None:
     assert connected.session.tick(connected.now + 109) == []
     assert connected.session.tick(connected.now + 110) == [Ping()]
     assert connected.session.next_deadline() == connected.now + 140
+
+
+def test_a_silent_member_of_a_room_is_pinged_soon_then_away_then_gone(connected: Client) -> None:
+    connected.session.is_in_room = True
+
+    assert connected.session.next_deadline() == connected.now + 4
+    assert connected.session.tick(connected.now + 4) == [Ping()]
+    assert connected.session.tick(connected.now + 7.9) == []
+    assert connected.session.tick(connected.now + 8) == [Absent(is_away=True), Ping()]
+    assert connected.session.tick(connected.now + 9) == []
+    assert connected.session.next_deadline() == connected.now + 12
+    assert connected.session.tick(connected.now + 28) == [Close(CloseCode.TIMED_OUT, "heartbeats stopped")]
+
+
+def test_a_member_that_was_away_is_back_with_any_sign_of_life(connected: Client) -> None:
+    connected.session.is_in_room = True
+    connected.session.tick(connected.now + 9)
+
+    assert connected.session.heard(connected.now + 10) == [Absent(is_away=False)]
+    assert connected.session.heard(connected.now + 11) == []
+    assert connected.session.next_deadline() == connected.now + 15
+
+
+def test_silence_that_nobody_looked_at_in_time_makes_a_member_away_and_closes(connected: Client) -> None:
+    connected.session.is_in_room = True
+
+    actions = connected.session.tick(connected.now + 1000)
+
+    assert actions == [Absent(is_away=True), Close(CloseCode.TIMED_OUT, "heartbeats stopped")]
+
+
+def test_how_long_a_member_may_be_missed_counts_from_its_silence(connected: Client) -> None:
+    assert connected.session.must_return_by(connected.now) is None
+    connected.session.is_in_room = True
+    assert connected.session.must_return_by(connected.now + 3) == connected.now + 31
+    connected.session.tick(connected.now + 9)
+    assert connected.session.must_return_by(connected.now + 9) == connected.now + 28
 
 
 def test_the_newest_connection_of_a_client_wins(connected: Client) -> None:

@@ -31,7 +31,7 @@ def histories(draw: st.DrawFn) -> list[Room]:
     states = [EMPTY]
     for step in range(draw(st.integers(1, 12))):
         room = states[-1]
-        choice = draw(st.integers(0, 3))
+        choice = draw(st.integers(0, 4))
         sequence = room.sequence + 1
         if choice == 0 or not room.participants:
             change = joined(sequence, f"p{step}")
@@ -39,6 +39,10 @@ def histories(draw: st.DrawFn) -> list[Room]:
             one = draw(st.sampled_from(room.participants))
             if choice == 1:
                 change = Change(sequence=sequence, event="participant_left", participant=one)
+            elif choice == 4:
+                after = msgspec.structs.replace(one, away=not one.away)
+                event = "participant_away" if after.away else "participant_back"
+                change = Change(sequence=sequence, event=event, participant=after)  # type: ignore[arg-type]  # one of two
             else:
                 tracks = () if one.tracks else (CAMERA,)
                 after = msgspec.structs.replace(one, tracks=tracks)

@@ -17,9 +17,10 @@ from signal_manager.errors import (
 from signal_manager.media import errors as media_errors
 from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId
 from signal_manager.protocol.messages import RoomState
-from signal_manager.rooms import duties, service
+from signal_manager.rooms import absence, duties, service
 from signal_manager.rooms.chronicle import difference, write_change
 from tests.rooms.house import ROOM, SOON, Client, House
+from tests.waiting import until
 
 
 async def in_one_room(house: House, *names: str) -> list[Client]:
@@ -451,6 +452,81 @@ async def test_a_change_that_was_never_announced_is_made_up_for(house: House) ->
     assert bob.told("participant_joined", of="ghost")
     assert bob.told("participant_joined", of="carol")
     assert [sequence for sequence, _ in bob.news] == sorted({sequence for sequence, _ in bob.news})
+
+
+async def test_others_hear_that_a_member_is_away_and_back_and_late_joiners_see_it(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    house.rooms.mark(alice.caller.session_id, is_away=True)
+    await house.settled()
+    ack = await house.client("carol").join()
+    house.rooms.mark(alice.caller.session_id, is_away=False)
+    await house.settled()
+
+    assert [each.client_id for each in ack.participants if each.away] == ["alice"]
+    told = [event for event in bob.events if event.event in {"participant_away", "participant_back"}]
+    assert [(event.participant.away, event.participant.client_id) for event in told if event.participant] == [
+        (True, "alice"),
+        (False, "alice"),
+    ]
+    assert [sequence for sequence, _ in bob.news] == sorted({sequence for sequence, _ in bob.news})
+    assert not any(each.away for each in (await house.room()).participants)
+
+
+async def test_a_member_that_flaps_does_not_flood_its_room_and_the_last_state_wins(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absence, "PAUSE", 0.02)
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    for _ in range(50):
+        house.rooms.mark(alice.caller.session_id, is_away=True)
+        await house.settled()
+        house.rooms.mark(alice.caller.session_id, is_away=False)
+        await house.settled()
+    house.rooms.mark(alice.caller.session_id, is_away=True)
+    await until(lambda: bob.events[-1].event == "participant_away")
+    await house.settled()
+
+    told = [event for _, event in bob.news if event in {"participant_away", "participant_back"}]
+    assert told == ["participant_away", "participant_back"] * (len(told) // 2) + ["participant_away"] * (len(told) % 2)
+    assert len(told) < 50
+    assert [each.away for each in (await house.room()).participants if each.client_id == "alice"] == [True]
+
+
+async def test_who_is_away_before_it_has_come_in_comes_in_away(house: House) -> None:
+    (bob,) = await in_one_room(house, "bob")
+    alice = house.client("alice")
+    joining = asyncio.ensure_future(alice.join())
+    await asyncio.sleep(0)
+
+    house.rooms.mark(alice.caller.session_id, is_away=True)
+    await joining
+    await house.settled()
+
+    assert bob.told("participant_away", of="alice")
+
+
+@pytest.mark.parametrize("is_made", [False, True], ids=["not made", "made all the same"])
+@pytest.mark.usefixtures("_impatient")
+async def test_a_store_that_fails_while_somebody_is_away_is_asked_again(house: House, is_made: bool) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    house.flaky.append((UnavailableError("disk"), is_made))
+
+    house.rooms.mark(alice.caller.session_id, is_away=True)
+    await house.settled()
+
+    assert bob.told("participant_away", of="alice")
+
+
+async def test_nobody_hears_of_the_absence_of_who_has_left(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    await alice.leave()
+
+    house.rooms.mark(alice.caller.session_id, is_away=True)
+    await house.settled()
+
+    assert not bob.told("participant_away")
 
 
 async def test_an_operator_closes_a_room_with_its_members_in_it(house: House) -> None:

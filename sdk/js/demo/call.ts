@@ -65,7 +65,10 @@ export class Call {
     this.#listener = listener;
     tiles.add(clientId, name, { isOwn: true, isMirrored: source.kind === "camera" });
     for (const track of source.stream?.getTracks() ?? []) tiles.addTrack(clientId, track);
-    for (const participant of room.participants.values()) tiles.add(participant.clientId, nameOf(participant));
+    for (const participant of room.participants.values()) {
+      tiles.add(participant.clientId, nameOf(participant));
+      tiles.markAway(participant.clientId, participant.away);
+    }
     this.#listen();
     listener.onState("connected");
     this.#countOthers();
@@ -123,6 +126,12 @@ export class Call {
       if (!this.#isOver) onNews(`${nameOf(participant)} left`);
       this.#countOthers();
     });
+    for (const event of ["participant-away", "participant-back"] as const) {
+      this.#room.on(event, ({ participant }) => {
+        this.#tiles.markAway(participant.clientId, participant.away);
+        onNews(`${nameOf(participant)} is ${participant.away ? "away" : "back"}`);
+      });
+    }
     this.#room.on("track", ({ participant, track }) => this.#tiles.addTrack(participant.clientId, track));
     this.#room.on("track-removed", ({ participant, track }) => this.#tiles.removeTrack(participant.clientId, track));
     this.#client.on("disconnected", () => onState("reconnecting"));

@@ -22,6 +22,7 @@ class Tile {
   readonly #stream = new MediaStream();
   readonly #video = document.createElement("video");
   readonly #figures = make("span", "figures");
+  readonly #away = make("span", "away", "away");
   readonly #play: HTMLElement;
 
   constructor(clientId: string, name: string, { isOwn = false, isMirrored = false } = {}) {
@@ -40,7 +41,8 @@ class Tile {
     const initial = make("span", "initial", [...name][0]?.toUpperCase() ?? "");
     initial.setAttribute("aria-hidden", "true");
     const caption = make("div", "caption");
-    caption.append(make("span", "who", isOwn ? `${name} (you)` : name), this.#figures);
+    this.#away.hidden = true;
+    caption.append(make("span", "who", isOwn ? `${name} (you)` : name), this.#away, this.#figures);
     this.element.append(initial, this.#video, caption, this.#play);
   }
 
@@ -64,6 +66,12 @@ class Tile {
       if (each.kind === "video") this.#showVideo(each);
       else this.#note({ energy: each.energy, "audio-lost": each.lost, "audio-codec": each.codec });
     }
+  }
+
+  /** Say on the tile whether its participant is away. */
+  markAway(isAway: boolean): void {
+    this.element.dataset["away"] = String(isAway);
+    this.#away.hidden = !isAway;
   }
 
   end(): void {
@@ -133,6 +141,10 @@ export class Tiles {
 
   removeTrack(clientId: string, track: MediaStreamTrack): void {
     this.#tiles.get(clientId)?.remove(track);
+  }
+
+  markAway(clientId: string, isAway: boolean): void {
+    this.#tiles.get(clientId)?.markAway(isAway);
   }
 
   show(figures: Map<string, Figures>): void {

@@ -19,6 +19,8 @@ export interface RemoteTrack {
 export interface Participant {
   readonly clientId: string;
   readonly role: string;
+  /** Whether nothing has come from it for a while, or its connection is lost; it is expected back. */
+  readonly away: boolean;
   readonly metadata: JsonObject;
   /** What it publishes, by name. */
   readonly tracks: ReadonlyMap<string, RemoteTrack>;
@@ -36,6 +38,9 @@ export interface TrackEvent {
 export interface MemberEvents {
   "participant-joined": { participant: Participant };
   "participant-left": { participant: Participant; reason?: string | undefined };
+  /** The service hears nothing from it any more: `participant-back` or `participant-left` follows. */
+  "participant-away": { participant: Participant };
+  "participant-back": { participant: Participant };
   /** Its metadata changed. */
   "participant-changed": { participant: Participant };
   /** A track can be shown. After a reconnect it comes again, and `track-removed` for the old one just before. */
@@ -64,6 +69,7 @@ export class PulledTrack implements RemoteTrack, TrackRef {
 class RoomMember implements Participant {
   readonly clientId: string;
   role = "";
+  away = false;
   metadata: JsonObject = {};
   sessionId: string | undefined;
   readonly tracks = new Map<string, PulledTrack>();
@@ -74,6 +80,7 @@ class RoomMember implements Participant {
 
   update(state: Member): void {
     this.role = state.role;
+    this.away = state.away ?? false;
     this.sessionId = state.session_id;
     if (state.metadata !== undefined) this.metadata = state.metadata;
   }
@@ -116,6 +123,7 @@ export class Members {
     for (const clientId of [...this.all.keys()]) if (!present.has(clientId)) this.#remove(clientId);
     for (const state of others) {
       const member = this.all.get(state.client_id) ?? this.#add(state);
+      const wasAway = member.away;
       const isSameSession = member.sessionId === state.session_id;
       const published = state.tracks ?? [];
       const names = new Set(published.map(({ track_name }) => track_name));
@@ -123,6 +131,7 @@ export class Members {
         if (!isSameSession || !names.has(name)) this.#removeTrack(member, name);
       }
       member.update(state);
+      if (member.away !== wasAway) this.#tellAbsence(member);
       for (const track of published) if (!member.tracks.has(track.track_name)) this.#addTrack(member, track);
     }
   }
@@ -134,6 +143,7 @@ export class Members {
     const member = this.all.get(state.client_id) ?? this.#add(state);
     member.update(state);
     if (event === "metadata_changed") this.#listener.emit("participant-changed", { participant: member });
+    else if (event === "participant_away" || event === "participant_back") this.#tellAbsence(member);
     else if (event === "tracks_unpublished")
       for (const each of tracks ?? []) this.#removeTrack(member, each.track_name);
     else for (const each of tracks ?? state.tracks ?? []) this.#addTrack(member, each);
@@ -159,6 +169,10 @@ export class Members {
 
   #tracks(): PulledTrack[] {
     return [...this.all.values()].flatMap((member) => [...member.tracks.values()]);
+  }
+
+  #tellAbsence(participant: RoomMember): void {
+    this.#listener.emit(participant.away ? "participant-away" : "participant-back", { participant });
   }
 
   #add(state: Member): RoomMember {

@@ -140,6 +140,8 @@ export interface Member {
   session_id?: string | undefined;
   metadata?: JsonObject | undefined;
   tracks?: PublishedTrack[] | undefined;
+  /** Nothing has come from it for a while, or its connection is lost; default false. */
+  away?: boolean | undefined;
 }
 
 /** SIGNAL_*: from a client with a target, from the service with the true sender. */
@@ -200,6 +202,8 @@ export interface RoomAck {
 export const ROOM_CHANGES = [
   "participant_joined",
   "participant_left",
+  "participant_away",
+  "participant_back",
   "tracks_published",
   "tracks_unpublished",
   "metadata_changed",

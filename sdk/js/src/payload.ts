@@ -145,6 +145,7 @@ const member = part<Member>({
   session_id: maybe(text),
   metadata: maybe(object),
   tracks: maybe(publishedTracks),
+  away: maybe(flag),
 });
 
 const iceServers = listOf(part<IceServer>({ urls: listOf(text), username: maybe(text), credential: maybe(text) }));

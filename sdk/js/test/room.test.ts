@@ -49,6 +49,8 @@ function listen(room: Room): Inbox<string> {
   const heard = new Inbox<string>();
   room.on("participant-joined", ({ participant }) => heard.put(`+${participant.clientId}`));
   room.on("participant-left", ({ participant }) => heard.put(`-${participant.clientId}`));
+  room.on("participant-away", ({ participant: { clientId, away } }) => heard.put(`away ${clientId} ${away}`));
+  room.on("participant-back", ({ participant: { clientId, away } }) => heard.put(`back ${clientId} ${away}`));
   room.on("participant-changed", ({ participant }) => heard.put(`~${participant.clientId}`));
   room.on("track", ({ participant, name }) => heard.put(`track ${participant.clientId} ${name}`));
   room.on("track-removed", ({ participant, name }) => heard.put(`removed ${participant.clientId} ${name}`));
@@ -365,6 +367,25 @@ test("metadata and members that change are heard of", async () => {
 
   await hear(heard, "~bob");
   assert.deepEqual(alice.participants.get("bob")?.metadata, { hand: "up" });
+});
+
+test("members are away and back, by events and by the whole state", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob");
+  const heard = listen(alice);
+  await bob.publish(makeStream("video"));
+  await hear(heard, "track bob video");
+  const track = alice.participants.get("bob")?.tracks.get("video");
+
+  const participant = { ...sfu.describe("demo", "bob"), away: true };
+  sfu.announce("demo", { event: "participant_away", participant });
+  await hear(heard, "away bob true");
+  assert.equal(alice.participants.get("bob")?.tracks.get("video"), track);
+
+  sfu.announce("demo", { event: "participant_back", participant: sfu.describe("demo", "bob") }, false);
+  sfu.announce("demo", { event: "metadata_changed" });
+  await hear(heard, "back bob false");
+  assert.equal(alice.participants.get("bob")?.tracks.get("video"), track);
 });
 
 test("a missing event is made good by reading the whole room", async () => {

@@ -198,6 +198,7 @@ class ParticipantView(BaseModel):
     media_session_id: str | None
     node_id: str | None
     metadata: dict[str, Any]
+    away: bool = Field(description="Whether nothing comes from it any more, and it is expected back.")
     tracks: list[TrackView]
 
     @classmethod
@@ -210,6 +211,7 @@ class ParticipantView(BaseModel):
             media_session_id=participant.session_id,
             node_id=participant.node_id,
             metadata=participant.metadata,
+            away=participant.away,
             tracks=[TrackView.of(track) for track in participant.tracks],
         )
 

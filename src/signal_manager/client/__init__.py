@@ -18,6 +18,8 @@ from signal_manager.client.events import (
 from signal_manager.client.room import Room
 from signal_manager.client.room_events import (
     Participant,
+    ParticipantAway,
+    ParticipantBack,
     ParticipantChanged,
     ParticipantJoined,
     ParticipantLeft,
@@ -44,6 +46,8 @@ __all__ = [
     "Framing",
     "GoingAway",
     "Participant",
+    "ParticipantAway",
+    "ParticipantBack",
     "ParticipantChanged",
     "ParticipantJoined",
     "ParticipantLeft",

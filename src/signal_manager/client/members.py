@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from signal_manager.client.room_events import (
+    ParticipantAway,
+    ParticipantBack,
     ParticipantChanged,
     ParticipantJoined,
     ParticipantLeft,
@@ -44,6 +46,7 @@ class RoomMember:
     def __init__(self, state: Member) -> None:
         self.client_id: str = state.client_id
         self.role = ""
+        self.away = False
         self.metadata: dict[str, Any] = {}
         self.session_id: str | None = None
         self.tracks: dict[str, PulledTrack] = {}
@@ -52,6 +55,7 @@ class RoomMember:
     def update(self, state: Member) -> None:
         """Take over what the service says of it."""
         self.role = state.role
+        self.away = state.away
         self.session_id = state.session_id
         if state.metadata is not None:
             self.metadata = state.metadata
@@ -99,12 +103,15 @@ class Members:
             self._remove(client_id)
         for state in others:
             member = self.all.get(state.client_id) or self._add(state)
+            was_away = member.away
             is_same_session = member.session_id == state.session_id
             published = state.tracks or []
             names = {track.track_name for track in published}
             for name in [name for name in member.tracks if not is_same_session or name not in names]:
                 self._remove_track(member, name)
             member.update(state)
+            if member.away is not was_away:
+                self._emit(ParticipantAway(member) if member.away else ParticipantBack(member))
             for track in published:
                 if track.track_name not in member.tracks:
                     self._add_track(member, track)
@@ -121,6 +128,10 @@ class Members:
         member.update(state)
         if event.event == "metadata_changed":
             self._emit(ParticipantChanged(member))
+        elif event.event == "participant_away":
+            self._emit(ParticipantAway(member))
+        elif event.event == "participant_back":
+            self._emit(ParticipantBack(member))
         elif event.event == "tracks_unpublished":
             for track in event.tracks or []:
                 self._remove_track(member, track.track_name)

@@ -22,6 +22,8 @@ from signal_manager.client.publications import Publications
 from signal_manager.client.room_events import (
     ROOM_EVENT_NAMES,
     Participant,
+    ParticipantAway,
+    ParticipantBack,
     ParticipantChanged,
     ParticipantJoined,
     ParticipantLeft,
@@ -251,6 +253,10 @@ class Room:
     def on(self, name: Literal["participant_joined"], callback: Callback[ParticipantJoined]) -> Callable[[], None]: ...
     @overload
     def on(self, name: Literal["participant_left"], callback: Callback[ParticipantLeft]) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["participant_away"], callback: Callback[ParticipantAway]) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["participant_back"], callback: Callback[ParticipantBack]) -> Callable[[], None]: ...
     @overload
     def on(
         self, name: Literal["participant_changed"], callback: Callback[ParticipantChanged]

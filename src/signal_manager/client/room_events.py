@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ROOM_EVENT_NAMES",
     "Participant",
+    "ParticipantAway",
+    "ParticipantBack",
     "ParticipantChanged",
     "ParticipantJoined",
     "ParticipantLeft",
@@ -63,6 +65,10 @@ class Participant(Protocol):
         """As what it joined: "sender" or "receiver"."""
 
     @property
+    def away(self) -> bool:
+        """Whether nothing has come from it for a while, or its connection is lost; it is expected back."""
+
+    @property
     def metadata(self) -> Mapping[str, Any]:
         """What it says of itself."""
 
@@ -86,6 +92,22 @@ class ParticipantLeft:
     name: ClassVar = "participant_left"
     participant: Participant
     reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantAway:
+    """The service hears nothing from somebody any more: `ParticipantBack` or `ParticipantLeft` follows."""
+
+    name: ClassVar = "participant_away"
+    participant: Participant
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantBack:
+    """Somebody who was away is there again."""
+
+    name: ClassVar = "participant_back"
+    participant: Participant
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +178,8 @@ class RoomClosed:
 RoomHappening: TypeAlias = (
     ParticipantJoined
     | ParticipantLeft
+    | ParticipantAway
+    | ParticipantBack
     | ParticipantChanged
     | TrackAdded
     | TrackRemoved
@@ -167,6 +191,8 @@ RoomHappening: TypeAlias = (
 RoomEventName: TypeAlias = Literal[
     "participant_joined",
     "participant_left",
+    "participant_away",
+    "participant_back",
     "participant_changed",
     "track",
     "track_removed",

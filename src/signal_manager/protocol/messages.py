@@ -427,13 +427,17 @@ class ConnectionInfo(Part, frozen=True, kw_only=True):
 
 
 class Member(Part, frozen=True, kw_only=True):
-    """A member of a room as the others see it; `session_id` is that of its media."""
+    """A member of a room as the others see it; `session_id` is that of its media.
+
+    `away`: nothing has come from it for a while, or its connection is lost; it is expected back.
+    """
 
     client_id: str
     role: str
     session_id: str | None = None
     metadata: dict[str, Any] | None = None
     tracks: list[PublishedTrack] | None = None
+    away: bool = False
 
 
 class RoomEntry(Request, frozen=True, kw_only=True):
@@ -518,6 +522,8 @@ class RoomEvent(Message, frozen=True, kw_only=True):
     event: Literal[
         "participant_joined",
         "participant_left",
+        "participant_away",
+        "participant_back",
         "tracks_published",
         "tracks_unpublished",
         "metadata_changed",

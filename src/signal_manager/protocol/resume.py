@@ -303,13 +303,17 @@ class Stay:
         self.journal.confirm(received)
         return self.journal.unconfirmed
 
-    def drop(self, now: float) -> bool:
-        """Take note that the connection is gone; False when the session ends with it."""
+    def drop(self, now: float, *, latest: float | None = None) -> bool:
+        """Take note that the connection is gone; False when the session ends with it.
+
+        Args:
+            latest: when the session ends in any case, where that is sooner than its window says.
+        """
         if not self.journal.is_complete:
             self.end()
             return False
         self._turn(Turn.DROPPED)
-        self.expires_at = now + self.window
+        self.expires_at = now + self.window if latest is None else min(now + self.window, latest)
         return True
 
     def queue(self, data: bytes) -> bool:

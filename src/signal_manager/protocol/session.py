@@ -41,7 +41,9 @@ from signal_manager.protocol.messages import (
 __all__ = [
     "MALFORMED_LIMIT",
     "MALFORMED_WINDOW",
+    "PINGED_AFTER",
     "TRANSITIONS",
+    "Absent",
     "Action",
     "Authenticate",
     "Close",
@@ -66,6 +68,9 @@ __all__ = [
 # is not one that will get better.
 MALFORMED_LIMIT = 20
 MALFORMED_WINDOW = 60.0
+
+# A silent client in a room is asked for a sign of life after this part of the time that makes it away.
+PINGED_AFTER = 0.5
 
 # What tagged clients know authentication failures and malformed messages as (docs/protocol.md, "Payload types").
 _TAGGED_AUTHENTICATION_FAILED = 1
@@ -307,6 +312,12 @@ class Ping(msgspec.Struct, frozen=True, gc=False):
     """Send a WebSocket ping, so that a quiet but living client shows itself."""
 
 
+class Absent(msgspec.Struct, frozen=True, gc=False):
+    """Let the members of the client's room know that nothing comes from it any more, or that something does again."""
+
+    is_away: bool
+
+
 class Close(msgspec.Struct, frozen=True, gc=False):
     """Close the connection."""
 
@@ -321,7 +332,7 @@ class Confirm(msgspec.Struct, frozen=True, gc=False):
     heartbeat: Received
 
 
-Action = Send | Authenticate | Dispatch | Relay | Confirm | Ping | Close
+Action = Send | Authenticate | Dispatch | Relay | Confirm | Ping | Absent | Close
 
 
 class ResumeTerms(msgspec.Struct, frozen=True, kw_only=True):
@@ -334,11 +345,17 @@ class ResumeTerms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every session of a service shares. Times are in seconds."""
+    """What every session of a service shares. Times are in seconds.
+
+    `away_after` and `leave_after` are of a client in a room: the silence after which the others hear that it is away,
+    and after which it has left.
+    """
 
     connection_timeout: float = 10.0
     heartbeat_interval: float = 30.0
     heartbeat_timeout: float = 90.0
+    away_after: float = 8.0
+    leave_after: float = 28.0
     server_version: str = ""
 
 
@@ -370,12 +387,14 @@ class Session:
     __slots__ = (
         "_connect",
         "_deadline_from",
+        "_is_away",
         "_malformed",
         "_names_protocol",
         "_pinged_at",
         "_settings",
         "_speaks_original",
         "identity",
+        "is_in_room",
         "payload_type",
         "session_id",
         "shape",
@@ -402,6 +421,8 @@ class Session:
         self._connect: Received | None = None  # waiting for its answer
         self._deadline_from = now  # opened, then last heard of
         self._pinged_at = now
+        self.is_in_room = False  # as its owner says: then its silence is noticed sooner
+        self._is_away = False  # whether it was silent for so long that others were told
         self._malformed: deque[float] | None = None  # when; made at the first one, since most clients send none
 
     @property
@@ -558,17 +579,30 @@ class Session:
         """Take the news that the connection is gone."""
         self._advance(Input.LOST)
 
-    def heard(self, now: float) -> None:
+    def heard(self, now: float) -> list[Action]:
         """Take a sign of life: any frame counts (docs/protocol.md, "Liveness")."""
-        if self.state is State.ESTABLISHED:  # until then only CONNECT's answer counts
-            self._deadline_from = now
-            self._pinged_at = now
+        if self.state is not State.ESTABLISHED:  # until then only CONNECT's answer counts
+            return []
+        self._deadline_from = now
+        self._pinged_at = now
+        if not self._is_away:
+            return []
+        self._is_away = False
+        return [Absent(is_away=False)]
+
+    def must_return_by(self, now: float) -> float | None:
+        """Return until when the client of a connection that ends now may stay in its room; None when it is in none."""
+        if not self.is_in_room:
+            return None
+        return (self._deadline_from if self._is_away else now) + self._settings.leave_after
 
     def next_deadline(self) -> float | None:
         """Return when `tick` has something to do next, or None for never."""
         if self.state is State.ESTABLISHED:
-            settings = self._settings
-            return min(self._pinged_at + settings.heartbeat_interval, self._deadline_from + settings.heartbeat_timeout)
+            deadline = min(self._pinged_at + self._interval, self._deadline_from + self._limit)
+            if self.is_in_room and not self._is_away:
+                deadline = min(deadline, self._deadline_from + self._settings.away_after)
+            return deadline
         if self.state is State.AWAITING_CONNECT or self.state is State.AUTHENTICATING:
             return self._deadline_from + self._settings.connection_timeout
         return None
@@ -578,14 +612,36 @@ class Session:
         deadline = self.next_deadline()
         if deadline is None or now < deadline:
             return []
-        if self.state is State.ESTABLISHED:
-            if now < self._deadline_from + self._settings.heartbeat_timeout:
-                self._pinged_at = now
-                return [Ping()]
+        if self.state is not State.ESTABLISHED:
             self._advance(Input.SILENT)
-            return [Close(CloseCode.TIMED_OUT, "heartbeats stopped")]
-        self._advance(Input.SILENT)
-        return [Close(CloseCode.TIMED_OUT, "no CONNECT in time")]
+            return [Close(CloseCode.TIMED_OUT, "no CONNECT in time")]
+        actions: list[Action] = []
+        if self.is_in_room and not self._is_away and now >= self._deadline_from + self._settings.away_after:
+            self._is_away = True
+            actions.append(Absent(is_away=True))
+        if now >= self._deadline_from + self._limit:
+            self._advance(Input.SILENT)
+            actions.append(Close(CloseCode.TIMED_OUT, "heartbeats stopped"))
+        elif now >= self._pinged_at + self._interval:
+            self._pinged_at = now
+            actions.append(Ping())
+        return actions
+
+    @property
+    def _interval(self) -> float:
+        """The silence after which the client is pinged."""
+        settings = self._settings
+        if not self.is_in_room:
+            return settings.heartbeat_interval
+        return min(settings.heartbeat_interval, settings.away_after * PINGED_AFTER)
+
+    @property
+    def _limit(self) -> float:
+        """The silence that ends the connection."""
+        settings = self._settings
+        if not self.is_in_room:
+            return settings.heartbeat_timeout
+        return min(settings.heartbeat_timeout, settings.leave_after)
 
     def reply(self, message: Message, request: Received) -> Send:
         """Return the action that answers `request`."""

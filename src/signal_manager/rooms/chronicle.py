@@ -20,13 +20,21 @@ _replace = msgspec.structs.replace
 # Changes that wait for an earlier one. Beyond so many, the record is quicker.
 _MOST_EARLY = 200
 
-Happening = Literal["participant_joined", "participant_left", "tracks_published", "tracks_unpublished", "room_closed"]
+Happening = Literal[
+    "participant_joined",
+    "participant_left",
+    "participant_away",
+    "participant_back",
+    "tracks_published",
+    "tracks_unpublished",
+    "room_closed",
+]
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One change of a room, as nodes tell each other of it.
 
-    `participant` is who joined or left, or the publisher as it is after the change.
+    `participant` is who joined or left, or the member as it is after the change.
     """
 
     sequence: int
@@ -108,7 +116,7 @@ def applied(room: Room, change: Change) -> Room:
             participants = (*participants, participant)
         case "participant_left" if participant is not None:
             participants = tuple(each for each in participants if not _is_same(each, participant))
-        case "tracks_published" | "tracks_unpublished" if participant is not None:
+        case "participant_away" | "participant_back" | "tracks_published" | "tracks_unpublished" if participant:
             participants = tuple(participant if _is_same(each, participant) else each for each in participants)
         case "room_closed":
             return _replace(room, sequence=change.sequence, is_active=False, close_reason=change.reason)
@@ -123,7 +131,7 @@ def difference(before: Room, after: Room) -> list[Change]:
     They may be fewer than there were: who came and went meanwhile is not among them. The last one has the later
     state's number, so that whoever is told of all of them has caught up.
     """
-    changes = [*_gone(before, after), *_come(before, after), *_tracks(before, after)]
+    changes = [*_gone(before, after), *_come(before, after), *_absences(before, after), *_tracks(before, after)]
     if before.is_active and not after.is_active:
         changes.append(Change(sequence=0, event="room_closed", reason=after.close_reason))
     first = after.sequence - len(changes) + 1
@@ -140,6 +148,14 @@ def _come(before: Room, after: Room) -> Iterable[Change]:
     for participant in after.participants:
         if _find(before, participant) is None:
             yield Change(sequence=0, event="participant_joined", participant=participant)
+
+
+def _absences(before: Room, after: Room) -> Iterable[Change]:
+    for participant in after.participants:
+        former = _find(before, participant)
+        if former is not None and former.away is not participant.away:
+            happening: Happening = "participant_away" if participant.away else "participant_back"
+            yield Change(sequence=0, event=happening, participant=participant)
 
 
 def _tracks(before: Room, after: Room) -> Iterable[Change]:

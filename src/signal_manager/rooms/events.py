@@ -29,6 +29,7 @@ def describe(participant: Participant) -> Member:
         session_id=participant.session_id,
         metadata=participant.metadata,
         tracks=_published(participant.tracks),
+        away=participant.away,
     )
 
 

@@ -10,6 +10,7 @@ import asyncio
 from signal_manager.errors import NotFoundError
 from signal_manager.model import Caller, ClientId, Participant, Room, RoomId, SessionId
 from signal_manager.rooms import membership
+from signal_manager.rooms.absence import Absence
 from signal_manager.rooms.chronicle import Change, Chronicle
 from signal_manager.rooms.member_media import MemberMedia
 from signal_manager.rooms.membership import MemberKey
@@ -59,6 +60,8 @@ class Membership:
         self.since = 0  # the room's sequence when it came in: its ACK tells of everything up to that
         self.media: MemberMedia | None = None
         self.has_ended = False  # its connection was lost, perhaps while it was still coming in
+        self.absence = Absence()
+        self.is_reporting = False  # whether a task is telling the room of its absence
         self.parting: asyncio.Task[None] | None = None
 
     @property

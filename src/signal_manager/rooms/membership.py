@@ -23,6 +23,7 @@ __all__ = [
     "find_client",
     "key_of",
     "opened",
+    "with_absence",
     "with_participant",
     "with_tracks",
     "without_participant",
@@ -138,6 +139,18 @@ def closed(reason: str, *, now: float) -> RoomChange:
         if not room.is_active:
             raise InvalidRequestError(f"room {room.room_id} is closed")
         return _closed(_replace(room, updated_at=now), reason, now)
+
+    return change
+
+
+def with_absence(key: MemberKey, *, away: bool, now: float) -> RoomChange:
+    """Note that a participant is away or back; NotFoundError when it has left or the room says so already."""
+
+    def change(room: Room) -> Room:
+        participant = _require(room, key)
+        if participant.away is away:
+            raise NotFoundError(f"client {key.client_id} is known to be {'away' if away else 'back'}")
+        return _swap(room, _replace(participant, away=away), now)
 
     return change
 

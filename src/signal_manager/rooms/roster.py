@@ -23,12 +23,13 @@ from signal_manager.errors import ConflictError, NotFoundError, SignalManagerErr
 from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId, Track
 from signal_manager.rooms import membership
 from signal_manager.rooms.announcements import REMOVED, Announcements
-from signal_manager.rooms.chronicle import Change, read_change
+from signal_manager.rooms.chronicle import Change, Happening, read_change
 from signal_manager.rooms.duties import Duties
 from signal_manager.rooms.events import event, tell
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.local_room import LocalRoom, Membership
 from signal_manager.rooms.member_media import MediaShared, MemberMedia
+from signal_manager.rooms.membership import MemberKey
 from signal_manager.rooms.requests import Publisher
 from signal_manager.storage.base import ClientFields, RoomChange, Storage
 
@@ -170,8 +171,10 @@ class Roster:
             self._announcements.settle(member.local, room, joined)
         if member.has_ended:  # meanwhile
             self._begin_parting(member, "connection lost")
-        elif member.media is not None:
-            member.media.start()
+        else:
+            if member.media is not None:
+                member.media.start()
+            self._report_absence(member)
         return room
 
     def _reserve(self, caller: Caller, room_id: RoomId, role: Role, metadata: dict[str, Any]) -> Membership:
@@ -331,6 +334,54 @@ class Roster:
         if session_id is not None:
             await self._abandon(session_id)
 
+    # -- away and back ---------------------------------------------------------------------------------------------
+
+    def mark(self, session_id: SessionId, *, is_away: bool) -> None:
+        """Take note that nothing comes from a session's client any more, or that something does again."""
+        member = self._members.get(session_id)
+        if member is not None:
+            member.absence.is_away = is_away
+            self._report_absence(member)
+
+    def _report_absence(self, member: Membership) -> None:
+        """Tell the room whether a member is away, in the background; its coming in, or going, comes first."""
+        absence, loop = member.absence, asyncio.get_running_loop()
+        if not member.is_in or member.is_reporting or absence.is_settled:
+            return
+        member.is_reporting = True
+        wait = absence.wait(loop.time())
+        if wait:
+            loop.call_later(wait, self._report_absence_now, member)
+        else:
+            self._duties.start(lambda: self._tell_absence(member), f"absence in {member.room_id}")
+
+    def _report_absence_now(self, member: Membership) -> None:
+        member.is_reporting = False
+        self._report_absence(member)
+
+    async def _tell_absence(self, member: Membership) -> None:
+        is_away = member.absence.tell(asyncio.get_running_loop().time())
+        try:
+            await self._duties.persist(
+                lambda: self._set_away(member.local, member.room_id, member.key, is_away=is_away)
+            )
+        finally:
+            self._report_absence_now(member)  # it may have changed meanwhile
+
+    async def _set_away(self, local: LocalRoom, room_id: RoomId, key: MemberKey, *, is_away: bool) -> None:
+        async with local.lock:
+            known = local.find(key)
+            change = membership.with_absence(key, away=is_away, now=self._clock())
+            is_news = known is not None and known.away is not is_away
+            room = await self._change(local, room_id, change, is_known=is_news)
+            participant = membership.find(room, key) if room is not None else None
+            if room is None or participant is None or participant.away is not is_away:
+                return  # it has left, or others were faster
+            event: Happening = "participant_away" if is_away else "participant_back"
+            self._announcements.settle(
+                local, room, Change(sequence=room.sequence, event=event, participant=participant)
+            )
+
     # -- tracks --------------------------------------------------------------------------------------------------
 
     def publishers(self, member: Membership, present: Iterable[Participant]) -> list[Publisher]:
@@ -423,10 +474,10 @@ class Roster:
             log.warning("client record not updated", client_id=client_id, reason=error.message)
 
     async def _change(self, local: LocalRoom, room_id: RoomId, change: RoomChange, *, is_known: bool) -> Room | None:
-        """Apply a change that takes something out of a room; None when it is out and nobody is to be told.
+        """Apply a change; None when the room is so already and nobody is to be told.
 
-        What is known to be in, and is not, was taken out by an attempt of ours that seemed to fail: then the room as
-        it is now is what members have to be told of.
+        If the record has a change that this process does not know of (`is_known`), an earlier attempt of ours succeeded
+        although it reported an error: then the room as it is now is what members have to be told of.
         """
         try:
             return await self._storage.change_room(room_id, change)

@@ -272,6 +272,13 @@ class RoomService:
         """
         self._roster.left(caller, reason)
 
+    def mark(self, session_id: SessionId, *, is_away: bool) -> None:
+        """Take note that nothing comes from a session's client any more, or that something does again.
+
+        The other members of its room, if it is in one, are told so.
+        """
+        self._roster.mark(session_id, is_away=is_away)
+
     async def restart(self) -> None:
         """Take all members of this process out of their rooms, since it is about to stop, and tell them why."""
         await self._roster.vacate("restarting")

@@ -407,18 +407,20 @@ class ConnectionInfo(_message.Message):
     def __init__(self, room_id: _Optional[str] = ..., role: _Optional[str] = ..., app_id: _Optional[str] = ..., session_id: _Optional[str] = ..., status: _Optional[str] = ..., metadata: _Optional[str] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("client_id", "role", "session_id", "metadata", "tracks")
+    __slots__ = ("client_id", "role", "session_id", "metadata", "tracks", "away")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     TRACKS_FIELD_NUMBER: _ClassVar[int]
+    AWAY_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     role: str
     session_id: str
     metadata: str
     tracks: PublishedTrackList
-    def __init__(self, client_id: _Optional[str] = ..., role: _Optional[str] = ..., session_id: _Optional[str] = ..., metadata: _Optional[str] = ..., tracks: _Optional[_Union[PublishedTrackList, _Mapping]] = ...) -> None: ...
+    away: bool
+    def __init__(self, client_id: _Optional[str] = ..., role: _Optional[str] = ..., session_id: _Optional[str] = ..., metadata: _Optional[str] = ..., tracks: _Optional[_Union[PublishedTrackList, _Mapping]] = ..., away: _Optional[bool] = ...) -> None: ...
 
 class MemberList(_message.Message):
     __slots__ = ("items",)
