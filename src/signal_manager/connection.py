@@ -20,11 +20,12 @@ from signal_manager.frames import Frames
 from signal_manager.limits import Allowance, ClientAddress
 from signal_manager.model import ClientId, SessionId
 from signal_manager.protocol import heartbeat, relay
+from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import Connect, Message, MessageType, PayloadType, SignalAck
 from signal_manager.protocol.relay import RelayedSignal, RelayEnd
 from signal_manager.protocol.resume import Journal
-from signal_manager.protocol.session import CloseCode, Received, Session
+from signal_manager.protocol.session import Received, Session
 from signal_manager.protocol.websocket import frame_head, is_text
 from signal_manager.resumption import relay_each
 from signal_manager.router import acknowledgement

@@ -26,6 +26,7 @@ from signal_manager.errors import (
 from signal_manager.limits import PENDING_REQUESTS
 from signal_manager.model import Caller
 from signal_manager.protocol import heartbeat
+from signal_manager.protocol.close_codes import CLOSE_CODES, CloseCode
 from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import (
@@ -48,7 +49,6 @@ from signal_manager.protocol.session import (
     Action,
     Authenticate,
     Close,
-    CloseCode,
     Confirm,
     Dispatch,
     Ping,
@@ -65,9 +65,6 @@ from signal_manager.switchboard import Line, Switchboard
 __all__ = ["Conversation", "Wire"]
 
 log = structlog.get_logger(__name__)
-
-# After these, and after a connection that is just gone, a client may come back to its session; the others are final.
-_RESUMABLE = frozenset({CloseCode.TIMED_OUT, CloseCode.SLOW_CONSUMER, CloseCode.RATE_LIMITED, CloseCode.RESTARTING})
 
 # What the other members of a room are told of a connection that was closed so.
 _REASONS: dict[int, str] = {CloseCode.NORMAL: "left", CloseCode.REPLACED: "replaced", CloseCode.EVICTED: "removed"}
@@ -296,7 +293,7 @@ class Conversation:
                     if self._caller is not None:
                         self._board.router.mark(self._caller.session_id, is_away=action.is_away)
                 case Close():
-                    self.leave(_REASONS.get(action.code, _LOST), may_resume=action.code in _RESUMABLE)
+                    self.leave(_REASONS.get(action.code, _LOST), may_resume=CLOSE_CODES[action.code].keeps_session)
                     self._wire.close(action.code, action.reason)
                 case _:
                     assert_never(action)

@@ -12,7 +12,7 @@ from typing import Protocol
 from picows import WSFrame, WSMsgType, WSTransport
 
 from signal_manager.limits import Allowance
-from signal_manager.protocol.session import CloseCode
+from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.websocket import may_be_sent
 
 __all__ = ["Frames", "Reader"]

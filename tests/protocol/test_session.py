@@ -15,6 +15,7 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.model import ClientId, Grants, Identity, SessionId
+from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.messages import (
     Connect,
     ConnectAck,
@@ -39,7 +40,6 @@ from signal_manager.protocol.session import (
     Action,
     Authenticate,
     Close,
-    CloseCode,
     Confirm,
     Dispatch,
     Input,

@@ -13,6 +13,7 @@ import pytest
 
 from signal_manager import errors
 from signal_manager.errors import MalformedMessageError, SignalManagerError
+from signal_manager.protocol.close_codes import CLOSE_CODES, CloseCode
 from signal_manager.protocol.codec import Decoded, decode_payload, encode_payload
 from signal_manager.protocol.framing import Frame, Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import SPECS, Message, MessageType, PayloadType, Peer, Shape
@@ -123,6 +124,18 @@ def test_the_protocol_page_lists_the_errors_that_exist() -> None:
 
     tree = {error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)}
     assert on_page == {(error.code, error.may_retry) for error in tree if issubclass(error, SignalManagerError)}
+
+
+def test_the_protocol_page_and_the_vectors_have_the_close_codes_of_the_one_table() -> None:
+    """Kept apart, such tables differ: browsers came back after an operator had thrown them out."""
+    rows = re.findall(r"^\| (\d{4}) \| (.*) \| (.*) \| (stays|ends) \|$", _PAGE, re.MULTILINE)
+    on_page = {int(code): (meaning, returns, session == "stays") for code, meaning, returns, session in rows}
+
+    assert set(CLOSE_CODES) == set(CloseCode)
+    assert on_page == {code: (end.meaning, end.returns, end.keeps_session) for code, end in CLOSE_CODES.items()}
+    assert _VECTORS["close_codes"] == [
+        {"code": code, "name": CloseCode(code).name, **ending._asdict()} for code, ending in CLOSE_CODES.items()
+    ]
 
 
 def _decode(vector: Vector) -> tuple[Frame, Decoded]:

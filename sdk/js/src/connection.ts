@@ -4,15 +4,11 @@
  * `client.ts` opens these one after another and decides when; a connection lives once and never comes back.
  */
 
+import { CLOSE_CODES } from "./closing.js";
 import {
-  AuthenticationError,
-  ConflictError,
-  InvalidRequestError,
   MalformedMessageError,
   RateLimitedError,
   SignalManagerError,
-  TooLargeError,
-  TooLateError,
   UnavailableError,
   errorFromWire,
 } from "./errors.js";
@@ -78,18 +74,6 @@ const ABNORMAL = 1006;
 const LEFT = 1000;
 const GIVEN_UP = 4408;
 
-// docs/protocol.md, "Errors and close codes": coming back would meet the same refusal.
-const FINAL_CODES: ReadonlySet<number> = new Set([1000, 1002, 1009, 4400, 4401, 4409]);
-
-const ERROR_OF_CODE = new Map<number, typeof SignalManagerError>([
-  [1009, TooLargeError],
-  [4400, InvalidRequestError],
-  [4401, AuthenticationError],
-  [4408, TooLateError],
-  [4409, ConflictError],
-  [4429, RateLimitedError],
-]);
-
 // In seconds; used where the service names none, or none that makes sense.
 const DEFAULT_HEARTBEAT_INTERVAL = 30;
 const DEFAULT_HEARTBEAT_TIMEOUT = 90;
@@ -103,7 +87,7 @@ const CLOSE_TIMEOUT = 2000;
 
 /** Tell whether a close code invites the client back (docs/protocol.md, "Errors and close codes"). */
 export function mayReconnect(closed: Closed): boolean {
-  return !FINAL_CODES.has(closed.code);
+  return CLOSE_CODES.get(closed.code)?.mayReturn ?? true;
 }
 
 /** One connection; opens at once. */
@@ -259,8 +243,8 @@ export class Connection {
 
 /** Return the error that this ending is to a caller. */
 function errorOf({ code, reason }: Closed): SignalManagerError {
-  const known = ERROR_OF_CODE.get(code) ?? UnavailableError;
-  return new known(reason || `the connection ended with code ${code}`);
+  const message = reason || `the connection ended with code ${code}`;
+  return errorFromWire(message, { code: CLOSE_CODES.get(code)?.errorCode ?? UnavailableError.code });
 }
 
 /** Return what the service named where that is a sensible number of seconds. */

@@ -2,12 +2,14 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { afterEach, beforeEach, test } from "node:test";
 
 import { WebSocket } from "ws";
 
 import { SignalClient, type ClientEvents, type ClientOptions } from "../src/client.js";
+import { CLOSE_CODES } from "../src/closing.js";
 import {
   AuthenticationError,
   ConflictError,
@@ -21,6 +23,10 @@ import {
 } from "../src/errors.js";
 import type { Framing } from "../src/frames.js";
 import { TestService, open, soon, type ServiceConnection } from "./service.js";
+
+const { close_codes: closeCodes } = JSON.parse(
+  readFileSync(new URL("../../../../docs/vectors.json", import.meta.url), "utf8"),
+) as { close_codes: { code: number; returns: string; error_code: number }[] };
 
 let service: TestService;
 let clients: SignalClient[];
@@ -354,7 +360,16 @@ test("a client that may try three times gives up after three", async () => {
   );
 });
 
-for (const code of [1000, 1009, 4400, 4401, 4409]) {
+test("the table of close codes is that of the service", () => {
+  const ours = [...CLOSE_CODES].map(([code, { mayReturn, errorCode }]) => ({ code, mayReturn, errorCode }));
+
+  assert.deepEqual(
+    ours,
+    closeCodes.map(({ code, returns, error_code }) => ({ code, mayReturn: returns !== "no", errorCode: error_code })),
+  );
+});
+
+for (const { code, error_code } of closeCodes.filter(({ returns }) => returns === "no")) {
   test(`close code ${code} ends the client`, async () => {
     const [client, connection] = await connect();
     const lost = nextEvent(client, "disconnected");
@@ -364,13 +379,14 @@ for (const code of [1000, 1009, 4400, 4401, 4409]) {
     assert.deepEqual(await lost, { code, reason: "why", willReconnect: false });
     await assert.rejects(
       client.sendMessage("bob", 1),
-      (error) => error instanceof SignalManagerError && error.message === "why",
+      (error) => error instanceof SignalManagerError && error.message === "why" && error.code === error_code,
     );
     assert.equal(service.visits, 1);
   });
 }
 
-for (const code of [1001, 1011, 1012, 4408, 4413, 4429, 4503]) {
+const returning = closeCodes.filter(({ returns }) => returns !== "no");
+for (const code of [1001, 4999, ...returning.map(({ code }) => code)]) {
   test(`close code ${code} brings the client back`, async () => {
     const [client, connection] = await connect();
     const back = nextEvent(client, "reconnected");

@@ -28,18 +28,13 @@ from picows import (
 from signal_manager.client.exchange import Exchange, settle
 from signal_manager.client.timing import Clock
 from signal_manager.errors import (
-    AuthenticationError,
-    ConflictError,
-    ForbiddenError,
     InvalidRequestError,
     MalformedMessageError,
-    RateLimitedError,
     SignalManagerError,
-    TooLargeError,
-    TooLateError,
     UnavailableError,
     error_from_wire,
 )
+from signal_manager.protocol.close_codes import CLOSE_CODES, RETURN_OF_OTHERS, CloseCode, Ending, Return
 from signal_manager.protocol.codec import decode_payload, encode_payload
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import (
@@ -63,25 +58,12 @@ logger = logging.getLogger(__name__)
 # Far above any SDP; what is larger is not this protocol, and must not fill the application's memory.
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 
-# What the service is told by a client that gives a connection up and may come back: 1000 would end its session.
-_GIVEN_UP = 4408
+# What the service is told by a client that gives a connection up and may come back: NORMAL would end its session.
+_GIVEN_UP = CloseCode.TIMED_OUT
 
 # RFC 6455, section 7.4.1: there was no close frame, or one without a code.
 ABNORMAL = 1006
 _NO_CODE = 1005
-
-# docs/protocol.md, "Errors and close codes": coming back would meet the same refusal.
-_FINAL_CODES = frozenset({1000, 1009, 4400, 4401, 4403, 4409})
-
-_ERROR_OF_CODE: dict[int, type[SignalManagerError]] = {
-    1009: TooLargeError,
-    4400: InvalidRequestError,
-    4401: AuthenticationError,
-    4403: ForbiddenError,
-    4408: TooLateError,
-    4409: ConflictError,
-    4429: RateLimitedError,
-}
 
 Receiver: TypeAlias = Callable[["Connection", bytes, Message], None]
 Reply = TypeVar("Reply", bound=Message)
@@ -96,7 +78,8 @@ class Closed(NamedTuple):
     @property
     def may_reconnect(self) -> bool:
         """Tell whether this code invites the client back (docs/protocol.md, "Errors and close codes")."""
-        return self.code not in _FINAL_CODES
+        ending = self._ending
+        return (RETURN_OF_OTHERS if ending is None else ending.returns) is not Return.NO
 
     @property
     def was_announced(self) -> bool:
@@ -105,8 +88,13 @@ class Closed(NamedTuple):
 
     def error(self) -> SignalManagerError:
         """Return the error that this ending is to a caller."""
-        error = _ERROR_OF_CODE.get(self.code, UnavailableError)
-        return error(self.reason or f"the service closed the connection with code {self.code}")
+        reason = self.reason or f"the service closed the connection with code {self.code}"
+        return UnavailableError(reason) if self._ending is None else error_from_wire(self._ending.error_code, reason)
+
+    @property
+    def _ending(self) -> Ending | None:
+        """What the code says, where it is one of the service's."""
+        return CLOSE_CODES.get(self.code)
 
 
 class Connection(WSListener):
@@ -305,8 +293,10 @@ class Connection(WSListener):
 
     def _take_leave(self, transport: WSTransport, payload: bytes) -> None:
         """Answer the service's CLOSE frame (RFC 6455, section 5.5.1)."""
-        code = int.from_bytes(payload[:2]) if len(payload) >= 2 else _NO_CODE
-        self._closed = Closed(code, payload[2:].decode(errors="replace"))
+        # An echo of this side's own CLOSE, as after frames that break the protocol, says nothing of the service's mind.
+        if not transport.is_close_frame_sent:
+            code = int.from_bytes(payload[:2]) if len(payload) >= 2 else _NO_CODE
+            self._closed = Closed(code, payload[2:].decode(errors="replace"))
         transport.send_close(WSCloseCode.OK)
         transport.disconnect()
 

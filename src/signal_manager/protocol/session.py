@@ -7,7 +7,7 @@ docs/protocol.md, "Conversation" and "Errors and close codes", are the rules kep
 from __future__ import annotations
 
 from collections import deque
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
@@ -21,6 +21,7 @@ from signal_manager.errors import (
     SignalManagerError,
 )
 from signal_manager.model import ClientId, Identity, SessionId
+from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.messages import (
     PROTOCOL_VERSION,
     SIGNAL_TYPES,
@@ -47,7 +48,6 @@ __all__ = [
     "Action",
     "Authenticate",
     "Close",
-    "CloseCode",
     "Confirm",
     "Dispatch",
     "Input",
@@ -148,25 +148,6 @@ class Reaction(StrEnum):
     GO_AWAY = "GOAWAY"
     STOP = "close 1012"
     END = "end"
-
-
-class CloseCode(IntEnum):
-    """WebSocket close codes (docs/protocol.md, "Errors and close codes")."""
-
-    NORMAL = 1000
-    PROTOCOL = 1002
-    NOT_TEXT = 1007
-    TOO_LARGE = 1009
-    INTERNAL = 1011
-    RESTARTING = 1012
-    MALFORMED = 4400
-    UNAUTHENTICATED = 4401
-    EVICTED = 4403
-    TIMED_OUT = 4408
-    REPLACED = 4409
-    SLOW_CONSUMER = 4413
-    RATE_LIMITED = 4429
-    FULL = 4503
 
 
 class _Move(NamedTuple):

@@ -1,0 +1,36 @@
+/**
+ * What the service's close codes ask of a client: docs/protocol.md's table, which docs/vectors.json carries to the tests.
+ *
+ * `connection.ts` asks; a code that is not here comes from a network or a proxy, and the client comes back.
+ */
+
+/** Whether a client comes back by itself, and the code of the error that a waiting caller gets. */
+export interface Ending {
+  mayReturn: boolean;
+  errorCode: number;
+}
+
+const BACK = true;
+const FINAL = false;
+
+const ROWS: readonly [code: number, mayReturn: boolean, errorCode: number][] = [
+  [1000, FINAL, 503], // asked for
+  [1002, FINAL, 400], // the WebSocket protocol was broken
+  [1007, FINAL, 400], // text that is not UTF-8
+  [1009, FINAL, 413], // a message that is too large
+  [1011, BACK, 503], // internal error
+  [1012, BACK, 503], // restarting
+  [4400, FINAL, 400], // too many malformed messages
+  [4401, FINAL, 401], // authentication failed
+  [4403, FINAL, 403], // disconnected by an operator
+  [4408, BACK, 408], // no CONNECT in time, heartbeats stopped, or continued on another connection
+  [4409, FINAL, 409], // replaced by a newer session
+  [4413, BACK, 503], // slow consumer
+  [4429, BACK, 429], // rate limit exceeded for too long
+  [4503, BACK, 503], // the service is full
+];
+
+/** By close code. */
+export const CLOSE_CODES: ReadonlyMap<number, Ending> = new Map(
+  ROWS.map(([code, mayReturn, errorCode]) => [code, { mayReturn, errorCode }]),
+);
