@@ -145,7 +145,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
     """What `serve` hands to the composition root, which does not run."""
     calls: list[Started] = []
 
-    def note(config: Config, *, insecure: bool, announce: object) -> None:
+    def note(config: Config, *, insecure: bool, announce: object, warnings: object) -> None:
         calls.append(Started(config, insecure))
 
     monkeypatch.setattr(app, "run", note)

@@ -255,10 +255,19 @@ def test_a_file_beside_a_terminal_stays_json(start: Start, tmp_path: Path) -> No
     assert "twice" in terminal.getvalue()
 
 
-@pytest.mark.parametrize("path", ["missing/service.log", "."])
+@pytest.mark.parametrize("path", ["file/service.log", "."])
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, path: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"logging.file_path: cannot write .*: (No such file|Is a directory)"):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"logging.file_path: cannot write .*: (File exists|Is a directory)"):
         configure(file_path=str(tmp_path / path))
+
+
+def test_the_folder_of_a_file_is_made(tmp_path: Path) -> None:
+    logs = configure(file_path=str(tmp_path / "logs" / "today" / "service.log"), console_output=False)
+    log.info("heard")
+    logs.close()
+
+    assert "heard" in (tmp_path / "logs" / "today" / "service.log").read_text()
 
 
 def test_no_output_at_all_is_silent(stderr: io.StringIO, start: Start) -> None:

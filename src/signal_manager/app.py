@@ -11,7 +11,7 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -210,6 +210,7 @@ def run(
     insecure: bool = False,
     announce: Callable[[Server], None] | None = None,
     is_worker: bool = False,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Run the service, or one worker of it, until SIGTERM or SIGINT.
 
@@ -217,12 +218,13 @@ def run(
         insecure: listen beyond loopback although secrets are the published defaults.
         announce: called once the service listens, to tell a person what to try next.
         is_worker: whether a supervisor has said already what is to be said of the configuration.
+        warnings: what was taken otherwise than it was written, for the log.
 
     Raises:
         ConfigurationError: the service cannot run like this.
     """
     check_exposure(config, insecure=insecure)
-    written = configure_logs(config, is_quiet=is_worker)
+    written = configure_logs(config, is_quiet=is_worker, warnings=warnings)
     try:
         uvloop.run(_run_until_signal(config, announce))
     finally:
@@ -243,7 +245,7 @@ def check_exposure(config: Config, *, insecure: bool) -> None:
         )
 
 
-def configure_logs(config: Config, *, is_quiet: bool = False) -> logs.Logs:
+def configure_logs(config: Config, *, is_quiet: bool = False, warnings: Sequence[str] = ()) -> logs.Logs:
     """Begin to log as configured, and unless `is_quiet` log what is to be said of the configuration."""
     written = logs.configure(
         level=config.logging.level,
@@ -253,6 +255,8 @@ def configure_logs(config: Config, *, is_quiet: bool = False) -> logs.Logs:
         max_file_size=config.logging.max_file_size,
         max_files=config.logging.max_files,
     )
+    for warning in warnings:
+        log.warning("configuration", note=warning)
     if not is_quiet:
         for setting in insecure_settings(config):
             log.warning("insecure default in use", setting=setting)

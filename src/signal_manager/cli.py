@@ -36,6 +36,7 @@ from signal_manager.errors import ConfigurationError, SignalManagerError
 from signal_manager.logs import escape_control_characters
 from signal_manager.management_commands import add_management_commands
 from signal_manager.metrics import Metrics
+from signal_manager.migration_command import migrate_config
 from signal_manager.model import NAME_RULE, Grants, is_valid_name
 from signal_manager.sfu_command import sfu
 from signal_manager.storage_commands import storage_commands
@@ -99,11 +100,20 @@ def _fail(message: str) -> int:
 def _options(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", help="Without a command: serve with this file.")
+    ] = None,
 ) -> None:
     if version:
         print(f"{PROGRAM} {__version__}")
         raise typer.Exit
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        if config is not None:
+            command = context.invoked_subcommand
+            raise ConfigurationError(f"expected --config behind the command: {PROGRAM} {command} --config {config}")
+    elif config is not None:
+        serve(config)
+    else:
         print(context.get_help(), end="")
 
 
@@ -139,13 +149,17 @@ def serve(
         from signal_manager import supervisor  # noqa: PLC0415 - as above
 
         supervisor.run(
-            loaded.config, insecure=insecure, announce=lambda host, port: _announce(host, port, is_secure=is_secure)
+            loaded.config,
+            insecure=insecure,
+            announce=lambda host, port: _announce(host, port, is_secure=is_secure),
+            warnings=loaded.warnings,
         )
         return
     app.run(
         loaded.config,
         insecure=insecure,
         announce=lambda server: _announce(server.host, server.port, is_secure=is_secure),
+        warnings=loaded.warnings,
     )
 
 
@@ -212,7 +226,8 @@ def _warnings(loaded: LoadedConfig) -> list[str]:
         f"{setting} is the published default: `serve` refuses to listen on {host} unless --insecure is given"
         for setting in insecure_settings(loaded.config)
     ]
-    return exposed + [f"{setting} is shorter than 32 bytes" for setting in weak_secrets(loaded.config)]
+    short = [f"{setting} is shorter than 32 bytes" for setting in weak_secrets(loaded.config)]
+    return [*loaded.warnings, *exposed, *short]
 
 
 @application.command()
@@ -419,4 +434,5 @@ def _credentials(option: str, text: str) -> tuple[str, str]:
 # After those above, so that --help begins with what one begins with.
 application.command("sfu")(sfu)
 application.add_typer(storage_commands, name="storage")
+application.command("migrate-config")(migrate_config)
 add_management_commands(application)

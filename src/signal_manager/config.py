@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -20,7 +20,16 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
 from signal_manager.errors import ConfigurationError
+from signal_manager.original_config import (
+    RENAMED,
+    WITHOUT_EFFECT,
+    Translation,
+    is_placeholder,
+    translate,
+    without_nulls,
+)
 from signal_manager.settings import (
+    DEFAULT_RATE,
     ENVIRONMENT_PREFIX,
     Config,
     Section,
@@ -63,11 +72,13 @@ class LoadedConfig(NamedTuple):
     """A configuration and where it came from.
 
     `origins` maps "section.key" to the file's name, the variable's name or "command line"; defaults are not in it.
+    `warnings` are sentences about what was taken otherwise than it was written.
     """
 
     config: Config
     file: Path | None
     origins: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 def load(
@@ -100,18 +111,25 @@ def load_with_origins(
     """
     environ = os.environ if environ is None else environ
     file = path or _find_file(directory or Path.cwd())
-    file_tables = _read_file(file) if file else {}
-    variables = _environment_tables(environ)
+    from_file = _read_file(file) if file else _Source({})
+    from_environment = _read_environment(environ)
     merged: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
-    for tables, origin in ((file_tables, str(file)), (variables, None), (overrides or {}, "command line")):
-        for section, values in tables.items():
+    for source, origin in (
+        (from_file, str(file)),
+        (from_environment, None),
+        (_Source(overrides or {}), "command line"),
+    ):
+        for section, values in source.tables.items():
             merged.setdefault(section, {}).update(values)
             for key in values:
-                origins[f"{section}.{key}"] = origin or _variable(section, key)
+                name = f"{section}.{key}"
+                origins[name] = origin or source.spellings.get(name, _variable(section, key))
+    warnings = [*from_file.warnings, *from_environment.warnings]
     _fill_firestore_from_gcp(merged, origins)
+    warnings += _choose_firestore(merged, origins)
     try:
-        return LoadedConfig(Config.model_validate(merged), file, origins)
+        return LoadedConfig(Config.model_validate(merged), file, origins, tuple(warnings))
     except ValidationError as error:
         raise ConfigurationError(_problem_of_all(error)) from None
 
@@ -120,9 +138,23 @@ def _find_file(directory: Path) -> Path | None:
     return next((directory / name for name in FILE_NAMES if (directory / name).exists()), None)
 
 
-def _read_file(path: Path) -> dict[str, dict[str, Any]]:
+class _Source(NamedTuple):
+    """What one source says: section → key → value, variables that are spelled otherwise, and warnings."""
+
+    tables: Mapping[str, Mapping[str, Any]]
+    spellings: Mapping[str, str] = {}
+    warnings: Sequence[str] = ()
+
+
+def _read_file(path: Path) -> _Source:
+    nulls: list[str] = []
     try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError:
+            text, nulls = without_nulls(text)
+            document = tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: no such file") from None
     except OSError as error:
@@ -131,7 +163,36 @@ def _read_file(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigurationError(f"{path}: not valid TOML: byte {error.start} is not UTF-8") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
-    return {section: _checked_table(str(path), section, table) for section, table in document.items()}
+    translation = translate(document)
+    tables = {section: _checked_table(str(path), section, table) for section, table in translation.tables.items()}
+    return _Source(tables, warnings=_warnings_of(path, translation, nulls, tables))
+
+
+def _warnings_of(
+    path: Path, translation: Translation, nulls: list[str], tables: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Say what of the original service's file is taken otherwise than it is written."""
+    warnings = []
+    if nulls:
+        warnings.append(f'{path}: {_listed(nulls)} = null is taken as not set; TOML has no null, write "" or nothing')
+    if translation.renamed:
+        pairs = [f"{old} as {new}" for old, new in translation.renamed.items()]
+        warnings.append(f"{path}: taken under new names: {', '.join(pairs)}")
+    if translation.without_effect:
+        warnings.append(f"{path}: without effect here: {', '.join(translation.without_effect)}")
+    if translation.unset:
+        warnings.append(f"{path}: sample values taken as not set: {', '.join(translation.unset)}")
+    rate = tables.get("security", {}).get("max_messages_per_minute", DEFAULT_RATE)
+    if rate < DEFAULT_RATE and (translation.is_of_the_original or "gcp" in tables):
+        warnings.append(
+            f"{path}: security.max_messages_per_minute = {rate} is enforced here, as it was not by the original "
+            f"service; the default is {DEFAULT_RATE}"
+        )
+    return warnings
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)
 
 
 def _checked_table(path: str, section: str, table: Any) -> dict[str, Any]:
@@ -167,14 +228,42 @@ class _Environment(EnvSettingsSource):
             return value
 
 
-def _environment_tables(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _read_environment(environ: Mapping[str, str]) -> _Source:
     known = {_variable(section, key) for section, key, _ in _fields()}
     ours = {name: value for name, value in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
+    ours, spellings, warnings = _translated_variables(ours)
     for name in sorted(ours.keys() - known):
         if not _SERVICE_LINK.match(name):
             raise ConfigurationError(f"unknown variable {name}{_better_variable(name, known)}")
     tables = _Environment({name: value for name, value in ours.items() if name in known})()
-    return {section: _checked_variables(section, values) for section, values in tables.items()}
+    checked = {section: _checked_variables(section, values) for section, values in tables.items()}
+    return _Source(checked, spellings, warnings)
+
+
+def _translated_variables(variables: dict[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Return the original service's variables in this service's names, where each came from, and warnings."""
+    spellings, renamed, without_effect, unset = {}, [], [], []
+    taken = dict(variables)
+    for old, new in RENAMED.items():
+        old_name, new_name = _variable(*old.split(".")), _variable(*new.split("."))
+        if old_name in taken:
+            value = taken.pop(old_name)
+            renamed.append(f"{old_name} as {new_name}")
+            if new_name not in taken:
+                taken[new_name], spellings[new] = value, old_name
+    for name in sorted(WITHOUT_EFFECT):
+        if taken.pop(_variable(*name.split(".")), None) is not None:
+            without_effect.append(_variable(*name.split(".")))
+    for section, key, _ in _fields():
+        if is_placeholder(f"{section}.{key}", taken.get(_variable(section, key))):
+            del taken[_variable(section, key)]
+            unset.append(_variable(section, key))
+    labels = {
+        "taken under new names": renamed,
+        "without effect here": without_effect,
+        "sample values taken as not set": unset,
+    }
+    return taken, spellings, [f"{label}: {', '.join(names)}" for label, names in labels.items() if names]
 
 
 def _checked_variables(section: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -189,6 +278,18 @@ def _fill_firestore_from_gcp(merged: dict[str, dict[str, Any]], origins: dict[st
         if value and not merged.get("firestore", {}).get(key):
             merged.setdefault("firestore", {})[key] = value
             origins[f"firestore.{key}"] = origins[f"gcp.{key}"]
+
+
+def _choose_firestore(merged: dict[str, dict[str, Any]], origins: dict[str, str]) -> list[str]:
+    """Choose the store that is filled in where none is named, as the original service's files do; say so.
+
+    To start on a new, empty SQLite file instead would look like a loss of everything.
+    """
+    if "storage.backend" in origins or not merged.get("firestore", {}).get("project_id"):
+        return []
+    merged.setdefault("storage", {})["backend"] = "firestore"
+    origins["storage.backend"] = origins["firestore.project_id"]
+    return ['firestore.project_id is set and storage.backend is not: taken as storage.backend = "firestore"']
 
 
 def _problem_of_all(error: ValidationError) -> str:
@@ -285,6 +386,7 @@ def as_toml(
     hide_secrets: bool = True,
     describe: bool = False,
     origins: Mapping[str, str] | None = None,
+    only: Container[str] | None = None,
 ) -> str:
     """Return the effective configuration as TOML.
 
@@ -293,12 +395,17 @@ def as_toml(
         hide_secrets: print secrets as `***`; a secret that is not set stays visible as "".
         describe: put every section's and key's description above it.
         origins: say behind each value where it came from, as `LoadedConfig.origins` knows it.
+        only: leave out all but these settings, each a "section.key".
     """
     lines: list[str] = []
     for section, kind in _SECTIONS.items():
+        if only is not None and not any(f"{section}.{key}" in only for key in kind.model_fields):
+            continue
         lines += ["", f"# {kind.__doc__}"] if describe else [""]
         lines.append(f"[{section}]")
         for key, field in kind.model_fields.items():
+            if only is not None and f"{section}.{key}" not in only:
+                continue
             value = _toml_value(_plain(key, getattr(getattr(config, section), key), hide_secrets=hide_secrets))
             comment = f"  # {origins.get(f'{section}.{key}', 'default')}" if origins is not None else ""
             lines += [f"# {field.description}"] if describe else []

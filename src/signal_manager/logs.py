@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -125,6 +126,7 @@ def _adopt_standard_library(level: str, handlers: list[logging.Handler]) -> None
 
 def _file_handler(path: str, max_file_size: int, max_files: int) -> logging.Handler:
     try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         return RotatingFileHandler(
             path, maxBytes=max_file_size, backupCount=max_files, encoding="utf-8", errors="backslashreplace"
         )

@@ -29,6 +29,7 @@ __all__ = [
 ENVIRONMENT_PREFIX = "SIGNAL_MANAGER_"
 DEFAULT_TOKEN_SECRET = "your-secret-key-change-in-production"  # noqa: S105 - public, hence refused beyond loopback
 DEFAULT_API_KEYS = ("test_client_1:test_token_1", "test_client_2:test_token_2")
+DEFAULT_RATE = 1000  # messages of one client per minute
 HMAC_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
 
 _Text = TypeVar("_Text", str, SecretStr)
@@ -213,7 +214,7 @@ class Security(Section):
     """Limits against abuse."""
 
     rate_limit_enabled: bool = Field(default=True, description="Enforce max_messages_per_minute.")
-    max_messages_per_minute: Count = Field(default=1000, description="Messages of one client per minute.")
+    max_messages_per_minute: Count = Field(default=DEFAULT_RATE, description="Messages of one client per minute.")
     max_connections_per_ip: Count = Field(
         default=10, description="Connections of one address at a time; loopback is not counted."
     )

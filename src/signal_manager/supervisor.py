@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -42,11 +42,18 @@ _GRACE = 5.0
 _WRONG = 2
 
 
-def run(config: Config, *, insecure: bool = False, announce: Callable[[str, int], None] | None = None) -> None:
+def run(
+    config: Config,
+    *,
+    insecure: bool = False,
+    announce: Callable[[str, int], None] | None = None,
+    warnings: Sequence[str] = (),
+) -> None:
     """Run all workers until SIGTERM or SIGINT.
 
     Args:
         insecure: see `app.run`.
+        warnings: see `app.run`.
         announce: called with host and port once all of them listen.
 
     Raises:
@@ -55,7 +62,7 @@ def run(config: Config, *, insecure: bool = False, announce: Callable[[str, int]
     app.check_exposure(config, insecure=insecure)
     for problem in unsupported_settings(config):
         raise ConfigurationError(problem)
-    written = app.configure_logs(config)
+    written = app.configure_logs(config, warnings=warnings)
     try:
         with _shared_port(config.server.host, config.server.port) as port:
             if not asyncio.run(_Supervisor(config, port=port, insecure=insecure, announce=announce).run()):

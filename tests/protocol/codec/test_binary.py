@@ -140,3 +140,22 @@ def test_what_does_not_follow_the_layout_is_refused(message_type: MessageType, p
 def test_an_empty_client_id_is_no_name() -> None:
     assert "Expected a name" in refused(MessageType.CONNECT, b"\x00\x01t")
     assert "Expected a name" in refused(MessageType.SIGNAL_OFFER, b"\x00data")
+
+
+@pytest.mark.parametrize(
+    ("rest", "capabilities", "metadata"),
+    [
+        (b"", None, None),
+        (b"\x00", None, None),
+        (b"\x00\x00", None, None),
+        (b"\x01\x04chat", ["chat"], None),
+        (b'\x00\x07{"a":1}', None, {"a": 1}),
+        (b'\x01\x04chat\x00\x07{"a":1}', ["chat"], {"a": 1}),
+    ],
+)
+def test_register_may_end_early_and_give_its_metadata_one_byte_of_length(
+    rest: bytes, capabilities: list[str] | None, metadata: dict[str, int] | None
+) -> None:
+    message = binary.decode(MessageType.REGISTER, b"\x051.0.0\x01a\x01t" + rest, sent_by=Peer.CLIENT)
+
+    assert message == Register(client_id="a", auth_token="t", capabilities=capabilities, metadata=metadata)

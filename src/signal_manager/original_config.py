@@ -1,0 +1,118 @@
+"""What configuration files and variables of the original service say, in the words of this one.
+
+`config` asks here before it checks names, so that such a file starts this service too; what has no meaning here is
+named in one warning. docs/migrating.md is the page for those who come from there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["RENAMED", "WITHOUT_EFFECT", "Translation", "is_placeholder", "translate", "without_nulls"]
+
+# Keys that the original's files and its README have in other places, each a "section.key".
+RENAMED = {
+    "heartbeat.interval": "server.heartbeat_interval",
+    "heartbeat.timeout": "server.heartbeat_timeout",
+    "database.operation_timeout": "storage.operation_timeout",
+    "webrtc.cloudflare_timeout": "cloudflare.request_timeout",
+}
+
+# Keys that nothing here corresponds to.
+WITHOUT_EFFECT = frozenset(
+    {
+        "server.registration_timeout",  # REGISTER may come at any time after CONNECT
+        "webrtc.session_timeout",  # a media session ends with its member
+        "database.retry_attempts",
+        "database.retry_interval",
+        "firestore.auth_method",  # the credentials say how they authenticate
+        "firestore.collection_name",
+        "gcp.pubsub_topic",
+        "gcp.pubsub_subscription",
+        "logging.file_output",  # file_path alone decides
+    }
+)
+
+# What the original's sample files have where a deployment has its own values.
+_PLACEHOLDERS = frozenset(
+    {"your-project-id", "your-gcp-project-id", "your-cloudflare-app-id", "your-cloudflare-app-secret"}
+)
+_MAY_BE_PLACEHOLDERS = (
+    "firestore.project_id",
+    "gcp.project_id",
+    "cloudflare.app_id",
+    "cloudflare.app_secret",
+)
+
+# The README of the original writes an optional setting so, which is no TOML.
+_NULL = re.compile(r"^[ \t]*([\w-]+)[ \t]*=[ \t]*null[ \t]*(?:#.*)?$", re.MULTILINE | re.ASCII)
+
+
+class Translation(NamedTuple):
+    """A file's tables in this service's words, and what was done to them; keys are "section.key"."""
+
+    tables: dict[str, Any]
+    renamed: dict[str, str]  # old name to new
+    without_effect: list[str]
+    unset: list[str]  # sample values that count as not set
+
+    @property
+    def is_of_the_original(self) -> bool:
+        """Whether the file says something that only a file of the original service does."""
+        return bool(self.renamed or self.without_effect or self.unset)
+
+
+def translate(document: Mapping[str, Any]) -> Translation:
+    """Return a file's tables in this service's words; what neither service knows stays as it is."""
+    tables = {section: dict(table) if isinstance(table, dict) else table for section, table in document.items()}
+    renamed: dict[str, str] = {}
+    for old, new in RENAMED.items():
+        section, key = old.split(".")
+        if key in _table(tables, section):
+            value = tables[section].pop(key)
+            renamed[old] = new
+            new_section, new_key = new.split(".")
+            _table(tables, new_section, make=True).setdefault(new_key, value)
+    if _table(tables, "logging").get("file_output") is False:
+        tables["logging"].pop("file_path", None)
+    without_effect = [name for name in sorted(WITHOUT_EFFECT) if _remove(tables, name)]
+    unset = [name for name in _MAY_BE_PLACEHOLDERS if is_placeholder(name, _value(tables, name))]
+    for name in unset:
+        _remove(tables, name)
+    for section in {name.partition(".")[0] for name in (*renamed, *without_effect)} - {"server", "firestore"}:
+        if tables.get(section) == {}:
+            del tables[section]
+    return Translation(tables, renamed, without_effect, unset)
+
+
+def is_placeholder(name: str, value: object) -> bool:
+    """Tell whether a setting, a "section.key", has the value of the original's sample files."""
+    return name in _MAY_BE_PLACEHOLDERS and isinstance(value, str) and value in _PLACEHOLDERS
+
+
+def without_nulls(text: str) -> tuple[str, list[str]]:
+    """Return a file's text with the lines `key = null` blank, as "not set", and the keys of these lines."""
+    return _NULL.sub("", text), _NULL.findall(text)
+
+
+def _table(tables: dict[str, Any], section: str, *, make: bool = False) -> dict[str, Any]:
+    """Return a section; an empty one where there is none, or where what has its name is no table."""
+    table = tables.setdefault(section, {}) if make else tables.get(section)
+    return table if isinstance(table, dict) else {}
+
+
+def _value(tables: dict[str, Any], name: str) -> object:
+    section, key = name.split(".")
+    return _table(tables, section).get(key)
+
+
+def _remove(tables: dict[str, Any], name: str) -> bool:
+    """Take a key out; False when it is not there."""
+    section, key = name.split(".")
+    table = _table(tables, section)
+    if key not in table:
+        return False
+    del table[key]
+    return True

@@ -1,0 +1,328 @@
+"""Every kind of file and variable that starts the original service starts this one, and what differs is said."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from benchmarks.processes import free_port, running
+from signal_manager.config import Config, LoadedConfig, load, load_with_origins
+from signal_manager.errors import ConfigurationError
+from tests.test_cli import Run, run
+
+__all__ = ["run"]  # a fixture
+
+# What its README shows first; its own TOML reader refuses the null as well.
+README = """\
+[server]
+host = "127.0.0.1"
+port = 8080
+max_connections = 1000
+heartbeat_interval = 30
+
+[firestore]
+project_id = "your-project-id"
+credentials_path = null
+
+[auth]
+token_secret = "s"
+token_expiry = 3600
+
+[logging]
+level = "info"
+format = "json"
+"""
+
+# What its protocol page shows.
+PROTOCOL_PAGE = """\
+[server]
+host = "127.0.0.1"
+port = 8080
+max_connections = 1000
+connection_timeout = 30
+registration_timeout = 10
+tls_enabled = false
+
+[heartbeat]
+interval = 20
+timeout = 80
+
+[webrtc]
+session_timeout = 300
+cloudflare_timeout = 7
+
+[database]
+operation_timeout = 4
+retry_attempts = 3
+retry_interval = 100
+
+[logging]
+level = "info"
+format = "json"
+console_output = true
+"""
+
+# The shape of its config.toml, whose service does not start without every one of these keys.
+COMPLETE = """\
+[server]
+host = "127.0.0.1"
+port = 8080
+max_connections = 1000
+heartbeat_interval = 30
+tls_enabled = false
+tls_cert_path = ""
+tls_key_path = ""
+read_buffer_size = 8192
+write_buffer_size = 8192
+max_message_size = 1048576
+
+[firestore]
+project_id = "our-project"
+database_name = "signal-manager-service-db"
+collection_name = "registered_clients"
+auth_method = "service_account"
+region = "europe-west2"
+
+[auth]
+token_secret = "s"
+token_expiry = 3600
+auth_method = "token"
+api_keys = ["tv:t"]
+
+[logging]
+level = "debug"
+format = "json"
+file_path = "logs/signal-manager-service.log"
+console_output = true
+file_output = true
+max_file_size = 10485760
+max_files = 5
+
+[metrics]
+enabled = true
+port = 9091
+host = "127.0.0.1"
+connection_stats_interval = 60
+message_stats_interval = 30
+
+[session]
+session_timeout = 3600
+cleanup_interval = 300
+max_sessions_per_client = 1
+
+[security]
+rate_limit_enabled = true
+max_messages_per_minute = 100
+max_connections_per_ip = 10
+allowed_origins = ["*"]
+
+[gcp]
+credentials_path = "/run/secrets/account.json"
+project_id = "our-project"
+region = "europe-west2"
+pubsub_topic = "events"
+pubsub_subscription = "events-subscription"
+
+[cloudflare]
+app_id = "your-cloudflare-app-id"
+app_secret = "your-cloudflare-app-secret"
+base_url = "https://rtc.live.cloudflare.com/v1"
+stun_url = "stun:stun.cloudflare.com:3478"
+"""
+
+Load = Callable[..., LoadedConfig]
+
+
+@pytest.fixture
+def load_text(tmp_path: Path) -> Load:
+    """Load a file's text, with variables without their prefix."""
+
+    def load_it(toml: str, **variables: str) -> LoadedConfig:
+        (tmp_path / "config.toml").write_text(toml)
+        environ = {f"SIGNAL_MANAGER_{name}": value for name, value in variables.items()}
+        loaded = load_with_origins(environ=environ, directory=tmp_path)
+        prefix = f"{tmp_path}/config.toml: "
+        return loaded._replace(warnings=tuple(each.removeprefix(prefix) for each in loaded.warnings))
+
+    return load_it
+
+
+def test_its_readme(load_text: Load) -> None:
+    loaded = load_text(README)
+
+    assert (loaded.config.firestore.credentials_path, loaded.config.storage.backend) == ("", "sqlite")
+    assert loaded.warnings == (
+        'credentials_path = null is taken as not set; TOML has no null, write "" or nothing',
+        "sample values taken as not set: firestore.project_id",
+    )
+
+
+def test_its_protocol_page(load_text: Load) -> None:
+    loaded = load_text(PROTOCOL_PAGE)
+
+    config = loaded.config
+    assert (config.server.heartbeat_interval, config.server.heartbeat_timeout) == (20, 80)
+    assert (config.server.connection_timeout, config.storage.operation_timeout) == (30, 4)
+    assert config.cloudflare.request_timeout == 7
+    assert loaded.warnings == (
+        "taken under new names: heartbeat.interval as server.heartbeat_interval, heartbeat.timeout as "
+        "server.heartbeat_timeout, database.operation_timeout as storage.operation_timeout, "
+        "webrtc.cloudflare_timeout as cloudflare.request_timeout",
+        "without effect here: database.retry_attempts, database.retry_interval, server.registration_timeout, "
+        "webrtc.session_timeout",
+    )
+
+
+def test_its_complete_file(load_text: Load) -> None:
+    loaded = load_text(COMPLETE)
+
+    config = loaded.config
+    assert (config.storage.backend, config.firestore.credentials_path) == ("firestore", "/run/secrets/account.json")
+    assert (config.cloudflare.app_id, config.logging.file_path) == ("", "logs/signal-manager-service.log")
+    assert loaded.origins["storage.backend"].endswith("config.toml")
+    assert loaded.warnings == (
+        "without effect here: firestore.auth_method, firestore.collection_name, gcp.pubsub_subscription, "
+        "gcp.pubsub_topic, logging.file_output",
+        "sample values taken as not set: cloudflare.app_id, cloudflare.app_secret",
+        "security.max_messages_per_minute = 100 is enforced here, as it was not by the original service; the default "
+        "is 1000",
+        'firestore.project_id is set and storage.backend is not: taken as storage.backend = "firestore"',
+    )
+
+
+def test_a_file_that_says_to_log_to_no_file_does_not(load_text: Load) -> None:
+    loaded = load_text('[logging]\nfile_path = "x.log"\nfile_output = false')
+
+    assert loaded.config.logging.file_path == ""
+
+
+def test_a_new_name_wins_over_the_old_one(load_text: Load) -> None:
+    loaded = load_text("[heartbeat]\ninterval = 20\n[server]\nheartbeat_interval = 25")
+
+    assert loaded.config.server.heartbeat_interval == 25
+
+
+def test_a_store_that_is_named_is_the_one_that_is_used(load_text: Load) -> None:
+    loaded = load_text('[firestore]\nproject_id = "p"\n[storage]\nbackend = "sqlite"')
+
+    assert (loaded.config.storage.backend, loaded.warnings) == ("sqlite", ())
+
+
+def test_its_variables(load_text: Load) -> None:
+    loaded = load_text(
+        "",
+        HEARTBEAT_INTERVAL="20",
+        HEARTBEAT_TIMEOUT="80",
+        LOGGING_FILE_OUTPUT="true",
+        CLOUDFLARE_APP_ID="your-cloudflare-app-id",
+    )
+
+    assert (loaded.config.server.heartbeat_interval, loaded.config.server.heartbeat_timeout) == (20, 80)
+    assert loaded.config.cloudflare.app_id == ""
+    assert loaded.origins == {
+        "server.heartbeat_interval": "SIGNAL_MANAGER_HEARTBEAT_INTERVAL",
+        "server.heartbeat_timeout": "SIGNAL_MANAGER_HEARTBEAT_TIMEOUT",
+    }
+    assert loaded.warnings == (
+        "taken under new names: SIGNAL_MANAGER_HEARTBEAT_INTERVAL as SIGNAL_MANAGER_SERVER_HEARTBEAT_INTERVAL, "
+        "SIGNAL_MANAGER_HEARTBEAT_TIMEOUT as SIGNAL_MANAGER_SERVER_HEARTBEAT_TIMEOUT",
+        "without effect here: SIGNAL_MANAGER_LOGGING_FILE_OUTPUT",
+        "sample values taken as not set: SIGNAL_MANAGER_CLOUDFLARE_APP_ID",
+    )
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("[heartbeat]\ninterval = true", "[server] heartbeat_interval: expected a number, got true"),
+        ("[heartbeat]\nintervall = 1", "unknown section [heartbeat]"),
+        ("heartbeat = 5", 'key "heartbeat" stands outside any section'),
+        ("[server]\nport = null\nhost = nil", "not valid TOML: Invalid value (at line 3, column 8)"),
+        ("[webrtc]\nother = 1", "unknown section [webrtc]"),
+    ],
+)
+def test_what_neither_service_knows_is_an_error(tmp_path: Path, toml: str, message: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(toml)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(file, environ={})
+
+    assert caught.value.message.removeprefix(f"{file}: ").startswith(message)
+
+
+# -- migrate-config --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("original", [README, PROTOCOL_PAGE, COMPLETE], ids=["README", "protocol page", "complete"])
+def test_a_migrated_file_means_the_same_and_needs_no_more_words(run: Run, tmp_path: Path, original: str) -> None:
+    old, new = tmp_path / "old.toml", tmp_path / "new.toml"
+    old.write_text(original)
+
+    migrated = run("migrate-config", str(old))
+    new.write_text(migrated.out)
+    again = run("migrate-config", str(new))
+
+    assert (migrated.status, again.status) == (0, 0)
+    before, after = load_with_origins(old, environ={}), load_with_origins(new, environ={})
+    assert _without_gcp(after.config) == _without_gcp(before.config)
+    assert after.warnings == ()
+    assert again.out == migrated.out
+
+
+def _without_gcp(config: Config) -> Mapping[str, object]:
+    return config.model_dump(exclude={"gcp"})
+
+
+def test_migrating_in_place_keeps_the_old_file_and_who_may_read_it(run: Run, tmp_path: Path) -> None:
+    file, kept = tmp_path / "config.toml", tmp_path / "config.toml.orig"
+    file.write_text(PROTOCOL_PAGE)
+    file.chmod(0o600)
+
+    assert run("migrate-config", str(file), "--write").status == 0
+    assert run("migrate-config", str(file), "--write").status == 2  # the second would lose the original
+
+    assert kept.read_text() == PROTOCOL_PAGE
+    assert tomllib.loads(file.read_text())["server"]["heartbeat_interval"] == 20
+    assert (file.stat().st_mode & 0o777, sorted(os.listdir(tmp_path))) == (0o600, ["config.toml", "config.toml.orig"])
+
+
+@pytest.mark.parametrize("text", ["[server", "[sever]\nport = 1", None])
+def test_a_file_that_cannot_be_migrated_is_one_line(run: Run, tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "config.toml"
+    if text is not None:
+        file.write_text(text)
+
+    result = run("migrate-config", str(file))
+
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+
+
+# -- the command line of the original --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["--config", "-c"])
+def test_a_configuration_without_a_command_serves(tmp_path: Path, option: str) -> None:
+
+    port = free_port()
+    file = tmp_path / "config.toml"
+    log = tmp_path / "logs" / "service.log"
+    toml = PROTOCOL_PAGE.replace("8080", str(port)).replace("[logging]", f'[logging]\nfile_path = "{log}"')
+    file.write_text(toml + '[storage]\nbackend = "memory"\n[media]\nbackend = "none"\n[metrics]\nenabled = false\n')
+
+    with running([sys.executable, "-m", "signal_manager", option, str(file)], port=port):
+        lines = log.read_text()
+
+    assert "without effect here: database.retry_attempts" in lines
+
+
+def test_a_configuration_before_a_command_is_asked_for_behind_it(run: Run) -> None:
+    result = run("--config", "x.toml", "check-config")
+
+    assert (result.status, result.out) == (2, "")
+    assert "expected --config behind the command: signal-manager check-config --config x.toml" in result.err
