@@ -175,6 +175,7 @@ class SignalClient:
             clock=self._clock,
             on_message=self._receive,
             on_event=self._emit,
+            is_in_room=lambda: bool(self._rooms),
         )
         self._events: EventQueue[Event] = EventQueue()
         self._callbacks: Callbacks[Event] = Callbacks()
@@ -230,6 +231,23 @@ class SignalClient:
             if self._caller is not None and self._caller is not asyncio.current_task():
                 self._caller.cancel()
                 await asyncio.wait([self._caller])
+
+    async def reconnect(self, *, timeout: float | None = None) -> None:
+        """Open a new connection at once in place of the present one, for an application that knows of a new network.
+
+        Where the service still has the session it goes on, with nothing lost (`Reconnected.resumed`). The client itself
+        does so when nothing is heard for some seconds after something was sent.
+
+        Raises:
+            UnavailableError: no connection was accepted within `timeout`; the client goes on trying.
+            SignalManagerError: whatever ended the client.
+        """
+        limit = self._request_timeout if timeout is None else timeout
+        try:
+            async with asyncio.timeout(limit):
+                await self._link.reconnect()
+        except TimeoutError:
+            raise UnavailableError(f"no connection within {limit} s") from None
 
     @property
     def is_connected(self) -> bool:

@@ -107,12 +107,23 @@ class Connection(WSListener):
         exchange: the requests that wait for replies, and the session's journal.
         receive: called with every message that is no reply to a request, and with CONNECT_ACK, in the order in which
             they arrived, from inside the socket's callback: it must not block.
+        on_asked: called when a message is sent and nothing was unanswered before.
     """
 
     def __init__(
-        self, *, framing: Framing, payload_type: PayloadType, clock: Clock, exchange: Exchange, receive: Receiver
+        self,
+        *,
+        framing: Framing,
+        payload_type: PayloadType,
+        clock: Clock,
+        exchange: Exchange,
+        receive: Receiver,
+        on_asked: Callable[[], None] = lambda: None,
     ) -> None:
         self.last_received = clock.now()
+        self.frames_received = 0
+        self.asked_at = self.last_received  # when the first message after the last frame was sent
+        self._on_asked = on_asked
         self._framing = framing
         self._payload_type = payload_type
         self._frame_type = WSMsgType.TEXT if framing is Framing.JSON else WSMsgType.BINARY
@@ -191,6 +202,9 @@ class Connection(WSListener):
         if message_type not in UNCOUNTED and self._exchange.journal is not None:
             self._exchange.journal.keep(frame)
         self._transport.send(self._frame_type, frame)
+        if self.asked_at <= self.last_received:
+            self.asked_at = self._clock.now()
+            self._on_asked()
 
     def send_again(self, frames: Iterable[bytes]) -> None:
         """Write what an earlier connection has sent and the service did not get."""
@@ -261,6 +275,7 @@ class Connection(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Handle one frame; its memory is valid only until this returns."""
         self.last_received = self._clock.now()
+        self.frames_received += 1
         match frame.msg_type:
             case WSMsgType.PING:
                 transport.send_pong(frame.get_payload_as_bytes())

@@ -39,6 +39,11 @@ class Exchange:
             return None
         return Resume(session_id=self._session_id, resume_token=self._token, received=journal.received)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request waits for its reply."""
+        return bool(self._pending)
+
     def begin(self, session_id: str, token: str | None) -> None:
         """Begin a new session; one without a token ends with its connection."""
         self.fail("the service has begun a new session, in which nobody will answer")

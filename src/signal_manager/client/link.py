@@ -17,6 +17,7 @@ from signal_manager.client.connection import ABNORMAL, Closed, Connection
 from signal_manager.client.events import Connected, Disconnected, Event, GoingAway, Reconnected
 from signal_manager.client.exchange import Exchange
 from signal_manager.client.timing import Clock, RetryPolicy
+from signal_manager.client.vigil import PROBE_AFTER, Due, Signs, Vigil
 from signal_manager.errors import SignalManagerError, UnavailableError, error_from_wire
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import Connect, ConnectAck, Disconnect, GoAway, Message, PayloadType
@@ -33,6 +34,9 @@ DEFAULT_HEARTBEAT_INTERVAL = 30.0
 DEFAULT_HEARTBEAT_TIMEOUT = 90.0
 # Seconds; outside of this a heartbeat interval would flood the service or detect nothing.
 HEARTBEAT_LIMITS = (0.01, 3600.0)
+
+# Seconds between two looks whether a silent connection shows life, while another one is opened beside it.
+_LOOK = 0.05
 
 # RFC 6455, section 7.4.1: ends the session too.
 _NORMAL = 1000
@@ -55,6 +59,7 @@ class Link:
         clock: where time comes from.
         on_message: called with every message that is no reply and does not concern the link itself.
         on_event: called with what happens to the link. Both are called from inside the socket's callback.
+        is_in_room: tells whether the client is in a room, where a lost connection is noticed sooner.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Link:
         clock: Clock,
         on_message: Callable[[bytes, Message], None],
         on_event: Callable[[Event], None],
+        is_in_room: Callable[[], bool] = lambda: False,
     ) -> None:
         self.session_id: str | None = None  # that the service named last
         self._url = url
@@ -82,6 +88,7 @@ class Link:
         self._clock = clock
         self._on_message = on_message
         self._on_event = on_event
+        self._is_in_room = is_in_room
         self._exchange = Exchange()
         self._connection: Connection | None = None  # the last one that was accepted
         self._ended: SignalManagerError | None = UnavailableError("not connected: enter 'async with client' first")
@@ -89,6 +96,11 @@ class Link:
         self._heartbeat = (DEFAULT_HEARTBEAT_INTERVAL, DEFAULT_HEARTBEAT_TIMEOUT)
         self._going_away: GoingAway | None = None
         self._failures = 0  # in a row, for the delay before the next attempt
+        self._dialed: Connection | None = None  # opened beside a silent one, in whose place it logs in
+        self._accepted = asyncio.Event()  # set with the next connection that is accepted, and at the end
+        self._nudged = asyncio.Event()  # ends the present wait
+        self._wakes_at = 0.0  # when that would end by itself
+        self._is_hasty = False  # whether a new connection is to be opened at once
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -104,6 +116,19 @@ class Link:
         """
         connection = await self._establish(attempts=self._retry.first_attempts, delay=0.0)
         self._task = asyncio.create_task(self._run(connection), name="signal-client link")
+
+    async def reconnect(self) -> None:
+        """Open a new connection at once, in the present one's place, and return when it is accepted.
+
+        Raises:
+            SignalManagerError: what ended the link.
+        """
+        if self._ended is None:
+            accepted, self._is_hasty = self._accepted, True
+            self._nudged.set()
+            await accepted.wait()
+        if self._ended is not None:
+            raise error_from_wire(self._ended.code, self._ended.message)
 
     async def close(self, goodbye: Disconnect) -> None:
         """Say good-bye and end; cancelling ends at once."""
@@ -170,6 +195,7 @@ class Link:
             _sensible_seconds(ack.heartbeat_timeout, DEFAULT_HEARTBEAT_TIMEOUT),
         )
         self._settled.set()
+        self._announce_accepted()
         self._on_event(event)
 
     async def _run(self, connection: Connection) -> None:
@@ -184,7 +210,8 @@ class Link:
                 if not closed.may_reconnect or self._retry.attempts == 0:
                     raise closed.error()
                 self._on_event(Disconnected(closed.code, closed.reason, will_reconnect=True))
-                connection = await self._establish(attempts=self._retry.attempts, delay=self._first_delay())
+                delay = self._first_delay() if self._dialed is None else 0.0
+                connection = await self._establish(attempts=self._retry.attempts, delay=delay)
         except SignalManagerError as error:
             self._give_up(closed.code, error)
         except Exception:  # the background task's edge
@@ -192,35 +219,94 @@ class Link:
             self._give_up(closed.code, SignalManagerError("a fault of the client itself; its log has more"))
 
     async def _attend(self, connection: Connection) -> Closed:
-        """Send heartbeats until the connection ends; return how."""
+        """Watch over a connection until it ends, or another takes its place; return how it ended."""
         async with asyncio.TaskGroup() as group:
-            heart = group.create_task(self._beat(connection), name="signal-client heartbeats")
+            watch = group.create_task(self._watch(connection), name="signal-client heartbeats")
             closed = await connection.wait_closed()
-            heart.cancel()
+            watch.cancel()
         return closed
 
-    async def _beat(self, connection: Connection) -> None:
-        """Show signs of life, and end a connection whose service shows none."""
+    async def _watch(self, connection: Connection) -> None:
+        """Show signs of life, and replace a connection whose service shows none."""
         interval, limit = self._heartbeat
-        next_beat = self._clock.now() + interval
-        while True:
-            await self._clock.sleep(min(next_beat, connection.last_received + limit) - self._clock.now())
-            if connection.is_closed:
-                return
-            now = self._clock.now()
-            if now >= connection.last_received + limit:
+        vigil = Vigil(self._clock.now(), interval=interval)
+        may_replace = self._retry.attempts != 0
+        while not connection.is_closed:
+            now, heard_at = self._clock.now(), connection.last_received
+            if not may_replace and now >= heard_at + limit:
                 connection.abort(f"nothing received for {limit:.0f} s")
                 return
-            if now >= next_beat:
-                connection.send(connection.make_heartbeat(), uuid4().bytes)
-                next_beat = now + interval
+            if self._is_hasty and await self._replace(connection, now - heard_at):
+                return
+            signs = Signs(heard_at, connection.asked_at, self._exchange.is_waiting, self._is_in_room())
+            match vigil.check(now, signs):
+                case Due.BEAT:
+                    connection.send(connection.make_heartbeat(), uuid4().bytes)
+                case Due.GIVE_UP if may_replace:
+                    if await self._replace(connection, now - heard_at):
+                        return
+                case Due.GIVE_UP:
+                    await self._wait(heard_at + limit - now)
+                case Due.NOTHING:
+                    await self._wait(vigil.deadline(signs) - now)
+
+    async def _replace(self, connection: Connection, silence: float) -> bool:
+        """Open a socket beside a connection and give that up for it; False when it shows life before.
+
+        A socket that cannot be opened ends the connection too: then the network, or the service, is gone.
+        """
+        is_asked_for, self._is_hasty = self._is_hasty, False
+        before = connection.frames_received
+        dial = asyncio.ensure_future(self._dial())
+        try:
+            while not dial.done():
+                await asyncio.wait({dial}, timeout=_LOOK)
+                if connection.frames_received != before and not is_asked_for:
+                    logger.info("the connection was silent for %.1f s and is not any more", silence)
+                    return False
+            if dial.exception() is None:
+                self._dialed = dial.result()
+            reason = "a new connection was asked for" if is_asked_for else f"nothing received for {silence:.0f} s"
+            connection.abort(reason)
+            return True
+        finally:
+            if not dial.done():
+                dial.cancel()
+                await asyncio.wait({dial})
+            elif self._dialed is None and not dial.cancelled() and dial.exception() is None:
+                dial.result().abort("not needed")
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait for so long, or until something happens that changes what is due."""
+        self._nudged.clear()
+        self._wakes_at = self._clock.now() + seconds
+        sleep = asyncio.ensure_future(self._clock.sleep(seconds))
+        nudge = asyncio.ensure_future(self._nudged.wait())
+        try:
+            await asyncio.wait({sleep, nudge}, return_when=asyncio.FIRST_COMPLETED)
+            if sleep.done():
+                sleep.result()
+        finally:
+            sleep.cancel()
+            nudge.cancel()
+
+    def _note_asked(self) -> None:
+        """Look for an answer to what was sent, sooner than for one to the next heartbeat."""
+        if self._wakes_at > self._clock.now() + PROBE_AFTER:
+            self._nudged.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before an attempt to connect; a new connection that is asked for is not waited for."""
+        until = self._clock.now() + seconds
+        while (left := until - self._clock.now()) > 0 and not self._is_hasty:
+            await self._wait(left)
 
     async def _establish(self, *, attempts: int | None, delay: float) -> Connection:
         """Wait for `delay` seconds and connect, again and again while that makes sense."""
         attempt = 1
         while True:
-            if delay:
-                await self._clock.sleep(delay)
+            await self._pause(delay)
+            self._is_hasty = False
             try:
                 return await self._open()
             except SignalManagerError as error:
@@ -239,19 +325,39 @@ class Link:
         self._failures += 1
         return delay
 
-    async def _open(self) -> Connection:
-        """Connect and authenticate once."""
-        connection = Connection(
+    def _make_connection(self) -> Connection:
+        return Connection(
             framing=self._framing,
             payload_type=self._payload_type,
             clock=self._clock,
             exchange=self._exchange,
             receive=self._receive,
+            on_asked=self._note_asked,
         )
-        connect = msgspec.structs.replace(self._connect, resume=self._exchange.offer)
+
+    async def _dial(self) -> Connection:
+        """Open a socket, for `_open` to log in on."""
+        connection = self._make_connection()
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await connection.open(self._url, time_limit=self._connect_timeout, ssl_context=self._ssl_context)
+        except BaseException as error:
+            connection.abort("not opened")
+            if isinstance(error, TimeoutError):
+                raise UnavailableError(f"no answer from the service within {self._connect_timeout} s") from None
+            raise
+        return connection
+
+    async def _open(self) -> Connection:
+        """Connect and authenticate once."""
+        connection, self._dialed = self._dialed, None
+        is_dialed = connection is not None
+        connection = connection or self._make_connection()
+        connect = msgspec.structs.replace(self._connect, resume=self._exchange.offer)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                if not is_dialed:
+                    await connection.open(self._url, time_limit=self._connect_timeout, ssl_context=self._ssl_context)
                 await connection.log_in(connect)
         except BaseException as error:
             connection.abort("not accepted")
@@ -284,6 +390,13 @@ class Link:
         self._ended = error
         self._exchange.fail(error.message)
         self._settled.set()
+        self._announce_accepted()
+        if self._dialed is not None:
+            self._dialed.abort("closed by this client")
+
+    def _announce_accepted(self) -> None:
+        self._accepted.set()
+        self._accepted = asyncio.Event()
 
 
 def _sensible_seconds(named: float | None, default: float) -> float:

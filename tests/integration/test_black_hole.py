@@ -1,0 +1,186 @@
+"""The Python SDK on a network that is gone without a word: the old socket stays open and nothing goes through it.
+
+How long it takes is `benchmarks.blackhole`'s business; here is in which order what happens, and that nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from benchmarks.black_hole import BlackHole
+from signal_manager.client import (
+    Connected,
+    Disconnected,
+    Event,
+    Framing,
+    PayloadType,
+    Reconnected,
+    RetryPolicy,
+    RoomReconnecting,
+    SignalClient,
+    SignalReceived,
+    vigil,
+)
+from signal_manager.client import link as link_module
+from signal_manager.errors import InvalidRequestError, UnavailableError
+from signal_manager.protocol.messages import RoomState, RoomStateAck
+from tests.integration.conftest import Service
+from tests.integration.v1_client import ALICE, BOB
+from tests.waiting import until
+
+LIMIT = 20.0
+NEVER = RetryPolicy(base_delay=3600, max_delay=3600, random=lambda: 1.0)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the times that these tests wait for."""
+    monkeypatch.setattr(vigil, "PROBE_AFTER", 0.3)
+    monkeypatch.setattr(link_module, "PROBE_AFTER", 0.3)
+    monkeypatch.setattr(vigil, "ANSWER_TIME", 0.5)
+    monkeypatch.setattr(vigil, "ROOM_INTERVAL", 0.3)
+
+
+@pytest.fixture
+async def network(service: Service) -> AsyncIterator[BlackHole]:
+    async with BlackHole(service.port) as network:
+        yield network
+
+
+async def event(client: SignalClient) -> Event:
+    return await asyncio.wait_for(anext(client), LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("framing", "payload_type"),
+    [(Framing.V2, PayloadType.JSON), (Framing.V1, PayloadType.PROTOBUF), (Framing.JSON, PayloadType.JSON)],
+)
+async def test_a_request_outlives_a_network_that_is_gone_and_nothing_is_lost(
+    service: Service, network: BlackHole, framing: Framing, payload_type: PayloadType
+) -> None:
+    async with (
+        SignalClient(service.url, *BOB) as bob,
+        SignalClient(
+            network.url, *ALICE, retry=NEVER, request_timeout=LIMIT, framing=framing, payload_type=payload_type
+        ) as alice,
+    ):
+        assert isinstance(await event(alice), Connected)
+        await bob.send_message(ALICE[0], 1, ack=True)
+        assert await event(alice) == SignalReceived(BOB[0], "message", 1)
+
+        network.swallow()
+        sending = asyncio.ensure_future(alice.send_message(BOB[0], "hello", ack=True))
+        await bob.send_message(ALICE[0], 2, ack=True)
+
+        assert await asyncio.wait_for(sending, LIMIT) == "delivered"
+        gone, back, missed = [await event(alice) for _ in range(3)]
+        assert isinstance(gone, Disconnected)
+        assert gone.will_reconnect
+        assert isinstance(back, Reconnected)
+        assert back.resumed
+        assert missed == SignalReceived(BOB[0], "message", 2)
+        assert await event(bob) == Connected(bob.session_id or "")
+        assert await event(bob) == SignalReceived(ALICE[0], "message", "hello")
+
+
+async def test_a_member_of_a_room_notices_without_a_request_and_stays_in_it(
+    service: Service, network: BlackHole
+) -> None:
+    async with SignalClient(network.url, *ALICE, retry=NEVER) as alice:
+        room = await alice.join("r", create=True)
+        assert isinstance(await event(alice), Connected)
+        network.swallow()
+
+        assert isinstance(await event(alice), Disconnected)
+        assert isinstance(await event(alice), Reconnected)
+
+        state = await alice.request(RoomState(room_id="r"), RoomStateAck)
+        assert [each.client_id for each in state.participants] == [ALICE[0]]
+        await room.leave()
+        assert not [each async for each in room if isinstance(each, RoomReconnecting)]
+
+
+async def test_a_connection_that_shows_life_again_is_kept(service: Service, network: BlackHole) -> None:
+    async with SignalClient(network.url, *ALICE, retry=NEVER, request_timeout=LIMIT) as alice:
+        assert isinstance(await event(alice), Connected)
+        session = alice.session_id
+        way = network.shut()
+        beat = asyncio.ensure_future(alice.heartbeat())
+        await until(lambda: network.connections == 2, limit=LIMIT)  # it tries another one beside it
+
+        way.set()
+        await asyncio.wait_for(beat, LIMIT)
+        await alice.send_message(ALICE[0], "still here")
+
+        assert await event(alice) == SignalReceived(ALICE[0], "message", "still here")  # and no Disconnected before
+        assert alice.session_id == session
+
+
+async def test_reconnect_replaces_a_connection_at_once_and_the_session_goes_on(
+    service: Service, network: BlackHole
+) -> None:
+    async with SignalClient(network.url, *ALICE, retry=NEVER) as alice:
+        assert isinstance(await event(alice), Connected)
+
+        await asyncio.wait_for(alice.reconnect(), LIMIT)
+
+        assert alice.is_connected
+        assert isinstance(await event(alice), Disconnected)
+        back = await event(alice)
+        assert isinstance(back, Reconnected)
+        assert back.resumed
+        assert network.connections == 2
+
+
+async def test_reconnect_does_not_wait_for_the_delay_between_attempts(service: Service) -> None:
+    async with AsyncExitStack() as stack:
+        network = await stack.enter_async_context(BlackHole(service.port))
+        alice = await stack.enter_async_context(SignalClient(network.url, *ALICE, retry=NEVER))
+        assert isinstance(await event(alice), Connected)
+        (connection,) = service.server._board.connections
+        connection.cut()
+        assert isinstance(await event(alice), Disconnected)
+
+        await asyncio.wait_for(alice.reconnect(), LIMIT)
+
+        assert isinstance(await event(alice), Reconnected)
+
+
+async def test_reconnect_of_a_client_that_has_ended_says_why(service: Service) -> None:
+    client = SignalClient(service.url, *ALICE)
+    with pytest.raises(UnavailableError, match="not connected"):
+        await client.reconnect()
+    await client.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        await client.reconnect()
+    with pytest.raises(InvalidRequestError):
+        await client.connect()
+
+
+async def test_reconnect_that_takes_too_long_leaves_the_client_trying(service: Service, network: BlackHole) -> None:
+    async with SignalClient(network.url, *ALICE, retry=NEVER) as alice:
+        network.shut()
+
+        with pytest.raises(UnavailableError, match="within"):
+            await alice.reconnect(timeout=0.2)
+
+        network.admit()
+        await until(lambda: alice.is_connected and network.connections == 2, limit=LIMIT)
+
+
+async def test_closing_while_another_connection_is_opened_leaves_nothing(service: Service, network: BlackHole) -> None:
+    before = asyncio.all_tasks()
+    async with SignalClient(network.url, *ALICE, retry=NEVER) as alice:
+        way = network.shut()
+        reconnecting = asyncio.ensure_future(alice.reconnect())
+        await until(lambda: network.connections == 2, limit=LIMIT)
+    with pytest.raises(UnavailableError):
+        await reconnecting
+    network.admit()
+    way.set()
+    await until(lambda: not service.server._board.connections, limit=LIMIT)
+    await until(lambda: not {each for each in asyncio.all_tasks() - before if "signal-client" in each.get_name()})
