@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signal_manager.auth import (
-    LEEWAY,
+    DEFAULT_LEEWAY,
+    EXPIRED,
     REFUSED,
     FirstOf,
     SignedTokens,
@@ -31,6 +32,7 @@ from signal_manager.model import ClientId, Grants, Identity
 SECRET = "the secret of these tests, longer than 32 bytes"
 OLD_SECRET = "the secret before it, also longer than 32 bytes"
 NOW = 1_800_000_000.0
+CLOCK = "this service's clock says 2027-01-15T08:00:00Z"
 ALICE = ClientId("alice")
 
 
@@ -122,11 +124,14 @@ async def test_a_token_of_the_previous_secret_is_accepted_during_rotation() -> N
         ({"sub": "alice", "exp": "tomorrow"}, "the token has no valid expiry (exp)"),
         ({"sub": "alice", "exp": True}, "the token has no valid expiry (exp)"),
         ({"sub": "alice", "exp": 2**60}, "the token has no valid expiry (exp)"),
-        ({"sub": "alice", "exp": NOW - LEEWAY}, "the token has expired"),
+        ({"sub": "alice", "exp": NOW - DEFAULT_LEEWAY}, f"the token has expired, 60 s ago (exp); {CLOCK}"),
+        ({"sub": "alice", "exp": NOW - 7200}, f"the token has expired, 2 h ago (exp); {CLOCK}"),
         ({"exp": NOW + 60}, "the token names no client (sub)"),
         ({"sub": "bob", "exp": NOW + 60}, "the token belongs to another client"),
-        ({"sub": "alice", "exp": NOW + 60, "nbf": NOW + LEEWAY + 1}, "the token is not valid yet (nbf)"),
+        ({"sub": "alice", "exp": NOW + 60, "nbf": NOW + 61}, f"the token is valid only in 61 s (nbf); {CLOCK}"),
         ({"sub": "alice", "exp": NOW + 60, "nbf": "now"}, "the token's nbf is not a time"),
+        ({"sub": "alice", "exp": NOW + 60, "iat": NOW + 61}, f"the token was issued 61 s in the future (iat); {CLOCK}"),
+        ({"sub": "alice", "exp": NOW + 60, "iat": [NOW]}, "the token's iat is not a time"),
         ({"sub": "alice", "exp": NOW + 60, "aud": "others"}, "the token is meant for another audience (aud)"),
     ],
 )
@@ -135,7 +140,22 @@ async def test_the_owner_of_a_signed_token_learns_what_is_wrong(claims: dict[str
 
 
 async def test_clocks_may_differ_a_little() -> None:
-    await tokens().authenticate(ALICE, signed(exp=NOW - LEEWAY + 1, nbf=NOW + LEEWAY - 1))
+    await tokens().authenticate(ALICE, signed(exp=NOW - 59, nbf=NOW + 60, iat=NOW + 60))
+
+
+async def test_how_much_clocks_may_differ_is_a_setting() -> None:
+    await tokens(leeway=300).authenticate(ALICE, signed(exp=NOW - 299, nbf=NOW + 300, iat=NOW + 300))
+
+    for late in (signed(exp=NOW), signed(nbf=NOW + 1), signed(iat=NOW + 1)):
+        with pytest.raises(AuthenticationError):
+            await tokens(leeway=0).authenticate(ALICE, late)
+
+
+async def test_a_program_can_tell_an_expired_token_from_wrong_credentials() -> None:
+    for token, details in ((signed(exp=1), {"reason": EXPIRED}), (signed(nbf=NOW + 90), None), ("guess", None)):
+        with pytest.raises(AuthenticationError) as caught:
+            await tokens().authenticate(ALICE, token)
+        assert caught.value.details == details
 
 
 @pytest.mark.parametrize(
@@ -318,7 +338,7 @@ async def test_the_first_authenticator_that_knows_the_client_wins() -> None:
     assert (await both.authenticate(ALICE, "wonderland")).expires_at is None
     assert (await both.authenticate(ALICE, signed())).expires_at == NOW + 60
     assert await refusal(both, "alice", "neither") == REFUSED
-    assert await refusal(both, "alice", signed(exp=1)) == "the token has expired"
+    assert (await refusal(both, "alice", signed(exp=1))).startswith("the token has expired")
 
 
 async def test_nobody_to_ask_refuses_everybody() -> None:
@@ -371,6 +391,16 @@ def test_a_report_tells_what_a_token_says() -> None:
         "grants": msgspec.to_builtins(Grants(rooms=("demo-*",))),
         "refused_because": [],
     }
+
+
+def test_a_report_allows_for_clocks_as_the_service_does() -> None:
+    early = signed(nbf=NOW + 45, iat=NOW + 45)
+
+    assert inspect_token(early, secret=SECRET, now=NOW).refused_because == []
+    assert inspect_token(early, secret=SECRET, leeway=30, now=NOW).refused_because == [
+        f"the token is valid only in 45 s (nbf); {CLOCK}",
+        f"the token was issued 45 s in the future (iat); {CLOCK}",
+    ]
 
 
 def test_a_report_knows_previous_secrets() -> None:

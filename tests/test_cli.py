@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
 from pathlib import Path
@@ -427,7 +428,20 @@ def test_a_token_is_explained_from_standard_input_in_json(run: Run, monkeypatch:
 
     report = json.loads(result.out)
     assert (result.status, report["signature"], report["audience"]) == (1, "wrong", "others")
-    assert "the token has expired" in report["refused_because"]
+    assert any(reason.startswith("the token has expired") for reason in report["refused_because"])
+
+
+def test_a_token_is_explained_with_the_leeway_of_the_service(run: Run, tmp_path: Path) -> None:
+    """Otherwise the person who asks why a token is refused would be told another answer than its client."""
+    token = jwt.encode({"sub": "alice", "exp": time.time() + 600, "nbf": time.time() + 90}, SECRET, algorithm="HS256")
+    config = tmp_path / "config.toml"
+    config.write_text(f'[auth]\ntoken_secret = "{SECRET}"\nleeway = 120')
+
+    assert run("token", "--inspect", token, "--config", str(config)).status == 0
+    config.write_text(f'[auth]\ntoken_secret = "{SECRET}"')
+    refused = run("token", "--inspect", token, "--config", str(config))
+    assert refused.status == 1
+    assert "valid only in" in refused.out
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -33,6 +34,8 @@ from signal_manager.model import (
 )
 
 __all__ = [
+    "DEFAULT_LEEWAY",
+    "EXPIRED",
     "Authenticator",
     "FirstOf",
     "PublicKeys",
@@ -44,7 +47,10 @@ __all__ = [
     "issue_token",
 ]
 
-LEEWAY = 10.0  # s by which the clocks of whoever signs and this service may differ
+# Seconds by which the signer's clock and this service's may differ: RFC 7519, section 4.1.4, allows a few minutes.
+DEFAULT_LEEWAY = 60.0
+# `details.reason` of the refusal of a token that has ended (docs/protocol.md, "Tokens"): its client can get a new one.
+EXPIRED = "token_expired"
 MAX_TOKEN_BYTES = 16_384  # a real token is below 4 KiB; larger ones cost hashing and parsing before they fail
 MAX_EXPIRY = 2**53  # above it, seconds are no longer whole in a float and dates do not exist
 REFUSED = "the client id or the token is wrong"
@@ -189,6 +195,7 @@ class SignedTokens:
         audience: must be in `aud`; when empty, a token with an `aud` is for somebody else and refused (section 4.1.3).
         issuer: must be `iss`; when empty, any.
         keys: verifies RS256 and ES256 tokens.
+        leeway: seconds by which `exp`, `nbf` and `iat` may be off.
         clock: seconds since the epoch.
 
     Raises:
@@ -204,6 +211,7 @@ class SignedTokens:
         audience: str = "",
         issuer: str = "",
         keys: PublicKeys | None = None,
+        leeway: float = DEFAULT_LEEWAY,
         clock: Clock = time.time,
     ) -> None:
         if not algorithms or not set(algorithms) <= set(ALGORITHMS):
@@ -215,13 +223,17 @@ class SignedTokens:
         self._audience = audience
         self._issuer = issuer
         self._keys = keys
+        self._leeway = leeway
         self._clock = clock
 
     async def authenticate(self, client_id: ClientId, token: str) -> Identity:
         """See `Authenticator.authenticate`."""
         claims = await self._verify(token)
-        if refusals := _refusals(claims, now=self._clock(), audience=self._audience, issuer=self._issuer):
-            raise AuthenticationError(refusals[0])
+        refusals = _refusals(
+            claims, now=self._clock(), leeway=self._leeway, audience=self._audience, issuer=self._issuer
+        )
+        if refusals:
+            raise refusals[0]
         if claims["sub"] != client_id:
             raise AuthenticationError("the token belongs to another client")
         return Identity(client_id=client_id, grants=_grants(claims), expires_at=float(claims["exp"]))
@@ -284,19 +296,49 @@ def _verified(token: str, algorithm: str, keys: Sequence[str | jwt.PyJWK]) -> _V
     raise AuthenticationError(REFUSED)
 
 
-def _refusals(claims: Mapping[str, Any], *, now: float, audience: str, issuer: str) -> list[str]:
+def _refusals(
+    claims: Mapping[str, Any], *, now: float, leeway: float, audience: str, issuer: str
+) -> list[AuthenticationError]:
     """Return why a token with a right signature is refused, the weightiest first; an empty list accepts it."""
-    subject, expires_at, not_before = claims.get("sub"), _seconds(claims, "exp"), _seconds(claims, "nbf")
-    checks = [
-        (not isinstance(subject, str), "the token names no client (sub)"),
-        (expires_at is None, "the token has no valid expiry (exp)"),
-        (expires_at is not None and expires_at + LEEWAY <= now, "the token has expired"),
-        ("nbf" in claims and not_before is None, "the token's nbf is not a time"),
-        (not_before is not None and not_before - LEEWAY > now, "the token is not valid yet (nbf)"),
-        (not _is_meant_for(claims.get("aud"), audience), "the token is meant for another audience (aud)"),
-        (bool(issuer) and claims.get("iss") != issuer, "the token comes from another issuer (iss)"),
-    ]
-    return [reason for refused, reason in checks if refused]
+    expires_at, not_before, issued_at = (_seconds(claims, name) for name in ("exp", "nbf", "iat"))
+    refusals = []
+    if not isinstance(claims.get("sub"), str):
+        refusals.append(AuthenticationError("the token names no client (sub)"))
+    if expires_at is None:
+        refusals.append(AuthenticationError("the token has no valid expiry (exp)"))
+    elif expires_at + leeway <= now:
+        ended = f"the token has expired, {_span(now - expires_at)} ago (exp)"
+        refusals.append(AuthenticationError(ended + _clock_says(now), details={"reason": EXPIRED}))
+    if "nbf" in claims and not_before is None:
+        refusals.append(AuthenticationError("the token's nbf is not a time"))
+    elif not_before is not None and not_before - leeway > now:
+        refusals.append(
+            AuthenticationError(f"the token is valid only in {_span(not_before - now)} (nbf){_clock_says(now)}")
+        )
+    if "iat" in claims and issued_at is None:
+        refusals.append(AuthenticationError("the token's iat is not a time"))
+    elif issued_at is not None and issued_at - leeway > now:
+        refusals.append(
+            AuthenticationError(f"the token was issued {_span(issued_at - now)} in the future (iat){_clock_says(now)}")
+        )
+    if not _is_meant_for(claims.get("aud"), audience):
+        refusals.append(AuthenticationError("the token is meant for another audience (aud)"))
+    if issuer and claims.get("iss") != issuer:
+        refusals.append(AuthenticationError("the token comes from another issuer (iss)"))
+    return refusals
+
+
+def _span(seconds: float) -> str:
+    """Return a length of time as a person says it."""
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _clock_says(now: float) -> str:
+    """Return the words that let the owner of a token find out whose clock is wrong."""
+    return f"; this service's clock says {datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _seconds(claims: Mapping[str, Any], name: str) -> float | None:
@@ -381,6 +423,7 @@ def inspect_token(
     algorithms: Sequence[str] = ("HS256",),
     audience: str = "",
     issuer: str = "",
+    leeway: float = DEFAULT_LEEWAY,
     now: float,
 ) -> TokenReport:
     """Explain a token to whoever operates the service; anything at all may be given as `token`.
@@ -392,7 +435,9 @@ def inspect_token(
     if header is None or claims is None:
         return TokenReport(signature="wrong", refused_because=["it is not a JSON Web Token"])
     algorithm, subject = header.get("alg"), claims.get("sub")
-    refusals = _refusals(claims, now=now, audience=audience, issuer=issuer)
+    refusals = [
+        refusal.message for refusal in _refusals(claims, now=now, leeway=leeway, audience=audience, issuer=issuer)
+    ]
     signature = _signature(token, algorithm, (secret, *previous_secrets))
     if signature == "wrong":
         refusals.insert(0, "its signature is not of this service's secret")

@@ -192,5 +192,6 @@ async def authenticator_for(config: Config, storage: Storage) -> AsyncIterator[A
             audience=auth.jwt_audience,
             issuer=auth.jwt_issuer,
             keys=keys,
+            leeway=auth.leeway,
         )
         yield signed if auth.auth_method == "jwt" else FirstOf(static, signed)

@@ -314,6 +314,7 @@ def _explain(inspected: str, config: Path | None, *, as_json_text: bool) -> int:
         algorithms=auth.jwt_algorithms,
         audience=auth.jwt_audience,
         issuer=auth.jwt_issuer,
+        leeway=auth.leeway,
         now=now,
     )
     if as_json_text:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from signal_manager.auth import StaticKeys
+from signal_manager.auth import DEFAULT_LEEWAY, StaticKeys
 from signal_manager.errors import ConfigurationError
 from signal_manager.model import NAME_RULE, is_valid_name
 
@@ -158,6 +158,10 @@ class Auth(Section):
     )
     token_expiry: Seconds = Field(
         default=3600.0, description="Seconds that an issued token lives unless asked otherwise."
+    )
+    leeway: Annotated[float, Field(ge=0, le=600)] = Field(
+        default=DEFAULT_LEEWAY,
+        description="Seconds by which a token's times (exp, nbf, iat) may be off, since clocks differ.",
     )
     api_keys: tuple[Annotated[SecretStr, AfterValidator(_api_key)], ...] = Field(
         default=tuple(SecretStr(key) for key in DEFAULT_API_KEYS),
