@@ -106,3 +106,12 @@ def test_a_file_that_is_not_there_is_explained(configs: tuple[Path, Path]) -> No
 
     assert done.returncode == 2
     assert b"nowhere.jsonl: cannot open it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--apply",), ("--from", "original", "--file", "x"), ("--from", "elsewhere"), ("--from", "original")]
+)
+def test_an_import_that_cannot_be_meant_is_one_line(configs: tuple[Path, Path], arguments: tuple[str, ...]) -> None:
+    done = run("import", *arguments, "--config", str(configs[0]))
+
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)

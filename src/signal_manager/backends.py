@@ -24,6 +24,7 @@ from signal_manager.storage.base import Storage
 
 if TYPE_CHECKING:
     from signal_manager.bus.nats_link import NatsSecurity
+    from signal_manager.storage.firestore import FirestoreStorage
 
 __all__ = [
     "Media",
@@ -61,14 +62,27 @@ def storage_for(config: Config) -> Storage:
     if backend == "sqlite":
         settings["path"] = config.storage.sqlite_path
     elif backend == "firestore":
-        settings |= {
-            "project": config.firestore.project_id,
-            "database": config.firestore.database_name,
-            "credentials_path": config.firestore.credentials_path,
-            "collection_prefix": config.firestore.collection_prefix,
-        }
+        settings |= _firestore_settings(config)
     storage: Storage = adapter(**settings)
     return storage
+
+
+def original_store_for(config: Config) -> FirestoreStorage:
+    """Build the store that the original service wrote, as [firestore] names it, not yet opened."""
+    adapter = load_adapter("storage", "firestore")
+    storage: FirestoreStorage = adapter(
+        operation_timeout=config.storage.operation_timeout, **_firestore_settings(config)
+    )
+    return storage
+
+
+def _firestore_settings(config: Config) -> dict[str, Any]:
+    return {
+        "project": config.firestore.project_id,
+        "database": config.firestore.database_name,
+        "credentials_path": config.firestore.credentials_path,
+        "collection_prefix": config.firestore.collection_prefix,
+    }
 
 
 def media_backend_of(config: Config) -> str:

@@ -130,8 +130,8 @@ class Participant(msgspec.Struct, frozen=True, kw_only=True):
 class Room(msgspec.Struct, frozen=True, kw_only=True):
     """A room as it is stored; times are seconds since the epoch.
 
-    The fields up to `is_active` are the original service's. `sequence` grows by one with every change, and a closed
-    room keeps the participants it had when it closed.
+    The fields up to `is_active` are those that the original service's README gives a room. `sequence` grows by one
+    with every change, and a closed room keeps the participants it had when it closed.
     """
 
     room_id: RoomId
@@ -153,7 +153,8 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A registered or provisioned client as it is stored; times are seconds since the epoch.
 
-    The fields up to `metadata` are the original service's. `auth_token` is `sha256:<hex>` once storage has written
+    The fields up to `metadata` are those that the original service's README gives a client. `auth_token`
+    is `sha256:<hex>` once storage has written
     the record, in clear only as an operator provisioned it, and empty for a client that has none.
     """
 

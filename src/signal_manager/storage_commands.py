@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 import typer
 
 from signal_manager.config import Config, load
 from signal_manager.errors import ConfigurationError
 from signal_manager.storage.base import Storage
-from signal_manager.storage.transfer import Checked, Imported, check, export_lines, import_lines
+from signal_manager.storage.original import CLIENTS_COLLECTION, ROOMS_COLLECTION
+from signal_manager.storage.transfer import (
+    Checked,
+    Imported,
+    TakenOver,
+    check,
+    export_lines,
+    import_lines,
+    take_over,
+)
 from signal_manager.terminal import ConfigOption, JsonOption, print_json, tell, warn
 
 __all__ = ["storage_commands"]
@@ -34,6 +44,12 @@ ToFileOption = Annotated[
 ]
 FromFileOption = Annotated[
     Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read this file in place of standard input.")
+]
+
+
+SourceOption = Annotated[
+    Literal["original"] | None,
+    typer.Option("--from", metavar="SOURCE", help='"original": take over what the original service has in Firestore.'),
 ]
 
 
@@ -89,17 +105,35 @@ def export_storage(config: ConfigOption = None, file: ToFileOption = None) -> No
 
 
 @storage_commands.command("import")
-def import_storage(config: ConfigOption = None, file: FromFileOption = None, as_json_text: JsonOption = False) -> int:
+def import_storage(
+    config: ConfigOption = None,
+    file: FromFileOption = None,
+    source: SourceOption = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="With --from original: store what would otherwise only be counted.")
+    ] = False,
+    as_json_text: JsonOption = False,
+) -> int:
     """Read an export in; a record replaces what is there under its id, and a second import changes nothing.
 
-    Exits with 1 when lines were left out, each of which is named.
+    With `--from original` the rooms and clients of the original service are looked for in the Firestore database of
+    [firestore], and with `--apply` taken over into the configured store. What that has already stays as it is.
+
+    Exits with 1 when lines or documents were left out, each of which is named.
 
     Examples:
 
     - `signal-manager storage import < store.jsonl`
     - `signal-manager storage import --config firestore.toml --file store.jsonl`
+    - `signal-manager storage import --from original --config config.toml`
     """
     settings = load(config)
+    if source is not None:
+        if file is not None:
+            raise ConfigurationError("--from original reads Firestore, expected no --file")
+        return _take_over(settings, apply=apply, as_json_text=as_json_text)
+    if apply:
+        raise ConfigurationError("--apply goes only with --from original")
 
     async def run(lines: BinaryIO) -> Imported:
         async with _storage(settings) as storage:
@@ -118,6 +152,32 @@ def import_storage(config: ConfigOption = None, file: FromFileOption = None, as_
             warn(f"and {imported.rejected - len(imported.bad_lines)} more lines")
         print(", ".join(f"{count} {name}" for name, count in counts.items()))
     return INCOMPLETE if imported.rejected else 0
+
+
+def _take_over(settings: Config, *, apply: bool, as_json_text: bool) -> int:
+    from signal_manager import backends  # noqa: PLC0415 - as below
+
+    async def run() -> TakenOver:
+        async with backends.original_store_for(settings) as theirs, _storage(settings) as storage:
+            return await take_over(
+                theirs.originals(ROOMS_COLLECTION),
+                theirs.originals(CLIENTS_COLLECTION),
+                storage,
+                apply=apply,
+                now=time.time(),
+            )
+
+    taken = asyncio.run(run())
+    if as_json_text:
+        print_json({**taken._asdict(), "applied": apply})
+    else:
+        for each in taken.unreadable:
+            warn(f"left out: {each}")
+        verb = "taken over" if apply else "found"
+        print(f"{taken.rooms} rooms ({taken.open_rooms} open) and {taken.clients} clients {verb}, {taken.kept} kept")
+        if not apply:
+            tell("note:", "yellow", "nothing was stored; repeat with --apply to take them over")
+    return INCOMPLETE if taken.unreadable else 0
 
 
 def _storage(settings: Config) -> Storage:

@@ -84,7 +84,7 @@ async def fields(storage: FirestoreStorage, collection: str, key: str) -> dict[s
 # Documents
 
 
-async def test_a_room_document_has_the_original_s_field_names_and_ours(store: FirestoreStorage) -> None:
+async def test_a_room_document_has_the_field_names_of_the_original_s_readme_and_ours(store: FirestoreStorage) -> None:
     await store.create_room(
         room("r", metadata={"created_at": NOW}, participants=(member("a", node_id="n"),), expires_at=NOW + 0.25)
     )
@@ -99,7 +99,7 @@ async def test_a_room_document_has_the_original_s_field_names_and_ours(store: Fi
     assert document["participant_nodes"] == ["n"]
 
 
-async def test_a_client_document_has_the_original_s_field_names_and_ours(store: FirestoreStorage) -> None:
+async def test_a_client_document_has_the_field_names_of_the_original_s_readme_and_ours(store: FirestoreStorage) -> None:
     await store.put_client(client("a", auth_token="secret", expires_at=NOW))
 
     document = await fields(store, "clients", "a")
@@ -455,3 +455,65 @@ def test_nothing_but_the_adapter_imports_google() -> None:
     code = "import sys, signal_manager.storage.sqlite, signal_manager.adapters; sys.exit('google.cloud' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Documents of the original service
+
+
+ORIGINAL_ROOM = {
+    "id": "c0ffee00-0000-4000-8000-000000000001",
+    "room_id": "r",
+    "app_id": "app",
+    "created_at": "2026-01-02T03:04:05.678901234Z",
+    "status": "Pending",
+    "sender_client_id": "a",
+    "session_id": "s",
+    "metadata": {"title": "t"},
+    "record_created_at": "2026-01-02T03:04:06Z",
+}
+ORIGINAL_CLIENT = {
+    "id": "c0ffee00-0000-4000-8000-000000000002",
+    "client_id": "a",
+    "room_id": "r",
+    "role": "Sender",
+    "session_id": "s",
+    "joined_at": "2026-01-02T03:04:05Z",
+    "status": "Connected",
+    "metadata": None,
+    "record_created_at": "2026-01-02T03:04:05Z",
+}
+
+
+async def test_documents_of_the_original_service_are_read_and_changed_where_they_are_met(
+    store: FirestoreStorage,
+) -> None:
+    await raw(store, "rooms", "r").set(ORIGINAL_ROOM)
+    await raw(store, "clients", "a").set(ORIGINAL_CLIENT)
+
+    with capture_logs() as logs:
+        room_found, client_found = await store.get_room(R), await store.get_client(A)
+        listed = await store.list_rooms(), await store.list_clients()
+        changed = await store.change_room(R, lambda present: present and msgspec.structs.replace(present, metadata={}))
+
+    assert room_found is not None
+    assert (room_found.is_active, room_found.session_id, room_found.metadata["title"]) == (True, "s", "t")
+    assert room_found.metadata["created_at"] == 1767323045678
+    assert client_found is not None
+    assert (client_found.auth_token, client_found.role, client_found.metadata) == ("", "sender", {})
+    assert [page.items for page in listed] == [(room_found,), (client_found,)]
+    assert changed is not None
+    assert await store.get_room(R) == changed
+    assert (await fields(store, "rooms", "r"))["record_created_at"] == ORIGINAL_ROOM["record_created_at"]
+    assert logs == []
+
+
+async def test_all_documents_of_a_collection_of_the_original_are_found(
+    store: FirestoreStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firestore, "ORIGINALS_PAGE", 2)
+    for number in range(4):
+        await raw(store, "webrtc_rooms", f"r{number}").set({**ORIGINAL_ROOM, "room_id": f"r{number}"})
+
+    found = [document async for document in store.originals(f"{store._prefix}webrtc_rooms")]
+
+    assert found == [(f"r{number}", {**ORIGINAL_ROOM, "room_id": f"r{number}"}) for number in range(4)]

@@ -14,6 +14,7 @@ import structlog
 
 from signal_manager.errors import InvalidRequestError, SignalManagerError
 from signal_manager.model import ClientRecord, MediaClosing, NodeId, NodeLease, Room, SavedSession
+from signal_manager.storage import original
 
 __all__ = [
     "CLIENTS",
@@ -48,20 +49,22 @@ class Kind(Generic[RecordT]):
     """One sort of document.
 
     `key` is the field of the record that is the document's id, `indexed` the fields that a condition may name.
+    `of_original` reads the original service's documents of this sort.
     """
 
     collection: str
     record: type[RecordT]
     key: str
     indexed: tuple[str, ...]
+    of_original: Callable[[dict[str, Any]], RecordT] | None = None
 
     def key_of(self, record: RecordT) -> str:
         """Return the id under which `record` is stored."""
         return str(getattr(record, self.key))
 
 
-CLIENTS = Kind("clients", ClientRecord, "client_id", ("node_id", "expires_at"))
-ROOMS = Kind("rooms", Room, "room_id", ("is_active", "expires_at"))
+CLIENTS = Kind("clients", ClientRecord, "client_id", ("node_id", "expires_at"), original.client_of)
+ROOMS = Kind("rooms", Room, "room_id", ("is_active", "expires_at"), original.room_of)
 MEDIA = Kind("media_closings", MediaClosing, "entry_id", ("session_id", "node_id", "next_attempt_at"))
 SESSIONS = Kind("saved_sessions", SavedSession, "session_id", ("expires_at",))
 NODES = Kind("nodes", NodeLease, "node_id", ("lease_expires_at",))
@@ -131,13 +134,25 @@ def encode(record: object) -> bytes:
 
 def decode(kind: Kind[RecordT], key: str, document: bytes | str | dict[str, Any]) -> RecordT:
     """Return the record in a document, JSON or already a dict; raise `ValueError` for a damaged one."""
-    if isinstance(document, dict):
-        record = msgspec.convert(document, kind.record, builtin_types=(bytes,))
-    else:
+    if not isinstance(document, dict):
         record = msgspec.json.decode(document, type=kind.record)
+    elif kind.of_original is not None and original.is_of_the_original(document) and kind.key in document:
+        return _of_original(kind.of_original, kind.record, document)
+    else:
+        record = msgspec.convert(document, kind.record, builtin_types=(bytes,))
     if kind.key_of(record) != key:
         raise msgspec.ValidationError(f"`{kind.key}` is not the document's id")
     return record
+
+
+def _of_original(
+    of_original: Callable[[dict[str, Any]], RecordT], record: type[RecordT], document: dict[str, Any]
+) -> RecordT:
+    """Return the record in a document that the original service made, and this one may have changed since."""
+    try:
+        return msgspec.convert(document, record, builtin_types=(bytes,))
+    except msgspec.ValidationError:
+        return of_original(document)
 
 
 def readable(kind: Kind[RecordT], key: str, document: bytes | str | dict[str, Any]) -> RecordT | None:

@@ -1,4 +1,4 @@
-"""The shared store: Google Firestore, in collections that the original service's tools can read.
+"""The shared store: Google Firestore, which may hold the original service's documents beside ours.
 
 Every change of one document is a read and a commit that holds only if the document was not written meanwhile, tried
 again after a random pause. That costs two round trips and no locks, where a transaction costs three and keeps others
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -82,6 +82,9 @@ CONFLICTS = (
     google_errors.FailedPrecondition,
     google_errors.NotFound,
 )
+
+# Documents of the original service that are read at a time.
+ORIGINALS_PAGE = 300
 
 # Firestore's own limits for metadata kept as a map: 20 levels, of which a participant's takes three; integers of
 # 64 bits; names of 1500 bytes; 40,000 index entries in a document, several for each value.
@@ -174,6 +177,23 @@ class FirestoreStorage(RecordStorage):
                     f"with the credentials given: {_first_line(error)}"
                 ) from error
             raise _translated(error) from error
+
+    async def originals(self, collection: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Yield the id and the fields of every document in a collection of the original service.
+
+        Raises:
+            UnavailableError: Firestore fails.
+        """
+        query: Any = self._client.collection(collection).order_by("__name__").limit(ORIGINALS_PAGE)
+        page = query
+        while True:
+            with _translating():
+                snapshots = await page.get(retry=None, timeout=self._operation_timeout)
+            for snapshot in snapshots:
+                yield snapshot.id, _plain(snapshot.to_dict())
+            if len(snapshots) < ORIGINALS_PAGE:
+                return
+            page = query.start_after([snapshots[-1].id])
 
     # The five operations. Retries of the client library are off throughout: they go on past any time limit of ours,
     # and repeat a commit whose answer was lost.

@@ -16,11 +16,12 @@ import msgspec
 
 from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
 from signal_manager.model import ClientId, ClientRecord, MediaClosing, NodeId, Room
+from signal_manager.storage import original
 from signal_manager.storage.base import Page, Storage
 from signal_manager.storage.documents import CLIENTS, MEDIA, ROOMS, Kind, encode
 from signal_manager.storage.records import with_hashed_token
 
-__all__ = ["BadLine", "Checked", "Imported", "check", "export_lines", "import_lines"]
+__all__ = ["BadLine", "Checked", "Imported", "TakenOver", "check", "export_lines", "import_lines", "take_over"]
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ EXPORTED: dict[str, Kind[Any]] = {kind.collection: kind for kind in (CLIENTS, RO
 BATCH = 100
 # A file of another kind is bad in every line; more examples than these help nobody.
 MAX_REPORTED = 100
+# How long (s) what was taken over from the original service stays if nobody comes for it.
+ORIGINALS_KEPT = 86_400.0
 # How long (s) an importing store gives the nodes that the records name to show that they are alive.
 NODE_GRACE = 60.0
 
@@ -124,6 +127,67 @@ async def import_lines(storage: Storage, lines: AsyncIterable[bytes]) -> Importe
     if number == 0:
         raise ConfigurationError("the import is empty, expected an export of signal-manager")
     return await run.finish()
+
+
+class TakenOver(NamedTuple):
+    """What was, or would be, taken over from the original service, and what was left as it is."""
+
+    rooms: int
+    open_rooms: int  # of these
+    clients: int
+    kept: int  # that the store has already
+    unreadable: tuple[str, ...]  # each with its document and a reason
+
+
+async def take_over(
+    rooms: AsyncIterable[tuple[str, dict[str, Any]]],
+    clients: AsyncIterable[tuple[str, dict[str, Any]]],
+    storage: Storage,
+    *,
+    apply: bool,
+    now: float,
+) -> TakenOver:
+    """Store the original service's rooms and clients where there is no record of their id yet.
+
+    Both expire after a day unless somebody comes: their members are not connected here.
+
+    Args:
+        rooms: documents of `webrtc_rooms`, each with its id.
+        clients: documents of `webrtc_clients`.
+        apply: store them; otherwise only count.
+        now: seconds since the epoch.
+
+    Raises:
+        UnavailableError: the store failed; take over again, it is safe.
+    """
+    found_rooms, found_clients, kept, unreadable = [], [], 0, []
+    async for key, document in rooms:
+        try:
+            room = original.room_of(document)
+        except ValueError as error:
+            unreadable.append(f"{original.ROOMS_COLLECTION}/{key}: {error}")
+            continue
+        if await storage.get_room(room.room_id) is None:
+            found_rooms.append(msgspec.structs.replace(room, expires_at=now + ORIGINALS_KEPT))
+        else:
+            kept += 1
+    async for key, document in clients:
+        try:
+            client = original.client_of(document)
+        except ValueError as error:
+            unreadable.append(f"{original.CLIENTS_COLLECTION}/{key}: {error}")
+            continue
+        if await storage.get_client(client.client_id) is None:
+            found_clients.append(msgspec.structs.replace(client, expires_at=now + ORIGINALS_KEPT))
+        else:
+            kept += 1
+    if apply:
+        for room in found_rooms:
+            await storage.put_room(room)
+        for client in found_clients:
+            await storage.put_client(client)
+    open_rooms = sum(room.is_active for room in found_rooms)
+    return TakenOver(len(found_rooms), open_rooms, len(found_clients), kept, tuple(unreadable))
 
 
 class _Import:

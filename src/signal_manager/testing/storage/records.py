@@ -189,7 +189,7 @@ class RecordsContract(StorageFixtures):
 
         assert await storage.get_client(A) == client("a")
 
-    async def test_a_document_of_the_original_service_is_a_room(self, storage: Storage) -> None:
+    async def test_a_room_with_no_field_of_ours_is_a_room(self, storage: Storage) -> None:
         await self.plant(
             storage,
             "rooms",
