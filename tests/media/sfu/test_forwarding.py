@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 
 import pytest
 from aiortc.rtp import (
@@ -15,13 +16,15 @@ from aiortc.rtp import (
     RtcpSrPacket,
 )
 
-from signal_manager.media.sfu.forwarding import Publication, Subscription
+from signal_manager.media.sfu.forwarding import Publication, SendPacket, Subscription
 from signal_manager.media.sfu.metrics import Counters
+from signal_manager.media.sfu.retransmission import Allowance
 from signal_manager.media.sfu.routing import MediaRouter
 from signal_manager.media.sfu.sdp import Codec
+from signal_manager.media.sfu.settings import SfuSettings
 
-VP8 = Codec(96, "vp8", "VP8/90000", rtx_payload_type=97)
-OURS = Codec(100, "vp8", "VP8/90000", rtx_payload_type=101)
+VP8 = Codec(96, "vp8", "VP8/90000", feedback=("nack", "nack pli"), rtx_payload_type=97)
+OURS = Codec(100, "vp8", "VP8/90000", feedback=("nack", "nack pli"), rtx_payload_type=101)
 KEY, DELTA = b"\x10\x00key", b"\x10\x01delta"
 
 
@@ -47,6 +50,12 @@ def named(mid: str, rid: str, *, rid_id: int = 2) -> bytes:
     return struct.pack("!HH", 0xBEDE, len(items) // 4) + items
 
 
+class Clock:
+    """Seconds since some moment."""
+
+    now = 1000.0
+
+
 class Stage:
     """A publisher's router and what was sent on either side."""
 
@@ -54,9 +63,8 @@ class Stage:
         self.counters = Counters()
         self.to_publisher: list[bytes] = []
         self.to_subscriber: list[bytes] = []
-        self.router = MediaRouter(
-            send_rtcp=self.to_publisher.append, max_bitrate=1_000_000, max_ssrcs=limit, counters=self.counters
-        )
+        self.settings = SfuSettings(max_ssrcs=limit)
+        self.router = MediaRouter(send_rtcp=self.to_publisher.append, settings=self.settings, counters=self.counters)
         self.publication = Publication(
             session_id="s",
             track_name="camera",
@@ -65,7 +73,7 @@ class Stage:
             codec=codec,
             rids=rids,
             send_rtcp=self.to_publisher.append,
-            key_frame_interval=0.3,
+            settings=self.settings,
             counters=self.counters,
             now=0,
         )
@@ -77,21 +85,30 @@ class Stage:
         )
 
     def subscribe(
-        self, *, codec: Codec = OURS, rid: str | None = None, other: bool = False, drop: float = 0
+        self,
+        *,
+        codec: Codec = OURS,
+        rid: str | None = None,
+        other: bool = False,
+        drop: float = 0,
+        ssrc: int = 500,
+        send: SendPacket | None = None,
+        resending: Allowance | None = None,
     ) -> Subscription:
         subscription = Subscription(
-            ssrc=500,
-            rtx_ssrc=501,
+            ssrc=ssrc,
+            rtx_ssrc=ssrc + 1,
             cname="s",
             codec=codec,
-            send=self.to_subscriber.append,
+            send=send or self.to_subscriber.append,
             send_rtcp=self.to_subscriber.append,
-            drop_rate=drop,
+            settings=SfuSettings(drop_rate=drop),
+            resending=resending or self.router.resending,
         )
         subscription.preferred_rid, subscription.may_choose_other = rid, other
         subscription.attach(self.publication)
         subscription.open(codec)
-        self.router.subscribe("5", subscription)
+        self.router.subscribe(str(ssrc), subscription)
         return subscription
 
     def seen(self) -> list[tuple[int, int, int, bytes]]:
@@ -139,39 +156,203 @@ def test_audio_begins_at_once_and_without_pli() -> None:
     assert stage.rtcp() == []
 
 
-def test_many_requests_for_a_key_frame_become_one() -> None:
-    stage = Stage()
-    subscription = stage.subscribe()
-
-    opened = stage.publication.layers[""]._asked_at
-    for after in (0.1, 0.2, 0.4, 0.5, 0.6):
-        subscription.ask_key_frame(opened + after)
-
-    assert stage.counters.key_frame_requests == 2  # the first when the subscription opened
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that packets see, moved by hand."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
 
 
-def test_retransmissions_keep_their_original_number_under_the_subscribers_ssrc() -> None:
+def nack(*numbers: int, ssrc: int = 500) -> bytes:
+    return bytes(RtcpRtpfbPacket(fmt=1, ssrc=9, media_ssrc=ssrc, lost=list(numbers)))
+
+
+def pli(ssrc: int = 500) -> bytes:
+    return bytes(RtcpPsfbPacket(fmt=1, ssrc=9, media_ssrc=ssrc))
+
+
+def test_a_receiver_that_asks_for_key_frames_all_the_time_gets_one_at_once_and_then_one_in_two_seconds(
+    clock: Clock,
+) -> None:
     stage = Stage()
     stage.subscribe()
     stage.router.receive_rtp(rtp(7))
-    stage.seen()
+    clock.now += 5
+    stage.counters.key_frame_requests = 0
 
-    stage.router.receive_rtp(rtp(1, struct.pack("!H", 8) + DELTA, ssrc=12, payload_type=97))
-    stage.router.receive_rtp(rtp(2, b"", ssrc=12, payload_type=97))
+    stage.router.receive_rtcp(pli())
+    at_once = stage.counters.key_frame_requests
+    for _ in range(2000):
+        clock.now += 0.01
+        stage.router.receive_rtcp(pli())
+
+    assert at_once == 1
+    assert 10 <= stage.counters.key_frame_requests <= 11
+
+
+def test_many_receivers_that_ask_for_key_frames_share_one_in_a_second(clock: Clock) -> None:
+    stage = Stage()
+    for number in range(50):
+        stage.subscribe(ssrc=500 + 2 * number)
+    stage.router.receive_rtp(rtp(7))
+    clock.now += 5
+    stage.counters.key_frame_requests = 0
+
+    for _ in range(100):
+        clock.now += 0.1
+        for number in range(50):
+            stage.router.receive_rtcp(pli(500 + 2 * number))
+
+    assert 10 <= stage.counters.key_frame_requests <= 11
+
+
+def test_a_key_frame_that_was_held_back_is_asked_for_later(clock: Clock) -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    clock.now += 5
+    stage.router.receive_rtcp(pli())
+    clock.now += 0.5
+    stage.router.receive_rtcp(pli())
+    stage.rtcp()
+
+    clock.now += 2
+    stage.router.tick(clock.now)
+
+    assert any(isinstance(packet, RtcpPsfbPacket) and packet.fmt == 1 for packet in stage.rtcp())
+
+
+def test_what_one_receiver_lost_is_sent_again_to_that_one_and_not_asked_of_the_publisher() -> None:
+    stage, others = Stage(), list[bytes]()
+    stage.subscribe()
+    stage.subscribe(ssrc=600, send=others.append)
+    for sequence in (7, 8, 9):
+        stage.router.receive_rtp(rtp(sequence, KEY if sequence == 7 else DELTA))
+    stage.seen()
+    stage.rtcp()
+
+    stage.router.receive_rtcp(nack(8))
 
     ((payload_type, _, ssrc, body),) = stage.seen()
     assert (payload_type, ssrc, body) == (101, 501, struct.pack("!H", 8) + DELTA)
+    assert len(others) == 3
+    assert stage.rtcp() == []
 
 
 def test_a_client_without_rtx_gets_retransmissions_as_plain_packets() -> None:
     stage = Stage()
     stage.subscribe(codec=Codec(100, "vp8", "VP8/90000"))
     stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtp(rtp(8, DELTA))
     stage.seen()
 
-    stage.router.receive_rtp(rtp(1, struct.pack("!H", 8) + DELTA, ssrc=12, payload_type=97))
+    stage.router.receive_rtcp(nack(8))
 
     assert stage.seen() == [(100, 8, 500, DELTA)]
+
+
+def test_one_packet_is_sent_again_once_in_a_tenth_of_a_second(clock: Clock) -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    stage.seen()
+
+    for _ in range(25):
+        stage.router.receive_rtcp(nack(7) + nack(7))
+        clock.now += 0.01
+
+    assert stage.counters.packets_resent == 3
+
+
+def test_retransmissions_to_one_receiver_have_a_budget(clock: Clock) -> None:
+    stage = Stage()
+    stage.subscribe(resending=Allowance(rate=1000, burst=5000))
+    for sequence in range(100):
+        stage.router.receive_rtp(rtp(sequence, KEY + bytes(1000 - len(KEY))))
+
+    for _ in range(50):
+        stage.router.receive_rtcp(nack(*range(100)))
+        clock.now += 0.02
+
+    assert 5 <= stage.counters.packets_resent <= 6
+    assert stage.counters.resends_refused > 0
+
+
+def test_a_lost_packet_is_forgotten_after_a_while_and_beyond_the_caches_size(clock: Clock) -> None:
+    stage = Stage()
+    stage.subscribe()
+    cache = stage.publication.layers[""].cache
+    for sequence in range(1000):
+        stage.router.receive_rtp(rtp(sequence, KEY + bytes(997)))
+    held = cache.size
+    stage.seen()
+    clock.now += 2
+    stage.router.tick(clock.now)
+
+    stage.router.receive_rtcp(nack(999))
+
+    assert 500 * 1000 <= held <= stage.settings.max_cache
+    assert (cache.size, len(cache), stage.seen()) == (0, 0, [])
+
+
+def test_the_publisher_is_asked_once_for_what_the_sfu_lacks_and_everybody_gets_it(clock: Clock) -> None:
+    stage, others = Stage(), list[bytes]()
+    stage.subscribe()
+    stage.subscribe(ssrc=600, send=others.append)
+    stage.router.receive_rtp(rtp(7))
+    stage.rtcp()
+
+    stage.router.receive_rtp(rtp(10, DELTA))
+    (first,) = stage.rtcp()
+    stage.router.receive_rtcp(nack(8, 9))
+    stage.router.receive_rtcp(nack(8, 9, ssrc=600))
+    stage.router.receive_rtp(rtp(11, DELTA))
+    unasked = stage.rtcp()
+    stage.router.receive_rtp(rtp(1, struct.pack("!H", 8) + DELTA, ssrc=12, payload_type=97))
+    clock.now += 0.11
+    stage.router.receive_rtp(rtp(12, DELTA))
+    (second,) = stage.rtcp()
+
+    assert isinstance(first, RtcpRtpfbPacket)
+    assert isinstance(second, RtcpRtpfbPacket)
+    assert (first.media_ssrc, first.lost, unasked, second.lost) == (11, [8, 9], [], [9])
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [7, 10, 11, 8, 12]
+    assert len(others) == 5
+
+
+def test_a_packet_that_never_comes_is_given_up(clock: Clock) -> None:
+    stage = Stage()
+    stage.router.receive_rtp(rtp(7))
+    for sequence in range(9, 50):
+        stage.router.receive_rtp(rtp(sequence, DELTA))
+        clock.now += 0.1
+
+    assert stage.counters.packets_asked_again == stage.settings.max_requests_for_lost_packet
+
+
+def test_a_publisher_that_jumps_is_not_asked_for_what_it_never_sent() -> None:
+    stage = Stage()
+    stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtp(rtp(5000, DELTA))
+    for start in (5100, 5250):
+        stage.router.receive_rtp(rtp(start, DELTA))
+
+    assert stage.counters.packets_asked_again == 99 + 149
+
+
+def test_what_was_not_lost_is_not_forwarded_twice() -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtp(rtp(8, DELTA))
+    stage.seen()
+
+    stage.router.receive_rtp(rtp(1, struct.pack("!H", 7) + KEY, ssrc=12, payload_type=97))
+    stage.router.receive_rtp(rtp(2, struct.pack("!H", 8) + DELTA, ssrc=12, payload_type=97))
+    stage.router.receive_rtp(rtp(3, b"", ssrc=12, payload_type=97))
+
+    assert stage.seen() == []
 
 
 def test_nothing_flows_before_the_answer_or_after_the_end() -> None:
@@ -184,8 +365,8 @@ def test_nothing_flows_before_the_answer_or_after_the_end() -> None:
     stage.router.receive_rtp(rtp(8))
     assert len(stage.seen()) == 1
 
-    assert stage.router.unsubscribe("5")
-    assert not stage.router.unsubscribe("5")
+    assert stage.router.unsubscribe("500")
+    assert not stage.router.unsubscribe("500")
     stage.router.receive_rtp(rtp(9))
     assert stage.seen() == []
     assert stage.router.unpublish("0")
@@ -223,24 +404,29 @@ def test_a_layer_switch_waits_for_a_key_frame_and_continues_the_numbers() -> Non
     assert timestamps[3] - timestamps[2] == 3000
 
 
-def test_after_a_switch_nacks_and_retransmissions_are_translated() -> None:
+def test_after_a_switch_nacks_are_understood_in_the_numbers_that_the_receiver_sees() -> None:
     stage, subscription = layered()
     subscription.preferred_rid = "f"
     subscription.choose()
     stage.router.receive_rtp(rtp(102, KEY, ssrc=21))
+    stage.router.receive_rtp(rtp(103, DELTA, ssrc=21))
     stage.seen()
-    stage.rtcp()
 
-    nack = RtcpRtpfbPacket(fmt=1, ssrc=9, media_ssrc=500, lost=[60001, 60003, 60004])
-    stage.router.receive_rtcp(bytes(nack))
-    extension = named("0", "f", rid_id=3)
-    late = struct.pack("!H", 104) + DELTA
+    stage.router.receive_rtcp(nack(60001, 60003, 60004))
+
+    assert [body[:2] for _, _, _, body in stage.seen()] == [struct.pack("!H", 60003)]
+
+
+def test_layers_are_sent_again_under_the_ssrc_of_their_retransmissions() -> None:
+    stage, _ = layered()
+    stage.router.receive_rtp(rtp(60003, DELTA, ssrc=22))
+    stage.seen()
+
+    extension = named("0", "q", rid_id=3)
+    late = struct.pack("!H", 60002) + DELTA
     stage.router.receive_rtp(rtp(5, late, ssrc=31, payload_type=97, extension=extension))
 
-    (asked,) = stage.rtcp()
-    assert isinstance(asked, RtcpRtpfbPacket)
-    assert (asked.media_ssrc, asked.lost) == (21, [103, 104])
-    assert [body[:2] for _, _, _, body in stage.seen()] == [struct.pack("!H", 60004)]
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [60002]
 
 
 def test_going_back_before_the_key_frame_came_keeps_the_layer() -> None:
@@ -379,10 +565,10 @@ def test_packets_are_lost_on_purpose() -> None:
     stage = Stage()
     stage.subscribe(drop=1)
     stage.router.receive_rtp(rtp(1))
-    stage.router.receive_rtp(rtp(1, struct.pack("!H", 2) + DELTA, ssrc=12, payload_type=97))
+    stage.router.receive_rtcp(nack(1))
 
     assert stage.seen() == []
-    assert stage.counters.packets_dropped_on_purpose == 2
+    assert stage.counters.packets_dropped_on_purpose == 1
 
 
 def test_the_publishers_clock_is_passed_on_under_the_new_ssrc() -> None:
@@ -400,7 +586,7 @@ def test_the_publishers_clock_is_passed_on_under_the_new_ssrc() -> None:
     assert (report.ssrc, report.sender_info.rtp_timestamp, report.sender_info.packet_count) == (500, 3000, 1)
 
 
-def test_pli_and_fir_reach_the_publisher() -> None:
+def test_pli_and_fir_reach_the_publisher(clock: Clock) -> None:
     stage = Stage()
     subscription = stage.subscribe()
     stage.router.receive_rtp(rtp(7))
@@ -410,7 +596,7 @@ def test_pli_and_fir_reach_the_publisher() -> None:
         RtcpPsfbPacket(fmt=4, ssrc=9, media_ssrc=0, fci=struct.pack("!LL", 500, 0)),
     ):
         stage.rtcp()
-        layer._asked_at = 0  # as if the last one were long ago
+        clock.now += 5
         stage.router.receive_rtcp(bytes(feedback))
         assert len(stage.rtcp()) == 1
     stage.router.receive_rtcp(bytes(RtcpPsfbPacket(fmt=1, ssrc=9, media_ssrc=499)))
@@ -421,15 +607,12 @@ def test_pli_and_fir_reach_the_publisher() -> None:
 
 def test_a_nack_across_the_wrap_keeps_all_its_numbers() -> None:
     stage = Stage()
-    subscription = stage.subscribe()
-    stage.router.receive_rtp(rtp(65530))
-    stage.rtcp()
+    stage.router.receive_rtp(rtp(65533))
+    stage.router.receive_rtp(rtp(1))
 
-    subscription.ask_again([65534, 65535, 0, 40, 40])
-
-    (nack,) = stage.rtcp()
-    assert isinstance(nack, RtcpRtpfbPacket)
-    assert [number & 0xFFFF for number in nack.lost] == [65534, 65535, 0, 40]
+    (asked,) = stage.rtcp()
+    assert isinstance(asked, RtcpRtpfbPacket)
+    assert [number & 0xFFFF for number in asked.lost] == [65534, 65535, 0]
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\xc8\x00\x01", b"\x81\xc9\x00\xff" + bytes(8), bytes(40)])
@@ -444,6 +627,7 @@ def test_the_publisher_is_told_what_was_lost_and_what_it_may_send() -> None:
     stage = Stage()
     for sequence in (65534, 65535, 0, 2, 4):
         stage.router.receive_rtp(rtp(sequence))
+    stage.rtcp()
     stage.router.tick(1.0)
     report, estimate = stage.rtcp()
     stage.router.receive_rtp(rtp(5))

@@ -2,7 +2,9 @@
 
 Neighbours: `routing` finds the layer an incoming packet belongs to and speaks RTCP; `sessions` makes publications and
 subscriptions. Nothing is decoded. Sequence numbers and timestamps pass through with their gaps, so that a receiver's
-NACK names what the publisher sent; only after a switch of layer or source they are shifted to continue.
+NACK names what the publisher sent; only after a switch of layer or source they are shifted to continue. What the
+publisher sends again goes to everybody as if it had come in time, since nobody has it; what one receiver lost is sent
+again to that one, by `retransmission`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from aiortc.rtp import (
 
 from signal_manager.media.sfu.keyframes import starts_key_frame
 from signal_manager.media.sfu.metrics import Counters
+from signal_manager.media.sfu.retransmission import Allowance, MissingPackets, PacketCache
 from signal_manager.media.sfu.sdp import Codec
+from signal_manager.media.sfu.settings import SfuSettings
 
 __all__ = ["Layer", "Publication", "SendPacket", "Subscription"]
 
@@ -37,6 +41,10 @@ SendPacket = Callable[[bytes], None]
 REPORTER_SSRC = 1
 _HALF = 0x8000
 _SDES_CNAME = 1
+# Numbers that one NACK may name: reading it costs more than sending it.
+_MAX_NACKED = 512
+# When the times of retransmissions that are long past are forgotten.
+_MAX_RESENT = 512
 
 
 class Layer:
@@ -57,24 +65,54 @@ class Layer:
         self._seen = (0, 0)  # expected and received at the last report
         self.recent_bytes = 0  # between the last two ticks
         self._ticked = (0, 0)  # packets and bytes at the last tick
-        self._sender_report: tuple[int, float] | None = None  # middle of its NTP time, when it came
+        self._sender_report: tuple[RtcpSenderInfo, float] | None = None  # and when it came
+        settings = publication.settings
+        self.cache = PacketCache(max_bytes=settings.max_cache, max_age=settings.cache_age)
+        self._missing = MissingPackets(
+            interval=settings.resend_interval, max_requests=settings.max_requests_for_lost_packet
+        )
 
-    def count(self, sequence: int, size: int) -> None:
-        """Take note of one packet of the primary stream."""
-        if self.highest < 0:
+    def take(self, header: bytes, body: bytes, now: float) -> bool:
+        """Take note of one packet, sent for the first time or again, and say whether it is a new one.
+
+        Args:
+            header: its fixed header (12 bytes), under the number that it was first sent with.
+            body: its payload.
+            now: `time.monotonic()`.
+        """
+        sequence = header[2] << 8 | header[3]
+        highest = self.highest
+        if highest < 0:
             self.highest = self._first = sequence
         else:
-            ahead = (sequence - self.highest) & 0xFFFF
-            if ahead < _HALF:
-                self.highest += ahead
+            ahead = (sequence - highest) & 0xFFFF
+            if ahead == 1:
+                self.highest = highest + 1
+            elif ahead < _HALF:
+                if ahead == 0:
+                    return False
+                self.highest = highest + ahead
+                if self.publication.resends:
+                    self._ask_for(self._missing.skipped((highest + 1) & 0xFFFF, ahead - 1, now))
+            elif sequence in self.cache:
+                return False
+            else:
+                self._missing.came(sequence)
         self.packets += 1
-        self.bytes += size
+        self.bytes += len(body)
+        if self.publication.resends:
+            self.cache.put(sequence, header, body, now)
+            if now >= self._missing.due:
+                self._ask_for(self._missing.ask_again(now))
+        return True
 
     def reset(self) -> None:
         """Begin anew after the publisher changed its SSRC: its numbers have nothing to do with those before."""
         self.highest = -1
         self._seen = (0, 0)
         self._sender_report = None
+        self.cache.clear()
+        self._missing.clear()
         self.packets = self.bytes = 0
         self._ticked = (0, 0)
         for subscription in list(self.subscribers):
@@ -83,21 +121,24 @@ class Layer:
     def ask_key_frame(self, now: float) -> None:
         """Send the publisher a PLI, at most one per interval."""
         publication = self.publication
-        if self.ssrc is None or publication.kind != "video" or now - self._asked_at < publication.key_frame_interval:
+        if self.ssrc is None or publication.kind != "video":
+            return
+        if self.asked_within(publication.settings.key_frame_interval, now):
             return
         self._asked_at = now
         publication.counters.key_frame_requests += 1
         pli = RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=REPORTER_SSRC, media_ssrc=self.ssrc)
         publication.send_rtcp(bytes(pli))
 
-    def ask_again(self, lost: list[int]) -> None:
+    def _ask_for(self, lost: list[int]) -> None:
         """Send the publisher a NACK for these sequence numbers."""
         if self.ssrc is not None and lost:
+            self.publication.counters.packets_asked_again += len(lost)
             self.publication.send_rtcp(_nack(self.ssrc, lost))
 
     def take_sender_report(self, info: RtcpSenderInfo, now: float) -> None:
         """Pass the publisher's clock on to everyone who receives this layer."""
-        self._sender_report = ((info.ntp_timestamp >> 16) & 0xFFFFFFFF, now)
+        self._sender_report = (info, now)
         for subscription in self.subscribers:
             subscription.send_report(self, info)
 
@@ -109,11 +150,17 @@ class Layer:
         fraction = min(255, max(0, ((new - came) << 8) // new)) if new > 0 else 0
         if self._sender_report is None:
             return fraction, max(0, expected - received), 0, 0
-        lsr, at = self._sender_report
+        info, at = self._sender_report
+        lsr = (info.ntp_timestamp >> 16) & 0xFFFFFFFF
         return fraction, max(0, expected - received), lsr, min(0xFFFFFFFF, int((now - at) * 65536))
 
-    def tick(self) -> None:
+    def asked_within(self, interval: float, now: float) -> bool:
+        """Say whether the publisher was asked for a key frame in the last `interval` seconds."""
+        return now - self._asked_at < interval
+
+    def tick(self, now: float) -> None:
         """Find out whether packets still come."""
+        self.cache.expire(now)
         self.is_flowing = self.packets > self._ticked[0]
         self.recent_bytes = self.bytes - self._ticked[1]
         self._ticked = (self.packets, self.bytes)
@@ -132,7 +179,7 @@ class Publication:
         codec: Codec,
         rids: Sequence[str],
         send_rtcp: SendPacket,
-        key_frame_interval: float,
+        settings: SfuSettings,
         counters: Counters,
         now: float,
     ) -> None:
@@ -140,11 +187,11 @@ class Publication:
         self.track_name = track_name
         self.mid = mid
         self.kind = kind
+        self.settings = settings
         self.codec = codec
         self.layers = {rid: Layer(self, rid) for rid in (rids or ("",))}
         self.subscriptions: set[Subscription] = set()
         self.send_rtcp = send_rtcp
-        self.key_frame_interval = key_frame_interval
         self.counters = counters
         self.last_flow = now  # when packets were last seen to come, by the clock of the ticks
         self.has_packets = False
@@ -154,6 +201,16 @@ class Publication:
     def is_simulcast(self) -> bool:
         """Say whether there are layers to choose from."""
         return "" not in self.layers
+
+    @property
+    def codec(self) -> Codec:
+        """Return what it is encoded with, under the publisher's payload types."""
+        return self._codec
+
+    @codec.setter
+    def codec(self, codec: Codec) -> None:
+        self._codec = codec
+        self.resends = "nack" in codec.feedback  # the publisher sends lost packets again; so does the SFU
 
     @property
     def is_flowing(self) -> bool:
@@ -168,12 +225,11 @@ class Publication:
     def tick(self, now: float) -> None:
         """Look at what flows, and choose again for those whose layer may be replaced."""
         for layer in self.layers.values():
-            layer.tick()
+            layer.tick(now)
         if self.is_flowing:
             self.last_flow = now
-        if self.is_simulcast:
-            for subscription in self.subscriptions:
-                subscription.choose()
+        for subscription in self.subscriptions:
+            subscription.tick(now)
 
     def end(self) -> None:
         """Stop forwarding to everyone."""
@@ -194,7 +250,8 @@ class Subscription:
         codec: Codec,
         send: SendPacket,
         send_rtcp: SendPacket,
-        drop_rate: float = 0.0,
+        settings: SfuSettings,
+        resending: Allowance,
     ) -> None:
         self.ssrc = ssrc
         self.publication: Publication | None = None
@@ -203,6 +260,7 @@ class Subscription:
         self.bytes = 0
         self.preferred_rid: str | None = None
         self.may_choose_other = False  # ridNotAvailable: asciibetical
+        self.lost = 0  # packets that were sent and did not arrive, as far as the client said so
         self._pending: Layer | None = None
         self._codec = codec
         self._cname = cname.encode()
@@ -210,7 +268,12 @@ class Subscription:
         self._ssrc = ssrc.to_bytes(4, "big")
         self._send = send
         self._send_rtcp = send_rtcp
-        self._drop_rate = drop_rate
+        self._drop_rate = settings.drop_rate
+        self._settings = settings
+        self._resending = resending  # of all that this client receives
+        self._resent: dict[int, float] = {}  # when a packet was sent again, by the publisher's number
+        self._key_frames = Allowance(rate=1 / settings.key_frame_period, burst=1)
+        self._wants_key_frame = False  # the client asked for one, and has not got it yet
         self._is_open = False
         self._sequence_shift = 0
         self._timestamp_shift = 0
@@ -240,7 +303,9 @@ class Subscription:
         """Let packets flow: the client answered, with the payload types of this codec."""
         self._codec = codec
         self._is_open = True
-        self.ask_key_frame(time.monotonic())
+        layer = self._pending or self.layer
+        if layer is not None:
+            layer.ask_key_frame(time.monotonic())
 
     def pause(self) -> None:
         """Hold packets back: the client does not want to receive at present."""
@@ -272,17 +337,55 @@ class Subscription:
         if self._is_open:
             layer.ask_key_frame(time.monotonic())
 
-    def ask_key_frame(self, now: float) -> None:
-        """Ask the publisher for a key frame of what is received or waited for."""
-        layer = self._pending or self.layer
-        if layer is not None:
-            layer.ask_key_frame(now)
+    def tick(self, now: float) -> None:
+        """Choose again where the layer may be replaced, and ask for the key frame that could not be asked for."""
+        if self.publication is not None and self.publication.is_simulcast:
+            self.choose()
+        if self._wants_key_frame:
+            self.ask_key_frame(now)
 
-    def ask_again(self, lost: Sequence[int]) -> None:
-        """Pass a NACK on to the publisher, in the publisher's numbers; what is of another layer is lost."""
-        if self.layer is not None:
-            numbers = [(sequence - self._sequence_shift) & 0xFFFF for sequence in lost]
-            self.layer.ask_again([n for n in numbers if (n - self._not_before) & 0xFFFF < _HALF])
+    def ask_key_frame(self, now: float) -> None:
+        """Ask the publisher for the key frame that this client wants, at once or when it is this client's turn.
+
+        A key frame is for everybody who receives the layer, and larger than other pictures: a client that never gets
+        one through must not make the others pay for its attempts.
+        """
+        layer = self._pending or self.layer
+        if layer is None or not self._is_open:
+            return
+        self._wants_key_frame = True
+        if layer.asked_within(self._settings.key_frame_interval, now):
+            self._wants_key_frame = False  # one is on its way
+        elif not layer.asked_within(self._settings.shared_key_frame_interval, now) and self._key_frames.take(1, now):
+            self._wants_key_frame = False
+            layer.ask_key_frame(now)
+        else:
+            layer.publication.counters.key_frame_requests_held_back += 1
+
+    def resend(self, lost: Sequence[int], now: float) -> None:
+        """Send again what this client lost; of what the SFU lacks itself, it has asked the publisher already."""
+        layer = self.layer
+        if layer is None or not self._is_open:
+            return
+        counters = layer.publication.counters
+        for sequence in lost[:_MAX_NACKED]:
+            number = (sequence - self._sequence_shift) & 0xFFFF
+            packet = layer.cache.get(number)
+            if packet is None or (number - self._not_before) & 0xFFFF >= _HALF:
+                continue
+            before = self._resent.get(number)
+            if before is not None and now - before < self._settings.resend_interval:
+                continue
+            if before is None:
+                self.lost += 1
+            if not self._resending.take(len(packet[1]), now):
+                counters.resends_refused += 1
+                continue
+            self._resent[number] = now
+            counters.packets_resent += 1
+            self._send_again(sequence & 0xFFFF, *packet)
+        if len(self._resent) > _MAX_RESENT:
+            self._resent = {number: at for number, at in self._resent.items() if now - at < self._settings.cache_age}
 
     def _wanted(self, publication: Publication) -> Layer | None:
         layers = publication.layers
@@ -312,7 +415,7 @@ class Subscription:
 
         Args:
             layer: where it came from.
-            packet: the whole RTP packet, of which only the fixed header is used.
+            packet: the RTP packet, of which only the fixed header is used.
             body: its payload, header extensions left out.
             now: `time.monotonic()`.
         """
@@ -348,26 +451,19 @@ class Subscription:
         )
         self._send(header.to_bytes(8, "big") + self._ssrc + body)
 
-    def forward_rtx(self, layer: Layer, packet: bytes, body: bytes) -> None:
-        """Send a retransmission on (RFC 4588), as a plain packet where the client did not negotiate RTX."""
-        if layer is not self.layer or not self._is_open or len(body) < 2 or packet[0] & 0x20:
-            return  # padding that probes for bandwidth retransmits nothing
-        original = body[0] << 8 | body[1]
-        if (original - self._not_before) & 0xFFFF >= _HALF:
-            return
+    def _send_again(self, sequence: int, header: bytes, body: bytes) -> None:
+        """Send one packet of the cache (RFC 4588), as a plain one where the client did not negotiate RTX."""
         if self._drop_rate and random.random() < self._drop_rate:  # noqa: S311 -- chance, no secret
-            layer.publication.counters.packets_dropped_on_purpose += 1
             return
-        sequence = ((original + self._sequence_shift) & 0xFFFF).to_bytes(2, "big")
-        timestamp = (int.from_bytes(packet[4:8], "big") + self._timestamp_shift) & 0xFFFFFFFF
-        marker, rtx = packet[1] & 0x80, self._codec.rtx_payload_type
+        timestamp = (int.from_bytes(header[4:8], "big") + self._timestamp_shift) & 0xFFFFFFFF
+        marker, rtx, original = header[1] & 0x80, self._codec.rtx_payload_type, sequence.to_bytes(2, "big")
         if rtx is None:
-            head = bytes((0x80, marker | self._codec.payload_type)) + sequence + timestamp.to_bytes(4, "big")
-            self._send(head + self._ssrc + body[2:])
+            head = bytes((0x80 | header[0] & 0x20, marker | self._codec.payload_type)) + original
+            self._send(head + timestamp.to_bytes(4, "big") + self._ssrc + body)
             return
         self._rtx_sequence = (self._rtx_sequence + 1) & 0xFFFF
-        head = bytes((0x80, marker | rtx)) + self._rtx_sequence.to_bytes(2, "big") + timestamp.to_bytes(4, "big")
-        self._send(head + self._rtx_ssrc + sequence + body[2:])
+        head = bytes((0x80 | header[0] & 0x20, marker | rtx)) + self._rtx_sequence.to_bytes(2, "big")
+        self._send(head + timestamp.to_bytes(4, "big") + self._rtx_ssrc + original + body)
 
     def _switch(self, layer: Layer, sequence: int, timestamp: int, now: float) -> None:
         """Make this packet of another layer the one that follows the last that was sent."""
@@ -375,6 +471,8 @@ class Subscription:
             self.layer.subscribers.remove(self)
         self.layer, self._pending = layer, None
         self._not_before = sequence
+        self._resent.clear()
+        self._wants_key_frame = False
         if self._last_sequence >= 0:
             self._sequence_shift = (self._last_sequence + 1 - sequence) & 0xFFFF
             elapsed = max(1, int((now - self._last_time) * self._codec.clock_rate))

@@ -25,7 +25,11 @@ class Counters:
     bytes_forwarded: int = 0
     packets_unrouted: int = 0
     packets_dropped_on_purpose: int = 0
+    packets_asked_again: int = 0
+    packets_resent: int = 0
+    resends_refused: int = 0
     key_frame_requests: int = 0
+    key_frame_requests_held_back: int = 0
     send_failures: int = 0
     refused_datagrams: int = 0
     refused_stun: int = 0

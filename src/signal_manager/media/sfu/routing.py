@@ -27,6 +27,8 @@ from aiortc.rtp import (
 
 from signal_manager.media.sfu.forwarding import REPORTER_SSRC, Layer, Publication, SendPacket, Subscription
 from signal_manager.media.sfu.metrics import Counters
+from signal_manager.media.sfu.retransmission import Allowance
+from signal_manager.media.sfu.settings import SfuSettings
 
 __all__ = ["MediaRouter"]
 
@@ -37,16 +39,18 @@ _MAX_REPORTS = 31
 class MediaRouter:
     """The tracks of one session, by what its packets carry."""
 
-    def __init__(self, *, send_rtcp: SendPacket, max_bitrate: int, max_ssrcs: int, counters: Counters) -> None:
+    def __init__(self, *, send_rtcp: SendPacket, settings: SfuSettings, counters: Counters) -> None:
         self.publications: dict[str, Publication] = {}  # by mid
         self.subscriptions: dict[str, Subscription] = {}  # by mid
         self._send_rtcp = send_rtcp
-        self._max_bitrate = max_bitrate
-        self._max_ssrcs = max_ssrcs
+        self._settings = settings
         self._counters = counters
+        # What may be sent again to this client, whatever the track.
+        self.resending = Allowance(rate=settings.resend_floor, burst=settings.resend_burst)
         self._routes: dict[int, tuple[Layer, bool]] = {}  # SSRC -> layer, and whether these are retransmissions
         self._by_ssrc: dict[int, Subscription] = {}
         self._extensions: dict[int, str] = {}
+        self._sent = (0, time.monotonic())  # bytes of all subscriptions at the last tick, and when that was
 
     # -- tracks --------------------------------------------------------------------------------------------------------
 
@@ -122,11 +126,13 @@ class MediaRouter:
         layer, is_rtx = route
         body = packet[header:]
         if is_rtx:
-            for subscription in layer.subscribers:
-                subscription.forward_rtx(layer, packet, body)
-            return
+            if len(body) < 2 or packet[0] & 0x20:
+                return  # padding that probes for bandwidth retransmits nothing
+            # RFC 4588, 4: the packet's own number comes before its payload.
+            packet, body = packet[:2] + body[:2] + packet[4:12], body[2:]
         now = time.monotonic()
-        layer.count(packet[2] << 8 | packet[3], len(packet))
+        if not layer.take(packet[:12], body, now):
+            return  # it came before: a publisher that probes for bandwidth sends again what nobody lost
         if not layer.publication.has_packets:
             layer.is_flowing = True
             layer.publication.begin()
@@ -147,7 +153,7 @@ class MediaRouter:
         except (ValueError, struct.error):
             return None
         publication = self._publication(names.get("mid"), payload_type)
-        if publication is None or len(self._routes) >= self._max_ssrcs:
+        if publication is None or len(self._routes) >= self._settings.max_ssrcs:
             return None
         is_rtx = payload_type == publication.codec.rtx_payload_type
         rid = names.get("rrid" if is_rtx else "rid", "")
@@ -218,12 +224,13 @@ class MediaRouter:
             case RtcpRtpfbPacket(fmt=fmt, media_ssrc=media_ssrc, lost=lost) if fmt == RTCP_RTPFB_NACK:
                 subscription = self._by_ssrc.get(media_ssrc)
                 if subscription is not None:
-                    subscription.ask_again(lost)
+                    subscription.resend(lost, now)
             case _:
                 pass  # receivers' reports and estimates: there is nothing to adapt on one machine
 
     def tick(self, now: float) -> None:
         """Report on what is received, with the fixed estimate that lets publishers send at full quality."""
+        self._grant_retransmissions(now)
         layers = []
         for publication in self.publications.values():
             publication.tick(now)
@@ -232,11 +239,20 @@ class MediaRouter:
             return
         reports = [self._report(layer, now) for layer in layers[:_MAX_REPORTS]]
         ssrcs = [report.ssrc for report in reports]
-        estimate = pack_remb_fci(self._max_bitrate, ssrcs)
+        estimate = pack_remb_fci(self._settings.max_bitrate, ssrcs)
         self._send_rtcp(
             bytes(RtcpRrPacket(ssrc=REPORTER_SSRC, reports=reports))
             + bytes(RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=REPORTER_SSRC, media_ssrc=0, fci=estimate))
         )
+
+    def _grant_retransmissions(self, now: float) -> None:
+        """Let this client have a share of what it is sent once more."""
+        sent = sum(subscription.bytes for subscription in self.subscriptions.values())
+        before, at = self._sent
+        self._sent = (sent, now)
+        if now > at:
+            rate = self._settings.resend_share * (sent - before) / (now - at)
+            self.resending.rate = max(rate, self._settings.resend_floor)
 
     @staticmethod
     def _report(layer: Layer, now: float) -> RtcpReceiverInfo:

@@ -34,8 +34,24 @@ class SfuSettings:
     # How often reports are sent and expiry is looked at.
     tick: float = 1.0
 
-    # At most one PLI per layer in this time, however many subscribers ask.
+    # At most one PLI per layer in this time, whoever asks.
     key_frame_interval: float = 0.3
+    # What receivers' own PLIs get: the first at once, and then one in this time for each receiver of a track,
+    key_frame_period: float = 2.0
+    # and one in this time for all receivers of a layer together.
+    shared_key_frame_interval: float = 1.0
+
+    # What is kept of each layer to be sent again: payload bytes, and seconds. A second of 3 Mbit/s is 375 kB.
+    max_cache: int = 512 * 1024
+    cache_age: float = 1.0
+    # One packet is not sent again, nor asked for again, within this time.
+    resend_interval: float = 0.1
+    # How often the publisher is asked for one packet that the SFU lacks.
+    max_requests_for_lost_packet: int = 8
+    # What one receiver may be sent again (bytes): this at once, this a second, and this share of what it is sent.
+    resend_burst: int = 64 * 1024
+    resend_floor: int = 4 * 1024
+    resend_share: float = 0.25
     # What every publisher is told it may send: there is no bandwidth estimation on one machine.
     max_bitrate: int = 3_000_000
     # The share of forwarded media packets that is lost on purpose, 0 to 1.

@@ -38,8 +38,7 @@ class Tracks:
         self.sources: dict[str, tuple[str, str]] = {}  # mid -> publisher session and track name, of what is pulled
         self.router = MediaRouter(
             send_rtcp=connection.transport.send_rtcp,
-            max_bitrate=settings.max_bitrate,
-            max_ssrcs=settings.max_ssrcs,
+            settings=settings,
             counters=counters,
         )
         connection.transport.on_rtp = self.router.receive_rtp
@@ -107,7 +106,7 @@ class Tracks:
             codec=section.codecs[0],
             rids=section.rids,
             send_rtcp=self._connection.transport.send_rtcp,
-            key_frame_interval=self._settings.key_frame_interval,
+            settings=self._settings,
             counters=self._counters,
             now=time.monotonic(),
         )
@@ -123,7 +122,8 @@ class Tracks:
             codec=codec,
             send=self._send_rtp,
             send_rtcp=self._connection.transport.send_rtcp,
-            drop_rate=self._settings.drop_rate,
+            settings=self._settings,
+            resending=self.router.resending,
         )
         self.prefer(subscription, track)
         subscription.attach(source)
