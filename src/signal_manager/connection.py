@@ -126,7 +126,7 @@ class Connection(WSListener):
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Start the session."""
         self._transport = transport
-        self._frames = Frames(transport, self, self._allowance, longest=self._board.max_message_size)
+        self._frames = Frames(transport, self, self._allowance)
         transport.underlying_transport.set_write_buffer_limits(high=self._board.limits.write_buffer_bytes)
         # The handshake's headers are not needed again, and they are a tenth of what an idle connection costs.
         transport.request.headers.clear()
@@ -477,6 +477,8 @@ class Connection(WSListener):
         """Serve the client as what it has proved to be (`Wire.identified`)."""
         session = self._session
         self._bucket = self._allowance.of_client(connect.client_id, time.monotonic())
+        if self._frames is not None:
+            self._frames.longest = self._board.max_message_size
         self.client_id = ClientId(connect.client_id)
         self.instance_id = connect.instance_id
         if self._framing is not Framing.JSON:

@@ -23,7 +23,7 @@ from signal_manager.errors import (
     SignalManagerError,
     TooLargeError,
 )
-from signal_manager.limits import PENDING_REQUESTS
+from signal_manager.limits import BEFORE_CONNECT, PENDING_REQUESTS
 from signal_manager.model import Caller
 from signal_manager.protocol import heartbeat
 from signal_manager.protocol.close_codes import CLOSE_CODES, CloseCode
@@ -149,6 +149,11 @@ class Conversation:
         now = time.monotonic()
         session = self._session
         payload_type, shape = session.payload_type, None
+        if session.state is State.AWAITING_CONNECT and len(data) > BEFORE_CONNECT:
+            self.perform(
+                session.broken(CloseCode.TOO_LARGE, f"message larger than {BEFORE_CONNECT} bytes before CONNECT")
+            )
+            return
         try:
             if is_text is not (self._framing is Framing.JSON):
                 wanted, came = ("text", "binary") if self._framing is Framing.JSON else ("binary", "text")
@@ -156,6 +161,15 @@ class Conversation:
             header = decode_frame(self._framing, data)
             payload_type = header.payload_type
             self._board.received[header.message_type].value += 1
+            if not session.reads(header.message_type):
+                shape = guess_shape(header.message_type, payload_type, header.payload)
+                self._count(header.message_type, data)
+                self.perform(
+                    session.unread(
+                        header.message_type, message_id=header.message_id, payload_type=payload_type, shape=shape
+                    )
+                )
+                return
             try:
                 decoded = decode_payload(header.message_type, payload_type, header.payload, sent_by=Peer.CLIENT)
             except MalformedMessageError as error:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from picows import WSFrame, WSMsgType, WSTransport
 
-from signal_manager.limits import Allowance
+from signal_manager.limits import BEFORE_CONNECT, Allowance
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.websocket import may_be_sent
 
@@ -56,16 +56,15 @@ class Frames:
         transport: the socket.
         reader: takes the messages.
         allowance: how many frames may come.
-        longest: of a message, in bytes.
     """
 
-    __slots__ = ("_allowance", "_fragments", "_longest", "_outcome", "_reader", "_reason", "_timer", "_transport")
+    __slots__ = ("_allowance", "_fragments", "_outcome", "_reader", "_reason", "_timer", "_transport", "longest")
 
-    def __init__(self, transport: WSTransport, reader: Reader, allowance: Allowance, *, longest: int) -> None:
+    def __init__(self, transport: WSTransport, reader: Reader, allowance: Allowance) -> None:
         self._transport = transport
         self._reader = reader
         self._allowance = allowance
-        self._longest = longest
+        self.longest = BEFORE_CONNECT  # of a message, in bytes; more for whoever has proved to be a client
         self._fragments: bytearray | None = None  # the frame type, then what has come of the message so far
         self._timer: asyncio.TimerHandle | None = None  # cuts the socket
         self._reason = ""
@@ -105,9 +104,9 @@ class Frames:
                 return
             fragments = self._fragments = bytearray((frame_type.value,))
         fragments += frame.get_payload_as_bytes()
-        if len(fragments) - 1 > self._longest:
+        if len(fragments) - 1 > self.longest:
             self._fragments = None
-            self._reader.broken(CloseCode.TOO_LARGE, f"message larger than {self._longest} bytes")
+            self._reader.broken(CloseCode.TOO_LARGE, f"message larger than {self.longest} bytes")
         elif frame.fin:
             self._fragments = None
             self._reader.message(bytes(fragments[1:]), WSMsgType(fragments[0]))

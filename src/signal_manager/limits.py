@@ -17,6 +17,7 @@ import msgspec
 from signal_manager.errors import RateLimitedError
 
 __all__ = [
+    "BEFORE_CONNECT",
     "HALF_OPEN",
     "PENDING_REQUESTS",
     "TURNED_AWAY",
@@ -39,6 +40,8 @@ HALF_OPEN = 1024
 TURNED_AWAY = 64
 # Requests of one connection that may wait for their answers at once: those about tracks can take many seconds.
 PENDING_REQUESTS = 32
+# Of a message before CONNECT is accepted, in bytes: a token is below 4 KiB, and who is nobody yet gets no more.
+BEFORE_CONNECT = 16_384
 # Pings, pongs and fragments that a client may send per message of its rate. Each costs a fraction of a message, and
 # a message of the largest size in fragments of a network packet's size must pass.
 FRAMES_PER_MESSAGE = 64

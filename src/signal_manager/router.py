@@ -23,6 +23,7 @@ from signal_manager.errors import (
 )
 from signal_manager.model import Caller, ClientId, SessionId, hash_token
 from signal_manager.protocol.messages import (
+    MAX_METADATA,
     PROTOCOL_VERSION,
     Connect,
     DataChannelsNew,
@@ -247,6 +248,9 @@ class Router:
         return SignalAck(status=best) if wants_ack else None
 
     async def _register(self, caller: Caller, request: Register) -> Message:
+        size = len(msgspec.json.encode(request.metadata or {}))
+        if size > MAX_METADATA:
+            raise TooLargeError(f"metadata is {size} bytes of JSON, expected at most {MAX_METADATA}")
         await self._registrations.register(
             caller, capabilities=request.capabilities or (), metadata=request.metadata or {}
         )

@@ -12,6 +12,7 @@ import socket
 import struct
 import zlib
 from contextlib import AsyncExitStack
+from uuid import UUID
 
 import pytest
 
@@ -33,7 +34,7 @@ from tests.integration.attack import (
     wire,
 )
 from tests.integration.conftest import Service, ServiceWith
-from tests.integration.v1_client import ALICE, PLAIN, TIME_LIMIT, connect
+from tests.integration.v1_client import ALICE, PLAIN, TIME_LIMIT, connect, frame
 from tests.waiting import until
 
 HELLO = to_self(b"hello")
@@ -332,3 +333,37 @@ async def test_alice_is_not_disturbed_by_what_others_send_her(attacked: ServiceW
         for _ in range(50):
             sender, _ = PLAIN.read_signal(await alice.expect("SIGNAL_OFFER"))
             assert sender == MALLORY[0]
+
+
+@pytest.mark.parametrize("subprotocol", ["signal-manager.v1", "signal-manager.v2", "signal-manager.json"])
+async def test_who_has_proved_nothing_cannot_make_the_service_decode_anything_large(
+    attacked: ServiceWith, subprotocol: str
+) -> None:
+    """A message before CONNECT has 16 KiB at most, and only what could be a CONNECT is decoded at all."""
+    service = await attacked()
+    async with talking(service.url):
+        for pieces in (1, 20):
+            async with RudeClient.upgraded(service.port, subprotocol=subprotocol) as stranger:
+                kind = TEXT if subprotocol == "signal-manager.json" else BINARY
+                bomb = b" " * 20_000
+                step = len(bomb) // pieces
+                for start in range(0, len(bomb), step):
+                    is_last = start + step >= len(bomb)
+                    opcode = kind if start == 0 else CONTINUATION
+                    stranger.write(wire(opcode, bomb[start : start + step], final=is_last))
+                assert await stranger.read_close() == 1009
+
+
+async def test_signals_of_who_has_proved_nothing_are_answered_by_their_header(attacked: ServiceWith) -> None:
+    service = await attacked()
+    async with RudeClient.upgraded(service.port) as stranger:
+        for payload_type in ("JSON", "CBOR", "PROTOBUF", "TEXT", "BINARY"):
+            # Malformed, all of them: twenty of those would end the connection.
+            for _ in range(5):
+                stranger.write(
+                    wire(BINARY, frame("SIGNAL_OFFER", payload_type, b"\xff\xff", id=UUID(int=3), version="v2"))
+                )
+                answer = await stranger.read_frame()
+                assert b"send CONNECT first" in answer.payload
+                assert answer.payload[2:18] == UUID(int=3).bytes
+        await stranger.check_alive()

@@ -230,4 +230,4 @@ def _garbage(noise: random.Random) -> bytes | str:
         case 2:
             return frame("CONNECT", "JSON", b"\x00" + body, id=uuid4())
         case _:
-            return frame("SIGNAL_OFFER", "CBOR", b"\xff" + body, id=uuid4())
+            return frame("HEARTBEAT", "CBOR", b"\xff" + body, id=uuid4())

@@ -390,6 +390,17 @@ async def test_unregister_is_answered_and_the_client_may_register_again(service:
         await client.expect("REGISTER_ACK")
 
 
+async def test_what_a_client_puts_on_record_is_bounded(service: Service) -> None:
+    async with connect(service.url) as client:
+        await client.log_in()
+        await client.send("REGISTER", {"metadata": {"a": "x" * 16_384}})
+        await client.expect_error(413)
+        await client.send("REGISTER", {"metadata": {"a": "x" * 16_000}})
+        await client.expect("REGISTER_ACK")
+        await client.send("REGISTER", {"capabilities": ["chat"] * 65})
+        await client.expect_error(400)
+
+
 @pytest.mark.parametrize("message_type", ["REGISTER", "UNREGISTER"])
 @pytest.mark.parametrize(("dialect", "code"), [(PLAIN, 403), (TAGGED, 403 % 256)])
 async def test_nobody_makes_requests_in_another_clients_name(

@@ -79,7 +79,9 @@ def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.LiteralType():
             return st.sampled_from(kind.values)
         case inspect.StrType():
-            return names if kind.pattern else st.text(min_size=kind.min_length or 0, max_size=kind.max_length)
+            # Bounds count bytes, of which a character has up to four.
+            longest = None if kind.max_length is None else kind.max_length // 4
+            return names if kind.pattern else st.text(min_size=kind.min_length or 0, max_size=longest)
         case inspect.IntType():
             return st.integers(MIN_INTEGER if kind.ge is None else kind.ge, kind.le or MAX_INTEGER)
         case inspect.ListType():

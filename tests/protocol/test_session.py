@@ -25,6 +25,7 @@ from signal_manager.protocol.messages import (
     Heartbeat,
     HeartbeatAck,
     Message,
+    MessageType,
     PayloadType,
     Register,
     Shape,
@@ -539,3 +540,31 @@ def test_the_table_is_whole_but_for_what_cannot_happen() -> None:
     every = {(state, event) for state in State for event in Input}
 
     assert every - set(TRANSITIONS) == no_answer | held_back | answered
+
+
+def test_before_connect_only_what_may_lead_to_it_is_read(client: Client) -> None:
+    read = [message_type for message_type in MessageType if client.session.reads(message_type)]
+
+    assert read == [MessageType.CONNECT, MessageType.DISCONNECT, MessageType.HEARTBEAT]
+
+
+def test_a_message_that_is_not_read_is_refused_by_its_header(client: Client) -> None:
+    (refusal,) = client.session.unread(
+        MessageType.SIGNAL_OFFER, message_id=ID, payload_type=PayloadType.CBOR, shape=Shape.TAGGED
+    )
+
+    assert isinstance(refusal, Send)
+    assert (refusal.message_id, refusal.payload_type, refusal.shape) == (ID, PayloadType.CBOR, Shape.TAGGED)
+    assert isinstance(refusal.message, ErrorMessage)
+    assert refusal.message.error_code == 1
+
+
+def test_an_established_client_is_read_and_one_that_is_closed_is_not(connected: Client) -> None:
+    assert all(connected.session.reads(message_type) for message_type in MessageType)
+
+    connected >> Disconnect()
+
+    assert not any(connected.session.reads(message_type) for message_type in MessageType)
+    assert not connected.session.unread(
+        MessageType.DISCONNECT, message_id=ID, payload_type=PayloadType.JSON, shape=Shape.PLAIN
+    )

@@ -20,6 +20,7 @@ from signal_manager.errors import (
 from signal_manager.media import errors as media_errors
 from signal_manager.model import ClientId
 from signal_manager.protocol.messages import (
+    MAX_METADATA,
     ConnectionInfo,
     DataChannelRequest,
     DataChannelResult,
@@ -37,7 +38,6 @@ from signal_manager.protocol.messages import (
     TracksUpdate,
     TrackUpdate,
 )
-from signal_manager.rooms.service import MAX_METADATA
 from tests.rooms.house import ROOM, Client, House, offer, running
 
 STUN = IceServer(urls=["stun:stun.test:3478"])

@@ -66,8 +66,19 @@ _NIL_ID = bytes(16)
 # `uuid.UUID` itself also takes braces, "urn:uuid:" and underscores.
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-# Values of the object stay unread: the payload's own codec reads its part, once.
-_RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NULL = msgspec.Raw(b"null")
+
+
+class _TextFrame(msgspec.Struct, gc=False):
+    """The members of a text message that are known, unread: the payload's own codec reads its part, once."""
+
+    type: msgspec.Raw = _NULL
+    id: msgspec.Raw = _NULL
+    payload: msgspec.Raw = _NULL
+
+
+_decode_members = msgspec.json.Decoder(_TextFrame).decode
+_decode_name = msgspec.json.Decoder(str | None).decode
 
 
 def choose_subprotocol(offered: Sequence[str]) -> str | None:
@@ -147,37 +158,40 @@ def _payload_type(value: int, message_id: bytes) -> PayloadType:
 def _decode_text_frame(data: bytes) -> Frame:
     try:
         # msgspec does not look into the strings that it skips, and a payload must be UTF-8 as a whole.
-        members = _RAW_OBJECT.decode(str(data, "utf-8"))
+        members = _decode_members(str(data, "utf-8"))
     except UnicodeDecodeError as error:
         raise MalformedMessageError("message is not UTF-8") from error
     except RecursionError as error:
         raise MalformedMessageError("message is nested too deeply") from error
     except msgspec.DecodeError as error:
         raise MalformedMessageError(f'message is not an object {{"type", "id", "payload"}}: {error}') from error
-    message_id = _text_id(_member(members, "id"))
-    name = _member(members, "type")
-    if not isinstance(name, str) or name not in MessageType.__members__:
+    message_id = _text_id(members.id)
+    name = _text(members.type)
+    if name is None or name not in MessageType.__members__:
         raise MalformedMessageError(
             '"type" is not the name of a message type, such as "CONNECT"', message_id=message_id
         )
-    payload = bytes(members.get("payload", b""))
+    payload = bytes(members.payload)
     return Frame(MessageType[name], message_id, PayloadType.JSON, b"" if payload == b"null" else payload)
 
 
-def _member(members: dict[str, msgspec.Raw], name: str) -> Any:
+def _text(member: msgspec.Raw) -> str | None:
+    """Return a member's text, or None for everything else."""
     try:
-        return msgspec.json.decode(members.get(name, b"null"))
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise MalformedMessageError(f'"{name}" is malformed, expected a string') from error
+        text: str | None = _decode_name(member)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return text
 
 
-def _text_id(value: object) -> bytes:
+def _text_id(member: msgspec.Raw) -> bytes:
     # A person who types messages may leave the id out.
-    if value is None:
+    if bytes(member) == b"null":
         return _NIL_ID
-    if not isinstance(value, str) or not _UUID.fullmatch(value):
+    text = _text(member)
+    if text is None or not _UUID.fullmatch(text):
         raise MalformedMessageError('"id" is not a UUID in its 36-character form')
-    return UUID(value).bytes
+    return UUID(text).bytes
 
 
 def _encode_text_frame(

@@ -15,7 +15,11 @@ from signal_manager.model import NAME_PATTERN
 
 __all__ = [
     "MAX_ITEMS",
+    "MAX_LABEL",
+    "MAX_METADATA",
+    "MAX_SDP",
     "MAX_TIMESTAMP",
+    "MAX_TOKEN",
     "PROTOCOL_VERSION",
     "SIGNAL_TYPES",
     "SPECS",
@@ -88,6 +92,20 @@ MAX_TIMESTAMP = 2**64 - 1
 
 # Tracks or data channels in one request: what Cloudflare Realtime takes at once.
 MAX_ITEMS = 64
+
+# What fields may hold at most, in bytes of UTF-8. A message with more is malformed (docs/protocol.md, "Bounds").
+MAX_LABEL = 256  # names of things, versions, reasons, ids that are not client or room names
+MAX_TOKEN = 16_384  # a real one is below 4 KiB
+MAX_SDP = 262_144  # of a client: some eighty m-sections as Chromium writes them
+MAX_TEXT = 65_536  # what the service says in words, or passes on from others
+MAX_SERVICE_SDP = 1_048_576
+# Metadata as JSON, counted where it is kept: an event with it, and with 64 tracks, still fits a v1 frame.
+MAX_METADATA = 16_384
+# Members of one object: no more fit into `MAX_METADATA`.
+_MAX_KEYS = 4096
+# Items of lists that the service sends: the m-sections of one description, and the members of a room.
+_MAX_RESULTS = 1024
+_MAX_MEMBERS = 65_536
 
 
 class MessageType(IntEnum):
@@ -163,7 +181,15 @@ Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 StatusCode = Uint16
 # The identification tag of an m-section (RFC 5888); clients choose short ones.
 Mid = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL)]
+Token = Annotated[str, msgspec.Meta(max_length=MAX_TOKEN)]
+Sdp = Annotated[str, msgspec.Meta(max_length=MAX_SDP)]
+ServiceSdp = Annotated[str, msgspec.Meta(max_length=MAX_SERVICE_SDP)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+Metadata = Annotated[dict[str, Any], msgspec.Meta(max_length=_MAX_KEYS)]
 Bounded = msgspec.Meta(max_length=MAX_ITEMS)
+Capabilities = Annotated[list[Label], Bounded]
+Results = msgspec.Meta(max_length=_MAX_RESULTS)
 Kind = Literal["audio", "video"]
 
 
@@ -174,8 +200,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
     """The session that a CONNECT asks to continue, and how many of its messages the client has received."""
 
-    session_id: str
-    resume_token: str
+    session_id: Label
+    resume_token: Label
     received: Count
 
 
@@ -183,11 +209,11 @@ class Connect(Message, frozen=True, kw_only=True):
     """A client's first message."""
 
     client_id: Name
-    auth_token: str
-    version: str | None = None
-    capabilities: list[str] | None = None
-    metadata: dict[str, Any] | None = None
-    instance_id: str | None = None
+    auth_token: Token
+    version: Label | None = None
+    capabilities: Capabilities | None = None
+    metadata: Metadata | None = None
+    instance_id: Label | None = None
     resumable: bool = False
     resume: Resume | None = None
 
@@ -195,13 +221,13 @@ class Connect(Message, frozen=True, kw_only=True):
 class ConnectAck(Message, frozen=True, kw_only=True):
     """The service's welcome. Intervals and windows are in seconds."""
 
-    status: str
-    session_id: str
-    server_version: str | None = None
+    status: Label
+    session_id: Label
+    server_version: Label | None = None
     heartbeat_interval: float | None = None
     heartbeat_timeout: float | None = None
-    capabilities: list[str] | None = None
-    resume_token: str | None = None
+    capabilities: Capabilities | None = None
+    resume_token: Label | None = None
     resume_window: float | None = None
     resumed: bool = False
     received: Count | None = None
@@ -211,7 +237,7 @@ class Disconnect(Message, frozen=True, kw_only=True):
     """A client's good-bye; an empty payload is one too."""
 
     client_id: Name | None = None
-    reason: str | None = None
+    reason: Label | None = None
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
@@ -232,7 +258,7 @@ class HeartbeatAck(Message, frozen=True, kw_only=True):
 class GoAway(Message, frozen=True, kw_only=True):
     """The service is about to close; come back after `reconnect_after` ms."""
 
-    reason: str
+    reason: Label
     reconnect_after: Count
 
 
@@ -269,54 +295,54 @@ class SignalMessage(Signal, frozen=True, kw_only=True):
 class SignalAck(Message, frozen=True, kw_only=True):
     """What became of a signal that asked for `ack`: "delivered", "queued" or "offline"."""
 
-    status: str
+    status: Label
     target_client_id: Name | None = None
 
 
 class Register(Message, frozen=True, kw_only=True):
     """Put the client's capabilities and metadata on record."""
 
-    version: str = PROTOCOL_VERSION
+    version: Label = PROTOCOL_VERSION
     client_id: Name | None = None
-    auth_token: str | None = None
+    auth_token: Token | None = None
     room_id: Name | None = None
-    capabilities: list[str] | None = None
-    metadata: dict[str, Any] | None = None
+    capabilities: Capabilities | None = None
+    metadata: Metadata | None = None
 
 
 class RegisterAck(Message, frozen=True, kw_only=True):
     """The answer to REGISTER; `status` is 200."""
 
-    version: str
+    version: Label
     status: StatusCode
-    message: str
-    client_id: str
-    session_id: str
+    message: Text
+    client_id: Label
+    session_id: Label
 
 
 class Unregister(Message, frozen=True, kw_only=True):
     """Take the client's record away again."""
 
-    version: str = PROTOCOL_VERSION
+    version: Label = PROTOCOL_VERSION
     client_id: Name | None = None
-    auth_token: str | None = None
+    auth_token: Token | None = None
 
 
 class UnregisterAck(Message, frozen=True, kw_only=True):
     """The answer to UNREGISTER; `status` is 200."""
 
-    version: str
+    version: Label
     status: StatusCode
-    message: str
-    client_id: str
+    message: Text
+    client_id: Label
 
 
 class Request(Message, frozen=True, kw_only=True):
     """What every request about rooms may carry, and what must then be the connection's own."""
 
-    version: str = PROTOCOL_VERSION
+    version: Label = PROTOCOL_VERSION
     client_id: Name | None = None
-    auth_token: str | None = None
+    auth_token: Token | None = None
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -372,13 +398,13 @@ class TrackResult(Part, frozen=True, kw_only=True):
     `client_id` and `session_id` name the publisher of a pulled track.
     """
 
-    mid: str | None = None
-    track_name: str | None = None
+    mid: Label | None = None
+    track_name: Label | None = None
     kind: Kind | None = None
-    client_id: str | None = None
-    session_id: str | None = None
+    client_id: Label | None = None
+    session_id: Label | None = None
     error_code: StatusCode | None = None
-    error_message: str | None = None
+    error_message: Text | None = None
 
 
 class DataChannelRequest(Part, frozen=True, kw_only=True):
@@ -398,32 +424,32 @@ class DataChannelRequest(Part, frozen=True, kw_only=True):
 class DataChannelResult(Part, frozen=True, kw_only=True):
     """What became of one data channel: the `id` to open it with (`negotiated: true`), or an error."""
 
-    data_channel_name: str
+    data_channel_name: Label
     id: Uint16 | None = None
     location: Literal["local", "remote"] | None = None
-    client_id: str | None = None
-    session_id: str | None = None
+    client_id: Label | None = None
+    session_id: Label | None = None
     error_code: StatusCode | None = None
-    error_message: str | None = None
+    error_message: Text | None = None
 
 
 class IceServer(Part, frozen=True, kw_only=True):
     """One entry of RTCPeerConnection's `iceServers`."""
 
-    urls: list[str]
-    username: str | None = None
-    credential: str | None = None
+    urls: Annotated[list[Text], Bounded]
+    username: Text | None = None
+    credential: Text | None = None
 
 
 class ConnectionInfo(Part, frozen=True, kw_only=True):
     """The original service's summary of a membership."""
 
-    room_id: str
-    role: str
-    app_id: str
-    session_id: str
-    status: str
-    metadata: dict[str, Any]
+    room_id: Label
+    role: Label
+    app_id: Label
+    session_id: Label
+    status: Label
+    metadata: Metadata
 
 
 class Member(Part, frozen=True, kw_only=True):
@@ -432,21 +458,21 @@ class Member(Part, frozen=True, kw_only=True):
     `away`: nothing has come from it for a while, or its connection is lost; it is expected back.
     """
 
-    client_id: str
-    role: str
-    session_id: str | None = None
-    metadata: dict[str, Any] | None = None
-    tracks: list[PublishedTrack] | None = None
+    client_id: Label
+    role: Label
+    session_id: Label | None = None
+    metadata: Metadata | None = None
+    tracks: Annotated[list[PublishedTrack], Results] | None = None
     away: bool = False
 
 
 class RoomEntry(Request, frozen=True, kw_only=True):
     """What WEBRTC_ROOM_CREATE and WEBRTC_ROOM_JOIN share; `role` is "sender" or "receiver"."""
 
-    role: str
-    offer_sdp: str | None = None
+    role: Label
+    offer_sdp: Sdp | None = None
     tracks: Annotated[list[PublishedTrack], Bounded] | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
 
 
 class RoomCreate(RoomEntry, frozen=True, kw_only=True):
@@ -469,20 +495,20 @@ class RoomAck(Message, frozen=True, kw_only=True):
     `participants` and `sequence` are the room with this member in it: ROOM_EVENTs go on from there.
     """
 
-    version: str
+    version: Label
     status: StatusCode
-    message: str
-    room_id: str
-    session_id: str
-    app_id: str
-    stun_url: str
-    ice_servers: list[IceServer]
+    message: Text
+    room_id: Label
+    session_id: Label
+    app_id: Label
+    stun_url: Text
+    ice_servers: Annotated[list[IceServer], Bounded]
     connection_info: ConnectionInfo
-    answer_sdp: str | None = None
-    offer_sdp: str | None = None
+    answer_sdp: ServiceSdp | None = None
+    offer_sdp: ServiceSdp | None = None
     requires_renegotiation: bool = False
-    participants: list[Member]
-    tracks: list[TrackResult]
+    participants: Annotated[list[Member], msgspec.Meta(max_length=_MAX_MEMBERS)]
+    tracks: Annotated[list[TrackResult], Results]
     sequence: Count
 
 
@@ -498,17 +524,17 @@ class RoomLeave(Request, frozen=True, kw_only=True):
     """Leave a room; the others are told the `reason`."""
 
     room_id: Name
-    reason: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    reason: Label | None = None
 
 
 class RoomLeaveAck(Message, frozen=True, kw_only=True):
     """The answer to WEBRTC_ROOM_LEAVE; `status` is 200."""
 
-    version: str
+    version: Label
     status: StatusCode
-    message: str
-    room_id: str
-    client_id: str
+    message: Text
+    room_id: Label
+    client_id: Label
 
 
 class RoomEvent(Message, frozen=True, kw_only=True):
@@ -517,7 +543,7 @@ class RoomEvent(Message, frozen=True, kw_only=True):
     `participant` is the member it is about, as it is after the change; `tracks` are those published or unpublished.
     """
 
-    room_id: str
+    room_id: Label
     sequence: Count
     event: Literal[
         "participant_joined",
@@ -530,8 +556,8 @@ class RoomEvent(Message, frozen=True, kw_only=True):
         "room_closed",
     ]
     participant: Member | None = None
-    tracks: list[PublishedTrack] | None = None
-    reason: str | None = None
+    tracks: Annotated[list[PublishedTrack], Results] | None = None
+    reason: Label | None = None
 
 
 class RoomState(Request, frozen=True, kw_only=True):
@@ -543,10 +569,10 @@ class RoomState(Request, frozen=True, kw_only=True):
 class RoomStateAck(Message, frozen=True, kw_only=True):
     """A room as it was at `sequence`; `created_at` is in ms since the epoch."""
 
-    room_id: str
+    room_id: Label
     sequence: Count
-    participants: list[Member]
-    metadata: dict[str, Any]
+    participants: Annotated[list[Member], msgspec.Meta(max_length=_MAX_MEMBERS)]
+    metadata: Metadata
     max_participants: Count
     created_at: Count | None = None
 
@@ -556,15 +582,15 @@ class TracksNew(Request, frozen=True, kw_only=True):
 
     room_id: Name
     tracks: Annotated[list[TrackRequest], Bounded]
-    offer_sdp: str | None = None
+    offer_sdp: Sdp | None = None
 
 
 class TracksNewAck(Message, frozen=True, kw_only=True):
     """The answer to one's offer, or the SFU's offer to answer with RENEGOTIATE."""
 
-    tracks: list[TrackResult]
-    answer_sdp: str | None = None
-    offer_sdp: str | None = None
+    tracks: Annotated[list[TrackResult], Results]
+    answer_sdp: ServiceSdp | None = None
+    offer_sdp: ServiceSdp | None = None
     requires_renegotiation: bool = False
 
 
@@ -572,7 +598,7 @@ class Renegotiate(Request, frozen=True, kw_only=True):
     """Answer the SFU's last offer."""
 
     room_id: Name
-    answer_sdp: str
+    answer_sdp: Sdp
 
 
 class RenegotiateAck(Message, frozen=True, kw_only=True):
@@ -586,14 +612,14 @@ class TracksClose(Request, frozen=True, kw_only=True):
 
     room_id: Name
     tracks: Annotated[list[TrackMid], Bounded]
-    offer_sdp: str | None = None
+    offer_sdp: Sdp | None = None
 
 
 class TracksCloseAck(Message, frozen=True, kw_only=True):
     """What became of each track, and the answer to the offer if there was one."""
 
-    tracks: list[TrackResult]
-    answer_sdp: str | None = None
+    tracks: Annotated[list[TrackResult], Results]
+    answer_sdp: ServiceSdp | None = None
 
 
 class TracksUpdate(Request, frozen=True, kw_only=True):
@@ -606,7 +632,7 @@ class TracksUpdate(Request, frozen=True, kw_only=True):
 class TracksUpdateAck(Message, frozen=True, kw_only=True):
     """What became of each track."""
 
-    tracks: list[TrackResult]
+    tracks: Annotated[list[TrackResult], Results]
 
 
 class DataChannelsNew(Request, frozen=True, kw_only=True):
@@ -614,15 +640,15 @@ class DataChannelsNew(Request, frozen=True, kw_only=True):
 
     room_id: Name
     data_channels: Annotated[list[DataChannelRequest], Bounded]
-    offer_sdp: str | None = None
+    offer_sdp: Sdp | None = None
 
 
 class DataChannelsNewAck(Message, frozen=True, kw_only=True):
     """What became of each data channel, or what completes the negotiation of their transport."""
 
-    data_channels: list[DataChannelResult]
-    answer_sdp: str | None = None
-    offer_sdp: str | None = None
+    data_channels: Annotated[list[DataChannelResult], Results]
+    answer_sdp: ServiceSdp | None = None
+    offer_sdp: ServiceSdp | None = None
     requires_renegotiation: bool = False
 
 
@@ -633,7 +659,7 @@ class IceServers(Request, frozen=True, kw_only=True):
 class IceServersAck(Message, frozen=True, kw_only=True):
     """Servers as RTCPeerConnection wants them; `expires_at` is in ms since the epoch, absent when nothing expires."""
 
-    ice_servers: list[IceServer]
+    ice_servers: Annotated[list[IceServer], Bounded]
     expires_at: Count | None = None
 
 
@@ -641,8 +667,8 @@ class ErrorMessage(Message, frozen=True, kw_only=True):
     """A refusal (docs/protocol.md, "Errors and close codes")."""
 
     error_code: StatusCode
-    error_message: str
-    details: dict[str, Any] | None = None
+    error_message: Text
+    details: Metadata | None = None
     retryable: bool = False
 
 

@@ -253,6 +253,11 @@ _INPUTS: dict[MessageType, Input] = {
 }
 
 
+# What is decoded before CONNECT is accepted.
+_BEFORE_CONNECT = frozenset({MessageType.CONNECT, MessageType.HEARTBEAT, MessageType.DISCONNECT})
+_NOT_CONNECTED = "not connected: send CONNECT first"
+
+
 class Received(msgspec.Struct, frozen=True, gc=False):
     """A message as it came, with what its reply has to match."""
 
@@ -426,7 +431,7 @@ class Session:
             case Reaction.AUTHENTICATE:
                 return self._authenticate(received)
             case Reaction.NOT_CONNECTED:
-                return [self.error(AuthenticationError("not connected: send CONNECT first"), received)]
+                return [self.error(AuthenticationError(_NOT_CONNECTED), received)]
             case Reaction.ALREADY_CONNECTED:
                 return [self.error(InvalidRequestError(f"{message_type.name} is not allowed now"), received)]
             case Reaction.DISPATCH | Reaction.RELAY:
@@ -436,6 +441,24 @@ class Session:
             case Reaction.GOOD_BYE:
                 return [Close(CloseCode.NORMAL, "asked for")]
         raise AssertionError(f"no such reaction to a message: {reaction}")  # pragma: no cover - the table's mistake
+
+    def reads(self, message_type: MessageType) -> bool:
+        """Tell whether the payload of such a message matters now; `unread` takes those whose does not.
+
+        Whoever has not proved anything may make the service decode no more than it takes to do so.
+        """
+        if self.state is State.AWAITING_CONNECT:
+            return message_type in _BEFORE_CONNECT
+        return self.state is State.ESTABLISHED
+
+    def unread(
+        self, message_type: MessageType, *, message_id: bytes, payload_type: PayloadType, shape: Shape | None
+    ) -> list[Action]:
+        """Take a message of which only the header was read; see `malformed` for its shape."""
+        if self._advance(_INPUTS.get(message_type, Input.UNEXPECTED)) is Reaction.IGNORE:
+            return []
+        payload_type, shape = self._form_of_reply(payload_type, shape)
+        return [Send(_error_message(AuthenticationError(_NOT_CONNECTED), shape), message_id, payload_type, shape)]
 
     def malformed(
         self, error: MalformedMessageError, *, payload_type: PayloadType, shape: Shape | None, now: float

@@ -31,6 +31,7 @@ from signal_manager.media.negotiation import Limits
 from signal_manager.metrics import Metrics
 from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId
 from signal_manager.protocol.messages import (
+    MAX_METADATA,
     PROTOCOL_VERSION,
     ConnectionInfo,
     DataChannelsNew,
@@ -67,12 +68,10 @@ from signal_manager.rooms.requests import Entered
 from signal_manager.rooms.roster import Roster
 from signal_manager.storage.base import Expired, Storage
 
-__all__ = ["MAX_METADATA", "RoomService", "RoomSettings"]
+__all__ = ["RoomService", "RoomSettings"]
 
 log = structlog.get_logger(__name__)
 
-# In bytes of JSON: an event with it, and with 64 tracks, still fits a v1 frame.
-MAX_METADATA = 16_384
 # How long (s) a stopping service waits, at most, for members to be taken out of their rooms and for their media to be
 # closed.
 STOP_TIMEOUT = 5.0

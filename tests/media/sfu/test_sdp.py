@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 
 import pytest
 from hypothesis import given
@@ -180,3 +181,65 @@ def test_feedback_for_all_payload_types_counts() -> None:
 
     assert parse(text, max_size=100_000).sections[0].codecs[0].feedback == ("nack", "ccm fir")
     assert len(VP8) == 6
+
+
+def steps(text: str) -> int:
+    """Return how many calls reading a description takes: what it costs, whatever the machine does meanwhile."""
+    count = 0
+
+    def step(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    sys.setprofile(step)
+    try:
+        parse(text, max_size=1_000_000)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+FORMATS = [*range(0, 128)]
+EVERY_FORMAT = " ".join(map(str, FORMATS))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a=rtcp-fb:* nack",
+        "a=rtcp-fb:{n} nack {n}",
+        "a=rtpmap:{n} VP8/90000",
+        "a=fmtp:{n} apt=96",
+        "a=ssrc:{n} cname:x",
+        "a=extmap:{n} urn:ietf:params:rtp-hdrext:sdes:mid",
+        "a=candidate:1 1 udp {n} 192.0.2.1 9 typ host",
+        "a=ssrc-group:SIM {n}",
+        "a=x",
+    ],
+)
+def test_reading_a_description_takes_as_long_as_it_is(line: str) -> None:
+    """Twice the lines, twice the work: nothing in them is compared with everything else in them."""
+
+    def description(lines: int) -> str:
+        more = [f"a=rtpmap:{n} VP8/90000" for n in FORMATS] + [line.format(n=n % 128) for n in range(lines)]
+        text = sdp(section("0", more=more))
+        return text.replace(" 96 97\r\n", f" {EVERY_FORMAT}\r\n", 1)
+
+    once, twice = steps(description(4_000)), steps(description(8_000))
+
+    assert twice < 2.1 * once
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["a=x"] * 16_400, "more than 16384 lines"),
+        (["a=" + "x" * 5_000], "a line of 5002 characters, expected at most 4096"),
+        ([f"a=rid:{n} send" for n in range(17)], "17 rids, expected at most 16"),
+        (["m=audio 9 UDP/TLS/RTP/SAVPF" + " 0" * 129, "a=mid:1"], "129 formats, expected at most 128"),
+        (["m=audio 9 UDP/TLS/RTP/SAVPF 0"] * 1024, "1025 m-sections, expected at most 1024"),
+    ],
+)
+def test_a_description_that_is_out_of_bounds_is_refused(more: list[str], complaint: str) -> None:
+    with pytest.raises(SdpError, match=complaint):
+        parse(sdp(section("0", more=more)), max_size=1_000_000)

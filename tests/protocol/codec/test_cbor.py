@@ -80,8 +80,8 @@ def test_indefinite_lengths_are_read() -> None:
         pytest.param("00 00", "1 bytes follow the CBOR map, expected none", id="second item"),
         pytest.param("81" * 64 + "00", "nested deeper than 64 levels", id="65 levels"),
         pytest.param("81" * 65 + "00", "CBOR is malformed: maximum container nesting depth", id="66 levels"),
-        pytest.param("81" * 100_000, "CBOR is malformed: maximum container nesting depth", id="100,000 levels"),
-        pytest.param("c0" * 100_000, "CBOR is malformed: maximum container nesting depth", id="100,000 tags"),
+        pytest.param("81" * 8_000, "CBOR is malformed: maximum container nesting depth", id="8,000 levels"),
+        pytest.param("c0" * 8_000, "CBOR is malformed: maximum container nesting depth", id="8,000 tags"),
     ],
 )
 def test_what_json_cannot_say_is_refused(item: str, message: str) -> None:

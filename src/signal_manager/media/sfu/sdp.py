@@ -42,7 +42,12 @@ _SCTP_PROTOCOLS = {"UDP/DTLS/SCTP", "TCP/DTLS/SCTP"}
 _SCTP_PORT = 5000
 # aiortc gives up an association whose message is larger.
 _MAX_MESSAGE_SIZE = 262144
+# What a description may hold: several times what browsers write, and little enough to be read in some milliseconds.
 _MAX_SECTIONS = 1024
+_MAX_LINES = 16_384
+_MAX_LINE = 4096  # characters
+_MAX_FORMATS = 128  # as many as there are payload types
+_MAX_RIDS = 16
 _MEDIA_LINE = re.compile(r"(audio|video|application) (\d{1,5})(?:/\d+)? (\S+) (\S+(?: \S+)*)", re.ASCII)
 _TOKEN = re.compile(r"[!#-'*-.0-9A-Z^-~:/]{1,64}", re.ASCII)
 _FINGERPRINT = re.compile(r"(sha-\d{1,3}) ([0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2})+)", re.ASCII)
@@ -218,9 +223,14 @@ def parse(text: str, *, max_size: int) -> Description:
 
 def _split(text: str) -> list[list[str]]:
     groups: list[list[str]] = [[]]
-    for line in re.split(r"\r\n|\n|\r", text):
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n", _MAX_LINES + 1)
+    if len(lines) > _MAX_LINES + 1:
+        raise SdpError(f"the SDP has more than {_MAX_LINES} lines")
+    for line in lines:
         if not line:
             continue
+        if len(line) > _MAX_LINE:
+            raise SdpError(f"the SDP has a line of {len(line)} characters, expected at most {_MAX_LINE}")
         if len(line) < 2 or line[1] != "=":
             raise SdpError("the SDP has a line that is not of the form x=value")
         if line.startswith("m="):
@@ -264,6 +274,8 @@ def _section(media_line: str, attrs: _Attributes) -> RemoteSection:
     if mid is None or not _TOKEN.fullmatch(mid):
         raise SdpError("an m-section has no usable mid")
     formats = tuple(match[4].split())
+    if len(formats) > _MAX_FORMATS:
+        raise SdpError(f"an m-section has {len(formats)} formats, expected at most {_MAX_FORMATS}")
     section = RemoteSection(
         kind=kind,
         mid=mid,
@@ -322,17 +334,14 @@ def _codecs(formats: Sequence[str], attrs: _Attributes) -> tuple[Codec, ...]:
         apt = re.match(r"apt=(\d{1,3})(?:$|;)", fmtps.get(payload_type, ""), re.ASCII)
         if apt is not None and rtpmaps.get(payload_type, "").lower().startswith("rtx/"):
             rtx.setdefault(int(apt[1]), payload_type)
+    wanted = _feedback(attrs)
     codecs = []
     for payload_type in payload_types:
         rtpmap = rtpmaps.get(payload_type, "")
         name = rtpmap.partition("/")[0].lower()
         if name not in _CODECS or not re.fullmatch(r"[A-Za-z0-9]+/[1-9]\d{3,5}(/\d)?", rtpmap, re.ASCII):
             continue
-        feedback = {
-            value.partition(" ")[2].strip()
-            for value in attrs.all("rtcp-fb")
-            if value.partition(" ")[0] in (str(payload_type), "*")
-        }
+        feedback = wanted.get(str(payload_type), set()) | wanted.get("*", set())
         codecs.append(
             Codec(
                 payload_type=payload_type,
@@ -346,6 +355,15 @@ def _codecs(formats: Sequence[str], attrs: _Attributes) -> tuple[Codec, ...]:
     return tuple(codecs)
 
 
+def _feedback(attrs: _Attributes) -> dict[str, set[str]]:
+    """Return what feedback the client understands, by payload type; "*" stands for all."""
+    wanted: dict[str, set[str]] = {}
+    for value in attrs.all("rtcp-fb"):
+        payload_type, _, feedback = value.partition(" ")
+        wanted.setdefault(payload_type, set()).add(feedback.strip())
+    return wanted
+
+
 def _extensions(attrs: _Attributes) -> dict[int, str]:
     extensions = {}
     for value in attrs.all("extmap"):
@@ -356,13 +374,17 @@ def _extensions(attrs: _Attributes) -> dict[int, str]:
 
 
 def _rids(attrs: _Attributes) -> tuple[str, ...]:
-    declared = [parts[0] for value in attrs.all("rid") if len(parts := value.split()) >= 2 and parts[1] == "send"]
+    declared = dict.fromkeys(
+        parts[0] for value in attrs.all("rid") if len(parts := value.split()) >= 2 and parts[1] == "send"
+    )
     simulcast = (attrs.first("simulcast") or "").split()
     order: list[str] = []
     if "send" in simulcast[:-1]:
         streams = simulcast[simulcast.index("send") + 1].split(";")
         order = [stream.partition(",")[0].lstrip("~") for stream in streams]
-    rids = tuple(dict.fromkeys(rid for rid in order if rid in declared)) or tuple(dict.fromkeys(declared))
+    rids = tuple(dict.fromkeys(rid for rid in order if rid in declared)) or tuple(declared)
+    if len(rids) > _MAX_RIDS:
+        raise SdpError(f"an m-section has {len(rids)} rids, expected at most {_MAX_RIDS}")
     if any(not _TOKEN.fullmatch(rid) for rid in rids):
         raise SdpError("a rid is not a token")
     return rids

@@ -12,6 +12,7 @@ from typing import Any
 import cbor2
 
 from signal_manager.errors import MalformedMessageError
+from signal_manager.protocol.codec.bounds import check_cbor
 from signal_manager.protocol.codec.fields import MAX_DEPTH, Decoded, object_fields, read_object, write_object
 from signal_manager.protocol.messages import Message, MessageType, Peer, Shape
 
@@ -41,6 +42,7 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Decod
     Raises:
         MalformedMessageError: when the payload is not exactly one map with this type's fields.
     """
+    check_cbor(payload)
     stream = BytesIO(payload)
     decoder = cbor2.CBORDecoder(
         stream,

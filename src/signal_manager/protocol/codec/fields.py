@@ -13,6 +13,7 @@ import msgspec
 
 from signal_manager.errors import MalformedMessageError
 from signal_manager.model import NAME_RULE
+from signal_manager.protocol.codec.bounds import check_json, check_texts
 from signal_manager.protocol.messages import (
     SIGNAL_TYPES,
     SPECS,
@@ -72,7 +73,7 @@ def build_message(message_type: MessageType, fields: dict[str, Any], *, sent_by:
     a client names is ignored: nobody speaks for another.
 
     Raises:
-        MalformedMessageError: when a field is missing or wrong, or a signal has no receiver or no sender.
+        MalformedMessageError: when a field is missing, wrong or too long, or a signal has no receiver or no sender.
     """
     struct = SPECS[message_type].struct
     if message_type in SIGNAL_TYPES and sent_by is Peer.CLIENT:
@@ -87,6 +88,7 @@ def build_message(message_type: MessageType, fields: dict[str, Any], *, sent_by:
         message = msgspec.convert(fields, struct)
     except msgspec.ValidationError as error:
         raise MalformedMessageError(_reason(error)) from error
+    check_texts(message)
     if isinstance(message, Signal):
         _check_addresses(message, sent_by)
     return message
@@ -165,8 +167,9 @@ def decode_json(text: bytes | str) -> Any:
     """Return the JSON value of a text.
 
     Raises:
-        MalformedMessageError: for anything else, invalid UTF-8 and lone surrogates included.
+        MalformedMessageError: for anything else, invalid UTF-8, lone surrogates and too many values included.
     """
+    check_json(text if isinstance(text, bytes) else text.encode())
     try:
         return msgspec.json.decode(text)
     except UnicodeDecodeError as error:

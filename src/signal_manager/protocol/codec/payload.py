@@ -9,8 +9,9 @@ from typing import assert_never
 
 from signal_manager.errors import MalformedMessageError
 from signal_manager.protocol.codec import binary, cbor, json, protobuf, text
+from signal_manager.protocol.codec.bounds import MAX_REQUEST
 from signal_manager.protocol.codec.fields import Decoded
-from signal_manager.protocol.messages import SPECS, Message, MessageType, PayloadType, Peer, Shape
+from signal_manager.protocol.messages import SIGNAL_TYPES, SPECS, Message, MessageType, PayloadType, Peer, Shape
 
 __all__ = ["decode_payload", "encode_payload", "guess_shape"]
 
@@ -30,6 +31,10 @@ def decode_payload(message_type: MessageType, payload_type: PayloadType, payload
         if message_type not in _MAY_BE_EMPTY:
             raise MalformedMessageError(f"{message_type.name} payload is empty")
         return Decoded(SPECS[message_type].struct(), Shape.PLAIN)
+    if len(payload) > MAX_REQUEST and sent_by is Peer.CLIENT and message_type not in SIGNAL_TYPES:
+        raise MalformedMessageError(
+            f"{message_type.name} payload is {len(payload)} bytes, expected at most {MAX_REQUEST}"
+        )
     try:
         return _decode(message_type, payload_type, payload, sent_by)
     except MalformedMessageError as error:

@@ -14,6 +14,7 @@ from google.protobuf.message import Message as ProtobufMessage
 
 from signal_manager.errors import MalformedMessageError
 from signal_manager.protocol.codec import signal_manager_pb2
+from signal_manager.protocol.codec.bounds import MAX_VALUES
 from signal_manager.protocol.codec.fields import build_message, decode_json, fields_of
 from signal_manager.protocol.messages import SPECS, Message, MessageType, Peer
 
@@ -68,6 +69,8 @@ def _is_list(wire: ProtobufMessage) -> bool:
 
 def _read_list(wire: ProtobufMessage) -> list[Any]:
     items = getattr(wire, "items")  # noqa: B009 - a field of the schema, which the base class does not have
+    if len(items) > MAX_VALUES:  # each becomes an object before its list's own bound is looked at
+        raise MalformedMessageError(f"{len(items)} items, expected at most {MAX_VALUES}")
     return [_read(item) if isinstance(item, ProtobufMessage) else item for item in items]
 
 
