@@ -40,13 +40,17 @@ lint: $(VENV)/.dev ## Formatting, lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Browser tests drive Debian's Chromium, tests of several nodes its nats-server: installed where that is allowed, else
-# those tests are skipped and say why.
+# Browser tests drive Debian's Chromium, tests of several nodes its nats-server, those of TURN its coturn: installed where
+# that is allowed, else those tests are skipped and say why.
 tools:
 	@command -v chromium >/dev/null || \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 		else echo "without Chromium the browser tests are skipped: apt-get install chromium"; fi
+	@command -v turnserver >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends coturn >/dev/null; \
+		else echo "without coturn the tests of TURN servers are skipped: apt-get install coturn"; fi
 	@command -v npm >/dev/null || \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; fi

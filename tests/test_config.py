@@ -237,11 +237,42 @@ def test_a_secret_that_is_no_json_is_not_shown_either(problem_with: Problem) -> 
             '[auth]\njwks_url = "https://keys"',
             "auth.jwks_url is set, but auth.jwt_algorithms allows neither RS256 nor ES256",
         ),
+        (
+            '[media]\nturn_urls = ["turn:t"]',
+            "media.turn_urls needs media.turn_secret, or media.turn_username and media.turn_password",
+        ),
+        ('[media]\nturn_secret = "s"', "media.turn_secret needs media.turn_urls"),
+        ('[media]\nturn_username = "u"\nturn_password = "p"', "media.turn_username needs media.turn_urls"),
+        ('[media]\nturn_urls = ["turn:t"]\nturn_username = "u"', "media.turn_username needs media.turn_password"),
+        ('[media]\nturn_urls = ["turn:t"]\nturn_password = "p"', "media.turn_password needs media.turn_username"),
+        (
+            '[media]\nturn_urls = ["turn:t"]\nturn_secret = "s"\nturn_username = "u"\nturn_password = "p"',
+            "media.turn_secret and media.turn_username are both set, expected one of them",
+        ),
         ('[metrics]\nhost = "0.0.0.0"', "admin.token is required, since metrics.host 0.0.0.0 is not loopback"),
     ],
 )
 def test_settings_that_contradict_each_other_are_both_named(problem_with: Problem, toml: str, message: str) -> None:
     assert problem_with(toml) == message
+
+
+@pytest.mark.parametrize("url", ["stun:t:3478", "turn.example.org", "turn:t:3478?transport=sctp", "turn://t"])
+def test_an_address_of_no_turn_server_is_named(problem_with: Problem, url: str) -> None:
+    expected = "a TURN address such as turn:turn.example.org:3478 or turns:turn.example.org?transport=tcp"
+
+    assert expected in problem_with(f'[media]\nturn_urls = ["{url}"]\nturn_secret = "s"')
+
+
+def test_secrets_of_turn_are_not_printed(tmp_path: Path) -> None:
+    environ = {
+        "SIGNAL_MANAGER_MEDIA_TURN_URLS": '["turn:t", "turns:[::1]:443?transport=tcp"]',
+        "SIGNAL_MANAGER_MEDIA_TURN_SECRET": "hunter2",
+    }
+
+    config = load(environ=environ, directory=tmp_path)
+
+    assert config.media.turn_urls == ("turn:t", "turns:[::1]:443?transport=tcp")
+    assert "hunter2" not in as_toml(config) + repr(config)
 
 
 def test_a_contradiction_may_be_settled_by_another_source(tmp_path: Path) -> None:

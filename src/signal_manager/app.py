@@ -43,7 +43,7 @@ from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.registrations import Registrations
 from signal_manager.resumption import ResumeSettings
-from signal_manager.rooms import RoomService, RoomSettings
+from signal_manager.rooms import RoomService, RoomSettings, TurnServers
 from signal_manager.router import Router
 from signal_manager.server import Server
 from signal_manager.storage.base import Storage
@@ -106,6 +106,13 @@ async def running(config: Config) -> AsyncIterator[Server]:
             settings=RoomSettings(
                 app_id=media.app_id,
                 stun_url=media.stun_url,
+                turn=TurnServers(
+                    urls=config.media.turn_urls,
+                    secret=config.media.turn_secret.get_secret_value(),
+                    username=config.media.turn_username,
+                    password=config.media.turn_password.get_secret_value(),
+                    ttl=config.media.turn_ttl,
+                ),
                 limits=NegotiationLimits(answer=config.media.negotiation_timeout),
                 stop_timeout=config.server.drain_timeout * _ROOMS_STOP_SHARE,
             ),

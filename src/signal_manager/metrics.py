@@ -257,6 +257,11 @@ class Metrics:
             ("operation",),
             bounds=CALL_SECONDS,
         )
+        self.ice_servers = CounterFamily(
+            "signal_manager_ice_servers",
+            "ICE servers that the media backend was to name to a client: cached, asked for, or STUN as a fallback.",
+            ("outcome",),
+        )
         self.media_operations_pending = KeptElsewhere(
             "signal_manager_media_operations_pending",
             "Operations that wait for the SFU, or for others of their session.",

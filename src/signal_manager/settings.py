@@ -7,6 +7,7 @@ keyword arguments.
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
@@ -31,6 +32,9 @@ DEFAULT_TOKEN_SECRET = "your-secret-key-change-in-production"  # noqa: S105 - pu
 DEFAULT_API_KEYS = ("test_client_1:test_token_1", "test_client_2:test_token_2")
 DEFAULT_RATE = 1000  # messages of one client per minute
 HMAC_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
+
+# RFC 7065, section 3.1.
+_TURN_URL = re.compile(r"turns?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(\?transport=(udp|tcp))?")
 
 _Text = TypeVar("_Text", str, SecretStr)
 
@@ -84,6 +88,12 @@ def _optional_name(value: str) -> str:
 def _written_as(**aliases: str) -> BeforeValidator:
     """Accept any case, and the original service's words for the same thing."""
     return BeforeValidator(lambda value: aliases.get(value.lower(), value.lower()) if isinstance(value, str) else value)
+
+
+def _turn_url(value: str) -> str:
+    if not _TURN_URL.fullmatch(value):
+        raise ValueError("a TURN address such as turn:turn.example.org:3478 or turns:turn.example.org?transport=tcp")
+    return value
 
 
 Host = Annotated[str, Field(min_length=1)]
@@ -273,6 +283,17 @@ class Media(Section):
     sfu_public_addresses: tuple[Annotated[str, AfterValidator(_ip_address)], ...] = Field(
         default=(), description="Addresses that the local SFU offers in its ICE candidates; when empty, its own."
     )
+    turn_urls: tuple[Annotated[str, AfterValidator(_turn_url)], ...] = Field(
+        default=(),
+        description="Own TURN servers, with any backend or none, such as turn:turn.example.org:3478?transport=udp.",
+    )
+    turn_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Secret shared with them, coturn's static-auth-secret: each client gets credentials that expire.",
+    )
+    turn_ttl: Seconds = Field(default=3600.0, description="Seconds that credentials made with turn_secret live.")
+    turn_username: str = Field(default="", description="In place of turn_secret: one user name for all clients.")
+    turn_password: SecretStr = Field(default=SecretStr(""), description="The password of turn_username.")
 
 
 class Cloudflare(Section):
@@ -417,6 +438,7 @@ class Config(BaseSettings):
                 f"session.resume_total_bytes ({self.session.resume_total_bytes}) must not be smaller than "
                 f"session.resume_buffer_bytes ({self.session.resume_buffer_bytes})"
             )
+        self._turn_agrees()
         by_public_key = [algorithm for algorithm in self.auth.jwt_algorithms if algorithm != "HS256"]
         if by_public_key and not self.auth.jwks_url:
             raise ValueError(f"auth.jwt_algorithms allows {by_public_key[0]}, which needs auth.jwks_url")
@@ -426,6 +448,20 @@ class Config(BaseSettings):
         if is_administrable and not self.admin.token.get_secret_value():
             raise ValueError(f"admin.token is required, since metrics.host {self.metrics.host} is not loopback")
         return self
+
+    def _turn_agrees(self) -> None:
+        media = self.media
+        has_secret = bool(media.turn_secret.get_secret_value())
+        has_username, has_password = bool(media.turn_username), bool(media.turn_password.get_secret_value())
+        if has_username != has_password:
+            given, missing = ("username", "password") if has_username else ("password", "username")
+            raise ValueError(f"media.turn_{given} needs media.turn_{missing}")
+        if has_secret and has_username:
+            raise ValueError("media.turn_secret and media.turn_username are both set, expected one of them")
+        if media.turn_urls and not (has_secret or has_username):
+            raise ValueError("media.turn_urls needs media.turn_secret, or media.turn_username and media.turn_password")
+        if not media.turn_urls and (has_secret or has_username):
+            raise ValueError(f"media.turn_{'secret' if has_secret else 'username'} needs media.turn_urls")
 
 
 def is_loopback(host: str) -> bool:

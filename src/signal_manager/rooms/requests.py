@@ -39,6 +39,7 @@ __all__ = [
     "require_some",
     "role_of",
     "to_channels",
+    "to_ice_servers",
     "to_publish",
     "to_pull",
     "to_update",
@@ -83,6 +84,14 @@ def role_of(role: str) -> Role:
             return "receiver"
         case _:
             raise InvalidRequestError('invalid role, expected "sender" or "receiver"')
+
+
+def to_ice_servers(found: media.IceServers) -> list[IceServer]:
+    """Return ICE servers as clients are told them."""
+    return [
+        IceServer(urls=list(server.urls), username=server.username, credential=server.credential)
+        for server in found.servers
+    ]
 
 
 def check_distinct(tracks: Iterable[PublishedTrack]) -> None:

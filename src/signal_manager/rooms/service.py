@@ -22,7 +22,6 @@ from signal_manager.errors import (
     ForbiddenError,
     InvalidRequestError,
     NotFoundError,
-    SignalManagerError,
     TooLargeError,
 )
 from signal_manager.media.base import WHOLE_SESSION, MediaBackend, MediaSessionId
@@ -36,7 +35,6 @@ from signal_manager.protocol.messages import (
     ConnectionInfo,
     DataChannelsNew,
     DataChannelsNewAck,
-    IceServer,
     IceServers,
     IceServersAck,
     Renegotiate,
@@ -61,6 +59,7 @@ from signal_manager.protocol.messages import (
 from signal_manager.rooms import membership, requests
 from signal_manager.rooms.duties import Duties
 from signal_manager.rooms.events import describe_all
+from signal_manager.rooms.ice_servers import IceServerBook, TurnServers
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.local_room import Membership
 from signal_manager.rooms.member_media import MediaShared, MemberMedia, Watching
@@ -84,13 +83,15 @@ AckT = TypeVar("AckT", bound=RoomAck)
 class RoomSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What all rooms of a service share.
 
-    `app_id` and `stun_url` are told to members; `max_participants` is that of a room that does not say, and no room may
-    have more; `limits` are those of each media session's negotiations; `stop_timeout` is how long (s) a stopping
-    service waits for members to be taken out of their rooms and for their media to be closed.
+    `app_id` and `stun_url` are told to members; `turn` are the operator's own TURN servers; `max_participants` is that
+    of a room that does not say, and no room may have more; `limits` are those of each media session's negotiations;
+    `stop_timeout` is how long (s) a stopping service waits for members to be taken out of their rooms and for their
+    media to be closed.
     """
 
     app_id: str = ""
     stun_url: str = ""
+    turn: TurnServers = TurnServers()
     max_participants: int = 100
     limits: Limits = Limits()
     stop_timeout: float = STOP_TIMEOUT
@@ -130,7 +131,16 @@ class RoomService:
         self._settings = settings or RoomSettings()
         self._clock = clock
         self._duties = Duties()
+        self._questions = Duties()  # not waited for when the service stops
         self._ledger = MediaLedger(storage, node_id=node_id, clock=clock)
+        self._ice_servers = IceServerBook(
+            media,
+            own=self._settings.turn,
+            stun_url=self._settings.stun_url,
+            metrics=metrics,
+            start=self._questions.start,
+            clock=clock,
+        )
         self._closer: Closer | None = None
         shared: MediaShared | None = None
         if media is not None:
@@ -174,6 +184,7 @@ class RoomService:
         except TimeoutError:
             log.warning("rooms not cleaned up in time; the ledger has the rest")
         await self._duties.stop()
+        await self._questions.stop()
         if self._closer is not None:
             await self._closer.__aexit__(kind, error, traceback)
 
@@ -370,8 +381,9 @@ class RoomService:
 
     async def ice_servers(self, caller: Caller, request: IceServers) -> IceServersAck:
         """Return STUN servers and short-lived TURN servers, to whoever is signed in."""
-        servers, expires_at = await self._ice_servers()
-        return IceServersAck(ice_servers=servers, expires_at=None if expires_at is None else int(expires_at * 1000))
+        found = await self._ice_servers.servers_for(caller.identity.client_id)
+        expires_at = None if found.expires_at is None else int(found.expires_at * 1000)
+        return IceServersAck(ice_servers=requests.to_ice_servers(found), expires_at=expires_at)
 
     def others(self, caller: Caller, room_id: str) -> list[ClientId]:
         """Return the other members of a room, for a SIGNAL_MESSAGE to it."""
@@ -469,9 +481,11 @@ class RoomService:
     async def _negotiate_entry(self, member: Membership, request: RoomEntry, present: Iterable[Participant]) -> Entered:
         """Do for a new member what it needs the SFU for, before anybody is told that it comes."""
         media = member.media
+        asking = self._ice_servers.servers_for(member.client_id)
         if media is None:
-            return Entered(ice_servers=self._stun())
-        servers, _ = await asyncio.gather(self._servers_for_entry(), media.open())
+            return Entered(ice_servers=requests.to_ice_servers(await asking))
+        found, _ = await asyncio.gather(asking, media.open())
+        servers = requests.to_ice_servers(found)
         if member.participant.role == "sender":
             published = await media.publish(request.offer_sdp or "", request.tracks or ())
             requests.require_some(published.tracks)
@@ -514,25 +528,3 @@ class RoomService:
             tracks=list(entered.tracks),
             sequence=room.sequence,
         )
-
-    async def _ice_servers(self) -> tuple[list[IceServer], float | None]:
-        if self._media is None:
-            return self._stun(), None
-        found = await self._media.ice_servers()
-        servers = [
-            IceServer(urls=list(server.urls), username=server.username, credential=server.credential)
-            for server in found.servers
-        ]
-        return servers or self._stun(), found.expires_at
-
-    async def _servers_for_entry(self) -> list[IceServer]:
-        """Return ICE servers for a welcome, which is not to fail because TURN is out of order."""
-        try:
-            servers, _ = await self._ice_servers()
-        except SignalManagerError as error:
-            log.warning("no TURN servers", reason=error.message)
-            return self._stun()
-        return servers
-
-    def _stun(self) -> list[IceServer]:
-        return [IceServer(urls=[self._settings.stun_url])] if self._settings.stun_url else []
