@@ -51,9 +51,9 @@ NAME_RULE = "1 to 128 letters, digits or . _ ~ @ + = -, and not '.', '..' or '__
 _NAME = re.compile(NAME_PATTERN)
 
 
-def is_valid_name(name: str) -> bool:
+def is_valid_name(name: object) -> bool:
     """Tell whether `name` may be a client id, room id or track name (docs/protocol.md, "Conversation")."""
-    return _NAME.match(name) is not None
+    return isinstance(name, str) and _NAME.match(name) is not None
 
 
 class Grants(msgspec.Struct, frozen=True, kw_only=True):

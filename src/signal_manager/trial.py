@@ -40,6 +40,7 @@ from signal_manager.config import Config
 from signal_manager.errors import (
     AuthenticationError,
     ConfigurationError,
+    InvalidRequestError,
     MalformedMessageError,
     SignalManagerError,
     UnavailableError,
@@ -204,7 +205,7 @@ class _Trial:
             step.detail = client_id
             try:
                 client = SignalClient(self.url, client_id, token, retry=RetryPolicy(attempts=0))
-            except ValueError as error:
+            except InvalidRequestError as error:
                 raise ConfigurationError(str(error)) from error
             await stack.enter_async_context(client)
             return await stack.enter_async_context(_Peer(client))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from itertools import product
 from typing import Any
@@ -19,6 +19,7 @@ from signal_manager.client import (
     PayloadType,
     SignalClient,
     SignalReceived,
+    ToRoom,
 )
 from signal_manager.errors import (
     AuthenticationError,
@@ -240,13 +241,43 @@ async def test_a_target_that_cannot_exist_is_refused_at_once(alice: SignalClient
         await alice.send_offer(target, {})
 
 
+WRONG: Any = object()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda client: client.send_message(ToRoom("a b"), 1), id="no room's name"),
+        pytest.param(lambda client: client.send_message(WRONG, 1), id="a target that is no text"),
+        pytest.param(lambda client: client.send_message("bob", 1, timeout=WRONG), id="a time that is no number"),
+        pytest.param(lambda client: client.heartbeat(timeout=float("nan")), id="no time at all"),
+        pytest.param(lambda client: client.register(WRONG), id="capabilities that are no list"),
+        pytest.param(lambda client: client.register("webrtc"), id="capabilities that are one text"),
+        pytest.param(lambda client: client.register(None, WRONG), id="metadata that is no object"),
+        pytest.param(lambda client: client.join("r", metadata=WRONG), id="a member's metadata that is no object"),
+        pytest.param(lambda client: client.join("a b"), id="a room's name that cannot be"),
+        pytest.param(lambda client: client.join("r", role=WRONG), id="a role that there is not"),
+        pytest.param(lambda client: client.join("r", role="sender"), id="a sender of nothing"),
+        pytest.param(lambda client: client.join("r", tracks=[WRONG]), id="a track that is none"),
+        pytest.param(lambda client: client.send_offer("bob", "\ud800"), id="text that has no bytes"),
+    ],
+)
+async def test_every_wrong_argument_is_an_invalid_request(
+    alice: SignalClient, call: Callable[[SignalClient], Awaitable[object]]
+) -> None:
+    with pytest.raises(InvalidRequestError):
+        await call(alice)
+
+    assert await alice.heartbeat() >= 0
+
+
 @pytest.mark.parametrize("payload_type", list(PayloadType))
 @pytest.mark.parametrize("ack", [True, False])
-async def test_data_that_cannot_be_written_is_a_type_error(
+async def test_data_that_cannot_be_written_is_refused_at_once(
     service: FakeService, payload_type: PayloadType, ack: bool
 ) -> None:
     async with make_client(service, payload_type=payload_type) as client:
-        with pytest.raises(TypeError):
+        with pytest.raises(InvalidRequestError, match="cannot be written"):
             await client.send_offer("bob", object(), ack=ack)
 
         assert await client.heartbeat() >= 0
@@ -338,13 +369,15 @@ async def test_close_does_not_wait_for_ever_for_a_silent_service(
         ("nonsense", "alice", {}, "ws://"),
         ("ws://", "alice", {}, "ws://"),
         ("ws://host", "a b", {}, "client_id is 'a b'"),
+        ("ws://host", "alice", {"request_timeout": -1}, "request_timeout is -1"),
+        ("ws://host", "alice", {"connect_timeout": "soon"}, "connect_timeout is 'soon'"),
         ("ws://host", "alice", {"framing": Framing.JSON, "payload_type": PayloadType.CBOR}, "payload_type is CBOR"),
     ],
 )
 def test_what_cannot_work_is_refused_when_the_client_is_made(
     url: str, client_id: str, options: dict[str, Any], complaint: str
 ) -> None:
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(InvalidRequestError, match=complaint):
         SignalClient(url, client_id, "token", **options)
 
 
@@ -459,9 +492,12 @@ async def test_leaving_cancels_a_callback_that_is_still_running(service: FakeSer
 def test_there_is_no_callback_for_an_unknown_name() -> None:
     client = make_client("ws://127.0.0.1:1")
     name: Any = "offfer"
+    nothing: Any = None
 
-    with pytest.raises(ValueError, match=r"no event is called 'offfer', expected one of answer, connected"):
+    with pytest.raises(InvalidRequestError, match=r"no event is called 'offfer', expected one of answer, connected"):
         client.on(name, print)
+    with pytest.raises(InvalidRequestError, match="expected a function"):
+        client.on("offer", nothing)
 
 
 async def test_callbacks_see_the_connection_come_and_go(service: FakeService) -> None:

@@ -425,7 +425,10 @@ async def test_after_goaway_the_client_comes_back_when_told(
         clock.advance(seconds)
 
         events = await following(client, 4)
-        assert events[1:3] == [GoingAway("restarting", seconds), Disconnected(1012, "", will_reconnect=True)]
+        assert events[1:3] == [
+            GoingAway("restarting", seconds),
+            Disconnected(1012, "", will_reconnect=True, delay=seconds),
+        ]
         assert isinstance(events[3], Reconnected)
 
 

@@ -239,7 +239,7 @@ async def test_callbacks_get_their_events_and_iteration_the_others(service: Fake
     assert await within(heard.get()) == "bob"
     assert isinstance((await following(room, 1))[0], ParticipantLeft)
     assert room.dropped_events == 0
-    with pytest.raises(ValueError, match="no event is called"):
+    with pytest.raises(InvalidRequestError, match="no event is called"):
         room.on("gone", print)  # type: ignore[call-overload]  # what is tested
 
 

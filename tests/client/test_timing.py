@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from signal_manager.client.timing import Clock, RetryPolicy
+from signal_manager.errors import InvalidRequestError
 
 
 def test_delays_double_up_to_their_maximum() -> None:
@@ -34,7 +35,7 @@ def test_delays_have_full_jitter() -> None:
     "wrong", [{"first_attempts": 0}, {"attempts": -1}, {"base_delay": 0.0}, {"base_delay": 2.0, "max_delay": 1.0}]
 )
 def test_a_policy_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(InvalidRequestError, match="expected"):
         RetryPolicy(**wrong)
 
 

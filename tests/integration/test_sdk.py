@@ -21,11 +21,14 @@ from signal_manager.client import (
     PayloadType,
     Reconnected,
     RetryPolicy,
+    RoomEventReceived,
     SignalClient,
     SignalReceived,
+    ToRoom,
 )
 from signal_manager.config import Config
 from signal_manager.errors import AuthenticationError, NotFoundError
+from signal_manager.protocol.messages import RoomCreate, RoomCreateAck
 from tests.integration.conftest import DEFAULTS, Service
 
 ALICE = ("test_client_1", "test_token_1")
@@ -96,6 +99,46 @@ async def test_clients_with_different_payload_types_understand_each_other(servic
 
         assert (await following(bob, 2))[1] == SignalReceived("test_client_1", "offer", offer)
         assert (await following(alice, 2))[1] == SignalReceived("test_client_2", "message", "text")
+
+
+@pytest.mark.parametrize(("framing", "payload_type"), FORMS)
+async def test_a_message_to_a_room_says_which(service: Service, framing: Framing, payload_type: PayloadType) -> None:
+    """As in the browser SDK; the layouts of BINARY and TEXT alone have no place for the room."""
+    options: dict[str, Any] = {"framing": framing, "payload_type": payload_type}
+    async with (
+        SignalClient(service.url, *ALICE, **options) as alice,
+        SignalClient(service.url, *BOB, **options) as bob,
+        await alice.join("chat", create=True) as room,
+        await bob.join("chat"),
+    ):
+        await following(bob, 1)
+        assert await alice.send_message(ToRoom(room.id), "hello", ack=True) == "delivered"
+        await alice.send_message(bob.client_id, "for you alone")
+        with pytest.raises(NotFoundError):
+            await alice.send_message(ToRoom("elsewhere"), "hello", ack=True)
+
+        heard = await following(bob, 2)
+
+    named = None if payload_type in {PayloadType.BINARY, PayloadType.TEXT} else "chat"
+    texts: list[Any] = ["hello", "for you alone"]
+    if payload_type is PayloadType.BINARY:
+        texts = [text.encode() for text in texts]
+    assert heard == [
+        SignalReceived("test_client_1", "message", texts[0], named),
+        SignalReceived("test_client_1", "message", texts[1]),
+    ]
+
+
+async def test_room_events_come_to_callbacks_in_the_protocols_words(service: Service) -> None:
+    """For whoever joins with `request`; the application that iterates has `Room` and does not see them."""
+    async with SignalClient(service.url, *ALICE) as alice, SignalClient(service.url, *BOB) as bob:
+        heard: asyncio.Queue[RoomEventReceived] = asyncio.Queue()
+        alice.on("room_event", heard.put)
+        await alice.request(RoomCreate(room_id="raw", role="receiver"), RoomCreateAck)
+        async with await bob.join("raw"), asyncio.timeout(5):
+            event = (await heard.get()).event
+
+    assert (event.event, event.room_id) == ("participant_joined", "raw")
 
 
 async def test_a_thousand_messages_arrive_in_order(service: Service) -> None:

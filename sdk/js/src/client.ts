@@ -27,19 +27,8 @@ import {
 } from "./messages.js";
 import { NAME_RULE, isValidName } from "./payload.js";
 import { Room, type JoinOptions } from "./room.js";
+import { completeRetry, type RetryOptions } from "./retry.js";
 import { Session, type Encoded } from "./session.js";
-
-/** When and how often a client tries again. Times are in ms. */
-export interface RetryOptions {
-  /** How often a lost connection is tried again before the client ends; default: until `close`. 0 is never. */
-  attempts?: number;
-  /** The upper end of the first delay; default 500. */
-  baseDelay?: number;
-  /** The upper end of every delay; default 10,000: somebody sits in front of a browser and waits. */
-  maxDelay?: number;
-  /** Returns a number from 0 up to 1; default `Math.random`. */
-  random?: () => number;
-}
 
 /** What a `SignalClient` may be told beside its name and token. Times are in ms. */
 export interface ClientOptions {
@@ -110,6 +99,20 @@ export interface ClientEvents {
   error: { error: SignalManagerError; target?: string | undefined };
 }
 
+const CLIENT_EVENTS: Record<keyof ClientEvents, true> = {
+  connected: true,
+  disconnected: true,
+  reconnected: true,
+  "going-away": true,
+  offer: true,
+  answer: true,
+  "ice-candidate": true,
+  message: true,
+  "room-event": true,
+  closed: true,
+  error: true,
+};
+
 /** The requests that are answered by a message of their own; CONNECT is the client's. */
 export type RequestType = Exclude<
   { [T in MessageType]: `${T}_ACK` extends MessageType ? T : never }[MessageType],
@@ -133,6 +136,9 @@ const REMEMBERED_TARGETS = 1024;
 
 // In ms; a service that names more does not know when it will be back.
 const MAX_GOAWAY_DELAY = 60_000;
+
+// In ms; a timer that is set to more fires at once (HTML, "timers").
+const MAX_TIME = 2 ** 31 - 1;
 
 /** A call that waits for a connection or for its reply. */
 interface Pending {
@@ -193,7 +199,7 @@ export class SignalClient extends Emitter<ClientEvents> {
    * @throws InvalidRequestError the URL, the name or an option cannot work.
    */
   constructor(url: string, clientId: string, token: string, options: ClientOptions = {}) {
-    super();
+    super(CLIENT_EVENTS);
     const framing = options.framing ?? "v2";
     const WebSocket = options.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
     if (!/^wss?:\/\/[^/]/.test(url)) throw new InvalidRequestError("expected a URL such as wss://host/ws");
@@ -201,8 +207,10 @@ export class SignalClient extends Emitter<ClientEvents> {
     if (!(framing in SUBPROTOCOLS)) throw new InvalidRequestError(`framing is ${framing}, expected v1, v2 or json`);
     if (!WebSocket) throw new InvalidRequestError("there is no global WebSocket here: pass one as an option");
     this.clientId = clientId;
+    checkTime(options.connectTimeout ?? 0, "connectTimeout");
+    checkTime(options.requestTimeout ?? 0, "requestTimeout");
     this.#requestTimeout = options.requestTimeout ?? 10_000;
-    this.#retry = { attempts: Infinity, baseDelay: 500, maxDelay: 10_000, random: Math.random, ...options.retry };
+    this.#retry = completeRetry(options.retry, { attempts: Infinity, maxDelay: 10_000 });
     this.#settings = {
       url,
       framing,
@@ -289,7 +297,7 @@ export class SignalClient extends Emitter<ClientEvents> {
    * @param target a client, or `{ roomId }` for all other members of a room that this client is in.
    */
   sendMessage(target: string | { roomId: string }, data: unknown, options?: SignalOptions): Promise<SignalStatus> {
-    const to = typeof target === "string" ? { target_client_id: target } : { room_id: target.roomId };
+    const to = typeof target === "object" ? { room_id: target.roomId } : { target_client_id: target };
     return this.#signal("SIGNAL_MESSAGE", to, data, options);
   }
 
@@ -351,6 +359,7 @@ export class SignalClient extends Emitter<ClientEvents> {
   ): Promise<JsonObject> {
     signal?.throwIfAborted();
     if (this.#state === "new" || this.#state === "closing" || this.#state === "ended") throw this.#copyOfError();
+    checkTime(timeout, "timeout");
     if (this.#pending.size >= MAX_PENDING) throw new RateLimitedError(`${MAX_PENDING} calls wait already`);
     const id = makeId();
     const data = encode(this.#settings.framing, type, id, fields);
@@ -516,6 +525,10 @@ export class SignalClient extends Emitter<ClientEvents> {
     const { code, details, retryable, message } = this.#error;
     return errorFromWire(message, { code, details, retryable });
   }
+}
+
+function checkTime(ms: number, name: string): void {
+  if (!(ms >= 0 && ms <= MAX_TIME)) throw new InvalidRequestError(`${name} is ${ms}, expected ms up to ${MAX_TIME}`);
 }
 
 function tooLate(pending: Pending, timeout: number): SignalManagerError {

@@ -65,7 +65,7 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
   readonly #subscriptions: Unsubscribe[];
 
   constructor(client: SignalClient, options: DirectOptions = {}) {
-    super();
+    super({ incoming: true });
     this.#client = client;
     this.#options = options;
     this.#subscriptions = [
@@ -167,7 +167,7 @@ export class DirectCall extends Emitter<CallEvents> {
 
   /** @internal */
   constructor(client: SignalClient, peerId: string, id: string, options: DirectOptions, onOver: () => void) {
-    super();
+    super({ track: true, state: true, error: true, closed: true });
     this.peerId = peerId;
     this.#id = id;
     this.#client = client;

@@ -1,19 +1,34 @@
 /** Typed events, the one way in which the SDK's objects tell an application what happens. */
 
+import { InvalidRequestError } from "./errors.js";
+
 /** Takes a listener away again; calling it twice does nothing more. */
 export type Unsubscribe = () => void;
 
 /** Something with events: `Events` names them, each with the type of the value that its listeners get. */
 export class Emitter<Events extends object> {
   readonly #listeners = new Map<keyof Events, Set<(value: never) => unknown>>();
+  readonly #names: Readonly<Record<keyof Events, true>>;
+
+  /** @param names the events that there are. */
+  constructor(names: Readonly<Record<keyof Events, true>>) {
+    this.#names = names;
+  }
 
   /**
    * Call `listener` for every event of one name, in the order in which listeners were added.
    *
    * Listeners are called one after another before anything else happens; nobody waits for what an `async` one returns.
    * What a listener throws is reported as an uncaught error and keeps nobody else from the event.
+   *
+   * @throws InvalidRequestError there is no event of that name, or the listener is no function.
    */
   on<Name extends keyof Events>(event: Name, listener: (value: Events[Name]) => unknown): Unsubscribe {
+    if (!Object.hasOwn(this.#names, event)) {
+      const names = Object.keys(this.#names).join(", ");
+      throw new InvalidRequestError(`no event is called ${String(event)}, expected one of ${names}`);
+    }
+    if (typeof listener !== "function") throw new InvalidRequestError("a listener is a function");
     const listeners = this.#listeners.get(event) ?? new Set();
     this.#listeners.set(event, listeners);
     // Wrapped, so that a function that is added twice is called twice and taken away once.

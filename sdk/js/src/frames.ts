@@ -52,9 +52,8 @@ function formatId(bytes: Uint8Array): string {
  *
  * @param id A UUID, as `makeId` returns it.
  * @returns text for json, else bytes.
- * @throws InvalidRequestError a field is missing or of the wrong type.
+ * @throws InvalidRequestError a field is missing or of the wrong type, or the data has no JSON form (a cycle, a bigint).
  * @throws TooLargeError the payload does not fit the framing.
- * @throws TypeError the data has no JSON form (a cycle, a bigint).
  */
 export function encode<T extends MessageType>(
   framing: Framing,

@@ -6,7 +6,6 @@ export {
   type ClientEvents,
   type ClientOptions,
   type RequestType,
-  type RetryOptions,
   type SignalOptions,
   type SignalReceived,
   type SignalStatus,
@@ -20,4 +19,5 @@ export type { PeerConnectionConstructor } from "./media.js";
 export type { MemberEvents, Participant, RemoteTrack, TrackEvent } from "./members.js";
 export type { Fields, IceServer, JsonObject, TrackKind } from "./messages.js";
 export { isValidName } from "./payload.js";
+export type { RetryOptions } from "./retry.js";
 export { Room, type JoinOptions, type RoomEvents } from "./room.js";

@@ -353,8 +353,8 @@ export function writePayload(type: MessageType, fields: unknown): string {
     }
     return JSON.stringify(payload);
   } catch (error) {
-    if (error instanceof MalformedMessageError) throw new InvalidRequestError(error.message);
-    throw error;
+    // A field that is wrong, or data without a JSON form: a cycle, a bigint.
+    throw error instanceof InvalidRequestError ? error : new InvalidRequestError((error as Error).message);
   }
 }
 

@@ -32,6 +32,7 @@ import type {
 } from "./messages.js";
 import { MAX_ITEMS, NAME_RULE, isValidName } from "./payload.js";
 import { Publication, Publications } from "./publications.js";
+import { completeRetry, type RetryOptions } from "./retry.js";
 
 /** How to join a room. */
 export interface JoinOptions {
@@ -47,6 +48,8 @@ export interface JoinOptions {
   maxParticipants?: number | undefined;
   /** Whether to receive every track of the others without being asked; default true. With false, see `Room.pull`. */
   autoPull?: boolean | undefined;
+  /** When and how often in a row to join again where media was lost; default: for about a minute. */
+  retry?: RetryOptions | undefined;
   /** Gives joining up. */
   signal?: AbortSignal | undefined;
   /** In place of the global `RTCPeerConnection`. */
@@ -64,14 +67,27 @@ export interface RoomEvents extends MemberEvents {
   closed: { reason: string; error?: Error | undefined };
 }
 
+const ROOM_EVENTS: Record<keyof RoomEvents, true> = {
+  "participant-joined": true,
+  "participant-left": true,
+  "participant-changed": true,
+  "participant-away": true,
+  "participant-back": true,
+  track: true,
+  "track-removed": true,
+  reconnecting: true,
+  reconnected: true,
+  error: true,
+  closed: true,
+};
+
 // How often one track is tried before it is given up.
 const MAX_ATTEMPTS = 3;
 
 // Media sessions lost, or not even had, in a row before the room is given up: with the delays below, in about a minute.
 const MAX_FAILURES = 10;
 
-// The first and the longest delay between two media sessions, in ms; the real ones are random below these.
-const BASE_DELAY = 500;
+// The longest delay between two media sessions, in ms; the real ones are random below it.
 const MAX_DELAY = 30_000;
 
 // The service, or the SFU behind it, has lost the media session or never had it ready: only a new one helps.
@@ -108,11 +124,13 @@ export class Room extends Emitter<RoomEvents> {
   readonly id: string;
   readonly #client: SignalClient;
   readonly #options: JoinOptions;
+  readonly #retry: Required<RetryOptions>;
   readonly #members: Members;
   readonly #publications = new Publications();
   readonly #subscriptions: Unsubscribe[];
   readonly #ending = new AbortController();
   #entry: Entry | null = null;
+  #hasMedia = false;
   #isWorking = false;
   #isResyncing = false;
   #sequence = 0; // of the last change that `participants` shows
@@ -122,10 +140,11 @@ export class Room extends Emitter<RoomEvents> {
   #resume: (() => void) | undefined; // ends a pause early
 
   private constructor(client: SignalClient, roomId: string, options: JoinOptions) {
-    super();
+    super(ROOM_EVENTS);
     this.id = roomId;
     this.#client = client;
     this.#options = options;
+    this.#retry = completeRetry(options.retry, { attempts: MAX_FAILURES, maxDelay: MAX_DELAY });
     this.#members = new Members(client.clientId, options.autoPull ?? true, {
       emit: (event, value) => this.emit(event, value as never),
       onStale: (mid) => this.#entry?.stale.push(mid),
@@ -141,6 +160,9 @@ export class Room extends Emitter<RoomEvents> {
   static async join(client: SignalClient, roomId: string, options: JoinOptions = {}): Promise<Room> {
     const { stream, signal } = options;
     if (!isValidName(roomId)) throw new InvalidRequestError(`roomId is ${roomId}, expected ${NAME_RULE}`);
+    if (!["sender", "receiver", undefined].includes(options.role)) {
+      throw new InvalidRequestError(`role is ${options.role}, expected sender or receiver`);
+    }
     if (options.role === "sender" && stream === undefined) {
       throw new InvalidRequestError("a sender joins with what it sends: pass a `stream`");
     }
@@ -171,6 +193,11 @@ export class Room extends Emitter<RoomEvents> {
   get state(): "joined" | "reconnecting" | "closed" {
     if (this.#isClosed) return "closed";
     return this.#entry === null ? "reconnecting" : "joined";
+  }
+
+  /** Whether there is an SFU behind the room, as far as is known; without one only signals can be sent. */
+  get hasMedia(): boolean {
+    return this.#hasMedia;
   }
 
   /**
@@ -317,6 +344,7 @@ export class Room extends Emitter<RoomEvents> {
     const offer = ack.offer_sdp === undefined ? null : { sdp: ack.offer_sdp, tracks: ack.tracks };
     const entry: Entry = { media, offer, stale: [] };
     this.#entry = entry;
+    this.#hasMedia = media !== null;
     this.#showState(ack.participants, ack.sequence);
     if (this.#newest > this.#sequence) void this.#resync(entry);
   }
@@ -377,7 +405,7 @@ export class Room extends Emitter<RoomEvents> {
   /** Count one more failure in a row, until it is one too many. */
   #fail(error: Error): void {
     this.#failures += 1;
-    if (this.#failures >= MAX_FAILURES) this.#close("the room cannot be joined again", error);
+    if (this.#failures >= this.#retry.attempts) this.#close("the room cannot be joined again", error);
   }
 
   /** Forget the failures once nothing is left to do and media flows: each alone may go wrong again and again. */
@@ -388,7 +416,8 @@ export class Room extends Emitter<RoomEvents> {
 
   /** Wait for a random time, the longer the more went wrong before; the end of the room ends it early. */
   #pause(failures: number): Promise<void> {
-    const ms = Math.random() * Math.min(MAX_DELAY, BASE_DELAY * 2 ** failures);
+    const { baseDelay, maxDelay, random } = this.#retry;
+    const ms = random() * Math.min(maxDelay, baseDelay * 2 ** failures);
     return new Promise((resolve) => {
       const timer = setTimeout(resolve, ms);
       this.#resume = () => {

@@ -511,3 +511,36 @@ test("a refusal in the service's own name is not tried again as if it were a net
   await assert.rejects(client.connect(), ForbiddenError);
   service.door = open;
 });
+
+for (const [what, call] of [
+  ["a name that cannot be", (client) => client.sendMessage("a b", 1)],
+  ["a room's name that cannot be", (client) => client.sendMessage({ roomId: "a b" }, 1)],
+  ["no target", (client) => client.sendMessage(undefined as never, 1)],
+  ["a time that is none", (client) => client.sendMessage("bob", 1, { timeout: NaN })],
+  ["a time beyond every timer", (client) => client.heartbeat({ timeout: Infinity })],
+  ["metadata that is no object", (client) => client.register({ metadata: 5 as never })],
+  ["data without a JSON form", (client) => client.sendOffer("bob", 1n)],
+  ["an event that there is not", async (client) => client.on("offfer" as "offer", () => undefined)],
+  ["a listener that is none", async (client) => client.on("offer", null as never)],
+  ["a room that cannot be", (client) => client.join("a b")],
+  ["a role that there is not", (client) => client.join("r", { role: "spy" as "sender" })],
+  ["a sender of nothing", (client) => client.join("r", { role: "sender" })],
+  ["a room's delays that cannot be", (client) => client.join("r", { retry: { baseDelay: 0 } })],
+] as [string, (client: SignalClient) => Promise<unknown>][]) {
+  test(`a wrong argument is an InvalidRequestError: ${what}`, async () => {
+    const [client] = await connect();
+
+    await assert.rejects(call(client), InvalidRequestError);
+  });
+}
+
+test("times and delays that cannot be are refused when the client is made", () => {
+  for (const options of [
+    { connectTimeout: -1 },
+    { requestTimeout: Number.NaN },
+    { retry: { attempts: -1 } },
+    { retry: { baseDelay: 2, maxDelay: 1 } },
+  ]) {
+    assert.throws(() => makeClient(options), InvalidRequestError);
+  }
+});

@@ -6,6 +6,10 @@ import { test } from "node:test";
 import { Emitter } from "../src/emitter.js";
 
 class Bell extends Emitter<{ ring: number }> {
+  constructor() {
+    super({ ring: true });
+  }
+
   ring(times: number): void {
     this.emit("ring", times);
   }

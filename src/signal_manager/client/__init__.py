@@ -12,8 +12,10 @@ from signal_manager.client.events import (
     Event,
     GoingAway,
     Reconnected,
+    RoomEventReceived,
     SignalKind,
     SignalReceived,
+    ToRoom,
 )
 from signal_manager.client.room import Room
 from signal_manager.client.room_events import (
@@ -57,12 +59,14 @@ __all__ = [
     "RetryPolicy",
     "Room",
     "RoomClosed",
+    "RoomEventReceived",
     "RoomHappening",
     "RoomReconnected",
     "RoomReconnecting",
     "SignalClient",
     "SignalKind",
     "SignalReceived",
+    "ToRoom",
     "TrackAdded",
     "TrackFailed",
     "TrackRemoved",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Generic, Protocol, TypeVar
 
 from signal_manager.client.events import EVENT_NAMES, EventQueue
+from signal_manager.errors import InvalidRequestError
 
 __all__ = ["Callbacks"]
 
@@ -40,10 +41,13 @@ class Callbacks(Generic[Happening]):
         """Register a callback; return a function that takes it away again.
 
         Raises:
-            ValueError: there is no event of that name.
+            InvalidRequestError: there is no event of that name, or what is to be called cannot be.
         """
         if name not in self._names:
-            raise ValueError(f"no event is called {name!r}, expected one of {', '.join(sorted(self._names))}")
+            expected = ", ".join(sorted(self._names))
+            raise InvalidRequestError(f"no event is called {name!r}, expected one of {expected}")
+        if not callable(callback):
+            raise InvalidRequestError(f"a callback is {type(callback).__name__}, expected a function")
         callbacks = self._by_name.setdefault(name, [])
         callbacks.append(callback)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overlo
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from signal_manager.client.arguments import a_name, a_time_limit, an_object, texts
 from signal_manager.client.callbacks import Callbacks
 from signal_manager.client.events import (
     Connected,
@@ -24,8 +25,10 @@ from signal_manager.client.events import (
     EventQueue,
     GoingAway,
     Reconnected,
+    RoomEventReceived,
     SignalKind,
     SignalReceived,
+    ToRoom,
 )
 from signal_manager.client.link import Link
 from signal_manager.client.room import Room
@@ -36,7 +39,6 @@ from signal_manager.errors import (
     UnavailableError,
     error_from_wire,
 )
-from signal_manager.model import NAME_RULE, is_valid_name
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import (
     PROTOCOL_VERSION,
@@ -136,7 +138,8 @@ class SignalClient:
         clock: where time comes from.
 
     Raises:
-        ValueError: the URL, the client id or the combination of framing and payload type cannot work.
+        InvalidRequestError: the URL, the client id, a time limit or the combination of framing and payload type cannot
+            work.
     """
 
     def __init__(
@@ -156,20 +159,20 @@ class SignalClient:
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-            raise ValueError("expected a URL such as ws://127.0.0.1:8080 or wss://host/ws")
-        if not is_valid_name(client_id):
-            raise ValueError(f"client_id is {client_id!r}, expected {NAME_RULE}")
+            raise InvalidRequestError("expected a URL such as ws://127.0.0.1:8080 or wss://host/ws")
         if framing is Framing.JSON and payload_type is not PayloadType.JSON:
-            raise ValueError(f"payload_type is {payload_type.name}, expected JSON: JSON framing carries nothing else")
-        self.client_id = client_id
-        self._request_timeout = request_timeout
+            raise InvalidRequestError(
+                f"payload_type is {payload_type.name}, expected JSON: JSON framing carries nothing else"
+            )
+        self.client_id = a_name(client_id, "client_id")
+        self._request_timeout = a_time_limit(request_timeout, "request_timeout")
         self._clock = clock or Clock()
         self._link = Link(
             url=url,
             connect=_make_connect(client_id, token, payload_type, resumable=resumable),
             framing=framing,
             payload_type=payload_type,
-            connect_timeout=connect_timeout,
+            connect_timeout=a_time_limit(connect_timeout, "connect_timeout"),
             retry=retry or RetryPolicy(),
             ssl_context=ssl_context,
             clock=self._clock,
@@ -284,7 +287,7 @@ class SignalClient:
         Raises:
             NotFoundError: with `ack`, no such client.
             TooLargeError: it does not fit the framing; `Framing.V2` carries 4 GiB, V1 64 KiB.
-            TypeError: `data` cannot be written in this payload type.
+            InvalidRequestError: the target cannot be, or `data` cannot be written in this payload type.
         """
         return await self._signal(SignalOffer(target_client_id=target, signal_data=data, ack=ack), timeout)
 
@@ -302,9 +305,22 @@ class SignalClient:
         """
         return await self._signal(SignalIceCandidate(target_client_id=target, signal_data=data, ack=ack), timeout)
 
-    async def send_message(self, target: str, data: Any, *, ack: bool = False, timeout: float | None = None) -> str:
-        """Send application data to another client; see `send_offer`."""
-        return await self._signal(SignalMessage(target_client_id=target, signal_data=data, ack=ack), timeout)
+    async def send_message(
+        self, target: str | ToRoom, data: Any, *, ack: bool = False, timeout: float | None = None
+    ) -> str:
+        """Send application data to another client, or to all other members of a room; see `send_offer`.
+
+        Args:
+            target: a client's id, or `ToRoom("demo")` for a room that this client is in.
+            data: any JSON value or bytes.
+            ack: as in `send_offer`; for a room "delivered" says that at least one member got it.
+            timeout: seconds in place of `request_timeout`.
+        """
+        if isinstance(target, ToRoom):
+            message = SignalMessage(room_id=target.room_id, signal_data=data, ack=ack)
+        else:
+            message = SignalMessage(target_client_id=target, signal_data=data, ack=ack)
+        return await self._signal(message, timeout)
 
     # Rooms
 
@@ -392,10 +408,7 @@ class SignalClient:
             metadata: any JSON object.
             timeout: seconds in place of `request_timeout`.
         """
-        message = Register(
-            capabilities=None if capabilities is None else list(capabilities),
-            metadata=None if metadata is None else dict(metadata),
-        )
+        message = Register(capabilities=texts(capabilities, "capabilities"), metadata=an_object(metadata, "metadata"))
         await self._request(message, RegisterAck, timeout)
 
     async def unregister(self, *, timeout: float | None = None) -> None:
@@ -428,6 +441,8 @@ class SignalClient:
     @overload
     def on(self, name: Literal["reconnected"], callback: Callback[Reconnected]) -> Callable[[], None]: ...
     @overload
+    def on(self, name: Literal["room_event"], callback: Callback[RoomEventReceived]) -> Callable[[], None]: ...
+    @overload
     def on(self, name: Literal["error"], callback: Callback[ErrorReceived]) -> Callable[[], None]: ...
     @overload
     def on(self, name: Literal["going_away"], callback: Callback[GoingAway]) -> Callable[[], None]: ...
@@ -439,27 +454,26 @@ class SignalClient:
         Register before connecting to see `connected` too.
 
         Args:
-            name: "offer", "answer", "ice_candidate", "message", "connected", "disconnected", "reconnected", "error" or
-                "going_away".
+            name: "offer", "answer", "ice_candidate", "message", "connected", "disconnected", "reconnected",
+                "room_event", "error" or "going_away".
             callback: a function or coroutine function of one event.
 
         Returns:
             a function that takes the callback away again.
 
         Raises:
-            ValueError: there is no event of that name.
+            InvalidRequestError: there is no event of that name.
         """
         return self._callbacks.add(name, callback)
 
     # Sending
 
     async def _signal(self, signal: Signal, timeout: float | None) -> str:
-        target = signal.target_client_id
-        if target is None or not is_valid_name(target):
-            raise InvalidRequestError(f"target is {target!r}, expected {NAME_RULE}")
+        room_id = signal.room_id if isinstance(signal, SignalMessage) else None
+        target = a_name(signal.target_client_id if room_id is None else room_id, "target")
         if signal.ack:
             return (await self._request(signal, SignalAck, timeout)).status
-        limit = self._request_timeout if timeout is None else timeout
+        limit = self._limit(timeout)
         try:
             async with asyncio.timeout(limit):
                 connection = await self._link.ready()
@@ -473,7 +487,7 @@ class SignalClient:
         return "sent"
 
     async def _request(self, message: Message, expected: type[Reply], timeout: float | None) -> Reply:
-        limit = self._request_timeout if timeout is None else timeout
+        limit = self._limit(timeout)
         connection = None
         try:
             async with asyncio.timeout(limit):
@@ -484,6 +498,9 @@ class SignalClient:
                 raise self._unavailable(limit) from None
             raise TooLateError(f"expected {expected.__name__} within {limit} s, none came") from None
 
+    def _limit(self, timeout: float | None) -> float:
+        return self._request_timeout if timeout is None else a_time_limit(timeout, "timeout")
+
     def _unavailable(self, limit: float) -> UnavailableError:
         return UnavailableError(f"no connection that takes a message within {limit} s; nothing was sent")
 
@@ -492,10 +509,15 @@ class SignalClient:
     def _receive(self, message_id: bytes, message: Message) -> None:
         match message:
             case Signal() if message.sender_client_id is not None:
-                self._emit(SignalReceived(message.sender_client_id, _KIND_OF[type(message)], message.signal_data))
+                room_id = message.room_id if isinstance(message, SignalMessage) else None
+                kind = _KIND_OF[type(message)]
+                self._emit(SignalReceived(message.sender_client_id, kind, message.signal_data, room_id))
             case RoomEvent():
                 for room in tuple(self._rooms):
                     room.hear(message)
+                event = RoomEventReceived(message)
+                if self._callbacks.wants(event):
+                    self._callbacks.queue.put(event)
             case ErrorMessage():
                 error = error_from_wire(message.error_code, message.error_message, message.details)
                 self._emit(ErrorReceived(error, self._targets.pop(message_id, None)))

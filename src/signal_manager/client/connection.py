@@ -191,12 +191,16 @@ class Connection(WSListener):
         """Write one message.
 
         Raises:
+            InvalidRequestError: it has no form in this payload type.
             TooLargeError: it does not fit the framing.
             UnavailableError: the connection has ended.
         """
         if self._transport is None or self._is_closed:
             raise self._closed.error()
-        payload_type, payload = encode_payload(message, self._payload_type, Shape.PLAIN, sent_by=Peer.CLIENT)
+        try:
+            payload_type, payload = encode_payload(message, self._payload_type, Shape.PLAIN, sent_by=Peer.CLIENT)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InvalidRequestError(f"this cannot be written as {self._payload_type.name}: {error}") from error
         message_type = spec_of(message).message_type
         frame = encode_frame(self._framing, message_type, message_id, payload_type, payload)
         if message_type not in UNCOUNTED and self._exchange.journal is not None:

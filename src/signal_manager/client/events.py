@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from signal_manager.errors import SignalManagerError
+from signal_manager.protocol.messages import RoomEvent
 
 __all__ = [
     "EVENT_NAMES",
@@ -24,8 +25,10 @@ __all__ = [
     "EventQueue",
     "GoingAway",
     "Reconnected",
+    "RoomEventReceived",
     "SignalKind",
     "SignalReceived",
+    "ToRoom",
 ]
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,9 @@ logger = logging.getLogger(__name__)
 EVENT_QUEUE_SIZE = 4096
 
 SignalKind: TypeAlias = Literal["offer", "answer", "ice_candidate", "message"]
-EventName: TypeAlias = Literal[SignalKind, "connected", "disconnected", "reconnected", "error", "going_away"]
+EventName: TypeAlias = Literal[
+    SignalKind, "connected", "disconnected", "reconnected", "room_event", "error", "going_away"
+]
 EVENT_NAMES: frozenset[str] = frozenset(get_args(EventName))
 
 Queued = TypeVar("Queued")
@@ -50,16 +55,41 @@ class SignalReceived:
         kind: "offer", "answer", "ice_candidate" or "message".
         data: what the sender passed to `send_…`: a JSON value, or bytes where the two payload types carry them
             (docs/protocol.md, "Between encodings").
+        room_id: the room that a message was sent to; None for one to this client alone. A client with BINARY or TEXT,
+            whose layouts have no place for it, is never told.
     """
 
     sender: str
     kind: SignalKind
     data: Any
+    room_id: str | None = None
 
     @property
     def name(self) -> EventName:
         """The name that `SignalClient.on` knows this event by: its kind."""
         return self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class ToRoom:
+    """In place of a client id: all other members of a room that the sender is in."""
+
+    room_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomEventReceived:
+    """A room that this client is in changed, in the protocol's own words; `Room` understands these.
+
+    It comes to callbacks only, and is never iterated: who has a `Room` has no use for it.
+    """
+
+    event: RoomEvent
+
+    @property
+    def name(self) -> EventName:
+        """The name that `SignalClient.on` knows this event by."""
+        return "room_event"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +113,13 @@ class Disconnected:
         reason: one line for a person.
         will_reconnect: whether the client is trying again. When it gives up later, this event comes a second time
             with False; after False there are no more events.
+        delay: seconds until it tries.
     """
 
     code: int
     reason: str
     will_reconnect: bool
+    delay: float = 0.0
 
     @property
     def name(self) -> EventName:
@@ -148,7 +180,9 @@ class GoingAway:
         return "going_away"
 
 
-Event: TypeAlias = SignalReceived | Connected | Disconnected | Reconnected | ErrorReceived | GoingAway
+Event: TypeAlias = (
+    SignalReceived | Connected | Disconnected | Reconnected | RoomEventReceived | ErrorReceived | GoingAway
+)
 
 
 class EventQueue(Generic[Queued]):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from signal_manager.client.publications import Publication, Publications
@@ -63,7 +63,7 @@ class Joining:
         room_id: str,
         *,
         role: Literal["sender", "receiver"] | None,
-        metadata: Mapping[str, Any] | None,
+        metadata: dict[str, Any] | None,
         max_participants: int | None,
         publications: Publications,
         open_media: Callable[[list[IceServer]], MediaSession],
@@ -72,7 +72,7 @@ class Joining:
         self._client = client
         self._room_id = room_id
         self._role = role
-        self._metadata = None if metadata is None else dict(metadata)
+        self._metadata = metadata
         self._max_participants = max_participants
         self._publications = publications
         self._open_media = open_media

@@ -209,8 +209,8 @@ class Link:
                     self._failures = 0
                 if not closed.may_reconnect or self._retry.attempts == 0:
                     raise closed.error()
-                self._on_event(Disconnected(closed.code, closed.reason, will_reconnect=True))
                 delay = self._first_delay() if self._dialed is None else 0.0
+                self._on_event(Disconnected(closed.code, closed.reason, will_reconnect=True, delay=delay))
                 connection = await self._establish(attempts=self._retry.attempts, delay=delay)
         except SignalManagerError as error:
             self._give_up(closed.code, error)

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from signal_manager.client.arguments import a_name
 from signal_manager.client.room_events import TrackKind
 from signal_manager.errors import InvalidRequestError, SignalManagerError, error_from_wire
-from signal_manager.model import NAME_RULE, is_valid_name
 from signal_manager.protocol.messages import TrackResult
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ class Publications:
             raise InvalidRequestError("a track is published already, expected new ones")
         wanted = [f"{prefix}-{track.kind}" if prefix else track.kind for track in tracks]
         for name in wanted:
-            if not is_valid_name(name):
-                raise InvalidRequestError(f"a track's name is {name!r}, expected {NAME_RULE}")
+            a_name(name, "a track's name")
         added = []
         for name, track in zip(wanted, tracks, strict=True):
             added.append(Publication(self._free_name(name), track))

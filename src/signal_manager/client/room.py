@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
 
+from signal_manager.client.arguments import a_name, an_object
 from signal_manager.client.callbacks import Callbacks
 from signal_manager.client.events import Disconnected, Event, EventQueue, Reconnected
 from signal_manager.client.joining import Joining
@@ -45,7 +46,6 @@ from signal_manager.errors import (
     SignalManagerError,
     UnavailableError,
 )
-from signal_manager.model import NAME_RULE, is_valid_name
 from signal_manager.protocol.messages import (
     IceServer,
     RoomAck,
@@ -104,9 +104,7 @@ class Room:
         auto_pull: bool,
         retry: RetryPolicy | None,
     ) -> None:
-        if not is_valid_name(room_id):
-            raise InvalidRequestError(f"room_id is {room_id!r}, expected {NAME_RULE}")
-        self.id = room_id
+        self.id = a_name(room_id, "room_id")
         self._client = client
         self._role = role
         self._patience = Patience(retry or RetryPolicy(attempts=MAX_FAILURES))
@@ -116,7 +114,7 @@ class Room:
             client,
             room_id,
             role=role,
-            metadata=metadata,
+            metadata=an_object(metadata, "metadata"),
             max_participants=max_participants,
             publications=self._publications,
             open_media=self._open_media,
@@ -277,7 +275,7 @@ class Room:
         """Call back for every event of one name, as `SignalClient.on` does; return what takes the callback away.
 
         Raises:
-            ValueError: there is no event of that name.
+            InvalidRequestError: there is no event of that name.
         """
         return self._callbacks.add(name, callback)
 
@@ -285,6 +283,8 @@ class Room:
 
     async def enter(self, tracks: Sequence[MediaStreamTrack], *, create: bool) -> None:
         """Join for the first time; `SignalClient.join` is the way to call this."""
+        if self._role not in {None, "sender", "receiver"}:
+            raise InvalidRequestError(f"role is {self._role!r}, expected sender or receiver")
         if self._role == "sender" and not tracks:
             raise InvalidRequestError("a sender joins with what it sends, expected tracks")
         if tracks:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from signal_manager.errors import InvalidRequestError
+
 __all__ = ["Clock", "Patience", "RetryPolicy"]
 
 # 2**32 times any base delay is past every `max_delay`; larger powers only risk an overflow.
@@ -54,11 +56,13 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.first_attempts is not None and self.first_attempts < 1:
-            raise ValueError(f"first_attempts is {self.first_attempts}, expected at least 1 or None")
+            raise InvalidRequestError(f"first_attempts is {self.first_attempts}, expected at least 1 or None")
         if self.attempts is not None and self.attempts < 0:
-            raise ValueError(f"attempts is {self.attempts}, expected at least 0 or None")
+            raise InvalidRequestError(f"attempts is {self.attempts}, expected at least 0 or None")
         if not 0 < self.base_delay <= self.max_delay:
-            raise ValueError(f"expected 0 < base_delay <= max_delay, got {self.base_delay} and {self.max_delay}")
+            raise InvalidRequestError(
+                f"expected 0 < base_delay <= max_delay, got {self.base_delay} and {self.max_delay}"
+            )
 
     def delay(self, failures: int) -> float:
         """Return the seconds to wait after `failures` failures in a row."""

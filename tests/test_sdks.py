@@ -1,0 +1,112 @@
+"""Both SDKs have the same verbs, options, events and errors, or docs/sdks.md says why not."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from signal_manager import errors
+from signal_manager.client import RetryPolicy, Room, SignalClient, SignalReceived
+from signal_manager.client.events import EVENT_NAMES
+from signal_manager.client.room_events import ROOM_EVENT_NAMES
+from signal_manager.errors import SignalManagerError
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "sdks.md").read_text(encoding="utf-8")
+
+# What the client and its rooms say to each other.
+INTERNAL = {"forget_room", "enter", "hear", "hear_of_link", "end"}
+
+
+def source(module: str) -> str:
+    return (ROOT / "sdk" / "js" / "src" / f"{module}.ts").read_text(encoding="utf-8")
+
+
+def body(text: str, head: str) -> str:
+    match = re.search(rf"^export (?:class|interface) {head}\b[^\n]*\{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL)
+    assert match, head
+    return match[1]
+
+
+def members(module: str, name: str) -> set[str]:
+    """Return the public methods, getters and fields of a class of the browser SDK."""
+    text = body(source(module), name)
+    without_internal = re.sub(r"/\*\*(?:(?!\*/).)*@internal \*/\n[^\n]*", "", text, flags=re.DOTALL)
+    found = re.findall(r"^  (?:(?:readonly|get|async) )*([a-zA-Z]\w*)[<(:;]", without_internal, re.MULTILINE)
+    return set(found) - {"constructor"}
+
+
+def fields(module: str, name: str) -> set[str]:
+    return set(re.findall(r'^  "?([a-zA-Z][\w-]*)"?\??:', body(source(module), name), re.MULTILINE))
+
+
+def public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")} - INTERNAL
+
+
+def camel(names: Iterable[str]) -> set[str]:
+    return {re.sub(r"_(\w)", lambda match: match[1].upper(), name) for name in names}
+
+
+def kebab(names: Iterable[str]) -> set[str]:
+    return {name.replace("_", "-") for name in names}
+
+
+def keywords(function: object) -> set[str]:
+    assert callable(function)
+    return {name for name, each in inspect.signature(function).parameters.items() if each.kind is each.KEYWORD_ONLY}
+
+
+def error_names() -> set[str]:
+    return {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Exception)}
+
+
+def both() -> dict[str, tuple[set[str], set[str]]]:
+    """Return what either SDK has, by kind, in the browser's words."""
+    js_errors = set(re.findall(r"^export class (\w+)", source("errors"), re.MULTILINE))
+    client_events = fields("client", "ClientEvents")
+    room_events = fields("room", "RoomEvents") | fields("members", "MemberEvents")
+    retry = fields("retry", "RetryOptions")
+    exported = set(re.findall(r"\b(Direct\w+)\b", source("index")))
+    error_fields = {name for name in public(SignalManagerError) if name not in public(Exception)}
+    return {
+        "client": (camel(public(SignalClient) | {"client_id"}), members("client", "SignalClient") | {"on"}),
+        "client option": (camel(keywords(SignalClient.__init__)), fields("client", "ClientOptions")),
+        "client event": (kebab(EVENT_NAMES), client_events),
+        "signal": (camel(set(SignalReceived.__slots__) - {"kind"}), fields("client", "SignalReceived")),
+        "retry": (camel(keywords(RetryPolicy)), retry),
+        "room": (camel(public(Room) | {"id"}), members("room", "Room") | {"on"}),
+        "room event": (kebab(ROOM_EVENT_NAMES), room_events),
+        "join": (camel(keywords(SignalClient.join)), fields("room", "JoinOptions")),
+        "error": (error_names() | camel(error_fields), js_errors | {"code", "retryable"}),
+        "direct calls": (set(), exported - {"DirectOptions"}),
+    }
+
+
+def test_what_only_one_sdk_has_is_on_the_page_with_a_reason() -> None:
+    """Every verb, option, event and error: one that is added to one SDK is added to the other, or explained."""
+    only_python: set[tuple[str, str]] = set()
+    only_browser: set[tuple[str, str]] = set()
+    for kind, (python, browser) in both().items():
+        assert python | browser, kind
+        only_python |= {(kind, name) for name in python - browser}
+        only_browser |= {(kind, name) for name in browser - python}
+
+    explained: dict[str, set[tuple[str, str]]] = {"Python": set(), "browser": set()}
+    for kind, names, side, reason in re.findall(
+        r"^\| ([a-z ]+): (`.*`) \| (Python|browser) \| (.+) \|$", PAGE, re.MULTILINE
+    ):
+        assert len(reason) > 20, names
+        for name in re.findall(r"`(\w[\w-]*)`", names):
+            word = name if kind.endswith("event") else next(iter(camel([name])))
+            explained[side].add((kind, word))
+    for kind, python_name, other, browser_name in re.findall(
+        r"^\| ([a-z ]+): `(\w+)` \| ([a-z ]+): `(\w+)` \| .+ \|$", PAGE, re.MULTILINE
+    ):
+        explained["Python"].add((kind, next(iter(camel([python_name])))))
+        explained["browser"].add((other, browser_name))
+
+    assert only_python == explained["Python"]
+    assert only_browser == explained["browser"]
