@@ -12,10 +12,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from signal_manager.serving import HttpServer
+from tests.waiting import until
 from tests.web import plain_http
 
 
@@ -146,6 +147,72 @@ async def test_those_who_say_nothing_give_way_to_others() -> None:
                 assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "hello"
 
         assert await is_cut(silent[0])
+
+
+BIG = b"x" * 8_000_000  # more than a socket's buffers take
+
+
+def unread(server: HttpServer, count: int) -> contextlib.AbstractAsyncContextManager[list[asyncio.StreamWriter]]:
+    """Connect so many clients that ask for a file and do not read it."""
+
+    @asynccontextmanager
+    async def connected() -> AsyncIterator[list[asyncio.StreamWriter]]:
+        writers = []
+        for _ in range(count):
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport of a socket has it
+            writer.write(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+            writers.append(writer)
+        try:
+            yield writers
+        finally:
+            for writer in writers:
+                writer.transport.abort()
+
+    return connected()
+
+
+@asynccontextmanager
+async def serving_files(*, max_connections: int, write_timeout: float = 60.0) -> AsyncIterator[HttpServer]:
+    async def big(_request: Request) -> Response:
+        return Response(BIG)
+
+    app = Starlette(routes=[Route("/", hello), Route("/big", big)])
+    server = HttpServer(app, host="127.0.0.1", port=0, max_connections=max_connections, write_timeout=write_timeout)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+async def test_those_who_do_not_read_what_they_asked_for_give_way_to_others() -> None:
+    async with serving_files(max_connections=8) as server, unread(server, 12), plain_http() as http:
+        for _ in range(3):
+            assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "hello"
+
+
+async def test_an_answer_that_is_not_read_is_not_waited_for() -> None:
+    async with serving_files(max_connections=8, write_timeout=0.1) as server, unread(server, 4):
+        await until(lambda: len(server._open) == 4)
+        await until(lambda: not server._open)
+
+
+async def test_those_whose_requests_are_in_progress_give_way_too() -> None:
+    async def hang(_request: Request) -> PlainTextResponse:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    app = Starlette(routes=[Route("/", hello), Route("/hang", hang)])
+    server = HttpServer(app, host="127.0.0.1", port=0, max_connections=3)
+    await server.start()
+    try:
+        async with AsyncExitStack() as stack, plain_http() as http:
+            for _ in range(3):
+                await stack.enter_async_context(opened(server, b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n"))
+            assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "hello"
+    finally:
+        await server.stop()
 
 
 async def test_a_head_without_end_is_refused() -> None:

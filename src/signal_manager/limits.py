@@ -31,6 +31,7 @@ __all__ = [
     "TrustedProxies",
     "Usage",
     "address_of",
+    "is_forwarded",
 ]
 
 # Sockets that may be on their way to a WebSocket at one time, all addresses together: a restart brings every client
@@ -57,6 +58,8 @@ _MINUTE = 60.0
 _ROUNDING = 1e-6
 # RFC 6177: a site is given at least a /64, all of which one machine can use.
 _SITE_BYTES = 8
+# What proxies add to requests, as the beginnings of headers' names.
+_FORWARDING = ("forwarded", "x-forwarded", "x-real-ip", "via")
 # Proxies that a request may have come through; whatever stands before them in the header is not looked at.
 _HOPS = 32
 
@@ -191,6 +194,11 @@ def address_of(text: str) -> ClientAddress:
     if address.is_loopback:
         return ClientAddress(str(address), None)
     return ClientAddress(str(address), address.packed[:_SITE_BYTES])
+
+
+def is_forwarded(headers: Iterable[str]) -> bool:
+    """Tell whether one of these names of headers says that the request came through a proxy (RFC 7239, RFC 9110)."""
+    return any(name.lower().startswith(_FORWARDING) for name in headers)
 
 
 class TrustedProxies:

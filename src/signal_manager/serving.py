@@ -23,6 +23,10 @@ _GRACE = 1
 # reaches this port could hold the file descriptors of all other clients.
 _REQUEST_TIMEOUT = 10.0
 _MAX_HEAD = 65_536
+# How long a client may take to read what is written to it (s): the largest answer is a script of the demo page.
+_WRITE_TIMEOUT = 30.0
+# Between two looks for clients that do not read, as a part of that time.
+_LOOKS_PER_LIMIT = 30
 
 
 class HttpServer:
@@ -31,9 +35,10 @@ class HttpServer:
     Args:
         app: what to serve.
         host, port: where to listen; port 0 takes a free one, which `port` tells after `start`.
-        max_connections: one more takes the place of the oldest that is still waiting for its request; where none is, it
-            is answered with 503.
+        max_connections: one more takes the place of the oldest that has no request in progress; where all have one, of
+            the oldest that does not read its answer, and else of the oldest. So a probe always finds room.
         request_timeout: seconds that a request may take to arrive.
+        write_timeout: seconds that a client may take to read what is written to it.
     """
 
     def __init__(
@@ -44,11 +49,14 @@ class HttpServer:
         port: int,
         max_connections: int,
         request_timeout: float = _REQUEST_TIMEOUT,
+        write_timeout: float = _WRITE_TIMEOUT,
     ) -> None:
         self.port = port
         self._host = host
+        self._write_timeout = write_timeout
+        self._open: dict[_Connection, None] = {}
         protocol = functools.partial(
-            _Connection, waiting={}, max_connections=max_connections, request_timeout=request_timeout
+            _Connection, open_connections=self._open, max_connections=max_connections, request_timeout=request_timeout
         )
         self._server = Guest(
             uvicorn.Config(
@@ -62,11 +70,11 @@ class HttpServer:
                 proxy_headers=False,
                 ws="none",
                 http=protocol,  # type: ignore[arg-type]  # it is called, and nothing else
-                limit_concurrency=max_connections + 1,
                 timeout_graceful_shutdown=_GRACE,
             )
         )
         self._serving: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -85,14 +93,26 @@ class HttpServer:
         if self._serving.done():  # it failed, or is_up would have come first
             is_up.cancel()
             await self._serving
+        self._watch = asyncio.create_task(self._cut_those_who_do_not_read(), name="http writes")
 
     async def stop(self) -> None:
         """Stop listening, and give requests in progress a second."""
         if self._serving is None:
             return
         self._server.should_exit = True
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
         await asyncio.wait([self._serving])
         self._serving = None
+
+    async def _cut_those_who_do_not_read(self) -> None:
+        """Cut clients whose answers have waited for too long: closing a socket would wait for them for ever."""
+        while True:
+            await asyncio.sleep(self._write_timeout / _LOOKS_PER_LIMIT)
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self._open):
+                connection.look(now, self._write_timeout)
 
 
 class Guest(uvicorn.Server):
@@ -114,27 +134,30 @@ class Guest(uvicorn.Server):
 
 
 class _Connection(HttpToolsProtocol):
-    """One connection, which has only so long and so many bytes for each request."""
+    """One connection, which has only so long and so many bytes for each request, and so long to read its answer."""
 
     def __init__(
-        self, *, waiting: dict[_Connection, None], max_connections: int, request_timeout: float, **given: Any
+        self, *, open_connections: dict[_Connection, None], max_connections: int, request_timeout: float, **given: Any
     ) -> None:
         super().__init__(**given)
-        self._waiting = waiting  # every connection whose request has not arrived, oldest first
+        self._open = open_connections  # oldest first
         self._max_connections = max_connections
         self._request_timeout = request_timeout
         self._timer: asyncio.TimerHandle | None = None
         self._head: int | None = None  # bytes of a head that is not complete
+        self._behind_since: float | None = None  # since when something waits to be read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request."""
+        """Wait for the first request, in the place of another connection where there are too many."""
         super().connection_made(transport)
-        if len(self.connections) > self._max_connections and self._waiting:
-            next(iter(self._waiting)).transport.abort()
+        if len(self._open) >= self._max_connections:
+            self._make_room()
+        self._open[self] = None
         self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
+        self._open.pop(self, None)
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -158,13 +181,35 @@ class _Connection(HttpToolsProtocol):
         self._stop_waiting()
         super().on_message_complete()
 
+    def look(self, now: float, limit: float) -> None:
+        """Cut the connection if its client has left something unread for so long (s)."""
+        if not self.transport.get_write_buffer_size():
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = now
+        elif now - self._behind_since > limit:
+            self._give_way()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether it waits for a request, or for the rest of one."""
+        return self._timer is not None or self.cycle is None or self.cycle.response_complete
+
+    def _make_room(self) -> None:
+        oldest = next(iter(self._open))
+        idle = next((each for each in self._open if each._is_idle), None)
+        behind = next((each for each in self._open if each.transport.get_write_buffer_size()), None)
+        (idle or behind or oldest)._give_way()
+
+    def _give_way(self) -> None:
+        self._open.pop(self, None)
+        self.transport.abort()
+
     def _expect_request(self) -> None:
         self._head = 0
-        self._waiting[self] = None
         self._timer = self.loop.call_later(self._request_timeout, self.transport.abort)
 
     def _stop_waiting(self) -> None:
-        self._waiting.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,7 +13,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from benchmarks.processes import free_port, running
 from signal_manager.admin.access import MAX_BODY, Guard
+from signal_manager.serving import HttpServer
+from tests.web import plain_http
 
 JSON = {"Content-Type": "application/json"}
 
@@ -132,3 +137,64 @@ async def test_every_answer_carries_safe_headers() -> None:
             assert "default-src 'none'" in response.headers["content-security-policy"]
             assert response.headers["x-content-type-options"] == "nosniff"
             assert response.headers["x-frame-options"] == "DENY"
+
+
+# -- proxies -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "x-forwarded-host", "X-Real-IP", "Via"])
+async def test_who_comes_through_a_proxy_needs_a_token_that_has_to_be_set(header: str) -> None:
+    async with client(LOCAL) as http:
+        for path in ("/", "/api/v1/rooms", "/demo/config.json"):
+            refused = await http.get(path, headers={header: "x"})
+            assert (refused.status_code, refused.json()["error_message"]) == (
+                403,
+                "the request came through a proxy: set admin.token",
+            )
+        for path in ("/health", "/ready", "/metrics"):
+            assert (await http.get(path, headers={header: "x"})).status_code == 200
+    async with client(WITH_TOKEN) as http:
+        own = {header: "x", "Authorization": "Bearer let me in"}
+        assert (await http.get("/api/v1/rooms", headers={header: "x"})).status_code == 401
+        assert (await http.get("/api/v1/rooms", headers=own)).status_code == 200
+
+
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
+NGINX_CONF = """
+daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; fastcgi_temp_path {directory}/c;
+    uwsgi_temp_path {directory}/d; scgi_temp_path {directory}/e;
+    server {{ listen 127.0.0.1:{front}; location / {{ proxy_pass http://127.0.0.1:{back}; {more} }} }}
+}}
+"""
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "proxy_http_version 1.1; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;",
+        "proxy_set_header X-Real-IP $remote_addr;",
+    ],
+    ids=["nothing more", "X-Forwarded-For", "X-Real-IP"],
+)
+async def test_behind_nginx_nobody_is_an_operator_without_a_token(tmp_path: Path, more: str) -> None:
+    """It sends the Host of this machine, whoever asks."""
+    front = free_port()
+    for token, expected in (("", (403, 403)), ("let me in", (401, 200))):
+        guard = Guard(APP, host="127.0.0.1", is_loopback=True, token=token)
+        server = HttpServer(guard, host="127.0.0.1", port=0, max_connections=10)
+        await server.start()
+        conf = tmp_path / "nginx.conf"
+        conf.write_text(NGINX_CONF.format(directory=tmp_path, front=front, back=server.port, more=more))
+        with running([str(NGINX), "-p", str(tmp_path), "-c", str(conf)], port=front):
+            async with plain_http() as http:
+                url = f"http://127.0.0.1:{front}/api/v1/rooms"
+                with_token = await http.get(url, headers={"Authorization": "Bearer let me in"})
+                assert ((await http.get(url)).status_code, with_token.status_code) == expected
+                assert (await http.get(f"http://127.0.0.1:{front}/health")).status_code == 200
+        await server.stop()

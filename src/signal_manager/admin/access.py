@@ -15,6 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from signal_manager.limits import is_forwarded
+
 __all__ = ["MAX_BODY", "Guard", "refusal"]
 
 log = structlog.get_logger(__name__)
@@ -23,6 +25,8 @@ log = structlog.get_logger(__name__)
 MAX_BODY = 262_144
 _TOO_LARGE = f"expected a body of at most {MAX_BODY} bytes"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# What tells nothing of anybody, and is for machines.
+_PROBES = frozenset({"/health", "/ready", "/metrics"})
 # Sec-Fetch-Site of a page of ours, and of an address that a person typed.
 _OUR_SITES = frozenset({"same-origin", "none"})
 
@@ -52,6 +56,8 @@ class Guard:
       whose name was made to point here would have its own name in it. Beyond loopback a token is required, which such
       a page does not have.
     - **Token**: where one is set, everything below /api/ and everything that changes something needs it.
+    - **Proxies**: where none is set, only the probes are for requests that came through a proxy: it makes everybody a
+      neighbour. One that says nothing of itself mostly speaks HTTP/1.0, as nginx does unless told otherwise.
     - **Cross-site requests**: what changes something must be JSON, which a page of another site cannot send without
       asking first, and must come from a page of this origin if it comes from a page at all.
     - **Size**: a body of more than `MAX_BODY` bytes is refused.
@@ -82,7 +88,7 @@ class Guard:
                 given.setdefault("Content-Security-Policy", _POLICY)
             await send(message)
 
-        answer = self._refuse(scope["method"], scope["path"], headers)
+        answer = self._refuse(scope, headers)
         if answer is not None:
             peer = scope.get("client")
             log.info("admin request refused", status=answer.status_code, address=peer[0] if peer else "unknown")
@@ -90,10 +96,13 @@ class Guard:
             return
         await self._app(scope, _Bounded(receive) if scope["method"] not in _SAFE_METHODS else receive, send_safely)
 
-    def _refuse(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
-        host = headers.get("host", "")
+    def _refuse(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        method, path, host = scope["method"], scope["path"], headers.get("host", "")
         if self._is_loopback and not self._is_this_machine(_name_in(host)):
             return refusal(403, "the Host header does not name this machine")
+        came_by_proxy = is_forwarded(headers.keys()) or scope["http_version"] == "1.0"
+        if came_by_proxy and self._digest is None and path not in _PROBES:
+            return refusal(403, "the request came through a proxy: set admin.token")
         changes = method not in _SAFE_METHODS
         if (changes or path.startswith("/api/")) and not self._is_authorized(headers.get("authorization", "")):
             return refusal(401, "expected the bearer token of admin.token", {"WWW-Authenticate": "Bearer"})
