@@ -354,7 +354,7 @@ def test_printed_configurations_hide_secrets_but_not_whose_they_are() -> None:
         auth=Auth(
             token_secret=SecretStr("hunter2"),
             api_keys=(SecretStr("alice:hunter2"),),
-            jwks_url="https://u:hunter2@h",
+            jwks_url="https://u:hunter2@hunter2@h/keys?code=hunter2&x=hunter2#hunter2",
             jwt_algorithms=("RS256",),
         ),
         cloudflare=Cloudflare(turn_key_token=SecretStr("hunter2")),
@@ -368,7 +368,7 @@ def test_printed_configurations_hide_secrets_but_not_whose_they_are() -> None:
     assert 'token_secret = "***"' in printed
     assert 'api_keys = ["alice:***"]' in printed
     assert 'nats_url = "nats://***@one:1,nats://***@two:2"' in printed
-    assert 'jwks_url = "https://***@h"' in printed
+    assert 'jwks_url = "https://***@h/keys?***"' in printed
     assert 'app_secret = ""' in printed
 
 

@@ -245,6 +245,19 @@ def test_a_file_gets_every_line_and_is_rotated(stderr: io.StringIO, start: Start
     assert stderr.getvalue() == ""
 
 
+def test_a_log_file_is_for_its_owner_alone_also_once_it_is_rotated(start: Start, tmp_path: Path) -> None:
+    """It names clients, their addresses and their rooms; one of an older version was readable by everybody."""
+    file = tmp_path / "service.log"
+    file.touch(0o644)
+    logs = start(file_path=str(file), console_output=False, max_file_size=200, max_files=2)
+
+    for number in range(20):
+        log.info("line", number=number)
+    logs.close()
+
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
 def test_a_file_beside_a_terminal_stays_json(start: Start, tmp_path: Path) -> None:
     logs = start(on=(terminal := Terminal()), file_path=str(tmp_path / "service.log"))
 

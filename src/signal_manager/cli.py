@@ -32,7 +32,7 @@ from signal_manager.config import (
     unsupported_settings,
     weak_secrets,
 )
-from signal_manager.errors import ConfigurationError, SignalManagerError
+from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
 from signal_manager.logs import escape_control_characters
 from signal_manager.management_commands import add_management_commands
 from signal_manager.metrics import Metrics
@@ -48,6 +48,7 @@ PROGRAM = "signal-manager"
 
 HUMAN_ERROR = 2
 REFUSED = 1  # `token --inspect`: the token is readable, and the service would not accept it
+UNREACHABLE = 1  # `serve`: what it needs does not answer now; starting it again may help
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 LONGEST_DURATION = 3650 * 86400  # 10 years: longer ones are typing errors, and far longer ones have no date
@@ -128,8 +129,10 @@ def serve(
         bool, typer.Option("--insecure", help="Listen beyond this machine in spite of published default secrets.")
     ] = False,
     log_level: Annotated[LogLevel | None, typer.Option(help="In place of logging.level.")] = None,
-) -> None:
+) -> int:
     """Run the service until SIGTERM or Ctrl-C.
+
+    The exit status is 2 for a configuration that cannot work, and 1 where NATS or the store does not answer now.
 
     Examples:
 
@@ -137,13 +140,22 @@ def serve(
     - `signal-manager serve --config production.toml`
     - `signal-manager serve --port 0 --log-level debug`
     """
-    from signal_manager import app  # noqa: PLC0415 - the other commands need neither its libraries nor their start time
-
     overrides: dict[str, dict[str, Any]] = {"server": {}, "logging": {}}
     for section, key, value in (("server", "host", host), ("server", "port", port), ("logging", "level", log_level)):
         if value is not None:
             overrides[section][key] = value
     loaded = load_with_origins(config, overrides=overrides)
+    try:
+        _run(loaded, insecure=insecure)
+    except UnavailableError as error:
+        _fail(error.message)
+        return UNREACHABLE
+    return 0
+
+
+def _run(loaded: LoadedConfig, *, insecure: bool) -> None:
+    from signal_manager import app  # noqa: PLC0415 - the other commands need neither its libraries nor their start time
+
     is_secure = loaded.config.server.tls_enabled
     if loaded.config.server.workers > 1:
         from signal_manager import supervisor  # noqa: PLC0415 - as above

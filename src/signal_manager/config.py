@@ -62,7 +62,9 @@ HIDDEN = "***"
 
 # A Kubernetes Service called signal-manager puts these into every pod of its namespace.
 _SERVICE_LINK = re.compile(r"SIGNAL_MANAGER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)\Z")
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s,]+@")
+# What a URL may carry of secrets: user and password, and what stands behind its question mark.
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s,]+@")
+_URL_QUERY = re.compile(r"(://[^\s,?#\"]*[?#])[^\s,\"]+")
 
 
 _SECTIONS = {name: cast("type[Section]", field.annotation) for name, field in Config.model_fields.items()}
@@ -363,6 +365,7 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def _shown(value: Any) -> str:
     text = "a table" if isinstance(value, dict) else json.dumps(value, default=str, ensure_ascii=False)
+    text = _without_secrets(text)
     return text if len(text) <= SHOWN_VALUE_CHARACTERS else text[: SHOWN_VALUE_CHARACTERS - 1] + "…"
 
 
@@ -449,7 +452,7 @@ def _plain(key: str, value: Any, *, hide_secrets: bool) -> Any:
     if isinstance(value, SecretStr):
         return _hidden(key, value.get_secret_value()) if hide_secrets else value.get_secret_value()
     if isinstance(value, str) and hide_secrets:
-        return _URL_CREDENTIALS.sub(f"{HIDDEN}@", value)
+        return _without_secrets(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -458,8 +461,13 @@ def _hidden(key: str, secret: str) -> str:
     if key == "api_keys":
         return f"{secret.partition(':')[0]}:{HIDDEN}"
     if key == "nats_url":
-        return _URL_CREDENTIALS.sub(f"{HIDDEN}@", secret)
+        return _without_secrets(secret)
     return HIDDEN if secret else ""
+
+
+def _without_secrets(text: str) -> str:
+    """Return text with the URLs in it, but not with what these are given in confidence."""
+    return _URL_QUERY.sub(rf"\g<1>{HIDDEN}", _URL_CREDENTIALS.sub(f"{HIDDEN}@", text))
 
 
 def _toml_value(value: Any) -> str:

@@ -6,9 +6,11 @@ closes it last. Values under secret names are removed here, whoever logs them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import stat
 import sys
 import traceback
 from collections.abc import Mapping
@@ -127,11 +129,26 @@ def _adopt_standard_library(level: str, handlers: list[logging.Handler]) -> None
 def _file_handler(path: str, max_file_size: int, max_files: int) -> logging.Handler:
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return RotatingFileHandler(
+        return _PrivateFileHandler(
             path, maxBytes=max_file_size, backupCount=max_files, encoding="utf-8", errors="backslashreplace"
         )
     except OSError as error:
         raise ConfigurationError(f"logging.file_path: cannot write {path}: {error.strerror}") from None
+
+
+class _PrivateFileHandler(RotatingFileHandler):
+    """A log that its owner alone can read: it names clients, their addresses and their rooms."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=_open_privately)
+
+
+def _open_privately(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with contextlib.suppress(PermissionError):  # somebody else's file that may be written all the same
+            os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def _shared_processors() -> list[Processor]:

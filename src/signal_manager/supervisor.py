@@ -23,7 +23,7 @@ import structlog
 from signal_manager import app, backends
 from signal_manager.bus.nats_link import NatsLink
 from signal_manager.config import Config, as_plain, unsupported_settings
-from signal_manager.errors import ConfigurationError
+from signal_manager.errors import ConfigurationError, UnavailableError
 from signal_manager.listener import listen
 from signal_manager.server import Server
 
@@ -40,6 +40,8 @@ _LONGEST_PAUSE = 10.0
 _GRACE = 5.0
 # What a command line that was called wrongly ends with, and so a worker that cannot run as configured.
 _WRONG = 2
+# And where something that it needs does not answer now.
+_AWAY = 1
 
 
 def run(
@@ -85,6 +87,9 @@ def work() -> None:
     except ConfigurationError as error:
         print(f"signal-manager: {error.message}", file=sys.stderr)
         sys.exit(_WRONG)
+    except UnavailableError as error:
+        print(f"signal-manager: {error.message}", file=sys.stderr)
+        sys.exit(_AWAY)
 
 
 def _end_with_supervisor() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from signal_manager.bus import nats_link
 from signal_manager.bus.base import Delivery, Exceptional
 from signal_manager.bus.nats import NatsBus
 from signal_manager.bus.nats_link import NatsSecurity
@@ -366,8 +371,62 @@ async def test_without_nats_server_the_error_tells_how_to_start_one() -> None:
     port = free_port()
     bus: NatsBus[Phone] = NatsBus(node_id=NodeId("n"), url=f"nats://127.0.0.1:{port}")
 
-    with pytest.raises(ConfigurationError, match=f"nats-server --addr 127.0.0.1 --port {port}"):
+    with pytest.raises(UnavailableError, match=f"nats-server --addr 127.0.0.1 --port {port}"):
         await bus.__aenter__()
+
+
+@contextmanager
+def hung(count: int) -> Iterator[list[str]]:
+    """Listen as nats-servers do that take connections and say nothing."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        yield [f"nats://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
+
+
+async def test_servers_of_a_cluster_that_hang_do_not_keep_a_node_from_starting(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_link, "CONNECT_TIMEOUT", 0.5)
+    with hung(2) as urls:
+        for _ in range(4):  # in any order
+            bus: NatsBus[Phone] = NatsBus(node_id=NodeId("n"), url=",".join((*urls, nats.url)))
+            async with bus:
+                assert bus.is_connected
+
+
+async def test_a_cluster_that_is_out_of_reach_is_no_mistake_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_link, "CONNECT_TIMEOUT", 0.2)
+    with hung(2) as urls, pytest.raises(UnavailableError, match="nor do the other 1"):
+        await NatsBus[Phone](node_id=NodeId("n"), url=",".join(urls)).__aenter__()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_systemd_starts_a_node_again_that_found_no_nats_but_none_that_may_not_in(
+    tmp_path: Path, workers: int
+) -> None:
+    """Exit status 1 is tried again, 2 is not (deploy/systemd)."""
+    secured = NatsServer(NatsServer.config(tmp_path, "authorization { token: secret }"))
+    await secured.start()
+    file = tmp_path / "config.toml"
+
+    def status(url: str) -> int:
+        file.write_text(
+            f'[server]\nport = 0\nworkers = {workers}\n[bus]\nbackend = "nats"\nnats_url = "{url}"\n'
+            '[metrics]\nenabled = false\n[media]\nbackend = "none"\n'
+            f'[storage]\nsqlite_path = "{tmp_path}/a.db"\n'
+        )
+        command = [sys.executable, "-m", "signal_manager", "serve", "--config", str(file)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+        assert "Traceback" not in ended.stderr, ended.stderr
+        return ended.returncode
+
+    try:
+        with hung(1) as urls:
+            assert await asyncio.to_thread(status, urls[0]) == 1
+        assert await asyncio.to_thread(status, f"nats://127.0.0.1:{free_port()}") == 1
+        assert await asyncio.to_thread(status, f"nats://wrong@127.0.0.1:{secured.port}") == 2
+    finally:
+        await secured.kill()
 
 
 async def test_noise_on_the_subjects_disturbs_nobody(nats: NatsServer) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import random
 import ssl
 from collections.abc import Callable, Coroutine
 from types import TracebackType
@@ -21,14 +23,16 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from signal_manager.errors import ConfigurationError
+from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
 
 __all__ = ["Arrival", "NatsLink", "NatsSecurity"]
 
 log = structlog.get_logger(__name__)
 
-# How long the first connection, and each later one, may take (s).
-CONNECT_TIMEOUT = 5.0
+# How long a connection may take with each server (s); one that hangs must not use up the time of those that answer.
+CONNECT_TIMEOUT = 3.0
+# How long nats-server may take to confirm what it was sent (s).
+_FLUSH_TIMEOUT = 5.0
 # Between two attempts to connect again (s): nodes come back together when nats-server does.
 _RETRY = 0.25
 _LONGEST_RETRY = 2.0
@@ -165,7 +169,7 @@ class NatsLink:
         on_down: Callable[[], None] | None = None,
     ) -> None:
         self._servers = [each.strip() for each in url.split(",")]
-        self._url = self._servers[0]
+        self._url = self._failed = self._servers[0]  # the one that says how to sign in, and the one that failed last
         self._name = name
         self._security = security or NatsSecurity()
         self.on_up = on_up
@@ -190,8 +194,7 @@ class NatsLink:
         try:
             await self._connect(tls)
         except (NatsError, OSError, TimeoutError) as error:
-            await self._close()
-            raise ConfigurationError(self._advice(error)) from None
+            raise self._explained(error) from None
         self._keeper = asyncio.create_task(self._keep(tls), name="nats")
         return self
 
@@ -250,7 +253,7 @@ class NatsLink:
         """Wait until nats-server has taken everything that was sent so far, or the connection is lost."""
         if self.is_up:
             with contextlib.suppress(NatsError, OSError, TimeoutError):
-                await self._flush(CONNECT_TIMEOUT)
+                await self._flush(_FLUSH_TIMEOUT)
 
     # -- the connection ------------------------------------------------------------------------------------------
 
@@ -267,9 +270,8 @@ class NatsLink:
                 try:
                     await self._connect(tls)
                     break
-                except (NatsError, OSError, TimeoutError) as error:
-                    log.debug("nats-server does not answer", reason=str(error) or type(error).__name__)
-                    await self._close()
+                except (NatsError, OSError, TimeoutError):
+                    pass  # it is in the log
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_RETRY)
             log.info("other nodes can be reached again")
@@ -285,6 +287,24 @@ class NatsLink:
                 return
 
     async def _connect(self, tls: ssl.SSLContext | None) -> None:
+        """Connect to one of the servers, each of which has its own time, in any order: nodes spread over them."""
+        failure: Exception = OSError("no server is known")
+        for server in random.sample(self._servers, len(self._servers)):
+            try:
+                await self._connect_to(server, tls)
+            except (NatsError, OSError, TimeoutError) as error:
+                log.debug("nats-server does not answer", reason=str(error) or type(error).__name__)
+                failure = error
+                self._failed = server
+                is_refused = self._is_refusal(error)
+                await self._close()
+                if is_refused:  # so would the others
+                    break
+            else:
+                return
+        raise failure
+
+    async def _connect_to(self, server: str, tls: ssl.SSLContext | None) -> None:
         self._client = Client()
         self._socket = None
         self._out.clear()
@@ -296,14 +316,14 @@ class NatsLink:
         options |= self._sign_in()
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await self._client.connect(
-                self._servers,
+                [server],
                 name=self._name,
                 error_cb=self._on_error,
                 closed_cb=self._on_closed,
                 allow_reconnect=False,  # `_keep` does it, so that nothing old is sent or received afterwards
                 max_reconnect_attempts=1,
                 reconnect_time_wait=0,
-                connect_timeout=int(CONNECT_TIMEOUT),
+                connect_timeout=math.ceil(CONNECT_TIMEOUT),
                 ping_interval=_PING_INTERVAL,
                 max_outstanding_pings=_PINGS_OUTSTANDING,
                 no_echo=True,
@@ -315,7 +335,7 @@ class NatsLink:
             self._read_here()
             for subject in self._handlers:
                 self._subscribe(subject)
-            await self._flush(CONNECT_TIMEOUT)
+            await self._flush(_FLUSH_TIMEOUT)
         known = {urlsplit(server).netloc.rpartition("@")[2] for server in self._servers}
         self._servers += [
             uri.geturl() for uri in self._client.discovered_servers if uri.netloc.rpartition("@")[2] not in known
@@ -443,17 +463,35 @@ class NatsLink:
             return {"token": unquote(parts.username)}
         return {"user": unquote(parts.username), "password": unquote(parts.password)}
 
-    def _advice(self, error: Exception) -> str:
-        """Say what to do about a nats-server that cannot be used."""
-        parts = urlsplit(self._url)
-        host, port = parts.hostname or "", parts.port or 4222
-        reason = self._last_error or str(error) or type(error).__name__
-        if isinstance(error, ssl.SSLError) or "SSL" in reason or "ertificate" in reason:
-            return f"no TLS with nats-server at {host}:{port} ({reason}): see bus.nats_ca_path and bus.nats_url"
+    def _is_refusal(self, error: Exception) -> bool:
+        """Tell whether a server was there and did not let this node in, which another attempt does not change."""
+        reason = self._reason(error)
         # It says why and closes in one go, which may arrive as a reset without the reason.
-        if "uthorization" in reason or self._client._server_info.get("auth_required"):
-            return f"nats-server at {host}:{port} refuses this node: see bus.nats_url and bus.nats_credentials_path"
-        return (
-            f"no nats-server answers at {host}:{port} ({reason}); start one with "
+        is_stranger = bool(self._client._server_info.get("auth_required")) and not isinstance(error, TimeoutError)
+        return _is_tls(error, reason) or "uthorization" in reason or is_stranger
+
+    def _reason(self, error: Exception) -> str:
+        return self._last_error or str(error) or type(error).__name__
+
+    def _explained(self, error: Exception) -> SignalManagerError:
+        """Say what to do about a nats-server that cannot be used: a mistake in the settings, or one that is away."""
+        parts = urlsplit(self._failed)
+        host, port = parts.hostname or "", parts.port or 4222
+        reason = self._reason(error)
+        if _is_tls(error, reason):
+            return ConfigurationError(
+                f"no TLS with nats-server at {host}:{port} ({reason}): see bus.nats_ca_path and bus.nats_url"
+            )
+        if self._is_refusal(error):
+            return ConfigurationError(
+                f"nats-server at {host}:{port} refuses this node: see bus.nats_url and bus.nats_credentials_path"
+            )
+        others = f", nor do the other {len(self._servers) - 1}" if len(self._servers) > 1 else ""
+        return UnavailableError(
+            f"no nats-server answers at {host}:{port} ({reason}){others}; start one with "
             f"`nats-server --addr {host} --port {port}`, or set bus.nats_url"
         )
+
+
+def _is_tls(error: Exception, reason: str) -> bool:
+    return isinstance(error, ssl.SSLError) or "SSL" in reason or "ertificate" in reason
