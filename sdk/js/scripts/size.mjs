@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
-const LIMIT_BYTES = 15 * 1024;
+const LIMIT_BYTES = 18 * 1024;
 
 const bundle = readFileSync(new URL("../dist/signal-manager.js", import.meta.url));
 const size = gzipSync(bundle, { level: 9 }).length;

@@ -5,7 +5,7 @@
  */
 
 import { Connection, mayReconnect, type Closed, type WebSocketConstructor } from "./connection.js";
-import { Emitter } from "./emitter.js";
+import { Emitter, type Unsubscribe } from "./emitter.js";
 import {
   InvalidRequestError,
   MalformedMessageError,
@@ -182,6 +182,8 @@ export class SignalClient extends Emitter<ClientEvents> {
   readonly #targets = new Map<string, string>(); // by message id, oldest first
   #state: "new" | "connecting" | "connected" | "waiting" | "closing" | "ended" = "new";
   #connection: Connection | null = null;
+  #successor: Connection | null = null; // is opened beside one that is silent, and takes its place when its socket is open
+  #unlisten: Unsubscribe[] = []; // from what tells that the network may be another one
   #connectedAt = 0;
   #sessionId: string | null = null;
   #failures = 0; // in a row, for the next delay
@@ -246,6 +248,7 @@ export class SignalClient extends Emitter<ClientEvents> {
       this.#end(new UnavailableError("connecting was given up"));
     };
     signal?.addEventListener("abort", giveUp);
+    this.#unlisten = onNetworkChange(() => this.#probe());
     try {
       await new Promise<void>((resolve, reject) => {
         this.#opened = { resolve, reject };
@@ -254,6 +257,36 @@ export class SignalClient extends Emitter<ClientEvents> {
     } finally {
       signal?.removeEventListener("abort", giveUp);
       this.#opened = null;
+    }
+  }
+
+  /**
+   * Open a new connection at once in place of the present one, for an application that knows of a new network. Where the
+   * service still has the session it goes on, with nothing lost. The client itself does so when nothing is heard for some
+   * seconds after something was sent, and looks at once when the page comes back or the browser reports a new network.
+   *
+   * Rejects with `UnavailableError` when no connection is accepted in time; the client goes on trying.
+   */
+  async reconnect({ timeout = this.#requestTimeout }: Pick<CallOptions, "timeout"> = {}): Promise<void> {
+    checkTime(timeout, "timeout");
+    const isEarly = this.#state === "connecting" && this.#sessionId === null;
+    if (isEarly || this.#state === "new" || this.#state === "closing" || this.#state === "ended")
+      throw this.#copyOfError();
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    let unsubscribe: Unsubscribe[] = [];
+    try {
+      await new Promise<void>((resolve, reject) => {
+        const late = new UnavailableError(`no connection within ${timeout} ms`);
+        timer = setTimeout(() => reject(late), timeout);
+        unsubscribe = [this.on("reconnected", () => resolve()), this.on("closed", () => reject(this.#copyOfError()))];
+        // An attempt that began in the network before may take long to fail.
+        if (this.#state === "connecting") this.#connection?.abort("a new connection was asked for");
+        if (this.#state === "connected") this.#openBeside();
+        else this.#openNow();
+      });
+    } finally {
+      clearTimeout(timer);
+      for (const each of unsubscribe) each();
     }
   }
 
@@ -328,7 +361,9 @@ export class SignalClient extends Emitter<ClientEvents> {
    * token does not allow it, `ConflictError` when this client is in the room already.
    */
   join(roomId: string, options?: JoinOptions): Promise<Room> {
-    return Room.join(this, roomId, options);
+    const joining = Room.join(this, roomId, options);
+    this.#connection?.schedule(); // heartbeats are closer together in a room
+    return joining;
   }
 
   /** Send any request in the protocol's own words and return the fields of its reply (docs/protocol.md, "Messages"). */
@@ -410,16 +445,55 @@ export class SignalClient extends Emitter<ClientEvents> {
   #open(): void {
     this.#state = "connecting";
     try {
-      this.#connection = new Connection(this.#settings, {
-        onAccepted: (ack, isResumed) => this.#admit(ack.session_id, isResumed),
-        onMessage: (message) => this.#receive(message),
-        onUnreadable: (error) => this.#drop(error),
-        onClosed: (closed, error) => this.#lose(closed, error),
-      });
+      this.#connection = this.#dial();
     } catch (error) {
       // A URL that the browser does not accept, or a ws:// one on an https:// page.
       this.#end(new InvalidRequestError(`cannot open a WebSocket: ${(error as Error).message}`));
     }
+  }
+
+  #openNow(): void {
+    if (this.#state !== "waiting") return;
+    clearTimeout(this.#retryTimer);
+    this.#open();
+  }
+
+  /** Open another connection, unless the present one shows life before that is there. */
+  #openBeside(): void {
+    if (this.#state === "connected" && this.#retry.attempts > 0) this.#successor ??= this.#dial();
+  }
+
+  #dial(): Connection {
+    const connection: Connection = new Connection(this.#settings, {
+      onOpen: () => connection === this.#successor && this.#connection?.abort("nothing is heard on it any more"),
+      onSilent: () => this.#openBeside(),
+      onRevived: () => {
+        const successor = this.#successor;
+        this.#successor = null;
+        successor?.abort("not needed");
+      },
+      isWaiting: () => [...this.#pending.values()].some(({ isSent }) => isSent),
+      isInRoom: () => this.isHeard("room-event"),
+      onAccepted: (ack, isResumed) => this.#admit(ack.session_id, isResumed),
+      onMessage: (message) => this.#receive(message),
+      onUnreadable: (error) => this.#drop(error),
+      onClosed: (closed, error) => this.#forget(connection, closed, error),
+    });
+    return connection;
+  }
+
+  #forget(connection: Connection, closed: Closed, error: SignalManagerError): void {
+    if (connection === this.#connection) return this.#lose(closed, error);
+    if (connection !== this.#successor) return;
+    // Then the network, or the service, is gone.
+    this.#successor = null;
+    this.#connection?.abort("nothing is heard on it any more, and no other can be opened");
+  }
+
+  /** Look whether the connection still carries anything, because the network may be another one. */
+  #probe(): void {
+    if (this.#state === "connected") this.#connection?.probe();
+    else this.#openNow();
   }
 
   #admit(sessionId: string, resumed: boolean): void {
@@ -483,8 +557,15 @@ export class SignalClient extends Emitter<ClientEvents> {
     }
     this.#state = "waiting";
     this.#attempts += 1;
-    const delay = this.#nextDelay();
-    this.#retryTimer = setTimeout(() => this.#open(), delay);
+    const successor = this.#successor;
+    const delay = successor === null ? this.#nextDelay() : 0;
+    if (successor === null) {
+      this.#retryTimer = setTimeout(() => this.#open(), delay);
+    } else {
+      this.#state = "connecting";
+      this.#connection = successor;
+      this.#successor = null;
+    }
     this.#rejectSent(`the connection ended: ${error.message}`, this.#settings.session.mayContinue);
     if (wasConnected) this.emit("disconnected", { ...closed, willReconnect: true, delay });
   }
@@ -512,6 +593,8 @@ export class SignalClient extends Emitter<ClientEvents> {
     this.#state = "ended";
     this.#error = error;
     clearTimeout(this.#retryTimer);
+    for (const unlisten of this.#unlisten.splice(0)) unlisten();
+    this.#successor?.abort(error.message);
     this.#connection?.leave(error.message);
     this.#opened?.reject(error);
     for (const pending of [...this.#pending.values()]) pending.reject(this.#copyOfError());
@@ -529,6 +612,29 @@ export class SignalClient extends Emitter<ClientEvents> {
 
 function checkTime(ms: number, name: string): void {
   if (!(ms >= 0 && ms <= MAX_TIME)) throw new InvalidRequestError(`${name} is ${ms}, expected ms up to ${MAX_TIME}`);
+}
+
+/**
+ * Call back when the network may be another one, or the page was away for a while; outside of browsers never.
+ *
+ * @returns what ends that.
+ */
+function onNetworkChange(callback: () => void): Unsubscribe[] {
+  const { document, navigator } = globalThis as {
+    document?: Document;
+    navigator?: { connection?: EventTarget };
+  };
+  const look = (): void => void (document?.visibilityState === "hidden" || callback());
+  const sources: [EventTarget | undefined, string, () => void][] = [
+    [globalThis as unknown as EventTarget, "online", callback],
+    [globalThis as unknown as EventTarget, "pageshow", callback],
+    [navigator?.connection, "change", callback],
+    [document, "visibilitychange", look],
+  ];
+  return sources.map(([source, event, listener]) => {
+    source?.addEventListener?.(event, listener);
+    return () => source?.removeEventListener?.(event, listener);
+  });
 }
 
 function tooLate(pending: Pending, timeout: number): SignalManagerError {

@@ -53,6 +53,15 @@ export interface ConnectionSettings {
 
 /** Who hears of a connection; called from inside the socket's events, so that the next message finds all done. */
 export interface ConnectionListener {
+  /** The socket is open, and CONNECT is about to be sent: from then on the session goes on here and nowhere else. */
+  onOpen(): void;
+  /** Nothing came after a heartbeat, for longer than a service that is there takes. */
+  onSilent(): void;
+  /** Something came after all. */
+  onRevived(): void;
+  /** Whether calls wait for replies, and whether the client is in a room: both are reasons to notice a loss soon. */
+  isWaiting(): boolean;
+  isInRoom(): boolean;
   /** The service accepted the client, in the session of the connection before or in a new one; comes first and once. */
   onAccepted(ack: Fields["CONNECT_ACK"], isResumed: boolean): void;
   /** A message other than CONNECT_ACK and HEARTBEAT. */
@@ -79,6 +88,13 @@ const DEFAULT_HEARTBEAT_INTERVAL = 30;
 const DEFAULT_HEARTBEAT_TIMEOUT = 90;
 const HEARTBEAT_LIMITS = [1, 3600] as const;
 
+// In ms: what was sent has the first for anything to follow, then a HEARTBEAT asks for it and has the second. Only silence
+// on the whole connection counts: a slow request beside answered heartbeats is none.
+const PROBE_AFTER = 2000;
+const ANSWER_TIME = 2500;
+// In ms, between heartbeats in a room, where a lost network costs sound and picture.
+const ROOM_INTERVAL = 2000;
+
 // In bytes; more than a network takes in seconds, and far from what would fill a page's memory.
 const MAX_BUFFERED = 16 * 1024 * 1024;
 
@@ -99,7 +115,13 @@ export class Connection {
   #state: "opening" | "accepted" | "ended" = "opening";
   #refusal: SignalManagerError | null = null; // the service's ERROR to our CONNECT
   #timer: ReturnType<typeof setTimeout>; // for CONNECT_ACK, then for heartbeats, then for the service's close
-  #wasHeard = false; // since the last heartbeat
+  #watch: ReturnType<typeof setTimeout> | undefined; // while something that was sent is unanswered
+  #interval = DEFAULT_HEARTBEAT_INTERVAL * 1000; // between heartbeats, in ms
+  #limit = DEFAULT_HEARTBEAT_TIMEOUT * 1000; // of silence, in ms
+  #isLeaving = false; // whether DISCONNECT was sent: then only its time limit counts
+  #isProbed = false; // whether nothing has come since the last heartbeat
+  #isSilent = false; // for so long that the listener was told
+  #silence = 0; // since then, in ms; counted in intervals, not by the clock: machines sleep
 
   constructor(settings: ConnectionSettings, listener: ConnectionListener) {
     this.#settings = settings;
@@ -124,13 +146,32 @@ export class Connection {
     if (waiting > MAX_BUFFERED) throw new RateLimitedError(`${waiting} bytes wait for the network already`);
     this.#put(data);
     if (isCounted) this.#settings.session.keep(data);
+    if (this.#watch === undefined) this.#ask();
+  }
+
+  /** Ask for a sign of life now. */
+  probe(): void {
+    this.#beat();
+  }
+
+  /** Send the next heartbeat when it is due by what the client does now. */
+  schedule(): void {
+    if (this.#state !== "accepted" || this.#isLeaving) return;
+    clearTimeout(this.#timer);
+    const interval = this.#listener.isInRoom() ? Math.min(this.#interval, ROOM_INTERVAL) : this.#interval;
+    this.#timer = setTimeout(() => {
+      this.#silence += this.#isProbed ? interval : 0;
+      if (this.#silence >= this.#limit) this.abort(`nothing received for ${this.#limit / 1000} s`);
+      else this.#beat();
+    }, interval);
   }
 
   /** Say good-bye; `onClosed` follows when the service has answered, or soon without. */
   close(reason: string | undefined): void {
     if (this.#state !== "accepted") return this.leave("closed by this client");
     this.#write("DISCONNECT", { reason });
-    clearTimeout(this.#timer);
+    this.#isLeaving = true;
+    this.#stop();
     this.#timer = setTimeout(() => this.leave("the service did not answer DISCONNECT"), CLOSE_TIMEOUT);
   }
 
@@ -154,11 +195,24 @@ export class Connection {
       );
       return this.abort(this.#refusal.message);
     }
+    this.#listener.onOpen();
     this.#write("CONNECT", { ...connect, ...session.wish }, this.#connectId);
   }
 
   #receive(data: string | ArrayBuffer): void {
-    this.#wasHeard = true;
+    clearTimeout(this.#watch);
+    this.#watch = undefined;
+    this.#silence = 0;
+    this.#isProbed = false;
+    if (this.#isSilent) {
+      this.#isSilent = false;
+      this.#listener.onRevived();
+    }
+    this.#read(data);
+    if (this.#state === "accepted" && this.#watch === undefined && this.#listener.isWaiting()) this.#ask();
+  }
+
+  #read(data: string | ArrayBuffer): void {
     let message: Message;
     try {
       message = decode(this.#settings.framing, data);
@@ -182,7 +236,7 @@ export class Connection {
 
   #count(data: string | ArrayBuffer): void {
     const size = typeof data === "string" ? data.length : data.byteLength;
-    if (this.#state === "accepted" && this.#settings.session.count(size)) this.#beat();
+    if (this.#state === "accepted" && this.#settings.session.count(size)) this.#sayAlive();
   }
 
   #hearAnswer(message: Message): void {
@@ -202,24 +256,37 @@ export class Connection {
   }
 
   #startHeartbeats(ack: Fields["CONNECT_ACK"]): void {
-    const interval = sensible(ack.heartbeat_interval, DEFAULT_HEARTBEAT_INTERVAL) * 1000;
-    const limit = sensible(ack.heartbeat_timeout, DEFAULT_HEARTBEAT_TIMEOUT) * 1000;
-    // Silence is counted in beats, not by the clock: a page whose timers were throttled, or whose machine slept, asks
-    // once more before it gives a connection up.
-    let silence = 0;
-    const beat = (): void => {
-      silence = this.#wasHeard ? 0 : silence + interval;
-      if (silence >= limit) return this.abort(`nothing received for ${limit / 1000} s`);
-      this.#wasHeard = false;
-      this.#timer = setTimeout(beat, interval);
-      this.#beat();
-    };
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(beat, interval);
+    this.#interval = sensible(ack.heartbeat_interval, DEFAULT_HEARTBEAT_INTERVAL) * 1000;
+    this.#limit = sensible(ack.heartbeat_timeout, DEFAULT_HEARTBEAT_TIMEOUT) * 1000;
+    this.schedule();
+  }
+
+  /** Wait for anything to follow what was sent, and ask for it then. */
+  #ask(): void {
+    if (this.#isLeaving) return;
+    this.#watch = setTimeout(() => this.#beat(), PROBE_AFTER);
   }
 
   #beat(): void {
+    this.schedule();
+    if (this.#isProbed) return;
+    this.#isProbed = true;
+    this.#sayAlive();
+    clearTimeout(this.#watch);
+    this.#watch = setTimeout(() => {
+      this.#isSilent = true;
+      this.#listener.onSilent();
+    }, ANSWER_TIME);
+  }
+
+  #sayAlive(): void {
     this.#write("HEARTBEAT", { timestamp: Date.now(), ...this.#settings.session.report() });
+  }
+
+  #stop(): void {
+    clearTimeout(this.#timer);
+    clearTimeout(this.#watch);
+    this.#watch = undefined;
   }
 
   #write<T extends MessageType>(type: T, fields: Fields[T], id = makeId()): void {
@@ -234,7 +301,7 @@ export class Connection {
   #end(closed: Closed, farewell = GIVEN_UP): void {
     if (this.#state === "ended") return;
     this.#state = "ended";
-    clearTimeout(this.#timer);
+    this.#stop();
     this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close(farewell);
     this.#listener.onClosed(closed, this.#refusal ?? errorOf(closed));

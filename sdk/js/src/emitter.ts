@@ -37,6 +37,11 @@ export class Emitter<Events extends object> {
     return () => listeners.delete(entry);
   }
 
+  /** Whether somebody listens to `event`. */
+  protected isHeard(event: keyof Events): boolean {
+    return (this.#listeners.get(event)?.size ?? 0) > 0;
+  }
+
   /** Call the listeners of `event` that are there now. */
   protected emit<Name extends keyof Events>(event: Name, value: Events[Name]): void {
     for (const listener of [...(this.#listeners.get(event) ?? [])]) {

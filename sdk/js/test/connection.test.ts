@@ -11,6 +11,7 @@ import type { Fields } from "../src/messages.js";
 class FakeSocket {
   static all: FakeSocket[] = [];
   static isUp = true;
+  static opens = true; // false: a new socket hangs, neither open nor refused
   static ack: Partial<Fields["CONNECT_ACK"]> = {};
 
   binaryType = "";
@@ -28,7 +29,10 @@ class FakeSocket {
   constructor(_url: string, protocol: string) {
     this.protocol = protocol;
     FakeSocket.all.push(this);
-    queueMicrotask(() => (FakeSocket.isUp ? this.onopen?.() : this.onclose?.({ code: 1006, reason: "" })));
+    queueMicrotask(() => {
+      if (!FakeSocket.isUp) this.onclose?.({ code: 1006, reason: "" });
+      else if (FakeSocket.opens) this.onopen?.();
+    });
   }
 
   send(data: string | Uint8Array): void {
@@ -55,6 +59,7 @@ class FakeSocket {
 
 beforeEach(() => {
   FakeSocket.all = [];
+  FakeSocket.opens = true;
   FakeSocket.isUp = true;
   FakeSocket.ack = {};
 });
@@ -85,13 +90,14 @@ test("a heartbeat is sent in every interval that the service named", async () =>
   assert.equal(socket.heartbeats, 0);
   await pass(1);
   assert.equal(socket.heartbeats, 1);
+  socket.hear("HEARTBEAT_ACK", { timestamp: 1 });
   await pass(10_000);
   assert.equal(socket.heartbeats, 2);
 });
 
-test("a silent service is given up after its time-out, and any message of it counts as life", async () => {
+test("a client that may not come back gives a silent service up after its time-out", async () => {
   FakeSocket.ack = { heartbeat_interval: 10, heartbeat_timeout: 20 };
-  const [client, socket] = await connect({ retry: { random: () => 1 } });
+  const [client, socket] = await connect({ retry: { attempts: 0 } });
   const reasons: string[] = [];
   client.on("disconnected", ({ reason }) => reasons.push(reason));
 
@@ -104,20 +110,186 @@ test("a silent service is given up after its time-out, and any message of it cou
   await pass(10_000);
 
   assert.deepEqual(reasons, ["nothing received for 20 s"]);
-  assert.equal(socket.farewell, 4408); // the session may go on
+  assert.equal(FakeSocket.all.length, 1);
 });
 
-test("a machine that slept asks once more before it gives the connection up", async () => {
-  FakeSocket.ack = { heartbeat_interval: 10, heartbeat_timeout: 30 };
-  const [client, socket] = await connect();
-  await pass(10_000);
-  const before = socket.heartbeats;
+test("a heartbeat that nothing follows makes the client open another connection at once", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect({ retry: { random: () => 1 } });
+  const events: unknown[] = [];
+  client.on("disconnected", ({ willReconnect, delay }) => events.push(["disconnected", willReconnect, delay]));
+  client.on("reconnected", ({ resumed }) => events.push(["reconnected", resumed]));
+  FakeSocket.ack = { ...RESUMABLE, resumed: true, received: 0 };
 
-  // However long the sleep was, the timer that was due fires once.
   await pass(10_000);
+  assert.equal(socket.heartbeats, 1);
+  await pass(2_499);
+  assert.equal(FakeSocket.all.length, 1);
+  await pass(1);
+
+  assert.deepEqual(events, [
+    ["disconnected", true, 0],
+    ["reconnected", true],
+  ]);
+  assert.equal(socket.farewell, 4408); // the session goes on
+  assert.equal(FakeSocket.all.length, 2);
+});
+
+test("what is sent and followed by nothing is asked after, and its call gets its reply on another connection", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect();
+  FakeSocket.ack = { ...RESUMABLE, resumed: true, received: 0 };
+  const asked = client.sendMessage("bob", 1, { ack: true });
+
+  await pass(1_999);
+  assert.equal(socket.heartbeats, 0);
+  await pass(1);
+  assert.equal(socket.heartbeats, 1);
+  await pass(2_500);
+
+  const next = FakeSocket.all[1]!;
+  const [again] = next.sent.filter(({ type }) => type === "SIGNAL_MESSAGE");
+  next.hear("SIGNAL_ACK", { status: "delivered" }, again!.id);
+  assert.equal(await asked, "delivered");
+});
+
+test("a slow request beside answered heartbeats is no silence", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect({ requestTimeout: 60_000 });
+  void client.request("ROOM_STATE", { room_id: "r" }).catch(() => undefined);
+
+  for (let seconds = 0; seconds < 20; seconds += 2) {
+    await pass(2_000);
+    socket.hear("HEARTBEAT_ACK", { timestamp: 1 });
+  }
+
+  assert.equal(socket.heartbeats, 10);
+  assert.equal(FakeSocket.all.length, 1);
+  assert.ok(client.isConnected);
+});
+
+test("a connection that shows life before another one is open is kept", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect();
+  client.on("disconnected", () => assert.fail("it was kept"));
+  FakeSocket.opens = false;
+  await pass(10_000);
+  await pass(2_500);
+  assert.equal(FakeSocket.all.length, 2);
+
+  socket.hear("HEARTBEAT_ACK", { timestamp: 1 });
+  await pass(7_000);
+
+  assert.equal(FakeSocket.all[1]!.farewell, 4408);
+  assert.deepEqual([FakeSocket.all.length, client.isConnected], [2, true]);
+});
+
+test("a network that is gone ends the connection when no other can be opened", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect({ retry: { random: () => 1, baseDelay: 1000 } });
+  const delays: unknown[] = [];
+  client.on("disconnected", ({ delay }) => delays.push(delay));
+  FakeSocket.isUp = false;
+
+  await pass(10_000);
+  await pass(2_500);
+  await pass(1);
+
+  assert.deepEqual(delays, [1000]);
+  assert.equal(socket.farewell, 4408);
+});
+
+test("reconnect replaces a connection at once, and does not wait between attempts", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const [client, socket] = await connect({ retry: { random: () => 1, baseDelay: 10_000 } });
+  FakeSocket.ack = { ...RESUMABLE, resumed: true, received: 0 };
+  await client.reconnect();
+  assert.equal(FakeSocket.all.length, 2);
+  assert.equal(socket.farewell, 4408);
+
+  FakeSocket.all[1]!.onclose?.({ code: 1006, reason: "" });
+  await client.reconnect();
+
+  assert.equal(FakeSocket.all.length, 3);
+  assert.ok(client.isConnected);
+  const closing = client.close();
+  await pass(2_000);
+  await closing;
+  await assert.rejects(client.reconnect(), /closed/);
+});
+
+test("reconnect that takes too long rejects, and the client goes on trying", async () => {
+  const [client] = await connect({ retry: { random: () => 1 } });
+  FakeSocket.opens = false;
+  const late = assert.rejects(client.reconnect({ timeout: 100 }), /within 100 ms/);
+  await pass(100);
+  await late;
+  FakeSocket.opens = true;
+  await pass(10_000);
+  await pass(500);
 
   assert.ok(client.isConnected);
-  assert.equal(socket.heartbeats, before + 1);
+});
+
+test("the page's news of a network or of its own return asks for a sign of life, until the client is closed", async () => {
+  const page = globalThis as unknown as Record<string, unknown>;
+  const target = new EventTarget();
+  const document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+  const link = new EventTarget();
+  Object.defineProperty(globalThis, "navigator", { value: { connection: link }, configurable: true, writable: true });
+  page["document"] = document;
+  page["addEventListener"] = target.addEventListener.bind(target);
+  page["removeEventListener"] = target.removeEventListener.bind(target);
+  try {
+    const [client, socket] = await connect();
+    const sources: [EventTarget, string][] = [
+      [target, "online"],
+      [target, "pageshow"],
+      [link, "change"],
+      [document, "visibilitychange"],
+    ];
+    for (const [index, [source, event]] of sources.entries()) {
+      source.dispatchEvent(new Event(event));
+      source.dispatchEvent(new Event(event)); // a heartbeat that waits for its answer is enough
+      assert.equal(socket.heartbeats, index + 1, event);
+      socket.hear("HEARTBEAT_ACK", { timestamp: 1 });
+    }
+    document.visibilityState = "hidden";
+    document.dispatchEvent(new Event("visibilitychange"));
+    assert.equal(socket.heartbeats, 4);
+
+    FakeSocket.isUp = false;
+    socket.onclose?.({ code: 1006, reason: "" });
+    FakeSocket.isUp = true;
+    target.dispatchEvent(new Event("online")); // nobody waits for the delay between attempts
+    assert.equal(FakeSocket.all.length, 2);
+
+    await pass(1);
+    const [, second] = FakeSocket.all;
+    const closing = client.close();
+    second!.onclose?.({ code: 1000, reason: "" });
+    await closing;
+    for (const [source, event] of sources) source.dispatchEvent(new Event(event));
+    assert.equal(second!.heartbeats, 0);
+  } finally {
+    for (const name of ["document", "navigator", "addEventListener", "removeEventListener"]) delete page[name];
+  }
+});
+
+test("heartbeats are close together in a room, and far apart after it", async () => {
+  const [client, socket] = await connect();
+  const leave = client.on("room-event", () => undefined); // what a room does
+  void client.join("demo").catch(() => undefined);
+  socket.hear("SIGNAL_ACK", { status: "delivered" });
+  const before = socket.heartbeats;
+  for (let second = 0; second < 10; second += 2) {
+    await pass(2_000);
+    socket.hear("HEARTBEAT_ACK", { timestamp: 1 });
+  }
+  assert.ok(socket.heartbeats >= before + 5);
+
+  leave();
+  void client.close();
 });
 
 for (const interval of [0, -1, 1e9, Number.NaN]) {

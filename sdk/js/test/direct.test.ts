@@ -215,10 +215,10 @@ test("a call that the token does not allow ends with the service's word", async 
 });
 
 test("a call that nobody answers ends after a minute, on both sides", async () => {
+  mock.timers.enable({ apis: ["setTimeout"] }); // before anything sets a timer that it would not clear
   const alicesCalls = await makeCalls("alice");
   const bobsCalls = await makeCalls("bob");
   const ringing = incoming(bobsCalls);
-  mock.timers.enable({ apis: ["setTimeout"] });
   const alice = alicesCalls.dial("bob", makeStream("audio"));
   await new Promise<void>((resolve) => bobsCalls.on("incoming", () => resolve()));
   const over = new Promise<string>((resolve) => alice.on("closed", ({ reason }) => resolve(reason)));
