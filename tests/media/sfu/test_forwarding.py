@@ -75,7 +75,7 @@ class Stage:
             send_rtcp=self.to_publisher.append,
             settings=self.settings,
             counters=self.counters,
-            now=0,
+            now=time.monotonic(),
         )
         self.router.publish(
             self.publication,
@@ -103,7 +103,7 @@ class Stage:
             send=send or self.to_subscriber.append,
             send_rtcp=self.to_subscriber.append,
             settings=SfuSettings(drop_rate=drop),
-            resending=resending or self.router.resending,
+            resending=resending or self.router.receiver.resending,
         )
         subscription.preferred_rid, subscription.may_choose_other = rid, other
         subscription.attach(self.publication)
@@ -584,6 +584,49 @@ def test_the_publishers_clock_is_passed_on_under_the_new_ssrc() -> None:
     report = RtcpPacket.parse(sent)[0]
     assert isinstance(report, RtcpSrPacket)
     assert (report.ssrc, report.sender_info.rtp_timestamp, report.sender_info.packet_count) == (500, 3000, 1)
+
+
+def test_a_late_joiner_learns_the_publishers_clock_at_once(clock: Clock) -> None:
+    stage = Stage()
+    stage.router.receive_rtp(rtp(7))
+    info = RtcpSenderInfo(ntp_timestamp=1 << 40, rtp_timestamp=3000, packet_count=9, octet_count=9)
+    stage.router.receive_rtcp(bytes(RtcpSrPacket(ssrc=11, sender_info=info)))
+    clock.now += 2.5
+
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(8))
+
+    report = RtcpPacket.parse(stage.to_subscriber[0])[0]
+    assert isinstance(report, RtcpSrPacket)
+    assert report.ssrc == 500
+    assert report.sender_info.ntp_timestamp == (1 << 40) + int(2.5 * (1 << 32))
+    assert report.sender_info.rtp_timestamp == 3000 + int(2.5 * 90000)
+
+
+def test_packets_tell_when_they_were_sent_where_the_client_wants_to_know(clock: Clock) -> None:
+    stage = Stage()
+    subscription = stage.subscribe()
+    subscription.open(OURS, 5)
+    stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtcp(nack(7))
+
+    first, again = stage.to_subscriber
+    sent_at = bytes.fromhex("bede0001") + bytes((5 << 4 | 2,)) + (int(clock.now * 2**18) & 0xFFFFFF).to_bytes(3, "big")
+    assert (first[0], first[12:]) == (0x90, sent_at + KEY)
+    assert (again[0], again[12:]) == (0x90, sent_at + struct.pack("!H", 7) + KEY)
+
+
+def test_a_publisher_is_told_when_its_packets_arrived(clock: Clock) -> None:
+    stage = Stage()
+    stage.router.publish(stage.publication, ssrc=11, rtx_ssrc=12, extensions={3: "transport number"})
+    for number in range(20):
+        extension = bytes.fromhex("bede0002") + b"\x10\x30" + bytes((0x31,)) + struct.pack("!H", number) + bytes(3)
+        stage.router.receive_rtp(rtp(number, extension=extension))
+        clock.now += 0.01
+
+    (feedback,) = stage.rtcp()
+    assert isinstance(feedback, RtcpRtpfbPacket)
+    assert (feedback.fmt, feedback.media_ssrc) == (15, 11)
 
 
 def test_pli_and_fir_reach_the_publisher(clock: Clock) -> None:

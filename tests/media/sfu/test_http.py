@@ -164,7 +164,7 @@ async def test_publishing_is_answered_with_mid_and_name(api: Api) -> None:
     assert answer["requiresImmediateRenegotiation"] is False
     assert answer["tracks"] == [{"trackName": "camera", "mid": "0"}]
     assert "a=recvonly" in answer["sessionDescription"]["sdp"]
-    assert "transport-cc" not in answer["sessionDescription"]["sdp"]
+    assert "a=rtcp-fb:96 transport-cc" in answer["sessionDescription"]["sdp"]
     state = await api.ok("GET", f"/sessions/{session}")
     assert state["tracks"] == [{"location": "local", "mid": "0", "trackName": "camera", "status": "inactive"}]
 

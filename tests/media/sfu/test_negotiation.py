@@ -147,3 +147,41 @@ def test_a_client_that_stops_receiving_can_start_again() -> None:
 def test_a_codec_matches_whatever_its_payload_type() -> None:
     assert match_codec(H264, [VP8, Codec(120, "h264", "H264/90000", H264.fmtp)]) is not None
     assert match_codec(H264, [VP8]) is None
+
+
+SEND_TIME = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
+NUMBER = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
+
+
+def test_a_publisher_is_asked_for_transport_wide_numbers_and_a_subscriber_offered_times_of_sending() -> None:
+    negotiation = Negotiation(max_sections=8)
+    more = (f"a=extmap:2 {NUMBER}", f"a=extmap:6 {SEND_TIME}", "a=extmap:3 urn:something:else")
+    negotiation.apply_offer(read(section("0", more=more)), receive={"0"}, send={})
+    answer = negotiation.render(LINES)
+    pull(negotiation)
+    publishing, pulling = offer(negotiation).split("m=video")[1:]
+
+    assert f"a=extmap:2 {NUMBER}" in answer
+    assert "a=rtcp-fb:96 transport-cc" in publishing
+    assert SEND_TIME not in answer
+    assert f"a=extmap:6 {SEND_TIME}" in pulling
+    assert "transport-cc" not in pulling
+
+
+def test_an_extension_of_the_sfus_takes_no_id_that_means_something_else_to_the_client() -> None:
+    negotiation = Negotiation(max_sections=8)
+    more = ("a=extmap:2 urn:something:else", "a=extmap:1/sendonly urn:something:more")
+    negotiation.apply_offer(read(section("0", more=more)), receive={"0"}, send={})
+    pull(negotiation)
+
+    assert f"a=extmap:3 {SEND_TIME}" in offer(negotiation)
+
+
+def test_times_of_sending_are_left_out_where_the_answer_leaves_them_out() -> None:
+    negotiation = Negotiation(max_sections=8)
+    mid = pull(negotiation)
+    answered(negotiation)
+
+    settled = negotiation.section(mid)
+    assert settled is not None
+    assert settled.send_time_id is None

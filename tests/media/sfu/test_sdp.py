@@ -31,7 +31,7 @@ def test_an_offer_is_read_with_its_codec_and_retransmissions() -> None:
     )
     (video,) = parse(sdp(section("0", more=more)), max_size=100_000).sections
 
-    assert video.codecs == (Codec(96, "vp8", "VP8/90000", "", ("nack", "nack pli"), 97),)
+    assert video.codecs == (Codec(96, "vp8", "VP8/90000", "", ("nack", "nack pli", "transport-cc"), 97),)
     assert (video.ssrc, video.rtx_ssrc, video.extensions) == (11, 12, {9: "mid"})
     assert video.sends
     assert not video.receives
@@ -179,7 +179,7 @@ def test_vp9_profiles_are_different_codecs() -> None:
 def test_feedback_for_all_payload_types_counts() -> None:
     text = sdp(section("0")).replace("a=rtcp-fb:96 nack pli", "a=rtcp-fb:* ccm fir")
 
-    assert parse(text, max_size=100_000).sections[0].codecs[0].feedback == ("nack", "ccm fir")
+    assert parse(text, max_size=100_000).sections[0].codecs[0].feedback == ("nack", "ccm fir", "transport-cc")
     assert len(VP8) == 6
 
 

@@ -33,7 +33,7 @@ from signal_manager.media.sfu.retransmission import Allowance, MissingPackets, P
 from signal_manager.media.sfu.sdp import Codec
 from signal_manager.media.sfu.settings import SfuSettings
 
-__all__ = ["Layer", "Publication", "SendPacket", "Subscription"]
+__all__ = ["Layer", "Publication", "SendPacket", "Subscription", "send_time"]
 
 SendPacket = Callable[[bytes], None]
 
@@ -41,6 +41,7 @@ SendPacket = Callable[[bytes], None]
 REPORTER_SSRC = 1
 _HALF = 0x8000
 _SDES_CNAME = 1
+_SOUND = frozenset({"opus", "pcma", "pcmu"})
 # Numbers that one NACK may name: reading it costs more than sending it.
 _MAX_NACKED = 512
 # When the times of retransmissions that are long past are forgotten.
@@ -64,7 +65,9 @@ class Layer:
         self._asked_at = float("-inf")
         self._seen = (0, 0)  # expected and received at the last report
         self.recent_bytes = 0  # between the last two ticks
+        self.bitrate = 0.0  # bit/s of payload, smoothed
         self._ticked = (0, 0)  # packets and bytes at the last tick
+        self._ticked_at = publication.started
         self._sender_report: tuple[RtcpSenderInfo, float] | None = None  # and when it came
         settings = publication.settings
         self.cache = PacketCache(max_bytes=settings.max_cache, max_age=settings.cache_age)
@@ -142,6 +145,25 @@ class Layer:
         for subscription in self.subscribers:
             subscription.send_report(self, info)
 
+    def introduce(self, subscription: Subscription, now: float) -> None:
+        """Tell a receiver that has just come the publisher's clock, continued from its last report.
+
+        Without it, sound and picture cannot be put together until the publisher's next report, five seconds later.
+        """
+        if self._sender_report is None:
+            return
+        info, at = self._sender_report
+        elapsed = now - at
+        subscription.send_report(
+            self,
+            RtcpSenderInfo(
+                ntp_timestamp=(info.ntp_timestamp + int(elapsed * (1 << 32))) & 0xFFFFFFFFFFFFFFFF,
+                rtp_timestamp=(info.rtp_timestamp + int(elapsed * self.publication.codec.clock_rate)) & 0xFFFFFFFF,
+                packet_count=0,
+                octet_count=0,
+            ),
+        )
+
     def report(self, now: float) -> tuple[int, int, int, int]:
         """Return fraction lost (of 256), total lost, and LSR and DLSR for a receiver report (RFC 3550, 6.4.1)."""
         expected, received = self.highest - self._first + 1, self.packets
@@ -163,6 +185,10 @@ class Layer:
         self.cache.expire(now)
         self.is_flowing = self.packets > self._ticked[0]
         self.recent_bytes = self.bytes - self._ticked[1]
+        if now > self._ticked_at:
+            rate = 8 * self.recent_bytes / (now - self._ticked_at)
+            self.bitrate = rate if self.bitrate == 0 else (self.bitrate + rate) / 2
+        self._ticked_at = now
         self._ticked = (self.packets, self.bytes)
 
 
@@ -188,6 +214,7 @@ class Publication:
         self.mid = mid
         self.kind = kind
         self.settings = settings
+        self.started = now
         self.codec = codec
         self.layers = {rid: Layer(self, rid) for rid in (rids or ("",))}
         self.subscriptions: set[Subscription] = set()
@@ -275,6 +302,12 @@ class Subscription:
         self._key_frames = Allowance(rate=1 / settings.key_frame_period, burst=1)
         self._wants_key_frame = False  # the client asked for one, and has not got it yet
         self._is_open = False
+        self.is_held = False  # the client's network has no room for it
+        self.ceiling: Layer | None = None  # nothing better than this one: the client's network has no room for it
+        self._looked_at = (0, 0, 0)  # packets, bytes and losses when the receiver was last looked at
+        self._first_byte = 0x80  # of every packet, and what stands behind its fixed header
+        self._after_header = self._ssrc
+        self._has_send_time = False
         self._sequence_shift = 0
         self._timestamp_shift = 0
         self._not_before = 0  # sequence numbers before it belong to a time when another layer was sent
@@ -289,6 +322,7 @@ class Subscription:
         """Receive this publication from its next key frame on, in place of what was received before."""
         self.detach()
         self.publication = publication
+        self.is_held, self.ceiling = False, None
         publication.subscriptions.add(self)
         self.choose()
 
@@ -299,9 +333,21 @@ class Subscription:
             self.publication.subscriptions.discard(self)
             self.publication = None
 
-    def open(self, codec: Codec) -> None:
-        """Let packets flow: the client answered, with the payload types of this codec."""
+    def open(self, codec: Codec, send_time_id: int | None = None) -> None:
+        """Let packets flow: the client answered.
+
+        Args:
+            codec: with the client's payload types.
+            send_time_id: the id of the header extension for the time of sending, where it is negotiated.
+        """
         self._codec = codec
+        self._has_send_time = send_time_id is not None and codec.name not in _SOUND
+        if send_time_id is not None and self._has_send_time:
+            # One word of one-byte extensions (RFC 8285, 4.2), of which the time itself comes with each packet.
+            extension = b"\xbe\xde\x00\x01" + bytes((send_time_id << 4 | 2,))
+            self._first_byte, self._after_header = 0x90, self._ssrc + extension
+        else:
+            self._first_byte, self._after_header = 0x80, self._ssrc
         self._is_open = True
         layer = self._pending or self.layer
         if layer is not None:
@@ -314,9 +360,12 @@ class Subscription:
     def choose(self) -> None:
         """Choose the layer to receive, and wait for its next key frame."""
         publication = self.publication
-        if publication is None:
+        if publication is None or self.is_held:
             return
         wanted = self._wanted(publication)
+        ceiling = self.ceiling
+        if wanted is not None and ceiling is not None and ceiling.is_flowing and ceiling.bitrate < wanted.bitrate:
+            wanted = ceiling
         if wanted is None or wanted is (self._pending or self.layer):
             return
         if wanted is self.layer and self._pending is not None:
@@ -336,6 +385,41 @@ class Subscription:
             layer.subscribers.append(self)
         if self._is_open:
             layer.ask_key_frame(time.monotonic())
+
+    def hold(self) -> None:
+        """Send nothing until `limit` is called: the client's network has no room for it."""
+        if not self.is_held:
+            self.is_held = True
+            self._drop_layers()
+            self._count("subscriptions_held")
+
+    def limit(self, ceiling: Layer | None) -> None:
+        """Send this layer where a better one is wanted; None: send what is wanted."""
+        if ceiling is not None and ceiling is not self.ceiling:
+            self._count("subscriptions_limited")
+        self.is_held, self.ceiling = False, ceiling
+        self.choose()
+
+    def candidates(self) -> list[Layer]:
+        """Return the layers that may be sent, by their rate, of which the last is the one that is wanted."""
+        publication = self.publication
+        wanted = self._wanted(publication) if publication is not None else None
+        if publication is None or wanted is None or not self._is_open:
+            return []
+        lower = [x for x in publication.layers.values() if x.is_flowing and 0 < x.bitrate < wanted.bitrate]
+        return [*sorted(lower, key=lambda layer: layer.bitrate), wanted]
+
+    def since_last_look(self) -> tuple[int, int, int]:
+        """Return how many packets that the client can ask for again, bytes and losses came since this was called."""
+        packets, sent, lost = self._looked_at
+        self._looked_at = (self.packets, self.bytes, self.lost)
+        is_reported = "nack" in self._codec.feedback
+        return (self.packets - packets if is_reported else 0), self.bytes - sent, self.lost - lost
+
+    def _count(self, name: str) -> None:
+        if self.publication is not None:
+            counters = self.publication.counters
+            setattr(counters, name, getattr(counters, name) + 1)
 
     def tick(self, now: float) -> None:
         """Choose again where the layer may be replaced, and ask for the key frame that could not be asked for."""
@@ -383,7 +467,7 @@ class Subscription:
                 continue
             self._resent[number] = now
             counters.packets_resent += 1
-            self._send_again(sequence & 0xFFFF, *packet)
+            self._send_again(sequence & 0xFFFF, *packet, now)
         if len(self._resent) > _MAX_RESENT:
             self._resent = {number: at for number, at in self._resent.items() if now - at < self._settings.cache_age}
 
@@ -410,13 +494,14 @@ class Subscription:
 
     # -- the packet path -----------------------------------------------------------------------------------------------
 
-    def forward(self, layer: Layer, packet: bytes, body: bytes, now: float) -> None:
+    def forward(self, layer: Layer, packet: bytes, body: bytes, timed: bytes, now: float) -> None:
         """Send one packet of the primary stream on.
 
         Args:
             layer: where it came from.
             packet: the RTP packet, of which only the fixed header is used.
             body: its payload, header extensions left out.
+            timed: the same behind the time of sending, for clients that want to know it.
             now: `time.monotonic()`.
         """
         if not self._is_open:
@@ -429,6 +514,7 @@ class Subscription:
                 layer.ask_key_frame(now)
                 return
             self._switch(layer, incoming, int.from_bytes(packet[4:8], "big"), now)
+            layer.introduce(self, now)
         age = (incoming - self._not_before) & 0xFFFF
         if age >= _HALF:
             return
@@ -444,26 +530,28 @@ class Subscription:
         self.packets += 1
         self.bytes += len(body)
         header = (
-            (0x80 | packet[0] & 0x20) << 56
+            (self._first_byte | packet[0] & 0x20) << 56
             | (packet[1] & 0x80 | self._codec.payload_type) << 48
             | sequence << 32
             | timestamp
         )
-        self._send(header.to_bytes(8, "big") + self._ssrc + body)
+        self._send(header.to_bytes(8, "big") + self._after_header + (timed if self._has_send_time else body))
 
-    def _send_again(self, sequence: int, header: bytes, body: bytes) -> None:
+    def _send_again(self, sequence: int, header: bytes, body: bytes, now: float) -> None:
         """Send one packet of the cache (RFC 4588), as a plain one where the client did not negotiate RTX."""
         if self._drop_rate and random.random() < self._drop_rate:  # noqa: S311 -- chance, no secret
             return
         timestamp = (int.from_bytes(header[4:8], "big") + self._timestamp_shift) & 0xFFFFFFFF
         marker, rtx, original = header[1] & 0x80, self._codec.rtx_payload_type, sequence.to_bytes(2, "big")
+        first = self._first_byte | header[0] & 0x20
+        extension = self._after_header[4:] + send_time(now) if self._has_send_time else b""
         if rtx is None:
-            head = bytes((0x80 | header[0] & 0x20, marker | self._codec.payload_type)) + original
-            self._send(head + timestamp.to_bytes(4, "big") + self._ssrc + body)
+            head = bytes((first, marker | self._codec.payload_type)) + original + timestamp.to_bytes(4, "big")
+            self._send(head + self._ssrc + extension + body)
             return
         self._rtx_sequence = (self._rtx_sequence + 1) & 0xFFFF
-        head = bytes((0x80 | header[0] & 0x20, marker | rtx)) + self._rtx_sequence.to_bytes(2, "big")
-        self._send(head + timestamp.to_bytes(4, "big") + self._rtx_ssrc + original + body)
+        head = bytes((first, marker | rtx)) + self._rtx_sequence.to_bytes(2, "big") + timestamp.to_bytes(4, "big")
+        self._send(head + self._rtx_ssrc + extension + original + body)
 
     def _switch(self, layer: Layer, sequence: int, timestamp: int, now: float) -> None:
         """Make this packet of another layer the one that follows the last that was sent."""
@@ -493,6 +581,11 @@ class Subscription:
         )
         source = RtcpSourceInfo(ssrc=self.ssrc, items=[(_SDES_CNAME, self._cname)])
         self._send_rtcp(bytes(report) + bytes(RtcpSdesPacket(chunks=[source])))
+
+
+def send_time(now: float) -> bytes:
+    """Return a time as the header extension abs-send-time has it: 24 bits, of which 18 are the fraction of a second."""
+    return (int(now * 262144) & 0xFFFFFF).to_bytes(3, "big")
 
 
 def _nack(ssrc: int, lost: Sequence[int]) -> bytes:

@@ -26,6 +26,8 @@ __all__ = ["Negotiation", "Sending", "match_codec", "new_outgoing"]
 
 # RFC 3551 and RFC 5761 leave these to dynamic payload types; the second range is for when the first is used up.
 _DYNAMIC_PAYLOAD_TYPES: tuple[int, ...] = (*range(96, 128), *range(35, 64))
+# Chromium's own, so that what it offers later agrees with what the SFU offered.
+_USUAL_EXTENSION_IDS = {"send time": 2, "transport number": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Negotiation:
         self._origin = secrets.randbits(62)
         self._next_mid = 0
         self._payload_types: dict[tuple[str, str], Codec] = {}
+        self._extension_ids: dict[str, int] = {}
+        self._taken_extension_ids: set[int] = set()
 
     def section(self, mid: str) -> Section | None:
         """Return the live section of this mid."""
@@ -134,8 +138,9 @@ class Negotiation:
         if not section.codecs:
             section.codecs = remote.codecs[:1]
         section.sends = section.outgoing is not None and remote.receives
+        section.take_extensions(remote)
         if section.receives:
-            section.extensions, section.rids = remote.extensions, remote.rids
+            section.rids = remote.rids
 
     # -- the SFU offers ------------------------------------------------------------------------------------------------
 
@@ -144,6 +149,7 @@ class Negotiation:
         section = self._free_section(kind)
         section.codecs = (self._with_payload_types(codec),)
         section.outgoing, section.sends, section.receives = outgoing, True, False
+        section.send_time_id = self._extension_id("send time")
         return section
 
     def open_receiving(self, kind: str, codecs: Collection[Codec], outgoing: Outgoing | None) -> Section:
@@ -151,6 +157,9 @@ class Negotiation:
         section = self._free_section(kind)
         section.codecs = tuple(self._with_payload_types(codec) for codec in codecs)
         section.outgoing, section.sends, section.receives = outgoing, outgoing is not None, True
+        section.send_time_id = self._extension_id("send time") if outgoing is not None else None
+        number = self._extension_id("transport number")
+        section.extensions = {} if number is None else {number: "transport number"}
         return section
 
     def open_data(self) -> Section:
@@ -197,7 +206,7 @@ class Negotiation:
         section.codecs = remote.codecs[:1] or section.codecs[:1]
         if section.receives:
             section.receives = remote.sends
-            section.extensions = remote.extensions
+        section.take_extensions(remote)
         section.sends = section.outgoing is not None and remote.receives
 
     # -- sections and payload types ------------------------------------------------------------------------------------
@@ -230,6 +239,20 @@ class Negotiation:
         """Keep the client's payload types, so that our offers never give one of them another meaning."""
         for codec in remote.codecs:
             self._payload_types.setdefault(codec.key, codec)
+        self._taken_extension_ids |= remote.extension_ids
+        for number, name in remote.extensions.items():
+            self._extension_ids.setdefault(name, number)
+
+    def _extension_id(self, name: str) -> int | None:
+        """Return the id of a header extension, which has one meaning in all sections (RFC 8285, 5)."""
+        known = self._extension_ids.get(name)
+        if known is None:
+            free = (n for n in (_USUAL_EXTENSION_IDS[name], *range(1, 15)) if n not in self._taken_extension_ids)
+            known = next(free, None)
+            if known is not None:
+                self._extension_ids[name] = known
+                self._taken_extension_ids.add(known)
+        return known if known is not None and known < 15 else None
 
     def _with_payload_types(self, codec: Codec) -> Codec:
         """Return a publisher's codec under payload types that are free, or have that meaning, in this session."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
+from contextlib import suppress
 
 from aiortc.rtp import (
     RTCP_PSFB_APP,
@@ -23,12 +24,21 @@ from aiortc.rtp import (
     RtcpSrPacket,
     pack_remb_fci,
     unpack_header_extensions,
+    unpack_remb_fci,
 )
 
-from signal_manager.media.sfu.forwarding import REPORTER_SSRC, Layer, Publication, SendPacket, Subscription
+from signal_manager.media.sfu.congestion import Receiver
+from signal_manager.media.sfu.forwarding import (
+    REPORTER_SSRC,
+    Layer,
+    Publication,
+    SendPacket,
+    Subscription,
+    send_time,
+)
 from signal_manager.media.sfu.metrics import Counters
-from signal_manager.media.sfu.retransmission import Allowance
 from signal_manager.media.sfu.settings import SfuSettings
+from signal_manager.media.sfu.twcc import ArrivalFeedback, transport_number
 
 __all__ = ["MediaRouter"]
 
@@ -45,12 +55,12 @@ class MediaRouter:
         self._send_rtcp = send_rtcp
         self._settings = settings
         self._counters = counters
-        # What may be sent again to this client, whatever the track.
-        self.resending = Allowance(rate=settings.resend_floor, burst=settings.resend_burst)
+        self.receiver = Receiver(settings, time.monotonic())
+        self._arrivals = ArrivalFeedback(REPORTER_SSRC)
+        self._number_id = 0  # the header extension with the transport-wide number; 0 where there is none
         self._routes: dict[int, tuple[Layer, bool]] = {}  # SSRC -> layer, and whether these are retransmissions
         self._by_ssrc: dict[int, Subscription] = {}
         self._extensions: dict[int, str] = {}
-        self._sent = (0, time.monotonic())  # bytes of all subscriptions at the last tick, and when that was
 
     # -- tracks --------------------------------------------------------------------------------------------------------
 
@@ -60,6 +70,7 @@ class MediaRouter:
         """Begin to receive a track."""
         self.publications[publication.mid] = publication
         self._extensions |= extensions
+        self._number_id = next((n for n, name in self._extensions.items() if name == "transport number"), 0)
         self.signal(publication, ssrc=ssrc, rtx_ssrc=rtx_ssrc)
 
     def signal(self, publication: Publication, *, ssrc: int | None, rtx_ssrc: int | None) -> None:
@@ -111,10 +122,15 @@ class MediaRouter:
         counters = self._counters
         counters.packets_received += 1
         counters.bytes_received += len(packet)
+        now = time.monotonic()
         header = 12 + 4 * (packet[0] & 0x0F)
         route = self._routes.get(int.from_bytes(packet[8:12], "big"))
         if packet[0] & 0x10:
             end = header + 4 + 4 * int.from_bytes(packet[header + 2 : header + 4], "big")
+            if self._number_id and end <= len(packet):
+                number = transport_number(packet, header, end, self._number_id)
+                if number is not None and self._arrivals.take(number, now):
+                    self._tell_arrivals(packet, now)
             if route is None:
                 route = self._learn(packet, packet[header:end])
             header = end
@@ -130,15 +146,19 @@ class MediaRouter:
                 return  # padding that probes for bandwidth retransmits nothing
             # RFC 4588, 4: the packet's own number comes before its payload.
             packet, body = packet[:2] + body[:2] + packet[4:12], body[2:]
-        now = time.monotonic()
         if not layer.take(packet[:12], body, now):
             return  # it came before: a publisher that probes for bandwidth sends again what nobody lost
         if not layer.publication.has_packets:
             layer.is_flowing = True
             layer.publication.begin()
+        timed = send_time(now) + body if layer.publication.kind == "video" else body
         # A copy, because a switch takes subscribers out of lists while they are walked.
         for subscription in tuple(layer.subscribers):
-            subscription.forward(layer, packet, body, now)
+            subscription.forward(layer, packet, body, timed, now)
+
+    def _tell_arrivals(self, packet: bytes, now: float) -> None:
+        for message in self._arrivals.build(int.from_bytes(packet[8:12], "big"), now):
+            self._send_rtcp(message)
 
     def _learn(self, packet: bytes, extension: bytes) -> tuple[Layer, bool] | None:
         """Find out where an unknown SSRC belongs; a stream nobody negotiated belongs nowhere."""
@@ -207,6 +227,7 @@ class MediaRouter:
         now = time.monotonic()
         for packet in packets:
             self._act_on(packet, now)
+        self.receiver.evaluate(self.subscriptions.values(), now)
 
     def _act_on(self, packet: AnyRtcpPacket, now: float) -> None:
         match packet:
@@ -221,16 +242,20 @@ class MediaRouter:
                 subscription = self._by_ssrc.get(media_ssrc)
                 if subscription is not None:
                     subscription.ask_key_frame(now)
+            case RtcpPsfbPacket(fmt=fmt, fci=fci) if fmt == RTCP_PSFB_APP:
+                with suppress(ValueError, struct.error, IndexError):
+                    bitrate, ssrcs = unpack_remb_fci(fci)
+                    self.receiver.take_estimate(bitrate, ssrcs, now)
             case RtcpRtpfbPacket(fmt=fmt, media_ssrc=media_ssrc, lost=lost) if fmt == RTCP_RTPFB_NACK:
                 subscription = self._by_ssrc.get(media_ssrc)
                 if subscription is not None:
                     subscription.resend(lost, now)
             case _:
-                pass  # receivers' reports and estimates: there is nothing to adapt on one machine
+                pass  # receivers' reports: what is lost is known from what they ask for again
 
     def tick(self, now: float) -> None:
-        """Report on what is received, with the fixed estimate that lets publishers send at full quality."""
-        self._grant_retransmissions(now)
+        """Look at what the client receives, and report on what it sends, with the most that it may send."""
+        self.receiver.evaluate(self.subscriptions.values(), now)
         layers = []
         for publication in self.publications.values():
             publication.tick(now)
@@ -244,15 +269,6 @@ class MediaRouter:
             bytes(RtcpRrPacket(ssrc=REPORTER_SSRC, reports=reports))
             + bytes(RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=REPORTER_SSRC, media_ssrc=0, fci=estimate))
         )
-
-    def _grant_retransmissions(self, now: float) -> None:
-        """Let this client have a share of what it is sent once more."""
-        sent = sum(subscription.bytes for subscription in self.subscriptions.values())
-        before, at = self._sent
-        self._sent = (sent, now)
-        if now > at:
-            rate = self._settings.resend_share * (sent - before) / (now - at)
-            self.resending.rate = max(rate, self._settings.resend_floor)
 
     @staticmethod
     def _report(layer: Layer, now: float) -> RtcpReceiverInfo:

@@ -31,10 +31,12 @@ EXTENSIONS = {
     "urn:ietf:params:rtp-hdrext:sdes:mid": "mid",
     "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id": "rid",
     "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id": "rrid",
+    "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01": "transport number",
+    "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time": "send time",
 }
 _EXTENSION_URIS = {name: uri for uri, name in EXTENSIONS.items()}
 _CODECS = {"vp8", "vp9", "h264", "h265", "av1", "opus", "pcma", "pcmu"}
-_FEEDBACK = ("nack", "nack pli", "ccm fir", "goog-remb")
+_FEEDBACK = ("nack", "nack pli", "ccm fir", "goog-remb", "transport-cc")
 _STATIC_CODECS = {0: "PCMU/8000", 8: "PCMA/8000"}
 _DIRECTIONS: tuple[Direction, ...] = ("sendrecv", "sendonly", "recvonly", "inactive")
 _RTP_PROTOCOLS = {"UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "RTP/SAVPF"}
@@ -105,7 +107,8 @@ class RemoteSection:
     direction: Direction
     is_rejected: bool
     codecs: tuple[Codec, ...] = ()
-    extensions: dict[int, str] = field(default_factory=dict)  # id -> mid, rid or rrid
+    extensions: dict[int, str] = field(default_factory=dict)  # id -> its name in EXTENSIONS
+    extension_ids: frozenset[int] = frozenset()  # every id that has a meaning to the client
     rids: tuple[str, ...] = ()  # what the client sends, in the order of its simulcast line
     ssrc: int | None = None
     rtx_ssrc: int | None = None
@@ -153,7 +156,8 @@ class Section:
     protocol: str = "UDP/TLS/RTP/SAVPF"
     formats: tuple[str, ...] = ("0",)  # for sections without a codec of ours
     codecs: tuple[Codec, ...] = ()
-    extensions: dict[int, str] = field(default_factory=dict)
+    extensions: dict[int, str] = field(default_factory=dict)  # of what the client sends
+    send_time_id: int | None = None  # the extension that tells the client when the SFU sent a packet
     rids: tuple[str, ...] = ()
     receives: bool = False
     outgoing: Outgoing | None = None
@@ -167,6 +171,14 @@ class Section:
         if self.outgoing is not None and self.sends:
             return "sendrecv" if self.receives else "sendonly"
         return "recvonly" if self.receives else "inactive"
+
+    def take_extensions(self, remote: RemoteSection) -> None:
+        """Use the header extensions that the client's description allows in each direction."""
+        if self.receives:
+            self.extensions = {number: name for number, name in remote.extensions.items() if name != "send time"}
+        self.send_time_id = next(
+            (number for number, name in remote.extensions.items() if name == "send time" and 0 < number < 15), None
+        )
 
     def idle(self) -> None:
         """Carry nothing from the next description on."""
@@ -302,6 +314,8 @@ def _with_media(section: RemoteSection, attrs: _Attributes) -> RemoteSection:
         is_rejected=section.is_rejected,
         codecs=_codecs(section.formats, attrs),
         extensions=_extensions(attrs),
+        # An id may have a direction behind it: 3/sendonly (RFC 8285, 5).
+        extension_ids=frozenset(_by_payload_type(value.replace("/", " ", 1) for value in attrs.all("extmap"))),
         rids=rids,
         ssrc=None if rids else ssrc,
         rtx_ssrc=None if rids else rtx_ssrc,
@@ -466,7 +480,7 @@ def _render_media(section: Section) -> list[str]:
     codec_lines: list[str] = []
     for codec in section.codecs:
         formats.append(str(codec.payload_type))
-        codec_lines += _render_codec(codec)
+        codec_lines += _render_codec(codec, receives=section.receives)
         if codec.rtx_payload_type is not None:
             formats.append(str(codec.rtx_payload_type))
     port = 0 if section.is_rejected else 9
@@ -485,14 +499,18 @@ def _render_media(section: Section) -> list[str]:
             lines += [f"a=rid:{rid} recv" for rid in section.rids]
             lines.append("a=simulcast:recv " + ";".join(section.rids))
     if section.outgoing is not None and section.sends:
+        if section.kind == "video" and section.send_time_id is not None:
+            lines.append(f"a=extmap:{section.send_time_id} {_EXTENSION_URIS['send time']}")
         lines += _render_outgoing(section.outgoing, has_rtx=any(c.rtx_payload_type is not None for c in section.codecs))
     return lines
 
 
-def _render_codec(codec: Codec) -> list[str]:
+def _render_codec(codec: Codec, *, receives: bool) -> list[str]:
     payload_type, rtx = codec.payload_type, codec.rtx_payload_type
     lines = [f"a=rtpmap:{payload_type} {codec.rtpmap}"]
-    lines += [f"a=rtcp-fb:{payload_type} {feedback}" for feedback in codec.feedback]
+    # Packets of the SFU's own carry no transport-wide number: its receivers send estimates (REMB).
+    feedback = [name for name in codec.feedback if receives or name != "transport-cc"]
+    lines += [f"a=rtcp-fb:{payload_type} {name}" for name in feedback]
     if codec.fmtp:
         lines.append(f"a=fmtp:{payload_type} {codec.fmtp}")
     if rtx is not None:

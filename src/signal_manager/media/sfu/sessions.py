@@ -41,11 +41,12 @@ _NOT_FOUND = ItemError(
 )
 _EMPTY = ItemError("empty_track_error", "No packets arrived for this track")
 _ALREADY_CLOSED = ItemError("close_track_error", "Track doesn't exist or was already closed")
+_VIDEO_FEEDBACK = ("nack", "nack pli", "ccm fir", "goog-remb", "transport-cc")
 # What an offer of the SFU asks a client to send (case E of tracks/new).
 _OFFERED_CODECS = {
-    "audio": (Codec(111, "opus", "opus/48000/2", "minptime=10;useinbandfec=1"),),
+    "audio": (Codec(111, "opus", "opus/48000/2", "minptime=10;useinbandfec=1", ("transport-cc",)),),
     "video": tuple(
-        Codec(number, name, f"{label}/90000", fmtp, ("nack", "nack pli", "ccm fir", "goog-remb"), number + 1)
+        Codec(number, name, f"{label}/90000", fmtp, _VIDEO_FEEDBACK, number + 1)
         for number, name, label, fmtp in (
             (96, "vp8", "VP8", ""),
             (98, "vp9", "VP9", "profile-id=0"),
@@ -288,7 +289,7 @@ class Session:
             return track.failed(ItemError("invalid_params", "the m-section was negotiated for another codec"))
         subscription = self.tracks.router.subscriptions.get(mid)
         if subscription is None:
-            self.tracks.send(mid, source, track, section.outgoing, codec).open(codec)
+            self.tracks.send(mid, source, track, section.outgoing, codec).open(codec, section.send_time_id)
         else:
             self.tracks.prefer(subscription, track)
             subscription.attach(source)

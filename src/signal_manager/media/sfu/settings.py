@@ -57,6 +57,12 @@ class SfuSettings:
     # The share of forwarded media packets that is lost on purpose, 0 to 1.
     drop_rate: float = 0.0
 
+    # How often it is looked at whether a receiver keeps up, how long after a failure it is first given more again, and
+    # how long at most when that fails again and again.
+    evaluation_interval: float = 0.5
+    first_attempt: float = 4.0
+    last_attempt: float = 60.0
+
     requests_per_second: int = 50
     max_tracks_per_request: int = 64
     max_body: int = 512 * 1024

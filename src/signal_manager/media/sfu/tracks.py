@@ -92,7 +92,7 @@ class Tracks:
         for mid, subscription in self.router.subscriptions.items():
             section = self._connection.negotiation.section(mid)
             if section is not None and section.sends and section.is_settled and section.codecs:
-                subscription.open(section.codecs[0])
+                subscription.open(section.codecs[0], section.send_time_id)
             else:
                 subscription.pause()
 
@@ -123,7 +123,7 @@ class Tracks:
             send=self._send_rtp,
             send_rtcp=self._connection.transport.send_rtcp,
             settings=self._settings,
-            resending=self.router.resending,
+            resending=self.router.receiver.resending,
         )
         self.prefer(subscription, track)
         subscription.attach(source)
