@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from signal_manager.auth import (
     DEFAULT_LEEWAY,
-    EXPIRED,
     REFUSED,
     FirstOf,
     SignedTokens,
@@ -26,7 +25,7 @@ from signal_manager.auth import (
     inspect_token,
     issue_token,
 )
-from signal_manager.errors import AuthenticationError, ConfigurationError, UnavailableError
+from signal_manager.errors import TOKEN_EXPIRED, AuthenticationError, ConfigurationError, UnavailableError
 from signal_manager.model import ClientId, Grants, Identity
 
 SECRET = "the secret of these tests, longer than 32 bytes"
@@ -152,7 +151,7 @@ async def test_how_much_clocks_may_differ_is_a_setting() -> None:
 
 
 async def test_a_program_can_tell_an_expired_token_from_wrong_credentials() -> None:
-    for token, details in ((signed(exp=1), {"reason": EXPIRED}), (signed(nbf=NOW + 90), None), ("guess", None)):
+    for token, details in ((signed(exp=1), {"reason": TOKEN_EXPIRED}), (signed(nbf=NOW + 90), None), ("guess", None)):
         with pytest.raises(AuthenticationError) as caught:
             await tokens().authenticate(ALICE, token)
         assert caught.value.details == details

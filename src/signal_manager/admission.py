@@ -19,7 +19,7 @@ from signal_manager.protocol.resume import Manner
 from signal_manager.resumption import ResumableSession
 from signal_manager.switchboard import Switchboard
 
-__all__ = ["Admission", "admit", "session_to_go_on_with"]
+__all__ = ["Admission", "admit", "renew", "session_to_go_on_with"]
 
 log = structlog.get_logger(__name__)
 
@@ -50,16 +50,38 @@ async def admit(board: Switchboard, connect: Connect, *, source: ClientAddress, 
         former = await _former(board, caller, connect) if manner is not None else None
         claimed = await _claim(board, caller, connect, manner if former is None else None)
     except SignalManagerError as error:
-        outcome = "unavailable" if error.may_retry else "refused"
-        if isinstance(error, AuthenticationError):
-            board.usage.authentication_failed(source, time.monotonic())
-        elif isinstance(error, RateLimitedError):
-            outcome = "limited"
-        board.metrics.authentications.labelled(outcome).add()
+        _count(board, error, source)
         log.info("connection refused", client_id=connect.client_id, address=source.text, reason=error.message)
         raise
     board.metrics.authentications.labelled("accepted").add()
     return Admission(caller=caller, claimed=claimed, former=former)
+
+
+async def renew(board: Switchboard, caller: Caller, token: str, *, source: ClientAddress) -> Caller:
+    """Find out what a client may do by another token of its own; failures count as those of CONNECT.
+
+    Raises:
+        SignalManagerError: it is refused, or nobody can tell now; that is counted and in the log by then.
+    """
+    try:
+        board.usage.check_authentication(source, time.monotonic())
+        renewed = await board.router.renew(caller, token)
+    except SignalManagerError as error:
+        _count(board, error, source)
+        client_id = caller.identity.client_id
+        log.info("token not renewed", client_id=client_id, address=source.text, reason=error.message)
+        raise
+    board.metrics.authentications.labelled("renewed").add()
+    return renewed
+
+
+def _count(board: Switchboard, error: SignalManagerError, source: ClientAddress) -> None:
+    outcome = "unavailable" if error.may_retry else "refused"
+    if isinstance(error, AuthenticationError):
+        board.usage.authentication_failed(source, time.monotonic())
+    elif isinstance(error, RateLimitedError):
+        outcome = "limited"
+    board.metrics.authentications.labelled(outcome).add()
 
 
 def session_to_go_on_with(board: Switchboard, admission: Admission) -> ResumableSession | None:

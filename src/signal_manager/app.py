@@ -159,6 +159,8 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 heartbeat_timeout=config.server.heartbeat_timeout,
                 away_after=config.rooms.away_after,
                 leave_after=config.rooms.leave_after,
+                token_leeway=config.auth.leeway,
+                on_expiry=config.auth.token_expiry_action,
                 server_version=__version__,
             ),
             metrics=metrics,

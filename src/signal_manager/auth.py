@@ -20,7 +20,7 @@ import msgspec
 from jwt.algorithms import HMACAlgorithm
 from jwt.api_jws import PyJWS
 
-from signal_manager.errors import AuthenticationError, ConfigurationError
+from signal_manager.errors import TOKEN_EXPIRED, AuthenticationError, ConfigurationError
 from signal_manager.model import (
     NAME_RULE,
     ClientId,
@@ -35,7 +35,6 @@ from signal_manager.model import (
 
 __all__ = [
     "DEFAULT_LEEWAY",
-    "EXPIRED",
     "Authenticator",
     "FirstOf",
     "PublicKeys",
@@ -49,8 +48,6 @@ __all__ = [
 
 # Seconds by which the signer's clock and this service's may differ: RFC 7519, section 4.1.4, allows a few minutes.
 DEFAULT_LEEWAY = 60.0
-# `details.reason` of the refusal of a token that has ended (docs/protocol.md, "Tokens"): its client can get a new one.
-EXPIRED = "token_expired"
 MAX_TOKEN_BYTES = 16_384  # a real token is below 4 KiB; larger ones cost hashing and parsing before they fail
 MAX_EXPIRY = 2**53  # above it, seconds are no longer whole in a float and dates do not exist
 REFUSED = "the client id or the token is wrong"
@@ -308,7 +305,7 @@ def _refusals(
         refusals.append(AuthenticationError("the token has no valid expiry (exp)"))
     elif expires_at + leeway <= now:
         ended = f"the token has expired, {_span(now - expires_at)} ago (exp)"
-        refusals.append(AuthenticationError(ended + _clock_says(now), details={"reason": EXPIRED}))
+        refusals.append(AuthenticationError(ended + _clock_says(now), details={"reason": TOKEN_EXPIRED}))
     if "nbf" in claims and not_before is None:
         refusals.append(AuthenticationError("the token's nbf is not a time"))
     elif not_before is not None and not_before - leeway > now:

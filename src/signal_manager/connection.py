@@ -290,7 +290,8 @@ class Connection(WSListener):
         if self._heard:
             self._heard = False
             self._conversation.heard(now)
-        elif now >= self._next_tick:
+        # A client that never falls silent has deadlines too: that of its token.
+        if now >= self._next_tick:
             deadline = self._conversation.tick(now)
             self._next_tick = now + 1.0 if deadline is None else deadline
         if self._transport is not None and self._frames is not None and self._transport.is_close_frame_sent:
@@ -484,6 +485,10 @@ class Connection(WSListener):
         if self._framing is not Framing.JSON:
             self.relay_end = RelayEnd(connect.client_id, self._framing, session.payload_type, session.shape)
             self._relays = relays
+
+    def restrict(self, *, relays: bool) -> None:
+        """Let the client's signals take the short way from now on, or not (`Wire.restrict`)."""
+        self._relays = relays and self.relay_end is not None
 
     def keep_in(self, journal: Journal) -> None:
         """Count and keep all messages in this journal (`Wire.keep_in`)."""

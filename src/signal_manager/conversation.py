@@ -14,14 +14,16 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from signal_manager.admission import Admission, admit, session_to_go_on_with
+from signal_manager.admission import Admission, admit, renew, session_to_go_on_with
 from signal_manager.bus.base import Delivery
 from signal_manager.errors import (
+    AuthenticationError,
     InvalidRequestError,
     MalformedMessageError,
     RateLimitedError,
     SignalManagerError,
     TooLargeError,
+    UnavailableError,
 )
 from signal_manager.limits import BEFORE_CONNECT, PENDING_REQUESTS
 from signal_manager.model import Caller
@@ -41,6 +43,7 @@ from signal_manager.protocol.messages import (
     Shape,
     Signal,
     SignalAck,
+    TokenRenew,
     spec_of,
 )
 from signal_manager.protocol.resume import UNCOUNTED, Journal, Manner
@@ -93,6 +96,9 @@ class Wire(Line, Protocol):
 
     def identified(self, connect: Connect, *, relays: bool) -> None:
         """Serve the client as what it has proved to be; `relays` lets its signals take the short way."""
+
+    def restrict(self, *, relays: bool) -> None:
+        """Let the client's signals take the short way from now on, or not."""
 
     def keep_in(self, journal: Journal) -> None:
         """Count and keep all messages in this journal."""
@@ -364,7 +370,7 @@ class Conversation:
             if claimed.is_won:
                 board.bus.release(caller.identity.client_id)
         elif not claimed.is_won:  # it is on another node by now
-            self.perform(session.accepted(caller.identity, caller.session_id, now=time.monotonic()))
+            self.perform(self._accepted(caller))
             self.perform(session.replaced(same_instance=False))
         else:
             self._welcome(admission, connect, manner)
@@ -385,7 +391,7 @@ class Conversation:
         caller, resumption = admission.caller, self._board.resumption
         former = session_to_go_on_with(self._board, admission)
         if manner is None:
-            actions = self._session.accepted(caller.identity, caller.session_id, now=time.monotonic())
+            actions = self._accepted(caller)
             self._join(caller, connect)
             self._board.bus.attach(caller.identity.client_id, self._wire)
             self.perform(actions)
@@ -405,7 +411,7 @@ class Conversation:
         terms = ResumeTerms(
             token=stay.token, window=stay.window, resumed=missing_from is not None, received=stay.journal.tell()
         )
-        actions = self._session.accepted(caller.identity, caller.session_id, now=time.monotonic(), resume=terms)
+        actions = self._accepted(caller, terms)
         self._join(caller, connect)
         missing: tuple[bytes, ...] = ()
         if missing_from is None:
@@ -417,6 +423,12 @@ class Conversation:
         self.perform(actions)
         for data in missing:
             self._wire.write(data, counts=False)
+
+    def _accepted(self, caller: Caller, terms: ResumeTerms | None = None) -> list[Action]:
+        now, server_time = time.monotonic(), time.time_ns() // 1_000_000
+        return self._session.accepted(
+            caller.identity, caller.session_id, now=now, server_time=server_time, resume=terms
+        )
 
     def _join(self, caller: Caller, connect: Connect) -> None:
         """Make this connection its client's presence."""
@@ -435,7 +447,8 @@ class Conversation:
             self._send(self._session.error(error, request))
             return
         self.pending[id(request)] = request
-        exclusive = self._board.router.is_exclusive(request.message)
+        is_renewal = isinstance(request.message, TokenRenew)
+        exclusive = is_renewal or self._board.router.is_exclusive(request.message)
         if exclusive:
             self._wire.hold()
             if self._resumable is not None:
@@ -446,7 +459,7 @@ class Conversation:
         self, caller: Caller, request: Received, resumable: ResumableSession | None, *, exclusive: bool
     ) -> None:
         try:
-            action = self._session.reply(await self._board.router.answer(caller, request.message), request)
+            action = self._session.reply(await self._ask(caller, request.message), request)
         except SignalManagerError as error:
             action = self._session.error(error, request)
         except Exception:
@@ -460,6 +473,32 @@ class Conversation:
             is_there = resumable.answered(request, reply, exclusive=exclusive)
         if not is_there:  # the session has ended, and this request may have come in after that
             self._board.router.left(caller, _LOST)
+
+    async def _ask(self, caller: Caller, message: Message) -> Message:
+        if isinstance(message, TokenRenew):
+            return self._renewed(await renew(self._board, caller, message.auth_token, source=self._wire.source))
+        token = getattr(message, "auth_token", None)
+        if not token:
+            return await self._board.router.answer(caller, message)
+        # A request that brings a token of its own is no cheaper way to guess one.
+        usage, source = self._board.usage, self._wire.source
+        usage.check_authentication(source, time.monotonic())
+        try:
+            return await self._board.router.answer(caller, message)
+        except AuthenticationError:
+            usage.authentication_failed(source, time.monotonic())
+            raise
+
+    def _renewed(self, caller: Caller) -> Message:
+        """Let the client do from now on what its new token says, and nothing that only the old one said."""
+        ack = self._session.renewed(caller.identity, now=time.monotonic(), server_time=time.time_ns() // 1_000_000)
+        if ack is None or self._caller is None:  # it goes on elsewhere, by the token that it has shown there
+            raise UnavailableError("the connection ended before the token was renewed")
+        self._caller = caller
+        if self._resumable is not None:
+            self._resumable.caller = caller
+        self._wire.restrict(relays=caller.identity.grants.signal_to is None)
+        return ack
 
     def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
         """Send the reply to a request (`Carrier.answered`)."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "TOKEN_EXPIRED",
     "AuthenticationError",
     "ConfigurationError",
     "ConflictError",
@@ -40,6 +41,10 @@ __all__ = [
     "UnavailableError",
     "error_from_wire",
 ]
+
+
+# `details.reason` of an AuthenticationError of which a new token is the cure (docs/protocol.md, "Tokens").
+TOKEN_EXPIRED = "token_expired"  # noqa: S105 - no password
 
 
 class SignalManagerError(Exception):

@@ -103,6 +103,14 @@ class Router:
         identity = await self._authenticator.authenticate(ClientId(connect.client_id), connect.auth_token)
         return Caller(identity, SessionId(str(uuid4())), hash_token(connect.auth_token))
 
+    async def renew(self, caller: Caller, token: str) -> Caller:
+        """Check another token of the same client, and return the same session with what that token allows.
+
+        Raises: as `admit`.
+        """
+        identity = await self._authenticator.authenticate(caller.identity.client_id, token)
+        return Caller(identity, caller.session_id, hash_token(token))
+
     @property
     def rooms(self) -> RoomService:
         """What answers requests about rooms."""
@@ -174,8 +182,7 @@ class Router:
             raise InvalidRequestError("this service does not answer such requests")
         token = getattr(request, "auth_token", None)
         if token:  # a request may repeat the credentials; then they must be right
-            identity = await self._authenticator.authenticate(caller.identity.client_id, token)
-            caller = Caller(identity, caller.session_id, hash_token(token))
+            caller = await self.renew(caller, token)
         return await route.handler(self, caller, request)
 
     def is_exclusive(self, request: Message) -> bool:

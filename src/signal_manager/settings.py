@@ -173,6 +173,11 @@ class Auth(Section):
         default=DEFAULT_LEEWAY,
         description="Seconds by which a token's times (exp, nbf, iat) may be off, since clocks differ.",
     )
+    token_expiry_action: Literal["continue", "close"] = Field(
+        default="continue",
+        description='What happens to a connection whose token ends: "continue" (it goes on, but begins nothing new), '
+        'or "close" (4402, plus leeway; it may come back with a new token).',
+    )
     api_keys: tuple[Annotated[SecretStr, AfterValidator(_api_key)], ...] = Field(
         default=tuple(SecretStr(key) for key in DEFAULT_API_KEYS),
         description='Static keys, each "client_id:token"; a client named twice has two valid tokens.',

@@ -19,7 +19,19 @@ from signal_manager.protocol.messages import Message
 from signal_manager.router import Router
 from tests.integration.attack import BINARY, MALLORY, RudeClient, close_frame, request, talking, to_self, wire
 from tests.integration.conftest import Service, ServiceWith
-from tests.integration.v1_client import ALICE, BOB, DIALECTS, NIL_ID, PLAIN, TAGGED, Client, Dialect, connect, frame
+from tests.integration.v1_client import (
+    ALICE,
+    BOB,
+    DIALECTS,
+    MESSAGE_TYPES,
+    NIL_ID,
+    PLAIN,
+    TAGGED,
+    Client,
+    Dialect,
+    connect,
+    frame,
+)
 from tests.waiting import until
 from tests.web import plain_http
 
@@ -281,6 +293,32 @@ async def test_an_address_that_fails_too_often_has_to_wait(attacked: ServiceWith
         assert "Retry-After: 30" in head
     async with from_address(service, ELSEWHERE) as other:
         assert await fail_to_log_in(other) == [401, 4401]
+
+
+async def ask(client: RudeClient, message_type: str, payload: bytes) -> tuple[str, dict[str, Any]]:
+    """Send a request and return the type and the fields of the next message that comes."""
+    client.write(wire(BINARY, frame(message_type, "JSON", payload, id=NIL_ID, version="v2")))
+    answer = await client.read_frame()
+    name = next(name for name, byte in MESSAGE_TYPES.items() if byte == answer.payload[1])
+    return name, json.loads(answer.payload[23:])
+
+
+@pytest.mark.parametrize("message_type", ["TOKEN_RENEW", "REGISTER", "ICE_SERVERS"])
+async def test_guessing_tokens_on_a_live_connection_is_limited_too(attacked: ServiceWith, message_type: str) -> None:
+    """One that has a token of its own must not try others for the price of a message each."""
+    service = await attacked(**BEHIND_A_PROXY, **{"security.max_failed_auth_per_minute": 2})
+    async with from_address(service, HOME) as client, from_address(service, ELSEWHERE) as other:
+        client.write(login(ALICE))
+        await client.read_frame()
+        for _ in range(2):
+            assert (await ask(client, message_type, b'{"auth_token":"guess"}'))[1]["error_code"] == 401
+
+        name, fields = await ask(client, message_type, b'{"auth_token":"guess"}')
+
+        assert (name, fields["error_code"]) == ("ERROR", 429)
+        assert fields["details"]["retry_after"] > 0
+        other.write(login(BOB))
+        assert (await other.read_frame()).payload[1] == MESSAGE_TYPES["CONNECT_ACK"]
 
 
 async def test_right_credentials_are_not_looked_at_either(attacked: ServiceWith) -> None:

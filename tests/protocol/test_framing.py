@@ -70,7 +70,7 @@ def test_every_shorter_or_longer_frame_is_refused(framing: Framing) -> None:
     ("data", "message"),
     [
         ("ab 01 00112233445566778899aabbccddeeff 02 0000", "frame starts with 0xAB, expected 0xAA"),
-        ("aa 07 00112233445566778899aabbccddeeff 02 0000", "unknown message type 0x07"),
+        ("aa 09 00112233445566778899aabbccddeeff 02 0000", "unknown message type 0x09"),
         ("aa 80 00112233445566778899aabbccddeeff 02 0000", "unknown message type 0x80"),
         ("aa 01 00112233445566778899aabbccddeeff 00 0000", "unknown payload type 0x00, expected 0x01 to 0x05"),
         ("aa 01 00112233445566778899aabbccddeeff 06 0000", "unknown payload type 0x06, expected 0x01 to 0x05"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from signal_manager.errors import (
@@ -24,13 +25,21 @@ from signal_manager.protocol.messages import (
     GoAway,
     Heartbeat,
     HeartbeatAck,
+    IceServers,
     Message,
     MessageType,
     PayloadType,
     Register,
+    RoomCreate,
+    RoomJoin,
+    RoomLeave,
     Shape,
     SignalMessage,
     SignalOffer,
+    TokenExpiry,
+    TokenRenew,
+    TokenRenewAck,
+    TracksNew,
     Unregister,
 )
 from signal_manager.protocol.session import (
@@ -81,7 +90,7 @@ class Client:
 
     def accept(self, **grants: object) -> list[Action]:
         identity = Identity(client_id=ClientId("a"), grants=Grants(**grants))  # type: ignore[arg-type]  # test data
-        return self.session.accepted(identity, SessionId("s"), now=self.now)
+        return self.session.accepted(identity, SessionId("s"), now=self.now, server_time=5)
 
     def garbage(self) -> list[Action]:
         error = MalformedMessageError("bad", message_id=ID)
@@ -446,6 +455,11 @@ def test_a_message_beyond_the_rate_gets_429_and_changes_nothing(client: Client, 
     assert client.session.state is state
 
 
+def test_an_end_that_no_client_can_read_is_none() -> None:
+    """RFC 7519 allows any number; as milliseconds it must be one that JavaScript can hold."""
+    assert Holder("close").renew(2**53) == TokenRenewAck(status=200)
+
+
 def test_a_tagged_client_is_told_so_in_its_own_shape(client: Client) -> None:
     client.receive(received(CONNECT, shape=Shape.TAGGED))
     client.accept()
@@ -488,7 +502,9 @@ def test_a_session_that_can_be_resumed_is_welcomed_with_its_terms(client: Client
     client >> CONNECT
     terms = ResumeTerms(token="secret", window=30.0, resumed=True, received=7)
 
-    (welcome,) = client.session.accepted(Identity(client_id=ClientId("a")), SessionId("s"), now=1000.0, resume=terms)
+    (welcome,) = client.session.accepted(
+        Identity(client_id=ClientId("a")), SessionId("s"), now=1000.0, server_time=5, resume=terms
+    )
 
     assert isinstance(welcome, Send)
     assert isinstance(welcome.message, ConnectAck)
@@ -527,7 +543,15 @@ def test_whoever_is_not_connected_yet_is_closed_when_the_service_drains(client: 
 def test_the_table_is_whole_but_for_what_cannot_happen() -> None:
     """A connection that has not asked cannot be answered, and messages are held back while it waits for an answer."""
     no_answer = {
-        (State.AWAITING_CONNECT, event) for event in (Input.ACCEPTED, Input.REFUSED, Input.REPLACED, Input.EVICTED)
+        (State.AWAITING_CONNECT, event)
+        for event in (
+            Input.ACCEPTED,
+            Input.REFUSED,
+            Input.REPLACED,
+            Input.EVICTED,
+            Input.RENEWED,
+            Input.OUTLIVED,
+        )
     }
     held_back = {
         (State.AUTHENTICATING, event)
@@ -568,3 +592,124 @@ def test_an_established_client_is_read_and_one_that_is_closed_is_not(connected: 
     assert not connected.session.unread(
         MessageType.DISCONNECT, message_id=ID, payload_type=PayloadType.JSON, shape=Shape.PLAIN
     )
+
+
+# Tokens that end
+
+EPOCH = 1_800_000_000_000  # ms
+
+
+class Holder(Client):
+    """Holds a token of 100 s; the service allows its clock 60 s more."""
+
+    def __init__(self, on_expiry: TokenExpiry, *, shape: Shape = Shape.PLAIN) -> None:
+        super().__init__()
+        self.session = Session(msgspec.structs.replace(SETTINGS, on_expiry=on_expiry), now=self.now)
+        self.receive(received(CONNECT, shape=shape))
+        self.welcome = self.session.accepted(self.identity(100), SessionId("s"), now=self.now, server_time=EPOCH)
+
+    @staticmethod
+    def identity(ttl: int | None, **grants: object) -> Identity:
+        ends = None if ttl is None else EPOCH / 1000 + ttl
+        return Identity(client_id=ClientId("a"), expires_at=ends, grants=Grants(**grants))  # type: ignore[arg-type]  # test data
+
+    def renew(self, ttl: int | None, **grants: object) -> TokenRenewAck | None:
+        server_time = EPOCH + int((self.now - 1000) * 1000)
+        return self.session.renewed(self.identity(ttl, **grants), now=self.now, server_time=server_time)
+
+    def beat(self, now: float) -> list[Action]:
+        """Let time pass with a client that is never silent."""
+        self.now = now
+        self.session.heard(now)
+        return self.session.tick(now)
+
+
+def test_the_welcome_tells_when_the_token_ends_and_what_happens_then() -> None:
+    (send,) = Holder("close").welcome
+
+    assert isinstance(send, Send)
+    assert isinstance(send.message, ConnectAck)
+    assert (send.message.token_expires_at, send.message.token_expiry) == (EPOCH + 100_000, "close")
+
+
+def test_a_tagged_client_is_told_nothing_that_its_protocol_lacks() -> None:
+    (send,) = Holder("close", shape=Shape.TAGGED).welcome
+
+    assert isinstance(send, Send)
+    assert isinstance(send.message, ConnectAck)
+    assert (send.message.token_expires_at, send.message.token_expiry) == (None, None)
+
+
+def test_a_connection_that_outlives_its_token_is_closed_where_the_service_wants_that() -> None:
+    holder = Holder("close")
+
+    assert holder.beat(1159.0) == []
+    assert holder.session.next_deadline() == 1160.0
+
+    assert holder.beat(1160.0) == [Close(CloseCode.TOKEN_EXPIRED, "the token has expired")]
+    assert holder.session.state is State.CLOSING
+
+
+@pytest.mark.parametrize("ttl", [500, None])
+def test_a_renewed_token_moves_the_end(ttl: int | None) -> None:
+    holder = Holder("close")
+    holder.beat(1090.0)
+
+    assert holder.renew(ttl) == TokenRenewAck(status=200, expires_at=None if ttl is None else EPOCH + ttl * 1000)
+    assert holder.beat(1160.0) == []
+    assert holder.session.state is State.ESTABLISHED
+
+
+def test_the_grants_of_a_renewed_token_replace_the_old_ones() -> None:
+    holder = Holder("continue")
+    assert isinstance((holder >> OFFER)[0], Relay)
+
+    holder.renew(500, signal_to=("c",))
+
+    assert sent_error(holder >> OFFER).error_code == 403
+
+
+def test_a_token_that_is_renewed_too_late_changes_nothing() -> None:
+    holder = Holder("close")
+    holder.beat(1160.0)
+
+    assert holder.renew(500) is None
+
+
+NEEDS_TOKEN = [
+    Register(),
+    RoomCreate(role="receiver"),
+    RoomJoin(role="receiver", room_id="r"),
+    IceServers(),
+]
+
+
+@pytest.mark.parametrize("request_", NEEDS_TOKEN, ids=lambda message: type(message).__name__)
+def test_one_that_goes_on_without_a_token_begins_nothing_new(request_: Message) -> None:
+    holder = Holder("continue")
+    assert holder.beat(1159.0) == []
+    assert isinstance((holder >> request_)[0], Dispatch)
+    assert holder.beat(1160.0) == []
+
+    error = sent_error(holder >> request_)
+
+    assert (error.error_code, error.details) == (401, {"reason": "token_expired"})
+    assert "TOKEN_RENEW" in error.error_message
+    holder.renew(500)
+    assert isinstance((holder >> request_)[0], Dispatch)
+
+
+def test_one_that_goes_on_without_a_token_keeps_its_calls_and_rooms() -> None:
+    holder = Holder("continue")
+    holder.beat(5000.0)
+
+    assert isinstance((holder >> OFFER)[0], Relay)
+    for request in (RoomLeave(room_id="r"), TracksNew(room_id="r", tracks=[]), TokenRenew(auth_token="new")):
+        assert isinstance((holder >> request)[0], Dispatch)
+
+
+def test_a_request_that_brings_a_token_of_its_own_is_judged_by_that() -> None:
+    holder = Holder("continue")
+    holder.beat(5000.0)
+
+    assert isinstance((holder >> RoomJoin(role="receiver", room_id="r", auth_token="new"))[0], Dispatch)

@@ -22,6 +22,7 @@ const ROWS: readonly [code: number, mayReturn: boolean, errorCode: number][] = [
   [1012, BACK, 503], // restarting
   [4400, FINAL, 400], // too many malformed messages
   [4401, FINAL, 401], // authentication failed
+  [4402, BACK, 401], // the token has expired: come back with a new one
   [4403, FINAL, 403], // disconnected by an operator
   [4408, BACK, 408], // no CONNECT in time, heartbeats stopped, or continued on another connection
   [4409, FINAL, 409], // replaced by a newer session

@@ -12,6 +12,8 @@ export const TYPE_BYTES = {
   HEARTBEAT: 0x04,
   HEARTBEAT_ACK: 0x05,
   GOAWAY: 0x06,
+  TOKEN_RENEW: 0x07,
+  TOKEN_RENEW_ACK: 0x08,
   SIGNAL_OFFER: 0x10,
   SIGNAL_ANSWER: 0x11,
   SIGNAL_ICE_CANDIDATE: 0x12,
@@ -254,7 +256,12 @@ export interface Fields {
     resume_window?: number | undefined;
     resumed?: boolean | undefined;
     received?: number | undefined;
+    /** In ms since 1970, as `expires_at` below. */
+    token_expires_at?: number | undefined;
+    token_expiry?: "continue" | "close" | undefined;
   };
+  TOKEN_RENEW: { auth_token: string };
+  TOKEN_RENEW_ACK: { status: number; expires_at?: number | undefined };
   DISCONNECT: { client_id?: string | undefined; reason?: string | undefined };
   HEARTBEAT: { timestamp?: number | undefined; received?: number | undefined };
   HEARTBEAT_ACK: { timestamp: number; server_time?: number | undefined; received?: number | undefined };

@@ -33,6 +33,7 @@ from signal_manager.client.events import (
 from signal_manager.client.link import Link
 from signal_manager.client.room import Room
 from signal_manager.client.timing import Clock, RetryPolicy
+from signal_manager.client.tokens import Token, TokenSource
 from signal_manager.errors import (
     InvalidRequestError,
     TooLateError,
@@ -123,7 +124,9 @@ class SignalClient:
     Args:
         url: `ws://host:port` or `wss://host:port`, with an optional path.
         client_id: the name of this client, which other clients address.
-        token: proves it; sent to the service, never logged.
+        token: proves it; sent to the service, never logged. A token that ends needs a function that fetches one: it is
+            called before every connection, and before the token ends, so that calls outlive their tokens. It may be
+            async; when it fails it is called again later (`ErrorReceived` says why), and nothing ends.
         framing: the protocol's header (docs/protocol.md, first section).
         payload_type: how messages are written (docs/protocol.md, "Payload types"). To a client with BINARY or TEXT
             all `data` comes as bytes or text: a JSON value as its JSON text. What has no form in a payload type travels
@@ -146,7 +149,7 @@ class SignalClient:
         self,
         url: str,
         client_id: str,
-        token: str,
+        token: Token,
         *,
         framing: Framing = Framing.V2,
         payload_type: PayloadType = PayloadType.JSON,
@@ -169,7 +172,8 @@ class SignalClient:
         self._clock = clock or Clock()
         self._link = Link(
             url=url,
-            connect=_make_connect(client_id, token, payload_type, resumable=resumable),
+            connect=_make_connect(client_id, payload_type, resumable=resumable),
+            token=TokenSource(token),
             framing=framing,
             payload_type=payload_type,
             connect_timeout=a_time_limit(connect_timeout, "connect_timeout"),
@@ -536,13 +540,14 @@ class SignalClient:
         self._callbacks.queue.end()
 
 
-def _make_connect(client_id: str, token: str, payload_type: PayloadType, *, resumable: bool) -> Connect:
+def _make_connect(client_id: str, payload_type: PayloadType, *, resumable: bool) -> Connect:
+    """Return what every CONNECT of a client says, without its token."""
     if payload_type in _BARE_CONNECT:
-        return Connect(client_id=client_id, auth_token=token)
+        return Connect(client_id=client_id, auth_token="")
     # The instance lets the service recognise a reconnect of this very client (docs/protocol.md, "Conversation").
     return Connect(
         client_id=client_id,
-        auth_token=token,
+        auth_token="",
         version=PROTOCOL_VERSION,
         instance_id=str(uuid4()),
         resumable=resumable,

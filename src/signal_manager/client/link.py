@@ -14,9 +14,10 @@ from uuid import uuid4
 import msgspec
 
 from signal_manager.client.connection import ABNORMAL, Closed, Connection
-from signal_manager.client.events import Connected, Disconnected, Event, GoingAway, Reconnected
+from signal_manager.client.events import Connected, Disconnected, ErrorReceived, Event, GoingAway, Reconnected
 from signal_manager.client.exchange import Exchange
 from signal_manager.client.timing import Clock, RetryPolicy
+from signal_manager.client.tokens import Renewal, TokenSource, is_expiry
 from signal_manager.client.vigil import PROBE_AFTER, Due, Signs, Vigil
 from signal_manager.errors import SignalManagerError, UnavailableError, error_from_wire
 from signal_manager.protocol.framing import Framing
@@ -50,7 +51,8 @@ class Link:
 
     Args:
         url: `ws://` or `wss://`.
-        connect: the CONNECT that every connection begins with.
+        connect: the CONNECT that every connection begins with, but for its token.
+        token: fetches that.
         framing: the protocol's header.
         payload_type: how messages are written.
         connect_timeout: seconds for one attempt to connect and authenticate.
@@ -67,6 +69,7 @@ class Link:
         *,
         url: str,
         connect: Connect,
+        token: TokenSource,
         framing: Framing,
         payload_type: PayloadType,
         connect_timeout: float,
@@ -80,6 +83,8 @@ class Link:
         self.session_id: str | None = None  # that the service named last
         self._url = url
         self._connect = connect
+        self._token = token
+        self._token_expires_at: int | None = None  # ms since the epoch
         self._framing = framing
         self._payload_type = payload_type
         self._connect_timeout = connect_timeout
@@ -189,6 +194,7 @@ class Link:
         self._connection = connection
         self.session_id = ack.session_id
         self._ended = None
+        self._token_expires_at = ack.token_expires_at
         self._going_away = None
         self._heartbeat = (
             _sensible_seconds(ack.heartbeat_interval, DEFAULT_HEARTBEAT_INTERVAL),
@@ -222,8 +228,16 @@ class Link:
         """Watch over a connection until it ends, or another takes its place; return how it ended."""
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch(connection), name="signal-client heartbeats")
+            renewal = Renewal(
+                self._token,
+                connection,
+                clock=self._clock,
+                on_failure=lambda error: self._on_event(ErrorReceived(error, None)),
+            )
+            renew = group.create_task(renewal.run(self._token_expires_at), name="signal-client token")
             closed = await connection.wait_closed()
             watch.cancel()
+            renew.cancel()
         return closed
 
     async def _watch(self, connection: Connection) -> None:
@@ -308,11 +322,12 @@ class Link:
             await self._pause(delay)
             self._is_hasty = False
             try:
-                return await self._open()
+                return await self._open_with_a_valid_token()
             except SignalManagerError as error:
-                is_final = error.code < 500 and not error.may_retry
+                may_renew = is_expiry(error) and self._token.can_renew
+                is_final = error.code < 500 and not error.may_retry and not may_renew
                 if is_final or attempt == attempts:
-                    raise
+                    raise self._token.explain(error) from None
                 logger.info("attempt %d to connect failed: %s", attempt, error.message)
             attempt += 1
             delay = self._next_delay()
@@ -348,12 +363,22 @@ class Link:
             raise
         return connection
 
+    async def _open_with_a_valid_token(self) -> Connection:
+        """Connect once, or at once once more where the token's function had one that has expired."""
+        try:
+            return await self._open()
+        except SignalManagerError as error:
+            if not (is_expiry(error) and self._token.can_renew):
+                raise
+        return await self._open()
+
     async def _open(self) -> Connection:
         """Connect and authenticate once."""
+        token = await self._token.fetch(timeout=self._connect_timeout)
         connection, self._dialed = self._dialed, None
         is_dialed = connection is not None
         connection = connection or self._make_connection()
-        connect = msgspec.structs.replace(self._connect, resume=self._exchange.offer)
+        connect = msgspec.structs.replace(self._connect, auth_token=token, resume=self._exchange.offer)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 if not is_dialed:

@@ -23,6 +23,7 @@ class CloseCode(IntEnum):
     RESTARTING = 1012
     MALFORMED = 4400
     UNAUTHENTICATED = 4401
+    TOKEN_EXPIRED = 4402
     EVICTED = 4403
     TIMED_OUT = 4408
     REPLACED = 4409
@@ -60,6 +61,9 @@ CLOSE_CODES: dict[int, Ending] = {
     CloseCode.RESTARTING: Ending("restarting or draining", Return.WHEN_TOLD, keeps_session=True, error_code=503),
     CloseCode.MALFORMED: Ending("too many malformed messages", Return.NO, keeps_session=False, error_code=400),
     CloseCode.UNAUTHENTICATED: Ending("authentication failed", Return.NO, keeps_session=False, error_code=401),
+    CloseCode.TOKEN_EXPIRED: Ending(
+        "the token has expired: come back with a new one", Return.AT_ONCE, keeps_session=True, error_code=401
+    ),
     CloseCode.EVICTED: Ending("disconnected by an operator", Return.NO, keeps_session=False, error_code=403),
     CloseCode.TIMED_OUT: Ending(
         "no CONNECT in time, heartbeats stopped, or continued on another connection",

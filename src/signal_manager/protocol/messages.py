@@ -70,6 +70,9 @@ __all__ = [
     "SignalOffer",
     "Simulcast",
     "Spec",
+    "TokenExpiry",
+    "TokenRenew",
+    "TokenRenewAck",
     "TrackMid",
     "TrackRequest",
     "TrackResult",
@@ -117,6 +120,8 @@ class MessageType(IntEnum):
     HEARTBEAT = 0x04
     HEARTBEAT_ACK = 0x05
     GOAWAY = 0x06
+    TOKEN_RENEW = 0x07
+    TOKEN_RENEW_ACK = 0x08
     SIGNAL_OFFER = 0x10
     SIGNAL_ANSWER = 0x11
     SIGNAL_ICE_CANDIDATE = 0x12
@@ -178,6 +183,8 @@ Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 # In HTTP's manner; bounded so that every payload type can carry it.
+# What happens to a session that outlives its token.
+TokenExpiry = Literal["continue", "close"]
 StatusCode = Uint16
 # The identification tag of an m-section (RFC 5888); clients choose short ones.
 Mid = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -219,7 +226,11 @@ class Connect(Message, frozen=True, kw_only=True):
 
 
 class ConnectAck(Message, frozen=True, kw_only=True):
-    """The service's welcome. Intervals and windows are in seconds."""
+    """The service's welcome. Intervals and windows are in seconds.
+
+    `token_expires_at` is in ms since the epoch, absent when the token does not end; `token_expiry` says what happens to
+    the session then.
+    """
 
     status: Label
     session_id: Label
@@ -231,6 +242,21 @@ class ConnectAck(Message, frozen=True, kw_only=True):
     resume_window: float | None = None
     resumed: bool = False
     received: Count | None = None
+    token_expires_at: Count | None = None
+    token_expiry: TokenExpiry | None = None
+
+
+class TokenRenew(Message, frozen=True, kw_only=True):
+    """Go on with another token, on the same connection."""
+
+    auth_token: Token
+
+
+class TokenRenewAck(Message, frozen=True, kw_only=True):
+    """The new token counts; `status` is 200, `expires_at` is its end in ms since the epoch, absent when it has none."""
+
+    status: StatusCode
+    expires_at: Count | None = None
 
 
 class Disconnect(Message, frozen=True, kw_only=True):
@@ -693,6 +719,8 @@ SPECS: dict[MessageType, Spec] = {
         Spec(MessageType.HEARTBEAT, Heartbeat, "Heartbeat", None),
         Spec(MessageType.HEARTBEAT_ACK, HeartbeatAck, "HeartbeatAck", None),
         Spec(MessageType.GOAWAY, GoAway, None, Peer.SERVICE),
+        Spec(MessageType.TOKEN_RENEW, TokenRenew, None, Peer.CLIENT),
+        Spec(MessageType.TOKEN_RENEW_ACK, TokenRenewAck, None, Peer.SERVICE),
         Spec(MessageType.SIGNAL_OFFER, SignalOffer, "SignalOffer", None),
         Spec(MessageType.SIGNAL_ANSWER, SignalAnswer, "SignalAnswer", None),
         Spec(MessageType.SIGNAL_ICE_CANDIDATE, SignalIceCandidate, "SignalIceCandidate", None),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from signal_manager.errors import (
+    TOKEN_EXPIRED,
     AuthenticationError,
     ForbiddenError,
     InvalidRequestError,
@@ -31,11 +32,17 @@ from signal_manager.protocol.messages import (
     GoAway,
     Heartbeat,
     HeartbeatAck,
+    IceServers,
     Message,
     MessageType,
     PayloadType,
+    Register,
+    RoomCreate,
+    RoomJoin,
     Shape,
     Signal,
+    TokenExpiry,
+    TokenRenewAck,
     spec_of,
 )
 
@@ -119,6 +126,8 @@ class Input(StrEnum):
     NO_ROOM = "service is full"
     DRAINING = "service is about to stop"
     STOPPED = "service stops"
+    RENEWED = "token renewed"
+    OUTLIVED = "token has ended"
     LOST = "connection lost"
 
 
@@ -136,7 +145,9 @@ class Reaction(StrEnum):
     DISPATCH = "dispatch"
     RELAY = "relay"
     ECHO = "echo"
+    GRANT = "grant"
     GOOD_BYE = "close 1000"
+    CALL_BACK = "close 4402"
     TIME_OUT = "close 4408"
     YIELD = "close 4408 or 4409"
     EVICT = "close 4403"
@@ -209,8 +220,11 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
             Input.MALFORMED: Reaction.COMPLAIN,
             Input.LIMITED: Reaction.SLOW_DOWN,
             Input.DRAINING: Reaction.GO_AWAY,
+            Input.RENEWED: Reaction.GRANT,
         },
     ),
+    # Only where the service closes what outlives its token; where it goes on, requests are looked at one by one.
+    (State.ESTABLISHED, Input.OUTLIVED): _Move(State.CLOSING, Reaction.CALL_BACK),
     (State.ESTABLISHED, Input.DISCONNECT): _Move(State.CLOSING, Reaction.GOOD_BYE),
     (State.ESTABLISHED, Input.INCORRIGIBLE): _Move(State.CLOSING, Reaction.GIVE_UP),
     (State.ESTABLISHED, Input.INSISTENT): _Move(State.CLOSING, Reaction.SHUT_OUT),
@@ -246,6 +260,7 @@ _INPUTS: dict[MessageType, Input] = {
             MessageType.TRACKS_UPDATE,
             MessageType.DATACHANNELS_NEW,
             MessageType.ICE_SERVERS,
+            MessageType.TOKEN_RENEW,
         ),
         Input.REQUEST,
     ),
@@ -256,6 +271,9 @@ _INPUTS: dict[MessageType, Input] = {
 # What is decoded before CONNECT is accepted.
 _BEFORE_CONNECT = frozenset({MessageType.CONNECT, MessageType.HEARTBEAT, MessageType.DISCONNECT})
 _NOT_CONNECTED = "not connected: send CONNECT first"
+
+# What begins something new, and therefore needs a token that is still valid (docs/protocol.md, "Tokens").
+_NEEDS_TOKEN = (Register, RoomCreate, RoomJoin, IceServers)
 
 
 class Received(msgspec.Struct, frozen=True, gc=False):
@@ -334,7 +352,8 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What every session of a service shares. Times are in seconds.
 
     `away_after` and `leave_after` are of a client in a room: the silence after which the others hear that it is away,
-    and after which it has left.
+    and after which it has left. `token_leeway` is how long a session outlives its token in any case, `on_expiry` what
+    happens to it then.
     """
 
     connection_timeout: float = 10.0
@@ -342,6 +361,8 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_timeout: float = 90.0
     away_after: float = 8.0
     leave_after: float = 28.0
+    token_leeway: float = 60.0
+    on_expiry: TokenExpiry = "continue"
     server_version: str = ""
 
 
@@ -379,6 +400,7 @@ class Session:
         "_pinged_at",
         "_settings",
         "_speaks_original",
+        "_token_ends",
         "identity",
         "is_in_room",
         "payload_type",
@@ -405,6 +427,7 @@ class Session:
         self.identity: Identity | None = None
         self.session_id: SessionId | None = None
         self._connect: Received | None = None  # waiting for its answer
+        self._token_ends: float | None = None  # with the leeway
         self._deadline_from = now  # opened, then last heard of
         self._pinged_at = now
         self.is_in_room = False  # as its owner says: then its silence is noticed sooner
@@ -435,7 +458,7 @@ class Session:
             case Reaction.ALREADY_CONNECTED:
                 return [self.error(InvalidRequestError(f"{message_type.name} is not allowed now"), received)]
             case Reaction.DISPATCH | Reaction.RELAY:
-                return self._admit(received, reaction)
+                return self._admit(received, reaction, now)
             case Reaction.ECHO:
                 return self._echo(received, server_time)
             case Reaction.GOOD_BYE:
@@ -506,16 +529,24 @@ class Session:
         return [Close(code, reason)]
 
     def accepted(
-        self, identity: Identity, session_id: SessionId, *, now: float, resume: ResumeTerms | None = None
+        self,
+        identity: Identity,
+        session_id: SessionId,
+        *,
+        now: float,
+        server_time: int,
+        resume: ResumeTerms | None = None,
     ) -> list[Action]:
         """Take the news that CONNECT's credentials are right, and that the session outlives this connection so."""
         if self._advance(Input.ACCEPTED) is Reaction.IGNORE:
             return []
         connect = self._pending_connect()
-        self.identity = identity
+        self._grant(identity, now, server_time)
         self.session_id = session_id
         self.heard(now)
         settings = self._settings
+        # The original's protocol knows nothing of tokens that end.
+        expires_at = None if self.shape is Shape.TAGGED else _milliseconds(identity.expires_at)
         welcome = ConnectAck(
             status="success",
             session_id=session_id,
@@ -526,8 +557,23 @@ class Session:
             resume_window=resume.window if resume else None,
             resumed=resume.resumed if resume else False,
             received=resume.received if resume else None,
+            token_expires_at=expires_at,
+            token_expiry=None if expires_at is None else settings.on_expiry,
         )
         return [Send(welcome, connect.message_id, self.payload_type, self.shape)]
+
+    def renewed(self, identity: Identity, *, now: float, server_time: int) -> TokenRenewAck | None:
+        """Take the news that the client has another valid token, and return the answer; None where it is too late."""
+        if self._advance(Input.RENEWED) is Reaction.IGNORE:
+            return None
+        self._grant(identity, now, server_time)
+        return TokenRenewAck(status=200, expires_at=_milliseconds(identity.expires_at))
+
+    def _grant(self, identity: Identity, now: float, server_time: int) -> None:
+        """Let the client do what its token says, for as long as that is valid."""
+        self.identity = identity
+        ends = identity.expires_at
+        self._token_ends = None if ends is None else now + ends - server_time / 1000 + self._settings.token_leeway
 
     def refused(self, error: SignalManagerError) -> list[Action]:
         """Take the news that CONNECT cannot be accepted."""
@@ -606,6 +652,8 @@ class Session:
             deadline = min(self._pinged_at + self._interval, self._deadline_from + self._limit)
             if self.is_in_room and not self._is_away:
                 deadline = min(deadline, self._deadline_from + self._settings.away_after)
+            if self._closes_without_token and self._token_ends is not None:
+                deadline = min(deadline, self._token_ends)
             return deadline
         if self.state is State.AWAITING_CONNECT or self.state is State.AUTHENTICATING:
             return self._deadline_from + self._settings.connection_timeout
@@ -619,6 +667,9 @@ class Session:
         if self.state is not State.ESTABLISHED:
             self._advance(Input.SILENT)
             return [Close(CloseCode.TIMED_OUT, "no CONNECT in time")]
+        if self._closes_without_token and self._has_outlived_its_token(now):
+            self._advance(Input.OUTLIVED)
+            return [Close(CloseCode.TOKEN_EXPIRED, "the token has expired")]
         actions: list[Action] = []
         if self.is_in_room and not self._is_away and now >= self._deadline_from + self._settings.away_after:
             self._is_away = True
@@ -630,6 +681,13 @@ class Session:
             self._pinged_at = now
             actions.append(Ping())
         return actions
+
+    @property
+    def _closes_without_token(self) -> bool:
+        return self._settings.on_expiry == "close"
+
+    def _has_outlived_its_token(self, now: float) -> bool:
+        return self._token_ends is not None and now >= self._token_ends
 
     @property
     def _interval(self) -> float:
@@ -684,7 +742,7 @@ class Session:
             self.payload_type, self.shape = PayloadType.JSON, Shape.TAGGED
         return [Authenticate(connect)]
 
-    def _admit(self, received: Received, reaction: Reaction) -> list[Action]:
+    def _admit(self, received: Received, reaction: Reaction, now: float) -> list[Action]:
         """Let a signal or request through if it speaks in its own name and in a version that we know."""
         message = received.message
         try:
@@ -693,6 +751,7 @@ class Session:
             else:
                 self._check_name(message)
                 check_version(getattr(message, "version", None))
+                self._check_token(message, now)
         except SignalManagerError as error:
             return [self.error(error, received)]
         return [Relay(received) if reaction is Reaction.RELAY else Dispatch(received)]
@@ -701,6 +760,14 @@ class Session:
         target = signal.target_client_id
         if target is not None and self.identity is not None and not self.identity.grants.may_signal(target):
             raise ForbiddenError("the token does not allow signals to this client")
+
+    def _check_token(self, message: Message, now: float) -> None:
+        # One that brings a token of its own is judged by that.
+        if isinstance(message, _NEEDS_TOKEN) and not message.auth_token and self._has_outlived_its_token(now):
+            raise AuthenticationError(
+                f"the token has expired: {spec_of(message).message_type.name} needs a new one, send TOKEN_RENEW first",
+                details={"reason": TOKEN_EXPIRED},
+            )
 
     def _check_name(self, message: Message) -> None:
         client_id = getattr(message, "client_id", None)
@@ -719,6 +786,11 @@ class Session:
             raise AssertionError("an answer without a CONNECT")
         self._connect = None
         return connect
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    """Return a time as clients are told it: those of JavaScript cannot read what is beyond 2**53."""
+    return None if seconds is None or seconds * 1000 >= 2**53 else int(seconds * 1000)
 
 
 def _is_originals(payload_type: PayloadType, shape: Shape) -> bool:

@@ -43,7 +43,7 @@ class Connect(_message.Message):
     def __init__(self, client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., version: _Optional[str] = ..., capabilities: _Optional[_Union[StringList, _Mapping]] = ..., metadata: _Optional[str] = ..., instance_id: _Optional[str] = ..., resumable: _Optional[bool] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ...) -> None: ...
 
 class ConnectAck(_message.Message):
-    __slots__ = ("status", "session_id", "server_version", "heartbeat_interval", "heartbeat_timeout", "capabilities", "resume_token", "resume_window", "resumed", "received")
+    __slots__ = ("status", "session_id", "server_version", "heartbeat_interval", "heartbeat_timeout", "capabilities", "resume_token", "resume_window", "resumed", "received", "token_expires_at", "token_expiry")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,8 @@ class ConnectAck(_message.Message):
     RESUME_WINDOW_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_EXPIRY_FIELD_NUMBER: _ClassVar[int]
     status: str
     session_id: str
     server_version: str
@@ -64,7 +66,23 @@ class ConnectAck(_message.Message):
     resume_window: float
     resumed: bool
     received: int
-    def __init__(self, status: _Optional[str] = ..., session_id: _Optional[str] = ..., server_version: _Optional[str] = ..., heartbeat_interval: _Optional[float] = ..., heartbeat_timeout: _Optional[float] = ..., capabilities: _Optional[_Union[StringList, _Mapping]] = ..., resume_token: _Optional[str] = ..., resume_window: _Optional[float] = ..., resumed: _Optional[bool] = ..., received: _Optional[int] = ...) -> None: ...
+    token_expires_at: int
+    token_expiry: str
+    def __init__(self, status: _Optional[str] = ..., session_id: _Optional[str] = ..., server_version: _Optional[str] = ..., heartbeat_interval: _Optional[float] = ..., heartbeat_timeout: _Optional[float] = ..., capabilities: _Optional[_Union[StringList, _Mapping]] = ..., resume_token: _Optional[str] = ..., resume_window: _Optional[float] = ..., resumed: _Optional[bool] = ..., received: _Optional[int] = ..., token_expires_at: _Optional[int] = ..., token_expiry: _Optional[str] = ...) -> None: ...
+
+class TokenRenew(_message.Message):
+    __slots__ = ("auth_token",)
+    AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    auth_token: str
+    def __init__(self, auth_token: _Optional[str] = ...) -> None: ...
+
+class TokenRenewAck(_message.Message):
+    __slots__ = ("status", "expires_at")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    status: int
+    expires_at: int
+    def __init__(self, status: _Optional[int] = ..., expires_at: _Optional[int] = ...) -> None: ...
 
 class Disconnect(_message.Message):
     __slots__ = ("client_id", "reason")
