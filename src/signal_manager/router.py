@@ -298,7 +298,7 @@ _ROUTES: dict[type[Message], _Route] = {
     RoomState: _of_rooms(RoomService.state, exclusive=False),
     # RENEGOTIATE must overtake a TRACKS_NEW that waits for it.
     TracksNew: _of_rooms(RoomService.change_tracks, exclusive=False),
-    Renegotiate: _of_rooms(RoomService.answer, exclusive=False),
+    Renegotiate: _of_rooms(RoomService.renegotiate, exclusive=False),
     TracksClose: _of_rooms(RoomService.close_tracks, exclusive=False),
     TracksUpdate: _of_rooms(RoomService.update_tracks, exclusive=False),
     DataChannelsNew: _of_rooms(RoomService.open_channels, exclusive=False),

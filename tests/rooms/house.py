@@ -179,7 +179,7 @@ class Client:
 
     async def answer(self, answer_sdp: str = "v=0 answer", room_id: str = ROOM) -> RenegotiateAck:
         """Send RENEGOTIATE."""
-        return await self.house.rooms.answer(self.caller, Renegotiate(room_id=room_id, answer_sdp=answer_sdp))
+        return await self.house.rooms.renegotiate(self.caller, Renegotiate(room_id=room_id, answer_sdp=answer_sdp))
 
     async def close(self, *mids: str, offer_sdp: str | None = None, room_id: str = ROOM) -> TracksCloseAck:
         """Send TRACKS_CLOSE."""

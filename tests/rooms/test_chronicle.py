@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId, Track
+from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId, SessionId, Track
 from signal_manager.rooms.chronicle import Change, Chronicle, applied, difference, read_change, write_change
 
 EMPTY = Room(room_id=RoomId("r"), is_active=True, sequence=1)
@@ -31,7 +31,7 @@ def histories(draw: st.DrawFn) -> list[Room]:
     states = [EMPTY]
     for step in range(draw(st.integers(1, 12))):
         room = states[-1]
-        choice = draw(st.integers(0, 4))
+        choice = draw(st.integers(0, 5))
         sequence = room.sequence + 1
         if choice == 0 or not room.participants:
             change = joined(sequence, f"p{step}")
@@ -43,6 +43,10 @@ def histories(draw: st.DrawFn) -> list[Room]:
                 after = msgspec.structs.replace(one, away=not one.away)
                 event = "participant_away" if after.away else "participant_back"
                 change = Change(sequence=sequence, event=event, participant=after)  # type: ignore[arg-type]  # one of two
+            elif choice == 5 and one.tracks:
+                session_id = SessionId(f"s{step}")
+                after = msgspec.structs.replace(one, session_id=session_id, tracks=())
+                change = Change(sequence=sequence, event="media_replaced", participant=after)
             else:
                 tracks = () if one.tracks else (CAMERA,)
                 after = msgspec.structs.replace(one, tracks=tracks)
@@ -132,3 +136,16 @@ def test_an_older_record_says_nothing_new() -> None:
 def test_a_closed_room_is_not_active() -> None:
     assert not applied(EMPTY, Change(sequence=2, event="room_closed", reason="over")).is_active
     assert applied(EMPTY, Change(sequence=2, event="participant_left")).sequence == 2
+
+
+def test_a_track_of_a_new_media_session_is_another_track_though_it_looks_the_same() -> None:
+    before = msgspec.structs.replace(EMPTY, participants=(who("ann", 1, CAMERA),))
+    ann = msgspec.structs.replace(who("ann", 1, CAMERA), session_id=SessionId("new"))
+    after = msgspec.structs.replace(before, sequence=3, participants=(ann,))
+
+    changes = difference(before, after)
+
+    assert [(change.sequence, change.event, change.tracks) for change in changes] == [
+        (2, "media_replaced", (CAMERA,)),
+        (3, "tracks_published", (CAMERA,)),
+    ]

@@ -208,6 +208,7 @@ export const ROOM_CHANGES = [
   "participant_back",
   "tracks_published",
   "tracks_unpublished",
+  "media_replaced",
   "metadata_changed",
   "room_closed",
 ] as const;
@@ -295,8 +296,19 @@ export interface Fields {
     offer_sdp?: string | undefined;
     requires_renegotiation?: boolean | undefined;
   };
-  RENEGOTIATE: Request & { room_id: string; answer_sdp: string };
-  RENEGOTIATE_ACK: { status: number };
+  /** `answer_sdp` answers the SFU's offer; `tracks`, with `offer_sdp` if there are any, begin a new media session. */
+  RENEGOTIATE: Request & {
+    room_id: string;
+    answer_sdp?: string | undefined;
+    offer_sdp?: string | undefined;
+    tracks?: PublishedTrack[] | undefined;
+  };
+  RENEGOTIATE_ACK: {
+    status: number;
+    session_id?: string | undefined;
+    answer_sdp?: string | undefined;
+    tracks?: TrackResult[] | undefined;
+  };
   TRACKS_CLOSE: Request & { room_id: string; tracks: { mid: string }[]; offer_sdp?: string | undefined };
   TRACKS_CLOSE_ACK: { tracks: TrackResult[]; answer_sdp?: string | undefined };
   TRACKS_UPDATE: Request & { room_id: string; tracks: TrackUpdate[] };

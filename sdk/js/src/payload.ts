@@ -284,8 +284,19 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
     ),
   },
   TRACKS_NEW_ACK: { tracks: trackResults, ...negotiation },
-  RENEGOTIATE: { ...request, room_id: name, answer_sdp: text },
-  RENEGOTIATE_ACK: { status: integer },
+  RENEGOTIATE: {
+    ...request,
+    room_id: name,
+    answer_sdp: maybe(text),
+    offer_sdp: maybe(text),
+    tracks: maybe(publishedTracks),
+  },
+  RENEGOTIATE_ACK: {
+    status: integer,
+    session_id: maybe(text),
+    answer_sdp: maybe(text),
+    tracks: maybe(trackResults),
+  },
   TRACKS_CLOSE: { ...request, room_id: name, tracks: listOf(part({ mid: tag }), MAX_ITEMS), offer_sdp: maybe(text) },
   TRACKS_CLOSE_ACK: { tracks: trackResults, answer_sdp: maybe(text) },
   TRACKS_UPDATE: {

@@ -566,7 +566,8 @@ class RoomLeaveAck(Message, frozen=True, kw_only=True):
 class RoomEvent(Message, frozen=True, kw_only=True):
     """One change of a room, told to all its members in the order of `sequence`.
 
-    `participant` is the member it is about, as it is after the change; `tracks` are those published or unpublished.
+    `participant` is the member it is about, as it is after the change; `tracks` are those published or unpublished, or
+    those that a replaced media session is about to publish.
     """
 
     room_id: Label
@@ -578,6 +579,7 @@ class RoomEvent(Message, frozen=True, kw_only=True):
         "participant_back",
         "tracks_published",
         "tracks_unpublished",
+        "media_replaced",
         "metadata_changed",
         "room_closed",
     ]
@@ -621,16 +623,24 @@ class TracksNewAck(Message, frozen=True, kw_only=True):
 
 
 class Renegotiate(Request, frozen=True, kw_only=True):
-    """Answer the SFU's last offer."""
+    """Answer the SFU's last offer with `answer_sdp`, or begin a new media session with `tracks`.
+
+    A new session publishes `tracks` of `offer_sdp`, which a new peer connection has made; with no tracks, nothing.
+    """
 
     room_id: Name
-    answer_sdp: Sdp
+    answer_sdp: Sdp | None = None
+    offer_sdp: Sdp | None = None
+    tracks: Annotated[list[PublishedTrack], Bounded] | None = None
 
 
 class RenegotiateAck(Message, frozen=True, kw_only=True):
-    """The SFU has accepted the answer; `status` is 200."""
+    """The SFU has accepted the answer, or there is a new media session; `status` is 200."""
 
     status: StatusCode
+    session_id: Label | None = None
+    answer_sdp: ServiceSdp | None = None
+    tracks: Annotated[list[TrackResult], Results] | None = None
 
 
 class TracksClose(Request, frozen=True, kw_only=True):

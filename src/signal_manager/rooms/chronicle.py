@@ -27,6 +27,7 @@ Happening = Literal[
     "participant_back",
     "tracks_published",
     "tracks_unpublished",
+    "media_replaced",
     "room_closed",
 ]
 
@@ -116,7 +117,9 @@ def applied(room: Room, change: Change) -> Room:
             participants = (*participants, participant)
         case "participant_left" if participant is not None:
             participants = tuple(each for each in participants if not _is_same(each, participant))
-        case "participant_away" | "participant_back" | "tracks_published" | "tracks_unpublished" if participant:
+        case "participant_away" | "participant_back" | "tracks_published" | "tracks_unpublished" | "media_replaced" if (
+            participant
+        ):
             participants = tuple(participant if _is_same(each, participant) else each for each in participants)
         case "room_closed":
             return _replace(room, sequence=change.sequence, is_active=False, close_reason=change.reason)
@@ -163,8 +166,17 @@ def _tracks(before: Room, after: Room) -> Iterable[Change]:
         former = _find(before, participant)
         if former is None:
             continue
-        gone = tuple(track for track in former.tracks if track not in participant.tracks)
-        new = tuple(track for track in participant.tracks if track not in former.tracks)
+        before_tracks = former.tracks
+        if before_tracks and former.session_id != participant.session_id:
+            yield Change(
+                sequence=0,
+                event="media_replaced",
+                participant=_replace(participant, tracks=()),
+                tracks=participant.tracks,
+            )
+            before_tracks = ()
+        gone = tuple(track for track in before_tracks if track not in participant.tracks)
+        new = tuple(track for track in participant.tracks if track not in before_tracks)
         if gone:
             yield Change(sequence=0, event="tracks_unpublished", participant=participant, tracks=gone, reason="closed")
         if new:

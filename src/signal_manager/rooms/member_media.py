@@ -31,7 +31,7 @@ from signal_manager.media.base import (
 )
 from signal_manager.media.closing import Closer
 from signal_manager.media.errors import SessionGoneError, SessionReplacedError
-from signal_manager.media.negotiation import Limits, ReplaceSession
+from signal_manager.media.negotiation import Limits, LossReason, ReplaceSession
 from signal_manager.media.negotiator import Negotiator
 from signal_manager.media.operations import closed_mids
 from signal_manager.metrics import Metrics
@@ -117,6 +117,20 @@ class MemberMedia:
         """Open the session."""
         self.session_id = SessionId(await self._negotiator.open(correlation_id=self._label))
 
+    async def reopen(self) -> SessionId | None:
+        """Give the present session up for a new one, and return the former one's id.
+
+        The client has built a new peer connection; what it publishes there follows.
+        """
+        former = self.session_id
+        self._negotiator.abandon()
+        self.tracks.clear()
+        self._silent.clear()
+        await self.open()
+        # What the new peer connection offers belongs to this session alone, also when it is lost meanwhile.
+        self._is_bound = True
+        return former
+
     async def publish(self, offer_sdp: str, wanted: Sequence[PublishedTrack]) -> Published:
         """Publish the tracks of an offer; with none named, the SFU takes and names all of them."""
         tracks = [LocalTrack(mid=track.mid, track_name=track.track_name) for track in wanted]
@@ -195,6 +209,8 @@ class MemberMedia:
         return await operation()
 
     def _replaced(self, loss: ReplaceSession) -> None:
+        if loss.reason is LossReason.ABANDONED:
+            return  # see `reopen`
         self.tracks.clear()
         self._silent.clear()
         if loss.session_id is not None:

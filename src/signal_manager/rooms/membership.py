@@ -24,6 +24,7 @@ __all__ = [
     "key_of",
     "opened",
     "with_absence",
+    "with_media",
     "with_participant",
     "with_tracks",
     "without_participant",
@@ -164,6 +165,15 @@ def with_tracks(key: MemberKey, session_id: SessionId | None, tracks: Sequence[T
         kept = tuple(track for track in participant.tracks if track.mid not in new)
         publisher = _replace(participant, session_id=session_id, tracks=(*kept, *tracks))
         return _swap(room, publisher, now)
+
+    return change
+
+
+def with_media(key: MemberKey, session_id: SessionId | None, *, now: float) -> RoomChange:
+    """Give a participant another media session, which publishes nothing yet; NotFoundError when it has gone."""
+
+    def change(room: Room) -> Room:
+        return _swap(room, _replace(_require(room, key), session_id=session_id, tracks=()), now)
 
     return change
 

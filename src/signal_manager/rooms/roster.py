@@ -21,6 +21,7 @@ import structlog
 from signal_manager.bus.base import Bus
 from signal_manager.errors import ConflictError, NotFoundError, SignalManagerError
 from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId, Track
+from signal_manager.protocol.messages import PublishedTrack
 from signal_manager.rooms import membership
 from signal_manager.rooms.announcements import REMOVED, Announcements
 from signal_manager.rooms.chronicle import Change, Happening, read_change
@@ -407,6 +408,39 @@ class Roster:
 
         await self._duties.wait_for(self._duties.start(work, f"unpublish in {member.room_id}"))
 
+    async def replace_media(
+        self, member: Membership, former: SessionId | None, tracks: Sequence[PublishedTrack]
+    ) -> None:
+        """Tell the room that a member has a new media session, which is about to publish these tracks.
+
+        UnavailableError when that takes too long.
+        """
+        member.local.end_source(former)
+        coming = tuple(Track(mid=track.mid, track_name=track.track_name, kind=track.kind) for track in tracks)
+
+        async def work() -> None:
+            await self._duties.persist(lambda: self._replace_media(member, coming))
+            if former is not None:
+                await self._abandon(former)
+
+        await self._duties.wait_for(self._duties.start(work, f"replace media in {member.room_id}"))
+
+    async def _replace_media(self, member: Membership, coming: tuple[Track, ...]) -> None:
+        async with member.local.lock:
+            if not member.is_in:
+                return
+            change = membership.with_media(member.key, member.media_session_id, now=self._clock())
+            room = await self._change(member.local, member.room_id, change, is_known=False)
+            publisher = membership.find(room, member.key) if room is not None else None
+            if room is None or publisher is None:
+                return
+            self._announcements.settle(
+                member.local,
+                room,
+                Change(sequence=room.sequence, event="media_replaced", participant=publisher, tracks=coming),
+            )
+        await self._note(member.client_id, tracks=())
+
     async def _publish(self, member: Membership, tracks: Sequence[Track]) -> None:
         """Announce tracks that can be pulled from now on."""
         media = member.media
@@ -453,7 +487,8 @@ class Roster:
         member.local.end_source(session_id)
 
         async def clean_up() -> None:
-            await self._duties.persist(lambda: self._unpublish(member, "media session lost"))
+            if member.media_session_id == session_id:  # else the client has replaced it already
+                await self._duties.persist(lambda: self._unpublish(member, "media session lost"))
             await self._abandon(session_id)
 
         self._duties.start(clean_up, f"clean up media session {session_id}")

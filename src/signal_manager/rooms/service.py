@@ -327,11 +327,37 @@ class RoomService:
             requires_renegotiation=pulled.requires_renegotiation,
         )
 
-    async def answer(self, caller: Caller, request: Renegotiate) -> RenegotiateAck:
-        """Pass on the answer to the SFU's last offer to this member."""
-        _, media = self._media_of(caller, request.room_id)
-        await media.answer(request.answer_sdp)
-        return RenegotiateAck(status=200)
+    async def renegotiate(self, caller: Caller, request: Renegotiate) -> RenegotiateAck:
+        """Pass on the answer to the SFU's last offer to this member, or replace its media session."""
+        member, media = self._media_of(caller, request.room_id)
+        if request.answer_sdp is not None:
+            if request.offer_sdp is not None or request.tracks is not None:
+                raise InvalidRequestError("answer_sdp came with offer_sdp or tracks, expected either")
+            await media.answer(request.answer_sdp)
+            return RenegotiateAck(status=200)
+        return await self._replace_media(member, media, request)
+
+    async def _replace_media(self, member: Membership, media: MemberMedia, request: Renegotiate) -> RenegotiateAck:
+        """Begin a new media session behind the same membership, for a peer connection that has lost its network."""
+        if request.tracks is None:
+            raise InvalidRequestError("answer_sdp is missing, expected it, or tracks for a new media session")
+        if bool(request.tracks) is not (request.offer_sdp is not None):
+            raise InvalidRequestError("expected offer_sdp with the tracks that it publishes, or neither")
+        requests.check_distinct(request.tracks)
+        if request.tracks:
+            self._check_may_publish(member.caller)
+        former = await media.reopen()
+        await self._roster.replace_media(member, former, request.tracks)
+        if request.offer_sdp is None:
+            return RenegotiateAck(status=200, session_id=media.session_id, tracks=[])
+        published = await media.publish(request.offer_sdp, request.tracks)
+        requests.require_some(published.tracks)
+        return RenegotiateAck(
+            status=200,
+            session_id=media.session_id,
+            answer_sdp=published.answer_sdp,
+            tracks=requests.published_results(published, media.tracks),
+        )
 
     async def close_tracks(self, caller: Caller, request: TracksClose) -> TracksCloseAck:
         """Stop tracks that this member publishes or pulls, and tell the others of the former."""

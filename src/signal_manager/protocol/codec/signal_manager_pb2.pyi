@@ -657,24 +657,34 @@ class TracksNewAck(_message.Message):
     def __init__(self, tracks: _Optional[_Union[TrackResultList, _Mapping]] = ..., answer_sdp: _Optional[str] = ..., offer_sdp: _Optional[str] = ..., requires_renegotiation: _Optional[bool] = ...) -> None: ...
 
 class Renegotiate(_message.Message):
-    __slots__ = ("version", "client_id", "auth_token", "room_id", "answer_sdp")
+    __slots__ = ("version", "client_id", "auth_token", "room_id", "answer_sdp", "offer_sdp", "tracks")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     ROOM_ID_FIELD_NUMBER: _ClassVar[int]
     ANSWER_SDP_FIELD_NUMBER: _ClassVar[int]
+    OFFER_SDP_FIELD_NUMBER: _ClassVar[int]
+    TRACKS_FIELD_NUMBER: _ClassVar[int]
     version: str
     client_id: str
     auth_token: str
     room_id: str
     answer_sdp: str
-    def __init__(self, version: _Optional[str] = ..., client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., room_id: _Optional[str] = ..., answer_sdp: _Optional[str] = ...) -> None: ...
+    offer_sdp: str
+    tracks: PublishedTrackList
+    def __init__(self, version: _Optional[str] = ..., client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., room_id: _Optional[str] = ..., answer_sdp: _Optional[str] = ..., offer_sdp: _Optional[str] = ..., tracks: _Optional[_Union[PublishedTrackList, _Mapping]] = ...) -> None: ...
 
 class RenegotiateAck(_message.Message):
-    __slots__ = ("status",)
+    __slots__ = ("status", "session_id", "answer_sdp", "tracks")
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_SDP_FIELD_NUMBER: _ClassVar[int]
+    TRACKS_FIELD_NUMBER: _ClassVar[int]
     status: int
-    def __init__(self, status: _Optional[int] = ...) -> None: ...
+    session_id: str
+    answer_sdp: str
+    tracks: TrackResultList
+    def __init__(self, status: _Optional[int] = ..., session_id: _Optional[str] = ..., answer_sdp: _Optional[str] = ..., tracks: _Optional[_Union[TrackResultList, _Mapping]] = ...) -> None: ...
 
 class TracksClose(_message.Message):
     __slots__ = ("version", "client_id", "auth_token", "room_id", "tracks", "offer_sdp")

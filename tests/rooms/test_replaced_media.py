@@ -1,0 +1,117 @@
+"""A media session replaced behind its membership: RENEGOTIATE with tracks in place of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from signal_manager.errors import InvalidRequestError, SignalManagerError
+from signal_manager.media import errors as media_errors
+from signal_manager.protocol.messages import PublishedTrack, Renegotiate, RenegotiateAck
+from tests.rooms.house import ROOM, Client, House, offer
+from tests.rooms.test_service import in_one_room
+
+
+async def replace(client: Client, *mids: str) -> RenegotiateAck:
+    """Begin a new media session that publishes cameras."""
+    tracks = [PublishedTrack(mid=mid, track_name=f"new-{mid}", kind="video") for mid in mids]
+    message = Renegotiate(room_id=ROOM, offer_sdp=offer(*mids) if mids else None, tracks=tracks)
+    return await client.house.rooms.renegotiate(client.caller, message)
+
+
+async def test_a_replaced_media_session_is_a_pause_and_no_departure(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    former = (await house.room()).participants[0].session_id
+    seen = len(bob.events)
+
+    ack = await replace(alice, "0")
+    await house.until(lambda: len(bob.events) == seen + 2)
+
+    replaced, published = bob.events[seen:]
+    assert (replaced.event, published.event) == ("media_replaced", "tracks_published")
+    assert ack.session_id not in {None, former}
+    assert (ack.answer_sdp, [track.track_name for track in ack.tracks or []]) == ("v=0 answer", ["new-0"])
+    for event in (replaced, published):
+        assert event.participant is not None
+        assert (event.participant.client_id, event.participant.session_id) == ("alice", ack.session_id)
+        assert [track.track_name for track in event.tracks or []] == ["new-0"]
+    assert replaced.participant is not None
+    assert replaced.participant.tracks == []
+
+
+async def test_the_former_session_is_closed_and_forgotten_once_it_is_replaced(house: House) -> None:
+    (alice,) = await in_one_room(house, "alice")
+    former = (await house.room()).participants[0].session_id
+
+    ack = await replace(alice, "0")
+    await house.settled()
+
+    assert {session for session, _ in house.sfu.open_tracks} == {ack.session_id}
+    assert former not in {session for session, _ in await house.ledger()}
+
+
+async def test_others_pull_from_the_new_session(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    ack = await replace(alice, "0")
+    pulled = await bob.pull("alice", "new-0")
+
+    assert [track.session_id for track in pulled.tracks] == [ack.session_id]
+
+
+async def test_a_receivers_session_is_replaced_without_an_offer(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    ack = await replace(bob)
+
+    pulled = await bob.pull("alice")
+
+    assert (ack.status, ack.answer_sdp, ack.tracks) == (200, None, [])
+    assert pulled.requires_renegotiation
+    assert alice.events[-1].event == "media_replaced"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"offer_sdp": offer("0")},
+        {"tracks": [PublishedTrack(mid="0", track_name="a")]},
+        {"tracks": [], "offer_sdp": offer("0")},
+        {"answer_sdp": "v=0", "tracks": []},
+        {"answer_sdp": "v=0", "offer_sdp": offer("0")},
+        {
+            "offer_sdp": offer("0"),
+            "tracks": [PublishedTrack(mid="0", track_name="a"), PublishedTrack(mid="0", track_name="b")],
+        },
+    ],
+)
+async def test_renegotiate_is_either_an_answer_or_a_new_session(house: House, fields: dict[str, Any]) -> None:
+    (alice,) = await in_one_room(house, "alice")
+    before = await house.room()
+
+    with pytest.raises(InvalidRequestError):
+        await house.rooms.renegotiate(alice.caller, Renegotiate(room_id=ROOM, **fields))
+
+    assert await house.room() == before
+
+
+async def test_a_new_session_that_the_sfu_refuses_to_open_can_be_asked_for_again(house: House) -> None:
+    (alice,) = await in_one_room(house, "alice")
+    house.sfu.fail("open_session", media_errors.UnreachableError("no route"))
+
+    with pytest.raises(SignalManagerError):
+        await replace(alice, "0")
+
+    assert (await replace(alice, "0")).status == 200
+
+
+async def test_of_two_new_sessions_at_once_the_later_one_counts(house: House) -> None:
+    (alice,) = await in_one_room(house, "alice")
+
+    first, second = await asyncio.gather(replace(alice, "0"), replace(alice, "1"), return_exceptions=True)
+
+    assert isinstance(first, SignalManagerError)
+    assert isinstance(second, RenegotiateAck)
+    assert (await house.room()).participants[0].session_id == second.session_id
