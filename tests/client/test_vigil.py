@@ -20,6 +20,13 @@ def test_an_idle_client_sends_a_heartbeat_at_the_interval_and_no_more() -> None:
     assert vigil.check(60.0, signs(heard=30.1)) is Due.BEAT
 
 
+def test_nothing_was_asked_before_the_first_heartbeat() -> None:
+    vigil = Vigil(10.1, interval=30.0)
+
+    assert vigil.deadline(signs(heard=10.0, asked=9.9)) == 40.1
+    assert vigil.check(40.0, signs(heard=10.0, asked=9.9)) is Due.NOTHING
+
+
 def test_a_heartbeat_that_nothing_follows_ends_the_connection() -> None:
     vigil = Vigil(0.0, interval=30.0)
     vigil.check(30.0, signs())

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
-from benchmarks.black_hole import BlackHole
+from benchmarks.blackhole import BlackHole, browser_client, browser_sdk
 from signal_manager.client import (
     Connected,
     Disconnected,
@@ -184,3 +185,34 @@ async def test_closing_while_another_connection_is_opened_leaves_nothing(service
     way.set()
     await until(lambda: not service.server._board.connections, limit=LIMIT)
     await until(lambda: not {each for each in asyncio.all_tasks() - before if "signal-client" in each.get_name()})
+
+
+async def test_an_idle_client_keeps_its_connection(service: Service, network: BlackHole) -> None:
+    async with SignalClient(network.url, *ALICE, retry=NEVER) as alice:
+        await asyncio.sleep(2 * (vigil.PROBE_AFTER + vigil.ANSWER_TIME))  # nothing is to happen in it
+        assert await event(alice) == Connected(alice.session_id or "")
+        assert network.connections == 1
+        (connection,) = service.server._board.connections
+        assert connection.received == 1  # CONNECT, and no heartbeat
+
+
+@pytest.mark.parametrize("word", ["ask", "nothing"])
+async def test_the_browser_sdk_comes_back_too(service: Service, network: BlackHole, tmp_path: Path, word: str) -> None:
+    """In a room it does so without a request, and stays a member; a request gets its reply."""
+    sdk = browser_sdk(tmp_path)
+    if sdk is None:
+        pytest.skip("needs Node, and `npm install` in sdk/js")
+    async with browser_client(sdk, network.url, *ALICE) as alice:
+        await alice.hears("connected")
+        if word == "nothing":
+            await alice.do("join")
+            await alice.hears("joined")
+        network.swallow()
+        await alice.do(word)
+        await alice.hears("back")
+        if word == "ask":
+            await alice.hears("asked")
+        else:
+            board = service.server._board
+            sessions = [each.session_id for each in board.connections if each.is_established]
+            assert [board.router.rooms.room_of(each) for each in sessions] == [ALICE[0]]

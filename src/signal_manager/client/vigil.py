@@ -45,7 +45,8 @@ class Vigil:
 
     def __init__(self, now: float, *, interval: float) -> None:
         self._interval = interval
-        self._beat_at = now  # the last heartbeat
+        self._beat_at = now  # the last heartbeat, or the beginning
+        self._has_beaten = False
 
     def deadline(self, signs: Signs) -> float:
         """Return when `check` has something to say."""
@@ -64,9 +65,9 @@ class Vigil:
             return Due.NOTHING
         if self._is_unanswered(signs):
             return Due.GIVE_UP
-        self._beat_at = now
+        self._beat_at, self._has_beaten = now, True
         return Due.BEAT
 
     def _is_unanswered(self, signs: Signs) -> bool:
-        """Tell whether nothing has come since the last heartbeat; the beginning counts as answered."""
-        return self._beat_at > signs.heard_at
+        """Tell whether nothing has come since the last heartbeat."""
+        return self._has_beaten and self._beat_at > signs.heard_at
