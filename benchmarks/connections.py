@@ -33,7 +33,7 @@ from benchmarks.processes import (
 )
 from benchmarks.results import machine, write_json
 from benchmarks.servers import SPARE_CONNECTIONS, Server, service
-from signal_manager.limits import HALF_OPEN, TURNED_AWAY
+from signal_manager.limits import HALF_OPEN, STRANGERS
 
 __all__ = ["Footprint", "app", "measure", "raise_file_limit"]
 
@@ -41,7 +41,7 @@ __all__ = ["Footprint", "app", "measure", "raise_file_limit"]
 CONNECTIONS_PER_ADDRESS = 10_000
 
 # What a process has open besides its connections: the service keeps some for handshakes and refusals.
-OTHER_FILES = HALF_OPEN + TURNED_AWAY + SPARE_CONNECTIONS + 100
+OTHER_FILES = HALF_OPEN + STRANGERS + SPARE_CONNECTIONS + 100
 
 # What an idle connection may cost, and all of them together, in KiB and in % of one core.
 BAR_KIB = 16.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +26,8 @@ from signal_manager.limits import (
 NOW = 1000.0
 HOME = address_of("203.0.113.7")
 ELSEWHERE = address_of("203.0.113.8")
+SITE = address_of("2001:db8::1")
+LOOPBACK = address_of("127.0.0.1")
 
 
 def taken(bucket: TokenBucket, now: float) -> int:
@@ -120,23 +124,23 @@ def test_the_bucket_that_rested_longest_is_forgotten_first() -> None:
     ],
 )
 def test_what_one_machine_can_use_counts_together(one: str, other: str) -> None:
-    assert address_of(one).key == address_of(other).key
+    assert address_of(one).networks == address_of(other).networks
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("203.0.113.7", "203.0.113.8"), ("2001:db8:1:2::1", "2001:db8:1:3::1"), ("1.2.3.4", "102:304::")]
 )
 def test_what_two_machines_use_does_not(one: str, other: str) -> None:
-    assert address_of(one).key != address_of(other).key
+    assert address_of(one).networks != address_of(other).networks
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
 def test_loopback_is_not_counted(text: str) -> None:
-    assert address_of(text).key is None
+    assert address_of(text).networks == ()
 
 
 def test_what_is_no_address_is_not_echoed() -> None:
-    assert address_of("\x1b[31mevil") == ClientAddress("unknown", b"")
+    assert address_of("\x1b[31mevil") == ClientAddress("unknown", (b"",))
 
 
 @pytest.mark.parametrize(
@@ -205,31 +209,79 @@ def test_other_origins_may_not(origins: list[str]) -> None:
 
 def test_a_tally_forgets_who_is_gone() -> None:
     tally = Tally()
-    assert [tally.enter(b"a"), tally.enter(b"a"), tally.enter(None)] == [1, 2, 0]
+    for address in (HOME, HOME, SITE, LOOPBACK):
+        tally.enter(address)
+    assert not tally.has_room(HOME, 2)
+    assert tally.has_room(ELSEWHERE, 1)
 
-    tally.leave(b"a")
-    assert (tally.count(b"a"), tally.count(None)) == (1, 0)
-    tally.leave(b"a")
-    tally.leave(None)
+    tally.leave(HOME)
+    assert tally.has_room(HOME, 2)
+    for address in (HOME, SITE, LOOPBACK):
+        tally.leave(address)
 
     assert len(tally) == 0
 
 
-def test_connections_are_limited_in_all_and_by_address() -> None:
-    usage = Usage(Limits(max_connections=3, max_connections_per_address=2))
+def test_wider_networks_of_ipv6_may_have_more_but_not_without_end() -> None:
+    tally = Tally()
+
+    def entered(addresses: Iterable[str]) -> int:
+        count = 0
+        for address in map(address_of, addresses):
+            if tally.has_room(address, 10):
+                tally.enter(address)
+                count += 1
+        return count
+
+    assert entered(f"2001:db8:1:0::{number:x}" for number in range(100)) == 10, "a /64"
+    assert entered(f"2001:db8:1:{number:x}::1" for number in range(256)) == 30, "with it, its /56"
+    assert entered(f"2001:db8:1:{number:x}00::1" for number in range(1, 256)) == 120, "with these, its /48"
+    assert entered(["2001:db8:2::1"]) == 1
+
+
+def test_connections_are_limited_by_address_and_clients_in_all() -> None:
+    usage = Usage(Limits(max_connections=2, max_connections_per_address=2))
 
     assert [usage.enter(HOME) for _ in range(3)] == [None, None, "too many connections from this address"]
+    assert [usage.take_seat() for _ in range(3)] == [True, True, False]
     assert usage.enter(ELSEWHERE) == "the service is full"
-    usage.leave(HOME)
-    usage.leave(HOME)
+    usage.leave(HOME, has_seat=False)
+    assert usage.is_full
+    usage.leave(HOME, has_seat=True)
     assert usage.enter(ELSEWHERE) is None
 
 
-def test_loopback_is_limited_in_all_only() -> None:
-    usage = Usage(Limits(max_connections=3, max_connections_per_address=1))
-    loopback = address_of("127.0.0.1")
+def test_loopback_is_not_limited_by_address() -> None:
+    usage = Usage(Limits(max_connections_per_address=1, connects_per_minute=1))
 
-    assert [usage.enter(loopback) for _ in range(4)] == [None, None, None, "the service is full"]
+    assert [usage.enter(LOOPBACK) for _ in range(4)] == [None] * 4
+    for _ in range(4):
+        usage.check_authentication(LOOPBACK, NOW)
+
+
+def test_right_attempts_are_counted_too() -> None:
+    usage = Usage(Limits(connects_per_minute=60))
+    for _ in range(60):
+        usage.check_authentication(HOME, NOW)
+
+    with pytest.raises(RateLimitedError) as refusal:
+        usage.check_authentication(HOME, NOW)
+
+    assert refusal.value.details == {"retry_after": 1.0}
+    usage.check_authentication(ELSEWHERE, NOW)
+    usage.check_authentication(HOME, NOW + 1.001)
+
+
+def test_guesses_from_many_networks_of_a_site_count_together() -> None:
+    usage = Usage(Limits(failed_auth_per_minute=3))
+    guesses = 0
+    for number in range(256):
+        address = address_of(f"2001:db8:1:{number:x}::1")
+        if not usage.authentication_wait(address, NOW):
+            usage.authentication_failed(address, NOW)
+            guesses += 1
+
+    assert guesses == 12
 
 
 def test_failed_authentications_are_throttled_by_address() -> None:

@@ -58,7 +58,7 @@ async def listen() -> AsyncIterator[ListenWith]:
 @pytest.fixture
 def counted_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let loopback count as any other address."""
-    monkeypatch.setattr(listener, "address_of", lambda text: ClientAddress(text, text.encode()))
+    monkeypatch.setattr(listener, "address_of", lambda text: ClientAddress(text, (text.encode(),)))
 
 
 class Client:
@@ -168,7 +168,7 @@ async def test_loopback_and_proxies_may_have_more(
         made = await listen(max_half_open=1, **settings)
         clients = [await connect(made) for _ in range(5)]
         assert [await client.upgrade() for client in clients] == [True] * 5
-        monkeypatch.setattr(listener, "address_of", lambda text: ClientAddress(text, text.encode()))
+        monkeypatch.setattr(listener, "address_of", lambda text: ClientAddress(text, (text.encode(),)))
 
 
 async def test_when_there_are_too_many_the_oldest_gives_way(

@@ -11,15 +11,15 @@ import msgspec
 import structlog
 
 from signal_manager.bus.base import Claimed
-from signal_manager.errors import AuthenticationError, RateLimitedError, SignalManagerError
+from signal_manager.errors import AuthenticationError, RateLimitedError, SignalManagerError, UnavailableError
 from signal_manager.limits import ClientAddress
 from signal_manager.model import Caller
 from signal_manager.protocol.messages import Connect
 from signal_manager.protocol.resume import Manner
 from signal_manager.resumption import ResumableSession
-from signal_manager.switchboard import Switchboard
+from signal_manager.switchboard import Line, Switchboard
 
-__all__ = ["Admission", "admit", "renew", "session_to_go_on_with"]
+__all__ = ["Admission", "NoSeatError", "admit", "renew", "session_to_go_on_with"]
 
 log = structlog.get_logger(__name__)
 
@@ -32,21 +32,28 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     former: ResumableSession | None  # the session that it wants to go on with, as far as it is here or in storage
 
 
-async def admit(board: Switchboard, connect: Connect, *, source: ClientAddress, manner: Manner | None) -> Admission:
+class NoSeatError(UnavailableError):
+    """The client is who it says, and the service is full."""
+
+
+async def admit(board: Switchboard, connect: Connect, *, wire: Line, manner: Manner | None) -> Admission:
     """Find out who a client is, and have the other nodes let go of it.
 
     Args:
         board: what all connections share.
         connect: what the client says.
-        source: where it comes from.
+        wire: its connection, which is counted among `max_connections` once it is let in.
         manner: how its session would be written; None for a client whose session ends with its connection.
 
     Raises:
         SignalManagerError: it is refused, or nobody can tell now; that is counted and in the log by then.
     """
+    source = wire.source
     try:
         board.usage.check_authentication(source, time.monotonic())
         caller = await board.router.admit(connect)
+        if not board.take_seat(wire):  # before others let go of the client
+            raise NoSeatError("the service is full")
         former = await _former(board, caller, connect) if manner is not None else None
         claimed = await _claim(board, caller, connect, manner if former is None else None)
     except SignalManagerError as error:

@@ -13,7 +13,7 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 import structlog
@@ -34,7 +34,7 @@ from signal_manager.config import (
 )
 from signal_manager.errors import ConfigurationError
 from signal_manager.housekeeping import Housekeeping
-from signal_manager.limits import HALF_OPEN, TURNED_AWAY, Limits
+from signal_manager.limits import HALF_OPEN, STRANGERS, Limits
 from signal_manager.listener import listen
 from signal_manager.media.base import MediaBackend
 from signal_manager.media.negotiation import Limits as NegotiationLimits
@@ -60,8 +60,8 @@ __all__ = ["check_exposure", "configure_logs", "run", "running"]
 
 log = structlog.get_logger(__name__)
 
-# File descriptors beside the connections: the listener, the log file, the event loop, a database.
-_OTHER_DESCRIPTORS = 64
+# File descriptors beside the connections: the second port's, the listener, the log file, the event loop, a database.
+_OTHER_DESCRIPTORS = 256
 
 # What `server.drain_timeout` has left for these once the switchboard has had its shares of it.
 _ROOMS_STOP_SHARE = 0.15
@@ -81,7 +81,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
         listening = stack.enter_context(
             listen(config.server.host, config.server.port, is_shared=config.server.workers > 1)
         )
-        max_connections = _allow_descriptors(config.server.max_connections)
+        room = _allow_descriptors(config.server.max_connections)
         certificate = _certificate(config)
         metrics = Metrics()
         node_id = NodeId(config.bus.node_id or uuid4().hex)
@@ -139,11 +139,13 @@ async def running(config: Config) -> AsyncIterator[Server]:
             listening=listening,
             version=__version__,
             limits=Limits(
-                max_connections=max_connections,
+                max_connections=room.connections,
+                max_strangers=room.strangers,
                 max_connections_per_address=config.security.max_connections_per_ip,
                 messages_per_minute=(
                     config.security.max_messages_per_minute if config.security.rate_limit_enabled else None
                 ),
+                connects_per_minute=config.security.max_connects_per_minute,
                 failed_auth_per_minute=config.security.max_failed_auth_per_minute,
                 outbound_queue_bytes=config.server.outbound_queue_bytes,
                 write_buffer_bytes=config.server.write_buffer_size,
@@ -380,20 +382,29 @@ def _warn_of(certificate: Certificate) -> None:
         log.warning("clients will refuse the certificate", reason=problem)
 
 
-def _allow_descriptors(connections: int) -> int:
+class _Room(NamedTuple):
+    """How many connections file descriptors are enough for."""
+
+    connections: int
+    strangers: int
+
+
+def _allow_descriptors(connections: int) -> _Room:
     """Raise the soft limit of file descriptors for so many connections, and return how many it is enough for.
 
     Running out of them in mid-flight is worse than refusing: databases and key files need them too.
     """
-    spare = HALF_OPEN + TURNED_AWAY + _OTHER_DESCRIPTORS
+    # A restart brings all clients back: a quarter of them may be between the upgrade and CONNECT's answer.
+    strangers = max(STRANGERS, connections // 4)
+    spare = strangers + HALF_OPEN + _OTHER_DESCRIPTORS
     wanted = connections + spare
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return connections
+        return _Room(connections, strangers)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if allowed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     possible = min(connections, max(allowed - spare, allowed // 2))
     if possible < connections:
         log.warning("too few file descriptors for max_connections", limit=allowed, max_connections=possible)
-    return possible
+    return _Room(possible, min(strangers, max(1, (allowed - possible) // 4)))

@@ -132,9 +132,8 @@ class Connection(WSListener):
         transport.request.headers.clear()
         transport.response.headers.clear()
         log.info("connection opened", address=self.address, framing=self._framing.value)
-        self._board.connections.add(self)
         self._board.metrics.connections_opened.labelled().add()
-        no_room = self._board.usage.enter(self.source)
+        no_room = self._board.enter(self)
         if no_room is not None:
             self._conversation.perform(self._session.turned_away(no_room))
 
@@ -315,6 +314,11 @@ class Connection(WSListener):
     def part(self) -> None:
         """Say good-bye after `freeze` (`Line.part`)."""
         self._conversation.part()
+
+    def give_way(self) -> None:
+        """Say so, and close the socket without waiting for the client (`Line.give_way`)."""
+        self._conversation.perform(self._session.turned_away("others want in"))
+        self.cut()
 
     def cut(self) -> None:
         """Close the socket without waiting for the client."""

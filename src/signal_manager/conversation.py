@@ -14,7 +14,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from signal_manager.admission import Admission, admit, renew, session_to_go_on_with
+from signal_manager.admission import Admission, NoSeatError, admit, renew, session_to_go_on_with
 from signal_manager.bus.base import Delivery
 from signal_manager.errors import (
     AuthenticationError,
@@ -302,6 +302,7 @@ class Conversation:
                     self._relay(action.signal)
                 case Authenticate():
                     self._wire.hold()
+                    self._board.introduced(self._wire)
                     self._board.start(self._authenticate(action.connect), name="authenticate")
                 case Dispatch():
                     self._dispatch(action.request)
@@ -360,7 +361,11 @@ class Conversation:
         session, board = self._session, self._board
         manner = self._manner(connect)
         try:
-            admission = await admit(board, connect, source=self._wire.source, manner=manner)
+            admission = await admit(board, connect, wire=self._wire, manner=manner)
+        except NoSeatError as error:
+            self.perform(session.turned_away(error.message))
+            self._wire.release()
+            return
         except SignalManagerError as error:
             self.perform(session.refused(error))
             self._wire.release()

@@ -20,7 +20,9 @@ __all__ = [
     "BEFORE_CONNECT",
     "HALF_OPEN",
     "PENDING_REQUESTS",
+    "STRANGERS",
     "TURNED_AWAY",
+    "AddressRate",
     "Allowance",
     "Buckets",
     "ClientAddress",
@@ -37,6 +39,9 @@ __all__ = [
 # Sockets that may be on their way to a WebSocket at one time, all addresses together: a restart brings every client
 # back at once, and each of them takes a few round trips.
 HALF_OPEN = 1024
+# Connections without a right CONNECT that may be there at one time; where there are more, the oldest gives way. They
+# are no part of max_connections, so that silent sockets keep no client out.
+STRANGERS = 1024
 # Connections beyond max_connections that may be there at one time to be told why; further ones get HTTP 503.
 TURNED_AWAY = 64
 # Requests of one connection that may wait for their answers at once: those about tracks can take many seconds.
@@ -56,8 +61,10 @@ _GRANT = 32
 _MINUTE = 60.0
 # Of a token: sums of seconds are not exact, and the last token of a burst must not fall between them.
 _ROUNDING = 1e-6
-# RFC 6177: a site is given at least a /64, all of which one machine can use.
-_SITE_BYTES = 8
+# RFC 6177: a site is given a /64, all of which one machine can use, or a /56 or a /48 for networks of its own (bytes).
+_SITES = (8, 7, 6)
+# How much more than the one before each of these may have: many machines share it, or an attacker has all of it.
+_GROWTH = 4
 # What proxies add to requests, as the beginnings of headers' names.
 _FORWARDING = ("forwarded", "x-forwarded", "x-real-ip", "via")
 # Proxies that a request may have come through; whatever stands before them in the header is not looked at.
@@ -71,9 +78,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_connections: int = 1000
+    max_strangers: int = STRANGERS
     max_connections_per_address: int = 10
     messages_per_minute: int | None = 1000
     failed_auth_per_minute: int = 10
+    connects_per_minute: int = 600
     outbound_queue_bytes: int = 1048576
     write_buffer_bytes: int = 8192
 
@@ -146,8 +155,31 @@ class Buckets:
         return 0.0 if bucket is None else bucket.wait(now)
 
 
+class ClientAddress(NamedTuple):
+    """An address as it is logged, and what is counted together under it: the narrowest first.
+
+    That is an IPv4 address by itself, and an IPv6 address with its /64, its /56 and its /48. `networks` is empty for
+    loopback, which is not counted: behind a proxy on the same machine everyone comes from there.
+    """
+
+    text: str
+    networks: tuple[bytes, ...]
+
+
+def address_of(text: str) -> ClientAddress:
+    """Return what to call and how to count the address that a socket or a header has written as `text`."""
+    address = _parse(text)
+    if address is None:
+        return ClientAddress("unknown", (b"",))
+    if address.is_loopback:
+        return ClientAddress(str(address), ())
+    if address.version == 4:
+        return ClientAddress(str(address), (address.packed,))
+    return ClientAddress(str(address), tuple(address.packed[:size] for size in _SITES))
+
+
 class Tally:
-    """How many there are now of each key; None is not counted."""
+    """How many there are now of each network."""
 
     def __init__(self) -> None:
         self._counts: dict[bytes, int] = {}
@@ -155,45 +187,43 @@ class Tally:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def count(self, key: bytes | None) -> int:
-        """Return how many there are of `key`."""
-        return 0 if key is None else self._counts.get(key, 0)
+    def has_room(self, address: ClientAddress, allowance: int) -> bool:
+        """Tell whether there may be one more of an address; its wider networks may have 4 and 16 times as many."""
+        return all(
+            self._counts.get(network, 0) < allowance * _GROWTH**level for level, network in enumerate(address.networks)
+        )
 
-    def enter(self, key: bytes | None) -> int:
-        """Count one more, and return how many there are now."""
-        if key is None:
-            return 0
-        count = self._counts[key] = self._counts.get(key, 0) + 1
-        return count
+    def enter(self, address: ClientAddress) -> None:
+        """Count one more."""
+        for network in address.networks:
+            self._counts[network] = self._counts.get(network, 0) + 1
 
-    def leave(self, key: bytes | None) -> None:
+    def leave(self, address: ClientAddress) -> None:
         """Count one less."""
-        if key is None:
-            return
-        if self._counts[key] > 1:
-            self._counts[key] -= 1
-        else:
-            del self._counts[key]
+        for network in address.networks:
+            if self._counts[network] > 1:
+                self._counts[network] -= 1
+            else:
+                del self._counts[network]
 
 
-class ClientAddress(NamedTuple):
-    """An address as it is logged, and what is counted together under it: an IPv4 address or an IPv6 /64.
+class AddressRate:
+    """How often each address may do something in a minute; its wider networks may do it 4 and 16 times as often."""
 
-    `key` is None for loopback, which is not counted: behind a proxy on the same machine everyone comes from there.
-    """
+    def __init__(self, per_minute: int) -> None:
+        self._levels = [Buckets(per_minute * _GROWTH**level) for level in range(len(_SITES))]
 
-    text: str
-    key: bytes | None
+    def wait(self, address: ClientAddress, now: float) -> float:
+        """Return how many seconds the address has to wait, normally 0.0."""
+        return max(
+            (buckets.wait(network, now) for buckets, network in zip(self._levels, address.networks, strict=False)),
+            default=0.0,
+        )
 
-
-def address_of(text: str) -> ClientAddress:
-    """Return what to call and how to count the address that a socket or a header has written as `text`."""
-    address = _parse(text)
-    if address is None:
-        return ClientAddress("unknown", b"")
-    if address.is_loopback:
-        return ClientAddress(str(address), None)
-    return ClientAddress(str(address), address.packed[:_SITE_BYTES])
+    def take(self, address: ClientAddress, now: float) -> None:
+        """Count one."""
+        for buckets, network in zip(self._levels, address.networks, strict=False):
+            buckets.of(network, now).take(now)
 
 
 def is_forwarded(headers: Iterable[str]) -> bool:
@@ -244,43 +274,61 @@ class Usage:
         # By client, so that a new connection is no new allowance.
         self.message_buckets = Buckets(self.message_rate)
         self._limits = limits
-        self._connections = 0
+        self._seats = 0  # connections whose clients have proved who they are
         self._by_address = Tally()
-        self._failures = Buckets(limits.failed_auth_per_minute)
+        self._failures = AddressRate(limits.failed_auth_per_minute)
+        self._connects = AddressRate(limits.connects_per_minute)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody else may be let in."""
+        return self._seats >= self._limits.max_connections
 
     def enter(self, address: ClientAddress) -> str | None:
         """Count a new connection, and return why there is no room for it, if there is none."""
-        self._connections += 1
-        at_address = self._by_address.enter(address.key)
-        if self._connections > self._limits.max_connections:
+        has_room = self._by_address.has_room(address, self._limits.max_connections_per_address)
+        self._by_address.enter(address)
+        if self.is_full:
             return "the service is full"
-        if at_address > self._limits.max_connections_per_address:
-            return "too many connections from this address"
-        return None
+        return None if has_room else "too many connections from this address"
 
-    def leave(self, address: ClientAddress) -> None:
+    def take_seat(self) -> bool:
+        """Count a client that has proved who it is, and tell whether there is room for it."""
+        if self.is_full:
+            return False
+        self._seats += 1
+        return True
+
+    def leave(self, address: ClientAddress, *, has_seat: bool) -> None:
         """Count the end of a connection that has entered."""
-        self._connections -= 1
-        self._by_address.leave(address.key)
+        self._seats -= has_seat
+        self._by_address.leave(address)
+
+    def connect_wait(self, address: ClientAddress, now: float) -> float:
+        """Return how many seconds an address has to wait after its many attempts, normally 0.0."""
+        return self._connects.wait(address, now)
 
     def authentication_wait(self, address: ClientAddress, now: float) -> float:
         """Return how many seconds an address has to wait after its failed attempts, normally 0.0."""
-        return 0.0 if address.key is None else self._failures.wait(address.key, now)
+        return self._failures.wait(address, now)
 
     def check_authentication(self, address: ClientAddress, now: float) -> None:
-        """Refuse an address that has failed too often.
+        """Count an attempt, and refuse an address that has failed too often, or tried.
 
         Raises:
             RateLimitedError: it has to wait.
         """
+        wait = self.connect_wait(address, now)
+        if wait:
+            raise RateLimitedError("too many connections in a minute from this address", details=_retry_after(wait))
+        self._connects.take(address, now)
         wait = self.authentication_wait(address, now)
         if wait:
             raise RateLimitedError("too many failed authentications", details=_retry_after(wait))
 
     def authentication_failed(self, address: ClientAddress, now: float) -> None:
         """Count a failed attempt."""
-        if address.key is not None:
-            self._failures.of(address.key, now).take(now)
+        self._failures.take(address, now)
 
 
 class Allowance:

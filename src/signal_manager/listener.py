@@ -25,7 +25,7 @@ from picows import WSAutoPingStrategy, WSListener, WSUpgradeRequest, WSUpgradeRe
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub leaves it out; hence picows' pin
 
 from signal_manager.errors import ConfigurationError
-from signal_manager.limits import HALF_OPEN, Tally, TrustedProxies, address_of
+from signal_manager.limits import HALF_OPEN, ClientAddress, Tally, TrustedProxies, address_of
 from signal_manager.tls import Certificate
 
 __all__ = ["Listener", "Upgrade", "listen"]
@@ -235,19 +235,19 @@ class Listener:
         return self._reserve is not None
 
     def _open(self, accepted: socket.socket, peer: str) -> None:
-        key = None if self._proxies.trusts(peer) else address_of(peer).key
-        if self._by_address.count(key) >= self._max_half_open:
+        address = ClientAddress(peer, ()) if self._proxies.trusts(peer) else address_of(peer)
+        if not self._by_address.has_room(address, self._max_half_open):
             accepted.close()
             self._complain("too many handshakes from one address", address=peer)
             return
-        self._by_address.enter(key)
+        self._by_address.enter(address)
         began = time.monotonic()
         task = asyncio.get_running_loop().create_task(self._shake_hands(accepted, peer, began), name="handshake")
         self._half_open[task] = began
-        task.add_done_callback(partial(self._opened, key))
+        task.add_done_callback(partial(self._opened, address))
 
-    def _opened(self, key: bytes | None, task: asyncio.Task[None]) -> None:
-        self._by_address.leave(key)
+    def _opened(self, address: ClientAddress, task: asyncio.Task[None]) -> None:
+        self._by_address.leave(address)
         self._half_open.pop(task, None)
 
     def _complain(self, event: str, **facts: Any) -> None:

@@ -214,7 +214,10 @@ class Server:
         wait = self._board.usage.authentication_wait(address, time.monotonic())
         if wait:
             return _refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many failed authentications", retry_after=wait)
-        if len(self._board.connections) >= self._limits.max_connections + TURNED_AWAY:
+        wait = self._board.usage.connect_wait(address, time.monotonic())
+        if wait:
+            return _refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many connections in a minute", retry_after=wait)
+        if self._board.usage.is_full and len(self._board.strangers) >= TURNED_AWAY:
             return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is full", retry_after=_FULL_RETRY)
         return None
 

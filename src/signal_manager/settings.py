@@ -118,7 +118,9 @@ class Server(Section):
         default="127.0.0.1", description="Address to listen on; 0.0.0.0 is every IPv4 address, :: every address."
     )
     port: Port = Field(default=8080, description="Port to listen on; 0 lets the system choose one.")
-    max_connections: Count = Field(default=1000, description="Connections at one time; one more is closed with 4503.")
+    max_connections: Count = Field(
+        default=1000, description="Clients that have proved who they are, at one time; one more is closed with 4503."
+    )
     heartbeat_interval: Seconds = Field(
         default=30.0, description="Seconds of silence after which a connection is pinged."
     )
@@ -236,6 +238,9 @@ class Security(Section):
     max_messages_per_minute: Count = Field(default=DEFAULT_RATE, description="Messages of one client per minute.")
     max_connections_per_ip: Count = Field(
         default=10, description="Connections of one address at a time; loopback is not counted."
+    )
+    max_connects_per_minute: Count = Field(
+        default=600, description="CONNECTs of one address per minute, right ones too; loopback is not counted."
     )
     max_failed_auth_per_minute: Count = Field(
         default=10, description="Failed authentications of one address per minute."

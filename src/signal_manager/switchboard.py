@@ -97,6 +97,9 @@ class Line(Carrier, LiveSession, Protocol):
     def part(self) -> None:
         """Say good-bye to the client of a frozen connection."""
 
+    def give_way(self) -> None:
+        """End at once, since others want in."""
+
     def cut(self) -> None:
         """Close the socket without waiting for the client."""
 
@@ -136,10 +139,13 @@ class Switchboard:
         self.limits = limits
         self.max_message_size = max_message_size
         self.connections: set[Line] = set()
+        # Connections that have not proved who they are, oldest first; a CONNECT begins their time anew.
+        self.strangers: dict[Line, None] = {}
         self.usage = Usage(limits)
         self.resumption = Resumption(
             bus=bus, router=router, storage=storage, settings=resume, metrics=metrics, depart=self.depart
         )
+        self._seated: set[Line] = set()  # whose clients have proved who they are
         self._empty = asyncio.Event()
         self.relayed_otherwise = 0  # signals that were decoded on the way
         # While the frames of one read are handled, what they write waits here and goes out together after the last.
@@ -187,10 +193,38 @@ class Switchboard:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def enter(self, connection: Line) -> str | None:
+        """Take in a connection, in the place of another stranger where there are too many; return why it must go."""
+        self.connections.add(connection)
+        if len(self.strangers) >= self.limits.max_strangers:
+            oldest = next(iter(self.strangers))
+            del self.strangers[oldest]
+            oldest.give_way()
+        self.strangers[connection] = None
+        return self.usage.enter(connection.source)
+
+    def introduced(self, connection: Line) -> None:
+        """Let a stranger that has sent its CONNECT wait behind those that say nothing."""
+        if connection in self.strangers:
+            del self.strangers[connection]
+            self.strangers[connection] = None
+
+    def take_seat(self, connection: Line) -> bool:
+        """Count a client that has proved who it is, and tell whether there is room for it."""
+        if connection not in self.connections:
+            return True  # it has gone meanwhile, which is for others to find
+        if not self.usage.take_seat():
+            return False
+        self.strangers.pop(connection, None)
+        self._seated.add(connection)
+        return True
+
     def leave(self, connection: Line) -> None:
         """Forget a connection whose socket is closed."""
         self.connections.discard(connection)
-        self.usage.leave(connection.source)
+        self.strangers.pop(connection, None)
+        self.usage.leave(connection.source, has_seat=connection in self._seated)
+        self._seated.discard(connection)
         if not self.connections:
             self._empty.set()
 

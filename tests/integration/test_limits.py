@@ -12,10 +12,11 @@ import pytest
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidStatus
 
-from signal_manager import server
+from signal_manager import app, server
 from signal_manager.connection import Connection
 from signal_manager.limits import PENDING_REQUESTS
-from signal_manager.protocol.messages import Message
+from signal_manager.model import Caller
+from signal_manager.protocol.messages import Connect, Message
 from signal_manager.router import Router
 from tests.integration.attack import BINARY, MALLORY, RudeClient, close_frame, request, talking, to_self, wire
 from tests.integration.conftest import Service, ServiceWith
@@ -208,7 +209,87 @@ async def test_one_address_may_only_have_so_many_connections(attacked: ServiceWi
             await again.check_alive()
 
 
-async def test_an_ipv6_site_counts_as_one_address(attacked: ServiceWith) -> None:
+async def test_silent_sockets_of_one_ipv6_site_leave_room_for_others(attacked: ServiceWith) -> None:
+    """A site has 256 networks to open sockets from; its /56 may have four times what one network may."""
+    service = await attacked(**BEHIND_A_PROXY)
+    async with AsyncExitStack() as stack:
+        for number in range(256):
+            await stack.enter_async_context(from_address(service, f"2001:db8:1:{number:x}::1"))
+
+        await until(lambda: len(service.server._board.strangers) == 40)
+        async with from_address(service, HOME) as client:
+            client.write(login(MALLORY))
+            assert b"success" in (await client.read_frame()).payload
+
+
+async def test_silent_sockets_from_everywhere_keep_no_client_out(
+    attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have a pool of their own, in which the oldest gives way."""
+    monkeypatch.setattr(app, "STRANGERS", 20)
+    service = await attacked(**BEHIND_A_PROXY, **{"server.max_connections": 8})
+    async with talking(service.url), AsyncExitStack() as flood:
+        silent = [await flood.enter_async_context(from_address(service, f"203.0.113.{number}")) for number in range(60)]
+        assert len(service.server._board.strangers) == 20
+        assert {await client.read_close() for client in silent[:40]} <= {4503, None}
+        await silent[-1].check_alive()
+        async with AsyncExitStack() as clients:
+            for _ in range(6):
+                await clients.enter_async_context(RudeClient.mallory(service.port))
+
+
+async def test_who_has_sent_its_credentials_waits_behind_those_who_say_nothing(
+    attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "STRANGERS", 2)
+    service = await attacked(**{"server.max_connections": 4})
+    answer = asyncio.Event()
+    admit = service.server._board.router.admit
+
+    async def slowly(connect: Connect) -> Caller:
+        await answer.wait()
+        return await admit(connect)
+
+    monkeypatch.setattr(service.server._board.router, "admit", slowly)
+    async with RudeClient.upgraded(service.port) as mallory, RudeClient.upgraded(service.port) as silent:
+        mallory.write(login(MALLORY))
+        await until(lambda: any(task.get_name() == "authenticate" for task in service.server._board._tasks))
+        async with RudeClient.upgraded(service.port):
+            assert await silent.read_close() in (4503, None)
+            answer.set()
+            assert b"success" in (await mallory.read_frame()).payload
+
+
+async def test_right_credentials_too_find_no_room_in_a_full_service(
+    attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await attacked(**{"server.max_connections": 1})
+    async with RudeClient.upgraded(service.port) as early:
+        async with RudeClient.mallory(service.port):
+            early.write(login(ALICE))
+            assert await early.read_close() == 4503
+        assert service.server._board.metrics.authentications.labelled("unavailable").value == 1
+
+
+async def test_connecting_without_end_is_refused_with_right_credentials_too(attacked: ServiceWith) -> None:
+    service = await attacked(**BEHIND_A_PROXY, **{"security.max_connects_per_minute": 3})
+    for _ in range(3):
+        async with from_address(service, HOME) as client:
+            client.write(login(MALLORY))
+            assert b"success" in (await client.read_frame()).payload
+
+    async with RudeClient.open(service.port) as late:
+        late.write(request("/", f"X-Forwarded-For: {HOME}"))
+        head = await late.read_head()
+    async with from_address(service, ELSEWHERE) as other:
+        other.write(login(MALLORY))
+        assert b"success" in (await other.read_frame()).payload
+
+    assert head.startswith("HTTP/1.1 429 ")
+    assert "Retry-After: 20" in head
+
+
+async def test_an_ipv6_network_counts_as_one_address(attacked: ServiceWith) -> None:
     service = await attacked(**BEHIND_A_PROXY, **{"security.max_connections_per_ip": 1})
     async with (
         from_address(service, "2001:db8:1:2::1"),

@@ -138,7 +138,7 @@ async def test_joined_frames_of_every_length_are_right(service: Service, raw_con
     await receiver.close()
 
 
-async def test_one_connection_too_many_is_closed_4503(service_with: ServiceWith) -> None:
+async def test_one_client_too_many_is_closed_4503(service_with: ServiceWith) -> None:
     service = await service_with(**{"server.max_connections": 1})
     first = await connected(service, ONE)
 

@@ -205,6 +205,7 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
     (State.AUTHENTICATING, Input.BEHIND): _Move(State.CLOSING, Reaction.SHED),
     (State.AUTHENTICATING, Input.BROKEN): _Move(State.CLOSING, Reaction.BREAK_OFF),
     (State.AUTHENTICATING, Input.SILENT): _Move(State.CLOSING, Reaction.TIME_OUT),
+    (State.AUTHENTICATING, Input.NO_ROOM): _Move(State.CLOSING, Reaction.TURN_AWAY),
     (State.AUTHENTICATING, Input.DRAINING): _Move(State.CLOSING, Reaction.STOP),
     (State.AUTHENTICATING, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
     (State.AUTHENTICATING, Input.LOST): _Move(State.CLOSED, Reaction.END),
@@ -581,7 +582,7 @@ class Session:
             return []
         code, reason = CloseCode.UNAUTHENTICATED, "authentication failed"
         if isinstance(error, RateLimitedError):
-            code, reason = CloseCode.RATE_LIMITED, "too many failed authentications"
+            code, reason = CloseCode.RATE_LIMITED, error.message
         elif error.may_retry:  # what checks the credentials is away: the client is not to blame
             code, reason = CloseCode.RESTARTING, "authentication unavailable"
         return [self.error(error, self._pending_connect()), Close(code, reason)]
@@ -605,8 +606,9 @@ class Session:
         return [Close(CloseCode.EVICTED, "disconnected by an operator")]
 
     def turned_away(self, reason: str = "the service is full") -> list[Action]:
-        """Take the news that the service has no room for one more connection."""
-        self._advance(Input.NO_ROOM)
+        """Take the news that the service has no room for the connection."""
+        if self._advance(Input.NO_ROOM) is Reaction.IGNORE:
+            return []
         return [Close(CloseCode.FULL, reason)]
 
     def draining(self, *, reconnect_after: int) -> list[Action]:
