@@ -113,6 +113,31 @@ async def test_a_service_that_stops_does_not_wait_for_what_a_lost_call_may_yet_b
     await house.storage.confirm_media([entry.entry_id for entry in page.items])
 
 
+@pytest.mark.parametrize("how", ["leave", "unregister"])
+async def test_whoever_leaves_while_it_comes_in_does_not_come_in(house: House, how: str) -> None:
+    """What a client says last holds: it was told 404 before, and then it was let in."""
+    alice, bob = house.client("alice"), house.client("bob")
+    await alice.create()
+    await house.settled()
+    house.sfu.gate.clear()
+    joining = asyncio.create_task(bob.join())
+    await house.until(lambda: house.sfu.calls[-1] == "open_session")
+
+    async def leave() -> None:
+        await (bob.leave() if how == "leave" else house.rooms.part(bob.caller))
+
+    leaving = asyncio.create_task(leave())
+    await asyncio.sleep(0)
+    house.sfu.gate.set()
+
+    with pytest.raises(SignalManagerError):
+        await joining
+    await leaving
+    await house.settled()
+    assert not alice.told("participant_joined")
+    assert house.rooms._roster.room_of(bob.caller.session_id) is None
+
+
 async def test_whoever_goes_while_it_comes_in_does_not_come_in(house: House) -> None:
     alice, bob = house.client("alice"), house.client("bob")
     await alice.create()

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from signal_manager.client.arguments import a_name, a_time_limit, an_object, texts
 from signal_manager.client.callbacks import Callbacks
+from signal_manager.client.departures import Departures
 from signal_manager.client.events import (
     Connected,
     Disconnected,
@@ -184,6 +185,7 @@ class SignalClient:
             on_event=self._emit,
             is_in_room=lambda: bool(self._rooms),
         )
+        self.departures = Departures(self)  # what rooms have still to tell the service
         self._events: EventQueue[Event] = EventQueue()
         self._callbacks: Callbacks[Event] = Callbacks()
         self._rooms: list[Room] = []  # that hear what happens, from joining to their end

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -29,8 +28,6 @@ from signal_manager.protocol.messages import (
     RoomCreateAck,
     RoomJoin,
     RoomJoinAck,
-    RoomLeave,
-    RoomLeaveAck,
 )
 
 if TYPE_CHECKING:
@@ -39,11 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Joining"]
 
-logger = logging.getLogger(__name__)
-
 # Seconds for joining, as the service may wait for the SFU, and for leaving, which nobody needs an answer to.
 _JOIN_TIMEOUT = 30.0
 _LEAVE_TIMEOUT = 5.0
+# Seconds that joining waits until the service knows what was left before.
+_SETTLE_TIMEOUT = 10.0
 
 Welcome: TypeAlias = "Callable[[RoomAck, MediaSession | None], None]"
 
@@ -90,6 +87,8 @@ class Joining:
         is_sender = self._role != "receiver" and bool(fresh)
         media: MediaSession | None = None
         try:
+            # The service still counts this client in where it has not heard yet that it left.
+            await self._client.departures.settle(_SETTLE_TIMEOUT)
             offer: tuple[str, list[PublishedTrack]] | None = None
             if is_sender:
                 servers = await self._client.request(IceServers(), IceServersAck)
@@ -109,10 +108,13 @@ class Joining:
                 raise UnavailableError("the connection was lost while joining")
             welcome(ack, media)
         except BaseException as error:
+            # Before anything is awaited, so that nothing can come between: not even a second cancellation.
+            if may_be_in := _may_be_member(error):
+                self.note_departure()
             if media is not None:
                 await media.close()
-            if _may_be_member(error):
-                await self.leave()
+            if may_be_in:
+                await self.depart()
             raise
 
     async def _knock(self, offer: tuple[str, list[PublishedTrack]] | None, *, may_create: bool) -> RoomAck:
@@ -132,15 +134,14 @@ class Joining:
             # Another client has created it meanwhile.
             return await self._client.request(RoomJoin(**fields), RoomJoinAck, timeout=_JOIN_TIMEOUT)
 
-    async def leave(self, reason: str | None = None) -> None:
-        """Leave the room, if it can be told to the service; it never fails."""
-        if not self._client.is_connected:
-            return
-        try:
-            message = RoomLeave(room_id=self._room_id, reason=reason)
-            await self._client.request(message, RoomLeaveAck, timeout=_LEAVE_TIMEOUT)
-        except SignalManagerError as error:
-            logger.info("leaving room %s: %s", self._room_id, error.message)
+    def note_departure(self, reason: str | None = None) -> None:
+        """Leave the room, now or as soon as the service can be told; see `Departures`."""
+        self._client.departures.note(self._room_id, reason)
+
+    async def depart(self) -> None:
+        """Wait a little until the service knows of a departure, if it can be told at the moment."""
+        if self._client.is_connected:
+            await self._client.departures.settle(_LEAVE_TIMEOUT)
 
     async def _finish_offer(
         self, media: MediaSession, sent: list[Publication], tracks: list[PublishedTrack], ack: RoomAck

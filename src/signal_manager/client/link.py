@@ -105,6 +105,7 @@ class Link:
         self._accepted = asyncio.Event()  # set with the next connection that is accepted, and at the end
         self._nudged = asyncio.Event()  # ends the present wait
         self._wakes_at = 0.0  # when that would end by itself
+        self._is_closing = False  # only to come back for a good-bye
         self._is_hasty = False  # whether a new connection is to be opened at once
         self._task: asyncio.Task[None] | None = None
 
@@ -137,15 +138,34 @@ class Link:
 
     async def close(self, goodbye: Disconnect) -> None:
         """Say good-bye and end; cancelling ends at once."""
+        is_away = self._task is not None and not self._task.done() and not self.is_up
         if self._task is not None:
             self._task.cancel()
         try:
-            if self._connection is not None:
+            was_heard = not is_away and (self._connection is None or await self._say(goodbye, self._connection))
+            if not was_heard and await self._return() and self._connection is not None:
                 await self._say(goodbye, self._connection)
         finally:
             self._end(UnavailableError("the client is closed"))
             if self._task is not None:
                 await asyncio.wait([self._task])
+
+    async def _return(self) -> bool:
+        """Come back to a session that would outlive this client, in order to end it: it may be in a room."""
+        self._is_closing = True
+        self._end(UnavailableError("the client is closed"))
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        self._dialed = None
+        if self._exchange.offer is None:
+            return False
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._open()
+        except (SignalManagerError, TimeoutError) as error:
+            logger.info("the service was not told that this client is closed: %s", error)
+            return False
+        return True
 
     async def ready(self) -> Connection:
         """Return the connection once there is one that takes a message; the caller sets the time limit.
@@ -193,6 +213,8 @@ class Link:
         connection.send_again(missing)  # before anything new
         self._connection = connection
         self.session_id = ack.session_id
+        if self._is_closing:
+            return  # nobody waits for this connection, which is for a good-bye
         self._ended = None
         self._token_expires_at = ack.token_expires_at
         self._going_away = None
@@ -394,17 +416,19 @@ class Link:
             raise
         return connection
 
-    async def _say(self, goodbye: Disconnect, connection: Connection) -> None:
-        """Send DISCONNECT and wait for the service to close, within bounds."""
+    async def _say(self, goodbye: Disconnect, connection: Connection) -> bool:
+        """Send DISCONNECT and wait for the service to close, within bounds; False when the connection was lost."""
+        closed = None
         try:
             if not connection.is_closed:
                 connection.send(goodbye, uuid4().bytes)
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                await connection.wait_closed()
+                closed = await connection.wait_closed()
         except TimeoutError:
             logger.info("the service did not answer DISCONNECT within %s s", CLOSE_TIMEOUT)
         finally:
             connection.abort("closed by this client", code=_NORMAL)
+        return closed is None or closed.was_announced
 
     def _give_up(self, code: int, error: SignalManagerError) -> None:
         self._end(error)

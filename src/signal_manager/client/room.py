@@ -232,11 +232,12 @@ class Room:
         self._wake()
 
     async def leave(self, reason: str | None = None) -> None:
-        """Leave the room. It never fails: a service that cannot be reached finds out by itself."""
-        was_closed = self._is_closed
+        """Leave the room. It never fails: a service that cannot be reached is told as soon as it can be."""
+        if not self._is_closed:
+            self._close("left")
+            self._joining.note_departure(reason)
         await self.end("left")
-        if not was_closed:
-            await self._joining.leave(reason)
+        await self._joining.depart()
 
     def __aiter__(self) -> AsyncIterator[RoomHappening]:
         return self
@@ -384,7 +385,7 @@ class Room:
             return
         try:
             # The service still counts this client in when only its media was lost.
-            await self._joining.leave("media lost")
+            self._joining.note_departure("media lost")
             await self._enter(may_create=True)
         except Exception as error:
             if self._is_closed or not self._client.is_connected:

@@ -59,7 +59,8 @@ class Membership:
         self.key = membership.key_of(participant)
         self.since = 0  # the room's sequence when it came in: its ACK tells of everything up to that
         self.media: MemberMedia | None = None
-        self.has_ended = False  # its connection was lost, perhaps while it was still coming in
+        self.ended: str | None = None  # why, perhaps while it was still coming in: its connection was lost, or it left
+        self.entered = asyncio.Event()  # set when coming in has worked, or has failed
         self.absence = Absence()
         self.is_reporting = False  # whether a task is telling the room of its absence
         self.parting: asyncio.Task[None] | None = None

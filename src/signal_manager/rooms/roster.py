@@ -126,6 +126,8 @@ class Roster:
             if not member.is_in:
                 self._begin_parting(member, "left")
             raise
+        finally:
+            member.entered.set()
 
     async def room_without_former(self, member: Membership) -> Room | None:
         """Return the room that a client comes into, once no former membership of the same client is in it.
@@ -161,8 +163,8 @@ class Roster:
         participant = msgspec.structs.replace(member.participant, session_id=member.media_session_id)
         await self._note(member.client_id, room_id=member.room_id, role=participant.role, tracks=())
         async with member.local.lock:
-            if member.has_ended:
-                raise NotFoundError("the connection was lost")
+            if member.ended is not None:
+                raise NotFoundError(f"not let into room {member.room_id}: {member.ended}")
             if not member.local.members:  # what was known of the room before is of no use
                 member.local.chronicle, member.local.early = None, []
             room = await enter(participant)
@@ -170,8 +172,8 @@ class Roster:
             member.since = room.sequence
             joined = Change(sequence=room.sequence, event="participant_joined", participant=participant)
             self._announcements.settle(member.local, room, joined)
-        if member.has_ended:  # meanwhile
-            self._begin_parting(member, "connection lost")
+        if member.ended is not None:  # meanwhile
+            self._begin_parting(member, member.ended)
         else:
             if member.media is not None:
                 member.media.start()
@@ -209,9 +211,11 @@ class Roster:
     def left(self, caller: Caller, reason: str) -> None:
         """Take note that a session has ended; its membership, if any, ends in the background."""
         member = self._members.get(caller.session_id)
-        if member is None:
-            return
-        member.has_ended = True
+        if member is not None:
+            self._end_membership(member, reason)
+
+    def _end_membership(self, member: Membership, reason: str) -> None:
+        member.ended = member.ended or reason
         if member.is_in:
             self._begin_parting(member, reason)
         elif member.media is not None:
@@ -223,10 +227,15 @@ class Roster:
             self.left(member.caller, reason)
 
     async def part(self, caller: Caller, reason: str) -> None:
-        """Take a session out of whatever room it is in; UnavailableError when that takes too long."""
+        """Take a session out of whatever room it is in or coming into; UnavailableError when that takes too long."""
         member = self._members.get(caller.session_id)
-        if member is not None:
-            await self._duties.wait_for(self._begin_parting(member, reason))
+        if member is None:
+            return
+        self._end_membership(member, reason)
+        if member.parting is None:
+            await member.entered.wait()
+        if member.parting is not None:
+            await self._duties.wait_for(member.parting)
 
     async def remove(self, room_id: RoomId, participant: Participant, reason: str) -> None:
         """Take a participant out of a room and tell those who stay; if it is out already, that is well."""

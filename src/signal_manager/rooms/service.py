@@ -260,8 +260,9 @@ class RoomService:
             return self._welcome(RoomJoinAck, member, room, entered, "Joined room successfully")
 
     async def leave(self, caller: Caller, request: RoomLeave) -> RoomLeaveAck:
-        """Leave a room."""
-        self._roster.member(caller, request.room_id)
+        """Leave a room, or come no further into it: the request to come in that is under way gets a 404."""
+        if self._roster.room_of(caller.session_id) != request.room_id:
+            raise NotFoundError(f"not in room {request.room_id}")
         await self._roster.part(caller, request.reason or "left")
         return RoomLeaveAck(
             version=PROTOCOL_VERSION,
