@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from aiortc import AudioStreamTrack
+from msgspec import structs
 
 from signal_manager.client import (
     ParticipantAway,
@@ -23,12 +24,14 @@ from signal_manager.client import (
     RoomReconnecting,
     SignalClient,
 )
-from signal_manager.errors import ForbiddenError, InvalidRequestError, TooLateError
+from signal_manager.errors import ForbiddenError, InvalidRequestError, NotFoundError, TooLateError
 from signal_manager.protocol.messages import (
     ErrorMessage,
     Member,
     Message,
     PublishedTrack,
+    RoomCreate,
+    RoomCreateAck,
     RoomEvent,
     RoomJoin,
     RoomLeave,
@@ -276,3 +279,45 @@ async def test_an_answer_that_comes_too_late_leaves_what_may_have_been_joined(
         await client.join("demo")
 
     assert len(left) == 1
+
+
+async def test_a_room_that_is_missing_is_made_by_the_request_that_joins_it(
+    service: FakeService, client: SignalClient
+) -> None:
+    asked = answer_with(service, RoomJoin, lambda join: service.welcome(join, created=True))
+
+    await client.join("demo", create=True, max_participants=5)
+    await client.join("other")
+
+    assert asked == [
+        RoomJoin(room_id="demo", role="receiver", create_if_missing=True, max_participants=5),
+        RoomJoin(room_id="other", role="receiver"),
+    ]
+
+
+async def test_with_a_service_that_cannot_make_a_room_while_joining_it_is_created(
+    service: FakeService, client: SignalClient
+) -> None:
+    asked: list[Message] = []
+
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        asked.append(message)
+        match message:
+            case RoomJoin():
+                await client.send(ErrorMessage(error_code=404, error_message="no such room"), message_id)
+            case RoomCreate():
+                welcome = structs.asdict(service.welcome(RoomJoin(room_id="demo", role="receiver")))
+                del welcome["created"]
+                await client.send(RoomCreateAck(**welcome), message_id)
+            case _:
+                await service.default_answer(client, message_id, message)
+
+    service.answer = answer
+
+    room = await client.join("demo", create=True)
+
+    assert room.state == "joined"
+    assert [type(each) for each in asked[-2:]] == [RoomJoin, RoomCreate]
+    await room.leave()
+    with pytest.raises(NotFoundError):
+        await client.join("demo")

@@ -21,7 +21,8 @@ from tests.web import plain_http
 
 LIMIT = 20.0
 NAMES = ("ann", "ben", "cat")
-KEYS = [f"{name}:t" for name in (*NAMES, "dan")]
+GUESTS = [f"guest-{number}" for number in range(60)]
+KEYS = [f"{name}:t" for name in (*NAMES, "dan", *GUESTS)]
 V2 = "signal-manager.v2"
 
 
@@ -47,9 +48,11 @@ async def nodes(nats: NatsServer, service_with: ServiceWith, admin_port: int, tm
 
 
 @asynccontextmanager
-async def at(service: Service, name: str, subprotocol: str | None = V2, **fields: Any) -> AsyncIterator[Client]:
+async def at(
+    service: Service, name: str, subprotocol: str | None = V2, max_queue: int | None = 16, **fields: Any
+) -> AsyncIterator[Client]:
     """Connect a client to a node."""
-    async with connect(service.url, subprotocol) as client:
+    async with connect(service.url, subprotocol, max_queue=max_queue) as client:
         await log_in(client, name, **fields)
         yield client
 
@@ -255,6 +258,26 @@ async def test_many_who_come_at_once_on_all_nodes_are_told_of_in_one_order(nodes
 
         told = [(await ann.expect("ROOM_EVENT")).fields["sequence"] for _ in range(20)]
         assert told == list(range(2, 22))
+
+
+async def test_of_sixty_who_would_make_a_room_at_once_on_all_nodes_one_does_and_nothing_is_an_error(
+    nodes: list[Service],
+) -> None:
+    await until_nodes_know_each_other(nodes)
+    async with AsyncExitStack() as stack:
+        guests = [
+            await stack.enter_async_context(at(nodes[number % len(nodes)], name, max_queue=None))
+            for number, name in enumerate(GUESTS)
+        ]
+        wanted = {"room_id": "party", "role": "receiver", "create_if_missing": True}
+        acks = await asyncio.gather(*(ask(guest, "WEBRTC_ROOM_JOIN", **wanted) for guest in guests))
+
+        assert [ack.get("created", False) for ack in acks].count(True) == 1
+        assert sorted(ack["sequence"] for ack in acks) == list(range(1, 61))
+        state = await ask(guests[0], "ROOM_STATE", room_id="party")
+        assert {member["client_id"] for member in state["participants"]} == set(GUESTS)
+        errors = [node.server._board.metrics.errors_sent.total() for node in nodes]
+        assert errors == [0, 0, 0]
 
 
 async def test_a_message_to_a_room_reaches_members_on_all_nodes(nodes: list[Service]) -> None:

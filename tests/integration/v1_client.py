@@ -404,11 +404,13 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(url: str, subprotocol: str | None = None, *, dialect: Dialect = PLAIN) -> AsyncIterator[Client]:
+async def connect(
+    url: str, subprotocol: str | None = None, *, dialect: Dialect = PLAIN, max_queue: int | None = 16
+) -> AsyncIterator[Client]:
     """Open a WebSocket; the client sends nothing but what the test says, and answers pings.
 
     A client that speaks BINARY or TEXT and names no subprotocol is one of the original service's, so these name v1
-    unless they are in the ORIGINAL dialects.
+    unless they are in the ORIGINAL dialects. With `max_queue` None it keeps whatever comes, read or not.
     """
     if subprotocol is None and dialect in (BINARY, TEXT):
         subprotocol = "signal-manager.v1"
@@ -419,6 +421,7 @@ async def connect(url: str, subprotocol: str | None = None, *, dialect: Dialect 
         ping_interval=None,
         proxy=None,
         max_size=None,
+        max_queue=max_queue,
         open_timeout=TIME_LIMIT,
         close_timeout=TIME_LIMIT,
     ) as websocket:

@@ -18,7 +18,7 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.media import errors as media_errors
-from signal_manager.model import ClientId
+from signal_manager.model import ClientId, NodeId, Participant, Room
 from signal_manager.protocol.messages import (
     MAX_METADATA,
     ConnectionInfo,
@@ -131,6 +131,75 @@ async def test_the_records_say_who_is_where(house: House) -> None:
     record = await house.record("alice")
     assert (record.room_id, record.role) == (ROOM, "sender")
     assert [track.track_name for track in record.tracks] == ["camera"]
+
+
+async def test_of_many_who_would_make_a_room_at_once_one_does_and_the_others_join_it(house: House) -> None:
+    clients = [house.client(f"client-{number}") for number in range(60)]
+
+    acks = await asyncio.gather(*(client.join(create_if_missing=True, max_participants=60) for client in clients))
+
+    assert [ack.created for ack in acks].count(True) == 1
+    assert sorted(ack.message for ack in acks).count("Room created successfully") == 1
+    assert len({ack.sequence for ack in acks}) == 60
+    room = await house.room()
+    assert len(room.participants) == room.max_participants == 60
+    assert len(house.sfu.open_tracks) == 60, "nobody negotiated twice"
+
+
+async def test_a_room_made_by_joining_is_as_one_that_was_created(house: House) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    first = await alice.join(create_if_missing=True, metadata={"k": 1}, max_participants=1)
+
+    assert first.created is True
+    assert first.connection_info.metadata == {"k": 1, "created_at": 1_000_000}
+    with pytest.raises(ConflictError, match="is full"):
+        await bob.join(create_if_missing=True)
+
+    await alice.leave()
+    second = await bob.join(create_if_missing=True)
+    assert second.created is True, "a room that is closed is made anew"
+    third = await alice.join(create_if_missing=True)
+    assert third.created is None
+
+
+async def test_who_may_not_enter_a_room_may_not_make_it_by_joining_either(house: House) -> None:
+    with pytest.raises(ForbiddenError):
+        await house.client("alice", rooms=("other-*",)).join(create_if_missing=True)
+    with pytest.raises(InvalidRequestError, match="max_participants is 101"):
+        await house.client("alice").join(create_if_missing=True, max_participants=101)
+    with pytest.raises(NotFoundError):
+        await house.client("alice").join()
+    assert await house.storage.get_room(ROOM) is None
+
+
+async def test_a_room_that_another_node_makes_meanwhile_is_joined(house: House) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    house.sfu.gate.clear()
+    joining = asyncio.create_task(bob.join(create_if_missing=True))
+    await house.until(lambda: bool(house.sfu.calls))
+    participant = Participant(client_id=alice.name, role="receiver", node_id=NodeId("node-2"))
+    await house.storage.create_room(Room(room_id=ROOM, is_active=True, participants=(participant,)))
+    house.sfu.gate.set()
+
+    ack = await joining
+
+    assert (ack.created, ack.sequence) == (None, 2)
+    assert [member.client_id for member in ack.participants] == ["alice", "bob"]
+
+
+async def test_a_room_that_closes_while_somebody_joins_is_made_again(house: House) -> None:
+    alice, bob = house.client("alice"), house.client("bob")
+    await alice.create()
+    await house.settled()
+    house.sfu.gate.clear()
+    house.sfu.calls.clear()
+    joining = asyncio.create_task(bob.join(create_if_missing=True))
+    await house.until(lambda: bool(house.sfu.calls))
+    await house.rooms.close(ROOM, "enough")
+    house.sfu.gate.set()
+
+    assert (await joining).created is True
+    assert [participant.client_id for participant in (await house.room()).participants] == ["bob"]
 
 
 @pytest.mark.parametrize(

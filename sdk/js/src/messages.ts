@@ -282,8 +282,12 @@ export interface Fields {
   UNREGISTER_ACK: { version: string; status: number; message: string; client_id: string };
   WEBRTC_ROOM_CREATE: RoomEntry & { room_id?: string | undefined; max_participants?: number | undefined };
   WEBRTC_ROOM_CREATE_ACK: RoomAck;
-  WEBRTC_ROOM_JOIN: RoomEntry & { room_id: string };
-  WEBRTC_ROOM_JOIN_ACK: RoomAck;
+  WEBRTC_ROOM_JOIN: RoomEntry & {
+    room_id: string;
+    create_if_missing?: boolean | undefined;
+    max_participants?: number | undefined;
+  };
+  WEBRTC_ROOM_JOIN_ACK: RoomAck & { created?: boolean | undefined };
   WEBRTC_ROOM_LEAVE: Request & { room_id: string; reason?: string | undefined };
   WEBRTC_ROOM_LEAVE_ACK: { version: string; status: number; message: string; room_id: string; client_id: string };
   ROOM_EVENT: RoomEvent;

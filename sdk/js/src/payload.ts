@@ -246,8 +246,13 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
   UNREGISTER_ACK: { version: text, status: integer, message: text, client_id: text },
   WEBRTC_ROOM_CREATE: { ...roomEntry, room_id: maybe(name), max_participants: maybe(places) },
   WEBRTC_ROOM_CREATE_ACK: roomAck,
-  WEBRTC_ROOM_JOIN: { ...roomEntry, room_id: name },
-  WEBRTC_ROOM_JOIN_ACK: roomAck,
+  WEBRTC_ROOM_JOIN: {
+    ...roomEntry,
+    room_id: name,
+    create_if_missing: maybe(flag),
+    max_participants: maybe(places),
+  },
+  WEBRTC_ROOM_JOIN_ACK: { ...roomAck, created: maybe(flag) },
   WEBRTC_ROOM_LEAVE: { ...request, room_id: name, reason: maybe(text) },
   WEBRTC_ROOM_LEAVE_ACK: { version: text, status: integer, message: text, room_id: text, client_id: text },
   ROOM_EVENT: {

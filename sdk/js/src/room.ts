@@ -296,11 +296,12 @@ export class Room extends Emitter<RoomEvents> {
     const { metadata, maxParticipants } = this.#options;
     const fields = { ...entry, room_id: this.id, metadata };
     const options = { signal: this.#ending.signal, timeout: MEDIA_TIMEOUT };
-    const join = (): Promise<RoomAck> => this.#client.request("WEBRTC_ROOM_JOIN", fields, options);
+    const join = (creation = {}): Promise<RoomAck> =>
+      this.#client.request("WEBRTC_ROOM_JOIN", { ...fields, ...creation }, options);
     try {
-      return await join();
+      return await join(mayCreate ? { create_if_missing: true, max_participants: maxParticipants } : {});
     } catch (error) {
-      // A room that was closed answers 400 rather than 404.
+      // A service that does not know `create_if_missing`: a room that was closed answers 400 there rather than 404.
       const isMissing = error instanceof NotFoundError || error instanceof InvalidRequestError;
       if (!mayCreate || !isMissing) throw error;
     }

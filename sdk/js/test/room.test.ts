@@ -137,7 +137,26 @@ test("without an RTCPeerConnection joining fails clearly, and the membership is 
   await assert.rejects(client.join("demo", { create: true }), /no RTCPeerConnection here/);
 });
 
-test("a room that another client creates at the same time is joined", async () => {
+test("a room that is missing is made by the request that joins it", async () => {
+  await join("alice", { maxParticipants: 5 });
+
+  const asked = await sfu.requests.next("alice's join", ({ type }) => type === "WEBRTC_ROOM_JOIN");
+  assert.equal(asked.fields["create_if_missing"], true);
+  assert.equal(asked.fields["max_participants"], 5);
+  assert.equal(sfu.count("WEBRTC_ROOM_JOIN"), 1);
+  assert.equal(sfu.count("WEBRTC_ROOM_CREATE"), 0);
+});
+
+test("with a service that cannot make a room while joining, it is created", async () => {
+  sfu.createsIfMissing = false;
+
+  const alice = await join("alice");
+
+  assert.equal(alice.state, "joined");
+  assert.equal(sfu.count("WEBRTC_ROOM_CREATE"), 1);
+});
+
+test("with such a service, a room that another client creates at the same time is joined", async () => {
   await join("alice");
   sfu.fail("WEBRTC_ROOM_JOIN", refuse(404));
 
@@ -147,6 +166,7 @@ test("a room that another client creates at the same time is joined", async () =
 });
 
 test("a token that may join but not create is told so", async () => {
+  sfu.createsIfMissing = false;
   sfu.fail("WEBRTC_ROOM_CREATE", refuse(403));
 
   await assert.rejects(join("alice"), ForbiddenError);
@@ -601,7 +621,7 @@ test("when the session goes on so does the room, and requests in flight get thei
   await join("bob");
 
   assert.equal(await heard.next("anything"), "+bob");
-  assert.equal(sfu.count("WEBRTC_ROOM_JOIN"), 2); // alice's, before she created it, and bob's
+  assert.equal(sfu.count("WEBRTC_ROOM_JOIN"), 2); // alice's and bob's
 });
 
 for (const change of [

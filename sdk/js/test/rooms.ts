@@ -41,6 +41,8 @@ export class FakeRooms {
   overlaps = 0;
   /** Whether there is an SFU. */
   hasMedia = true;
+  /** Whether it knows `create_if_missing`; an older one does not. */
+  createsIfMissing = true;
   /** What each pull of a track with this name is refused with, for as long as it is here. */
   readonly badTracks = new Map<string, number>();
   readonly #faults = new Map<MessageType, Fault[]>();
@@ -108,8 +110,12 @@ export class FakeRooms {
         if (this.rooms.has(roomId)) return connection.refuse(request, 409, "there is such a room");
         this.rooms.set(roomId, { sequence: 0, members: new Map() });
         return this.#join(connection, request, "WEBRTC_ROOM_CREATE_ACK");
-      case "WEBRTC_ROOM_JOIN":
-        return this.#join(connection, request, "WEBRTC_ROOM_JOIN_ACK");
+      case "WEBRTC_ROOM_JOIN": {
+        const created =
+          !this.rooms.has(roomId) && this.createsIfMissing && request.fields["create_if_missing"] === true;
+        if (created) this.rooms.set(roomId, { sequence: 0, members: new Map() });
+        return this.#join(connection, request, "WEBRTC_ROOM_JOIN_ACK", created ? { created } : {});
+      }
       case "WEBRTC_ROOM_LEAVE": {
         if (!this.#leave(roomId, connection, request.fields["reason"] as string)) {
           return connection.refuse(request, 404, "not in this room");
@@ -144,6 +150,7 @@ export class FakeRooms {
     connection: ServiceConnection,
     request: Received,
     ackType: "WEBRTC_ROOM_JOIN_ACK" | "WEBRTC_ROOM_CREATE_ACK",
+    extra: { created?: boolean } = {},
   ): void {
     const {
       room_id: roomId,
@@ -197,6 +204,7 @@ export class FakeRooms {
         participants,
         tracks: results,
         sequence,
+        ...extra,
       },
       request.id,
     );

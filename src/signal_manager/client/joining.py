@@ -122,11 +122,15 @@ class Joining:
         fields: dict[str, Any] = {"room_id": self._room_id, "metadata": self._metadata, "role": "receiver"}
         if offer is not None:
             fields |= {"role": "sender", "offer_sdp": offer[0], "tracks": offer[1]}
+        making: dict[str, Any] = {}
+        if may_create:
+            making = {"create_if_missing": True, "max_participants": self._max_participants}
         try:
-            return await self._client.request(RoomJoin(**fields), RoomJoinAck, timeout=_JOIN_TIMEOUT)
-        except (NotFoundError, InvalidRequestError):  # a room that was closed answers 400 rather than 404
+            return await self._client.request(RoomJoin(**fields, **making), RoomJoinAck, timeout=_JOIN_TIMEOUT)
+        except (NotFoundError, InvalidRequestError):
             if not may_create:
                 raise
+        # A service that does not know `create_if_missing`: a room that was closed answers 400 there rather than 404.
         try:
             creation = RoomCreate(**fields, max_participants=self._max_participants)
             return await self._client.request(creation, RoomCreateAck, timeout=_JOIN_TIMEOUT)

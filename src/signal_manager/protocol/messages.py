@@ -182,6 +182,7 @@ class Peer(StrEnum):
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+Places = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
 # In HTTP's manner; bounded so that every payload type can carry it.
 # What happens to a session that outlives its token.
 TokenExpiry = Literal["continue", "close"]
@@ -505,13 +506,18 @@ class RoomCreate(RoomEntry, frozen=True, kw_only=True):
     """Open a room and be its first member."""
 
     room_id: Name | None = None
-    max_participants: Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)] | None = None
+    max_participants: Places | None = None
 
 
 class RoomJoin(RoomEntry, frozen=True, kw_only=True):
-    """Become a member of a room that is there."""
+    """Become a member of a room that is there, or of one that this request makes.
+
+    `max_participants` is for a room that is made.
+    """
 
     room_id: Name
+    create_if_missing: bool | None = None  # so that the tagged shape, which writes defaults, stays as it was
+    max_participants: Places | None = None
 
 
 class RoomAck(Message, frozen=True, kw_only=True):
@@ -543,7 +549,9 @@ class RoomCreateAck(RoomAck, frozen=True, kw_only=True):
 
 
 class RoomJoinAck(RoomAck, frozen=True, kw_only=True):
-    """The answer to WEBRTC_ROOM_JOIN."""
+    """The answer to WEBRTC_ROOM_JOIN; `created` is true when the request has made the room, absent otherwise."""
+
+    created: bool | None = None
 
 
 class RoomLeave(Request, frozen=True, kw_only=True):

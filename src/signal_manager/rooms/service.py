@@ -77,6 +77,8 @@ STOP_TIMEOUT = 5.0
 # How long (s) due media is left to one process before another is given it.
 _CLAIM = 120.0
 
+_CREATED = "Room created successfully"
+
 AckT = TypeVar("AckT", bound=RoomAck)
 
 
@@ -205,23 +207,10 @@ class RoomService:
         """
         room_id = RoomId(request.room_id or str(uuid4()))
         role = self._check_entry(caller, room_id, request)
-        limit = request.max_participants or self._settings.max_participants
-        if limit > self._settings.max_participants:
-            raise InvalidRequestError(
-                f"max_participants is {limit}, expected at most {self._settings.max_participants}"
-            )
+        self._limit_of(request)
 
         async def open_room(participant: Participant) -> Room:
-            return await self._storage.create_room(
-                membership.opened(
-                    room_id,
-                    participant,
-                    app_id=self._settings.app_id,
-                    metadata=request.metadata or {},
-                    max_participants=limit,
-                    now=self._clock(),
-                )
-            )
+            return await self._storage.create_room(self._opened(room_id, participant, request))
 
         async with (
             self._roster.entering(caller, room_id, role, request.metadata or {}) as member,
@@ -232,10 +221,10 @@ class RoomService:
                 raise ConflictError(f"room {room_id} is there already")
             entered = await self._negotiate_entry(member, request, ())
             room = await self._roster.let_in(member, open_room)
-            return self._welcome(RoomCreateAck, member, room, entered, "Room created successfully")
+            return self._welcome(RoomCreateAck, member, room, entered, _CREATED)
 
     async def join(self, caller: Caller, request: RoomJoin) -> RoomJoinAck:
-        """Become a member of a room.
+        """Become a member of a room, which is made if that is asked for and it is not there.
 
         Raises:
             InvalidRequestError, ForbiddenError, TooLargeError: the request is wrong or not allowed, the room is closed.
@@ -244,20 +233,55 @@ class RoomService:
         """
         room_id = RoomId(request.room_id)
         role = self._check_entry(caller, room_id, request)
-        limit = self._settings.max_participants
-
-        async def enter_room(participant: Participant) -> Room:
-            change = membership.with_participant(participant, limit=limit, now=self._clock())
-            return await self._storage.change_room(room_id, change)
-
+        self._limit_of(request)
         async with self._roster.entering(caller, room_id, role, request.metadata or {}) as member:
             room = await self._roster.room_without_former(member)
+            if request.create_if_missing and (room is None or not room.is_active):
+                # One makes the room; the others wait for it rather than negotiate in vain.
+                async with member.local.creation:
+                    room = await self._storage.get_room(room_id)
+                    if room is None or not room.is_active:
+                        return await self._come_in(member, request, None)
             if room is None:
                 raise NotFoundError(f"no such room: {room_id}")
-            membership.check_entry(room, caller.identity.client_id, limit=limit)
-            entered = await self._negotiate_entry(member, request, room.participants)
-            room = await self._roster.let_in(member, enter_room)
+            membership.check_entry(room, caller.identity.client_id, limit=self._settings.max_participants)
+            return await self._come_in(member, request, room)
+
+    async def _come_in(self, member: Membership, request: RoomJoin, room: Room | None) -> RoomJoinAck:
+        """Join the room, or make it where there is none."""
+        present = () if room is None else room.participants
+        entered = await self._negotiate_entry(member, request, present)
+        is_there = room is not None
+        created = False
+
+        async def enter(participant: Participant) -> Room:
+            # Meanwhile others may have made the room, or closed it: what was seen of it is what is tried first.
+            nonlocal is_there, created
+            limit = self._settings.max_participants
+            while True:
+                try:
+                    if is_there:
+                        change = membership.with_participant(participant, limit=limit, now=self._clock())
+                        return await self._storage.change_room(member.room_id, change)
+                    opened = self._opened(member.room_id, participant, request)
+                    room = await self._storage.create_room(opened)
+                except (NotFoundError, InvalidRequestError):
+                    if not (is_there and request.create_if_missing):
+                        raise
+                    is_there = False
+                except ConflictError:
+                    if is_there:
+                        raise
+                    is_there = True
+                else:
+                    created = True
+                    return room
+
+        room = await self._roster.let_in(member, enter)
+        if not created:
             return self._welcome(RoomJoinAck, member, room, entered, "Joined room successfully")
+        ack = self._welcome(RoomJoinAck, member, room, entered, _CREATED)
+        return msgspec.structs.replace(ack, created=True)
 
     async def leave(self, caller: Caller, request: RoomLeave) -> RoomLeaveAck:
         """Leave a room, or come no further into it: the request to come in that is under way gets a 404."""
@@ -469,6 +493,26 @@ class RoomService:
         await self._roster.close(room_id, reason)
 
     # -- what these have in common -------------------------------------------------------------------------------
+
+    def _limit_of(self, request: RoomCreate | RoomJoin) -> int:
+        """Return how many may be in a room that this request makes; InvalidRequestError when it asks for too many."""
+        limit = request.max_participants or self._settings.max_participants
+        if limit > self._settings.max_participants:
+            raise InvalidRequestError(
+                f"max_participants is {limit}, expected at most {self._settings.max_participants}"
+            )
+        return limit
+
+    def _opened(self, room_id: RoomId, participant: Participant, request: RoomCreate | RoomJoin) -> Room:
+        """Return the room that a request makes, with its first member."""
+        return membership.opened(
+            room_id,
+            participant,
+            app_id=self._settings.app_id,
+            metadata=request.metadata or {},
+            max_participants=self._limit_of(request),
+            now=self._clock(),
+        )
 
     def _check_entry(self, caller: Caller, room_id: RoomId, request: RoomEntry) -> Role:
         """Refuse what is wrong with a request whatever the room is like, and return the role asked for."""

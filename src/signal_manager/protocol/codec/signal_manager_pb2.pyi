@@ -503,7 +503,7 @@ class RoomCreateAck(_message.Message):
     def __init__(self, version: _Optional[str] = ..., status: _Optional[int] = ..., message: _Optional[str] = ..., room_id: _Optional[str] = ..., session_id: _Optional[str] = ..., app_id: _Optional[str] = ..., stun_url: _Optional[str] = ..., ice_servers: _Optional[_Union[IceServerList, _Mapping]] = ..., connection_info: _Optional[_Union[ConnectionInfo, _Mapping]] = ..., answer_sdp: _Optional[str] = ..., offer_sdp: _Optional[str] = ..., requires_renegotiation: _Optional[bool] = ..., participants: _Optional[_Union[MemberList, _Mapping]] = ..., tracks: _Optional[_Union[TrackResultList, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class RoomJoin(_message.Message):
-    __slots__ = ("version", "client_id", "auth_token", "role", "offer_sdp", "tracks", "metadata", "room_id")
+    __slots__ = ("version", "client_id", "auth_token", "role", "offer_sdp", "tracks", "metadata", "room_id", "create_if_missing", "max_participants")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -512,6 +512,8 @@ class RoomJoin(_message.Message):
     TRACKS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     ROOM_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATE_IF_MISSING_FIELD_NUMBER: _ClassVar[int]
+    MAX_PARTICIPANTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     client_id: str
     auth_token: str
@@ -520,10 +522,12 @@ class RoomJoin(_message.Message):
     tracks: PublishedTrackList
     metadata: str
     room_id: str
-    def __init__(self, version: _Optional[str] = ..., client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., role: _Optional[str] = ..., offer_sdp: _Optional[str] = ..., tracks: _Optional[_Union[PublishedTrackList, _Mapping]] = ..., metadata: _Optional[str] = ..., room_id: _Optional[str] = ...) -> None: ...
+    create_if_missing: bool
+    max_participants: int
+    def __init__(self, version: _Optional[str] = ..., client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., role: _Optional[str] = ..., offer_sdp: _Optional[str] = ..., tracks: _Optional[_Union[PublishedTrackList, _Mapping]] = ..., metadata: _Optional[str] = ..., room_id: _Optional[str] = ..., create_if_missing: _Optional[bool] = ..., max_participants: _Optional[int] = ...) -> None: ...
 
 class RoomJoinAck(_message.Message):
-    __slots__ = ("version", "status", "message", "room_id", "session_id", "app_id", "stun_url", "ice_servers", "connection_info", "answer_sdp", "offer_sdp", "requires_renegotiation", "participants", "tracks", "sequence")
+    __slots__ = ("version", "status", "message", "room_id", "session_id", "app_id", "stun_url", "ice_servers", "connection_info", "answer_sdp", "offer_sdp", "requires_renegotiation", "participants", "tracks", "sequence", "created")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -539,6 +543,7 @@ class RoomJoinAck(_message.Message):
     PARTICIPANTS_FIELD_NUMBER: _ClassVar[int]
     TRACKS_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
     version: str
     status: int
     message: str
@@ -554,7 +559,8 @@ class RoomJoinAck(_message.Message):
     participants: MemberList
     tracks: TrackResultList
     sequence: int
-    def __init__(self, version: _Optional[str] = ..., status: _Optional[int] = ..., message: _Optional[str] = ..., room_id: _Optional[str] = ..., session_id: _Optional[str] = ..., app_id: _Optional[str] = ..., stun_url: _Optional[str] = ..., ice_servers: _Optional[_Union[IceServerList, _Mapping]] = ..., connection_info: _Optional[_Union[ConnectionInfo, _Mapping]] = ..., answer_sdp: _Optional[str] = ..., offer_sdp: _Optional[str] = ..., requires_renegotiation: _Optional[bool] = ..., participants: _Optional[_Union[MemberList, _Mapping]] = ..., tracks: _Optional[_Union[TrackResultList, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
+    created: bool
+    def __init__(self, version: _Optional[str] = ..., status: _Optional[int] = ..., message: _Optional[str] = ..., room_id: _Optional[str] = ..., session_id: _Optional[str] = ..., app_id: _Optional[str] = ..., stun_url: _Optional[str] = ..., ice_servers: _Optional[_Union[IceServerList, _Mapping]] = ..., connection_info: _Optional[_Union[ConnectionInfo, _Mapping]] = ..., answer_sdp: _Optional[str] = ..., offer_sdp: _Optional[str] = ..., requires_renegotiation: _Optional[bool] = ..., participants: _Optional[_Union[MemberList, _Mapping]] = ..., tracks: _Optional[_Union[TrackResultList, _Mapping]] = ..., sequence: _Optional[int] = ..., created: _Optional[bool] = ...) -> None: ...
 
 class RoomLeave(_message.Message):
     __slots__ = ("version", "client_id", "auth_token", "room_id", "reason")
