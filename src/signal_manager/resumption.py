@@ -18,7 +18,14 @@ import structlog
 
 from signal_manager.bus.base import Delivery, Exceptional, Subscriber
 from signal_manager.bus.local import LocalBus
-from signal_manager.errors import InvalidRequestError, MalformedMessageError, SignalManagerError, UnavailableError
+from signal_manager.errors import (
+    InvalidRequestError,
+    MalformedMessageError,
+    RateLimitedError,
+    SignalManagerError,
+    TooLargeError,
+    UnavailableError,
+)
 from signal_manager.metrics import Metrics
 from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId
 from signal_manager.protocol.codec import decode_payload, encode_payload
@@ -32,11 +39,14 @@ from signal_manager.protocol.messages import (
     Peer,
     Resume,
     Shape,
+    Signal,
     spec_of,
 )
 from signal_manager.protocol.relay import RelayEnd, client_payload
 from signal_manager.protocol.resume import (
+    MESSAGE_OVERHEAD,
     SERVICE_CONFIRM_WEIGHT,
+    SESSION_OVERHEAD,
     Budget,
     Journal,
     Manner,
@@ -54,6 +64,9 @@ log = structlog.get_logger(__name__)
 
 # Of a token, in bytes: 128 bits are beyond guessing, and these are more.
 _TOKEN_BYTES = 24
+# Of one client's buffer while it is away, and of all buffers: what one sender may leave there. The rest is for others.
+_BUFFER_SHARE = 0.75
+_TOTAL_SHARE = 1 / 16
 # What the other members of a room are told of a client that did not come back.
 _LOST = "connection lost"
 _RESTARTING = "the service is restarting, expected the request to be sent again"
@@ -108,7 +121,7 @@ class ResumableSession:
     # How signals reach a client that is away: through the codec, which tells their sender what became of them.
     relay_end: RelayEnd | None = None
 
-    __slots__ = ("_opened_at", "_owner", "address", "caller", "connection", "is_busy", "pending", "stay")
+    __slots__ = ("_opened_at", "_owner", "address", "caller", "connection", "is_busy", "left_by", "pending", "stay")
 
     def __init__(self, owner: Resumption, stay: Stay, caller: Caller, connection: Carrier | None) -> None:
         self._owner = owner
@@ -119,6 +132,9 @@ class ResumableSession:
         self.address = connection.address if connection is not None else "unknown"
         # Requests that are being answered, over all connections, by their identity.
         self.pending: dict[int, Received] = {}
+        self.left_by: dict[
+            str, int
+        ] = {}  # the weight of what others have left here while the client is away, by sender
         self.is_busy = False  # with an exclusive request: whatever comes later has to wait for its reply
 
     # -- what the bus calls --------------------------------------------------------------------------------------
@@ -129,8 +145,23 @@ class ResumableSession:
         return self.stay.instance_id
 
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
-        """Keep a message for the client (`Subscriber.deliver`)."""
-        return self._queue(self._encode(message, message_id, self.stay.manner.payload_type))
+        """Keep a message for the client (`Subscriber.deliver`).
+
+        Raises:
+            TooLargeError: no buffer could hold the signal.
+            RateLimitedError: there is no room for the signal. Its sender is refused, the session stays.
+        """
+        data = self._encode(message, message_id, self.stay.manner.payload_type)
+        sender = message.sender_client_id if isinstance(message, Signal) else None
+        if sender is None or not self.is_away:
+            return self._queue(data)
+        weight = len(data) + MESSAGE_OVERHEAD
+        self._owner.check_share(self, sender, weight)
+        delivery = self._queue(data)
+        if delivery is Delivery.QUEUED:
+            self.left_by[sender] = self.left_by.get(sender, 0) + weight
+            self._owner.left(sender, weight)
+        return delivery
 
     def relay(self, sender: str, signals: Sequence[tuple[bytes, bytes]]) -> Sequence[Exceptional]:
         """Keep signals of another node's client for the client (`Subscriber.relay`)."""
@@ -340,6 +371,9 @@ class Resumption:
         self._storage = storage
         self._depart = depart
         self._budget = Budget(settings.total_bytes)
+        self._left_by: dict[
+            str, int
+        ] = {}  # the weight of what each sender has left in buffers of clients that are away
         self._sessions: dict[SessionId, ResumableSession] = {}
         self._away: dict[SessionId, ResumableSession] = {}
         metrics.sessions_away.read_from(lambda: len(self._away))
@@ -359,7 +393,12 @@ class Resumption:
             token=secrets.token_urlsafe(_TOKEN_BYTES),
             manner=manner,
             window=settings.window,
-            journal=Journal(limit=settings.buffer_bytes, budget=self._budget, confirm_at=SERVICE_CONFIRM_WEIGHT),
+            journal=Journal(
+                limit=settings.buffer_bytes,
+                budget=self._budget,
+                confirm_at=SERVICE_CONFIRM_WEIGHT,
+                overhead=SESSION_OVERHEAD,
+            ),
         )
         session = self._sessions[stay.session_id] = ResumableSession(self, stay, caller, connection)
         return session
@@ -425,9 +464,9 @@ class Resumption:
         return outcome is Outcome.RESUMED
 
     def sweep(self, now: float) -> None:
-        """End the sessions whose clients stayed away for too long."""
+        """End the sessions whose clients stayed away for too long, or whose messages gave way to others'."""
         for session in tuple(self._away.values()):
-            if session.stay.has_expired(now):
+            if session.stay.has_expired(now) or session.stay.has_overflowed():
                 self.ended(session, _LOST)
 
     async def reclaim(self) -> int:
@@ -508,6 +547,7 @@ class Resumption:
     def resumed(self, session: ResumableSession, former: Carrier | None, connection: Carrier) -> None:
         """Let a new connection stand for its client in its session's place, or in another connection's."""
         self._away.pop(session.session_id, None)
+        self._take_back(session)
         self.mark(session, is_away=False)
         if not self._bus.swap(session.client_id, session if former is None else former, connection):
             self._bus.attach(session.client_id, connection)
@@ -520,6 +560,42 @@ class Resumption:
         """Forget a session that has ended."""
         self._sessions.pop(session.session_id, None)
         self._away.pop(session.session_id, None)
+        self._take_back(session)
+
+    def check_share(self, session: ResumableSession, sender: str, weight: int) -> None:
+        """Let one sender leave only so much in one buffer, and in all of them.
+
+        Raises:
+            TooLargeError: no sender could leave as much.
+            RateLimitedError: it has to wait until the client is back.
+        """
+        share = int(self.settings.buffer_bytes * _BUFFER_SHARE)
+        if weight > share:
+            raise TooLargeError(
+                f"the signal is {weight - MESSAGE_OVERHEAD} bytes, expected at most {share - MESSAGE_OVERHEAD}"
+                f" since client {session.client_id} is away"
+            )
+        left, left_in_all = session.left_by.get(sender, 0), self._left_by.get(sender, 0)
+        if (
+            left + weight > share
+            or left_in_all + weight > self.settings.total_bytes * _TOTAL_SHARE
+            or not session.stay.journal.has_room(weight - MESSAGE_OVERHEAD)
+        ):
+            raise RateLimitedError(f"client {session.client_id} is away, and no more of this is kept for it")
+
+    def left(self, sender: str, weight: int) -> None:
+        """Count what a sender has left in a buffer."""
+        self._left_by[sender] = self._left_by.get(sender, 0) + weight
+
+    def _take_back(self, session: ResumableSession) -> None:
+        """Count no longer what was left for a client that is back, or will never be."""
+        for sender, weight in session.left_by.items():
+            left = self._left_by[sender] - weight
+            if left:
+                self._left_by[sender] = left
+            else:
+                del self._left_by[sender]
+        session.left_by.clear()
 
     def ended(self, session: ResumableSession, reason: str) -> None:
         """Clean up after a session that has ended while its client was away."""

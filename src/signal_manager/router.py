@@ -17,6 +17,7 @@ from signal_manager.bus.base import Bus, Delivery
 from signal_manager.errors import (
     InvalidRequestError,
     NotFoundError,
+    RateLimitedError,
     SignalManagerError,
     TooLargeError,
     UnavailableError,
@@ -244,8 +245,8 @@ class Router:
                 continue
             try:
                 result = self._bus.send(target, outgoing, message_id, outcome=told)
-            except (TooLargeError, InvalidRequestError, UnavailableError):
-                continue  # this member's framing or shape has no such message, or its node is out of reach
+            except (TooLargeError, InvalidRequestError, RateLimitedError, UnavailableError):
+                continue  # this member's framing, shape or buffer has no room for it, or its node is out of reach
             if result is Delivery.PENDING:
                 waiting += 1
             else:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from signal_manager.errors import UnavailableError
+from signal_manager.protocol.resume import SESSION_OVERHEAD
+from tests.integration.attack import MALLORY
 from tests.integration.conftest import Service, ServiceWith, is_deserted
 from tests.integration.v1_client import ALICE, BOB, Client, connect
 from tests.waiting import until
@@ -276,7 +278,7 @@ async def test_a_heartbeat_frees_what_it_confirms(service: Service) -> None:
         await bob.send("HEARTBEAT", {"timestamp": 1, "received": 1})
         await bob.expect("HEARTBEAT_ACK")
 
-        assert budget.used == 0
+        assert budget.used == SESSION_OVERHEAD
 
 
 @pytest.mark.parametrize("subprotocol", [None, "signal-manager.json"])
@@ -313,7 +315,8 @@ async def test_a_busy_sender_is_told_in_time_what_has_come(service: Service) -> 
         drop(alice)  # who has read nothing, and would wait with her good-bye until she had
 
 
-async def test_a_queue_that_overflows_ends_the_session_and_says_so(service_with: ServiceWith) -> None:
+async def test_one_sender_fills_no_buffer_and_ends_no_session(service_with: ServiceWith) -> None:
+    """Whoever sends too much to a client that is away is refused; what came before is kept, and so is the session."""
     service = await service_with(**{"session.resume_buffer_bytes": 5000})
     async with connect(service.url) as bob:
         first = await log_in(bob, BOB)
@@ -322,11 +325,79 @@ async def test_a_queue_that_overflows_ends_the_session_and_says_so(service_with:
 
     async with connect(service.url) as alice:
         await alice.log_in()
-        await say(alice, BOB[0], "x" * 3000, "x" * 3000, ack=True)
+        await say(alice, BOB[0], "x" * 3000, "x" * 3000, "x" * 5000, ack=True)
         assert (await alice.expect("SIGNAL_ACK")).fields["status"] == "queued"
-        await alice.expect_error(404)
+        await alice.expect_error(429)
+        await alice.expect_error(413)
+        async with connect(service.url) as bob:
+            assert (await log_in(bob, BOB, resume=resume(first, 0)))["resumed"]
+            assert await heard(bob, 1) == ["x" * 3000]
+            drop(bob)
+        await until_away(service)
+        # What was left there is no longer there.
+        await say(alice, BOB[0], "x" * 100, ack=True)
+        assert (await alice.expect("SIGNAL_ACK")).fields["status"] == "queued"
+
+
+async def test_what_one_sender_leaves_in_all_buffers_together_is_bounded(service_with: ServiceWith) -> None:
+    keys = [f"{name}:{token}" for name, token in (ALICE, BOB, MALLORY)]
+    service = await service_with(
+        **{"auth.api_keys": keys, "session.resume_total_bytes": 160_000, "session.resume_buffer_bytes": 8_000}
+    )
+    async with connect(service.url) as bob, connect(service.url) as mallory:
+        await log_in(bob, BOB)
+        await log_in(mallory, MALLORY)
+        drop(bob)
+        drop(mallory)
+    await until_away(service, 2)
+
+    async with connect(service.url) as alice:
+        await alice.log_in()
+        await say(alice, BOB[0], "x" * 5500, ack=True)
+        await alice.expect("SIGNAL_ACK")
+        await say(alice, MALLORY[0], "x" * 5500, ack=True)
+        await alice.expect_error(429)
+
+
+async def test_when_memory_runs_out_those_who_take_most_give_way(service_with: ServiceWith) -> None:
+    """An innocent client that is away for a moment keeps its session, whatever others let wait for themselves."""
+    keys = [f"{name}:{token}" for name, token in (ALICE, BOB, MALLORY)]
+    service = await service_with(
+        **{"auth.api_keys": keys, "session.resume_total_bytes": 60_000, "session.resume_buffer_bytes": 40_000}
+    )
     async with connect(service.url) as bob:
-        assert not (await log_in(bob, BOB, resume=resume(first, 0))).get("resumed")
+        first = await log_in(bob, BOB)
+        drop(bob)
+    await until_away(service)
+
+    async with connect(service.url) as alice, connect(service.url) as mallory:
+        await alice.log_in()
+        await log_in(mallory, MALLORY)  # who confirms nothing
+        await say(alice, BOB[0], "for bob")
+        for _ in range(10):
+            await say(alice, MALLORY[0], "x" * 10_000)
+        await mallory.expect("SIGNAL_OFFER")
+        await alice.check_alive()
+        async with connect(service.url) as bob:
+            assert (await log_in(bob, BOB, resume=resume(first, 0)))["resumed"]
+            assert await heard(bob, 1) == ["for bob"]
+
+
+async def test_one_large_signal_costs_nobody_its_session_for_good(service_with: ServiceWith) -> None:
+    service = await service_with(**{"session.resume_buffer_bytes": 5000})
+    async with connect(service.url) as alice, connect(service.url) as bob:
+        await alice.log_in()
+        first = await log_in(bob, BOB)
+        await say(alice, BOB[0], "x" * 6000)
+        assert await heard(bob, 1) == ["x" * 6000]
+        await bob.send("HEARTBEAT", {"timestamp": 1, "received": 1})
+        await bob.expect("HEARTBEAT_ACK")
+        await say(alice, BOB[0], "small")
+        drop(bob)
+        await until_away(service)
+        async with connect(service.url) as again:
+            assert (await log_in(again, BOB, resume=resume(first, 1)))["resumed"]
+            assert await heard(again, 1) == ["small"]
 
 
 async def test_an_operator_ends_a_session_that_waits_for_its_client(service: Service) -> None:

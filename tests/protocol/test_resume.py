@@ -11,6 +11,7 @@ from signal_manager.protocol.messages import PayloadType, Resume, Shape
 from signal_manager.protocol.resume import (
     CONFIRM_WEIGHT,
     MESSAGE_OVERHEAD,
+    SESSION_OVERHEAD,
     STANDINGS,
     Budget,
     Journal,
@@ -107,27 +108,86 @@ def test_nobody_has_received_what_was_not_sent() -> None:
     assert journal.unconfirmed == (b"1",)
 
 
-def test_a_journal_that_overflows_keeps_nothing_and_counts_on() -> None:
+def test_a_journal_that_overflows_drops_the_oldest_and_is_whole_again_once_those_are_confirmed() -> None:
     journal = Journal(limit=ROOM_FOR_TWO)
     for data in (b"1", b"2", b"3", b"4"):
         journal.keep(data)
 
-    assert (journal.is_complete, journal.unconfirmed, journal.sent, journal.weight) == (False, (), 4, 0)
-    assert not journal.can_continue_from(4)
-    journal.confirm(4)  # nothing is left to drop
+    assert (journal.is_complete, journal.unconfirmed, journal.sent) == (False, (b"3", b"4"), 4)
+    assert [journal.can_continue_from(received) for received in range(6)] == [False, False, True, True, True, False]
+    journal.confirm(1)
+    assert not journal.is_complete
+    journal.confirm(2)
+    assert (journal.is_complete, journal.unconfirmed) == (True, (b"3", b"4"))
+
+
+def test_one_message_that_is_too_long_costs_nothing_once_it_is_confirmed() -> None:
+    journal = Journal(limit=ROOM_FOR_TWO)
+    journal.keep(bytes(ROOM_FOR_TWO))
+    assert not journal.is_complete
+
+    journal.confirm(1)
+    journal.keep(b"2")
+
+    assert (journal.is_complete, journal.unconfirmed) == (True, (b"2",))
+    assert journal.can_continue_from(1)
+
+
+def test_a_run_that_was_confirmed_in_part_is_dropped_as_a_whole() -> None:
+    journal = Journal(limit=2 * ROOM_FOR_TWO)
+    journal.keep(*run_of(b"1", b"2", b"3"))
+    journal.confirm(1)
+
+    journal.keep(bytes(ROOM_FOR_TWO))
+
+    assert (journal.is_complete, len(journal.unconfirmed)) == (False, 1)
+    assert not journal.can_continue_from(2)
+    assert journal.can_continue_from(3)
 
 
 def test_journals_share_a_budget_and_return_what_they_free() -> None:
     budget = Budget(ROOM_FOR_TWO)
     first, second = Journal(limit=1000, budget=budget), Journal(limit=1000, budget=budget)
-    for data in (b"1", b"2"):
-        first.keep(data)
+    first.keep(b"1")
+    second.keep(b"2")
 
-    second.keep(b"3")
+    assert budget.used == ROOM_FOR_TWO
+    first.confirm(1)
+    second.give_up()
+    second.give_up()
+    assert budget.used == 0
 
-    assert not second.is_complete
-    assert (first.is_complete, budget.used) == (True, ROOM_FOR_TWO)
-    first.confirm(2)
+
+def test_when_the_budget_is_used_up_those_who_keep_most_give_way() -> None:
+    budget = Budget(2000)
+    small, large, larger = (Journal(limit=10_000, budget=budget, overhead=10) for _ in range(3))
+    small.keep(bytes(100))
+    large.keep(bytes(600))
+    larger.keep(bytes(700))
+
+    small.keep(bytes(400))
+
+    assert (small.is_complete, large.is_complete, larger.is_complete) == (True, True, False)
+    assert budget.used == 3 * 10 + small.weight + large.weight
+
+
+def test_a_message_larger_than_the_budget_gives_way_itself() -> None:
+    journal = Journal(limit=1000, budget=Budget(100), overhead=60)
+
+    journal.keep(b"1")
+
+    assert (journal.is_complete, journal.weight) == (False, 0)
+
+
+def test_sessions_count_themselves_and_cannot_give_that_up() -> None:
+    budget = Budget(100)
+    journals = [Journal(limit=1000, budget=budget, overhead=60) for _ in range(2)]
+
+    assert budget.used == 120
+    journals[0].keep(b"1")
+    assert not journals[0].is_complete
+    for journal in journals:
+        journal.give_up()
     assert budget.used == 0
 
 
@@ -228,6 +288,28 @@ def test_one_message_too_many_for_an_absent_client_ends_its_session() -> None:
     assert session.standing is Standing.ENDED
 
 
+def test_an_absent_client_whose_messages_gave_way_to_others_loses_its_session() -> None:
+    session = stay()
+    session.journal.keep(b"1")
+    session.drop(now=100.0)
+    assert not session.has_overflowed()
+
+    session.journal.give_way()
+
+    assert session.has_overflowed()
+    assert session.standing is Standing.ENDED
+    session.journal.keep(b"2")
+    assert (session.journal.sent, session.journal.weight) == (2, 0)
+
+
+def test_there_is_room_for_what_fits() -> None:
+    journal = Journal(limit=ROOM_FOR_TWO)
+    journal.keep(b"1")
+
+    assert journal.has_room(1)
+    assert not journal.has_room(2)
+
+
 def test_an_end_is_final_and_frees_what_was_kept() -> None:
     session = stay()
     session.journal.keep(b"1")
@@ -239,7 +321,7 @@ def test_an_end_is_final_and_frees_what_was_kept() -> None:
 
 
 def test_a_saved_session_goes_on_elsewhere_where_it_was() -> None:
-    session, budget = stay(), Budget(1000)
+    session, budget = stay(), Budget(10_000)
     session.journal.take(5)
     for data in (b"1", b"2", b"3"):
         session.journal.keep(data)
@@ -251,7 +333,8 @@ def test_a_saved_session_goes_on_elsewhere_where_it_was() -> None:
     assert (session.standing, loaded.standing, loaded.expires_at) == (Standing.ENDED, Standing.AWAY, 35.0)
     assert loaded.judge(offer(2), A, JSON) is Outcome.RESUMED
     assert (loaded.journal.received, loaded.journal.sent) == (1, 3)
-    assert 0 < budget.used == loaded.journal.weight <= ROOM_FOR_TWO
+    assert budget.used == SESSION_OVERHEAD + loaded.journal.weight
+    assert 0 < loaded.journal.weight <= ROOM_FOR_TWO
     assert loaded.resume(2) == (b"3",)
     assert (loaded.session_id, loaded.instance_id, loaded.is_registered) == ("s", "i", True)
 

@@ -17,12 +17,14 @@ from signal_manager.client.exchange import Exchange
 from signal_manager.model import ClientId, SessionId
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import PayloadType, Resume, Shape
-from signal_manager.protocol.resume import Budget, Journal, Manner, Outcome, Standing, Stay
+from signal_manager.protocol.resume import SESSION_OVERHEAD, Budget, Journal, Manner, Outcome, Standing, Stay
 from signal_manager.protocol.websocket import frame_head
 
 WINDOW = 10.0
 # Room for a dozen messages, so that overflowing is as likely as any other trouble.
 LIMIT = 12 * 69
+# One client has one session at a time, and for a moment two.
+BUDGET = 3 * LIMIT + 2 * SESSION_OVERHEAD
 A = ClientId("a")
 JSON = Manner(Framing.V2, PayloadType.JSON, Shape.PLAIN)
 
@@ -66,7 +68,7 @@ class Service:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.budget = Budget(3 * LIMIT)
+        self.budget = Budget(BUDGET)
         self.numbers = itertools.count(1)
         self.sessions: dict[int, Stay] = {}
         self.carriers: dict[int, Connection] = {}
@@ -100,7 +102,7 @@ class Service:
         else:
             self.end(session)
             session, missing = next(self.numbers), ()
-            journal = Journal(limit=LIMIT, budget=self.budget)
+            journal = Journal(limit=LIMIT, budget=self.budget, overhead=SESSION_OVERHEAD)
             self.sessions[session] = Stay(
                 session_id=SessionId(str(session)),
                 client_id=A,
@@ -163,7 +165,7 @@ class Service:
             connection.is_open = False
         self.carriers.clear()
         saved = {number: stay.save() for number, stay in self.sessions.items() if stay.journal.is_complete}
-        self.budget = Budget(3 * LIMIT)
+        self.budget = Budget(BUDGET)
         self.sessions = {
             number: Stay.load(state, window=WINDOW, limit=LIMIT, budget=self.budget, now=self.now)
             for number, state in saved.items()
@@ -266,7 +268,7 @@ class World:
             assert heard == self.sent[session][: len(heard)]
         for session, heard in self.heard.items():
             assert heard == self.service.said[session][: len(heard)]
-        weights = (stay.journal.weight for stay in self.service.sessions.values())
+        weights = (stay.journal.weight + SESSION_OVERHEAD for stay in self.service.sessions.values())
         assert self.service.budget.used == sum(weights) <= self.service.budget.limit
 
     def settle(self) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "CONFIRM_WEIGHT",
     "MESSAGE_OVERHEAD",
     "SERVICE_CONFIRM_WEIGHT",
+    "SESSION_OVERHEAD",
     "STANDINGS",
     "UNCOUNTED",
     "Budget",
@@ -39,6 +40,8 @@ __all__ = [
 UNCOUNTED = frozenset({MessageType.CONNECT, MessageType.CONNECT_ACK, MessageType.HEARTBEAT, MessageType.HEARTBEAT_ACK})
 # What a kept message weighs beside its bytes: the object around them and its place in the queue.
 MESSAGE_OVERHEAD = 64
+# What a session takes beside its messages: its ids of up to 256 bytes, its counts, and who its client is.
+SESSION_OVERHEAD = 4096
 # A client that has received this much since it last told `received` tells it now: well below what the service keeps
 # by default, so that a buffer never overflows while its reader keeps up; at 64 per message that is 1536 messages at
 # most. The service's answer tells what it has received itself; unasked it does so only where more comes than goes.
@@ -52,13 +55,43 @@ _VERSION = 1
 
 
 class Budget:
-    """What the journals of one process may keep together, in bytes."""
+    """What the journals of one process may keep together, in bytes.
 
-    __slots__ = ("limit", "used")
+    When it is used up the journals that keep most give way, until a sixteenth of it is free: looking for them costs as
+    much as there are journals, and so is not done for every message.
+    """
+
+    __slots__ = ("_journals", "limit", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self._journals: dict[Journal, None] = {}
+
+    def join(self, journal: Journal) -> None:
+        """Count a journal, with what its session takes beside its messages."""
+        self._journals[journal] = None
+        self.used += journal.overhead
+        if self.used > self.limit:
+            self.make_room()
+
+    def leave(self, journal: Journal) -> None:
+        """Forget a journal that keeps nothing any more."""
+        if journal in self._journals:
+            del self._journals[journal]
+            self.used -= journal.overhead
+
+    def make_room(self) -> None:
+        """Let the journals that keep most give way."""
+        enough = self.limit - self.limit // 16
+        for journal in sorted(self._journals, key=_weight_of, reverse=True):
+            if self.used <= enough or not journal.weight:
+                return
+            journal.give_way()
+
+
+def _weight_of(journal: Journal) -> int:
+    return journal.weight
 
 
 class _Run(NamedTuple):
@@ -71,12 +104,14 @@ class _Run(NamedTuple):
 class Journal:
     """One side's account of a session: how many messages have come, and what it sent that is not confirmed.
 
-    A journal that outgrows its bounds gives up: it goes on counting, keeps nothing, and can never prove completeness.
+    A journal that outgrows its bounds drops the oldest. Until the other side has confirmed what was dropped, it cannot
+    prove completeness; then it is whole again.
 
     Args:
         limit: the weight of what it may keep.
         budget: shared with others, or None for one of its own.
         confirm_at: the weight of what may come before the other side is told.
+        overhead: what the budget counts for the session itself.
         received, sent, unconfirmed: where an earlier process left off.
     """
 
@@ -85,10 +120,12 @@ class Journal:
         "_budget",
         "_confirm_at",
         "_confirmed",
+        "_is_over",
         "_limit",
         "_owed",
         "_unconfirmed",
         "is_complete",
+        "overhead",
         "received",
         "sent",
         "weight",
@@ -100,21 +137,25 @@ class Journal:
         limit: int,
         budget: Budget | None = None,
         confirm_at: int = CONFIRM_WEIGHT,
+        overhead: int = 0,
         received: int = 0,
         sent: int = 0,
         unconfirmed: Iterable[bytes] = (),
     ) -> None:
         self._limit = limit
-        self._budget = budget or Budget(limit)
+        self._budget = budget or Budget(limit + overhead)
         self._confirm_at = confirm_at
         self.received = received
-        self.is_complete = True
+        self.is_complete = True  # nothing was dropped that is not confirmed
+        self._is_over = False
+        self.overhead = overhead
         self.weight = 0
         self._owed = 0  # the weight of what has come since `received` was last told
         self._unconfirmed: deque[bytes | _Run] = deque()
         earlier = tuple(unconfirmed)
         self._confirmed = self.sent = sent - len(earlier)
         self._begun = 0  # how many messages of the oldest run are confirmed already
+        self._budget.join(self)
         if earlier:  # as one, so that what was within the bounds is so again
             self.keep(b"".join(frame_head(_ANY_FRAME, len(data)) + data for data in earlier), len(earlier))
 
@@ -144,7 +185,7 @@ class Journal:
         not freed at once is no longer in the processor's caches when it is.
         """
         self.sent += run or 1
-        if not self.is_complete:
+        if self._is_over:
             return
         self._unconfirmed.append(_Run(data, run) if run else data)
         added = len(data) + MESSAGE_OVERHEAD
@@ -152,7 +193,9 @@ class Journal:
         budget = self._budget
         budget.used = used = budget.used + added
         if weight > self._limit or used > budget.limit:
-            self.give_up()
+            self._drop_oldest(self._limit)
+            if budget.used > budget.limit:
+                budget.make_room()
 
     def confirm(self, received: int) -> None:
         """Drop what the other side has received.
@@ -162,7 +205,7 @@ class Journal:
         """
         if received > self.sent:
             raise InvalidRequestError(f"received is {received}, expected at most the {self.sent} messages sent so far")
-        if received <= self._confirmed or not self.is_complete:
+        if received <= self._confirmed and (self.is_complete or received < self._confirmed):
             return
         kept = self._unconfirmed
         begun, weight = self._begun + received - self._confirmed, 0
@@ -177,18 +220,39 @@ class Journal:
         self._begun, self._confirmed = begun, received
         self.weight -= weight
         self._budget.used -= weight
+        self.is_complete = not self._is_over
 
     def can_continue_from(self, received: int) -> bool:
         """Tell whether all that the other side misses is here."""
-        return self.is_complete and self._confirmed <= received <= self.sent
+        return not self._is_over and self._confirmed <= received <= self.sent
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether a message of `size` bytes can be kept without dropping any."""
+        return self.weight + size + MESSAGE_OVERHEAD <= self._limit
+
+    def give_way(self) -> None:
+        """Drop all that is kept, for others."""
+        self._drop_oldest(0)
 
     def give_up(self) -> None:
         """Keep nothing any more."""
+        self._drop_oldest(0)
+        self._budget.leave(self)
+        self._is_over = True
         self.is_complete = False
-        self._budget.used -= self.weight
-        self.weight = 0
-        self._unconfirmed = deque()
-        self._begun = 0
+
+    def _drop_oldest(self, limit: int) -> None:
+        """Drop messages until so much of them is left, those that came first before the others."""
+        kept, first, weight = self._unconfirmed, self._confirmed - self._begun, self.weight
+        while kept and weight > limit:
+            oldest = kept.popleft()
+            data, count = (oldest, 1) if isinstance(oldest, bytes) else oldest
+            first += count
+            weight -= len(data) + MESSAGE_OVERHEAD
+        if weight < self.weight:
+            self._budget.used -= self.weight - weight
+            self.weight, self._confirmed, self._begun = weight, first, 0
+            self.is_complete = False
 
 
 class Standing(StrEnum):
@@ -319,9 +383,15 @@ class Stay:
     def queue(self, data: bytes) -> bool:
         """Keep a message for a client that is away; False when that was one too many, and the session has ended."""
         self.journal.keep(data)
-        if not self.journal.is_complete:
-            self._turn(Turn.OVERFLOWED)
-        return self.journal.is_complete
+        return not self.has_overflowed()
+
+    def has_overflowed(self) -> bool:
+        """Tell whether a client that is away has lost what was kept for it, and end the session if so."""
+        if self.journal.is_complete:
+            return False
+        self._turn(Turn.OVERFLOWED)
+        self.journal.give_up()
+        return True
 
     def has_expired(self, now: float) -> bool:
         """Tell whether the client has stayed away for too long, and end the session if so."""
@@ -375,6 +445,7 @@ class Stay:
             limit=limit,
             budget=budget,
             confirm_at=SERVICE_CONFIRM_WEIGHT,
+            overhead=SESSION_OVERHEAD,
             received=saved.received,
             sent=saved.sent,
             unconfirmed=saved.unconfirmed,
