@@ -22,10 +22,12 @@ APP_SECRET = "not a secret: the port is on loopback for as long as the benchmark
 PAGES = ROOT / "tests" / "e2e" / "pages"
 
 
-async def main(port: int) -> None:
+async def main(port: int, udp_port: int = 0) -> None:
     """Serve until SIGTERM."""
-    settings = replace(SfuSettings(), max_sessions=1_000_000, unconnected_timeout=20.0)
-    sfu = LocalSfu(http_port=port, app_id=APP_ID, app_secret=APP_SECRET, settings=settings)
+    settings = replace(
+        SfuSettings(), max_sessions=1_000_000, max_packets_per_second=1_000_000, unconnected_timeout=20.0
+    )
+    sfu = LocalSfu(http_port=port, udp_port=udp_port, app_id=APP_ID, app_secret=APP_SECRET, settings=settings)
     sfu.app.router.routes.append(Mount("/pages", StaticFiles(directory=PAGES)))
     async with sfu:
         await sfu.wait_closed()
@@ -33,4 +35,4 @@ async def main(port: int) -> None:
 
 if __name__ == "__main__":
     end_on_sigterm()
-    uvloop.run(main(int(sys.argv[1])))
+    uvloop.run(main(*map(int, sys.argv[1:])))

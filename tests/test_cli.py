@@ -287,6 +287,19 @@ def test_check_config_warns_of_what_serve_would_refuse_and_of_weak_secrets(
     ]
 
 
+def test_check_config_says_what_the_local_sfu_carries(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNAL_MANAGER_MEDIA_SFU_MAX_PACKETS_PER_SECOND", "5400")
+    lines = run("check-config").out.splitlines()
+    notes = json.loads(run("check-config", "--json").out)["notes"]
+    monkeypatch.setenv("SIGNAL_MANAGER_MEDIA_BACKEND", "none")
+    without = run("check-config").out
+
+    assert lines[-2].startswith("the local SFU forwards up to 5400 packets/s on one core")
+    assert "a room of 8 in which" in lines[-2]
+    assert notes == [lines[-2]]
+    assert "local SFU forwards" not in without
+
+
 def test_check_config_speaks_json(run: Run, tmp_path: Path) -> None:
     (tmp_path / "app-config.toml").write_text("[server]\nport = 1")
 

@@ -169,10 +169,15 @@ async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
 async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
     """Run the local SFU while the block lasts, and speak to it as to Cloudflare."""
     try:
-        from signal_manager.media.sfu import LocalSfu  # noqa: PLC0415 - needs an optional dependency
+        from signal_manager.media.sfu import LocalSfu, SfuSettings  # noqa: PLC0415 - needs an optional dependency
     except ModuleNotFoundError as error:
         raise ConfigurationError("media.backend \"local\" needs: pip install 'signal-manager[rtc]'") from error
-    sfu = LocalSfu(http_port=0, udp_port=config.media.sfu_udp_port, public_addresses=config.media.sfu_public_addresses)
+    sfu = LocalSfu(
+        http_port=0,
+        udp_port=config.media.sfu_udp_port,
+        public_addresses=config.media.sfu_public_addresses,
+        settings=SfuSettings(max_packets_per_second=config.media.sfu_max_packets_per_second),
+    )
     async with sfu:
         backend: MediaBackend = load_adapter("media", "cloudflare")(
             app_id=sfu.app_id,

@@ -26,6 +26,7 @@ from signal_manager.config import (
     LoadedConfig,
     as_json,
     as_toml,
+    capacity,
     insecure_settings,
     load,
     load_with_origins,
@@ -215,11 +216,16 @@ def check_config(
     if as_json_text:
         file = str(loaded.file) if loaded.file else None
         settings = as_json(loaded.config, origins=loaded.origins)
-        print_json({"valid": True, "file": file, "warnings": warnings, "settings": settings})
+        carries = capacity(loaded.config)
+        notes = [carries] if carries is not None else []
+        print_json({"valid": True, "file": file, "warnings": warnings, "notes": notes, "settings": settings})
         return
     print(as_toml(loaded.config, origins=loaded.origins))
     for warning in warnings:
         warn(warning)
+    carries = capacity(loaded.config)
+    if carries is not None:
+        print(carries)
     print("configuration is valid")
 
 

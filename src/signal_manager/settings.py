@@ -20,6 +20,7 @@ from signal_manager.model import NAME_RULE, is_valid_name
 __all__ = [
     "Config",
     "Section",
+    "capacity",
     "has_other_nodes",
     "insecure_settings",
     "is_loopback",
@@ -31,6 +32,8 @@ ENVIRONMENT_PREFIX = "SIGNAL_MANAGER_"
 DEFAULT_TOKEN_SECRET = "your-secret-key-change-in-production"  # noqa: S105 - public, hence refused beyond loopback
 DEFAULT_API_KEYS = ("test_client_1:test_token_1", "test_client_2:test_token_2")
 DEFAULT_RATE = 1000  # messages of one client per minute
+# What a member of a room sends: 50 packets of sound a second, and 45 of a picture of 640x480 at a usual rate.
+PACKETS_OF_MEMBER = 95
 HMAC_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
 
 # RFC 7065, section 3.1.
@@ -290,6 +293,11 @@ class Media(Section):
     )
     negotiation_timeout: Seconds = Field(default=15.0, description="Seconds that a client has to answer an offer.")
     sfu_udp_port: Port = Field(default=0, description="UDP port of the local SFU; 0 lets the system choose one.")
+    sfu_max_packets_per_second: Annotated[int, Field(ge=1)] = Field(
+        default=15_000,
+        description="Packets that the local SFU may forward in a second before it refuses members and pulls (503): "
+        "half of what a core carried where it was measured, and a room of 13 that all send sound and a picture.",
+    )
     sfu_public_addresses: tuple[Annotated[str, AfterValidator(_ip_address)], ...] = Field(
         default=(), description="Addresses that the local SFU offers in its ICE candidates; when empty, its own."
     )
@@ -536,6 +544,19 @@ def unsupported_settings(config: Config) -> list[str]:
     if any(url.startswith(("ws://", "wss://")) for url in config.bus.nats_url.get_secret_value().split(",")):
         problems.append("bus.nats_url over WebSocket is not supported yet: use nats:// or tls://")
     return problems
+
+
+def capacity(config: Config) -> str | None:
+    """Say what the SFU inside the service carries; None where there is no such SFU."""
+    if not _has_own_sfu(config):
+        return None
+    packets, members = config.media.sfu_max_packets_per_second, 1
+    while members * (members + 1) * PACKETS_OF_MEMBER <= packets:
+        members += 1
+    return (
+        f"the local SFU forwards up to {packets} packets/s on one core (media.sfu_max_packets_per_second): a room of "
+        f"{members} in which everybody sends sound and a picture; `signal-manager sfu --workers` uses more cores"
+    )
 
 
 def _has_own_sfu(config: Config) -> bool:

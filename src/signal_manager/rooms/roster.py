@@ -198,7 +198,7 @@ class Roster:
             member.media = MemberMedia(
                 self._shared,
                 self._ledger.on_behalf_of(client_id, room_id),
-                label=f"{room_id}.{client_id}",
+                label=f"{room_id}/{client_id}",  # an SFU of several workers keeps together what has the room in common
                 on_sending=lambda tracks: self._publish(member, tracks),
                 on_lost=lambda session_id: self._lost_media(member, session_id),
             )

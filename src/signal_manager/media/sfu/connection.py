@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from aiortc import RTCCertificate
 
+from signal_manager.media.sfu.capacity import Load
 from signal_manager.media.sfu.dtls import Handshakes, SecureTransport
 from signal_manager.media.sfu.errors import bad_description, gone, not_ready
 from signal_manager.media.sfu.metrics import Counters
@@ -35,6 +36,7 @@ class Resources:
     certificate: RTCCertificate
     fingerprint: str  # of the certificate: taking it costs more than answering an offer
     handshakes: Handshakes
+    load: Load
 
 
 class Connection:

@@ -44,6 +44,8 @@ _SDES_CNAME = 1
 _SOUND = frozenset({"opus", "pcma", "pcmu"})
 # Numbers that one NACK may name: reading it costs more than sending it.
 _MAX_NACKED = 512
+# What a track is expected to send before it is known (packets/s).
+_USUAL_PACKET_RATE = 50.0
 # When the times of retransmissions that are long past are forgotten.
 _MAX_RESENT = 512
 
@@ -66,6 +68,7 @@ class Layer:
         self._seen = (0, 0)  # expected and received at the last report
         self.recent_bytes = 0  # between the last two ticks
         self.bitrate = 0.0  # bit/s of payload, smoothed
+        self.packet_rate = 0.0  # packets a second, smoothed
         self._ticked = (0, 0)  # packets and bytes at the last tick
         self._ticked_at = publication.started
         self._sender_report: tuple[RtcpSenderInfo, float] | None = None  # and when it came
@@ -187,6 +190,8 @@ class Layer:
         self.recent_bytes = self.bytes - self._ticked[1]
         if now > self._ticked_at:
             rate = 8 * self.recent_bytes / (now - self._ticked_at)
+            packets = (self.packets - self._ticked[0]) / (now - self._ticked_at)
+            self.packet_rate = packets if self.packet_rate == 0 else (self.packet_rate + packets) / 2
             self.bitrate = rate if self.bitrate == 0 else (self.bitrate + rate) / 2
         self._ticked_at = now
         self._ticked = (self.packets, self.bytes)
@@ -243,6 +248,12 @@ class Publication:
     def is_flowing(self) -> bool:
         """Say whether packets of any layer came lately."""
         return any(layer.is_flowing for layer in self.layers.values())
+
+    @property
+    def packet_rate(self) -> float:
+        """Return how many packets a second a subscription is likely to cost."""
+        measured = max(layer.packet_rate for layer in self.layers.values())
+        return measured or _USUAL_PACKET_RATE
 
     def begin(self) -> None:
         """Wake whoever waits for the first packet."""

@@ -32,6 +32,7 @@ class Counters:
     key_frame_requests_held_back: int = 0
     subscriptions_limited: int = 0
     subscriptions_held: int = 0
+    refused_for_load: int = 0
     send_failures: int = 0
     refused_datagrams: int = 0
     refused_stun: int = 0

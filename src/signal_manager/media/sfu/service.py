@@ -20,6 +20,7 @@ from aiortc import RTCCertificate
 from starlette.applications import Starlette
 
 from signal_manager.errors import ConfigurationError
+from signal_manager.media.sfu.capacity import Load
 from signal_manager.media.sfu.connection import Resources
 from signal_manager.media.sfu.dtls import Handshakes, fingerprint_of
 from signal_manager.media.sfu.errors import RefusedError
@@ -77,6 +78,7 @@ class LocalSfu:
         self._public_addresses = public_addresses
         self._port = MediaPort(self.counters)
         self._handshakes = Handshakes(self.settings.max_pending_handshakes, time_limit=self.settings.handshake_timeout)
+        self.load = Load(self.settings, self.counters)
         certificate = RTCCertificate.generateCertificate()
         self._resources = Resources(
             settings=self.settings,
@@ -85,6 +87,7 @@ class LocalSfu:
             certificate=certificate,
             fingerprint=fingerprint_of(certificate),
             handshakes=self._handshakes,
+            load=self.load,
         )
         self._clock: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -155,8 +158,9 @@ class LocalSfu:
         """Return a new session.
 
         Raises:
-            RefusedError: there are as many as there may be (503).
+            RefusedError: there are as many as there may be, or those that are there need what there is (503).
         """
+        self.load.check_join()
         if len(self.sessions) >= self.settings.max_sessions:
             raise RefusedError(
                 503, "temporarily_unavailable_error", f"the SFU has its {self.settings.max_sessions} sessions"
@@ -203,6 +207,7 @@ class LocalSfu:
         while True:
             await asyncio.sleep(self.settings.tick)
             now = time.monotonic()
+            self.load.tick(now)
             for session in list(self.sessions.values()):
                 try:
                     if session.is_expired(now):

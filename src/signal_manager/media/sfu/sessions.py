@@ -65,6 +65,7 @@ class Session:
         self.id = session_id
         self.last_request = time.monotonic()
         self._settings = settings
+        self._load = resources.load
         self._sessions = sessions
         self._asked: dict[str, str] = {}  # mid -> name of the track that our pending offer asks the client to send
         self._allowance = float(settings.requests_per_second)
@@ -221,6 +222,7 @@ class Session:
         found = await asyncio.gather(*(self._find(track) for track in tracks))
         self._connection.check_open()
         self._connection.check_stable()
+        self._load.check_pull(sum(source.packet_rate for source in found if isinstance(source, Publication)))
         pairs = list(zip(tracks, found, strict=True))
         if description is not None:
             return self._pull_into_offer(pairs, self._connection.read_offer(description))
