@@ -22,9 +22,9 @@ __all__ = ["LEASE", "CleanUp", "Housekeeping"]
 
 log = structlog.get_logger(__name__)
 
-# Seconds that a node's word holds: long enough for a store that is away for a while, and as long as clients of a
-# crashed node stay listed.
-LEASE = 30.0
+# Seconds that a node's word holds: long enough for a store that is away for a while, and short enough that members of a
+# crashed node have left their rooms within 30 s, the time until another node looks included.
+LEASE = 20.0
 _RENEWALS_PER_LEASE = 3
 # Seconds between two looks for media that is due to be closed at the SFU.
 MEDIA_INTERVAL = 5.0

@@ -332,6 +332,29 @@ async def test_members_hear_that_one_of_another_node_is_away_and_back(nodes: lis
         assert "away" not in back[0]["participant"]
 
 
+async def test_members_of_a_node_that_is_not_heard_of_are_away_until_it_says_otherwise(
+    nodes: list[Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal_manager.bus.nats._HELLO", 0.3)
+    async with one_at_each(nodes) as (ann, ben, cat):
+        await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
+        await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+        await ask(cat, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
+        await until_nodes_know_each_other(nodes)
+        bus = nodes[2].server._board.bus
+        assert isinstance(bus, NatsBus)
+        assert bus._sweeper is not None
+        bus._sweeper.cancel()  # it says no more that it is there, and hears what others say of it
+
+        seen = [await events_until(client, "participant_back") for client in (ann, ben)]
+
+        for events in seen:
+            assert [(each["event"], each["participant"]["client_id"]) for each in events[-2:]] == [
+                ("participant_away", "cat"),
+                ("participant_back", "cat"),
+            ]
+
+
 async def test_a_room_is_closed_on_all_nodes(nodes: list[Service]) -> None:
     async with one_at_each(nodes) as (ann, ben, _):
         await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from signal_manager.bus.base import Delivery, NewsHandler, Outcome, QuestionHandler, ReunionHandler
+from signal_manager.bus.base import Delivery, GoneHandler, NewsHandler, Outcome, QuestionHandler, ReunionHandler
 from signal_manager.errors import InvalidRequestError
 from signal_manager.media.closing import Closings
 from signal_manager.media.negotiation import Limits
@@ -87,7 +87,9 @@ class RecordingBus:
         """Ask other nodes; there are none."""
         return []
 
-    def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
+    def listen(
+        self, *, on_news: NewsHandler, on_reunion: ReunionHandler, on_gone: GoneHandler = lambda node_id: None
+    ) -> None:
         """Hear from other nodes; there are none."""
 
 

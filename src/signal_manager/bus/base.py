@@ -37,6 +37,7 @@ __all__ = [
     "Delivery",
     "Exceptional",
     "Forwarder",
+    "GoneHandler",
     "HandOver",
     "NewsHandler",
     "Outcome",
@@ -68,6 +69,9 @@ NewsHandler = Callable[[RoomId, bytes], None]
 # Called with the node whose announcements may be missing, or None when anybody's may.
 ReunionHandler = Callable[[NodeId | None], None]
 
+
+# Called with a node that is not heard of any more; it may be gone, or only cut off.
+GoneHandler = Callable[[NodeId], None]
 
 # Called with what another node asks of all others; returns the answer.
 QuestionHandler = Callable[[bytes], bytes]
@@ -190,8 +194,13 @@ class Bus(Protocol):
     def respond(self, on_question: QuestionHandler) -> None:
         """Have this answer what other nodes ask (`ask_others`)."""
 
-    def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
-        """Have these called from now on with what other nodes announce, and when some may have been missed."""
+    def listen(
+        self, *, on_news: NewsHandler, on_reunion: ReunionHandler, on_gone: GoneHandler = lambda node_id: None
+    ) -> None:
+        """Have these called from now on: with what others announce, when some may have been missed, and who is gone.
+
+        A node is gone when this one, which reaches the others, has heard nothing of it for some seconds.
+        """
 
     async def ask_others(self, question: bytes) -> list[bytes]:
         """Return what `on_question` of all other nodes answers; those that are too slow are left out."""

@@ -12,6 +12,7 @@ from signal_manager.bus.base import (
     Claimed,
     Delivery,
     Forwarder,
+    GoneHandler,
     HandOver,
     NewsHandler,
     Outcome,
@@ -124,7 +125,9 @@ class LocalBus(Generic[S]):
         """Ask other nodes; there are none."""
         return []
 
-    def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
+    def listen(
+        self, *, on_news: NewsHandler, on_reunion: ReunionHandler, on_gone: GoneHandler = lambda node_id: None
+    ) -> None:
         """Hear from other nodes; there are none."""
 
     def _remember(self, client_id: ClientId, older: list[S]) -> None:

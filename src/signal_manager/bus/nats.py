@@ -22,6 +22,7 @@ from signal_manager.bus import wire
 from signal_manager.bus.base import (
     Claimed,
     Delivery,
+    GoneHandler,
     HandOver,
     NewsHandler,
     Outcome,
@@ -76,8 +77,8 @@ MAX_BUFFERED = 64 * 1024 * 1024
 # Between two looks for what has taken too long (s).
 _SWEEP = 0.25
 # How often each node tells the others that it is there (s), and after how many times it is missed.
-_HELLO = 5.0
-_MISSED = 3
+_HELLO = 3.0
+_MISSED = 2
 # Questions about our own clients that go out in one turn when the other nodes can be reached again.
 _REUNION_STEP = 500
 
@@ -150,6 +151,7 @@ class NatsBus(LocalBus[S]):
         self._sweeper: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_reunion: ReunionHandler = lambda node_id: None
+        self._on_gone: GoneHandler = lambda node_id: None
         self._peers: dict[str, float] = {}  # the other nodes, and when each was last heard of
         self._next_hello = 0.0
         self._on_question_to_all: QuestionHandler = lambda question: b""
@@ -280,9 +282,11 @@ class NatsBus(LocalBus[S]):
         """See `Bus.ask_others`."""
         return await self._questions.collect(f"{self._prefix}.all", question, set(self._peers))
 
-    def listen(self, *, on_news: NewsHandler, on_reunion: ReunionHandler) -> None:
+    def listen(
+        self, *, on_news: NewsHandler, on_reunion: ReunionHandler, on_gone: GoneHandler = lambda node_id: None
+    ) -> None:
         """See `Bus.listen`."""
-        self._deliveries.on_news, self._on_reunion = on_news, on_reunion
+        self._deliveries.on_news, self._on_reunion, self._on_gone = on_news, on_reunion, on_gone
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -422,7 +426,10 @@ class NatsBus(LocalBus[S]):
         if now >= self._next_hello:
             self._next_hello = now + _HELLO
             self._publish_to_all(Hello(self._node_id))
-            self._peers = {peer: at for peer, at in self._peers.items() if now - at < _MISSED * _HELLO}
+        if self._link.is_up:  # while it is not, nobody is heard of, and others may go on all the same
+            for peer in [peer for peer, at in self._peers.items() if now - at > _MISSED * _HELLO + _SWEEP]:
+                del self._peers[peer]
+                self._on_gone(NodeId(peer))
         self._batches.give_up_late(now)
 
     def _cut_off(self) -> None:
@@ -432,6 +439,8 @@ class NatsBus(LocalBus[S]):
 
     def _reunite(self) -> None:
         """Settle with the other nodes what has happened while they could not be reached."""
+        now = asyncio.get_running_loop().time()
+        self._peers = dict.fromkeys(self._peers, now)  # those that are there will say so
         self._publish_to_all(Away(self._node_id))
         self._publish_to_all(Hello(self._node_id, is_new=True))
         self._on_reunion(None)

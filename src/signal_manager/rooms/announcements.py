@@ -35,6 +35,7 @@ class Announcements:
 
     Args:
         on_removed: called with a membership that a change has ended, and why.
+        on_marked: called with a membership of which members were told that it is away, or back.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Announcements:
         duties: Duties,
         node_id: NodeId,
         on_removed: Callable[[Membership, str], object],
+        on_marked: Callable[[Membership, bool], object],
     ) -> None:
         self._storage = storage
         self._bus = bus
         self._duties = duties
         self._node_id = node_id
         self._on_removed = on_removed
+        self._on_marked = on_marked
 
     def settle(self, local: LocalRoom, room: Room, change: Change) -> None:
         """Make a change of this process known, while its room's lock is held: to members here, and to other nodes."""
@@ -109,12 +112,14 @@ class Announcements:
             if change.event == "participant_left" and change.participant is not None:
                 local.end_source(change.participant.session_id)
             for member in tuple(local.members.values()):
-                is_gone = change.participant is not None and membership.key_of(change.participant) == member.key
-                if change.event == "participant_left" and is_gone:
+                is_about = change.participant is not None and membership.key_of(change.participant) == member.key
+                if change.event == "participant_left" and is_about:
                     member.since = sys.maxsize  # it is no business of its own any more
                     self._on_removed(member, change.reason or REMOVED)
                 elif change.sequence > member.since:
                     tell(self._bus, member.client_id, news)
+                    if is_about and change.event in {"participant_away", "participant_back"}:
+                        self._on_marked(member, change.event == "participant_away")
                     if change.event == "room_closed":
                         self._on_removed(member, REMOVED)
 

@@ -81,7 +81,12 @@ class Roster:
         self._rooms: weakref.WeakValueDictionary[RoomId, LocalRoom] = weakref.WeakValueDictionary()
         self._generations = itertools.count(1)
         self._announcements = Announcements(
-            storage=storage, bus=bus, duties=duties, node_id=node_id, on_removed=self._begin_parting
+            storage=storage,
+            bus=bus,
+            duties=duties,
+            node_id=node_id,
+            on_removed=self._begin_parting,
+            on_marked=self._meet_mark,
         )
 
     def count_participants(self) -> int:
@@ -365,6 +370,11 @@ class Roster:
         else:
             self._duties.start(lambda: self._tell_absence(member), f"absence in {member.room_id}")
 
+    def _meet_mark(self, member: Membership, is_away: bool) -> None:
+        """Set right what another node has said of a member of ours, which it took for gone."""
+        member.absence.told = is_away
+        self._report_absence(member)
+
     def _report_absence_now(self, member: Membership) -> None:
         member.is_reporting = False
         self._report_absence(member)
@@ -546,6 +556,26 @@ class Roster:
         if local is None or change is None:
             return  # all members here have left meanwhile
         self._announcements.hear(local, room_id, change)
+
+    def miss(self, node_id: NodeId) -> None:
+        """Let rooms know that the members of a node are away that is not heard of; it has left or says that it is back.
+
+        Of the other nodes in a room the first one by name does so, since each would.
+        """
+        for room_id, local in tuple(self._rooms.items()):
+            room = local.record
+            nodes = {each.node_id for each in room.participants if each.node_id} if room is not None else set()
+            if room is None or min(nodes - {node_id}, default=None) != self._node_id:
+                continue
+            for participant in room.participants:
+                if participant.node_id == node_id and not participant.away:
+                    self._note_missed(local, room_id, membership.key_of(participant))
+
+    def _note_missed(self, local: LocalRoom, room_id: RoomId, key: MemberKey) -> None:
+        async def work() -> None:
+            await self._duties.persist(lambda: self._set_away(local, room_id, key, is_away=True))
+
+        self._duties.start(work, f"member of a node that is missed in {room_id}")
 
     def reunite(self, node_id: NodeId | None) -> None:
         """Look what was missed in rooms that are shared with this node, or with any other."""

@@ -164,7 +164,7 @@ class RoomService:
             node_id=node_id,
             clock=clock,
         )
-        bus.listen(on_news=self._roster.hear, on_reunion=self._roster.reunite)
+        bus.listen(on_news=self._roster.hear, on_reunion=self._roster.reunite, on_gone=self._roster.miss)
         metrics.rooms.read_from(self._roster.count_rooms)
         metrics.participants.read_from(self._roster.count_participants)
         metrics.media_operations_pending.read_from(self._roster.count_media_operations)
