@@ -276,6 +276,7 @@ def test_check_config_warns_of_what_serve_would_refuse_and_of_weak_secrets(
 ) -> None:
     monkeypatch.setenv("SIGNAL_MANAGER_SERVER_HOST", "0.0.0.0")
     monkeypatch.setenv("SIGNAL_MANAGER_AUTH_TOKEN_SECRET", "short")
+    monkeypatch.setenv("SIGNAL_MANAGER_AUTH_API_KEYS", '["test_client_1:test_token_1"]')
 
     result = run("check-config")
 

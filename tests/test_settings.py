@@ -17,6 +17,7 @@ from signal_manager.settings import (
     Storage,
     insecure_settings,
     is_loopback,
+    static_keys,
     unsupported_settings,
     weak_secrets,
 )
@@ -30,10 +31,7 @@ def test_the_defaults_are_those_of_the_original_service() -> None:
     assert (config.server.host, config.server.port, config.server.max_connections) == ("127.0.0.1", 8080, 1000)
     assert (config.server.heartbeat_interval, config.server.max_message_size) == (30, 1048576)
     assert config.auth.token_secret.get_secret_value() == "your-secret-key-change-in-production"
-    assert [key.get_secret_value() for key in config.auth.api_keys] == [
-        "test_client_1:test_token_1",
-        "test_client_2:test_token_2",
-    ]
+    assert static_keys(config) == ["test_client_1:test_token_1", "test_client_2:test_token_2"]
     assert (config.metrics.host, config.metrics.port) == ("127.0.0.1", 9090)
 
 
@@ -76,7 +74,7 @@ def test_default_secrets_are_fine_on_loopback() -> None:
 
 
 def test_default_secrets_are_named_beyond_loopback() -> None:
-    assert insecure_settings(Config(server=Server(host="0.0.0.0"))) == ["auth.token_secret", "auth.api_keys"]
+    assert insecure_settings(Config(server=Server(host="0.0.0.0"))) == ["auth.token_secret"]
 
 
 def test_one_published_key_among_own_ones_is_still_insecure() -> None:

@@ -51,7 +51,7 @@ async def admit(board: Switchboard, connect: Connect, *, wire: Line, manner: Man
     source = wire.source
     try:
         board.usage.check_authentication(source, time.monotonic())
-        caller = await board.router.admit(connect)
+        caller = await board.router.admit(connect, is_near=source.is_near)
         if not board.take_seat(wire):  # before others let go of the client
             raise NoSeatError("the service is full")
         former = await _former(board, caller, connect) if manner is not None else None
@@ -72,7 +72,7 @@ async def renew(board: Switchboard, caller: Caller, token: str, *, source: Clien
     """
     try:
         board.usage.check_authentication(source, time.monotonic())
-        renewed = await board.router.renew(caller, token)
+        renewed = await board.router.renew(caller, token, is_near=source.is_near)
     except SignalManagerError as error:
         _count(board, error, source)
         client_id = caller.identity.client_id

@@ -22,13 +22,14 @@ import uvloop
 from signal_manager import __version__, logs
 from signal_manager.admin.everywhere import Everywhere
 from signal_manager.admin.numbers import Numbers
-from signal_manager.backends import authenticator_for, bus_for, media_for, storage_for
+from signal_manager.backends import authenticators_for, bus_for, media_for, storage_for
 from signal_manager.config import (
     Config,
     as_plain,
     has_other_nodes,
     insecure_settings,
     is_loopback,
+    published_credentials,
     unsupported_settings,
     weak_secrets,
 )
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from signal_manager.admin.server import AdminServer
     from signal_manager.admin.tokens import TokenIssuer
 
-__all__ = ["check_exposure", "configure_logs", "run", "running"]
+__all__ = ["check_exposure", "configure_logs", "run", "running", "warn_of_published_credentials"]
 
 log = structlog.get_logger(__name__)
 
@@ -130,10 +131,15 @@ async def running(config: Config) -> AsyncIterator[Server]:
             )
         )
         await stack.enter_async_context(rooms)
-        authenticator = await stack.enter_async_context(authenticator_for(config, storage))
+        doors = await stack.enter_async_context(authenticators_for(config, storage))
         server = Server(
             router=Router(
-                authenticator=authenticator, bus=bus, registrations=registrations, rooms=rooms, tracing=tracing
+                authenticator=doors.near,
+                far=doors.far,
+                bus=bus,
+                registrations=registrations,
+                rooms=rooms,
+                tracing=tracing,
             ),
             bus=bus,
             listening=listening,
@@ -237,7 +243,7 @@ def run(
     check_exposure(config, insecure=insecure)
     written = configure_logs(config, is_quiet=is_worker, warnings=warnings)
     try:
-        uvloop.run(_run_until_signal(config, announce))
+        uvloop.run(_run_until_signal(config, announce, is_worker=is_worker))
     finally:
         written.close()
 
@@ -274,6 +280,13 @@ def configure_logs(config: Config, *, is_quiet: bool = False, warnings: Sequence
         for setting in weak_secrets(config):
             log.warning("secret is shorter than 32 bytes", setting=setting)
     return written
+
+
+def warn_of_published_credentials(config: Config) -> None:
+    """Log that the service, which listens by now, lets clients in by what everybody knows."""
+    published = published_credentials(config)
+    if published:
+        log.warning("published credentials are good on this machine alone", published=published)
 
 
 def _traced(backend: MediaBackend | None, tracing: Tracing | None) -> MediaBackend | None:
@@ -332,12 +345,14 @@ def _local_url(server: Server) -> str:
     return f"{scheme}://[{host}]:{server.port}" if ":" in host else f"{scheme}://{host}:{server.port}"
 
 
-async def _run_until_signal(config: Config, announce: Callable[[Server], None] | None) -> None:
+async def _run_until_signal(config: Config, announce: Callable[[Server], None] | None, *, is_worker: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(config) as server:
+        if not is_worker:
+            warn_of_published_credentials(config)
         if announce is not None:
             announce(server)
         await stop.wait()

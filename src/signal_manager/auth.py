@@ -37,6 +37,7 @@ __all__ = [
     "DEFAULT_LEEWAY",
     "Authenticator",
     "FirstOf",
+    "OnThisMachineAlone",
     "PublicKeys",
     "SignedTokens",
     "StaticKeys",
@@ -87,6 +88,16 @@ class FirstOf:
             except AuthenticationError as error:
                 refusal = error
         raise refusal
+
+
+class OnThisMachineAlone:
+    """Refuse everybody, in a service whose credentials are all published."""
+
+    async def authenticate(self, client_id: ClientId, token: str) -> Identity:
+        """See `Authenticator.authenticate`."""
+        raise AuthenticationError(
+            "the credentials that come with the service are good on its machine alone: set auth.token_secret"
+        )
 
 
 class StaticKeys:

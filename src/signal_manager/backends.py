@@ -8,18 +8,20 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import AsyncIterator
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from signal_manager.adapters import load_adapter
-from signal_manager.auth import Authenticator, FirstOf, SignedTokens, StaticKeys, StoredClients
+from signal_manager.auth import Authenticator, FirstOf, OnThisMachineAlone, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.local import LocalBus
-from signal_manager.config import Config, has_other_nodes
+from signal_manager.config import Config, has_other_nodes, published_credentials
 from signal_manager.errors import ConfigurationError
 from signal_manager.jwks import JwksKeys
 from signal_manager.media.base import MediaBackend
 from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.resumption import Reachable
+from signal_manager.settings import DEFAULT_API_KEYS, DEFAULT_TOKEN_SECRET, secrets, static_keys
 from signal_manager.storage.base import Storage
 
 if TYPE_CHECKING:
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
     from signal_manager.storage.firestore import FirestoreStorage
 
 __all__ = [
+    "Doors",
     "Media",
-    "authenticator_for",
+    "authenticators_for",
     "bus_for",
     "cloudflare_for",
     "media_backend_of",
@@ -191,26 +194,53 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]
             yield Media(backend, sfu.app_id)
 
 
+class Doors(NamedTuple):
+    """Who says who a client is: for requests from this machine, and for all others."""
+
+    near: Authenticator
+    far: Authenticator
+
+
 @contextlib.asynccontextmanager
-async def authenticator_for(config: Config, storage: Storage) -> AsyncIterator[Authenticator]:
-    """Build what `auth.auth_method` asks for; keys from a JWKS URL are refreshed while the block lasts."""
-    auth = config.auth
-    if auth.auth_method == "store":
-        yield StoredClients(find=storage.get_client, rewrite=storage.update_client)
+async def authenticators_for(config: Config, storage: Storage) -> AsyncIterator[Doors]:
+    """Build what `auth.auth_method` asks for; keys from a JWKS URL are refreshed while the block lasts.
+
+    Credentials that are published open the near door alone.
+    """
+    if config.auth.auth_method == "store":
+        stored = StoredClients(find=storage.get_client, rewrite=storage.update_client)
+        yield Doors(stored, stored)
         return
-    static = StaticKeys([key.get_secret_value() for key in auth.api_keys])
-    if auth.auth_method == "api_key":
-        yield static
-        return
+    published = published_credentials(config)
+    own_keys = [key for key in static_keys(config) if key not in DEFAULT_API_KEYS]
+    own_secrets = [secret for secret in secrets(config) if secret != DEFAULT_TOKEN_SECRET]
     async with contextlib.AsyncExitStack() as stack:
-        keys = await stack.enter_async_context(JwksKeys(auth.jwks_url)) if auth.jwks_url else None
-        signed = SignedTokens(
-            auth.token_secret.get_secret_value(),
-            previous_secrets=[secret.get_secret_value() for secret in auth.previous_token_secrets],
-            algorithms=auth.jwt_algorithms,
-            audience=auth.jwt_audience,
-            issuer=auth.jwt_issuer,
-            keys=keys,
-            leeway=auth.leeway,
-        )
-        yield signed if auth.auth_method == "jwt" else FirstOf(static, signed)
+        jwks = config.auth.jwks_url if config.auth.auth_method != "api_key" else ""
+        public_keys = await stack.enter_async_context(JwksKeys(jwks)) if jwks else None
+        near = _authenticator(config, static_keys(config), secrets(config), public_keys)
+        if not published:
+            yield Doors(near, near)
+        elif own_keys or own_secrets or public_keys is not None:
+            # Nothing is signed with a secret that is made here.
+            yield Doors(near, _authenticator(config, own_keys, own_secrets or [token_hex()], public_keys))
+        else:
+            yield Doors(near, OnThisMachineAlone())
+
+
+def _authenticator(
+    config: Config, keys: list[str], verifying: list[str], public_keys: JwksKeys | None
+) -> Authenticator:
+    auth = config.auth
+    static = StaticKeys(keys)
+    if auth.auth_method == "api_key":
+        return static
+    signed = SignedTokens(
+        verifying[0],
+        previous_secrets=verifying[1:],
+        algorithms=auth.jwt_algorithms,
+        audience=auth.jwt_audience,
+        issuer=auth.jwt_issuer,
+        keys=public_keys,
+        leeway=auth.leeway,
+    )
+    return signed if auth.auth_method == "jwt" else FirstOf(static, signed)

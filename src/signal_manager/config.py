@@ -37,6 +37,7 @@ from signal_manager.settings import (
     has_other_nodes,
     insecure_settings,
     is_loopback,
+    published_credentials,
     unsupported_settings,
     weak_secrets,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "is_loopback",
     "load",
     "load_with_origins",
+    "published_credentials",
     "unsupported_settings",
     "weak_secrets",
 ]

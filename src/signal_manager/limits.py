@@ -34,6 +34,8 @@ __all__ = [
     "Usage",
     "address_of",
     "is_forwarded",
+    "is_from_this_machine",
+    "names_this_machine",
 ]
 
 # Sockets that may be on their way to a WebSocket at one time, all addresses together: a restart brings every client
@@ -164,6 +166,7 @@ class ClientAddress(NamedTuple):
 
     text: str
     networks: tuple[bytes, ...]
+    is_near: bool = False  # whether the client is certain to be on this machine
 
 
 def address_of(text: str) -> ClientAddress:
@@ -229,6 +232,33 @@ class AddressRate:
 def is_forwarded(headers: Iterable[str]) -> bool:
     """Tell whether one of these names of headers says that the request came through a proxy (RFC 7239, RFC 9110)."""
     return any(name.lower().startswith(_FORWARDING) for name in headers)
+
+
+def names_this_machine(host: str) -> bool:
+    """Tell whether a Host header, or what stands behind an Origin's `://`, is a name of the loopback interface."""
+    host = host.strip().lower()
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
+        return True
+    address = _parse(name)
+    return address is not None and address.is_loopback
+
+
+def is_from_this_machine(headers: Sequence[tuple[str, str]], *, listens_beyond: bool) -> bool:
+    """Tell whether a request is certain to come from a program or a page of this machine.
+
+    No proxy has passed it on, and the page that it comes from, if any, is one of this machine or of the service itself.
+    Where only this machine can connect, the request must call it by a name of its own: else a page whose name was made
+    to point here (DNS rebinding) would pass for the service's own.
+    """
+    hosts = [value for name, value in headers if name.lower() == "host"]
+    origins = [value for name, value in headers if name.lower() == "origin"]
+    if is_forwarded(name for name, _ in headers) or len(hosts) != 1:
+        return False
+    if not listens_beyond and not names_this_machine(hosts[0]):
+        return False
+    pages = [origin.partition("://")[2] for origin in origins]
+    return all(names_this_machine(page) or page.lower() == hosts[0].lower() for page in pages)
 
 
 class TrustedProxies:

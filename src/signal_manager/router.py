@@ -77,6 +77,7 @@ class Router:
         registrations: keeps what clients put on record.
         rooms: answers everything about rooms; None for a service without them.
         tracing: makes a span of every request; None for none.
+        far: takes the place of `authenticator` for clients that may be on another machine.
     """
 
     def __init__(
@@ -87,29 +88,37 @@ class Router:
         registrations: Registrations,
         rooms: RoomService | None = None,
         tracing: Tracing | None = None,
+        far: Authenticator | None = None,
     ) -> None:
-        self._authenticator = authenticator
+        self._near, self._far = authenticator, far or authenticator
         self._bus = bus
         self._registrations = registrations
         self._rooms = rooms
         self._tracing = tracing
 
-    async def admit(self, connect: Connect) -> Caller:
+    async def admit(self, connect: Connect, *, is_near: bool = True) -> Caller:
         """Check CONNECT's credentials and open a session.
+
+        Args:
+            connect: what the client says.
+            is_near: whether it is certain to be on this machine.
 
         Raises:
             AuthenticationError: they are wrong.
             UnavailableError: what checks them does not answer.
         """
-        identity = await self._authenticator.authenticate(ClientId(connect.client_id), connect.auth_token)
+        identity = await self._door(is_near).authenticate(ClientId(connect.client_id), connect.auth_token)
         return Caller(identity, SessionId(str(uuid4())), hash_token(connect.auth_token))
 
-    async def renew(self, caller: Caller, token: str) -> Caller:
+    def _door(self, is_near: bool) -> Authenticator:
+        return self._near if is_near else self._far
+
+    async def renew(self, caller: Caller, token: str, *, is_near: bool = True) -> Caller:
         """Check another token of the same client, and return the same session with what that token allows.
 
         Raises: as `admit`.
         """
-        identity = await self._authenticator.authenticate(caller.identity.client_id, token)
+        identity = await self._door(is_near).authenticate(caller.identity.client_id, token)
         return Caller(identity, caller.session_id, hash_token(token))
 
     @property

@@ -19,7 +19,15 @@ from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithLis
 from signal_manager.bus.base import Forwarder
 from signal_manager.bus.local import LocalBus
 from signal_manager.connection import Connection
-from signal_manager.limits import TURNED_AWAY, ClientAddress, Limits, Origins, TrustedProxies
+from signal_manager.limits import (
+    TURNED_AWAY,
+    ClientAddress,
+    Limits,
+    Origins,
+    TrustedProxies,
+    is_from_this_machine,
+    names_this_machine,
+)
 from signal_manager.listener import Listener
 from signal_manager.metrics import Metrics
 from signal_manager.model import ClientId
@@ -193,6 +201,9 @@ class Server:
         if path not in _WEBSOCKET_PATHS:
             return None
         address = self._proxies.client(peer, request.headers.getall("X-Forwarded-For", []))
+        listens_beyond = not names_this_machine(f"[{self.host}]")
+        if is_from_this_machine(tuple(request.headers.items()), listens_beyond=listens_beyond):
+            address = address._replace(is_near=True)
         refusal = self._refuse(request, address)
         if refusal is not None:
             return refusal

@@ -24,6 +24,9 @@ __all__ = [
     "has_other_nodes",
     "insecure_settings",
     "is_loopback",
+    "published_credentials",
+    "secrets",
+    "static_keys",
     "unsupported_settings",
     "weak_secrets",
 ]
@@ -184,8 +187,9 @@ class Auth(Section):
         'or "close" (4402, plus leeway; it may come back with a new token).',
     )
     api_keys: tuple[Annotated[SecretStr, AfterValidator(_api_key)], ...] = Field(
-        default=tuple(SecretStr(key) for key in DEFAULT_API_KEYS),
-        description='Static keys, each "client_id:token"; a client named twice has two valid tokens.',
+        default=(),
+        description='Static keys, each "client_id:token"; a client named twice has two valid tokens. While nothing of '
+        "[auth] is set, two test clients may connect from this machine.",
     )
     jwt_algorithms: Annotated[tuple[Literal["HS256", "RS256", "ES256"], ...], Field(min_length=1)] = Field(
         default=("HS256",),
@@ -488,6 +492,34 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def static_keys(config: Config) -> list[str]:
+    """Return the static keys: those that are set, and those of the test clients while nothing of [auth] is."""
+    if not config.auth.model_fields_set:
+        return list(DEFAULT_API_KEYS)
+    return [key.get_secret_value() for key in config.auth.api_keys]
+
+
+def published_credentials(config: Config) -> list[str]:
+    """Return what everybody knows of the credentials that get clients in: these are good on this machine alone."""
+    auth = config.auth
+    found = []
+    if (
+        auth.auth_method in {"token", "jwt"}
+        and "HS256" in auth.jwt_algorithms
+        and DEFAULT_TOKEN_SECRET in secrets(config)
+    ):
+        found.append("auth.token_secret")
+    if auth.auth_method in {"token", "api_key"}:
+        found += [key.partition(":")[0] for key in static_keys(config) if key in DEFAULT_API_KEYS]
+    return found
+
+
+def secrets(config: Config) -> list[str]:
+    """Return what HS256 tokens are verified with, the one that signs them first."""
+    auth = config.auth
+    return [each.get_secret_value() for each in (auth.token_secret, *auth.previous_token_secrets)]
 
 
 def insecure_settings(config: Config) -> list[str]:

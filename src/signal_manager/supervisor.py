@@ -176,6 +176,7 @@ class _Supervisor:
         if is_first and len(self._ready) == self._config.server.workers:
             host = self._config.server.host
             log.info("all workers started", host=host, port=self._port, workers=self._config.server.workers)
+            app.warn_of_published_credentials(self._config)
             if self._announce is not None:
                 self._announce(host, self._port)
 
@@ -188,6 +189,8 @@ class _Supervisor:
             sections["metrics"]["enabled"] = False
         if "format" not in self._config.logging.model_fields_set:
             del sections["logging"]["format"]  # it depends on the terminal then
+        if not self._config.auth.model_fields_set:
+            del sections["auth"]  # the test clients are there only while nothing of it is set
         if sections["logging"]["file_path"]:
             sections["logging"]["file_path"] += f".{index}"
         return sections

@@ -80,7 +80,7 @@ def test_the_health_check_is_a_program_that_fails_when_nobody_answers() -> None:
 def test_the_image_s_settings_exist_and_ask_for_secrets(tmp_path: Path) -> None:
     config = configured(tmp_path, image_settings())
 
-    assert insecure_settings(config) == ["auth.token_secret", "auth.api_keys"]
+    assert insecure_settings(config) == ["auth.token_secret"]
     assert config.storage.sqlite_path.startswith(dict(instructions())["VOLUME"])
 
 

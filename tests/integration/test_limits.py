@@ -246,9 +246,9 @@ async def test_who_has_sent_its_credentials_waits_behind_those_who_say_nothing(
     answer = asyncio.Event()
     admit = service.server._board.router.admit
 
-    async def slowly(connect: Connect) -> Caller:
+    async def slowly(connect: Connect, *, is_near: bool) -> Caller:
         await answer.wait()
-        return await admit(connect)
+        return await admit(connect, is_near=is_near)
 
     monkeypatch.setattr(service.server._board.router, "admit", slowly)
     async with RudeClient.upgraded(service.port) as mallory, RudeClient.upgraded(service.port) as silent:

@@ -72,7 +72,8 @@ async def raw_connect() -> AsyncIterator[RawConnect]:
     async def start(service: Service, client: tuple[str, str]) -> RawClient:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(
-            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
