@@ -114,7 +114,7 @@ async def test_text_connections_have_the_same_rate(attacked: ServiceWith) -> Non
 
 async def test_messages_before_connect_have_it_too(attacked: ServiceWith) -> None:
     service = await attacked(**{"security.max_messages_per_minute": 5})
-    async with connect(service.url) as client:
+    async with connect(service.url, "signal-manager.v1") as client:
         for _ in range(5):
             await client.send("HEARTBEAT", b'{"timestamp":1}', "JSON")
             await client.expect_error(401)
@@ -154,7 +154,7 @@ async def test_going_on_regardless_is_closed_4429(attacked: ServiceWith) -> None
 
 async def test_a_flood_of_garbage_is_refused_unread(attacked: ServiceWith) -> None:
     service = await attacked(**{"security.max_messages_per_minute": 5})
-    async with connect(service.url) as client:
+    async with connect(service.url, "signal-manager.v1") as client:
         for _ in range(5):
             await client.send_raw(b"garbage")
             await client.expect_error(400)
