@@ -428,7 +428,10 @@ class Resumption:
 
     def hand_over(self, client_id: ClientId, wants: bytes) -> bytes | None:
         """End a session here so that it can go on at another node, and return it; None when it cannot go on there."""
-        wanted = _decode_wanted(wants)
+        try:
+            wanted = _decode_wanted(wants)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
         session = self._sessions.get(SessionId(wanted.offer.session_id))
         manner = Manner(wanted.framing, wanted.payload_type, wanted.shape)
         if session is None or session.stay.judge(wanted.offer, client_id, manner) is not Outcome.RESUMED:

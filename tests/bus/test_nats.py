@@ -12,11 +12,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from nats import connect as connect_to_nats
+from structlog.testing import capture_logs
 
 from signal_manager.bus import nats_link
 from signal_manager.bus.base import Delivery, Exceptional
 from signal_manager.bus.nats import NatsBus
 from signal_manager.bus.nats_link import NatsSecurity
+from signal_manager.bus.questions import Claim, Compare, Hello, Here, Query, Where
+from signal_manager.bus.questions import encode as encode_question
 from signal_manager.errors import (
     ConfigurationError,
     InvalidRequestError,
@@ -474,6 +478,78 @@ async def test_nats_may_ask_for_credentials_that_its_operator_has_given_out(tmp_
 
 def _credentials(path: Path) -> NatsSecurity:
     return NatsSecurity(credentials_path=str(path))
+
+
+def strange_messages() -> list[bytes]:
+    """What another node might write, with text that is no text, and questions that are none."""
+    known = [
+        Where(),
+        Claim("them", "i", 9e9, b"nonsense"),
+        Compare("them", "i", 9e9),
+        Query(b"nonsense"),
+        Hello("them", is_new=True),
+        Here("them"),
+    ]
+    return [
+        *(encode_question(each) for each in known),
+        *(encode_question(each).replace(b"them", b"\xff\xfe\xfd\xfc") for each in known),
+        b"",
+        b"\x81\xa4type\xa4\xff\xff\xff\xff",
+        b"\x91" * 5000,
+        bytes(range(256)),
+    ]
+
+
+async def test_what_makes_no_sense_from_elsewhere_costs_a_node_nothing(
+    nats: NatsServer,
+) -> None:
+    """Questions without a reply subject, text that is no UTF-8, subjects too: the connection stays, and the client."""
+    async with node(nats, "here") as bus:
+        phone = Phone()
+        bus.attach(A, phone)
+        lost: list[None] = []
+        bus._link.on_down = lambda: lost.append(None)
+        stranger = await connect_to_nats(nats.url)
+        subjects = [*bus._link._handlers]
+        with capture_logs() as lines:
+            for subject in subjects:
+                for payload in strange_messages():
+                    await stranger.publish(subject.replace("*", "x").replace(">", "x"), payload)
+            await stranger.flush()
+            await stranger.close()
+            await bus._link.flush()
+
+        assert (bus.is_connected, lost) == (True, [])
+        assert bus.subscribers.get(A) is phone
+        assert not [line for line in lines if line.get("exc_info")]
+
+
+async def test_a_subject_that_is_no_text_is_read_all_the_same() -> None:
+    taken: list[nats_link.Arrival] = []
+    reader = nats_link._Reader(
+        asyncio.Protocol(), {b"1": taken.append}, on_line=lambda line: None, on_lost=lambda: None
+    )
+
+    reader.data_received(b"MSG a.\xff 1 r.\xff 2\r\nhi\r\nHMSG a.\xff 1 r.\xff 12 14\r\nNATS/1.0\r\n\r\nhi\r\n")
+
+    assert [(each.subject, each.reply, each.data) for each in taken] == [("a.\ufffd", "r.\ufffd", b"hi")] * 2
+
+
+async def test_nothing_is_sent_that_nats_server_would_not_take(nats: NatsServer) -> None:
+    """nats-server ends the connection of a node that sends too much: no client must be able to bring that about."""
+    async with node(nats, "here", timeout=0.5) as here, node(nats, "there", timeout=0.5) as there:
+        there.attach(A, Phone())
+        lost: list[None] = []
+        here._link.on_down = lambda: lost.append(None)
+
+        await here.claim(A, "i" * 2_000_000)
+        assert not here._link.publish("", b"a question's answer, to nobody")
+        await here._link.flush()
+
+        assert (here.is_connected, lost) == (True, [])
+        assert here._link.publish("somewhere", bytes(here._link.max_payload))
+        await here._link.flush()
+        assert (here.is_connected, lost) == (True, [])
 
 
 async def test_nats_may_ask_for_tls(tmp_path: Path) -> None:

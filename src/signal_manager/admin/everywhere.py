@@ -68,7 +68,7 @@ class Everywhere:
         """Return what this node says to another one."""
         try:
             return _encode(self._answer(_read_question(question)))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _encode(_Answer())
 
     async def sessions(self, *, client_id: str | None, contains: str, after: str, limit: int) -> PageOf[SessionView]:

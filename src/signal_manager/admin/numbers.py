@@ -89,7 +89,7 @@ class Numbers:
         """Return what this process says to another one; None where the question is none about numbers."""
         try:
             asked = _read_question(question)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         return _encode(self._own() if self._workers > 1 and asked.service == self._service else _Answer())
 

@@ -343,8 +343,10 @@ class NatsBus(LocalBus[S]):
             self._questions.on_reply(token, message)
 
     def _on_question(self, client_id: ClientId, message: Arrival) -> None:
-        """Answer for a client that is here, or is coming."""
+        """Answer for a client that is here, or is coming; a question that nobody wants answered changes nothing."""
         question = decode(message)
+        if not message.reply:
+            return
         coming = self._coming.get(client_id)
         if isinstance(question, Where):
             if coming is not None and client_id not in self.subscribers:
@@ -397,7 +399,8 @@ class NatsBus(LocalBus[S]):
             self._answer_where(client_id, reply_to)
 
     def _on_roll_call(self, message: Arrival) -> None:
-        self._link.publish(message.reply, encode(Here(self._node_id)))
+        if message.reply:
+            self._link.publish(message.reply, encode(Here(self._node_id)))
 
     def _on_notice(self, message: Arrival) -> None:
         notice = decode(message)
@@ -408,7 +411,7 @@ class NatsBus(LocalBus[S]):
                 self._peers[notice.node_id] = asyncio.get_running_loop().time()
                 if notice.is_new:
                     self._publish_to_all(Hello(self._node_id))
-            case Query():
+            case Query() if message.reply:
                 answer = self._on_question_to_all(notice.question)
                 self._link.publish(message.reply, encode(Response(self._node_id, answer)))
             case _:

@@ -117,8 +117,8 @@ class _Reader(asyncio.Protocol):
             if handler is None:
                 continue
             if words[0] == b"MSG":
-                reply = words[3].decode() if len(words) > 4 else ""
-                arrival = Arrival(words[1].decode(), reply, data[begin:after])
+                reply = _text(words[3]) if len(words) > 4 else ""
+                arrival = Arrival(_text(words[1]), reply, data[begin:after])
             else:
                 arrival = _with_head(words, data[begin:after])
             try:
@@ -143,10 +143,15 @@ class _Reader(asyncio.Protocol):
 
 def _with_head(words: list[bytes], payload: bytes) -> Arrival:
     """Return a message that has a head, of which only the status matters."""
-    reply = words[3].decode() if len(words) > 5 else ""
+    reply = _text(words[3]) if len(words) > 5 else ""
     head_size = int(words[-2])
     is_unheard = payload[:head_size].startswith(b"NATS/1.0 503")
-    return Arrival(words[1].decode(), reply, payload[head_size:], is_unheard)
+    return Arrival(_text(words[1]), reply, payload[head_size:], is_unheard)
+
+
+def _text(subject: bytes) -> str:
+    """Return a subject, which need not be UTF-8: anybody at the same nats-server may choose one."""
+    return subject.decode(errors="replace")
 
 
 class NatsLink:
@@ -237,8 +242,18 @@ class NatsLink:
         return True
 
     def put(self, subject: bytes, reply: bytes, payload: bytes) -> bool:
-        """Let a message wait for `write_out`; False when it cannot be sent."""
+        """Let a message wait for `write_out`; False when it cannot be sent.
+
+        nats-server ends the connection of whoever sends it more than it takes, or to no subject.
+        """
         if not self.is_up or self._socket is None or self._socket.get_write_buffer_size() > _MAX_PENDING:
+            return False
+        if not subject or len(payload) > self.max_payload:
+            log.error(
+                "message to another node not sent",
+                subject=_text(subject),
+                reason=f"it is {len(payload)} bytes, expected a subject and at most {self.max_payload} bytes",
+            )
             return False
         self._out += (b"PUB %b %b %d\r\n" % (subject, reply, len(payload)), payload, b"\r\n")
         return True

@@ -122,7 +122,7 @@ def decode(message: Arrival) -> Any:
     """Return what another node asks or says, or None when it is not understood."""
     try:
         return _decoder.decode(message.data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         log.error("message from another node not understood", subject=message.subject, reason=str(error))
         return None
 

@@ -437,7 +437,7 @@ class Stay:
         """
         try:
             saved = _decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedMessageError(f"not a saved session: {error}") from error
         if saved.version != _VERSION:
             raise MalformedMessageError(f"a saved session of version {saved.version}, expected {_VERSION}")

@@ -53,7 +53,7 @@ def read_change(data: bytes) -> Change | None:
     """Return a change that another node has written, or None when it is not one."""
     try:
         return _decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
