@@ -16,6 +16,7 @@ from signal_manager.limits import (
     ClientAddress,
     Limits,
     Origins,
+    Sample,
     Tally,
     TokenBucket,
     TrustedProxies,
@@ -304,6 +305,17 @@ def test_failures_on_loopback_are_not_counted() -> None:
         usage.authentication_failed(address_of("::1"), NOW)
 
     usage.check_authentication(address_of("::1"), NOW)
+
+
+def test_lines_about_strangers_are_written_up_to_a_number_and_counted_beyond_it() -> None:
+    sample = Sample(lines=3, interval=10.0)
+
+    assert [sample.takes("opened", NOW + number) for number in range(5)] == [True] * 3 + [False] * 2
+    assert not sample.takes("closed", NOW + 9.9)
+    assert sample.left_out(NOW + 9.9) == {}
+    assert sample.left_out(NOW + 10.0) == {"opened": 2, "closed": 1}
+    assert sample.left_out(NOW + 20.0) == {}
+    assert sample.takes("opened", NOW + 20.0)
 
 
 def test_a_new_connection_is_no_new_allowance() -> None:

@@ -58,7 +58,8 @@ async def admit(board: Switchboard, connect: Connect, *, wire: Line, manner: Man
         claimed = await _claim(board, caller, connect, manner if former is None else None)
     except SignalManagerError as error:
         _count(board, error, source)
-        log.info("connection refused", client_id=connect.client_id, address=source.text, reason=error.message)
+        if board.sample.takes("connection refused", time.monotonic()):
+            log.info("connection refused", client_id=connect.client_id, address=source.text, reason=error.message)
         raise
     board.metrics.authentications.labelled("accepted").add()
     return Admission(caller=caller, claimed=claimed, former=former)

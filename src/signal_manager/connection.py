@@ -131,7 +131,8 @@ class Connection(WSListener):
         # The handshake's headers are not needed again, and they are a tenth of what an idle connection costs.
         transport.request.headers.clear()
         transport.response.headers.clear()
-        log.info("connection opened", address=self.address, framing=self._framing.value)
+        if self._board.sample.takes("connection opened", time.monotonic()):
+            log.info("connection opened", address=self.address, framing=self._framing.value)
         self._board.metrics.connections_opened.labelled().add()
         no_room = self._board.enter(self)
         if no_room is not None:
@@ -177,6 +178,8 @@ class Connection(WSListener):
         self._conversation.leave(may_resume=True)
         self._session.lost()
         self._board.metrics.connections_closed.labelled(frames.outcome).add()
+        if not self.client_id and not self._board.sample.takes("connection closed", time.monotonic()):
+            return
         log.info(
             "connection closed",
             client_id=self._session.client_id,

@@ -28,6 +28,7 @@ __all__ = [
     "ClientAddress",
     "Limits",
     "Origins",
+    "Sample",
     "Tally",
     "TokenBucket",
     "TrustedProxies",
@@ -44,6 +45,9 @@ HALF_OPEN = 1024
 # Connections without a right CONNECT that may be there at one time; where there are more, the oldest gives way. They
 # are no part of max_connections, so that silent sockets keep no client out.
 STRANGERS = 1024
+# Lines of the log that all strangers together may cause in an interval (s): beyond that it tells only how many.
+LOGGED_OF_STRANGERS = 100
+LOG_INTERVAL = 10.0
 # Connections beyond max_connections that may be there at one time to be told why; further ones get HTTP 503.
 TURNED_AWAY = 64
 # Requests of one connection that may wait for their answers at once: those about tracks can take many seconds.
@@ -359,6 +363,34 @@ class Usage:
     def authentication_failed(self, address: ClientAddress, now: float) -> None:
         """Count a failed attempt."""
         self._failures.take(address, now)
+
+
+class Sample:
+    """Which lines of the log about strangers are written: so many in an interval; the others are counted."""
+
+    def __init__(self, *, lines: int = LOGGED_OF_STRANGERS, interval: float = LOG_INTERVAL) -> None:
+        self._lines = lines
+        self._interval = interval
+        self._left = lines
+        self._ends_at: float | None = None
+        self._left_out: dict[str, int] = {}
+
+    def takes(self, event: str, now: float) -> bool:
+        """Tell whether to write a line, which is counted otherwise."""
+        if self._ends_at is None:
+            self._ends_at, self._left = now + self._interval, self._lines
+        self._left -= 1
+        if self._left >= 0:
+            return True
+        self._left_out[event] = self._left_out.get(event, 0) + 1
+        return False
+
+    def left_out(self, now: float) -> dict[str, int]:
+        """Return how many of each line were not written in the interval that has ended, if one has."""
+        if self._ends_at is None or now < self._ends_at:
+            return {}
+        left_out, self._left_out, self._ends_at = self._left_out, {}, None
+        return left_out
 
 
 class Allowance:

@@ -25,7 +25,7 @@ from picows import WSAutoPingStrategy, WSListener, WSUpgradeRequest, WSUpgradeRe
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub leaves it out; hence picows' pin
 
 from signal_manager.errors import ConfigurationError
-from signal_manager.limits import HALF_OPEN, ClientAddress, Tally, TrustedProxies, address_of
+from signal_manager.limits import HALF_OPEN, ClientAddress, Sample, Tally, TrustedProxies, address_of
 from signal_manager.tls import Certificate
 
 __all__ = ["Listener", "Upgrade", "listen"]
@@ -108,6 +108,7 @@ class Listener:
         proxies: the addresses that many clients come from.
         max_frame_size, read_buffer_size: in bytes.
         certificate: for TLS.
+        sample: says which lines about strangers are written to the log.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Listener:
         max_frame_size: int,
         read_buffer_size: int,
         certificate: Certificate | None = None,
+        sample: Sample | None = None,
     ) -> None:
         self.host: str = listening.getsockname()[0]
         self.port: int = listening.getsockname()[1]
@@ -132,6 +134,7 @@ class Listener:
         self._max_frame_size = max_frame_size
         self._read_buffer_size = read_buffer_size
         self._certificate = certificate
+        self._sample = sample or Sample()
         self._logger = _Quiet(logging.getLogger("picows.server"), {})
         # The handshakes that go on and when each began, oldest first.
         self._half_open: dict[asyncio.Task[None], float] = {}
@@ -280,9 +283,11 @@ class Listener:
                 await protocol.wait_until_handshake_complete()
                 is_open = True
         except TimeoutError:
-            log.info("handshake took too long", address=peer)
+            if self._sample.takes("handshake took too long", time.monotonic()):
+                log.info("handshake took too long", address=peer)
         except OSError as error:
-            log.info("TLS handshake failed", address=peer, reason=_reason(error))
+            if self._sample.takes("TLS handshake failed", time.monotonic()):
+                log.info("TLS handshake failed", address=peer, reason=_reason(error))
         except Exception:
             log.exception("handshake failed", address=peer)
         finally:

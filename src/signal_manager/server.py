@@ -53,6 +53,8 @@ _SHORTEST_SWEEP = 0.02
 _LONGEST_SWEEP = 1.0
 # When a client that found the service full may ask again (s).
 _FULL_RETRY = 5.0
+# The headers of a handshake that mean something here, as the beginnings of their names.
+_READ_HEADERS = ("sec-websocket-", "host", "origin", "upgrade", "connection")
 _WEBSOCKET_PATHS = frozenset({b"/", b"/ws"})
 
 
@@ -127,6 +129,7 @@ class Server:
             max_frame_size=max_message_size,
             read_buffer_size=read_buffer_size,
             certificate=certificate,
+            sample=self._board.sample,
         )
         self._publish(metrics)
         self._sweeper: asyncio.Task[None] | None = None
@@ -219,8 +222,12 @@ class Server:
 
     def _refuse(self, request: WSUpgradeRequest, address: ClientAddress) -> WSUpgradeResponseWithListener | None:
         """Return the refusal of a request that is not worth a WebSocket."""
+        wrong = _wrong_header(request)
+        if wrong is not None:
+            return _refusal(HTTPStatus.BAD_REQUEST, wrong)
         if not self._origins.allow(request.headers.getall("Origin", [])):
-            log.info("origin refused", address=address.text)
+            if self._board.sample.takes("origin refused", time.monotonic()):
+                log.info("origin refused", address=address.text)
             return _refusal(HTTPStatus.FORBIDDEN, "this origin may not connect")
         wait = self._board.usage.authentication_wait(address, time.monotonic())
         if wait:
@@ -251,10 +258,24 @@ class Server:
         interval = min(max(shortest, _SHORTEST_SWEEP), _LONGEST_SWEEP)
         while True:
             await asyncio.sleep(interval)
+            left_out = self._board.sample.left_out(time.monotonic())
+            if left_out:
+                log.info("lines about strangers left out", counts=left_out)
             try:
                 self._board.sweep(time.monotonic())
             except Exception:
                 log.exception("sweep failed")
+
+
+def _wrong_header(request: WSUpgradeRequest) -> str | None:
+    """Say what is wrong with the headers that are read here; picows cannot write answers about bytes beyond ASCII."""
+    for name, value in request.headers.items():
+        if name.lower().startswith(_READ_HEADERS) and not value.isascii():
+            return f"expected ASCII in {name}"
+    versions = request.headers.getall("Sec-WebSocket-Version", [])
+    if versions and versions != ["13"]:  # RFC 6455, section 4.2.1; without one, picows says so
+        return "expected Sec-WebSocket-Version: 13"
+    return None
 
 
 def _words(request: WSUpgradeRequest, header: str) -> list[str]:

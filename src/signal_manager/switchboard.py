@@ -21,7 +21,7 @@ import structlog
 from signal_manager.bus.base import Forwarder
 from signal_manager.bus.local import LocalBus
 from signal_manager.errors import SignalManagerError
-from signal_manager.limits import ClientAddress, Limits, Usage
+from signal_manager.limits import ClientAddress, Limits, Sample, Usage
 from signal_manager.metrics import Counter, CounterFamily, Metrics
 from signal_manager.model import Caller, ClientId, SessionId
 from signal_manager.presence import LiveSession, Phase, RecentError
@@ -142,6 +142,7 @@ class Switchboard:
         # Connections that have not proved who they are, oldest first; a CONNECT begins their time anew.
         self.strangers: dict[Line, None] = {}
         self.usage = Usage(limits)
+        self.sample = Sample()
         self.resumption = Resumption(
             bus=bus, router=router, storage=storage, settings=resume, metrics=metrics, depart=self.depart
         )

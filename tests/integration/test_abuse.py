@@ -15,9 +15,11 @@ from contextlib import AsyncExitStack
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from signal_manager import frames, limits, listener, server
 from signal_manager.connection import Connection
+from signal_manager.limits import Sample
 from tests.integration.attack import (
     BINARY,
     CLOSE,
@@ -367,3 +369,69 @@ async def test_signals_of_who_has_proved_nothing_are_answered_by_their_header(at
                 assert b"send CONNECT first" in answer.payload
                 assert answer.payload[2:18] == UUID(int=3).bytes
         await stranger.check_alive()
+
+
+GARBAGE = [b"\xff", b"\xc3\xa9", b"\xed\xa0\x80", b"a\x80" * 50]
+READ = ["Host", "Origin", "Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version"]
+READ += ["Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"]
+
+
+@pytest.mark.parametrize("header", [*READ, "X-Forwarded-For", "Forwarded", "Cookie"])
+async def test_bytes_beyond_ascii_in_a_header_are_refused_or_passed_over(attacked: ServiceWith, header: str) -> None:
+    """Nothing is logged as an error: the fixture looks."""
+    service = await attacked(**{"server.trusted_proxies": ["127.0.0.1"]})
+    for garbage in GARBAGE:
+        lines = [line for line in request().split(b"\r\n") if line and not line.startswith(header.encode() + b":")]
+        async with RudeClient.open(service.port) as client:
+            client.write(b"\r\n".join((*lines, header.encode() + b": " + garbage, b"", b"")))
+
+            status = (await client.read_head())[9:12]
+
+            assert status == ("400" if header in READ else "101")
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"GET /\xff HTTP/1.1", "404"),
+        (b"GET /health\xff HTTP/1.1", "404"),
+        (b"GET /?\xff HTTP/1.1", "101"),
+        (b"G\xffT / HTTP/1.1", "400"),
+        (b"GET / HTTP/\xff", "400"),
+        (b"\xff\xff\xff", "400"),
+        (b"GET / HTTP/1.1 \xff", "400"),
+    ],
+)
+async def test_bytes_beyond_ascii_in_a_request_line_are_answered(
+    attacked: ServiceWith, line: bytes, status: str
+) -> None:
+    service = await attacked()
+    async with RudeClient.open(service.port) as client:
+        client.write(request().replace(b"GET / HTTP/1.1", line))
+
+        assert (await client.read_head())[9:12] == status
+
+
+@pytest.mark.parametrize("version", ["12", "14", "13, 8", "x"])
+async def test_another_version_of_websocket_is_refused(attacked: ServiceWith, version: str) -> None:
+    service = await attacked()
+    async with RudeClient.open(service.port) as client:
+        client.write(request().replace(b"Version: 13", b"Version: " + version.encode()))
+
+        assert (await client.read_head()).startswith("HTTP/1.1 400 ")
+
+
+async def test_strangers_do_not_fill_the_log(attacked: ServiceWith) -> None:
+    service = await attacked()
+    service.server._board.sample = Sample(lines=10, interval=0.3)
+    with capture_logs() as lines:
+        for _ in range(60):
+            async with RudeClient.upgraded(service.port):
+                pass
+        await until(lambda: any(line["event"] == "lines about strangers left out" for line in lines))
+        async with RudeClient.mallory(service.port):
+            pass
+        await until(lambda: any(line.get("client_id") == MALLORY[0] for line in lines))
+
+    about_strangers = [line for line in lines if line["event"].startswith("connection ")]
+    assert len(about_strangers) < 60, "of 120"

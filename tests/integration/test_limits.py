@@ -389,7 +389,7 @@ async def test_guessing_tokens_on_a_live_connection_is_limited_too(attacked: Ser
     """One that has a token of its own must not try others for the price of a message each."""
     service = await attacked(**BEHIND_A_PROXY, **{"security.max_failed_auth_per_minute": 2})
     async with from_address(service, HOME) as client, from_address(service, ELSEWHERE) as other:
-        client.write(login(ALICE))
+        client.write(login(MALLORY))
         await client.read_frame()
         for _ in range(2):
             assert (await ask(client, message_type, b'{"auth_token":"guess"}'))[1]["error_code"] == 401
@@ -398,7 +398,7 @@ async def test_guessing_tokens_on_a_live_connection_is_limited_too(attacked: Ser
 
         assert (name, fields["error_code"]) == ("ERROR", 429)
         assert fields["details"]["retry_after"] > 0
-        other.write(login(BOB))
+        other.write(login(MALLORY))
         assert (await other.read_frame()).payload[1] == MESSAGE_TYPES["CONNECT_ACK"]
 
 
