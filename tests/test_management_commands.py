@@ -179,6 +179,19 @@ async def test_a_client_is_taken_out_of_a_room_and_the_room_closed(office: Offic
     assert (bob.events[-1].event, bob.events[-1].reason) == ("room_closed", "lunch")
 
 
+async def test_metadata_of_a_room_and_of_a_member_are_replaced(office: Office, run: Run) -> None:
+    alice = office.house.client("alice")
+    await alice.create()
+
+    of_room = await run("set-metadata", ROOM, '{"topic": "soup"}', "--url", office.url)
+    of_member = await run("set-metadata", ROOM, '{"name": "Al"}', "--member", "alice", "--url", office.url)
+
+    assert of_room.out == f"metadata of {ROOM} replaced\n"
+    assert of_member.out == f"metadata of alice in {ROOM} replaced\n"
+    room = await office.house.room()
+    assert (room.metadata["topic"], room.participants[0].metadata) == ("soup", {"name": "Al"})
+
+
 async def test_what_the_service_refuses_is_one_line_and_status_1(office: Office, run: Run) -> None:
     for arguments, message in {
         ("kick", "nobody"): "client nobody is not connected",
@@ -244,6 +257,8 @@ async def test_a_wrong_path_is_no_interface(office: Office, run: Run) -> None:
         (("rooms", "--url", "http://127.0.0.1:1", "--token", "ü"), "--token"),
         (("kick", "../rooms"), "CLIENT"),
         (("close-room", ".."), "ROOM"),
+        (("set-metadata", "lunch", "soup"), "expected METADATA to be a JSON object"),
+        (("set-metadata", "lunch", "[]"), "expected METADATA to be a JSON object"),
         (("rooms", "--limit", "0"), "--limit"),
     ],
 )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ def add_management_commands(application: typer.Typer) -> None:
     for command in (rooms, clients, sessions, kick):
         application.command()(command)
     application.command("close-room")(close_room)
+    application.command("set-metadata")(set_metadata)
 
 
 def rooms(
@@ -207,6 +209,41 @@ def close_room(
         print(f"room {name} closed")
 
 
+def set_metadata(
+    room: Annotated[str, typer.Argument(help="The room.")],
+    metadata: Annotated[str, typer.Argument(metavar="JSON", help="A JSON object, in place of what is there.")],
+    *,
+    member: Annotated[
+        str | None, typer.Option(metavar="CLIENT", help="Say it of this member rather than of the room.")
+    ] = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    config: ConfigOption = None,
+    as_json_text: JsonOption = False,
+) -> None:
+    """Replace the metadata of a room, or of one of its members; all members are told.
+
+    Examples:
+
+    - `signal-manager set-metadata lunch '{"topic": "soup"}'`
+    - `signal-manager set-metadata lunch '{"name": "Alice"}' --member alice`
+    """
+    name = _name("ROOM", room)
+    path = f"/rooms/{name}" if member is None else f"/rooms/{name}/participants/{_name('CLIENT', member)}"
+    try:
+        wanted = json.loads(metadata)
+    except ValueError as error:
+        raise ConfigurationError(f"expected METADATA to be a JSON object: {error}") from error
+    if not isinstance(wanted, dict):
+        raise ConfigurationError("expected METADATA to be a JSON object")
+    with _service(config, url, token) as service:
+        done = service.patch(path, {"metadata": wanted})
+    if as_json_text:
+        print_json(done)
+    else:
+        print(f"metadata of {name if member is None else f'{member} in {name}'} replaced")
+
+
 def _name(what: str, name: str) -> str:
     # Anything else would also mean something else in a path.
     if not is_valid_name(name):
@@ -242,6 +279,10 @@ class _Service:
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Do what a path stands for."""
         return self._ask("POST", path, json=dict(body or {}))
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace what a path stands for."""
+        return self._ask("PATCH", path, json=dict(body))
 
     def list(self, path: str, query: Mapping[str, Any], *, limit: int | None) -> _Found:
         """Follow a list to its end, or until there are `limit` items."""

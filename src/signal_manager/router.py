@@ -30,6 +30,7 @@ from signal_manager.protocol.messages import (
     DataChannelsNew,
     IceServers,
     Message,
+    MetadataUpdate,
     Register,
     RegisterAck,
     Renegotiate,
@@ -306,6 +307,7 @@ _ROUTES: dict[type[Message], _Route] = {
     RoomJoin: _of_rooms(RoomService.join, exclusive=True),
     RoomLeave: _of_rooms(RoomService.leave, exclusive=True),
     RoomState: _of_rooms(RoomService.state, exclusive=False),
+    MetadataUpdate: _of_rooms(RoomService.update_metadata, exclusive=False),
     # RENEGOTIATE must overtake a TRACKS_NEW that waits for it.
     TracksNew: _of_rooms(RoomService.change_tracks, exclusive=False),
     Renegotiate: _of_rooms(RoomService.renegotiate, exclusive=False),

@@ -227,6 +227,25 @@ async def test_a_session_says_which_room_it_is_in(office: Office) -> None:
     assert (await get(office, "/sessions"))["items"][0]["room_id"] == ROOM
 
 
+async def test_the_metadata_of_a_room_and_of_a_participant_are_replaced(office: Office) -> None:
+    alice, bob = office.house.client("alice"), office.house.client("bob")
+    await alice.create()
+    await bob.join()
+
+    room = await office.http.patch(f"/api/v1/rooms/{ROOM}", json={"metadata": {"topic": "soup"}})
+    member = await office.http.patch(f"/api/v1/rooms/{ROOM}/participants/alice", json={"metadata": {"name": "Al"}})
+
+    assert (room.status_code, member.status_code) == (200, 200)
+    assert room.json()["metadata"]["topic"] == "soup"
+    told = [event for event in bob.events if event.event == "metadata_changed"]
+    assert told[0].metadata is not None
+    assert told[0].metadata["topic"] == "soup"
+    assert told[1].participant is not None
+    assert told[1].participant.metadata == {"name": "Al"}
+    for path in ("/rooms/nowhere", f"/rooms/{ROOM}/participants/carol"):
+        assert (await office.http.patch(f"/api/v1{path}", json={"metadata": {}})).status_code == 404
+
+
 async def test_a_participant_is_removed_and_a_room_closed(office: Office) -> None:
     alice, bob = office.house.client("alice"), office.house.client("bob")
     await alice.create()

@@ -18,6 +18,7 @@ from signal_manager.client import (
     ParticipantLeft,
     RetryPolicy,
     Room,
+    RoomChanged,
     RoomClosed,
     RoomHappening,
     RoomReconnected,
@@ -29,6 +30,8 @@ from signal_manager.protocol.messages import (
     ErrorMessage,
     Member,
     Message,
+    MetadataUpdate,
+    MetadataUpdateAck,
     PublishedTrack,
     RoomCreate,
     RoomCreateAck,
@@ -321,3 +324,39 @@ async def test_with_a_service_that_cannot_make_a_room_while_joining_it_is_create
     await room.leave()
     with pytest.raises(NotFoundError):
         await client.join("demo")
+
+
+async def test_metadata_is_changed_by_oneself_and_by_others(service: FakeService, client: SignalClient) -> None:
+    joins = []
+    asked = []
+
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        if isinstance(message, MetadataUpdate):
+            asked.append(message)
+            await client.send(MetadataUpdateAck(sequence=2), message_id)
+            return
+        if isinstance(message, RoomJoin):
+            joins.append(message.metadata)
+        await service.default_answer(client, message_id, message)
+
+    service.answer = answer
+    room = await client.join("demo", metadata={"name": "Alice"}, retry=AT_ONCE)
+    await room.set_metadata({"name": "Al"})
+    await room.set_metadata({"topic": "soup"}, scope="room")
+    await tell(service, "metadata_changed", 2, metadata={"topic": "soup"})
+
+    (changed,) = await following(room, 1)
+    assert changed == RoomChanged({"topic": "soup"})
+    assert room.metadata == {"topic": "soup"}
+    assert [(each.metadata, each.scope) for each in asked] == [
+        ({"name": "Al"}, "participant"),
+        ({"topic": "soup"}, "room"),
+    ]
+    await tell(service, "room_closed", 3, reason="restarting")
+    await following(room, 2)
+    assert joins == [{"name": "Alice"}, {"name": "Al"}], "joining again says what was said last"
+    with pytest.raises(InvalidRequestError, match="scope"):
+        await room.set_metadata({}, scope="world")  # type: ignore[arg-type]  # what is tested
+    await room.leave()
+    with pytest.raises(InvalidRequestError, match="is closed"):
+        await room.set_metadata({})

@@ -355,6 +355,25 @@ async def test_members_of_a_node_that_is_not_heard_of_are_away_until_it_says_oth
             ]
 
 
+async def test_metadata_that_changes_is_told_on_all_nodes(nodes: list[Service]) -> None:
+    await until_nodes_know_each_other(nodes)
+    async with one_at_each(nodes) as clients:
+        for client in clients:
+            await ask(client, "WEBRTC_ROOM_JOIN", room_id="r", role="receiver", create_if_missing=True)
+        changed = await ask(clients[1], "METADATA_UPDATE", room_id="r", metadata={"hand": True})
+        assert changed["sequence"] == 4
+        for client in (clients[0], clients[2]):
+            told = (await events_until(client, "metadata_changed", sequence=4))[-1]
+            assert (told["participant"]["client_id"], told["participant"]["metadata"]) == ("ben", {"hand": True})
+
+        await nodes[2].server._board.router.rooms.describe("r", "ann", {"by": "operator"})  # type: ignore[arg-type]  # plain names
+        for client in clients[:2]:
+            told = (await events_until(client, "metadata_changed", sequence=5))[-1]
+            assert told["participant"]["metadata"] == {"by": "operator"}
+        state = await ask(clients[1], "ROOM_STATE", room_id="r")
+        assert [each["metadata"] for each in state["participants"]] == [{"by": "operator"}, {"hand": True}, {}]
+
+
 async def test_a_room_is_closed_on_all_nodes(nodes: list[Service]) -> None:
     async with one_at_each(nodes) as (ann, ben, _):
         await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")

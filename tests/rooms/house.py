@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 from signal_manager.bus.base import Delivery, GoneHandler, NewsHandler, Outcome, QuestionHandler, ReunionHandler
 from signal_manager.errors import InvalidRequestError
@@ -16,6 +16,7 @@ from signal_manager.metrics import Metrics
 from signal_manager.model import Caller, ClientId, ClientRecord, Grants, Identity, NodeId, Room, RoomId, SessionId
 from signal_manager.protocol.messages import (
     Message,
+    MetadataUpdate,
     PublishedTrack,
     Renegotiate,
     RenegotiateAck,
@@ -182,6 +183,13 @@ class Client:
     async def answer(self, answer_sdp: str = "v=0 answer", room_id: str = ROOM) -> RenegotiateAck:
         """Send RENEGOTIATE."""
         return await self.house.rooms.renegotiate(self.caller, Renegotiate(room_id=room_id, answer_sdp=answer_sdp))
+
+    async def describe(
+        self, metadata: dict[str, Any], *, scope: Literal["participant", "room"] = "participant", room_id: str = ROOM
+    ) -> int:
+        """Send METADATA_UPDATE."""
+        request = MetadataUpdate(room_id=room_id, metadata=metadata, scope=scope)
+        return (await self.house.rooms.update_metadata(self.caller, request)).sequence
 
     async def close(self, *mids: str, offer_sdp: str | None = None, room_id: str = ROOM) -> TracksCloseAck:
         """Send TRACKS_CLOSE."""

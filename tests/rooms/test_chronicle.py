@@ -31,7 +31,7 @@ def histories(draw: st.DrawFn) -> list[Room]:
     states = [EMPTY]
     for step in range(draw(st.integers(1, 12))):
         room = states[-1]
-        choice = draw(st.integers(0, 5))
+        choice = draw(st.integers(0, 7))
         sequence = room.sequence + 1
         if choice == 0 or not room.participants:
             change = joined(sequence, f"p{step}")
@@ -43,6 +43,11 @@ def histories(draw: st.DrawFn) -> list[Room]:
                 after = msgspec.structs.replace(one, away=not one.away)
                 event = "participant_away" if after.away else "participant_back"
                 change = Change(sequence=sequence, event=event, participant=after)  # type: ignore[arg-type]  # one of two
+            elif choice == 6:
+                after = msgspec.structs.replace(one, metadata={"step": step})
+                change = Change(sequence=sequence, event="metadata_changed", participant=after)
+            elif choice == 7:
+                change = Change(sequence=sequence, event="metadata_changed", metadata={"step": step})
             elif choice == 5 and one.tracks:
                 session_id = SessionId(f"s{step}")
                 after = msgspec.structs.replace(one, session_id=session_id, tracks=())

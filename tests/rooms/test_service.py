@@ -18,7 +18,7 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.media import errors as media_errors
-from signal_manager.model import ClientId, NodeId, Participant, Room
+from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId
 from signal_manager.protocol.messages import (
     MAX_METADATA,
     ConnectionInfo,
@@ -771,3 +771,70 @@ async def test_who_creates_a_room_that_is_being_created_waits_and_asks_nothing_o
         await second
 
     assert house.sfu.calls.count("open_session") == 1
+
+
+# -- metadata ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_member_changes_its_own_metadata_for_everybody_and_those_who_come_later(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    sequence = await alice.describe({"name": "Alice", "hand": True})
+
+    for member in (alice, bob):
+        told = member.events[-1]
+        assert (told.event, told.sequence) == ("metadata_changed", sequence)
+        assert told.participant is not None
+        assert (told.participant.client_id, told.participant.metadata) == ("alice", {"name": "Alice", "hand": True})
+    carol = house.client("carol")
+    ack = await carol.join()
+    assert ack.participants[0].metadata == {"name": "Alice", "hand": True}
+    assert await alice.describe({}) == ack.sequence + 1, "it is replaced as a whole"
+    state = await house.rooms.state(bob.caller, RoomState(room_id=ROOM))
+    assert state.participants[0].metadata == {}
+
+
+async def test_the_rooms_metadata_is_for_who_has_the_grant_admin(house: House) -> None:
+    alice, bob = house.client("alice", admin=True), house.client("bob")
+    await alice.create(metadata={"topic": "soup"})
+    await bob.join()
+
+    with pytest.raises(ForbiddenError, match="admin"):
+        await bob.describe({"topic": "mine"}, scope="room")
+    await alice.describe({"topic": "salad", "created_at": 7}, scope="room")
+
+    told = bob.events[-1]
+    metadata = {"topic": "salad", "created_at": 1_000_000}
+    assert (told.event, told.participant, told.metadata) == ("metadata_changed", None, metadata)
+    assert (await house.rooms.state(bob.caller, RoomState(room_id=ROOM))).metadata == metadata
+
+
+async def test_metadata_is_bounded_and_of_ones_own_room(house: House) -> None:
+    [alice] = await in_one_room(house, "alice")
+
+    with pytest.raises(TooLargeError, match="16384"):
+        await alice.describe({"a": "x" * MAX_METADATA})
+    with pytest.raises(NotFoundError):
+        await house.client("bob").describe({})
+    with pytest.raises(NotFoundError):
+        await house.rooms.describe(ROOM, ClientId("bob"), {})
+    with pytest.raises(NotFoundError):
+        await house.rooms.describe(RoomId("elsewhere"), None, {})
+    await house.rooms.close(ROOM, "over")
+    with pytest.raises(InvalidRequestError, match="is closed"):
+        await house.rooms.describe(ROOM, None, {})
+
+
+async def test_metadata_and_tracks_that_change_at_once_are_all_kept(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    await asyncio.gather(
+        *(alice.describe({"n": number}) for number in range(5)), alice.publish("1"), bob.describe({"b": 1})
+    )
+    await house.settled()
+
+    room = await house.room()
+    assert [len(each.tracks) for each in room.participants] == [2, 1]
+    assert room.participants[1].metadata == {"b": 1}
+    sequences = [sequence for sequence, _ in bob.news]
+    assert sequences == sorted(set(sequences)), "each once and in order"

@@ -124,6 +124,7 @@ export class Members {
     for (const state of others) {
       const member = this.all.get(state.client_id) ?? this.#add(state);
       const wasAway = member.away;
+      const before = JSON.stringify(member.metadata);
       const isSameSession = member.sessionId === state.session_id;
       const published = state.tracks ?? [];
       const names = new Set(published.map(({ track_name }) => track_name));
@@ -132,6 +133,8 @@ export class Members {
       }
       member.update(state);
       if (member.away !== wasAway) this.#tellAbsence(member);
+      if (JSON.stringify(member.metadata) !== before)
+        this.#listener.emit("participant-changed", { participant: member });
       for (const track of published) if (!member.tracks.has(track.track_name)) this.#addTrack(member, track);
     }
   }

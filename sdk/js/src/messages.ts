@@ -32,6 +32,8 @@ export const TYPE_BYTES = {
   ROOM_EVENT: 0x36,
   ROOM_STATE: 0x38,
   ROOM_STATE_ACK: 0x39,
+  METADATA_UPDATE: 0x3a,
+  METADATA_UPDATE_ACK: 0x3b,
   TRACKS_NEW: 0x40,
   TRACKS_NEW_ACK: 0x41,
   RENEGOTIATE: 0x42,
@@ -221,6 +223,8 @@ export interface RoomEvent {
   participant?: Member | undefined;
   tracks?: PublishedTrack[] | undefined;
   reason?: string | undefined;
+  /** The room's, where that has changed. */
+  metadata?: JsonObject | undefined;
 }
 
 /** A room as it was at `sequence`; `created_at` is in ms since 1970. */
@@ -293,6 +297,13 @@ export interface Fields {
   ROOM_EVENT: RoomEvent;
   ROOM_STATE: Request & { room_id: string };
   ROOM_STATE_ACK: RoomState;
+  METADATA_UPDATE: Request & {
+    room_id: string;
+    metadata: JsonObject;
+    /** Default: "participant", whoever asks. */
+    scope?: "participant" | "room" | undefined;
+  };
+  METADATA_UPDATE_ACK: { sequence: number };
   TRACKS_NEW: Request & { room_id: string; offer_sdp?: string | undefined; tracks: TrackRequest[] };
   TRACKS_NEW_ACK: {
     tracks: TrackResult[];

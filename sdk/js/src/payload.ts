@@ -262,6 +262,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
     participant: maybe(member),
     tracks: maybe(publishedTracks),
     reason: maybe(text),
+    metadata: maybe(object),
   },
   ROOM_STATE: { ...request, room_id: name },
   ROOM_STATE_ACK: {
@@ -272,6 +273,8 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
     max_participants: count,
     created_at: maybe(count),
   },
+  METADATA_UPDATE: { ...request, room_id: name, metadata: object, scope: maybe(oneOf("participant", "room")) },
+  METADATA_UPDATE_ACK: { sequence: count },
   TRACKS_NEW: {
     ...request,
     room_id: name,

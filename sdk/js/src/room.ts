@@ -58,6 +58,8 @@ export interface JoinOptions {
 
 /** What happens in a room, by event name. Members that were there before are in `participants`, without an event. */
 export interface RoomEvents extends MemberEvents {
+  /** The room's metadata changed. */
+  "room-changed": { metadata: JsonObject };
   /** Media stopped; the room is joined again by itself. */
   reconnecting: { error: Error };
   reconnected: { room: Room };
@@ -73,6 +75,7 @@ const ROOM_EVENTS: Record<keyof RoomEvents, true> = {
   "participant-changed": true,
   "participant-away": true,
   "participant-back": true,
+  "room-changed": true,
   track: true,
   "track-removed": true,
   reconnecting: true,
@@ -131,6 +134,8 @@ export class Room extends Emitter<RoomEvents> {
   readonly #ending = new AbortController();
   #entry: Entry | null = null;
   #hasMedia = false;
+  #metadata: JsonObject | null = null;
+  #own: JsonObject | undefined; // what the others see of this client
   #isWorking = false;
   #isResyncing = false;
   #sequence = 0; // of the last change that `participants` shows
@@ -144,6 +149,7 @@ export class Room extends Emitter<RoomEvents> {
     this.id = roomId;
     this.#client = client;
     this.#options = options;
+    this.#own = options.metadata;
     this.#retry = completeRetry(options.retry, { attempts: MAX_FAILURES, maxDelay: MAX_DELAY });
     this.#members = new Members(client.clientId, options.autoPull ?? true, {
       emit: (event, value) => this.emit(event, value as never),
@@ -189,6 +195,11 @@ export class Room extends Emitter<RoomEvents> {
     return this.#members.all;
   }
 
+  /** What is said of the room; `created_at` (ms since 1970) is the service's. */
+  get metadata(): JsonObject {
+    return this.#metadata ?? {};
+  }
+
   /** Whether the client is in the room, is joining it again, or is out for good. */
   get state(): "joined" | "reconnecting" | "closed" {
     if (this.#isClosed) return "closed";
@@ -232,6 +243,20 @@ export class Room extends Emitter<RoomEvents> {
   /** Send sound and picture again. */
   unmute(kind?: TrackKind): void {
     this.#publications.enable(kind, true);
+  }
+
+  /**
+   * Replace what the others see of this client, which joining again repeats, or what is said of the room.
+   *
+   * @throws ForbiddenError the room's metadata is for whoever has the grant `admin`.
+   * @throws TooLargeError it is larger than 16,384 bytes as JSON.
+   */
+  async setMetadata(metadata: JsonObject, options: { scope?: "participant" | "room" } = {}): Promise<void> {
+    if (this.#isClosed) throw new InvalidRequestError("the room is closed; join it again");
+    const { scope } = options;
+    const signal = this.#ending.signal;
+    await this.#client.request("METADATA_UPDATE", { room_id: this.id, metadata, scope }, { signal });
+    if (scope !== "room") this.#own = metadata;
   }
 
   /**
@@ -293,8 +318,8 @@ export class Room extends Emitter<RoomEvents> {
     entry: { role: string; offer_sdp?: string; tracks?: PublishedTrack[] },
     mayCreate: boolean,
   ): Promise<RoomAck> {
-    const { metadata, maxParticipants } = this.#options;
-    const fields = { ...entry, room_id: this.id, metadata };
+    const { maxParticipants } = this.#options;
+    const fields = { ...entry, room_id: this.id, metadata: this.#own };
     const options = { signal: this.#ending.signal, timeout: MEDIA_TIMEOUT };
     const join = (creation = {}): Promise<RoomAck> =>
       this.#client.request("WEBRTC_ROOM_JOIN", { ...fields, ...creation }, options);
@@ -346,7 +371,7 @@ export class Room extends Emitter<RoomEvents> {
     const entry: Entry = { media, offer, stale: [] };
     this.#entry = entry;
     this.#hasMedia = media !== null;
-    this.#showState(ack.participants, ack.sequence);
+    this.#showState(ack.participants, ack.sequence, ack.connection_info.metadata);
     if (this.#newest > this.#sequence) void this.#resync(entry);
   }
 
@@ -452,6 +477,7 @@ export class Room extends Emitter<RoomEvents> {
     this.#sequence = event.sequence;
     if (event.event === "room_closed") this.#leaveWith(entry, event.reason ?? "the room was closed");
     else if (event.participant?.client_id === this.#client.clientId) this.#hearOfMyself(entry, event);
+    else if (event.event === "metadata_changed" && event.participant === undefined) this.#takeMetadata(event.metadata);
     else this.#members.apply(event);
     void this.#work();
   }
@@ -462,7 +488,8 @@ export class Room extends Emitter<RoomEvents> {
     else this.#close(reason);
   }
 
-  #hearOfMyself(entry: Entry, { event, reason }: RoomEvent): void {
+  #hearOfMyself(entry: Entry, { event, reason, participant }: RoomEvent): void {
+    if (event === "metadata_changed") this.#own = participant?.metadata ?? {};
     if (event === "participant_left") this.#leaveWith(entry, reason ?? "removed from the room");
     else if (event === "tracks_unpublished" && reason === SESSION_LOST) {
       this.#loseMedia(entry, new UnavailableError("the SFU has lost the media session"));
@@ -476,7 +503,7 @@ export class Room extends Emitter<RoomEvents> {
       do {
         const state = await this.#client.request("ROOM_STATE", { room_id: this.id });
         if (entry !== this.#entry) return;
-        this.#showState(state.participants, state.sequence);
+        this.#showState(state.participants, state.sequence, state.metadata);
       } while (this.#newest > this.#sequence);
     } catch (error) {
       this.#loseMedia(entry, error as Error);
@@ -486,9 +513,17 @@ export class Room extends Emitter<RoomEvents> {
     void this.#work();
   }
 
-  #showState(participants: Member[], sequence: number): void {
+  #showState(participants: Member[], sequence: number, metadata: JsonObject): void {
     this.#sequence = sequence;
+    this.#takeMetadata(metadata);
     this.#members.showState(participants);
+  }
+
+  #takeMetadata(metadata: JsonObject = {}): void {
+    const before = this.#metadata;
+    this.#metadata = metadata;
+    const isNews = before !== null && JSON.stringify(before) !== JSON.stringify(metadata);
+    if (isNews) this.emit("room-changed", { metadata });
   }
 
   // What this client publishes

@@ -729,3 +729,25 @@ test("without a media backend a room is members and messages, and publish says s
   await hear(heard, "+bob");
   await assert.rejects(alice.publish(makeStream("video")), /no media backend/);
 });
+
+test("metadata of a member and of the room reaches the others, and joining again repeats one's own", async () => {
+  const alice = await join("alice", { metadata: { name: "Alice" } });
+  const bob = await join("bob");
+  const seen = new Promise((resolve) =>
+    bob.on("participant-changed", ({ participant }) => resolve(participant.metadata)),
+  );
+  const ofRoom = new Promise((resolve) => bob.on("room-changed", ({ metadata }) => resolve(metadata)));
+
+  await alice.setMetadata({ name: "Al" });
+  await alice.setMetadata({ topic: "soup" }, { scope: "room" });
+
+  assert.deepEqual(await soon(seen, "the change"), { name: "Al" });
+  assert.deepEqual(await soon(ofRoom, "the room's change"), { topic: "soup" });
+  assert.deepEqual(bob.metadata, { topic: "soup" });
+  const heard = listen(alice);
+  sfu.announce("demo", { event: "room_closed", reason: "restarting" });
+  await hear(heard, "reconnecting", "reconnected");
+  assert.deepEqual(sfu.member("demo", "alice").metadata, { name: "Al" });
+  await alice.leave();
+  await assert.rejects(alice.setMetadata({}), InvalidRequestError);
+});

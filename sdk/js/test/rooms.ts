@@ -125,6 +125,14 @@ export class FakeRooms {
       }
       case "ROOM_STATE":
         return connection.send("ROOM_STATE_ACK", this.#state(roomId), request.id);
+      case "METADATA_UPDATE": {
+        const metadata = request.fields["metadata"] as Record<string, unknown>;
+        connection.send("METADATA_UPDATE_ACK", { sequence: this.rooms.get(roomId)!.sequence + 1 }, request.id);
+        if (request.fields["scope"] === "room") return this.announce(roomId, { event: "metadata_changed", metadata });
+        this.member(roomId, connection.clientId).metadata = metadata;
+        const participant = this.describe(roomId, connection.clientId);
+        return this.announce(roomId, { event: "metadata_changed", participant });
+      }
       case "TRACKS_NEW":
         if (this.#isBusy(connection, request, roomId)) return;
         return request.fields["offer_sdp"] === undefined

@@ -28,6 +28,7 @@ from signal_manager.admin.views import (
     ErrorView,
     Failure,
     NewMessage,
+    NewMetadata,
     NewToken,
     PageOf,
     RoomDetails,
@@ -230,6 +231,24 @@ async def close_room(management: _Manage, room_id: _Name, close: Close) -> Done:
     await management.rooms.close(RoomId(room_id), close.reason)
     log.info("room closed by an operator", room_id=room_id)
     return Done(ended=1)
+
+
+@api.patch("/rooms/{room_id}", tags=["rooms"])
+async def describe_room(management: _Manage, room_id: _Name, wanted: NewMetadata) -> RoomDetails:
+    """Replace a room's metadata; its members are told."""
+    await management.rooms.describe(RoomId(room_id), None, wanted.metadata)
+    log.info("room metadata changed by an operator", room_id=room_id)
+    return await show_room(management, room_id)
+
+
+@api.patch("/rooms/{room_id}/participants/{client_id}", tags=["rooms"])
+async def describe_participant(
+    management: _Manage, room_id: _Name, client_id: _Name, wanted: NewMetadata
+) -> RoomDetails:
+    """Replace a participant's metadata; all members are told."""
+    await management.rooms.describe(RoomId(room_id), ClientId(client_id), wanted.metadata)
+    log.info("participant metadata changed by an operator", room_id=room_id, client_id=client_id)
+    return await show_room(management, room_id)
 
 
 @api.post("/rooms/{room_id}/participants/{client_id}/remove", tags=["rooms"])

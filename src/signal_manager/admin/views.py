@@ -21,6 +21,7 @@ __all__ = [
     "ErrorView",
     "Failure",
     "NewMessage",
+    "NewMetadata",
     "NewToken",
     "PageOf",
     "RoomDetails",
@@ -260,6 +261,12 @@ class Close(_Asked):
     reason: Annotated[str, Field(min_length=1, max_length=_LONGEST_REASON)] = Field(
         default="closed by an operator", description="Shown to the members."
     )
+
+
+class NewMetadata(_Asked):
+    """What shall be said of a room or a participant."""
+
+    metadata: dict[str, Any] = Field(description="Takes the place of all that was said before.")
 
 
 class NewMessage(_Asked):

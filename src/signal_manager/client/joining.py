@@ -69,7 +69,7 @@ class Joining:
         self._client = client
         self._room_id = room_id
         self._role = role
-        self._metadata = metadata
+        self.metadata = metadata  # what the others see of this client
         self._max_participants = max_participants
         self._publications = publications
         self._open_media = open_media
@@ -119,7 +119,7 @@ class Joining:
 
     async def _knock(self, offer: tuple[str, list[PublishedTrack]] | None, *, may_create: bool) -> RoomAck:
         """Ask to be let in, and create the room when it is not there and that is wanted."""
-        fields: dict[str, Any] = {"room_id": self._room_id, "metadata": self._metadata, "role": "receiver"}
+        fields: dict[str, Any] = {"room_id": self._room_id, "metadata": self.metadata, "role": "receiver"}
         if offer is not None:
             fields |= {"role": "sender", "offer_sdp": offer[0], "tracks": offer[1]}
         making: dict[str, Any] = {}

@@ -103,7 +103,7 @@ class Members:
             self._remove(client_id)
         for state in others:
             member = self.all.get(state.client_id) or self._add(state)
-            was_away = member.away
+            was_away, metadata = member.away, member.metadata
             is_same_session = member.session_id == state.session_id
             published = state.tracks or []
             names = {track.track_name for track in published}
@@ -112,6 +112,8 @@ class Members:
             member.update(state)
             if member.away is not was_away:
                 self._emit(ParticipantAway(member) if member.away else ParticipantBack(member))
+            if member.metadata != metadata:
+                self._emit(ParticipantChanged(member))
             for track in published:
                 if track.track_name not in member.tracks:
                     self._add_track(member, track)

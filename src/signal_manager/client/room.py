@@ -28,6 +28,7 @@ from signal_manager.client.room_events import (
     ParticipantChanged,
     ParticipantJoined,
     ParticipantLeft,
+    RoomChanged,
     RoomClosed,
     RoomEventName,
     RoomHappening,
@@ -48,6 +49,8 @@ from signal_manager.errors import (
 )
 from signal_manager.protocol.messages import (
     IceServer,
+    MetadataUpdate,
+    MetadataUpdateAck,
     RoomAck,
     RoomEvent,
 )
@@ -127,6 +130,7 @@ class Room:
             on_change=self._wake,
             on_end=self._hear_the_end,
             on_lost=self._lose_media,
+            on_metadata=self._take_metadata,
             start=self._start,
         )
         self._negotiations = Negotiations(
@@ -139,6 +143,7 @@ class Room:
         self._events: EventQueue[RoomHappening] = EventQueue()
         self._callbacks: Callbacks[RoomHappening] = Callbacks(ROOM_EVENT_NAMES)
         self._entry: Entry | None = None
+        self._metadata: Mapping[str, Any] | None = None
         self._has_media = False
         self._is_closed = False
         self._connections = 0  # that the client has made since this object was
@@ -159,6 +164,11 @@ class Room:
     def participants(self) -> Mapping[str, Participant]:
         """The other members, by client id."""
         return self._members.all
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What is said of the room; `created_at` (ms since the epoch) is the service's."""
+        return self._metadata or {}
 
     @property
     def state(self) -> Literal["joined", "reconnecting", "closed"]:
@@ -218,6 +228,26 @@ class Room:
         """Send sound and picture again."""
         self._publications.enable(kind, is_enabled=True)
 
+    async def set_metadata(
+        self, metadata: Mapping[str, Any], *, scope: Literal["participant", "room"] = "participant"
+    ) -> None:
+        """Replace what the others see of this client, which joining again repeats, or what is said of the room.
+
+        Raises:
+            ForbiddenError: the room's metadata is for whoever has the grant `admin`.
+            TooLargeError: it is larger than 16,384 bytes as JSON.
+            InvalidRequestError: the room is closed, or `scope` is another.
+        """
+        if self._is_closed:
+            raise InvalidRequestError("the room is closed; join it again")
+        if scope not in {"participant", "room"}:
+            raise InvalidRequestError(f"scope is {scope!r}, expected participant or room")
+        wanted = an_object(metadata, "metadata") or {}
+        message = MetadataUpdate(room_id=self.id, metadata=wanted, scope=scope)
+        await self._client.request(message, MetadataUpdateAck)
+        if scope == "participant":
+            self._joining.metadata = wanted
+
     def pull(self, client_id: str, name: str) -> None:
         """Receive a track that is not received yet: without `auto_pull`, or after it failed. A `TrackAdded` follows.
 
@@ -260,6 +290,8 @@ class Room:
     def on(
         self, name: Literal["participant_changed"], callback: Callback[ParticipantChanged]
     ) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["room_changed"], callback: Callback[RoomChanged]) -> Callable[[], None]: ...
     @overload
     def on(self, name: Literal["track"], callback: Callback[TrackAdded]) -> Callable[[], None]: ...
     @overload
@@ -431,6 +463,14 @@ class Room:
             self._lose(entry, UnavailableError("the service is restarting"))
         else:
             self._close(reason)
+
+    def _take_metadata(self, metadata: dict[str, Any], is_room: bool) -> None:
+        if not is_room:
+            self._joining.metadata = metadata
+        elif metadata != self._metadata:
+            is_first, self._metadata = self._metadata is None, metadata
+            if not is_first:
+                self._emit(RoomChanged(metadata))
 
     def _note_stale(self, mid: str) -> None:
         if self._entry is not None:

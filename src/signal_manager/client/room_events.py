@@ -23,6 +23,7 @@ __all__ = [
     "ParticipantJoined",
     "ParticipantLeft",
     "RemoteTrack",
+    "RoomChanged",
     "RoomClosed",
     "RoomEventName",
     "RoomHappening",
@@ -119,6 +120,14 @@ class ParticipantChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomChanged:
+    """The room's metadata changed."""
+
+    name: ClassVar = "room_changed"
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class TrackAdded:
     """A track is received: `await track.recv()` gives its frames.
 
@@ -181,6 +190,7 @@ RoomHappening: TypeAlias = (
     | ParticipantAway
     | ParticipantBack
     | ParticipantChanged
+    | RoomChanged
     | TrackAdded
     | TrackRemoved
     | TrackFailed
@@ -194,6 +204,7 @@ RoomEventName: TypeAlias = Literal[
     "participant_away",
     "participant_back",
     "participant_changed",
+    "room_changed",
     "track",
     "track_removed",
     "error",

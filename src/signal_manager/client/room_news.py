@@ -29,6 +29,7 @@ class RoomNews:
         on_change: called when the members, or what they publish, may have changed.
         on_end: called with a membership that the service has ended, and why.
         on_lost: called with a membership that has lost its media session, and why.
+        on_metadata: called with metadata that has changed, and whether it is the room's rather than this client's.
         start: runs work in the background, under a name.
     """
 
@@ -41,6 +42,7 @@ class RoomNews:
         on_change: Callable[[], None],
         on_end: Callable[[Entry, str], None],
         on_lost: Callable[[Entry, Exception], None],
+        on_metadata: Callable[[dict[str, Any], bool], None],
         start: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:
         self._client = client
@@ -49,6 +51,7 @@ class RoomNews:
         self._on_change = on_change
         self._on_end = on_end
         self._on_lost = on_lost
+        self._on_metadata = on_metadata
         self._start = start
         self._is_resyncing = False
         self._sequence = 0  # of the last change that the members show
@@ -78,6 +81,8 @@ class RoomNews:
             self._on_end(entry, event.reason or "the room was closed")
         elif event.participant is not None and event.participant.client_id == self._client.client_id:
             self._hear_of_myself(entry, event)
+        elif event.event == "metadata_changed" and event.participant is None:
+            self._on_metadata(event.metadata or {}, True)
         else:
             self._members.apply(event)
         self._on_change()
@@ -87,6 +92,8 @@ class RoomNews:
             self._on_end(entry, event.reason or "removed from the room")
         elif event.event == "tracks_unpublished" and event.reason == _SESSION_LOST:
             self._on_lost(entry, UnavailableError("the SFU has lost the media session"))
+        elif event.event == "metadata_changed" and event.participant is not None:
+            self._on_metadata(event.participant.metadata or {}, False)
 
     async def _resync(self, entry: Entry) -> None:
         """Ask for the whole room, since an event is missing."""
@@ -104,4 +111,6 @@ class RoomNews:
 
     def _show_state(self, state: RoomAck | RoomStateAck) -> None:
         self._sequence = state.sequence
+        metadata = state.connection_info.metadata if isinstance(state, RoomAck) else state.metadata
+        self._on_metadata(metadata, True)
         self._members.show_state(state.participants)

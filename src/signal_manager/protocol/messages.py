@@ -41,6 +41,8 @@ __all__ = [
     "Member",
     "Message",
     "MessageType",
+    "MetadataUpdate",
+    "MetadataUpdateAck",
     "PayloadType",
     "Peer",
     "PublishedTrack",
@@ -140,6 +142,8 @@ class MessageType(IntEnum):
     ROOM_EVENT = 0x36
     ROOM_STATE = 0x38
     ROOM_STATE_ACK = 0x39
+    METADATA_UPDATE = 0x3A
+    METADATA_UPDATE_ACK = 0x3B
     TRACKS_NEW = 0x40
     TRACKS_NEW_ACK = 0x41
     RENEGOTIATE = 0x42
@@ -575,7 +579,7 @@ class RoomEvent(Message, frozen=True, kw_only=True):
     """One change of a room, told to all its members in the order of `sequence`.
 
     `participant` is the member it is about, as it is after the change; `tracks` are those published or unpublished, or
-    those that a replaced media session is about to publish.
+    those that a replaced media session is about to publish. `metadata` is the room's, where that has changed.
     """
 
     room_id: Label
@@ -594,6 +598,7 @@ class RoomEvent(Message, frozen=True, kw_only=True):
     participant: Member | None = None
     tracks: Annotated[list[PublishedTrack], Results] | None = None
     reason: Label | None = None
+    metadata: Metadata | None = None
 
 
 class RoomState(Request, frozen=True, kw_only=True):
@@ -611,6 +616,20 @@ class RoomStateAck(Message, frozen=True, kw_only=True):
     metadata: Metadata
     max_participants: Count
     created_at: Count | None = None
+
+
+class MetadataUpdate(Request, frozen=True, kw_only=True):
+    """Replace one's own metadata as the other members see it, or the room's."""
+
+    room_id: Name
+    metadata: Metadata
+    scope: Literal["participant", "room"] = "participant"
+
+
+class MetadataUpdateAck(Message, frozen=True, kw_only=True):
+    """The room's `sequence` after the change."""
+
+    sequence: Count
 
 
 class TracksNew(Request, frozen=True, kw_only=True):
@@ -757,6 +776,8 @@ SPECS: dict[MessageType, Spec] = {
         Spec(MessageType.ROOM_EVENT, RoomEvent, None, Peer.SERVICE),
         Spec(MessageType.ROOM_STATE, RoomState, None, Peer.CLIENT),
         Spec(MessageType.ROOM_STATE_ACK, RoomStateAck, None, Peer.SERVICE),
+        Spec(MessageType.METADATA_UPDATE, MetadataUpdate, None, Peer.CLIENT),
+        Spec(MessageType.METADATA_UPDATE_ACK, MetadataUpdateAck, None, Peer.SERVICE),
         Spec(MessageType.TRACKS_NEW, TracksNew, None, Peer.CLIENT),
         Spec(MessageType.TRACKS_NEW_ACK, TracksNewAck, None, Peer.SERVICE),
         Spec(MessageType.RENEGOTIATE, Renegotiate, None, Peer.CLIENT),

@@ -255,6 +255,7 @@ _INPUTS: dict[MessageType, Input] = {
             MessageType.WEBRTC_ROOM_JOIN,
             MessageType.WEBRTC_ROOM_LEAVE,
             MessageType.ROOM_STATE,
+            MessageType.METADATA_UPDATE,
             MessageType.TRACKS_NEW,
             MessageType.RENEGOTIATE,
             MessageType.TRACKS_CLOSE,

@@ -7,7 +7,7 @@ all is made up for from the room's record, which is the truth.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,6 +28,7 @@ Happening = Literal[
     "tracks_published",
     "tracks_unpublished",
     "media_replaced",
+    "metadata_changed",
     "room_closed",
 ]
 
@@ -43,6 +44,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     participant: Participant | None = None
     tracks: tuple[Track, ...] = ()
     reason: str | None = None
+    metadata: dict[str, Any] | None = None  # the room's
 
 
 write_change = msgspec.msgpack.Encoder().encode
@@ -117,10 +119,17 @@ def applied(room: Room, change: Change) -> Room:
             participants = (*participants, participant)
         case "participant_left" if participant is not None:
             participants = tuple(each for each in participants if not _is_same(each, participant))
-        case "participant_away" | "participant_back" | "tracks_published" | "tracks_unpublished" | "media_replaced" if (
-            participant
-        ):
+        case (
+            "participant_away"
+            | "participant_back"
+            | "tracks_published"
+            | "tracks_unpublished"
+            | "media_replaced"
+            | "metadata_changed"
+        ) if participant is not None:
             participants = tuple(participant if _is_same(each, participant) else each for each in participants)
+        case "metadata_changed" if change.metadata is not None:
+            return _replace(room, sequence=change.sequence, metadata=change.metadata)
         case "room_closed":
             return _replace(room, sequence=change.sequence, is_active=False, close_reason=change.reason)
         case _:
@@ -134,7 +143,7 @@ def difference(before: Room, after: Room) -> list[Change]:
     They may be fewer than there were: who came and went meanwhile is not among them. The last one has the later
     state's number, so that whoever is told of all of them has caught up.
     """
-    changes = [*_gone(before, after), *_come(before, after), *_absences(before, after), *_tracks(before, after)]
+    changes = [*_gone(before, after), *_come(before, after), *_told(before, after), *_tracks(before, after)]
     if before.is_active and not after.is_active:
         changes.append(Change(sequence=0, event="room_closed", reason=after.close_reason))
     first = after.sequence - len(changes) + 1
@@ -151,6 +160,16 @@ def _come(before: Room, after: Room) -> Iterable[Change]:
     for participant in after.participants:
         if _find(before, participant) is None:
             yield Change(sequence=0, event="participant_joined", participant=participant)
+
+
+def _told(before: Room, after: Room) -> Iterable[Change]:
+    yield from _absences(before, after)
+    if before.metadata != after.metadata:
+        yield Change(sequence=0, event="metadata_changed", metadata=after.metadata)
+    for participant in after.participants:
+        former = _find(before, participant)
+        if former is not None and former.metadata != participant.metadata:
+            yield Change(sequence=0, event="metadata_changed", participant=participant)
 
 
 def _absences(before: Room, after: Room) -> Iterable[Change]:

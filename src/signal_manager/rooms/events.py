@@ -47,6 +47,7 @@ def event(room_id: RoomId, change: Change) -> RoomEvent:
         participant=None if change.participant is None else describe(change.participant),
         tracks=_published(change.tracks) if change.tracks else None,
         reason=change.reason,
+        metadata=change.metadata,
     )
 
 

@@ -25,7 +25,9 @@ __all__ = [
     "opened",
     "with_absence",
     "with_media",
+    "with_metadata",
     "with_participant",
+    "with_room_metadata",
     "with_tracks",
     "without_participant",
     "without_tracks",
@@ -152,6 +154,27 @@ def with_absence(key: MemberKey, *, away: bool, now: float) -> RoomChange:
         if participant.away is away:
             raise NotFoundError(f"client {key.client_id} is known to be {'away' if away else 'back'}")
         return _swap(room, _replace(participant, away=away), now)
+
+    return change
+
+
+def with_metadata(key: MemberKey, metadata: dict[str, Any], *, now: float) -> RoomChange:
+    """Replace a participant's metadata; NotFoundError when it has left."""
+
+    def change(room: Room) -> Room:
+        return _swap(room, _replace(_require(room, key), metadata=metadata), now)
+
+    return change
+
+
+def with_room_metadata(metadata: dict[str, Any], *, now: float) -> RoomChange:
+    """Replace the room's metadata but for `created_at`; InvalidRequestError when it is closed."""
+
+    def change(room: Room) -> Room:
+        if not room.is_active:
+            raise InvalidRequestError(f"room {room.room_id} is closed")
+        kept = {name: value for name, value in room.metadata.items() if name == "created_at"}
+        return _replace(room, metadata=metadata | kept, updated_at=now)
 
     return change
 

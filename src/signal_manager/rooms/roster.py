@@ -402,6 +402,40 @@ class Roster:
                 local, room, Change(sequence=room.sequence, event=event, participant=participant)
             )
 
+    # -- metadata ------------------------------------------------------------------------------------------------
+
+    async def describe(self, member: Membership, metadata: dict[str, Any]) -> int:
+        """Replace a member's metadata, tell the room, and return the room's sequence."""
+        return await self._describe(member.local, member.room_id, member.key, metadata)
+
+    async def describe_client(self, room_id: RoomId, client_id: ClientId, metadata: dict[str, Any]) -> None:
+        """Replace the metadata of a client on whatever node; NotFoundError when it is not in such a room."""
+        room = await self._storage.get_room(room_id)
+        participant = membership.find_client(room, client_id) if room is not None and room.is_active else None
+        if participant is None:
+            raise NotFoundError(f"client {client_id} is not in room {room_id}")
+        await self._describe(self._local(room_id), room_id, membership.key_of(participant), metadata)
+
+    async def describe_room(self, room_id: RoomId, metadata: dict[str, Any]) -> int:
+        """Replace a room's metadata, tell its members, and return its sequence.
+
+        Raises:
+            NotFoundError, InvalidRequestError: there is no such room, or it is closed.
+        """
+        local = self._local(room_id)
+        async with local.lock:
+            room = await self._storage.change_room(room_id, membership.with_room_metadata(metadata, now=self._clock()))
+            changed = Change(sequence=room.sequence, event="metadata_changed", metadata=room.metadata)
+            self._announcements.settle(local, room, changed)
+        return room.sequence
+
+    async def _describe(self, local: LocalRoom, room_id: RoomId, key: MemberKey, metadata: dict[str, Any]) -> int:
+        async with local.lock:
+            room = await self._storage.change_room(room_id, membership.with_metadata(key, metadata, now=self._clock()))
+            changed = Change(sequence=room.sequence, event="metadata_changed", participant=membership.find(room, key))
+            self._announcements.settle(local, room, changed)
+        return room.sequence
+
     # -- tracks --------------------------------------------------------------------------------------------------
 
     def publishers(self, member: Membership, present: Iterable[Participant]) -> list[Publisher]:

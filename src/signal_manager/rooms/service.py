@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -37,6 +37,8 @@ from signal_manager.protocol.messages import (
     DataChannelsNewAck,
     IceServers,
     IceServersAck,
+    MetadataUpdate,
+    MetadataUpdateAck,
     Renegotiate,
     RenegotiateAck,
     RoomAck,
@@ -333,6 +335,16 @@ class RoomService:
             created_at=created_at if isinstance(created_at, int) and created_at >= 0 else None,
         )
 
+    async def update_metadata(self, caller: Caller, request: MetadataUpdate) -> MetadataUpdateAck:
+        """Replace a member's own metadata, or with the grant `admin` the room's, and tell everybody."""
+        member = self._roster.member(caller, request.room_id)
+        _check_metadata(request.metadata)
+        if request.scope == "participant":
+            return MetadataUpdateAck(sequence=await self._roster.describe(member, request.metadata))
+        if not caller.identity.grants.admin:
+            raise ForbiddenError("the token does not allow to change the room's metadata, expected the grant admin")
+        return MetadataUpdateAck(sequence=await self._roster.describe_room(member.room_id, request.metadata))
+
     async def change_tracks(self, caller: Caller, request: TracksNew) -> TracksNewAck:
         """Publish tracks with an offer, or pull tracks without one."""
         member, media = self._media_of(caller, request.room_id)
@@ -492,6 +504,19 @@ class RoomService:
         """Close a room with its members in it; NotFoundError or InvalidRequestError when there is none to close."""
         await self._roster.close(room_id, reason)
 
+    async def describe(self, room_id: RoomId, client_id: ClientId | None, metadata: dict[str, Any]) -> None:
+        """Replace the metadata of a room, or of a client in it.
+
+        Raises:
+            NotFoundError, InvalidRequestError: there is no such room or client in it, or the room is closed.
+            TooLargeError: it is more than a member may say.
+        """
+        _check_metadata(metadata)
+        if client_id is None:
+            await self._roster.describe_room(room_id, metadata)
+        else:
+            await self._roster.describe_client(room_id, client_id, metadata)
+
     # -- what these have in common -------------------------------------------------------------------------------
 
     def _limit_of(self, request: RoomCreate | RoomJoin) -> int:
@@ -529,9 +554,7 @@ class RoomService:
                 raise InvalidRequestError("offer_sdp is missing, expected an offer from a sender")
         else:
             self._check_may_subscribe(caller)
-        size = len(msgspec.json.encode(request.metadata or {}))
-        if size > MAX_METADATA:
-            raise TooLargeError(f"metadata is {size} bytes of JSON, expected at most {MAX_METADATA}")
+        _check_metadata(request.metadata or {})
         return role
 
     def _check_may_publish(self, caller: Caller) -> None:
@@ -599,3 +622,9 @@ class RoomService:
             tracks=list(entered.tracks),
             sequence=room.sequence,
         )
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    size = len(msgspec.json.encode(metadata))
+    if size > MAX_METADATA:
+        raise TooLargeError(f"metadata is {size} bytes of JSON, expected at most {MAX_METADATA}")

@@ -591,20 +591,22 @@ class RoomLeaveAck(_message.Message):
     def __init__(self, version: _Optional[str] = ..., status: _Optional[int] = ..., message: _Optional[str] = ..., room_id: _Optional[str] = ..., client_id: _Optional[str] = ...) -> None: ...
 
 class RoomEvent(_message.Message):
-    __slots__ = ("room_id", "sequence", "event", "participant", "tracks", "reason")
+    __slots__ = ("room_id", "sequence", "event", "participant", "tracks", "reason", "metadata")
     ROOM_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     PARTICIPANT_FIELD_NUMBER: _ClassVar[int]
     TRACKS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     room_id: str
     sequence: int
     event: str
     participant: Member
     tracks: PublishedTrackList
     reason: str
-    def __init__(self, room_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[str] = ..., participant: _Optional[_Union[Member, _Mapping]] = ..., tracks: _Optional[_Union[PublishedTrackList, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+    metadata: str
+    def __init__(self, room_id: _Optional[str] = ..., sequence: _Optional[int] = ..., event: _Optional[str] = ..., participant: _Optional[_Union[Member, _Mapping]] = ..., tracks: _Optional[_Union[PublishedTrackList, _Mapping]] = ..., reason: _Optional[str] = ..., metadata: _Optional[str] = ...) -> None: ...
 
 class RoomState(_message.Message):
     __slots__ = ("version", "client_id", "auth_token", "room_id")
@@ -633,6 +635,28 @@ class RoomStateAck(_message.Message):
     max_participants: int
     created_at: int
     def __init__(self, room_id: _Optional[str] = ..., sequence: _Optional[int] = ..., participants: _Optional[_Union[MemberList, _Mapping]] = ..., metadata: _Optional[str] = ..., max_participants: _Optional[int] = ..., created_at: _Optional[int] = ...) -> None: ...
+
+class MetadataUpdate(_message.Message):
+    __slots__ = ("version", "client_id", "auth_token", "room_id", "metadata", "scope")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ROOM_ID_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    client_id: str
+    auth_token: str
+    room_id: str
+    metadata: str
+    scope: str
+    def __init__(self, version: _Optional[str] = ..., client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., room_id: _Optional[str] = ..., metadata: _Optional[str] = ..., scope: _Optional[str] = ...) -> None: ...
+
+class MetadataUpdateAck(_message.Message):
+    __slots__ = ("sequence",)
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
 
 class TracksNew(_message.Message):
     __slots__ = ("version", "client_id", "auth_token", "room_id", "tracks", "offer_sdp")
