@@ -29,6 +29,7 @@ import { NAME_RULE, isValidName } from "./payload.js";
 import { Room, type JoinOptions } from "./room.js";
 import { completeRetry, type RetryOptions } from "./retry.js";
 import { Session, type Encoded } from "./session.js";
+import { explainExpiry, fetchToken, isExpiry, renewalDelay, retryDelay, type Token } from "./tokens.js";
 
 /** What a `SignalClient` may be told beside its name and token. Times are in ms. */
 export interface ClientOptions {
@@ -137,6 +138,9 @@ const REMEMBERED_TARGETS = 1024;
 // In ms; a service that names more does not know when it will be back.
 const MAX_GOAWAY_DELAY = 60_000;
 
+// The close code that asks for a new token: its 401 is no refusal of what the client comes back with.
+const TOKEN_EXPIRED = 4402;
+
 // In ms; a timer that is set to more fires at once (HTML, "timers").
 const MAX_TIME = 2 ** 31 - 1;
 
@@ -190,6 +194,8 @@ export class SignalClient extends Emitter<ClientEvents> {
   #attempts = 0; // since the connection was lost
   #goAwayDelay: number | null = null;
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
+  #renewalTimer: ReturnType<typeof setTimeout> | undefined;
+  #askedAgain = false; // for a token, since the last one had expired
   #error: SignalManagerError = new InvalidRequestError("not connected: call connect() first");
   #opened: { resolve(): void; reject(error: unknown): void } | null = null; // who waits in `connect`
   #closed: (() => void)[] = []; // who waits in `close`
@@ -197,10 +203,12 @@ export class SignalClient extends Emitter<ClientEvents> {
   /**
    * @param url `ws://host:port` or `wss://host:port`, with an optional path.
    * @param clientId the name of this client, which others address.
-   * @param token proves it; sent to the service only.
+   * @param token proves it; sent to the service only. A token that ends needs a function that fetches one: it is called
+   *   before every connection, and before the token ends, so that calls outlive their tokens. When it fails it is
+   *   called again later (the `error` event says why), and nothing ends.
    * @throws InvalidRequestError the URL, the name or an option cannot work.
    */
-  constructor(url: string, clientId: string, token: string, options: ClientOptions = {}) {
+  constructor(url: string, clientId: string, token: Token, options: ClientOptions = {}) {
     super(CLIENT_EVENTS);
     const framing = options.framing ?? "v2";
     const WebSocket = options.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
@@ -208,6 +216,8 @@ export class SignalClient extends Emitter<ClientEvents> {
     if (!isValidName(clientId)) throw new InvalidRequestError(`clientId is ${clientId}, expected ${NAME_RULE}`);
     if (!(framing in SUBPROTOCOLS)) throw new InvalidRequestError(`framing is ${framing}, expected v1, v2 or json`);
     if (!WebSocket) throw new InvalidRequestError("there is no global WebSocket here: pass one as an option");
+    if (typeof token !== "string" && typeof token !== "function")
+      throw new InvalidRequestError(`token is a ${typeof token}, expected a string or a function`);
     this.clientId = clientId;
     checkTime(options.connectTimeout ?? 0, "connectTimeout");
     checkTime(options.requestTimeout ?? 0, "requestTimeout");
@@ -217,7 +227,8 @@ export class SignalClient extends Emitter<ClientEvents> {
       url,
       framing,
       // The instance lets the service recognise a reconnect of this very client (docs/protocol.md, "Conversation").
-      connect: { client_id: clientId, auth_token: token, version: PROTOCOL_VERSION, instance_id: makeId() },
+      connect: { client_id: clientId, version: PROTOCOL_VERSION, instance_id: makeId() },
+      token,
       session: new Session(options.resumable ?? true),
       timeout: options.connectTimeout ?? 10_000,
       WebSocket,
@@ -474,7 +485,7 @@ export class SignalClient extends Emitter<ClientEvents> {
       },
       isWaiting: () => [...this.#pending.values()].some(({ isSent }) => isSent),
       isInRoom: () => this.isHeard("room-event"),
-      onAccepted: (ack, isResumed) => this.#admit(ack.session_id, isResumed),
+      onAccepted: (ack, isResumed) => this.#admit(ack, isResumed),
       onMessage: (message) => this.#receive(message),
       onUnreadable: (error) => this.#drop(error),
       onClosed: (closed, error) => this.#forget(connection, closed, error),
@@ -496,19 +507,52 @@ export class SignalClient extends Emitter<ClientEvents> {
     else this.#openNow();
   }
 
-  #admit(sessionId: string, resumed: boolean): void {
+  #admit({ session_id: sessionId, token_expires_at }: Fields["CONNECT_ACK"], resumed: boolean): void {
     const isFirst = this.#sessionId === null;
     this.#state = "connected";
     this.#sessionId = sessionId;
     this.#connectedAt = performance.now();
     this.#goAwayDelay = null;
     this.#attempts = 0;
+    this.#askedAgain = false;
     this.#opened?.resolve();
     if (!resumed) this.#rejectSent("the session was lost");
     // What waited was asked for before anything that a listener sends.
     for (const [id, pending] of [...this.#pending]) if (!pending.isSent) this.#send(id, pending);
+    void this.#scheduleRenewal(token_expires_at, this.#connection);
     if (isFirst) this.emit("connected", { sessionId });
     else this.emit("reconnected", { sessionId, resumed });
+  }
+
+  /** Renew the token of a connection before it ends, again and again while that connection lasts. */
+  async #scheduleRenewal(expiresAt: number | undefined, connection: Connection | null): Promise<void> {
+    clearTimeout(this.#renewalTimer);
+    if (expiresAt === undefined || typeof this.#settings.token === "string") return;
+    // By the service's clock, since this machine's may be wrong.
+    const now = await this.request("HEARTBEAT", { timestamp: Date.now() }).then(
+      ({ server_time }) => server_time ?? Date.now(),
+      () => Date.now(),
+    );
+    this.#renewLater(renewalDelay(expiresAt - now, this.#retry.random), connection, 0);
+  }
+
+  #renewLater(delay: number, connection: Connection | null, failures: number): void {
+    if (this.#state !== "connected" || this.#connection !== connection) return;
+    clearTimeout(this.#renewalTimer);
+    this.#renewalTimer = setTimeout(() => void this.#renew(connection, failures), delay);
+  }
+
+  async #renew(connection: Connection | null, failures: number): Promise<void> {
+    try {
+      const auth_token = await fetchToken(this.#settings.token, this.#requestTimeout);
+      if (this.#connection !== connection) return;
+      const { expires_at } = await this.request("TOKEN_RENEW", { auth_token });
+      await this.#scheduleRenewal(expires_at, connection);
+    } catch (error) {
+      if (this.#state !== "connected" || this.#connection !== connection) return;
+      this.emit("error", { error: error as SignalManagerError });
+      this.#renewLater(retryDelay(failures, this.#retry.random), connection, failures + 1);
+    }
   }
 
   #receive(message: Message): void {
@@ -551,7 +595,15 @@ export class SignalClient extends Emitter<ClientEvents> {
       return this.#end(new UnavailableError("the client is closed"));
     }
     if (wasConnected && performance.now() - this.#connectedAt > this.#retry.maxDelay) this.#failures = 0;
-    const isFinal = !mayReconnect(closed) || (error.code < 500 && !error.retryable);
+    clearTimeout(this.#renewalTimer);
+    const mayRenew = isExpiry(error) && typeof this.#settings.token !== "string";
+    if (mayRenew && !this.#askedAgain && this.#successor === null) {
+      this.#askedAgain = true;
+      return this.#open();
+    }
+    const isRefused = error.code < 500 && !error.retryable && !mayRenew && closed.code !== TOKEN_EXPIRED;
+    const isFinal = !mayReconnect(closed) || isRefused;
+    if (isExpiry(error) && !mayRenew) error = explainExpiry(error);
     if (isFirst || isFinal || this.#attempts >= this.#retry.attempts) {
       return this.#end(error, isFirst ? null : closed);
     }
@@ -593,6 +645,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     this.#state = "ended";
     this.#error = error;
     clearTimeout(this.#retryTimer);
+    clearTimeout(this.#renewalTimer);
     for (const unlisten of this.#unlisten.splice(0)) unlisten();
     this.#successor?.abort(error.message);
     this.#connection?.leave(error.message);

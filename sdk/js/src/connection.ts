@@ -15,6 +15,7 @@ import {
 import { SUBPROTOCOLS, decode, encode, makeId, type Framing } from "./frames.js";
 import type { Fields, Message, MessageType } from "./messages.js";
 import type { Encoded, Session } from "./session.js";
+import { fetchToken, type Token } from "./tokens.js";
 
 /** What the SDK uses of a WebSocket: the browser's own, Node's, or that of the `ws` package. */
 export interface WebSocketLike {
@@ -43,7 +44,9 @@ export interface Closed {
 export interface ConnectionSettings {
   url: string;
   framing: Framing;
-  connect: Fields["CONNECT"];
+  /** The CONNECT of every connection, but for its token. */
+  connect: Omit<Fields["CONNECT"], "auth_token">;
+  token: Token;
   /** Continued by this connection where the service still has it. */
   session: Session;
   /** In ms, from the first packet to CONNECT_ACK. */
@@ -186,7 +189,7 @@ export class Connection {
   }
 
   #introduce(): void {
-    const { framing, connect, session } = this.#settings;
+    const { framing, token, timeout } = this.#settings;
     const chosen = this.#socket.protocol;
     // The original service knows no subprotocols and speaks v1.
     if (chosen !== SUBPROTOCOLS[framing] && !(chosen === "" && framing === "v1")) {
@@ -195,8 +198,22 @@ export class Connection {
       );
       return this.abort(this.#refusal.message);
     }
+    if (typeof token === "string") return this.#logIn(token);
+    // Asked only now, so that nobody fetches tokens for a network that is away.
+    fetchToken(token, timeout).then(
+      (fetched) => this.#logIn(fetched),
+      (error: SignalManagerError) => {
+        this.#refusal = error;
+        this.abort(error.message);
+      },
+    );
+  }
+
+  #logIn(token: string): void {
+    if (this.#state !== "opening") return;
+    const { connect, session } = this.#settings;
     this.#listener.onOpen();
-    this.#write("CONNECT", { ...connect, ...session.wish }, this.#connectId);
+    this.#write("CONNECT", { ...connect, auth_token: token, ...session.wish }, this.#connectId);
   }
 
   #receive(data: string | ArrayBuffer): void {

@@ -21,3 +21,4 @@ export type { Fields, IceServer, JsonObject, TrackKind } from "./messages.js";
 export { isValidName } from "./payload.js";
 export type { RetryOptions } from "./retry.js";
 export { Room, type JoinOptions, type RoomEvents } from "./room.js";
+export type { Token } from "./tokens.js";
