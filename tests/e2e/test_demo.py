@@ -72,6 +72,12 @@ async def test_someone_who_left_can_join_again(guest: OpenGuest) -> None:
     await bob.sees(alice)
 
 
+_WATCH_FOR_AWAY = """() => {
+    const look = () => { window.wasAway ||= document.querySelector('.tile[data-away="true"]') !== null; };
+    new MutationObserver(look).observe(document.body, { subtree: true, attributes: true });
+}"""
+
+
 async def test_the_tile_of_a_killed_browser_goes_soon_after_the_resume_window(
     guest: OpenGuest, playwright: Playwright, tmp_path: Path
 ) -> None:
@@ -81,10 +87,12 @@ async def test_the_tile_of_a_killed_browser_goes_soon_after_the_resume_window(
     try:
         bob = await guest("bob", elsewhere=await playwright.chromium.connect_over_cdp(doomed.endpoint))
         await alice.sees(bob)
+        await alice.page.evaluate(_WATCH_FOR_AWAY)
     finally:
         await doomed.kill()
 
     await alice.misses(bob, within=RESUME_WINDOW + 2)
+    assert await alice.page.evaluate("window.wasAway")
 
 
 @pytest.mark.parametrize("codec", ["VP8", "H264"])

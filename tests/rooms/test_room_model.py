@@ -19,20 +19,26 @@ from signal_manager.protocol.messages import Member, RoomCreateAck, RoomJoinAck,
 from tests.rooms.house import ROOM, SOON, Client, House
 
 NAMES = ("alice", "bob", "carol", "dave", "eve")
-ACTIONS = ("create", "join", "join as receiver", "leave", "lose", "publish", "close", "pull")
+ACTIONS = ("create", "join", "join as receiver", "leave", "lose", "publish", "close", "pull", "away", "back")
+AWAY = "(away)"
 
-Picture = dict[str, frozenset[str]]  # who is there, and what can be pulled from them
+Picture = dict[str, frozenset[str]]  # who is there, what can be pulled from them, and whether they are away
 
 steps = st.tuples(st.sampled_from(NAMES), st.sampled_from(ACTIONS))
 
 
 def picture_of(members: list[Member]) -> Picture:
-    return {member.client_id: frozenset(track.track_name for track in member.tracks or ()) for member in members}
+    return {
+        member.client_id: frozenset(track.track_name for track in member.tracks or ())
+        | ({AWAY} if member.away else frozenset())
+        for member in members
+    }
 
 
 def picture_in(room: Room) -> Picture:
     return {
         participant.client_id: frozenset(track.track_name for track in participant.tracks)
+        | ({AWAY} if participant.away else frozenset())
         for participant in room.participants
     }
 
@@ -82,6 +88,8 @@ class RoomModel(RuleBasedStateMachine):
                     await client.publish(f"p{self.published}")
                 case "close":
                     await client.close("0")
+                case "away" | "back":
+                    self.house.rooms.mark(client.caller.session_id, is_away=action == "away")
                 case "pull":
                     ack = await client.pull(NAMES[0])
                     if ack.requires_renegotiation:
