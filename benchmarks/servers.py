@@ -214,6 +214,7 @@ api_keys = [{api_keys}]
 
 [security]
 max_messages_per_minute = {UNREACHED_RATE}
+max_bytes_per_minute = {UNREACHED_RATE}000
 
 [storage]
 backend = "{storage}"

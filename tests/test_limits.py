@@ -21,6 +21,7 @@ from signal_manager.limits import (
     TokenBucket,
     TrustedProxies,
     Usage,
+    Volume,
     address_of,
 )
 
@@ -356,3 +357,24 @@ def test_without_a_rate_nobody_meets_it() -> None:
     bucket = Allowance(usage, now=NOW).of_client("alice", NOW)
 
     assert not any(bucket.take(NOW) for _ in range(10_000))
+
+
+def test_bytes_may_come_in_a_burst_and_then_evenly() -> None:
+    volume = Volume(6000, burst=1000, now=0.0)
+
+    def wait(size: int, now: float) -> float:
+        volume.left -= size
+        return 0.0 if volume.left >= 0 else volume.refill(size, now)
+
+    assert [wait(600, 0.0), wait(400, 0.0)] == [0.0, 0.0]
+    assert wait(500, 0.0) == pytest.approx(5.0)
+    assert wait(500, 4.0) == pytest.approx(1.0)
+    assert wait(500, 5.0) == 0.0
+    assert wait(1000, 1000.0) == 0.0, "as much as a burst, however long nothing came"
+    assert wait(1, 1000.0) > 0
+
+
+def test_one_message_of_the_largest_size_may_always_come() -> None:
+    usage = Usage(Limits(bytes_per_minute=100, largest_message=5000))
+
+    assert usage.volume(0.0).left == 5000

@@ -151,6 +151,8 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 messages_per_minute=(
                     config.security.max_messages_per_minute if config.security.rate_limit_enabled else None
                 ),
+                bytes_per_minute=(config.security.max_bytes_per_minute if config.security.rate_limit_enabled else None),
+                largest_message=config.server.max_message_size,
                 connects_per_minute=config.security.max_connects_per_minute,
                 failed_auth_per_minute=config.security.max_failed_auth_per_minute,
                 outbound_queue_bytes=config.server.outbound_queue_bytes,

@@ -72,6 +72,7 @@ class Connection(WSListener):
         "_relays",
         "_session",
         "_transport",
+        "_volume",
         "_waiting",
         "client_id",
         "instance_id",
@@ -118,6 +119,7 @@ class Connection(WSListener):
         self.is_behind = False  # whether the client reads more slowly than others write to it
         self._allowance = Allowance(board.usage, now=opened_at)
         self._bucket = self._allowance.messages
+        self._volume = self._allowance.volume
         self.received = 0  # messages from the client
         self.sent = 0  # and to it
 
@@ -154,10 +156,12 @@ class Connection(WSListener):
                 and not (frame.rsv1 or frame.rsv2 or frame.rsv3)
             ):
                 data = frame.get_payload_as_bytes()
-                board.bytes_received.value += len(data)
-                bucket = self._bucket
+                size = len(data)
+                board.bytes_received.value += size
+                bucket, volume = self._bucket, self._volume
                 bucket.left = left = bucket.left - 1
-                if (left >= 0 or self._may_send(data)) and not (self._relays and self._relay(data)):
+                volume.left = room = volume.left - size
+                if ((left >= 0 and room >= 0) or self._may_send(data)) and not (self._relays and self._relay(data)):
                     self._take(data, _BINARY)
             else:
                 assert self._frames is not None  # noqa: S101 - frames come after the upgrade
@@ -425,7 +429,8 @@ class Connection(WSListener):
         """Let a message in if it is within the rate, and if text is text (RFC 6455, section 8.1)."""
         self._board.bytes_received.value += len(data)
         self._bucket.left -= 1
-        if self._bucket.left < 0 and not self._may_send(data):
+        self._volume.left -= len(data)
+        if (self._bucket.left < 0 or self._volume.left < 0) and not self._may_send(data):
             return
         if frame_type is _TEXT and not is_text(data):
             self.broken(CloseCode.NOT_TEXT, "text that is not UTF-8")
@@ -452,9 +457,11 @@ class Connection(WSListener):
     # -- inbound -------------------------------------------------------------------------------------------------
 
     def _may_send(self, data: bytes) -> bool:
-        """Look whether the rate allows a message after all, and refuse it if not; `_bucket.left` is below zero."""
+        """Look whether the rates allow a message after all, and refuse it if not; what is left of one is below zero."""
         now = time.monotonic()
-        refusal = self._allowance.refuse(now)
+        refusal = self._allowance.refuse(now) if self._bucket.left < 0 else None
+        if refusal is None and self._volume.left < 0:
+            refusal = self._allowance.refuse_bytes(len(data), now)
         if refusal is None:
             return True
         self.received += 1
@@ -485,6 +492,7 @@ class Connection(WSListener):
         """Serve the client as what it has proved to be (`Wire.identified`)."""
         session = self._session
         self._bucket = self._allowance.of_client(connect.client_id, time.monotonic())
+        self._volume = self._allowance.volume
         if self._frames is not None:
             self._frames.longest = self._board.max_message_size
         self.client_id = ClientId(connect.client_id)

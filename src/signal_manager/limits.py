@@ -33,6 +33,7 @@ __all__ = [
     "TokenBucket",
     "TrustedProxies",
     "Usage",
+    "Volume",
     "address_of",
     "is_forwarded",
     "is_from_this_machine",
@@ -57,6 +58,9 @@ BEFORE_CONNECT = 16_384
 # Pings, pongs and fragments that a client may send per message of its rate. Each costs a fraction of a message, and
 # a message of the largest size in fragments of a network packet's size must pass.
 FRAMES_PER_MESSAGE = 64
+# Of a minute's bytes, the part that may come at once. What one sender says in a burst must fit into what may wait for a
+# receiver that is slow, or the receiver is closed for the sender's haste.
+_BURST_PART = 16
 # More messages per minute than anything can send.
 UNLIMITED = 10**12
 
@@ -80,13 +84,15 @@ _HOPS = 32
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What the service allows.
 
-    `messages_per_minute` of None is no limit; sizes are in bytes.
+    `messages_per_minute` and `bytes_per_minute` of None are no limit; sizes are in bytes.
     """
 
     max_connections: int = 1000
     max_strangers: int = STRANGERS
     max_connections_per_address: int = 10
     messages_per_minute: int | None = 1000
+    bytes_per_minute: int | None = 33_554_432
+    largest_message: int = 1_048_576
     failed_auth_per_minute: int = 10
     connects_per_minute: int = 600
     outbound_queue_bytes: int = 1048576
@@ -100,9 +106,10 @@ class TokenBucket:
     `refill` only below zero.
     """
 
-    __slots__ = ("_full_at", "_interval", "left")
+    __slots__ = ("_full_at", "_interval", "left", "volume")
 
     def __init__(self, per_minute: int, *, now: float) -> None:
+        self.volume: Volume | None = None  # of the same client, where its bytes count too
         self._interval = _MINUTE / per_minute
         self._full_at = now
         self.left = 0
@@ -131,6 +138,36 @@ class TokenBucket:
     def _tokens(self, now: float) -> float:
         """Return how many there are that were not granted yet."""
         return (_MINUTE - (max(self._full_at, now) - now)) / self._interval
+
+
+class Volume:
+    """A rate of bytes: a burst at once, then evenly.
+
+    `left` is what may come without a look at the clock. The relay path counts it down by itself and calls `refill` only
+    below zero.
+    """
+
+    __slots__ = ("_at", "_burst", "_per_second", "left")
+
+    def __init__(self, per_minute: int, *, burst: int, now: float) -> None:
+        self._per_second = per_minute / _MINUTE
+        self._burst = burst
+        self._at = now
+        self.left: float = burst
+
+    def refill(self, size: int, now: float) -> float:
+        """Return 0.0 where so many bytes may come after all, or give them back and return how many seconds to wait.
+
+        Args:
+            size: has already been counted down.
+        """
+        self.left = min(self.left + (now - self._at) * self._per_second, self._burst - size)
+        self._at = now
+        if self.left >= 0:
+            return 0.0
+        wait = -self.left / self._per_second
+        self.left += size
+        return wait
 
 
 class Buckets:
@@ -305,6 +342,8 @@ class Usage:
 
     def __init__(self, limits: Limits) -> None:
         self.message_rate = limits.messages_per_minute or UNLIMITED
+        self.byte_rate = limits.bytes_per_minute or UNLIMITED
+        self._burst = max(self.byte_rate // _BURST_PART, limits.largest_message)
         # By client, so that a new connection is no new allowance.
         self.message_buckets = Buckets(self.message_rate)
         self._limits = limits
@@ -312,6 +351,10 @@ class Usage:
         self._by_address = Tally()
         self._failures = AddressRate(limits.failed_auth_per_minute)
         self._connects = AddressRate(limits.connects_per_minute)
+
+    def volume(self, now: float) -> Volume:
+        """Return a new allowance of bytes."""
+        return Volume(self.byte_rate, burst=self._burst, now=now)
 
     @property
     def is_full(self) -> bool:
@@ -396,22 +439,26 @@ class Sample:
 class Allowance:
     """What one connection may still send.
 
-    `messages` is for the relay path to count down by itself: see `TokenBucket.left`.
+    `messages` and `volume` are for the relay path to count down by itself: see `TokenBucket.left`, `Volume.left`.
     """
 
-    __slots__ = ("_frames", "_patience", "_usage", "messages")
+    __slots__ = ("_frames", "_patience", "_usage", "messages", "volume")
 
     def __init__(self, usage: Usage, *, now: float) -> None:
         self._usage = usage
         self.messages = TokenBucket(usage.message_rate, now=now)
+        self.volume = usage.volume(now)
         # Both made when first needed: most connections send nothing but pongs, and never too much.
         self._frames: TokenBucket | None = None
         self._patience: TokenBucket | None = None
 
     def of_client(self, client_id: str, now: float) -> TokenBucket:
         """Use the client's bucket from now on, the same one on all its connections, and return it."""
-        self.messages = self._usage.message_buckets.of(client_id, now)
-        return self.messages
+        self.messages = bucket = self._usage.message_buckets.of(client_id, now)
+        if bucket.volume is None:
+            bucket.volume = self._usage.volume(now)
+        self.volume = bucket.volume
+        return bucket
 
     def refuse(self, now: float) -> RateLimitedError | None:
         """Return the refusal of a message that `messages.left` did not cover, or None if there is a token after all."""
@@ -421,6 +468,13 @@ class Allowance:
         return RateLimitedError(
             f"more than {self._usage.message_rate} messages in a minute", details=_retry_after(wait)
         )
+
+    def refuse_bytes(self, size: int, now: float) -> RateLimitedError | None:
+        """Return the refusal of a message that `volume.left` did not cover, or None if there is room after all."""
+        wait = self.volume.refill(size, now)
+        if not wait:
+            return None
+        return RateLimitedError(f"more than {self._usage.byte_rate} bytes in a minute", details=_retry_after(wait))
 
     def is_insistent(self, now: float) -> bool:
         """Count a refused message, and tell whether there have been too many.

@@ -243,6 +243,11 @@ class Security(Section):
 
     rate_limit_enabled: bool = Field(default=True, description="Enforce max_messages_per_minute.")
     max_messages_per_minute: Count = Field(default=DEFAULT_RATE, description="Messages of one client per minute.")
+    max_bytes_per_minute: Count = Field(
+        default=33554432,
+        description="Bytes of one client's messages per minute, a sixteenth of them at once; not where "
+        "rate_limit_enabled is false.",
+    )
     max_connections_per_ip: Count = Field(
         default=10, description="Connections of one address at a time; loopback is not counted."
     )

@@ -92,7 +92,11 @@ async def attacked(service_with: ServiceWith, caplog: pytest.LogCaptureFixture) 
 
     async def start(**settings: Any) -> Service:
         keys = [f"{name}:{token}" for name, token in (ALICE, BOB, MALLORY)]
-        defaults = {"auth.api_keys": keys, "security.max_messages_per_minute": 1_000_000}
+        defaults = {
+            "auth.api_keys": keys,
+            "security.max_messages_per_minute": 1_000_000,
+            "security.max_bytes_per_minute": 10**12,
+        }
         known = asyncio.all_tasks()
         started.append(await service_with(**(defaults | settings)))
         own.update(asyncio.all_tasks() - known)

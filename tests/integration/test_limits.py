@@ -73,6 +73,41 @@ async def test_a_message_beyond_the_rate_gets_429_with_the_time_to_wait(
         assert 0 < error["details"]["retry_after"] <= 3
 
 
+async def test_bytes_count_and_the_receiver_is_kept(attacked: ServiceWith) -> None:
+    """A few long messages are within the rate of messages, and more than a receiver that reads slowly may let wait."""
+    service = await attacked(
+        **{
+            "security.max_bytes_per_minute": 600_000,
+            "server.max_message_size": 100_000,
+            "server.outbound_queue_bytes": 100_000,
+        }
+    )
+    async with (
+        connect(service.url, "signal-manager.v2") as alice,
+        connect(service.url, "signal-manager.v2") as bob,
+    ):
+        await alice.log_in()
+        await bob.log_in(BOB)
+        for _ in range(7):
+            await alice.signal("SIGNAL_OFFER", BOB[0], "x" * 90_000)
+
+        for _ in range(6):
+            error = (await alice.expect_error(429)).fields
+            assert 0 < error["details"]["retry_after"] <= 9
+        assert len(PLAIN.read_signal(await bob.expect("SIGNAL_OFFER"))[1]) == 90_000
+        await alice.check_alive()
+        await bob.check_alive()
+
+
+async def test_connecting_again_is_no_new_allowance_of_bytes(attacked: ServiceWith) -> None:
+    service = await attacked(**{"security.max_bytes_per_minute": 60_000, "server.max_message_size": 60_000})
+    for expected in ("SIGNAL_OFFER", "ERROR"):
+        async with connect(service.url) as alice:
+            await alice.log_in()
+            await alice.signal("SIGNAL_OFFER", ALICE[0], "x" * 50_000)
+            assert (await alice.receive()).type == expected
+
+
 async def test_after_that_time_the_client_may_go_on(attacked: ServiceWith) -> None:
     service = await attacked(**{"security.max_messages_per_minute": 3000})
     async with connect(service.url) as client:
