@@ -273,7 +273,18 @@ def command(port: int, workers: int) -> list[str]:
     """Return how the SFU is started."""
     if workers == 1:
         return [sys.executable, "-m", "benchmarks.sfu_server", str(port)]
-    options = ["--port", str(port), "--workers", str(workers), "--app-id", APP_ID, "--app-secret", APP_SECRET]
+    options = [
+        "--port",
+        str(port),
+        "--workers",
+        str(workers),
+        "--app-id",
+        APP_ID,
+        "--app-secret",
+        APP_SECRET,
+        "--max-packets-per-second",
+        "1000000",
+    ]
     return [sys.executable, "-m", "signal_manager", "sfu", *options]
 
 
@@ -315,7 +326,7 @@ def main(
     """Measure what the local SFU carries."""
     end_on_sigterm()
     loads = []
-    plans = [(1, 1, count) for count in members or (4, 8, 12, 16)]
+    plans = [(1, 1, count) for count in members or (4, 8, 12, 16)] + [(1, 2, 6), (2, 2, 6)]
     own, others = cores()
     try:
         for workers, rooms, count in plans:

@@ -6,18 +6,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import secrets
 import signal
+import sys
+import threading
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import uvloop
 
 from signal_manager import logs
 from signal_manager.errors import ConfigurationError
 from signal_manager.terminal import print_json
 
-__all__ = ["sfu"]
+if TYPE_CHECKING:
+    from signal_manager.media.sfu import LocalSfu
+    from signal_manager.media.sfu.workers import Workers
+
+__all__ = ["sfu", "work"]
+
+_WORK = "from signal_manager.sfu_command import work; work()"
+# What a command line that was called wrongly ends with, and so a worker that cannot run as told.
+_WRONG = 2
+# `media.sfu_max_packets_per_second`'s too: docs/local-sfu.md says where it comes from.
+DEFAULT_PACKETS = 15_000
 
 # 127.0.0.1:8787 is nobody's well-known port, and not the service's own.
 DEFAULT_PORT = 8787
@@ -39,6 +55,12 @@ def sfu(
     faults: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML file of what goes wrong on purpose: docs/local-sfu.md.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes, each of which forwards on a core of its own.")
+    ] = 1,
+    max_packets_per_second: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Packets that each process may forward before it refuses more.")
+    ] = DEFAULT_PACKETS,
     as_json_text: Annotated[bool, typer.Option("--json", help="Print where it is as JSON, for programs.")] = False,
 ) -> None:
     """Run a local SFU that speaks Cloudflare Realtime's HTTP interface, until SIGTERM or Ctrl-C.
@@ -50,23 +72,24 @@ def sfu(
 
     - `signal-manager sfu`
     - `signal-manager sfu --port 8787 --faults faults.toml`
+    - `signal-manager sfu --workers 4`
     """
-    try:
-        from signal_manager.media.sfu import LocalSfu  # noqa: PLC0415 - needs an optional dependency
-        from signal_manager.media.sfu.faults import load_faults  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("signal_manager"):
-            raise
-        raise ConfigurationError("`sfu` needs WebRTC in Python: pip install 'signal-manager[rtc]'") from None
-    local = LocalSfu(
-        host=host,
-        http_port=port,
-        udp_port=udp_port,
-        public_addresses=tuple(public_address or ()),
-        app_id=app_id,
-        app_secret=app_secret or secrets.token_hex(32),
-        faults=load_faults(faults) if faults is not None else None,
-    )
+    secret = app_secret or secrets.token_hex(32)
+    order = {
+        "host": host,
+        "udp_port": udp_port,
+        "public_addresses": tuple(public_address or ()),
+        "app_id": app_id or secrets.token_hex(16),
+        "app_secret": secret,
+        "faults": None if faults is None else str(faults.absolute()),
+        "max_packets_per_second": max_packets_per_second,
+    }
+    local: LocalSfu | Workers
+    if workers > 1:
+        _check(order)
+        local = _front(order, count=workers, host=host, port=port, udp_port=udp_port)
+    else:
+        local = _local_sfu(order, http_port=port)
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -75,7 +98,7 @@ def sfu(
         async with local:
             # A secret that was given is known to whoever gave it.
             shown = {"base_url": local.base_url, "app_id": local.app_id}
-            shown |= {"app_secret": local.app_secret} if app_secret is None else {}
+            shown |= {"app_secret": secret} if app_secret is None else {}
             if as_json_text:
                 print_json(shown)
             else:
@@ -85,6 +108,90 @@ def sfu(
 
     written = logs.configure(level="info")
     try:
-        asyncio.run(run())
+        uvloop.run(run())
     finally:
         written.close()
+
+
+def work() -> None:
+    """Run one worker, as the front has written on standard input, until that is closed."""
+    order = json.loads(sys.stdin.readline())
+    local = _local_sfu(order, http_port=0, http_host="127.0.0.1", prefix=_rtc().prefix_of(order["index"]))
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        threading.Thread(target=_wait_for_end, args=(loop, stop), daemon=True).start()
+        async with local:
+            print(local.base_url, flush=True)
+            await stop.wait()
+
+    written = logs.configure(level="info")
+    try:
+        uvloop.run(run())
+    except ConfigurationError as error:
+        print(f"signal-manager: {error.message}", file=sys.stderr)
+        sys.exit(_WRONG)
+    finally:
+        written.close()
+
+
+def _wait_for_end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Stop the worker when its front is gone, however that ended."""
+    sys.stdin.read()
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(stop.set)
+
+
+def _rtc() -> ModuleType:
+    """Return the module of the workers, which needs an optional dependency.
+
+    Raises:
+        ConfigurationError: that is not installed.
+    """
+    try:
+        from signal_manager.media.sfu import workers  # noqa: PLC0415 - as said
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("signal_manager"):
+            raise
+        raise ConfigurationError("`sfu` needs WebRTC in Python: pip install 'signal-manager[rtc]'") from None
+    return workers
+
+
+def _local_sfu(order: dict[str, Any], **more: Any) -> LocalSfu:
+    """Return an SFU in this process."""
+    _rtc()
+    from signal_manager.media.sfu import LocalSfu, SfuSettings  # noqa: PLC0415 - as above
+
+    faults = None
+    if order["faults"] is not None:
+        from signal_manager.media.sfu.faults import load_faults  # noqa: PLC0415 - as above
+
+        faults = load_faults(Path(order["faults"]))
+    return LocalSfu(
+        host=order["host"],
+        udp_port=order["udp_port"],
+        public_addresses=tuple(order["public_addresses"]),
+        app_id=order["app_id"],
+        app_secret=order["app_secret"],
+        faults=faults,
+        settings=SfuSettings(max_packets_per_second=order["max_packets_per_second"]),
+        **more,
+    )
+
+
+def _check(order: dict[str, Any]) -> None:
+    """Refuse here, in one line, what each worker would refuse."""
+    _rtc()
+    if order["faults"] is not None:
+        from signal_manager.media.sfu.faults import load_faults  # noqa: PLC0415 - as above
+
+        load_faults(Path(order["faults"]))
+
+
+def _front(order: dict[str, Any], *, count: int, host: str, port: int, udp_port: int) -> Workers:
+    front: Workers = _rtc().Workers(
+        [sys.executable, "-c", _WORK], count=count, order=order, host=host, port=port, udp_port=udp_port
+    )
+    return front

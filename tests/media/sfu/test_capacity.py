@@ -72,9 +72,12 @@ def test_a_core_that_is_used_up_lets_nobody_in() -> None:
         load.check_pull(1)
 
 
-async def test_requests_are_refused_with_503_and_the_reason(sfu: LocalSfu, api: Api) -> None:
+async def test_requests_are_refused_with_503_and_the_reason(
+    sfu: LocalSfu, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = await publish_flowing(sfu, api)
     other = await api.new_session()
+    monkeypatch.setattr(sfu.load, "tick", lambda now: None)
     sfu.load.packets_per_second = 14_990.0
 
     pull = await api.call("POST", f"/sessions/{other}/tracks/new", {"tracks": [camera_of(session)]})

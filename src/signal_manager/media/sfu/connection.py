@@ -37,6 +37,7 @@ class Resources:
     fingerprint: str  # of the certificate: taking it costs more than answering an offer
     handshakes: Handshakes
     load: Load
+    prefix: str = ""  # of the ids of this SFU's sessions, where it is one of several workers
 
 
 class Connection:

@@ -36,6 +36,7 @@ from signal_manager.media.sfu.wire import (
     Empty,
     ErrorResponse,
     EstablishRequest,
+    LoadResponse,
     NewSessionRequest,
     NewSessionResponse,
     RenegotiateRequest,
@@ -47,7 +48,7 @@ from signal_manager.media.sfu.wire import (
 if TYPE_CHECKING:
     from signal_manager.media.sfu.service import LocalSfu
 
-__all__ = ["create_app"]
+__all__ = ["LostResponse", "create_app", "failed", "room_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -68,10 +69,11 @@ class _Endpoint:
     body: type[msgspec.Struct] | None = None
 
 
-class _LostResponse(Response):
+class LostResponse(Response):
     """A response that never gets through: the body it announces does not come, so the server cuts the connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Announce a byte, and send none."""
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
 
 
@@ -91,20 +93,27 @@ def create_app(sfu: LocalSfu) -> Starlette:
         ]
         turn = f"{prefix}/turn/keys/{{key_id}}/credentials/generate-ice-servers"
         routes.append(Route(turn, api.ice_servers, methods=["POST"]))
+        routes.append(Route(f"{prefix}/apps/{{app_id}}/load", api.load, methods=["GET"]))
     return Starlette(routes=routes, exception_handlers={HTTPException: _not_found})
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
-    return _failed(RefusedError(status, "not_found", "there is no such endpoint"))
+    return failed(RefusedError(status, "not_found", "there is no such endpoint"))
 
 
 def _json(status: int, body: msgspec.Struct) -> Response:
     return Response(_encode(body), status, {"vary": "Origin"}, "application/json")
 
 
-def _failed(error: RefusedError) -> Response:
+def failed(error: RefusedError) -> Response:
+    """Return a refusal as Cloudflare words it."""
     return _json(error.status, ErrorResponse(error_code=error.error_code, error_description=error.message))
+
+
+def room_of(correlation_id: str) -> str:
+    """Return the room that a session is for: what comes before the slash in its correlationId."""
+    return correlation_id.partition("/")[0][:256]
 
 
 class _Api:
@@ -130,6 +139,16 @@ class _Api:
         """Answer as Cloudflare's TURN service does: on one machine no server is needed."""
         return Response(b'{"iceServers":[]}', 201, {"vary": "Origin"}, "application/json")
 
+    async def load(self, request: Request) -> Response:
+        """Say what this SFU carries, for the front of several workers."""
+
+        async def run(plan: Plan) -> Response:
+            load = self._sfu.load
+            rooms = sorted({session.room for session in self._sfu.sessions.values() if session.room})
+            return _json(200, LoadResponse(packets_per_second=load.packets_per_second, busy=load.busy, rooms=rooms))
+
+        return await self._respond("load", request, run)
+
     # -- sessions ------------------------------------------------------------------------------------------------------
 
     async def new_session(self, request: Request) -> Response:
@@ -138,7 +157,7 @@ class _Api:
         async def run(plan: Plan) -> Response:
             body = await self._body(request)
             description = _decode(body, NewSessionRequest).session_description if body else None
-            session = self._sfu.open_session()
+            session = self._sfu.open_session(room_of(request.query_params.get("correlationId", "")))
             answer = session.negotiate_only(description) if description is not None else None
             return _json(201, NewSessionResponse(session_id=session.id, session_description=answer))
 
@@ -207,21 +226,21 @@ class _Api:
             counters.faults += not plan.is_harmless
             await asyncio.sleep(plan.latency)
             if plan.is_cut:
-                response: Response = _LostResponse()
+                response: Response = LostResponse()
             elif plan.refusal is not None:
                 raise plan.refusal
             else:
                 response = await run(plan)
                 if plan.is_lost:
-                    response = _LostResponse()
+                    response = LostResponse()
         except RefusedError as error:
-            error_code, response = error.error_code, _failed(error)
+            error_code, response = error.error_code, failed(error)
         except ClientDisconnect:
-            response = _LostResponse()
+            response = LostResponse()
         except Exception:  # the connection's edge
             _log.exception("request failed", endpoint=endpoint)
             error_code = "internal_error"
-            response = _failed(RefusedError(500, error_code, "Backend error"))
+            response = failed(RefusedError(500, error_code, "Backend error"))
         counters.requests[endpoint, response.status_code, error_code] += 1
         return response
 

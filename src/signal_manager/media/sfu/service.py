@@ -32,9 +32,66 @@ from signal_manager.media.sfu.settings import SfuSettings
 from signal_manager.media.sfu.transport import MediaPort
 from signal_manager.serving import Guest
 
-__all__ = ["LocalSfu", "serve"]
+__all__ = ["LocalSfu", "SfuHttp", "serve"]
 
 _log = structlog.get_logger(__name__)
+
+
+class SfuHttp:
+    """An application behind an HTTP port."""
+
+    def __init__(self, app: Starlette, *, host: str, port: int, max_connections: int) -> None:
+        self.port = port
+        self._app = app
+        self._host = host
+        self._max_connections = max_connections
+        self._server: Guest | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Return what a client of Cloudflare Realtime takes as base URL."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.port}/v1"
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigurationError: the address cannot be bound.
+        """
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((self._host, self.port))
+        except OSError as error:
+            listener.close()
+            raise ConfigurationError(f"cannot listen on {self._host} port {self.port}: {error.strerror}") from error
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            self._app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            limit_concurrency=self._max_connections,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = Guest(config)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="sfu-http")
+        await self._server.is_up.wait()
+
+    async def stop(self) -> None:
+        """Close the port, and let requests end."""
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await asyncio.wait([self._serving])
+            self._server = self._serving = None
+
+    async def wait_closed(self) -> None:
+        """Wait until it ends by itself, which it only does when it fails."""
+        if self._serving is not None:
+            await self._serving
 
 
 class LocalSfu:
@@ -49,6 +106,8 @@ class LocalSfu:
         app_secret: the bearer token of every request; made up where it is not given.
         settings: limits and time limits.
         faults: what goes wrong on purpose.
+        http_host: the address of the HTTP port, where it is another one than `host`.
+        prefix: what the ids of sessions begin with: hex digits, of one of several workers.
     """
 
     def __init__(
@@ -62,6 +121,8 @@ class LocalSfu:
         app_secret: str | None = None,
         settings: SfuSettings | None = None,
         faults: Faults | None = None,
+        http_host: str | None = None,
+        prefix: str = "",
     ) -> None:
         self.faults = faults or Faults()
         self.settings = settings or SfuSettings()
@@ -73,7 +134,17 @@ class LocalSfu:
         self.sessions: dict[str, Session] = {}
         self.app: Starlette = create_app(self)
         self._host = host
-        self._http_port = http_port
+        self._prefix = prefix
+        self._http = (
+            SfuHttp(
+                self.app,
+                host=http_host or host,
+                port=http_port,
+                max_connections=self.settings.max_http_connections,
+            )
+            if http_port is not None
+            else None
+        )
         self._udp_port = udp_port
         self._public_addresses = public_addresses
         self._port = MediaPort(self.counters)
@@ -88,11 +159,10 @@ class LocalSfu:
             fingerprint=fingerprint_of(certificate),
             handshakes=self._handshakes,
             load=self.load,
+            prefix=prefix,
         )
         self._clock: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._server: Guest | None = None
-        self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the ports.
@@ -102,8 +172,8 @@ class LocalSfu:
         """
         await self._port.start(self._host, self._udp_port, public_addresses=self._public_addresses)
         try:
-            if self._http_port is not None:
-                await self._serve_http(self._http_port)
+            if self._http is not None:
+                await self._http.start()
         except ConfigurationError:
             await self._port.stop()
             raise
@@ -111,7 +181,7 @@ class LocalSfu:
         _log.warning(
             "the local SFU is for one machine, development and tests",
             media=f"{self._host}:{self.media_port}",
-            http=self._http_port,
+            http=self._http.port if self._http is not None else None,
         )
 
     async def stop(self) -> None:
@@ -122,10 +192,8 @@ class LocalSfu:
             self._clock = None
         # First the sessions, because requests wait for their transports, and then those that were opened meanwhile.
         await self._close_sessions()
-        if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
-            await asyncio.wait([self._serving])
-            self._server = self._serving = None
+        if self._http is not None:
+            await self._http.stop()
         await self._close_sessions()
         await self._port.stop()
 
@@ -140,8 +208,8 @@ class LocalSfu:
 
     async def wait_closed(self) -> None:
         """Wait until the HTTP server ends by itself, which it only does when it fails."""
-        if self._serving is not None:
-            await self._serving
+        if self._http is not None:
+            await self._http.wait_closed()
 
     @property
     def media_port(self) -> int:
@@ -151,11 +219,10 @@ class LocalSfu:
     @property
     def base_url(self) -> str:
         """Return what a client of Cloudflare Realtime takes as base URL."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._http_port}/v1"
+        return self._http.base_url if self._http is not None else ""
 
-    def open_session(self) -> Session:
-        """Return a new session.
+    def open_session(self, room: str = "") -> Session:
+        """Return a new session, for a room where that is known.
 
         Raises:
             RefusedError: there are as many as there may be, or those that are there need what there is (503).
@@ -165,8 +232,8 @@ class LocalSfu:
             raise RefusedError(
                 503, "temporarily_unavailable_error", f"the SFU has its {self.settings.max_sessions} sessions"
             )
-        session_id = secrets.token_hex(16)
-        session = Session(session_id, resources=self._resources, sessions=self.sessions)
+        session_id = self._prefix + secrets.token_hex(16)[len(self._prefix) :]
+        session = Session(session_id, room=room, resources=self._resources, sessions=self.sessions)
         self.sessions[session_id] = session
         self.counters.sessions_opened += 1
         return session
@@ -218,28 +285,6 @@ class LocalSfu:
                 except Exception:  # a background task's edge: one session's fault ends that session
                     _log.exception("media session failed", session=session.id)
                     self._retire(session.id)
-
-    async def _serve_http(self, port: int) -> None:
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((self._host, port))
-        except OSError as error:
-            listener.close()
-            raise ConfigurationError(f"cannot listen on {self._host} port {port}: {error.strerror}") from error
-        self._http_port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            self.app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            limit_concurrency=self.settings.max_http_connections,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = Guest(config)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="sfu-http")
-        await self._server.is_up.wait()
 
 
 async def serve(

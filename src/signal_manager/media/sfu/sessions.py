@@ -39,6 +39,11 @@ _NOT_FOUND = ItemError(
     "not_found_track_error",
     "Track not found on remote peer. Make sure the publisher peer is connected and sending packets for this track",
 )
+_ELSEWHERE = ItemError(
+    "not_found_track_error",
+    "The session is with another worker of the SFU: sessions that pull from each other are expected to be opened with "
+    "the same room in their correlationId (room/anything)",
+)
 _EMPTY = ItemError("empty_track_error", "No packets arrived for this track")
 _ALREADY_CLOSED = ItemError("close_track_error", "Track doesn't exist or was already closed")
 _VIDEO_FEEDBACK = ("nack", "nack pli", "ccm fir", "goog-remb", "transport-cc")
@@ -60,9 +65,13 @@ _OFFERED_CODECS = {
 class Session:
     """One client of the SFU."""
 
-    def __init__(self, session_id: str, *, resources: Resources, sessions: Mapping[str, Session]) -> None:
+    def __init__(
+        self, session_id: str, *, resources: Resources, sessions: Mapping[str, Session], room: str = ""
+    ) -> None:
         settings = resources.settings
         self.id = session_id
+        self.room = room
+        self._prefix = resources.prefix
         self.last_request = time.monotonic()
         self._settings = settings
         self._load = resources.load
@@ -307,6 +316,8 @@ class Session:
         """Return the publication once it has packets."""
         session = self._sessions.get(track.session_id or "")
         publication = session.tracks.published.get(track.track_name or "") if session is not None else None
+        if session is None and not (track.session_id or "").startswith(self._prefix):
+            return _ELSEWHERE
         if session is None or publication is None or not await session.is_back():
             return _NOT_FOUND
         if not publication.has_packets:
@@ -372,7 +383,7 @@ class Session:
             session = self._sessions.get(session_id)
             other = session.tracks.published.get(name) if session is not None else None
             if other is None:
-                return track.failed(_NOT_FOUND)
+                return track.failed(_NOT_FOUND if session_id.startswith(self._prefix) else _ELSEWHERE)
             if other.codec.key != publication.codec.key:
                 return track.failed(ItemError("update_track_error", "the other track has another codec"))
             self.tracks.prefer(subscription, track)

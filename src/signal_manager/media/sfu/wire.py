@@ -21,6 +21,7 @@ __all__ = [
     "ErrorResponse",
     "EstablishRequest",
     "EstablishResponse",
+    "LoadResponse",
     "NewSessionRequest",
     "NewSessionResponse",
     "RenegotiateRequest",
@@ -95,6 +96,14 @@ class NewSessionResponse(_Object):
 
     session_id: str
     session_description: SessionDescription | None = None
+
+
+class LoadResponse(_Object):
+    """What one worker of an SFU carries, for the front of all of them."""
+
+    packets_per_second: float
+    busy: float
+    rooms: list[str]
 
 
 class TracksRequest(_Object):
