@@ -162,6 +162,13 @@ async def test_reconnect_of_a_client_that_has_ended_says_why(service: Service) -
         await client.connect()
 
 
+async def test_a_client_that_may_not_come_back_cannot_be_asked_to(service: Service) -> None:
+    async with SignalClient(service.url, *ALICE, retry=RetryPolicy(attempts=0)) as alice:
+        with pytest.raises(InvalidRequestError, match="never reconnects"):
+            await alice.reconnect()
+        assert alice.is_connected
+
+
 async def test_reconnect_that_takes_too_long_leaves_the_client_trying(service: Service, network: BlackHole) -> None:
     async with SignalClient(network.url, *ALICE, retry=NEVER) as alice:
         network.shut()

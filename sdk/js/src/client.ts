@@ -280,6 +280,7 @@ export class SignalClient extends Emitter<ClientEvents> {
    */
   async reconnect({ timeout = this.#requestTimeout }: Pick<CallOptions, "timeout"> = {}): Promise<void> {
     checkTime(timeout, "timeout");
+    if (this.#retry.attempts === 0) throw new InvalidRequestError("this client never reconnects: retry.attempts is 0");
     const isEarly = this.#state === "connecting" && this.#sessionId === null;
     if (isEarly || this.#state === "new" || this.#state === "closing" || this.#state === "ended")
       throw this.#copyOfError();

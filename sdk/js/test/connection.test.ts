@@ -218,6 +218,13 @@ test("reconnect replaces a connection at once, and does not wait between attempt
   await assert.rejects(client.reconnect(), /closed/);
 });
 
+test("a client that may not come back cannot be asked to reconnect", async () => {
+  const [client] = await connect({ retry: { attempts: 0 } });
+
+  await assert.rejects(client.reconnect(), /never reconnects/);
+  assert.ok(client.isConnected);
+});
+
 test("reconnect that takes too long rejects, and the client goes on trying", async () => {
   const [client] = await connect({ retry: { random: () => 1 } });
   FakeSocket.opens = false;

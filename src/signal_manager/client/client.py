@@ -249,6 +249,7 @@ class SignalClient:
 
         Raises:
             UnavailableError: no connection was accepted within `timeout`; the client goes on trying.
+            InvalidRequestError: `retry` allows no second connection.
             SignalManagerError: whatever ended the client.
         """
         limit = self._request_timeout if timeout is None else timeout

@@ -19,7 +19,7 @@ from signal_manager.client.exchange import Exchange
 from signal_manager.client.timing import Clock, RetryPolicy
 from signal_manager.client.tokens import Renewal, TokenSource, is_expiry
 from signal_manager.client.vigil import PROBE_AFTER, Due, Signs, Vigil
-from signal_manager.errors import SignalManagerError, UnavailableError, error_from_wire
+from signal_manager.errors import InvalidRequestError, SignalManagerError, UnavailableError, error_from_wire
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import Connect, ConnectAck, Disconnect, GoAway, Message, PayloadType
 
@@ -127,8 +127,11 @@ class Link:
         """Open a new connection at once, in the present one's place, and return when it is accepted.
 
         Raises:
+            InvalidRequestError: the retry policy allows no second connection.
             SignalManagerError: what ended the link.
         """
+        if self._retry.attempts == 0:
+            raise InvalidRequestError("this client never reconnects: its retry policy has 0 attempts")
         if self._ended is None:
             accepted, self._is_hasty = self._accepted, True
             self._nudged.set()
