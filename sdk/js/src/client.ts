@@ -4,7 +4,7 @@
  * `connection.ts` is one WebSocket; here is which one, what waits for it, and what the application hears of it.
  */
 
-import { Connection, mayReconnect, type Closed, type WebSocketConstructor } from "./connection.js";
+import { ABNORMAL, Connection, mayReconnect, type Closed, type WebSocketConstructor } from "./connection.js";
 import { Emitter, type Unsubscribe } from "./emitter.js";
 import {
   InvalidRequestError,
@@ -27,7 +27,7 @@ import {
 } from "./messages.js";
 import { NAME_RULE, isValidName } from "./payload.js";
 import { Room, type JoinOptions } from "./room.js";
-import { completeRetry, type RetryOptions } from "./retry.js";
+import { MAX_TIME, completeRetry, type RetryOptions } from "./retry.js";
 import { Session, type Encoded } from "./session.js";
 import { explainExpiry, fetchToken, isExpiry, renewalDelay, retryDelay, type Token } from "./tokens.js";
 
@@ -135,14 +135,14 @@ const MAX_PENDING = 1024;
 // Signals sent without `ack` whose target is remembered, so that a refusal can name it.
 const REMEMBERED_TARGETS = 1024;
 
+// How long a client that is closed while its connection is away tries to come back for a good-bye, in ms.
+const FAREWELL_TIME = 2000;
+
 // In ms; a service that names more does not know when it will be back.
 const MAX_GOAWAY_DELAY = 60_000;
 
 // The close code that asks for a new token: its 401 is no refusal of what the client comes back with.
 const TOKEN_EXPIRED = 4402;
-
-// In ms; a timer that is set to more fires at once (HTML, "timers").
-const MAX_TIME = 2 ** 31 - 1;
 
 /** A call that waits for a connection or for its reply. */
 interface Pending {
@@ -199,6 +199,8 @@ export class SignalClient extends Emitter<ClientEvents> {
   #error: SignalManagerError = new InvalidRequestError("not connected: call connect() first");
   #opened: { resolve(): void; reject(error: unknown): void } | null = null; // who waits in `connect`
   #closed: (() => void)[] = []; // who waits in `close`
+  #farewell: string | undefined;
+  #hasReturned = false; // for a good-bye
 
   /**
    * @param url `ws://host:port` or `wss://host:port`, with an optional path.
@@ -309,9 +311,12 @@ export class SignalClient extends Emitter<ClientEvents> {
    * @param reason one line for the service's log.
    */
   async close(reason?: string): Promise<void> {
+    this.#farewell = reason;
     if (this.#state === "connected") {
       this.#state = "closing";
       this.#connection?.close(reason);
+    } else if (this.#state === "connecting" || this.#state === "waiting") {
+      this.#return();
     }
     if (this.#state === "closing") await new Promise<void>((resolve) => this.#closed.push(resolve));
     else this.#end(new UnavailableError("the client is closed"));
@@ -464,6 +469,24 @@ export class SignalClient extends Emitter<ClientEvents> {
     }
   }
 
+  /** Come back to a session that would outlive this client, in order to end it: it may be in a room. */
+  #return(): boolean {
+    if (this.#hasReturned || this.#sessionId === null || !this.#settings.session.mayContinue) return false;
+    const isDialling = this.#state === "connecting";
+    this.#hasReturned = true;
+    this.#state = "closing";
+    clearTimeout(this.#retryTimer);
+    this.#error = new UnavailableError("the client is closed");
+    for (const pending of [...this.#pending.values()]) pending.reject(this.#copyOfError());
+    this.#retryTimer = setTimeout(() => this.#end(this.#error), FAREWELL_TIME);
+    try {
+      if (!isDialling) this.#connection = this.#dial();
+    } catch {
+      this.#end(this.#error);
+    }
+    return true;
+  }
+
   #openNow(): void {
     if (this.#state !== "waiting") return;
     clearTimeout(this.#retryTimer);
@@ -509,6 +532,7 @@ export class SignalClient extends Emitter<ClientEvents> {
   }
 
   #admit({ session_id: sessionId, token_expires_at }: Fields["CONNECT_ACK"], resumed: boolean): void {
+    if (this.#state === "closing") return this.#connection?.close(this.#farewell);
     const isFirst = this.#sessionId === null;
     this.#state = "connected";
     this.#sessionId = sessionId;
@@ -593,6 +617,8 @@ export class SignalClient extends Emitter<ClientEvents> {
     const wasConnected = this.#state === "connected";
     const isFirst = this.#sessionId === null;
     if (this.#state === "closing" || this.#state === "ended") {
+      // The connection was lost before the good-bye was answered: it may not have arrived.
+      if (this.#state === "closing" && closed.code === ABNORMAL && this.#return()) return;
       return this.#end(new UnavailableError("the client is closed"));
     }
     if (wasConnected && performance.now() - this.#connectedAt > this.#retry.maxDelay) this.#failures = 0;

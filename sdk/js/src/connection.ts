@@ -78,8 +78,8 @@ export interface ConnectionListener {
 // `WebSocket.OPEN`, which is on the constructor alone.
 const OPEN = 1;
 
-// RFC 6455, section 7.4.1: there was no close frame.
-const ABNORMAL = 1006;
+/** RFC 6455, section 7.4.1: there was no close frame. */
+export const ABNORMAL = 1006;
 
 // What the service is told at the end, where it still hears that: 1000 ends the session too, 4408 only the connection
 // (docs/protocol.md, "Resume").
@@ -180,7 +180,7 @@ export class Connection {
 
   /** End at once, with the session; what was not written yet may be lost. */
   leave(reason: string): void {
-    this.#end({ code: ABNORMAL, reason }, LEFT);
+    this.#end({ code: LEFT, reason }, LEFT);
   }
 
   /** Give the connection up; the session may go on with another one. */

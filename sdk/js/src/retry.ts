@@ -14,6 +14,9 @@ export interface RetryOptions {
   random?: () => number;
 }
 
+/** In ms; a timer that is set to more fires at once (HTML, "timers"). */
+export const MAX_TIME = 2 ** 31 - 1;
+
 /** Fill in what an application left out. @throws InvalidRequestError with delays that cannot be. */
 export function completeRetry(
   options: RetryOptions | undefined,

@@ -7,6 +7,7 @@
  */
 
 import type { SignalClient } from "./client.js";
+import { noteDeparture, settleDepartures } from "./departures.js";
 import { Emitter, type Unsubscribe } from "./emitter.js";
 import {
   ConflictError,
@@ -83,6 +84,10 @@ const ROOM_EVENTS: Record<keyof RoomEvents, true> = {
   error: true,
   closed: true,
 };
+
+// How long leaving waits for an answer that nobody needs, and joining until what was left before is known, in ms.
+const LEAVE_TIME = 5000;
+const SETTLE_TIME = 10_000;
 
 // How often one track is tried before it is given up.
 const MAX_ATTEMPTS = 3;
@@ -272,11 +277,12 @@ export class Room extends Emitter<RoomEvents> {
     void this.#work();
   }
 
-  /** Leave the room. The promise never rejects; a service that cannot be reached finds out by itself. */
+  /** Leave the room. The promise never rejects; a service that cannot be reached is told as soon as it can be. */
   async leave(reason?: string): Promise<void> {
     if (this.#isClosed) return;
     this.#close("left");
-    await this.#leaveQuietly(reason);
+    noteDeparture(this.#client, this.id, reason);
+    await this.#depart();
   }
 
   get #isClosed(): boolean {
@@ -288,6 +294,8 @@ export class Room extends Emitter<RoomEvents> {
   /** Become a member, with a new media session. */
   async #enter(mayCreate: boolean): Promise<void> {
     this.#newest = 0;
+    await settleDepartures(this.#client, SETTLE_TIME, this.#ending.signal); // else it would still be counted in
+    this.#ending.signal.throwIfAborted();
     const { fresh } = this.#publications;
     // Whoever joins again brings what it published since, as if it had had it from the start.
     const isSender = this.#options.role !== "receiver" && fresh.length > 0;
@@ -308,7 +316,10 @@ export class Room extends Emitter<RoomEvents> {
       this.#welcome(ack, media);
     } catch (error) {
       media?.close();
-      if (mayBeMember(error)) await this.#leaveQuietly();
+      if (mayBeMember(error)) {
+        noteDeparture(this.#client, this.id, undefined);
+        await this.#depart();
+      }
       throw error;
     }
   }
@@ -375,12 +386,9 @@ export class Room extends Emitter<RoomEvents> {
     if (this.#newest > this.#sequence) void this.#resync(entry);
   }
 
-  async #leaveQuietly(reason?: string): Promise<void> {
-    try {
-      if (this.#client.isConnected) await this.#client.request("WEBRTC_ROOM_LEAVE", { room_id: this.id, reason });
-    } catch (error) {
-      if (!(error instanceof SignalManagerError)) throw error;
-    }
+  /** Wait a little until the service knows of a departure, if it can be told at the moment. */
+  async #depart(): Promise<void> {
+    if (this.#client.isConnected) await settleDepartures(this.#client, LEAVE_TIME);
   }
 
   // Losing the room, joining it again, and its end
@@ -417,7 +425,7 @@ export class Room extends Emitter<RoomEvents> {
     if (this.#isClosed || !this.#client.isConnected) return;
     try {
       // The service still counts this client in when only its media was lost.
-      await this.#leaveQuietly("media lost");
+      noteDeparture(this.#client, this.id, "media lost");
       await this.#enter(true);
     } catch (error) {
       if (this.#isClosed || !this.#client.isConnected) return;
@@ -654,7 +662,7 @@ export class Room extends Emitter<RoomEvents> {
 /** Tell whether the service may count a client in that met this error while joining. A refusal is clear. */
 function mayBeMember(error: unknown): boolean {
   const isRefusal = error instanceof SignalManagerError && !(error instanceof MalformedMessageError);
-  return !isRefusal || error instanceof TooLateError;
+  return !isRefusal || error instanceof TooLateError || error instanceof UnavailableError;
 }
 
 function errorOf(result: TrackResult): SignalManagerError {
