@@ -18,6 +18,7 @@ from signal_manager.admission import Admission, NoSeatError, admit, renew, sessi
 from signal_manager.bus.base import Delivery
 from signal_manager.errors import (
     AuthenticationError,
+    ConflictError,
     InvalidRequestError,
     MalformedMessageError,
     RateLimitedError,
@@ -374,6 +375,8 @@ class Conversation:
         if session.state is not State.AUTHENTICATING:  # the client has gone meanwhile
             if claimed.is_won:
                 board.bus.release(caller.identity.client_id)
+        elif not claimed.is_won and connect.resume is not None:  # the device that its user has left
+            self.perform(session.refused(ConflictError("replaced: another device of this client has come since")))
         elif not claimed.is_won:  # it is on another node by now
             self.perform(self._accepted(caller))
             self.perform(session.replaced(same_instance=False))

@@ -403,6 +403,13 @@ class Resumption:
         session = self._sessions[stay.session_id] = ResumableSession(self, stay, caller, connection)
         return session
 
+    def holds(self, offer: Resume, client_id: ClientId) -> bool:
+        """Tell whether the session that a client names lives here, and is the client's own."""
+        session = self._sessions.get(SessionId(offer.session_id))
+        if session is None:
+            return False
+        return session.stay.judge(offer, client_id, session.stay.manner) is not Outcome.FORBIDDEN
+
     async def find(self, offer: Resume, client_id: ClientId) -> ResumableSession | None:
         """Return the session that a client wants to resume, or None; an earlier start may have saved it.
 
@@ -549,6 +556,7 @@ class Resumption:
 
     def resumed(self, session: ResumableSession, former: Carrier | None, connection: Carrier) -> None:
         """Let a new connection stand for its client in its session's place, or in another connection's."""
+        self._bus.settle(session.client_id)
         self._away.pop(session.session_id, None)
         self._take_back(session)
         self.mark(session, is_away=False)

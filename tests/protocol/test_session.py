@@ -7,6 +7,7 @@ import pytest
 
 from signal_manager.errors import (
     AuthenticationError,
+    ConflictError,
     ForbiddenError,
     InvalidRequestError,
     MalformedMessageError,
@@ -185,6 +186,15 @@ def test_wrong_credentials_get_401_and_close_4401(client: Client) -> None:
     assert sent_error([error]).error_code == 401
     assert close == Close(CloseCode.UNAUTHENTICATED, "authentication failed")
     assert client >> OFFER == []
+
+
+def test_one_that_was_replaced_gets_409_and_close_4409(client: Client) -> None:
+    client >> CONNECT
+
+    error, close = client.session.refused(ConflictError("replaced"))
+
+    assert sent_error([error]).error_code == 409
+    assert close == Close(CloseCode.REPLACED, "replaced by a newer session")
 
 
 def test_a_client_is_not_blamed_when_credentials_cannot_be_checked(client: Client) -> None:

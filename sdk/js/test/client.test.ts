@@ -106,6 +106,22 @@ test("a wrong token rejects connect with AuthenticationError and is not tried ag
   await assert.rejects(client.sendMessage("bob", 1), AuthenticationError);
 });
 
+test("a client that was replaced by a newer device is told so and stays away", async () => {
+  const [client, connection] = await connect();
+  const closed = nextEvent(client, "closed");
+  service.door = (late, request) => {
+    late.refuse(request, 409, "replaced: another device of this client has come since");
+    late.socket.close(4409);
+  };
+
+  connection.socket.terminate();
+
+  const { error } = await closed;
+  assert.ok(error instanceof ConflictError);
+  assert.match(error.message, /another device/);
+  assert.equal(service.visits, 2);
+});
+
 test("a close without ERROR rejects connect with what its code stands for", async () => {
   service.door = (connection) => connection.socket.close(4409, "replaced");
 

@@ -41,6 +41,8 @@ class LocalBus(Generic[S]):
         self.subscribers: dict[str, S] = {}
         # The older ones, oldest first; only clients that have any are here.
         self._older: dict[str, list[S]] = {}
+        # Clients that are here by a reconnect which had lost its session: nobody yields to these.
+        self._tentative: set[str] = set()
 
     @property
     def is_connected(self) -> bool:
@@ -55,12 +57,41 @@ class LocalBus(Generic[S]):
     def serve_others(self, *, hand_over: HandOver, join: Callable[[], None], flush: Callable[[], None]) -> None:
         """Serve other nodes with these: sessions, and a beginning and an end of what is written in one go."""
 
-    async def claim(self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None) -> Claimed:
-        """Have all other nodes let go of a client; there are none."""
+    async def claim(
+        self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None, yields: bool = False
+    ) -> Claimed:
+        """Have all other nodes let go of a client; there are none.
+
+        Args:
+            yields: whether it is a reconnect that names a session which is not here: another instance that has come
+                since keeps the client.
+        """
+        if yields and self._is_taken_over(client_id, instance_id):
+            return Claimed(is_won=False)
+        self._note_tentative(client_id, is_tentative=yields)
         return Claimed(is_won=True)
 
     def release(self, client_id: ClientId) -> None:
         """Give up a claim that is not followed by `attach`."""
+        if client_id not in self.subscribers:
+            self._tentative.discard(client_id)
+
+    def settle(self, client_id: ClientId) -> None:
+        """Take note that a client goes on with the session it had, after all."""
+        self._tentative.discard(client_id)
+
+    def _is_taken_over(self, client_id: str, instance_id: str | None) -> bool:
+        """Tell whether a client is here as another instance, which came by itself."""
+        present = self.subscribers.get(client_id)
+        if present is None or self._max_subscribers > 1 or client_id in self._tentative:
+            return False
+        return present.instance_id != instance_id
+
+    def _note_tentative(self, client_id: str, *, is_tentative: bool) -> None:
+        if is_tentative:
+            self._tentative.add(client_id)
+        else:
+            self._tentative.discard(client_id)
 
     def attach(self, client_id: ClientId, subscriber: S) -> None:
         """Make `subscriber` the one that receives `client_id`'s messages, and end those that must give way.
@@ -105,6 +136,7 @@ class LocalBus(Generic[S]):
             self._remember(client_id, older)
         else:
             del self.subscribers[client_id]
+            self._tentative.discard(client_id)
 
     def send(
         self, target: ClientId, message: Message, message_id: bytes | None = None, *, outcome: Outcome | None = None

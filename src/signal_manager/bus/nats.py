@@ -204,7 +204,9 @@ class NatsBus(LocalBus[S]):
 
     # -- presence ------------------------------------------------------------------------------------------------
 
-    async def claim(self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None) -> Claimed:
+    async def claim(
+        self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None, yields: bool = False
+    ) -> Claimed:
         """Have all other nodes let go of a client that is about to be attached here.
 
         To be followed by `attach` without awaiting anything, or by `release`. When a newer presence came up elsewhere
@@ -213,7 +215,11 @@ class NatsBus(LocalBus[S]):
 
         Args:
             wants: given to the hand-over of the client's former node, which says what the client can go on with.
+            yields: see `LocalBus.claim`; the claim is lost to another instance on any node.
         """
+        if yields and self._is_taken_over(client_id, instance_id):
+            return Claimed(is_won=False)
+        self._note_tentative(client_id, is_tentative=yields)
         if client_id in self.subscribers and client_id not in self._unclaimed:
             return Claimed(is_won=True)  # all others let go of it then
         coming = self._coming.get(client_id)
@@ -228,7 +234,7 @@ class NatsBus(LocalBus[S]):
         if not self._link.is_up:
             return Claimed(is_won=True)
         self._outboxes.flush()  # what is on its way to the client's former node must arrive there before the claim
-        claim = Claim(self._node_id, instance_id, coming.since, wants)
+        claim = Claim(self._node_id, instance_id, coming.since, wants, yields)
         reply = await self._questions.insist(self._subject(client_id), claim)
         if isinstance(reply, Newer) or coming.is_superseded:
             self.release(client_id)
@@ -237,6 +243,7 @@ class NatsBus(LocalBus[S]):
 
     def release(self, client_id: ClientId) -> None:
         """Give up a claim that is not followed by `attach`."""
+        super().release(client_id)
         coming = self._coming.get(client_id)
         if coming is None:
             return
@@ -357,7 +364,9 @@ class NatsBus(LocalBus[S]):
             rank = (question.since, question.node_id)
             if coming is not None and rank < (coming.since, self._node_id):
                 answer: msgspec.Struct = Newer(coming.instance_id)
-            elif isinstance(question, Compare) and rank < (self._since.get(client_id, 0.0), self._node_id):
+            elif (isinstance(question, Compare) and rank < (self._since.get(client_id, 0.0), self._node_id)) or (
+                isinstance(question, Claim) and question.yields and self._keeps(client_id, question.instance_id)
+            ):
                 answer = Newer(self.subscribers[client_id].instance_id)
             else:
                 if coming is not None:
@@ -366,6 +375,10 @@ class NatsBus(LocalBus[S]):
                 answer = self._give_away(client_id, question) if coming is None else Gone()
             self._outboxes.flush()  # answers to what was sent here for the client must not come after this
             self._link.publish(message.reply, encode(answer))
+
+    def _keeps(self, client_id: str, instance_id: str | None) -> bool:
+        """Tell whether a client stays here, although a reconnect of another instance wants it."""
+        return client_id not in self._coming and self._is_taken_over(client_id, instance_id)
 
     def _give_away(self, client_id: ClientId, question: Claim | Compare) -> Gone | Late:
         """Let a client go to its new node, with what it wants to go on with where that is possible."""

@@ -54,6 +54,7 @@ class Claim(msgspec.Struct, frozen=True, tag="claim"):
     instance_id: str | None
     since: float
     wants: bytes | None = None  # what the client wants to go on with, for the hand-over
+    yields: bool = False  # whether another instance that came by itself keeps the client
 
 
 class Compare(msgspec.Struct, frozen=True, tag="compare"):

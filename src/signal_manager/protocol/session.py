@@ -15,6 +15,7 @@ import msgspec
 from signal_manager.errors import (
     TOKEN_EXPIRED,
     AuthenticationError,
+    ConflictError,
     ForbiddenError,
     InvalidRequestError,
     MalformedMessageError,
@@ -584,6 +585,8 @@ class Session:
         code, reason = CloseCode.UNAUTHENTICATED, "authentication failed"
         if isinstance(error, RateLimitedError):
             code, reason = CloseCode.RATE_LIMITED, error.message
+        elif isinstance(error, ConflictError):
+            code, reason = CloseCode.REPLACED, "replaced by a newer session"
         elif error.may_retry:  # what checks the credentials is away: the client is not to blame
             code, reason = CloseCode.RESTARTING, "authentication unavailable"
         return [self.error(error, self._pending_connect()), Close(code, reason)]
