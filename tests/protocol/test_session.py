@@ -349,6 +349,13 @@ def test_a_silent_member_of_a_room_is_pinged_soon_then_away_then_gone(connected:
     assert connected.session.tick(connected.now + 28) == [Close(CloseCode.TIMED_OUT, "heartbeats stopped")]
 
 
+def test_a_member_that_was_pinged_late_is_away_all_the_same(connected: Client) -> None:
+    connected.session.is_in_room = True
+
+    assert connected.session.tick(connected.now + 5) == [Ping()]
+    assert connected.session.tick(connected.now + 8) == [Absent(is_away=True)]
+
+
 def test_a_member_that_was_away_is_back_with_any_sign_of_life(connected: Client) -> None:
     connected.session.is_in_room = True
     connected.session.tick(connected.now + 9)
