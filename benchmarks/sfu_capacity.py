@@ -79,8 +79,8 @@ class Client:
 
     role = "controlling"
 
-    def __init__(self, http: Http, certificate: RTCCertificate) -> None:
-        self._http = http
+    def __init__(self, port: int, certificate: RTCCertificate) -> None:
+        self._port = port
         self._fingerprint = fingerprint_of(certificate)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
@@ -125,9 +125,17 @@ class Client:
             else:
                 self._queue.put_nowait(data)
 
+    async def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        # A connection for each call: while a full SFU lets others wait, an idle one would be closed.
+        http = await Http.open(self._port)
+        try:
+            return await http.call(method, path, body)
+        finally:
+            http.close()
+
     async def open(self, room: str) -> None:
         """Open a session for a room."""
-        self.session = (await self._http.call("POST", f"/new?correlationId={room}"))["sessionId"]
+        self.session = (await self._call("POST", f"/new?correlationId={room}"))["sessionId"]
 
     async def connect(self, sdp: str) -> None:
         """Connect to the SFU that described itself so, and stay so."""
@@ -172,7 +180,7 @@ class Client:
             sections.append([*head, "a=rtcp-mux", *codec, f"a=ssrc:{self.ssrcs[kind]} cname:x"])
         items = [{"location": "local", "mid": str(mid), "trackName": name} for mid, name in enumerate(CODECS_NAMES)]
         body = {"sessionDescription": self.describe("offer", sections), "tracks": items}
-        answer = await self._http.call("POST", f"/{self.session}/tracks/new", body)
+        answer = await self._call("POST", f"/{self.session}/tracks/new", body)
         await self.connect(answer["sessionDescription"]["sdp"])
 
     async def pull(self, publishers: list[Client]) -> None:
@@ -182,7 +190,7 @@ class Client:
             for publisher in publishers
             for name in CODECS_NAMES
         ]
-        offer = await self._http.call("POST", f"/{self.session}/tracks/new", {"tracks": items})
+        offer = await self._call("POST", f"/{self.session}/tracks/new", {"tracks": items})
         if any("errorCode" in track for track in offer["tracks"]):
             raise MeasurementError(f"a pull failed: {offer['tracks']}")
         sdp = offer["sessionDescription"]["sdp"]
@@ -193,7 +201,7 @@ class Client:
             elif sections and line.startswith(("a=mid", "a=rtpmap", "a=fmtp", "a=rtcp-fb")):
                 sections[-1].append(line)
         body = {"sessionDescription": self.describe("answer", sections)}
-        await self._http.call("PUT", f"/{self.session}/renegotiate", body)
+        await self._call("PUT", f"/{self.session}/renegotiate", body)
         await self.connect(sdp)
 
     async def play(self) -> None:
@@ -239,17 +247,16 @@ async def metrics(port: int) -> dict[str, float]:
 async def measure(pid: int, port: int, *, members: int, rooms: int, workers: int, seconds: float) -> Load:
     """Fill rooms, and take what the SFU's processes use."""
     certificate = RTCCertificate.generateCertificate()
-    http = await Http.open(port)
     players, receivers = [], []
     for number in range(rooms):
-        publishers = [Client(http, certificate) for _ in range(members)]
+        publishers = [Client(port, certificate) for _ in range(members)]
         for client in publishers:
             await client.open(f"room-{number}")
             await client.publish()
             players.append(asyncio.create_task(client.play()))
         await asyncio.sleep(0.1)
         for client in publishers:
-            receiver = Client(http, certificate)
+            receiver = Client(port, certificate)
             await receiver.open(f"room-{number}")
             await receiver.pull([other for other in publishers if other is not client])
             receivers.append(receiver)
