@@ -106,6 +106,7 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     mid: str
     track_name: str
     kind: str | None = None
+    muted: bool = False
 
 
 class Participant(msgspec.Struct, frozen=True, kw_only=True):

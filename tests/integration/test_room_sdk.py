@@ -19,6 +19,7 @@ from signal_manager.app import running
 from signal_manager.auth import issue_token
 from signal_manager.client import (
     ParticipantLeft,
+    PublicationEnded,
     Reconnected,
     RetryPolicy,
     Room,
@@ -29,6 +30,7 @@ from signal_manager.client import (
     SignalClient,
     TrackAdded,
     TrackFailed,
+    TrackMuted,
     TrackRemoved,
 )
 from signal_manager.config import Config
@@ -370,3 +372,24 @@ async def test_a_client_that_is_closed_ends_its_rooms(house: House) -> None:
     with pytest.raises(UnavailableError):
         await publishing
     assert alice.state == "closed"
+
+
+async def test_a_replaced_track_stays_muted_and_one_that_ends_is_unpublished(house: House) -> None:
+    alice, bob = await house.join("alice"), await house.join("bob")
+    (camera,) = await alice.publish(Picture())
+    track = (await following(bob, TrackAdded)).track
+    await grey_of(track, BRIGHT)
+    camera.mute()
+    assert (await following(bob, TrackMuted)).track_name == "video"
+    await grey_of(track, DARK)
+
+    successor = Picture()
+    camera.replace_track(successor)
+    await grey_of(track, DARK)
+    camera.unmute()
+    await grey_of(track, BRIGHT)
+    successor.stop()
+
+    assert (await following(bob, TrackRemoved)).track_name == "video"
+    assert (await following(alice, PublicationEnded)).track is successor
+    assert list(alice.publications) == []

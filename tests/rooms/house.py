@@ -28,9 +28,12 @@ from signal_manager.protocol.messages import (
     RoomLeave,
     RoomLeaveAck,
     TrackMid,
+    TrackMute,
     TrackRequest,
     TracksClose,
     TracksCloseAck,
+    TracksMute,
+    TracksMuteAck,
     TracksNew,
     TracksNewAck,
 )
@@ -183,6 +186,11 @@ class Client:
     async def answer(self, answer_sdp: str = "v=0 answer", room_id: str = ROOM) -> RenegotiateAck:
         """Send RENEGOTIATE."""
         return await self.house.rooms.renegotiate(self.caller, Renegotiate(room_id=room_id, answer_sdp=answer_sdp))
+
+    async def mute(self, room_id: str = ROOM, **muted: bool) -> TracksMuteAck:
+        """Send TRACKS_MUTE; mids are the numbers after the underscore."""
+        tracks = [TrackMute(mid=name.removeprefix("mid_"), muted=each) for name, each in muted.items()]
+        return await self.house.rooms.mute_tracks(self.caller, TracksMute(room_id=room_id, tracks=tracks))
 
     async def describe(
         self, metadata: dict[str, Any], *, scope: Literal["participant", "room"] = "participant", room_id: str = ROOM

@@ -31,7 +31,7 @@ def histories(draw: st.DrawFn) -> list[Room]:
     states = [EMPTY]
     for step in range(draw(st.integers(1, 12))):
         room = states[-1]
-        choice = draw(st.integers(0, 7))
+        choice = draw(st.integers(0, 8))
         sequence = room.sequence + 1
         if choice == 0 or not room.participants:
             change = joined(sequence, f"p{step}")
@@ -48,6 +48,11 @@ def histories(draw: st.DrawFn) -> list[Room]:
                 change = Change(sequence=sequence, event="metadata_changed", participant=after)
             elif choice == 7:
                 change = Change(sequence=sequence, event="metadata_changed", metadata={"step": step})
+            elif choice == 8 and one.tracks:
+                track = msgspec.structs.replace(one.tracks[0], muted=not one.tracks[0].muted)
+                after = msgspec.structs.replace(one, tracks=(track,))
+                event = "tracks_muted" if track.muted else "tracks_unmuted"
+                change = Change(sequence=sequence, event=event, participant=after, tracks=(track,))  # type: ignore[arg-type]  # one of two
             elif choice == 5 and one.tracks:
                 session_id = SessionId(f"s{step}")
                 after = msgspec.structs.replace(one, session_id=session_id, tracks=())

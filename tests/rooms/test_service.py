@@ -838,3 +838,45 @@ async def test_metadata_and_tracks_that_change_at_once_are_all_kept(house: House
     assert room.participants[1].metadata == {"b": 1}
     sequences = [sequence for sequence, _ in bob.news]
     assert sequences == sorted(set(sequences)), "each once and in order"
+
+
+# -- muting ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_muted_track_is_told_to_all_and_shown_to_those_who_come_later(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    ack = await alice.mute(mid_0=True, mid_7=True)
+
+    assert [(each.mid, each.error_code) for each in ack.tracks] == [("0", None), ("7", 404)]
+    told = bob.events[-1]
+    muted = [PublishedTrack(mid="0", track_name="camera", kind="video", muted=True)]
+    assert (told.event, told.tracks) == ("tracks_muted", muted)
+    assert told.participant is not None
+    assert told.participant.tracks == muted
+    carol = house.client("carol")
+    assert (await carol.join()).participants[0].tracks == muted
+    before = len(bob.events)
+    await alice.mute(mid_0=True)
+    assert len(bob.events) == before, "what is known already is not told again"
+    await alice.mute(mid_0=False)
+    await house.settled()
+    assert "tracks_unmuted" in [event.event for event in carol.events]
+    with pytest.raises(InvalidRequestError):
+        await alice.mute()
+
+
+async def test_a_track_may_be_muted_from_the_start_and_before_it_is_announced(house: House) -> None:
+    house.sfu.sends_at_once = False
+    alice, bob = house.client("alice"), house.client("bob")
+    await alice.create(tracks=[PublishedTrack(mid="0", track_name="camera", muted=True)])
+    await bob.join(role="receiver")
+    await alice.publish("1")
+    await alice.mute(mid_1=True)
+    [member, _] = (await house.rooms.state(bob.caller, RoomState(room_id=ROOM))).participants
+    house.sfu.send(member.session_id or "")
+    await house.until(lambda: sum(len(event.tracks or ()) for event in bob.events) == 2)
+
+    tracks = [track for event in bob.events for track in event.tracks or ()]
+    assert [(track.mid, track.muted) for track in tracks] == [("0", True), ("1", True)]
+    await house.settled()

@@ -16,6 +16,9 @@ export interface LocalTrack {
   readonly name: string;
   readonly track: MediaStreamTrack;
   readonly stream: MediaStream;
+  readonly muted: boolean;
+  /** What the service has been told of `muted`. */
+  said: boolean;
 }
 
 /** A track of another member. */
@@ -40,7 +43,7 @@ export interface MediaListener {
  */
 export const MEDIA_TIMEOUT = 30_000;
 
-type NegotiationType = "TRACKS_NEW" | "TRACKS_CLOSE" | "RENEGOTIATE";
+type NegotiationType = "TRACKS_MUTE" | "TRACKS_NEW" | "TRACKS_CLOSE" | "RENEGOTIATE";
 
 // ICE may recover from a short loss by itself; after this long it does not (in ms).
 const DISCONNECTED_LIMIT = 7000;
@@ -158,6 +161,18 @@ export class MediaSession {
     await this.#ask("RENEGOTIATE", { answer_sdp: this.#localSdp() });
   }
 
+  /** Tell the service which tracks are muted; one that refuses it is not asked again. */
+  async mute(tracks: LocalTrack[]): Promise<void> {
+    const told = tracks.map((local) => ({ mid: this.#senders.get(local)?.mid ?? "", muted: local.muted }));
+    for (const local of tracks) local.said = local.muted;
+    await this.#ask("TRACKS_MUTE", { tracks: told });
+  }
+
+  /** Send what a publication has for its track now. */
+  async replaceTrack(local: LocalTrack): Promise<void> {
+    await this.#senders.get(local)?.transceiver.sender.replaceTrack(local.track);
+  }
+
   /** Stop receiving pulled tracks; closing what is closed already is no error. */
   async drop(mids: string[]): Promise<void> {
     await this.#ask("TRACKS_CLOSE", { tracks: mids.map((mid) => ({ mid })) });
@@ -169,8 +184,10 @@ export class MediaSession {
   }
 
   #describe(local: LocalTrack): PublishedTrack {
-    const { name, track } = local;
-    return { mid: this.#senders.get(local)?.mid ?? "", track_name: name, kind: track.kind as TrackKind };
+    const { name, track, muted } = local;
+    local.said = muted;
+    const published = { mid: this.#senders.get(local)?.mid ?? "", track_name: name, kind: track.kind as TrackKind };
+    return muted ? { ...published, muted } : published;
   }
 
   #forget(local: LocalTrack): void {

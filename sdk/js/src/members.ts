@@ -11,6 +11,8 @@ import type { TrackRef } from "./media.js";
 export interface RemoteTrack {
   readonly name: string;
   readonly kind: TrackKind | undefined;
+  /** Whether its publisher sends silence or black by intention. */
+  readonly muted: boolean;
   /** The receiving end; null until it is pulled. */
   readonly track: MediaStreamTrack | null;
 }
@@ -46,6 +48,8 @@ export interface MemberEvents {
   /** A track can be shown. After a reconnect it comes again, and `track-removed` for the old one just before. */
   track: TrackEvent;
   "track-removed": TrackEvent;
+  "track-muted": { participant: Participant; name: string };
+  "track-unmuted": { participant: Participant; name: string };
 }
 
 /** A track of another member, and how far pulling it has come. */
@@ -54,6 +58,7 @@ export class PulledTrack implements RemoteTrack, TrackRef {
   readonly name: string;
   readonly kind: TrackKind | undefined;
   track: MediaStreamTrack | null = null;
+  muted: boolean;
   isWanted: boolean;
   mid: string | null = null; // in the present media session
   attempts = 0; // to pull it, in a row
@@ -62,6 +67,7 @@ export class PulledTrack implements RemoteTrack, TrackRef {
     this.clientId = clientId;
     this.name = published.track_name;
     this.kind = published.kind;
+    this.muted = published.muted ?? false;
     this.isWanted = isWanted;
   }
 }
@@ -135,7 +141,10 @@ export class Members {
       if (member.away !== wasAway) this.#tellAbsence(member);
       if (JSON.stringify(member.metadata) !== before)
         this.#listener.emit("participant-changed", { participant: member });
-      for (const track of published) if (!member.tracks.has(track.track_name)) this.#addTrack(member, track);
+      for (const track of published) {
+        if (member.tracks.has(track.track_name)) this.#setMuted(member, track);
+        else this.#addTrack(member, track);
+      }
     }
   }
 
@@ -147,6 +156,8 @@ export class Members {
     member.update(state);
     if (event === "metadata_changed") this.#listener.emit("participant-changed", { participant: member });
     else if (event === "participant_away" || event === "participant_back") this.#tellAbsence(member);
+    else if (event === "tracks_muted" || event === "tracks_unmuted")
+      for (const each of tracks ?? []) this.#setMuted(member, each);
     else if (event === "tracks_unpublished")
       for (const each of tracks ?? []) this.#removeTrack(member, each.track_name);
     else for (const each of tracks ?? state.tracks ?? []) this.#addTrack(member, each);
@@ -197,6 +208,13 @@ export class Members {
   #addTrack(member: RoomMember, published: PublishedTrack): void {
     this.#removeTrack(member, published.track_name);
     member.tracks.set(published.track_name, new PulledTrack(member.clientId, published, this.#autoPull));
+  }
+
+  #setMuted(participant: RoomMember, { track_name: name, muted = false }: PublishedTrack): void {
+    const track = participant.tracks.get(name);
+    if (track === undefined || track.muted === muted) return;
+    track.muted = muted;
+    this.#listener.emit(muted ? "track-muted" : "track-unmuted", { participant, name });
   }
 
   #removeTrack(member: RoomMember, name: string): void {

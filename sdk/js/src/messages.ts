@@ -46,6 +46,8 @@ export const TYPE_BYTES = {
   DATACHANNELS_NEW_ACK: 0x49,
   ICE_SERVERS: 0x4a,
   ICE_SERVERS_ACK: 0x4b,
+  TRACKS_MUTE: 0x4c,
+  TRACKS_MUTE_ACK: 0x4d,
   ERROR: 0xff,
 } as const;
 
@@ -66,6 +68,7 @@ export interface PublishedTrack {
   mid: string;
   track_name: string;
   kind?: TrackKind | undefined;
+  muted?: boolean | undefined;
 }
 
 /** Which layer of a simulcast track a subscriber wants. */
@@ -83,6 +86,7 @@ export interface TrackRequest {
   client_id?: string | undefined;
   session_id?: string | undefined;
   simulcast?: Simulcast | undefined;
+  muted?: boolean | undefined;
 }
 
 /** One pulled track of TRACKS_UPDATE: another simulcast layer, or another source. */
@@ -210,6 +214,8 @@ export const ROOM_CHANGES = [
   "participant_back",
   "tracks_published",
   "tracks_unpublished",
+  "tracks_muted",
+  "tracks_unmuted",
   "media_replaced",
   "metadata_changed",
   "room_closed",
@@ -335,6 +341,8 @@ export interface Fields {
     offer_sdp?: string | undefined;
     requires_renegotiation?: boolean | undefined;
   };
+  TRACKS_MUTE: Request & { room_id: string; tracks: { mid: string; muted: boolean }[] };
+  TRACKS_MUTE_ACK: { tracks: TrackResult[] };
   ICE_SERVERS: Request;
   ICE_SERVERS_ACK: { ice_servers: IceServer[]; expires_at?: number | undefined };
   ERROR: {

@@ -124,7 +124,7 @@ const simulcast = part<Simulcast>({
   rid_not_available: maybe(order),
 });
 
-const publishedTrack = part<PublishedTrack>({ mid: tag, track_name: name, kind: maybe(kind) });
+const publishedTrack = part<PublishedTrack>({ mid: tag, track_name: name, kind: maybe(kind), muted: maybe(flag) });
 const publishedTracks = listOf(publishedTrack);
 
 const trackResults = listOf(
@@ -287,6 +287,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
         client_id: maybe(name),
         session_id: maybe(name),
         simulcast: maybe(simulcast),
+        muted: maybe(flag),
       }),
       MAX_ITEMS,
     ),
@@ -355,6 +356,8 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
     ),
     ...negotiation,
   },
+  TRACKS_MUTE: { ...request, room_id: name, tracks: listOf(part({ mid: tag, muted: flag }), MAX_ITEMS) },
+  TRACKS_MUTE_ACK: { tracks: trackResults },
   ICE_SERVERS: request,
   ICE_SERVERS_ACK: { ice_servers: iceServers, expires_at: maybe(count) },
   ERROR: { error_code: integer, error_message: text, details: maybe(object), retryable: maybe(flag) },

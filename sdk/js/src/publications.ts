@@ -9,6 +9,9 @@ import type { LocalTrack } from "./media.js";
 import type { TrackKind } from "./messages.js";
 import { NAME_RULE, isValidName } from "./payload.js";
 
+// How often (ms) tracks are looked at: `track.stop()` fires no event.
+const CHECK_INTERVAL = 1000;
+
 /** A promise and the means to settle it. */
 class Deferred {
   readonly promise: Promise<void>;
@@ -25,11 +28,20 @@ class Deferred {
   }
 }
 
-/** A track of this client, and how far publishing it has come. */
+/** Who hears of what an application does with a publication. */
+export interface PublicationListener {
+  onChange(): void;
+  onReplace(publication: Publication): Promise<void>;
+  onEnded(publication: Publication): void;
+}
+
+/** A track of this client, and how far publishing it has come; `mute` and `replaceTrack` are for applications. */
 export class Publication implements LocalTrack {
   readonly name: string;
-  readonly track: MediaStreamTrack;
   readonly stream: MediaStream;
+  readonly isNamed: boolean;
+  /** What the service has been told of `muted`. */
+  said = false;
   isWanted = true;
   isPublished = false; // in the present media session
   attempts = 0; // to publish it, in a row
@@ -37,17 +49,90 @@ export class Publication implements LocalTrack {
   readonly published = new Deferred();
   /** Resolves when it is no longer there. */
   readonly gone = new Deferred();
+  readonly #listener: PublicationListener;
+  #track: MediaStreamTrack;
+  #isMuted = false;
 
-  constructor(name: string, track: MediaStreamTrack, stream: MediaStream) {
+  constructor(
+    name: string,
+    track: MediaStreamTrack,
+    stream: MediaStream,
+    isNamed: boolean,
+    listener: PublicationListener,
+  ) {
     this.name = name;
-    this.track = track;
     this.stream = stream;
+    this.isNamed = isNamed;
+    this.#listener = listener;
+    this.#track = track;
+    this.#watch();
+  }
+
+  get track(): MediaStreamTrack {
+    return this.#track;
+  }
+
+  get muted(): boolean {
+    return this.#isMuted;
+  }
+
+  /** Send silence or black in place of the track, at once, and tell the others. */
+  mute(): void {
+    this.setMuted(true);
+  }
+
+  /** Send the track again, and tell the others. */
+  unmute(): void {
+    this.setMuted(false);
+  }
+
+  setMuted(isMuted: boolean): void {
+    this.#isMuted = isMuted;
+    this.#track.enabled = !isMuted;
+    this.#listener.onChange();
+  }
+
+  /** Send another track of the same kind from now on, without negotiation; what is muted stays so. */
+  async replaceTrack(track: MediaStreamTrack): Promise<void> {
+    if (track.kind !== this.#track.kind) {
+      throw new InvalidRequestError(`the track is of kind ${track.kind}, expected ${this.#track.kind}`);
+    }
+    track.enabled = !this.#isMuted;
+    this.#track = track;
+    this.#watch();
+    await this.#listener.onReplace(this);
+  }
+
+  #watch(): void {
+    const track = this.#track;
+    track.addEventListener("ended", () => track === this.#track && this.#listener.onEnded(this));
+  }
+
+  /** Look whether the track was stopped by code, of which no event tells. */
+  checkEnd(): void {
+    if (this.#track.readyState === "ended") this.#listener.onEnded(this);
   }
 }
 
 /** The publications of one room. */
 export class Publications {
   readonly #all = new Set<Publication>();
+  readonly #listener: PublicationListener;
+  #timer: ReturnType<typeof setInterval> | undefined;
+
+  constructor(listener: PublicationListener) {
+    this.#listener = listener;
+  }
+
+  /** Those that are or shall be published. */
+  get wanted(): Publication[] {
+    return [...this.#all].filter(({ isWanted }) => isWanted);
+  }
+
+  /** Those of which the service does not know whether they are muted. */
+  get unsaid(): Publication[] {
+    return [...this.#all].filter(({ isPublished, muted, said }) => isPublished && muted !== said);
+  }
 
   /** Those to publish. */
   get fresh(): Publication[] {
@@ -74,8 +159,9 @@ export class Publications {
     if (tracks.length === 0) throw new InvalidRequestError("the stream has no tracks");
     return tracks.map((track) => {
       const name = this.#freeName(prefix ? `${prefix}-${track.kind}` : track.kind);
-      const publication = new Publication(name, track, stream);
+      const publication = new Publication(name, track, stream, prefix !== undefined, this.#listener);
       this.#all.add(publication);
+      this.#timer ??= setInterval(() => this.wanted.forEach((each) => each.checkEnd()), CHECK_INTERVAL);
       return publication;
     });
   }
@@ -83,6 +169,10 @@ export class Publications {
   /** Forget a publication that the SFU does not have, or no longer. */
   remove(publication: Publication, error: Error = new InvalidRequestError("unpublished meanwhile")): void {
     this.#all.delete(publication);
+    if (this.#all.size === 0) {
+      clearInterval(this.#timer);
+      this.#timer = undefined;
+    }
     publication.published.reject(error);
     publication.gone.resolve();
   }
@@ -103,8 +193,12 @@ export class Publications {
     for (const publication of this.#all) publication.isPublished = false;
   }
 
-  enable(kind: TrackKind | undefined, isEnabled: boolean): void {
-    for (const { track } of this.#all) if (kind === undefined || track.kind === kind) track.enabled = isEnabled;
+  /** Mute camera and microphone, or one of them: what was published without a name. */
+  mute(kind: TrackKind | undefined, isMuted: boolean): void {
+    for (const publication of this.#all) {
+      const isMeant = kind === undefined || publication.track.kind === kind;
+      if (!publication.isNamed && isMeant) publication.setMuted(isMuted);
+    }
   }
 
   #freeName(wanted: string): string {

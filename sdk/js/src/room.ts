@@ -61,6 +61,8 @@ export interface JoinOptions {
 export interface RoomEvents extends MemberEvents {
   /** The room's metadata changed. */
   "room-changed": { metadata: JsonObject };
+  /** A track of this client's has ended, by "stop sharing" or with its device, and is unpublished. */
+  "publication-ended": { publication: Publication };
   /** Media stopped; the room is joined again by itself. */
   reconnecting: { error: Error };
   reconnected: { room: Room };
@@ -77,6 +79,9 @@ const ROOM_EVENTS: Record<keyof RoomEvents, true> = {
   "participant-away": true,
   "participant-back": true,
   "room-changed": true,
+  "publication-ended": true,
+  "track-muted": true,
+  "track-unmuted": true,
   track: true,
   "track-removed": true,
   reconnecting: true,
@@ -134,7 +139,11 @@ export class Room extends Emitter<RoomEvents> {
   readonly #options: JoinOptions;
   readonly #retry: Required<RetryOptions>;
   readonly #members: Members;
-  readonly #publications = new Publications();
+  readonly #publications = new Publications({
+    onChange: () => void this.#work(),
+    onReplace: async (publication) => this.#entry?.media?.replaceTrack(publication),
+    onEnded: (publication) => this.#hearOfEnd(publication),
+  });
   readonly #subscriptions: Unsubscribe[];
   readonly #ending = new AbortController();
   #entry: Entry | null = null;
@@ -223,9 +232,10 @@ export class Room extends Emitter<RoomEvents> {
    *
    * @param options.name goes before "audio" and "video" in the tracks' names, as in "screen-video".
    */
-  async publish(stream: MediaStream, options: { name?: string } = {}): Promise<void> {
+  async publish(stream: MediaStream, options: { name?: string; muted?: boolean } = {}): Promise<Publication[]> {
     if (this.#isClosed) throw new InvalidRequestError("the room is closed; join it again");
     const added = this.#publications.add(stream, options.name);
+    if (options.muted) for (const publication of added) publication.mute();
     void this.#work();
     try {
       await Promise.all(added.map(({ published }) => published.promise));
@@ -233,6 +243,12 @@ export class Room extends Emitter<RoomEvents> {
       await this.#retract(added);
       throw error;
     }
+    return added;
+  }
+
+  /** What this client publishes, or is about to: each can be muted, and its track replaced. */
+  get publications(): Publication[] {
+    return this.#publications.wanted;
   }
 
   /** Stop sending a stream; resolves when the SFU has closed its tracks. The tracks themselves are not stopped. */
@@ -240,14 +256,14 @@ export class Room extends Emitter<RoomEvents> {
     await this.#retract(this.#publications.of(stream));
   }
 
-  /** Send silence and black in place of what is published, at once and without negotiation. */
+  /** Mute camera and microphone, or one of them: what was published without a name, so not the screen. */
   mute(kind?: TrackKind): void {
-    this.#publications.enable(kind, false);
+    this.#publications.mute(kind, true);
   }
 
-  /** Send sound and picture again. */
+  /** Send sound and picture of camera and microphone again. */
   unmute(kind?: TrackKind): void {
-    this.#publications.enable(kind, true);
+    this.#publications.mute(kind, false);
   }
 
   /**
@@ -541,6 +557,13 @@ export class Room extends Emitter<RoomEvents> {
     else this.#publications.remove(publication, errorOf(result));
   }
 
+  /** "Stop sharing", an unplugged device: a dead track is no use to anybody. */
+  #hearOfEnd(publication: Publication): void {
+    if (!publication.isWanted || !this.#publications.wanted.includes(publication)) return;
+    this.emit("publication-ended", { publication });
+    void this.#retract([publication]);
+  }
+
   async #retract(publications: Publication[]): Promise<void> {
     for (const publication of publications) publication.isWanted = false;
     void this.#work();
@@ -574,6 +597,8 @@ export class Room extends Emitter<RoomEvents> {
     if (offer !== null) return () => this.#answerWelcome(entry, media, offer);
     if (leaving.length > 0) return () => this.#unpublish(entry, media, leaving);
     if (fresh.length > 0) return () => this.#publish(entry, media, fresh);
+    const unsaid = this.#publications.unsaid.slice(0, MAX_ITEMS);
+    if (unsaid.length > 0) return () => this.#tellMuted(entry, media, unsaid);
     if (entry.stale.length > 0) return () => this.#drop(entry, media);
     const wanted = this.#members.wanted.slice(0, MAX_ITEMS);
     return wanted.length > 0 ? () => this.#pull(entry, media, wanted) : null;
@@ -608,6 +633,10 @@ export class Room extends Emitter<RoomEvents> {
       return this.#loseMedia(entry, error as Error);
     }
     for (const publication of publications) this.#publications.remove(publication);
+  }
+
+  async #tellMuted(entry: Entry, media: MediaSession, publications: Publication[]): Promise<void> {
+    await this.#attempt(entry, [], () => media.mute(publications));
   }
 
   async #drop(entry: Entry, media: MediaSession): Promise<void> {

@@ -12,13 +12,24 @@ export interface Section {
   direction: "sendonly" | "recvonly" | "sendrecv" | "inactive";
 }
 
-export class FakeTrack {
+export class FakeTrack extends EventTarget {
   readonly id = crypto.randomUUID();
   readonly kind: string;
   enabled = true;
+  readyState = "live";
 
   constructor(kind: string) {
+    super();
     this.kind = kind;
+  }
+
+  stop(): void {
+    this.readyState = "ended";
+  }
+
+  end(): void {
+    this.readyState = "ended";
+    this.dispatchEvent(new Event("ended"));
   }
 }
 
@@ -45,12 +56,17 @@ class FakeTransceiver {
   isReceiving = false;
   isPending = false; // its mid comes from an offer that may be rolled back
   readonly kind: string;
-  readonly sender: { track: FakeTrack | null };
+  readonly sender: { track: FakeTrack | null; replaceTrack(track: FakeTrack): Promise<void> };
   readonly receiver: { track: FakeTrack };
 
   constructor(kind: string, track: FakeTrack | null) {
     this.kind = kind;
-    this.sender = { track };
+    this.sender = {
+      track,
+      async replaceTrack(next) {
+        this.track = next;
+      },
+    };
     this.receiver = { track: new FakeTrack(kind) };
   }
 

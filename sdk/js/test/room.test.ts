@@ -10,7 +10,7 @@ import { SignalClient } from "../src/client.js";
 import { ConflictError, ForbiddenError, InvalidRequestError, MediaBackendError, NotFoundError } from "../src/errors.js";
 import { encode, makeId } from "../src/frames.js";
 import type { JoinOptions, Room, RoomEvents } from "../src/room.js";
-import { FakePeer, makeStream } from "./peer.js";
+import { FakePeer, makeStream, type FakeTrack } from "./peer.js";
 import { FakeRooms, refuse, type Fault } from "./rooms.js";
 import { Inbox, TestService, soon, type Received } from "./service.js";
 
@@ -751,3 +751,60 @@ test("metadata of a member and of the room reaches the others, and joining again
   await alice.leave();
   await assert.rejects(alice.setMetadata({}), InvalidRequestError);
 });
+
+test("mute belongs to a publication, reaches the others and those who come later, and survives a new session", async () => {
+  const alice = await join("alice");
+  const bob = await join("bob");
+  const muted = new Promise((resolve) => bob.on("track-muted", ({ name }) => resolve(name)));
+  const unmuted = new Promise((resolve) => bob.on("track-unmuted", ({ name }) => resolve(name)));
+  const camera = makeStream("video");
+  const screen = makeStream("video");
+  const [picture] = await alice.publish(camera);
+  await alice.publish(screen, { name: "screen" });
+
+  alice.mute("video");
+
+  assert.equal(await soon(muted, "the mute"), "video");
+  assert.deepEqual([camera.getTracks()[0]!.enabled, screen.getTracks()[0]!.enabled], [false, true]);
+  assert.equal(bob.participants.get("alice")!.tracks.get("video")!.muted, true);
+  const carol = await join("carol");
+  assert.equal(carol.participants.get("alice")!.tracks.get("video")!.muted, true);
+
+  const replaced = makeStream("video").getTracks()[0]!;
+  await picture!.replaceTrack(replaced);
+  assert.equal(replaced.enabled, false, "after a switch of devices what is muted stays so");
+  assert.equal(peerOf(0).transceivers[0]!.sender.track, replaced as never);
+  await assert.rejects(picture!.replaceTrack(makeStream("audio").getTracks()[0]!), InvalidRequestError);
+  sfu.announce("demo", { event: "room_closed", reason: "restarting" });
+  await soon(new Promise((resolve) => alice.on("reconnected", resolve)), "the new session");
+  assert.equal(sfu.member("demo", "alice").tracks.find(({ track_name }) => track_name === "video")!.muted, true);
+  assert.equal(
+    sfu.member("demo", "alice").tracks.find(({ track_name }) => track_name === "screen-video")!.muted,
+    undefined,
+  );
+
+  picture!.unmute();
+  assert.equal(replaced.enabled, true);
+  await soon(unmuted, "the end of the mute");
+});
+
+for (const end of ["end", "stop"] as const) {
+  test(`a track that ${end === "end" ? "ends by itself" : "is stopped by code"} is unpublished, and the others lose it`, async () => {
+    const alice = await join("alice");
+    const bob = await join("bob");
+    const stream = makeStream("video");
+    await alice.publish(stream);
+    const told = new Promise((resolve) =>
+      alice.on("publication-ended", ({ publication }) => resolve(publication.name)),
+    );
+    const bobHears = listen(bob);
+    await hear(bobHears, "track alice video");
+
+    (stream.getTracks()[0] as never as FakeTrack)[end]();
+
+    assert.equal(await soon(told, "the end"), "video");
+    await hear(bobHears, "removed alice video");
+    assert.deepEqual(sfu.member("demo", "alice").tracks, []);
+    assert.deepEqual(alice.publications, []);
+  });
+}

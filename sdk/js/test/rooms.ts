@@ -125,6 +125,17 @@ export class FakeRooms {
       }
       case "ROOM_STATE":
         return connection.send("ROOM_STATE_ACK", this.#state(roomId), request.id);
+      case "TRACKS_MUTE": {
+        const { tracks } = request.fields as never as Fields["TRACKS_MUTE"];
+        const member = this.member(roomId, connection.clientId);
+        for (const { mid, muted } of tracks) {
+          member.tracks = member.tracks.map((track) => (track.mid === mid ? { ...track, muted } : track));
+          const changed = member.tracks.filter((track) => track.mid === mid);
+          const event = muted ? "tracks_muted" : "tracks_unmuted";
+          this.announce(roomId, { event, participant: this.describe(roomId, connection.clientId), tracks: changed });
+        }
+        return connection.send("TRACKS_MUTE_ACK", { tracks: tracks.map(({ mid }) => ({ mid })) }, request.id);
+      }
       case "METADATA_UPDATE": {
         const metadata = request.fields["metadata"] as Record<string, unknown>;
         connection.send("METADATA_UPDATE_ACK", { sequence: this.rooms.get(roomId)!.sequence + 1 }, request.id);

@@ -25,6 +25,7 @@ from signal_manager.client.room_events import (
     ParticipantChanged,
     ParticipantJoined,
     ParticipantLeft,
+    PublicationEnded,
     RemoteTrack,
     RoomChanged,
     RoomClosed,
@@ -33,7 +34,9 @@ from signal_manager.client.room_events import (
     RoomReconnecting,
     TrackAdded,
     TrackFailed,
+    TrackMuted,
     TrackRemoved,
+    TrackUnmuted,
 )
 from signal_manager.client.timing import Clock, RetryPolicy
 from signal_manager.protocol.framing import Framing
@@ -55,6 +58,7 @@ __all__ = [
     "ParticipantJoined",
     "ParticipantLeft",
     "PayloadType",
+    "PublicationEnded",
     "Reconnected",
     "RemoteTrack",
     "RetryPolicy",
@@ -71,5 +75,7 @@ __all__ = [
     "ToRoom",
     "TrackAdded",
     "TrackFailed",
+    "TrackMuted",
     "TrackRemoved",
+    "TrackUnmuted",
 ]

@@ -35,10 +35,13 @@ from signal_manager.protocol.messages import (
     Renegotiate,
     RenegotiateAck,
     TrackMid,
+    TrackMute,
     TrackRequest,
     TrackResult,
     TracksClose,
     TracksCloseAck,
+    TracksMute,
+    TracksMuteAck,
     TracksNew,
     TracksNewAck,
 )
@@ -121,11 +124,12 @@ class MediaSession:
     async def offer(self, publications: Sequence[Publication]) -> tuple[str, list[PublishedTrack]]:
         """Make the offer that publishes tracks; `accept` or `withdraw` must follow."""
         for each in publications:
-            outgoing = OutgoingTrack(each.track, lambda each=each: each.is_enabled)  # type: ignore[misc]  # a lambda's default
+            outgoing = OutgoingTrack(each.kind, lambda each=each: each.track, lambda each=each: not each.muted)  # type: ignore[misc]  # lambdas' defaults
+            each.said = each.muted
             self._senders[each] = self._peer.addTransceiver(outgoing, direction="sendonly")
         sdp = await self._make_offer()
         return sdp, [
-            PublishedTrack(mid=self._senders[each].mid or "", track_name=each.name, kind=each.kind)
+            PublishedTrack(mid=self._senders[each].mid or "", track_name=each.name, kind=each.kind, muted=each.said)
             for each in publications
         ]
 
@@ -151,7 +155,9 @@ class MediaSession:
         """Publish by TRACKS_NEW. Return each track's result; a refusal of the whole raises and changes nothing."""
         await self._ready()
         sdp, tracks = await self.offer(publications)
-        requests = [TrackRequest(mid=each.mid, track_name=each.track_name, kind=each.kind) for each in tracks]
+        requests = [
+            TrackRequest(mid=each.mid, track_name=each.track_name, kind=each.kind, muted=each.muted) for each in tracks
+        ]
         message = TracksNew(room_id=self._room_id, tracks=requests, offer_sdp=sdp)
         try:
             reply = await self._ask(message, TracksNewAck)
@@ -178,6 +184,17 @@ class MediaSession:
         if reply.answer_sdp is None:
             raise UnavailableError("the SFU answered no SDP, expected one to an offer")
         await self.accept(reply.answer_sdp)
+
+    async def mute(self, publications: Sequence[Publication]) -> None:
+        """Tell the service which publications are muted, and note that it knows."""
+        said = {each: each.muted for each in publications if each in self._senders}
+        tracks = [TrackMute(mid=self._senders[each].mid or "", muted=muted) for each, muted in said.items()]
+        try:
+            if tracks:
+                await self._ask(TracksMute(room_id=self._room_id, tracks=tracks), TracksMuteAck)
+        finally:  # a service that refuses it is not asked again
+            for each in publications:
+                each.said = said.get(each, each.muted)
 
     async def pull(self, tracks: Sequence[PulledTrack]) -> list[TrackResult]:
         """Pull tracks of other members. Return each one's result; raise without a change when none was tried."""

@@ -17,7 +17,9 @@ from signal_manager.client.room_events import (
     RoomHappening,
     TrackAdded,
     TrackKind,
+    TrackMuted,
     TrackRemoved,
+    TrackUnmuted,
 )
 from signal_manager.protocol.messages import Member, PublishedTrack, RoomEvent
 
@@ -34,6 +36,7 @@ class PulledTrack:
         self.client_id = client_id
         self.name: str = published.track_name
         self.kind: TrackKind | None = published.kind
+        self.muted = published.muted
         self.track: MediaStreamTrack | None = None
         self.is_wanted = is_wanted
         self.mid: str | None = None  # in the present media session
@@ -115,7 +118,9 @@ class Members:
             if member.metadata != metadata:
                 self._emit(ParticipantChanged(member))
             for track in published:
-                if track.track_name not in member.tracks:
+                if track.track_name in member.tracks:
+                    self._set_muted(member, track)
+                else:
                     self._add_track(member, track)
 
     def apply(self, event: RoomEvent) -> None:
@@ -134,6 +139,9 @@ class Members:
             self._emit(ParticipantAway(member))
         elif event.event == "participant_back":
             self._emit(ParticipantBack(member))
+        elif event.event in {"tracks_muted", "tracks_unmuted"}:
+            for track in event.tracks or []:
+                self._set_muted(member, track)
         elif event.event == "tracks_unpublished":
             for track in event.tracks or []:
                 self._remove_track(member, track.track_name)
@@ -191,6 +199,13 @@ class Members:
     def _add_track(self, member: RoomMember, published: PublishedTrack) -> None:
         self._remove_track(member, published.track_name)
         member.tracks[published.track_name] = PulledTrack(member.client_id, published, is_wanted=self._auto_pull)
+
+    def _set_muted(self, member: RoomMember, published: PublishedTrack) -> None:
+        track = member.tracks.get(published.track_name)
+        if track is not None and track.muted is not published.muted:
+            track.muted = published.muted
+            happening = TrackMuted if track.muted else TrackUnmuted
+            self._emit(happening(member, track.name))
 
     def _remove_track(self, member: RoomMember, name: str) -> None:
         pulled = member.tracks.pop(name, None)

@@ -85,6 +85,8 @@ class Negotiations:
             return lambda: self._unpublish(entry, media, leaving)
         if fresh:
             return lambda: self._publish(entry, media, fresh)
+        if unsaid := self._publications.unsaid[:MAX_ITEMS]:
+            return lambda: self._mute(entry, media, unsaid)
         if entry.stale:
             return lambda: self._drop(entry, media)
         wanted = self._members.wanted[:MAX_ITEMS]
@@ -125,6 +127,9 @@ class Negotiations:
             return
         for publication in publications:
             self._publications.remove(publication)
+
+    async def _mute(self, entry: Entry, media: MediaSession, publications: list[Publication]) -> None:
+        await self._attempt(entry, [], lambda: media.mute(publications))
 
     async def _drop(self, entry: Entry, media: MediaSession) -> None:
         mids, entry.stale = entry.stale[:MAX_ITEMS], entry.stale[MAX_ITEMS:]

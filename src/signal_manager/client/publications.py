@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from signal_manager.client.arguments import a_name
 from signal_manager.client.room_events import TrackKind
@@ -20,14 +20,25 @@ if TYPE_CHECKING:
 __all__ = ["Publication", "Publications", "error_of"]
 
 
-class Publication:
-    """A track of this client, and how far publishing it has come."""
+class _Listener(NamedTuple):
+    """Who hears of what becomes of publications: that they change, and that a track has ended by itself."""
 
-    def __init__(self, name: str, track: MediaStreamTrack) -> None:
+    on_change: Callable[[], None]
+    on_ended: Callable[[Publication], None]
+
+
+class Publication:
+    """A track of this client, and how far publishing it has come; `mute` and `replace_track` are for applications."""
+
+    def __init__(self, name: str, track: MediaStreamTrack, *, is_named: bool, room: _Listener) -> None:
         self.name = name
         self.track = track
         self.kind: TrackKind = "audio" if track.kind == "audio" else "video"
-        self.is_enabled = True
+        self.muted = False
+        self.said = False  # what the service has been told of `muted`
+        self.is_named = is_named
+        self._room = room
+        self._watch(track)
         self.is_wanted = True
         self.is_published = False  # in the present media session
         self.attempts = 0  # to publish it, in a row
@@ -35,12 +46,51 @@ class Publication:
         self.published: asyncio.Future[None] = loop.create_future()  # done when it was first, or will never be
         self.gone: asyncio.Future[None] = loop.create_future()  # done when it is no longer there
 
+    def mute(self) -> None:
+        """Send silence or black in place of the track, at once, and tell the others."""
+        self.muted = True
+        self._room.on_change()
+
+    def unmute(self) -> None:
+        """Send the track again, and tell the others."""
+        self.muted = False
+        self._room.on_change()
+
+    def replace_track(self, track: MediaStreamTrack) -> None:
+        """Send another track from now on, without negotiation; what is muted stays so. The old one is not stopped.
+
+        Raises:
+            InvalidRequestError: it is of another kind.
+        """
+        if getattr(track, "kind", None) != self.kind:
+            raise InvalidRequestError(f"the track is of kind {getattr(track, 'kind', None)}, expected {self.kind}")
+        self.track = track
+        self._watch(track)
+
+    def _watch(self, track: MediaStreamTrack) -> None:
+        def ended() -> None:
+            if track is self.track:
+                self._room.on_ended(self)
+
+        track.on("ended", ended)
+
 
 class Publications:
     """The publications of one room."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[], None], on_ended: Callable[[Publication], None]) -> None:
         self._all: list[Publication] = []
+        self._room = _Listener(on_change, on_ended)
+
+    @property
+    def unsaid(self) -> list[Publication]:
+        """Those of which the service does not know whether they are muted."""
+        return [each for each in self._all if each.is_published and each.muted is not each.said]
+
+    @property
+    def wanted(self) -> list[Publication]:
+        """Those that are or shall be published."""
+        return [each for each in self._all if each.is_wanted]
 
     @property
     def fresh(self) -> list[Publication]:
@@ -80,7 +130,7 @@ class Publications:
             a_name(name, "a track's name")
         added = []
         for name, track in zip(wanted, tracks, strict=True):
-            added.append(Publication(self._free_name(name), track))
+            added.append(Publication(self._free_name(name), track, is_named=prefix is not None, room=self._room))
             self._all.append(added[-1])
         return added
 
@@ -114,11 +164,12 @@ class Publications:
         for publication in self._all:
             publication.is_published = False
 
-    def enable(self, kind: TrackKind | None, *, is_enabled: bool) -> None:
-        """Send what the tracks of a kind, or all, give, or silence and black."""
+    def mute(self, kind: TrackKind | None, *, muted: bool) -> None:
+        """Mute camera and microphone, or one of them: what was published without a name."""
         for publication in self._all:
-            if kind is None or publication.kind == kind:
-                publication.is_enabled = is_enabled
+            if not publication.is_named and kind in {None, publication.kind}:
+                publication.muted = muted
+        self._room.on_change()
 
     def _free_name(self, wanted: str) -> str:
         taken = {each.name for each in self._all}

@@ -19,7 +19,7 @@ from signal_manager.client.events import Disconnected, Event, EventQueue, Reconn
 from signal_manager.client.joining import Joining
 from signal_manager.client.members import Members
 from signal_manager.client.negotiations import Entry, Job, Negotiations, is_final
-from signal_manager.client.publications import Publications
+from signal_manager.client.publications import Publication, Publications
 from signal_manager.client.room_events import (
     ROOM_EVENT_NAMES,
     Participant,
@@ -28,6 +28,7 @@ from signal_manager.client.room_events import (
     ParticipantChanged,
     ParticipantJoined,
     ParticipantLeft,
+    PublicationEnded,
     RoomChanged,
     RoomClosed,
     RoomEventName,
@@ -37,7 +38,9 @@ from signal_manager.client.room_events import (
     TrackAdded,
     TrackFailed,
     TrackKind,
+    TrackMuted,
     TrackRemoved,
+    TrackUnmuted,
 )
 from signal_manager.client.room_news import RoomNews
 from signal_manager.client.timing import Patience, RetryPolicy
@@ -112,7 +115,7 @@ class Room:
         self._role = role
         self._patience = Patience(retry or RetryPolicy(attempts=MAX_FAILURES))
         self._members = Members(client.client_id, auto_pull=auto_pull, emit=self._emit, on_stale=self._note_stale)
-        self._publications = Publications()
+        self._publications = Publications(self._wake, self._hear_of_end)
         self._joining = Joining(
             client,
             room_id,
@@ -166,6 +169,11 @@ class Room:
         return self._members.all
 
     @property
+    def publications(self) -> Sequence[Publication]:
+        """What this client publishes, or is about to."""
+        return self._publications.wanted
+
+    @property
     def metadata(self) -> Mapping[str, Any]:
         """What is said of the room; `created_at` (ms since the epoch) is the service's."""
         return self._metadata or {}
@@ -187,7 +195,9 @@ class Room:
         """How many events were dropped because the application did not keep up."""
         return self._events.dropped + self._callbacks.queue.dropped
 
-    async def publish(self, *tracks: MediaStreamTrack, name: str | None = None) -> None:
+    async def publish(
+        self, *tracks: MediaStreamTrack, name: str | None = None, muted: bool = False
+    ) -> list[Publication]:
         """Send tracks of aiortc's to the others, until `unpublish` or `leave`.
 
         Returns when the SFU has taken all of them; when it refuses one, none is published. The tracks themselves are
@@ -195,6 +205,10 @@ class Room:
 
         Args:
             name: goes before "audio" and "video" in the tracks' names, as in "screen-video".
+            muted: publish them as muted.
+
+        Returns:
+            what was published, to mute and unmute and to replace its track.
 
         Raises:
             InvalidRequestError: the room is closed, or the arguments cannot be.
@@ -203,6 +217,8 @@ class Room:
         if self._is_closed:
             raise InvalidRequestError("the room is closed; join it again")
         added = self._publications.add(tracks, name)
+        for each in added:
+            each.muted = muted
         self._wake()
         try:
             await asyncio.gather(*(asyncio.shield(each.published) for each in added))
@@ -211,6 +227,7 @@ class Room:
                 each.is_wanted = False
             self._wake()
             raise
+        return added
 
     async def unpublish(self, *tracks: MediaStreamTrack) -> None:
         """Stop sending tracks; returns when the SFU has closed them."""
@@ -221,12 +238,12 @@ class Room:
         await asyncio.gather(*(asyncio.shield(each.gone) for each in leaving))
 
     def mute(self, kind: TrackKind | None = None) -> None:
-        """Send silence and black in place of what is published, at once and without negotiation."""
-        self._publications.enable(kind, is_enabled=False)
+        """Mute camera and microphone, or one of them: what was published without a name, so not the screen."""
+        self._publications.mute(kind, muted=True)
 
     def unmute(self, kind: TrackKind | None = None) -> None:
-        """Send sound and picture again."""
-        self._publications.enable(kind, is_enabled=True)
+        """Send sound and picture of camera and microphone again."""
+        self._publications.mute(kind, muted=False)
 
     async def set_metadata(
         self, metadata: Mapping[str, Any], *, scope: Literal["participant", "room"] = "participant"
@@ -290,6 +307,12 @@ class Room:
     def on(
         self, name: Literal["participant_changed"], callback: Callback[ParticipantChanged]
     ) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["track_muted"], callback: Callback[TrackMuted]) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["track_unmuted"], callback: Callback[TrackUnmuted]) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["publication_ended"], callback: Callback[PublicationEnded]) -> Callable[[], None]: ...
     @overload
     def on(self, name: Literal["room_changed"], callback: Callback[RoomChanged]) -> Callable[[], None]: ...
     @overload
@@ -463,6 +486,13 @@ class Room:
             self._lose(entry, UnavailableError("the service is restarting"))
         else:
             self._close(reason)
+
+    def _hear_of_end(self, publication: Publication) -> None:
+        """Unpublish a track that has ended by itself: it is of no use to anybody."""
+        if publication in self._publications.wanted:
+            publication.is_wanted = False
+            self._emit(PublicationEnded(publication.name, publication.track))
+            self._wake()
 
     def _take_metadata(self, metadata: dict[str, Any], is_room: bool) -> None:
         if not is_room:

@@ -22,6 +22,7 @@ __all__ = [
     "ParticipantChanged",
     "ParticipantJoined",
     "ParticipantLeft",
+    "PublicationEnded",
     "RemoteTrack",
     "RoomChanged",
     "RoomClosed",
@@ -32,7 +33,9 @@ __all__ = [
     "TrackAdded",
     "TrackFailed",
     "TrackKind",
+    "TrackMuted",
     "TrackRemoved",
+    "TrackUnmuted",
 ]
 
 TrackKind: TypeAlias = Literal["audio", "video"]
@@ -40,6 +43,10 @@ TrackKind: TypeAlias = Literal["audio", "video"]
 
 class RemoteTrack(Protocol):
     """A track that another member publishes."""
+
+    @property
+    def muted(self) -> bool:
+        """Whether its publisher sends silence or black by intention."""
 
     @property
     def name(self) -> str:
@@ -120,6 +127,15 @@ class ParticipantChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PublicationEnded:
+    """A track of this client's has ended by itself, and is unpublished."""
+
+    name: ClassVar = "publication_ended"
+    track_name: str
+    track: MediaStreamTrack
+
+
+@dataclass(frozen=True, slots=True)
 class RoomChanged:
     """The room's metadata changed."""
 
@@ -148,6 +164,24 @@ class TrackRemoved:
     participant: Participant
     track_name: str
     track: MediaStreamTrack
+
+
+@dataclass(frozen=True, slots=True)
+class TrackMuted:
+    """The publisher of a track sends silence or black in it."""
+
+    name: ClassVar = "track_muted"
+    participant: Participant
+    track_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrackUnmuted:
+    """The publisher of a track sends it again."""
+
+    name: ClassVar = "track_unmuted"
+    participant: Participant
+    track_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +224,12 @@ RoomHappening: TypeAlias = (
     | ParticipantAway
     | ParticipantBack
     | ParticipantChanged
+    | PublicationEnded
     | RoomChanged
     | TrackAdded
     | TrackRemoved
+    | TrackMuted
+    | TrackUnmuted
     | TrackFailed
     | RoomReconnecting
     | RoomReconnected
@@ -204,9 +241,12 @@ RoomEventName: TypeAlias = Literal[
     "participant_away",
     "participant_back",
     "participant_changed",
+    "publication_ended",
     "room_changed",
     "track",
     "track_removed",
+    "track_muted",
+    "track_unmuted",
     "error",
     "reconnecting",
     "reconnected",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
@@ -21,23 +22,41 @@ __all__ = ["IncomingTrack", "OutgoingTrack"]
 # Frames that wait for the application: about a second of sound, and pictures that are still worth showing.
 _WAITING = {"audio": 50, "video": 4}
 
+# Between the last frame of one source and the first of the next, in seconds.
+_STEP = Fraction(1, 50)
+
 # Of a black picture in YUV with limited range (ITU-R BT.601).
 _BLACK = (16, 128, 128)
 
 
 class OutgoingTrack(MediaStreamTrack):
-    """What is sent for one of the application's tracks on one connection; muted, silence and black."""
+    """What is sent for one of the application's publications on one connection; muted, silence and black.
 
-    def __init__(self, source: MediaStreamTrack, is_enabled: Callable[[], bool]) -> None:
+    The source may be replaced at any time: what follows goes on in time where the former one was.
+    """
+
+    def __init__(self, kind: str, source: Callable[[], MediaStreamTrack], is_enabled: Callable[[], bool]) -> None:
         super().__init__()
-        self.kind = source.kind
+        self.kind = kind
         self._source = source
         self._is_enabled = is_enabled
+        self._present: MediaStreamTrack | None = None
+        self._shift = Fraction(0)  # from the present source's time to ours, in seconds
+        self._last: Fraction | None = None  # when the last frame was, in our time
 
     async def recv(self) -> Frame | Packet[Any]:
         """Return the source's next frame, or what replaces it."""
         while True:
-            frame = await self._source.recv()
+            source = self._source()
+            try:
+                frame = await source.recv()
+            except MediaStreamError:
+                if self._source() is source:
+                    raise
+                continue
+            if self._source() is not source:
+                continue
+            self._retime(source, frame)
             if self._is_enabled():
                 return frame
             if isinstance(frame, VideoFrame):
@@ -45,6 +64,18 @@ class OutgoingTrack(MediaStreamTrack):
             if isinstance(frame, AudioFrame):
                 return _silent(frame)
             # What comes encoded has no silent form: it is left out.
+
+    def _retime(self, source: MediaStreamTrack, frame: Frame | Packet[Any]) -> None:
+        if frame.pts is None or frame.time_base is None:
+            return
+        base = Fraction(frame.time_base)
+        if source is not self._present:
+            if self._present is not None and self._last is not None:
+                self._shift = self._last + _STEP - frame.pts * base
+            self._present = source
+        self._last = frame.pts * base + self._shift
+        if self._shift:
+            frame.pts = round(self._last / base)
 
 
 class IncomingTrack(MediaStreamTrack):

@@ -76,11 +76,14 @@ __all__ = [
     "TokenRenew",
     "TokenRenewAck",
     "TrackMid",
+    "TrackMute",
     "TrackRequest",
     "TrackResult",
     "TrackUpdate",
     "TracksClose",
     "TracksCloseAck",
+    "TracksMute",
+    "TracksMuteAck",
     "TracksNew",
     "TracksNewAck",
     "TracksUpdate",
@@ -156,6 +159,8 @@ class MessageType(IntEnum):
     DATACHANNELS_NEW_ACK = 0x49
     ICE_SERVERS = 0x4A
     ICE_SERVERS_ACK = 0x4B
+    TRACKS_MUTE = 0x4C
+    TRACKS_MUTE_ACK = 0x4D
     ERROR = 0xFF
 
 
@@ -386,6 +391,7 @@ class PublishedTrack(Part, frozen=True, kw_only=True):
     mid: Mid
     track_name: Name
     kind: Kind | None = None
+    muted: bool = False
 
 
 class Simulcast(Part, frozen=True, kw_only=True):
@@ -405,6 +411,14 @@ class TrackRequest(Part, frozen=True, kw_only=True):
     client_id: Name | None = None
     session_id: Name | None = None
     simulcast: Simulcast | None = None
+    muted: bool = False
+
+
+class TrackMute(Part, frozen=True, kw_only=True):
+    """One track of TRACKS_MUTE."""
+
+    mid: Mid
+    muted: bool
 
 
 class TrackMid(Part, frozen=True, kw_only=True):
@@ -591,6 +605,8 @@ class RoomEvent(Message, frozen=True, kw_only=True):
         "participant_back",
         "tracks_published",
         "tracks_unpublished",
+        "tracks_muted",
+        "tracks_unmuted",
         "media_replaced",
         "metadata_changed",
         "room_closed",
@@ -698,6 +714,19 @@ class TracksUpdateAck(Message, frozen=True, kw_only=True):
     tracks: Annotated[list[TrackResult], Results]
 
 
+class TracksMute(Request, frozen=True, kw_only=True):
+    """Say of tracks that one publishes whether they are silent or black by intention."""
+
+    room_id: Name
+    tracks: Annotated[list[TrackMute], Bounded]
+
+
+class TracksMuteAck(Message, frozen=True, kw_only=True):
+    """What became of each track."""
+
+    tracks: Annotated[list[TrackResult], Results]
+
+
 class DataChannelsNew(Request, frozen=True, kw_only=True):
     """Open data channels; with none, negotiate the transport for them, with one's own offer or the SFU's."""
 
@@ -790,6 +819,8 @@ SPECS: dict[MessageType, Spec] = {
         Spec(MessageType.DATACHANNELS_NEW_ACK, DataChannelsNewAck, None, Peer.SERVICE),
         Spec(MessageType.ICE_SERVERS, IceServers, None, Peer.CLIENT),
         Spec(MessageType.ICE_SERVERS_ACK, IceServersAck, None, Peer.SERVICE),
+        Spec(MessageType.TRACKS_MUTE, TracksMute, None, Peer.CLIENT),
+        Spec(MessageType.TRACKS_MUTE_ACK, TracksMuteAck, None, Peer.SERVICE),
         Spec(MessageType.ERROR, ErrorMessage, "Error", Peer.SERVICE),
     )
 }

@@ -263,6 +263,7 @@ _INPUTS: dict[MessageType, Input] = {
             MessageType.TRACKS_UPDATE,
             MessageType.DATACHANNELS_NEW,
             MessageType.ICE_SERVERS,
+            MessageType.TRACKS_MUTE,
             MessageType.TOKEN_RENEW,
         ),
         Input.REQUEST,

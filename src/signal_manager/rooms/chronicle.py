@@ -27,10 +27,15 @@ Happening = Literal[
     "participant_back",
     "tracks_published",
     "tracks_unpublished",
+    "tracks_muted",
+    "tracks_unmuted",
     "media_replaced",
     "metadata_changed",
     "room_closed",
 ]
+
+
+_MUTING: tuple[tuple[Happening, bool], ...] = (("tracks_muted", True), ("tracks_unmuted", False))
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,6 +129,8 @@ def applied(room: Room, change: Change) -> Room:
             | "participant_back"
             | "tracks_published"
             | "tracks_unpublished"
+            | "tracks_muted"
+            | "tracks_unmuted"
             | "media_replaced"
             | "metadata_changed"
         ) if participant is not None:
@@ -194,8 +201,18 @@ def _tracks(before: Room, after: Room) -> Iterable[Change]:
                 tracks=participant.tracks,
             )
             before_tracks = ()
-        gone = tuple(track for track in before_tracks if track not in participant.tracks)
-        new = tuple(track for track in participant.tracks if track not in before_tracks)
+        was = {_replace(track, muted=False): track.muted for track in before_tracks}
+        now = {_replace(track, muted=False) for track in participant.tracks}
+        gone = tuple(track for track in before_tracks if _replace(track, muted=False) not in now)
+        new = tuple(track for track in participant.tracks if _replace(track, muted=False) not in was)
+        for event, muted in _MUTING:
+            turned = tuple(
+                track
+                for track in participant.tracks
+                if track.muted is muted and was.get(_replace(track, muted=False), muted) is not muted
+            )
+            if turned:
+                yield Change(sequence=0, event=event, participant=participant, tracks=turned)
         if gone:
             yield Change(sequence=0, event="tracks_unpublished", participant=participant, tracks=gone, reason="closed")
         if new:

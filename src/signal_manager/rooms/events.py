@@ -62,7 +62,10 @@ def tell(bus: Bus, client_id: ClientId, news: RoomEvent) -> None:
 
 
 def _published(tracks: Iterable[Track]) -> list[PublishedTrack]:
-    return [PublishedTrack(mid=track.mid, track_name=track.track_name, kind=_kind(track)) for track in tracks]
+    return [
+        PublishedTrack(mid=track.mid, track_name=track.track_name, kind=_kind(track), muted=track.muted)
+        for track in tracks
+    ]
 
 
 def _kind(track: Track) -> Literal["audio", "video"] | None:

@@ -8,7 +8,7 @@ growing pauses, and the room is told when a track is sending.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -139,12 +139,15 @@ class MemberMedia:
             raise SessionReplacedError("the media session was given up")
         self._is_bound = self._is_bound or published.answer_sdp is not None
         names = {track.mid: track.track_name for track in wanted}
+        muted = {track.mid for track in wanted if track.muted}
         kinds = kinds_of(offer_sdp) | {track.mid: track.kind for track in wanted if track.kind is not None}
         until = asyncio.get_running_loop().time() + self._shared.watching.patience
         for result in published.tracks:
             if result.mid and result.error is None:
                 name = result.track_name or names.get(result.mid, result.mid)
-                self.tracks[result.mid] = Track(mid=result.mid, track_name=name, kind=kinds.get(result.mid))
+                self.tracks[result.mid] = Track(
+                    mid=result.mid, track_name=name, kind=kinds.get(result.mid), muted=result.mid in muted
+                )
                 self._silent[result.mid] = until
         self._watch()
         return published
@@ -166,6 +169,13 @@ class MemberMedia:
             self.tracks.pop(mid, None)
             self._silent.pop(mid, None)
         return closed
+
+    def mute(self, muted: Mapping[str, bool]) -> None:
+        """Note which of the published tracks are muted; mids that are none are left out."""
+        for mid, is_muted in muted.items():
+            track = self.tracks.get(mid)
+            if track is not None:
+                self.tracks[mid] = msgspec.structs.replace(track, muted=is_muted)
 
     async def update_tracks(self, updates: Sequence[TrackUpdate]) -> tuple[TrackResult, ...]:
         """Switch layer or source of pulled tracks."""

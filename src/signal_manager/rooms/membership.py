@@ -26,6 +26,7 @@ __all__ = [
     "with_absence",
     "with_media",
     "with_metadata",
+    "with_muted",
     "with_participant",
     "with_room_metadata",
     "with_tracks",
@@ -197,6 +198,19 @@ def with_media(key: MemberKey, session_id: SessionId | None, *, now: float) -> R
 
     def change(room: Room) -> Room:
         return _swap(room, _replace(_require(room, key), session_id=session_id, tracks=()), now)
+
+    return change
+
+
+def with_muted(key: MemberKey, mids: Collection[str], *, muted: bool, now: float) -> RoomChange:
+    """Note that tracks are muted or not; NotFoundError when the publisher has gone or that is no news of any."""
+
+    def change(room: Room) -> Room:
+        participant = _require(room, key)
+        tracks = tuple(_replace(track, muted=muted) if track.mid in mids else track for track in participant.tracks)
+        if tracks == participant.tracks:
+            raise NotFoundError("no such tracks")
+        return _swap(room, _replace(participant, tracks=tracks), now)
 
     return change
 

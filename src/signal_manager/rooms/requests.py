@@ -6,7 +6,7 @@ fails beside what the SFU refuses, and each item keeps its place (docs/protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -21,6 +21,7 @@ from signal_manager.protocol.messages import (
     IceServer,
     PublishedTrack,
     Simulcast,
+    TrackMute,
     TrackRequest,
     TrackResult,
     TrackUpdate,
@@ -35,6 +36,7 @@ __all__ = [
     "check_distinct",
     "closed_results",
     "everything",
+    "muted_results",
     "published_results",
     "require_some",
     "role_of",
@@ -113,7 +115,7 @@ def to_publish(tracks: Iterable[TrackRequest]) -> list[PublishedTrack]:
             raise InvalidRequestError(f"track {track.track_name} has no mid, expected the one it has in offer_sdp")
         if track.client_id is not None or track.session_id is not None or track.simulcast is not None:
             raise InvalidRequestError("a track to pull came with offer_sdp, expected tracks to publish alone")
-        wanted.append(PublishedTrack(mid=track.mid, track_name=track.track_name, kind=track.kind))
+        wanted.append(PublishedTrack(mid=track.mid, track_name=track.track_name, kind=track.kind, muted=track.muted))
     check_distinct(wanted)
     return wanted
 
@@ -144,6 +146,14 @@ def closed_results(closed: media.ClosedTracks) -> list[TrackResult]:
         if result.error is None or result.error.is_already_closed
         else _failed(TrackResult(mid=result.mid), result.error)
         for result in closed.tracks
+    ]
+
+
+def muted_results(tracks: Iterable[TrackMute], published: Collection[str]) -> list[TrackResult]:
+    """Return what becomes of tracks to mute."""
+    return [
+        TrackResult(mid=track.mid) if track.mid in published else _missing(TrackResult(mid=track.mid))
+        for track in tracks
     ]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -469,7 +469,9 @@ class Roster:
         UnavailableError when that takes too long.
         """
         member.local.end_source(former)
-        coming = tuple(Track(mid=track.mid, track_name=track.track_name, kind=track.kind) for track in tracks)
+        coming = tuple(
+            Track(mid=track.mid, track_name=track.track_name, kind=track.kind, muted=track.muted) for track in tracks
+        )
 
         async def work() -> None:
             await self._duties.persist(lambda: self._replace_media(member, coming))
@@ -500,7 +502,9 @@ class Roster:
         async with member.local.lock:
             if media is None or not member.is_in:
                 return
-            new = [track for track in tracks if media.tracks.get(track.mid) == track]
+            present = [(track, media.tracks.get(track.mid)) for track in tracks]
+            # It may have been muted since it was seen to be sending.
+            new = [now for seen, now in present if now is not None and now.track_name == seen.track_name]
             if not new:
                 return
             change = membership.with_tracks(member.key, media.session_id, new, now=self._clock())
@@ -511,6 +515,41 @@ class Roster:
             )
             self._announcements.settle(member.local, room, published)
         await self._note(member.client_id, tracks=publisher.tracks if publisher is not None else ())
+
+    async def mute(self, member: Membership, mids: Collection[str]) -> None:
+        """Tell the room which of these tracks are muted now; those that are not announced yet will be announced so.
+
+        UnavailableError when that takes too long.
+        """
+
+        async def work() -> None:
+            await self._duties.persist(lambda: self._mute(member, "tracks_muted", mids, muted=True))
+            await self._duties.persist(lambda: self._mute(member, "tracks_unmuted", mids, muted=False))
+
+        await self._duties.wait_for(self._duties.start(work, f"mute in {member.room_id}"))
+
+    async def _mute(self, member: Membership, happening: Happening, mids: Collection[str], *, muted: bool) -> None:
+        media = member.media
+        async with member.local.lock:
+            known = member.local.find(member.key)
+            if media is None or known is None or not member.is_in:
+                return
+            # As it is now: of two requests that overlap, the later one holds.
+            now = {mid for mid in mids if mid in media.tracks and media.tracks[mid].muted is muted}
+            turned = {track.mid for track in known.tracks if track.mid in now and track.muted is not muted}
+            if not turned:
+                return
+            change = membership.with_muted(member.key, turned, muted=muted, now=self._clock())
+            room = await self._change(member.local, member.room_id, change, is_known=True)
+            publisher = membership.find(room, member.key) if room is not None else None
+            if room is None or publisher is None:
+                return
+            tracks = tuple(track for track in publisher.tracks if track.mid in turned)
+            self._announcements.settle(
+                member.local,
+                room,
+                Change(sequence=room.sequence, event=happening, participant=publisher, tracks=tracks),
+            )
 
     async def _unpublish(self, member: Membership, reason: str, mids: frozenset[str] | None = None) -> None:
         """Announce that these tracks, or all, are gone; those that were never announced are gone without a word."""

@@ -53,6 +53,8 @@ from signal_manager.protocol.messages import (
     RoomStateAck,
     TracksClose,
     TracksCloseAck,
+    TracksMute,
+    TracksMuteAck,
     TracksNew,
     TracksNewAck,
     TracksUpdate,
@@ -408,6 +410,16 @@ class RoomService:
         if gone:
             await self._roster.unpublish(member, gone)
         return TracksCloseAck(tracks=requests.closed_results(closed), answer_sdp=closed.answer_sdp)
+
+    async def mute_tracks(self, caller: Caller, request: TracksMute) -> TracksMuteAck:
+        """Note which tracks of this member are muted, and tell the others."""
+        member, media = self._media_of(caller, request.room_id)
+        if not request.tracks:
+            raise InvalidRequestError("tracks is empty, expected at least one")
+        results = requests.muted_results(request.tracks, media.tracks.keys())
+        media.mute({track.mid: track.muted for track in request.tracks})
+        await self._roster.mute(member, {track.mid for track in request.tracks})
+        return TracksMuteAck(tracks=results)
 
     async def update_tracks(self, caller: Caller, request: TracksUpdate) -> TracksUpdateAck:
         """Switch layer or source of tracks that this member pulls."""

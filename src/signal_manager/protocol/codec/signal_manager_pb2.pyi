@@ -237,14 +237,16 @@ class UnregisterAck(_message.Message):
     def __init__(self, version: _Optional[str] = ..., status: _Optional[int] = ..., message: _Optional[str] = ..., client_id: _Optional[str] = ...) -> None: ...
 
 class PublishedTrack(_message.Message):
-    __slots__ = ("mid", "track_name", "kind")
+    __slots__ = ("mid", "track_name", "kind", "muted")
     MID_FIELD_NUMBER: _ClassVar[int]
     TRACK_NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    MUTED_FIELD_NUMBER: _ClassVar[int]
     mid: str
     track_name: str
     kind: str
-    def __init__(self, mid: _Optional[str] = ..., track_name: _Optional[str] = ..., kind: _Optional[str] = ...) -> None: ...
+    muted: bool
+    def __init__(self, mid: _Optional[str] = ..., track_name: _Optional[str] = ..., kind: _Optional[str] = ..., muted: _Optional[bool] = ...) -> None: ...
 
 class PublishedTrackList(_message.Message):
     __slots__ = ("items",)
@@ -263,20 +265,22 @@ class Simulcast(_message.Message):
     def __init__(self, preferred_rid: _Optional[str] = ..., priority_ordering: _Optional[str] = ..., rid_not_available: _Optional[str] = ...) -> None: ...
 
 class TrackRequest(_message.Message):
-    __slots__ = ("mid", "track_name", "kind", "client_id", "session_id", "simulcast")
+    __slots__ = ("mid", "track_name", "kind", "client_id", "session_id", "simulcast", "muted")
     MID_FIELD_NUMBER: _ClassVar[int]
     TRACK_NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SIMULCAST_FIELD_NUMBER: _ClassVar[int]
+    MUTED_FIELD_NUMBER: _ClassVar[int]
     mid: str
     track_name: str
     kind: str
     client_id: str
     session_id: str
     simulcast: Simulcast
-    def __init__(self, mid: _Optional[str] = ..., track_name: _Optional[str] = ..., kind: _Optional[str] = ..., client_id: _Optional[str] = ..., session_id: _Optional[str] = ..., simulcast: _Optional[_Union[Simulcast, _Mapping]] = ...) -> None: ...
+    muted: bool
+    def __init__(self, mid: _Optional[str] = ..., track_name: _Optional[str] = ..., kind: _Optional[str] = ..., client_id: _Optional[str] = ..., session_id: _Optional[str] = ..., simulcast: _Optional[_Union[Simulcast, _Mapping]] = ..., muted: _Optional[bool] = ...) -> None: ...
 
 class TrackRequestList(_message.Message):
     __slots__ = ("items",)
@@ -755,6 +759,40 @@ class TracksUpdate(_message.Message):
     def __init__(self, version: _Optional[str] = ..., client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., room_id: _Optional[str] = ..., tracks: _Optional[_Union[TrackUpdateList, _Mapping]] = ...) -> None: ...
 
 class TracksUpdateAck(_message.Message):
+    __slots__ = ("tracks",)
+    TRACKS_FIELD_NUMBER: _ClassVar[int]
+    tracks: TrackResultList
+    def __init__(self, tracks: _Optional[_Union[TrackResultList, _Mapping]] = ...) -> None: ...
+
+class TrackMute(_message.Message):
+    __slots__ = ("mid", "muted")
+    MID_FIELD_NUMBER: _ClassVar[int]
+    MUTED_FIELD_NUMBER: _ClassVar[int]
+    mid: str
+    muted: bool
+    def __init__(self, mid: _Optional[str] = ..., muted: _Optional[bool] = ...) -> None: ...
+
+class TrackMuteList(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[TrackMute]
+    def __init__(self, items: _Optional[_Iterable[_Union[TrackMute, _Mapping]]] = ...) -> None: ...
+
+class TracksMute(_message.Message):
+    __slots__ = ("version", "client_id", "auth_token", "room_id", "tracks")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ROOM_ID_FIELD_NUMBER: _ClassVar[int]
+    TRACKS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    client_id: str
+    auth_token: str
+    room_id: str
+    tracks: TrackMuteList
+    def __init__(self, version: _Optional[str] = ..., client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., room_id: _Optional[str] = ..., tracks: _Optional[_Union[TrackMuteList, _Mapping]] = ...) -> None: ...
+
+class TracksMuteAck(_message.Message):
     __slots__ = ("tracks",)
     TRACKS_FIELD_NUMBER: _ClassVar[int]
     tracks: TrackResultList
