@@ -53,6 +53,9 @@ const MAX_ID_LENGTH = 36;
 // How often a connection that failed is tried again before the call is over.
 const MAX_RESTARTS = 2;
 
+// How long an offer that crossed another one may stay unanswered before it is said again, in ms.
+const INSIST_AFTER = 1000;
+
 /** The field of a SIGNAL_MESSAGE that ends a call; other messages are the application's. */
 const BYE = "direct_call_ended";
 
@@ -61,7 +64,8 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
   readonly #client: SignalClient;
   readonly #options: DirectOptions;
   readonly #calls = new Map<string, DirectCall>(); // by the other's client id
-  readonly #over = new Set<string>(); // ids of calls, oldest first
+  readonly #over = new Set<string>(); // ids of calls, and of pages that are gone, oldest first
+  readonly #instance = makeId(); // this page, in every signal: another one has lost what this one knows
   readonly #subscriptions: Unsubscribe[];
 
   constructor(client: SignalClient, options: DirectOptions = {}) {
@@ -75,6 +79,10 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
       client.on("message", (signal) => this.#hearBye(signal)),
       client.on("closed", ({ error }) => this.#closeAll("the client is closed", error)),
     ];
+    // A page that goes says good-bye: nothing of its calls is left when it is there again.
+    const hangUp = (): void => this.#hangUp();
+    globalThis.addEventListener?.("pagehide", hangUp);
+    this.#subscriptions.push(() => globalThis.removeEventListener?.("pagehide", hangUp));
   }
 
   /** The calls that are not over, by the other's client id. */
@@ -83,13 +91,16 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
   }
 
   /**
-   * Call another client, with something to send or only to receive. The call's events tell how it goes.
+   * Call another client, with something to send or only to receive. The call's events tell how it goes. A call with
+   * that client that was not answered, or whose connection is lost, is replaced.
    *
    * @throws InvalidRequestError there is a call with that client already.
    */
   dial(clientId: string, stream?: MediaStream): DirectCall {
     if (clientId === this.#client.clientId) throw new InvalidRequestError("a client cannot call itself");
-    if (this.#calls.has(clientId)) throw new InvalidRequestError(`there is a call with ${clientId} already`);
+    const present = this.#calls.get(clientId);
+    if (present?.isStale) present.close();
+    else if (present !== undefined) throw new InvalidRequestError(`there is a call with ${clientId} already`);
     const call = this.#make(clientId, makeId());
     void call.start(stream, true);
     return call;
@@ -101,7 +112,7 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
   }
 
   #make(clientId: string, callId: string): DirectCall {
-    const call: DirectCall = new DirectCall(this.#client, clientId, callId, this.#options, () => {
+    const call: DirectCall = new DirectCall(this.#client, clientId, callId, this.#instance, this.#options, () => {
       this.#calls.delete(clientId);
       this.#forget(call.id);
     });
@@ -117,12 +128,20 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
 
   #route(kind: SignalKind, { sender, data }: SignalReceived): void {
     const callId = callIdIn(data, "call_id") ?? makeId();
-    if (this.#over.has(callId)) return;
+    const instance = callIdIn(data, "instance_id");
+    if (this.#over.has(callId) || (instance !== undefined && this.#over.has(instance))) return;
     const call = this.#calls.get(sender);
-    if (call !== undefined) return call.receive(kind, data);
+    if (call?.peerInstance !== undefined && instance !== undefined && call.peerInstance !== instance) {
+      this.#forget(call.peerInstance);
+      call.end("the other side began anew");
+    } else if (call !== undefined) {
+      call.peerInstance ??= instance;
+      return call.receive(kind, data);
+    }
     const ringing = [...this.#calls.values()].filter(({ isRinging }) => isRinging).length;
     if (kind !== "offer" || ringing >= MAX_RINGING) return;
     const incoming = this.#make(sender, callId);
+    incoming.peerInstance = instance;
     incoming.receive(kind, data);
     this.emit("incoming", { call: incoming });
   }
@@ -133,6 +152,10 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
     const call = this.#calls.get(sender);
     if (call?.id === callId) call.end("the other side ended it");
     else this.#forget(callId);
+  }
+
+  #hangUp(): void {
+    for (const call of [...this.#calls.values()]) call.close();
   }
 
   #closeAll(reason: string, error?: Error): void {
@@ -148,6 +171,9 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
 export class DirectCall extends Emitter<CallEvents> {
   /** The other's client id. */
   readonly peerId: string;
+  /** The other's page, once it has said something. @internal */
+  peerInstance: string | undefined;
+  readonly #instance: string;
   #id: string;
   readonly #client: SignalClient;
   readonly #options: DirectOptions;
@@ -157,6 +183,7 @@ export class DirectCall extends Emitter<CallEvents> {
   readonly #kept: [SignalKind, unknown][] = []; // until there is a peer connection
   #peer: RTCPeerConnection | null = null;
   #isStarted = false;
+  #isAnswered = false;
   #isOver = false;
   #isMakingOffer = false;
   #isIgnoringOffer = false;
@@ -166,10 +193,18 @@ export class DirectCall extends Emitter<CallEvents> {
   #ringTimer: ReturnType<typeof setTimeout>;
 
   /** @internal */
-  constructor(client: SignalClient, peerId: string, id: string, options: DirectOptions, onOver: () => void) {
+  constructor(
+    client: SignalClient,
+    peerId: string,
+    id: string,
+    instance: string,
+    options: DirectOptions,
+    onOver: () => void,
+  ) {
     super({ track: true, state: true, error: true, closed: true });
     this.peerId = peerId;
     this.#id = id;
+    this.#instance = instance;
     this.#client = client;
     this.#options = options;
     this.#onOver = onOver;
@@ -187,6 +222,12 @@ export class DirectCall extends Emitter<CallEvents> {
   /** Whether the call came in and waits for `answer`. */
   get isRinging(): boolean {
     return !this.#isStarted && !this.#isOver;
+  }
+
+  /** Whether nobody answers, or the connection is lost: dialling again replaces the call. @internal */
+  get isStale(): boolean {
+    const state = this.#peer?.connectionState;
+    return (this.#isStarted && !this.#isAnswered) || state === "disconnected" || state === "failed";
   }
 
   /** Accept an incoming call, with something to send or only to receive. */
@@ -329,7 +370,7 @@ export class DirectCall extends Emitter<CallEvents> {
     if (typeof data["sdp"] !== "string") throw new InvalidRequestError(`${this.peerId} sent an ${type} without SDP`);
     const isReady = !this.#isMakingOffer && (peer.signalingState === "stable" || this.#isSettingAnswer);
     this.#isIgnoringOffer = !this.#isPolite && type === "offer" && !isReady;
-    if (this.#isIgnoringOffer) return;
+    if (this.#isIgnoringOffer) return this.#insist(peer);
     this.#id = callIdIn(data, "call_id") ?? this.#id;
     this.#isSettingAnswer = type === "answer";
     try {
@@ -338,9 +379,17 @@ export class DirectCall extends Emitter<CallEvents> {
       this.#isSettingAnswer = false;
     }
     clearTimeout(this.#ringTimer);
+    this.#isAnswered = true;
     if (type === "answer") return;
     await peer.setLocalDescription();
     this.#sendDescription(peer);
+  }
+
+  /** Say our offer again where it stays unanswered: it may have gone to a page that is not there any more. */
+  #insist(peer: RTCPeerConnection): void {
+    setTimeout(() => {
+      if (!this.#isOver && peer.signalingState === "have-local-offer") this.#sendDescription(peer);
+    }, INSIST_AFTER);
   }
 
   async #handleCandidate(peer: RTCPeerConnection, data: JsonObject): Promise<void> {
@@ -361,7 +410,7 @@ export class DirectCall extends Emitter<CallEvents> {
 
   #send(how: "sendOffer" | "sendAnswer" | "sendIceCandidate", data: JsonObject): void {
     const isOffer = how === "sendOffer";
-    this.#client[how](this.peerId, { ...data, call_id: this.#id }, { ack: isOffer }).then(
+    this.#client[how](this.peerId, { ...data, call_id: this.#id, instance_id: this.#instance }, { ack: isOffer }).then(
       (status) => {
         if (status === "offline") this.#failToSend(new NotFoundError(`${this.peerId} is offline`));
       },

@@ -193,7 +193,7 @@ test("a late signal of a call that is over does not ring again", async () => {
   assert.equal(rings, 1);
 });
 
-test("calling somebody who is not there, or oneself, or twice", async () => {
+test("calling somebody who is not there, or or oneself", async () => {
   const calls = await makeCalls("alice");
 
   const call = calls.dial("nobody", makeStream("audio"));
@@ -408,4 +408,53 @@ test("an unanswered call keeps its caller's candidates, within bounds", async ()
   await new Promise(setImmediate);
 
   assert.equal(FakePeer.all[0]!.candidates.length, 255);
+});
+
+test("a peer that reloads ends the old call at once with its next dial, and its late signals count no more", async () => {
+  const { bob, bobsCalls } = await connected();
+  const ended = next(bob, "closed");
+  const ringing = incoming(bobsCalls);
+
+  const reloaded = await makeCalls("alice");
+  const again = reloaded.dial("bob", makeStream("audio"));
+
+  assert.equal((await ended).reason, "the other side began anew");
+  const anew = await ringing;
+  assert.equal(bobsCalls.active.get("bob"), undefined);
+  assert.equal(bobsCalls.active.get("alice"), anew);
+  const heard = next(again, "track");
+  anew.answer(makeStream("audio"));
+  await heard;
+});
+
+test("a peer that reloads while it rings is another call, and dialling replaces one that nobody answers", async () => {
+  const alicesCalls = await makeCalls("alice");
+  const bobsCalls = await makeCalls("bob");
+  const first = incoming(bobsCalls);
+  const unanswered = alicesCalls.dial("bob", makeStream("audio"));
+  const over = Promise.all([next(unanswered, "closed"), next(await first, "closed")]);
+  const second = incoming(bobsCalls);
+
+  const dialled = alicesCalls.dial("bob", makeStream("audio"));
+
+  await over;
+  const heard = next(dialled, "track");
+  (await second).answer(makeStream("audio"));
+  await heard;
+  assert.throws(() => alicesCalls.dial("bob"), InvalidRequestError);
+});
+
+test("the side that reloaded dials into the other's unanswered call, and they meet", async () => {
+  const bobsCalls = await makeCalls("bob");
+  lost.add("SIGNAL_OFFER"); // it went to the page that is gone
+  connections.set("alice", connections.get("bob")!);
+  const bob = bobsCalls.dial("alice", makeStream("audio"));
+  await relayed.next("bob's offer", ({ type }) => type === "SIGNAL_OFFER");
+  lost.clear();
+
+  const alicesCalls = await makeCalls("alice");
+  const heard = Promise.all([next(bob, "track")]);
+  alicesCalls.dial("bob", makeStream("audio"));
+
+  await heard;
 });
