@@ -14,6 +14,7 @@ from signal_manager.limits import (
     Allowance,
     Buckets,
     ClientAddress,
+    Holdings,
     Limits,
     Origins,
     Sample,
@@ -378,3 +379,16 @@ def test_one_message_of_the_largest_size_may_always_come() -> None:
     usage = Usage(Limits(bytes_per_minute=100, largest_message=5000))
 
     assert usage.volume(0.0).left == 5000
+
+
+def test_who_holds_most_gives_way_when_all_hold_too_much() -> None:
+    holdings: Holdings[str] = Holdings(1000)
+
+    assert holdings.hold("a", 300) is None
+    assert holdings.hold("b", 500) is None
+    assert holdings.hold("a", 400) is None
+    assert holdings.hold("c", 200) == "b"
+    assert holdings.used == 600
+    assert holdings.hold("a", 0) is None
+    assert holdings.hold("a", 0) is None
+    assert holdings.used == 200

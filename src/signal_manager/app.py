@@ -156,6 +156,7 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 connects_per_minute=config.security.max_connects_per_minute,
                 failed_auth_per_minute=config.security.max_failed_auth_per_minute,
                 outbound_queue_bytes=config.server.outbound_queue_bytes,
+                half_read_bytes=config.server.max_half_read_bytes,
                 write_buffer_bytes=config.server.write_buffer_size,
             ),
             allowed_origins=config.security.allowed_origins,

@@ -17,7 +17,7 @@ from signal_manager.bus.base import Delivery, Exceptional, Forwarder
 from signal_manager.conversation import Conversation
 from signal_manager.errors import SignalManagerError
 from signal_manager.frames import Frames
-from signal_manager.limits import Allowance, ClientAddress
+from signal_manager.limits import BEFORE_CONNECT, Allowance, ClientAddress
 from signal_manager.model import ClientId, SessionId
 from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.close_codes import CloseCode
@@ -42,6 +42,12 @@ _TIMED_ONE_OF = 64
 # nothing, and only what was written shows whether the client keeps up (bytes).
 _JOINED_BYTES = 65536
 
+# What may be free in the read buffer of who has not proved anything: 16 KiB of a message, and what is read beside it.
+_STRANGERS_BUFFER = 28_672
+# Of one connection, in bytes, that nobody counts: what any message of 64 KiB takes.
+_FREE_BUFFER = 131_072
+_FREE_FRAGMENTS = 65_536
+
 _BINARY = WSMsgType.BINARY
 _TEXT = WSMsgType.TEXT
 
@@ -56,6 +62,7 @@ class Connection(WSListener):
         "_allowance",
         "_board",
         "_bucket",
+        "_buffered",
         "_conversation",
         "_first_byte",
         "_frame_type",
@@ -66,6 +73,7 @@ class Connection(WSListener):
         "_is_partial",
         "_is_paused",
         "_journal",
+        "_kept",
         "_next_tick",
         "_opened_at",
         "_outbound",
@@ -120,6 +128,7 @@ class Connection(WSListener):
         self._allowance = Allowance(board.usage, now=opened_at)
         self._bucket = self._allowance.messages
         self._volume = self._allowance.volume
+        self._buffered = self._kept = 0  # bytes of read buffer and of fragments, where they are many
         self.received = 0  # messages from the client
         self.sent = 0  # and to it
 
@@ -423,6 +432,28 @@ class Connection(WSListener):
         self.write(answer, counts=False)
         return True
 
+    # -- what its read buffer calls (`Receiver`) -------------------------------------------------------------------
+
+    def buffered(self, size: int) -> None:
+        """Bound the read buffer of a stranger, and count that of a client (`Receiver.buffered`)."""
+        if self.is_established:
+            if size > _FREE_BUFFER:
+                self._buffered = size
+                self._hold()
+        # Free by half may be one that was filled, or a smaller one that holds nothing after a message.
+        elif size > _STRANGERS_BUFFER or (size == _STRANGERS_BUFFER and not self.received):
+            if self._held is None:
+                self.broken(CloseCode.TOO_LARGE, f"message larger than {BEFORE_CONNECT} bytes before CONNECT")
+            self._pause()  # for good, or until the credentials are checked
+
+    def hold_less(self) -> None:
+        """End, since this connection holds most of what messages that are not whole yet take."""
+        self.broken(CloseCode.FULL, "too many messages that are not whole yet")
+        self._pause()
+
+    def _hold(self) -> None:
+        self._board.hold(self, self._buffered + self._kept)
+
     # -- what its frames call (`Reader`) -------------------------------------------------------------------------
 
     def message(self, data: bytes, frame_type: WSMsgType) -> None:
@@ -436,6 +467,13 @@ class Connection(WSListener):
             self.broken(CloseCode.NOT_TEXT, "text that is not UTF-8")
             return
         self._take_or_hold(data, frame_type)
+
+    def keeps(self, size: int) -> None:
+        """Count what is kept of a message in fragments (`Reader.keeps`)."""
+        kept = size if size > _FREE_FRAGMENTS else 0
+        if kept != self._kept:
+            self._kept = kept
+            self._hold()
 
     def may_write(self, size: int) -> bool:
         """Tell whether the client may be sent so many bytes more (`Reader.may_write`)."""

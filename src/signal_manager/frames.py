@@ -33,6 +33,9 @@ class Reader(Protocol):
     def message(self, data: bytes, frame_type: WSMsgType) -> None:
         """Handle a whole message."""
 
+    def keeps(self, size: int) -> None:
+        """Take note that so many bytes of a message are kept until the rest of it comes."""
+
     def may_write(self, size: int) -> bool:
         """Tell whether the client may be sent so many bytes more; if not, its connection ends."""
 
@@ -106,10 +109,14 @@ class Frames:
         fragments += frame.get_payload_as_bytes()
         if len(fragments) - 1 > self.longest:
             self._fragments = None
+            self._reader.keeps(0)
             self._reader.broken(CloseCode.TOO_LARGE, f"message larger than {self.longest} bytes")
         elif frame.fin:
             self._fragments = None
+            self._reader.keeps(0)
             self._reader.message(bytes(fragments[1:]), WSMsgType(fragments[0]))
+        else:
+            self._reader.keeps(len(fragments))
 
     # -- closing -------------------------------------------------------------------------------------------------
 

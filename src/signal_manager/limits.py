@@ -10,7 +10,7 @@ import ipaddress
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -26,6 +26,7 @@ __all__ = [
     "Allowance",
     "Buckets",
     "ClientAddress",
+    "Holdings",
     "Limits",
     "Origins",
     "Sample",
@@ -96,6 +97,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     failed_auth_per_minute: int = 10
     connects_per_minute: int = 600
     outbound_queue_bytes: int = 1048576
+    half_read_bytes: int = 268_435_456
     write_buffer_bytes: int = 8192
 
 
@@ -220,6 +222,29 @@ def address_of(text: str) -> ClientAddress:
     if address.version == 4:
         return ClientAddress(str(address), (address.packed,))
     return ClientAddress(str(address), tuple(address.packed[:size] for size in _SITES))
+
+
+HolderT = TypeVar("HolderT")
+
+
+class Holdings(Generic[HolderT]):
+    """What connections hold of messages that are not whole yet, in bytes, and who gives way when it is too much."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._held: dict[HolderT, int] = {}
+
+    def hold(self, holder: HolderT, size: int) -> HolderT | None:
+        """Count what `holder` holds now; return the largest holder where it is too much, and count it no more."""
+        self.used += size - self._held.pop(holder, 0)
+        if size:
+            self._held[holder] = size
+        if self.used <= self.limit:
+            return None
+        most = max(self._held, key=self._held.__getitem__)
+        self.hold(most, 0)
+        return most
 
 
 class Tally:

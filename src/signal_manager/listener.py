@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from aiofastnet import connect_accepted_socket
@@ -53,6 +53,11 @@ _TLS_SHUTDOWN = 2.0
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 # What an HTTP request from this address, on a socket accepted at this time, gets.
+# Bytes that are read at once, before and after a client has proved who it is. Less than what makes the buffer double
+# beside a message that a stranger may send.
+_STRANGERS_READ = 8192
+_CLIENTS_READ = 65_536
+
 Upgrade = Callable[[WSUpgradeRequest, str, float], WSListener | WSUpgradeResponseWithListener | None]
 
 
@@ -310,7 +315,7 @@ class Listener:
         return await connect_accepted_socket(loop, partial(self._make_protocol, peer, began), accepted, **tls)
 
     def _make_protocol(self, peer: str, began: float) -> WSProtocol:
-        return WSProtocol(
+        protocol = _Reading(
             None,  # host and port, for clients
             None,  # path, for clients
             False,  # is_client_side
@@ -327,6 +332,48 @@ class Listener:
             None,  # extra_headers, for clients
             self._read_buffer_size,
         )
+        protocol.largest = 0
+        return protocol
+
+
+class Receiver(Protocol):
+    """A connection, as far as its read buffer knows it."""
+
+    @property
+    def is_established(self) -> bool:
+        """Whether it has proved who it is."""
+
+    def buffered(self, size: int) -> None:
+        """Take note that the read buffer has grown, and now has so many bytes free."""
+
+
+class _Reading(WSProtocol):  # type: ignore[misc]  # the stub leaves its base out
+    """picows' protocol, with a bound on what it reads at once and an eye on how large its buffer is.
+
+    The buffer doubles whenever a read fills it and never shrinks. Small reads let only a message that is not whole yet
+    make it grow; and what is free in it, right after it has grown, says how large it is, give or take half.
+    """
+
+    __slots__ = ("largest",)
+
+    largest: int  # that was free in the buffer so far
+
+    def get_buffer(self, size_hint: int) -> memoryview:
+        """Return where to read to (`asyncio.BufferedProtocol`)."""
+        free: memoryview = _get_buffer(self, size_hint)
+        return free if len(free) <= _STRANGERS_READ else self._bounded(free)
+
+    def _bounded(self, free: memoryview) -> memoryview:
+        receiver: Receiver | None = self.listener
+        if receiver is None:
+            return free[:_STRANGERS_READ]
+        if len(free) > self.largest:
+            self.largest = len(free)
+            receiver.buffered(len(free))
+        return free[: _CLIENTS_READ if receiver.is_established else _STRANGERS_READ]
+
+
+_get_buffer = WSProtocol.get_buffer
 
 
 class _Quiet(logging.LoggerAdapter[logging.Logger]):

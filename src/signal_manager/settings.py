@@ -143,6 +143,11 @@ class Server(Section):
     outbound_queue_bytes: Size = Field(
         default=1048576, description="Bytes that may wait for one slow client before its connection is closed (4413)."
     )
+    max_half_read_bytes: Size = Field(
+        default=268435456,
+        description="Bytes that messages of all clients may take before they are whole; beyond it, who takes most is "
+        "closed (4503).",
+    )
     read_buffer_size: Size = Field(
         default=2048, description="Bytes of one connection's read buffer; larger ones cost memory on idle connections."
     )

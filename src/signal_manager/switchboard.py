@@ -21,7 +21,7 @@ import structlog
 from signal_manager.bus.base import Forwarder
 from signal_manager.bus.local import LocalBus
 from signal_manager.errors import SignalManagerError
-from signal_manager.limits import ClientAddress, Limits, Sample, Usage
+from signal_manager.limits import ClientAddress, Holdings, Limits, Sample, Usage
 from signal_manager.metrics import Counter, CounterFamily, Metrics
 from signal_manager.model import Caller, ClientId, SessionId
 from signal_manager.presence import LiveSession, Phase, RecentError
@@ -100,6 +100,9 @@ class Line(Carrier, LiveSession, Protocol):
     def give_way(self) -> None:
         """End at once, since others want in."""
 
+    def hold_less(self) -> None:
+        """Close, since this connection holds most of what messages that are not whole yet take."""
+
     def cut(self) -> None:
         """Close the socket without waiting for the client."""
 
@@ -142,6 +145,7 @@ class Switchboard:
         # Connections that have not proved who they are, oldest first; a CONNECT begins their time anew.
         self.strangers: dict[Line, None] = {}
         self.usage = Usage(limits)
+        self._holdings: Holdings[Line] = Holdings(limits.half_read_bytes)
         self.sample = Sample()
         self.resumption = Resumption(
             bus=bus, router=router, storage=storage, settings=resume, metrics=metrics, depart=self.depart
@@ -210,6 +214,12 @@ class Switchboard:
             del self.strangers[connection]
             self.strangers[connection] = None
 
+    def hold(self, connection: Line, size: int) -> None:
+        """Count what a connection holds of messages that are not whole yet; the one that holds most gives way."""
+        giving_way = self._holdings.hold(connection, size)
+        if giving_way is not None:
+            giving_way.hold_less()
+
     def take_seat(self, connection: Line) -> bool:
         """Count a client that has proved who it is, and tell whether there is room for it."""
         if connection not in self.connections:
@@ -224,6 +234,7 @@ class Switchboard:
         """Forget a connection whose socket is closed."""
         self.connections.discard(connection)
         self.strangers.pop(connection, None)
+        self._holdings.hold(connection, 0)
         self.usage.leave(connection.source, has_seat=connection in self._seated)
         self._seated.discard(connection)
         if not self.connections:

@@ -215,7 +215,7 @@ async def test_compression_is_not_agreed_to_and_compressed_frames_are_refused(at
         head = await client.read_head()
         assert "extensions" not in head.lower()
 
-        client.write(wire(BINARY, zlib.compress(bytes(100_000_000))[2:-4], reserved=4))
+        client.write(wire(BINARY, zlib.compress(bytes(10_000_000))[2:-4], reserved=4))
 
         assert await client.read_close() == 1002
 
@@ -435,3 +435,41 @@ async def test_strangers_do_not_fill_the_log(attacked: ServiceWith) -> None:
 
     about_strangers = [line for line in lines if line["event"].startswith("connection ")]
     assert len(about_strangers) < 60, "of 120"
+
+
+async def test_half_a_message_of_who_has_proved_nothing_takes_little_memory(attacked: ServiceWith) -> None:
+    """Beyond 16 KiB, and what one read brings, its connection ends, whatever length it has announced."""
+    service = await attacked()
+    async with talking(service.url), RudeClient.upgraded(service.port) as stranger:
+        stranger.write(wire(BINARY, bytes(1_000_000))[:40_000])
+        assert await stranger.read_close() == 1009
+
+
+async def test_half_messages_of_clients_share_a_budget(attacked: ServiceWith) -> None:
+    """Who holds most gives way; small messages and those of others are not in its way."""
+    service = await attacked(**{"server.max_half_read_bytes": 900_000})
+    async with talking(service.url), RudeClient.mallory(service.port) as mallory:
+        mallory.write(wire(BINARY, to_self(bytes(1_000_000)))[:-1])
+        await mallory.drain()
+        assert await mallory.read_close() == 4503
+    async with talking(service.url), RudeClient.mallory(service.port) as mallory:
+        mallory.write(wire(BINARY, bytes(500_000), final=False))
+        mallory.write(wire(CONTINUATION, bytes(500_000), final=False))
+        await mallory.drain()
+        assert await mallory.read_close() == 4503
+    async with RudeClient.mallory(service.port) as mallory:
+        for _ in range(3):
+            mallory.write(wire(BINARY, to_self(bytes(300_000))))
+            assert len((await mallory.read_frame()).payload) > 300_000
+        await mallory.check_alive()
+
+
+async def test_many_small_messages_do_not_make_the_read_buffer_grow(attacked: ServiceWith) -> None:
+    service = await attacked()
+    async with RudeClient.mallory(service.port) as mallory:
+        mallory.write(wire(PONG, b"x") * 500_000)  # 3.5 MB in one go, of which all may be read
+        await mallory.drain()
+        await mallory.check_alive()
+        (connection,) = service.server._board.connections
+        assert isinstance(connection, Connection)
+        assert connection._buffered == 0
