@@ -390,6 +390,7 @@ async def test_a_replaced_track_stays_muted_and_one_that_ends_is_unpublished(hou
     await grey_of(track, BRIGHT)
     successor.stop()
 
-    assert (await following(bob, TrackRemoved)).track_name == "video"
+    removed = await following(bob, TrackRemoved)
+    assert (removed.track_name, removed.reason) == ("video", "ended")
     assert (await following(alice, PublicationEnded)).track is successor
     assert list(alice.publications) == []

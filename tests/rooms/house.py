@@ -199,10 +199,12 @@ class Client:
         request = MetadataUpdate(room_id=room_id, metadata=metadata, scope=scope)
         return (await self.house.rooms.update_metadata(self.caller, request)).sequence
 
-    async def close(self, *mids: str, offer_sdp: str | None = None, room_id: str = ROOM) -> TracksCloseAck:
+    async def close(
+        self, *mids: str, offer_sdp: str | None = None, reason: str | None = None, room_id: str = ROOM
+    ) -> TracksCloseAck:
         """Send TRACKS_CLOSE."""
         tracks = [TrackMid(mid=mid) for mid in mids]
-        request = TracksClose(room_id=room_id, tracks=tracks, offer_sdp=offer_sdp)
+        request = TracksClose(room_id=room_id, tracks=tracks, offer_sdp=offer_sdp, reason=reason)
         return await self.house.rooms.close_tracks(self.caller, request)
 
     def lose_connection(self) -> None:

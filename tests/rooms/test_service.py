@@ -719,6 +719,16 @@ async def test_an_sfu_that_opens_no_session_lets_nobody_in(house: House) -> None
     assert await house.storage.get_room(ROOM) is None
 
 
+@pytest.mark.parametrize(("given", "told"), [(None, "closed"), ("ended", "ended")])
+async def test_the_others_hear_why_a_track_is_closed(house: House, given: str | None, told: str) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+
+    await alice.close("0", reason=given)
+
+    await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+    assert bob.events[-1].reason == told
+
+
 @pytest.mark.parametrize("step", ["publish", "pull"])
 async def test_an_sfu_that_fails_later_ends_the_media_session_and_tells_the_room(house: House, step: str) -> None:
     alice, bob = await in_one_room(house, "alice", "bob")

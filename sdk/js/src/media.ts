@@ -126,11 +126,11 @@ export class MediaSession {
   }
 
   /** Stop publishing, by negotiation: so the m-sections can be used again. */
-  async unpublish(tracks: LocalTrack[]): Promise<void> {
+  async unpublish(tracks: LocalTrack[], reason?: string): Promise<void> {
     const mids = tracks.map((local) => ({ mid: this.#senders.get(local)?.mid ?? "" }));
     for (const local of tracks) this.#forget(local);
     await this.#peer.setLocalDescription();
-    const reply = await this.#ask("TRACKS_CLOSE", { tracks: mids, offer_sdp: this.#localSdp() });
+    const reply = await this.#ask("TRACKS_CLOSE", { tracks: mids, offer_sdp: this.#localSdp(), reason });
     if (reply.answer_sdp === undefined) throw new UnavailableError("the SFU answered no SDP");
     await this.accept(reply.answer_sdp);
   }

@@ -47,7 +47,8 @@ export interface MemberEvents {
   "participant-changed": { participant: Participant };
   /** A track can be shown. After a reconnect it comes again, and `track-removed` for the old one just before. */
   track: TrackEvent;
-  "track-removed": TrackEvent;
+  /** The reason is the service's, such as "ended" for a track that ended by itself, where it told one. */
+  "track-removed": TrackEvent & { reason?: string | undefined };
   "track-muted": { participant: Participant; name: string };
   "track-unmuted": { participant: Participant; name: string };
 }
@@ -159,7 +160,7 @@ export class Members {
     else if (event === "tracks_muted" || event === "tracks_unmuted")
       for (const each of tracks ?? []) this.#setMuted(member, each);
     else if (event === "tracks_unpublished")
-      for (const each of tracks ?? []) this.#removeTrack(member, each.track_name);
+      for (const each of tracks ?? []) this.#removeTrack(member, each.track_name, reason);
     else for (const each of tracks ?? state.tracks ?? []) this.#addTrack(member, each);
   }
 
@@ -217,16 +218,16 @@ export class Members {
     this.#listener.emit(muted ? "track-muted" : "track-unmuted", { participant, name });
   }
 
-  #removeTrack(member: RoomMember, name: string): void {
+  #removeTrack(member: RoomMember, name: string, reason?: string): void {
     const pulled = member.tracks.get(name);
     if (pulled === undefined) return;
     member.tracks.delete(name);
     if (pulled.mid !== null) this.#listener.onStale(pulled.mid);
-    this.#retire(member, pulled);
+    this.#retire(member, pulled, reason);
   }
 
-  #retire(participant: RoomMember, { name, track }: PulledTrack): void {
+  #retire(participant: RoomMember, { name, track }: PulledTrack, reason?: string): void {
     if (track === null) return;
-    this.#listener.emit("track-removed", { participant, name, kind: track.kind as TrackKind, track });
+    this.#listener.emit("track-removed", { participant, name, kind: track.kind as TrackKind, track, reason });
   }
 }

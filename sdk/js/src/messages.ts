@@ -330,7 +330,13 @@ export interface Fields {
     answer_sdp?: string | undefined;
     tracks?: TrackResult[] | undefined;
   };
-  TRACKS_CLOSE: Request & { room_id: string; tracks: { mid: string }[]; offer_sdp?: string | undefined };
+  TRACKS_CLOSE: Request & {
+    room_id: string;
+    tracks: { mid: string }[];
+    offer_sdp?: string | undefined;
+    /** Told to the others: "closed" unless there is another one. */
+    reason?: string | undefined;
+  };
   TRACKS_CLOSE_ACK: { tracks: TrackResult[]; answer_sdp?: string | undefined };
   TRACKS_UPDATE: Request & { room_id: string; tracks: TrackUpdate[] };
   TRACKS_UPDATE_ACK: { tracks: TrackResult[] };

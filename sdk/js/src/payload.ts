@@ -306,7 +306,13 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
     answer_sdp: maybe(text),
     tracks: maybe(trackResults),
   },
-  TRACKS_CLOSE: { ...request, room_id: name, tracks: listOf(part({ mid: tag }), MAX_ITEMS), offer_sdp: maybe(text) },
+  TRACKS_CLOSE: {
+    ...request,
+    room_id: name,
+    tracks: listOf(part({ mid: tag }), MAX_ITEMS),
+    offer_sdp: maybe(text),
+    reason: maybe(text),
+  },
   TRACKS_CLOSE_ACK: { tracks: trackResults, answer_sdp: maybe(text) },
   TRACKS_UPDATE: {
     ...request,

@@ -43,6 +43,7 @@ export class Publication implements LocalTrack {
   /** What the service has been told of `muted`. */
   said = false;
   isWanted = true;
+  hasEnded = false; // by itself, for which it is unpublished
   isPublished = false; // in the present media session
   attempts = 0; // to publish it, in a row
   /** Settles once: when it was published first, or will never be. */
@@ -139,9 +140,11 @@ export class Publications {
     return [...this.#all].filter(({ isWanted, isPublished }) => isWanted && !isPublished);
   }
 
-  /** Those to close. */
+  /** Those to close next: all of them for the same reason. */
   get leaving(): Publication[] {
-    return [...this.#all].filter(({ isWanted, isPublished }) => !isWanted && isPublished);
+    const leaving = [...this.#all].filter(({ isWanted, isPublished }) => !isWanted && isPublished);
+    const ended = leaving.filter(({ hasEnded }) => hasEnded);
+    return ended.length > 0 ? ended : leaving;
   }
 
   /** Those that only need to be forgotten. */

@@ -560,6 +560,7 @@ export class Room extends Emitter<RoomEvents> {
   /** "Stop sharing", an unplugged device: a dead track is no use to anybody. */
   #hearOfEnd(publication: Publication): void {
     if (!publication.isWanted || !this.#publications.wanted.includes(publication)) return;
+    publication.hasEnded = true;
     this.emit("publication-ended", { publication });
     void this.#retract([publication]);
   }
@@ -627,7 +628,7 @@ export class Room extends Emitter<RoomEvents> {
 
   async #unpublish(entry: Entry, media: MediaSession, publications: Publication[]): Promise<void> {
     try {
-      await media.unpublish(publications);
+      await media.unpublish(publications, publications[0]?.hasEnded ? "ended" : undefined);
     } catch (error) {
       // Half closed is nothing to go on with; a new session does not have them.
       return this.#loseMedia(entry, error as Error);

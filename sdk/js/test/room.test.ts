@@ -798,6 +798,7 @@ for (const end of ["end", "stop"] as const) {
       alice.on("publication-ended", ({ publication }) => resolve(publication.name)),
     );
     const bobHears = listen(bob);
+    const reason = new Promise((resolve) => bob.on("track-removed", (event) => resolve(event.reason)));
     await hear(bobHears, "track alice video");
 
     (stream.getTracks()[0] as never as FakeTrack)[end]();
@@ -806,5 +807,6 @@ for (const end of ["end", "stop"] as const) {
     await hear(bobHears, "removed alice video");
     assert.deepEqual(sfu.member("demo", "alice").tracks, []);
     assert.deepEqual(alice.publications, []);
+    assert.equal(await soon(reason, "the reason"), "ended");
   });
 }

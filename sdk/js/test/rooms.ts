@@ -301,7 +301,7 @@ export class FakeRooms {
   }
 
   #closeTracks(connection: ServiceConnection, request: Received, roomId: string): void {
-    const { tracks, offer_sdp } = request.fields as never as Fields["TRACKS_CLOSE"];
+    const { tracks, offer_sdp, reason = "closed" } = request.fields as never as Fields["TRACKS_CLOSE"];
     const member = this.member(roomId, connection.clientId);
     const mids = new Set(tracks.map(({ mid }) => mid));
     const closed = member.tracks.filter(({ mid }) => mids.has(mid));
@@ -310,7 +310,7 @@ export class FakeRooms {
     connection.send("TRACKS_CLOSE_ACK", { tracks, ...answer }, request.id);
     if (closed.length === 0) return;
     const participant = this.describe(roomId, connection.clientId);
-    this.announce(roomId, { event: "tracks_unpublished", participant, tracks: closed });
+    this.announce(roomId, { event: "tracks_unpublished", participant, tracks: closed, reason });
   }
 }
 

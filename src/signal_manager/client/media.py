@@ -179,7 +179,9 @@ class MediaSession:
         mids = [TrackMid(mid=self._senders[each].mid or "") for each in publications if each in self._senders]
         for each in publications:
             await self._forget(each)
-        message = TracksClose(room_id=self._room_id, tracks=mids, offer_sdp=await self._make_offer())
+        # They leave for the same reason (`Publications.leaving`).
+        reason = "ended" if any(each.has_ended for each in publications) else None
+        message = TracksClose(room_id=self._room_id, tracks=mids, offer_sdp=await self._make_offer(), reason=reason)
         reply = await self._ask(message, TracksCloseAck)
         if reply.answer_sdp is None:
             raise UnavailableError("the SFU answered no SDP, expected one to an offer")

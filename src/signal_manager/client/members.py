@@ -144,7 +144,7 @@ class Members:
                 self._set_muted(member, track)
         elif event.event == "tracks_unpublished":
             for track in event.tracks or []:
-                self._remove_track(member, track.track_name)
+                self._remove_track(member, track.track_name, event.reason)
         else:
             for track in event.tracks if event.tracks is not None else state.tracks or []:
                 self._add_track(member, track)
@@ -207,15 +207,15 @@ class Members:
             happening = TrackMuted if track.muted else TrackUnmuted
             self._emit(happening(member, track.name))
 
-    def _remove_track(self, member: RoomMember, name: str) -> None:
+    def _remove_track(self, member: RoomMember, name: str, reason: str | None = None) -> None:
         pulled = member.tracks.pop(name, None)
         if pulled is None:
             return
         if pulled.mid is not None:
             self._on_stale(pulled.mid)
-        self._retire(member, pulled)
+        self._retire(member, pulled, reason)
 
-    def _retire(self, member: RoomMember, pulled: PulledTrack) -> None:
+    def _retire(self, member: RoomMember, pulled: PulledTrack, reason: str | None = None) -> None:
         if pulled.track is not None:
             pulled.track.stop()
-            self._emit(TrackRemoved(member, pulled.name, pulled.track))
+            self._emit(TrackRemoved(member, pulled.name, pulled.track, reason))

@@ -40,6 +40,7 @@ class Publication:
         self._room = room
         self._watch(track)
         self.is_wanted = True
+        self.has_ended = False  # by itself, for which it is unpublished
         self.is_published = False  # in the present media session
         self.attempts = 0  # to publish it, in a row
         loop = asyncio.get_running_loop()
@@ -99,8 +100,9 @@ class Publications:
 
     @property
     def leaving(self) -> list[Publication]:
-        """Those to close."""
-        return [each for each in self._all if not each.is_wanted and each.is_published]
+        """Those to close next: all of them for the same reason."""
+        leaving = [each for each in self._all if not each.is_wanted and each.is_published]
+        return [each for each in leaving if each.has_ended] or leaving
 
     @property
     def abandoned(self) -> list[Publication]:

@@ -490,7 +490,7 @@ class Room:
     def _hear_of_end(self, publication: Publication) -> None:
         """Unpublish a track that has ended by itself: it is of no use to anybody."""
         if publication in self._publications.wanted:
-            publication.is_wanted = False
+            publication.is_wanted, publication.has_ended = False, True
             self._emit(PublicationEnded(publication.name, publication.track))
             self._wake()
 

@@ -158,12 +158,13 @@ class TrackAdded:
 
 @dataclass(frozen=True, slots=True)
 class TrackRemoved:
-    """A track is received no longer."""
+    """A track is received no longer; the reason is the service's, such as "ended" for one that ended by itself."""
 
     name: ClassVar = "track_removed"
     participant: Participant
     track_name: str
     track: MediaStreamTrack
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -687,11 +687,15 @@ class RenegotiateAck(Message, frozen=True, kw_only=True):
 
 
 class TracksClose(Request, frozen=True, kw_only=True):
-    """Stop tracks that one publishes or pulls: at once, or by negotiation with an offer."""
+    """Stop tracks that one publishes or pulls: at once, or by negotiation with an offer.
+
+    The others are told the `reason`: "closed" unless there is another one, "ended" for a track that ended by itself.
+    """
 
     room_id: Name
     tracks: Annotated[list[TrackMid], Bounded]
     offer_sdp: Sdp | None = None
+    reason: Label | None = None
 
 
 class TracksCloseAck(Message, frozen=True, kw_only=True):

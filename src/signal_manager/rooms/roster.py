@@ -453,11 +453,11 @@ class Roster:
                 publishers.append(Publisher(participant.client_id, session_id, tracks, announced))
         return publishers
 
-    async def unpublish(self, member: Membership, mids: frozenset[str]) -> None:
+    async def unpublish(self, member: Membership, mids: frozenset[str], reason: str) -> None:
         """Tell the room that a member has closed these tracks; UnavailableError when that takes too long."""
 
         async def work() -> None:
-            await self._duties.persist(lambda: self._unpublish(member, "closed", mids))
+            await self._duties.persist(lambda: self._unpublish(member, reason, mids))
 
         await self._duties.wait_for(self._duties.start(work, f"unpublish in {member.room_id}"))
 

@@ -408,7 +408,7 @@ class RoomService:
         closed = await media.close_tracks(mids, offer_sdp=request.offer_sdp)
         gone = published - media.tracks.keys()
         if gone:
-            await self._roster.unpublish(member, gone)
+            await self._roster.unpublish(member, gone, request.reason or "closed")
         return TracksCloseAck(tracks=requests.closed_results(closed), answer_sdp=closed.answer_sdp)
 
     async def mute_tracks(self, caller: Caller, request: TracksMute) -> TracksMuteAck:

@@ -721,20 +721,22 @@ class RenegotiateAck(_message.Message):
     def __init__(self, status: _Optional[int] = ..., session_id: _Optional[str] = ..., answer_sdp: _Optional[str] = ..., tracks: _Optional[_Union[TrackResultList, _Mapping]] = ...) -> None: ...
 
 class TracksClose(_message.Message):
-    __slots__ = ("version", "client_id", "auth_token", "room_id", "tracks", "offer_sdp")
+    __slots__ = ("version", "client_id", "auth_token", "room_id", "tracks", "offer_sdp", "reason")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     AUTH_TOKEN_FIELD_NUMBER: _ClassVar[int]
     ROOM_ID_FIELD_NUMBER: _ClassVar[int]
     TRACKS_FIELD_NUMBER: _ClassVar[int]
     OFFER_SDP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     version: str
     client_id: str
     auth_token: str
     room_id: str
     tracks: TrackMidList
     offer_sdp: str
-    def __init__(self, version: _Optional[str] = ..., client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., room_id: _Optional[str] = ..., tracks: _Optional[_Union[TrackMidList, _Mapping]] = ..., offer_sdp: _Optional[str] = ...) -> None: ...
+    reason: str
+    def __init__(self, version: _Optional[str] = ..., client_id: _Optional[str] = ..., auth_token: _Optional[str] = ..., room_id: _Optional[str] = ..., tracks: _Optional[_Union[TrackMidList, _Mapping]] = ..., offer_sdp: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class TracksCloseAck(_message.Message):
     __slots__ = ("tracks", "answer_sdp")
