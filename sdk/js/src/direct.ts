@@ -91,14 +91,19 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
   }
 
   /**
-   * Call another client, with something to send or only to receive. The call's events tell how it goes. A call with
-   * that client that was not answered, or whose connection is lost, is replaced.
+   * Call another client, with something to send or only to receive. The call's events tell how it goes. A call of that
+   * client that rings is answered. One that was not answered, or whose connection is lost, is replaced.
    *
    * @throws InvalidRequestError there is a call with that client already.
    */
   dial(clientId: string, stream?: MediaStream): DirectCall {
     if (clientId === this.#client.clientId) throw new InvalidRequestError("a client cannot call itself");
     const present = this.#calls.get(clientId);
+    if (present?.isRinging) {
+      // Both want the same at the same time, and the other was faster.
+      present.answer(stream);
+      return present;
+    }
     if (present?.isStale) present.close();
     else if (present !== undefined) throw new InvalidRequestError(`there is a call with ${clientId} already`);
     const call = this.#make(clientId, makeId());
@@ -191,6 +196,7 @@ export class DirectCall extends Emitter<CallEvents> {
   #restarts = 0;
   #handling: Promise<void> = Promise.resolve(); // signals are handled one after another
   #ringTimer: ReturnType<typeof setTimeout>;
+  #insistTimer: ReturnType<typeof setTimeout> | undefined;
 
   /** @internal */
   constructor(
@@ -294,6 +300,7 @@ export class DirectCall extends Emitter<CallEvents> {
     if (this.#isOver) return;
     this.#isOver = true;
     clearTimeout(this.#ringTimer);
+    clearTimeout(this.#insistTimer);
     this.#reconnected();
     this.#peer?.close();
     this.#onOver();
@@ -387,8 +394,9 @@ export class DirectCall extends Emitter<CallEvents> {
 
   /** Say our offer again where it stays unanswered: it may have gone to a page that is not there any more. */
   #insist(peer: RTCPeerConnection): void {
-    setTimeout(() => {
-      if (!this.#isOver && peer.signalingState === "have-local-offer") this.#sendDescription(peer);
+    clearTimeout(this.#insistTimer);
+    this.#insistTimer = setTimeout(() => {
+      if (peer.signalingState === "have-local-offer") this.#sendDescription(peer);
     }, INSIST_AFTER);
   }
 

@@ -68,6 +68,14 @@ function next<Name extends keyof CallEvents>(call: DirectCall, name: Name): Prom
   return soon(new Promise<CallEvents[Name]>((resolve) => call.on(name, resolve)), `the event ${name}`);
 }
 
+/** Let the page's events come from here, until what is returned is called. */
+function putPage(page: EventTarget): () => void {
+  const place = globalThis as { addEventListener?: unknown };
+  const before = place.addEventListener;
+  place.addEventListener = page.addEventListener.bind(page);
+  return () => (place.addEventListener = before);
+}
+
 async function connected(): Promise<{
   alice: DirectCall;
   bob: DirectCall;
@@ -140,12 +148,17 @@ test("two who dial each other at the same time end up in one call", async () => 
   const alicesCalls = await makeCalls("alice");
   const bobsCalls = await makeCalls("bob");
 
+  let rings = 0;
+  for (const calls of [alicesCalls, bobsCalls]) calls.on("incoming", () => (rings += 1));
+
   const alice = alicesCalls.dial("bob", makeStream("audio"));
   const bob = bobsCalls.dial("alice", makeStream("audio"));
   await Promise.all([next(alice, "track"), next(bob, "track")]);
 
   assert.equal(alice.id, bob.id);
   assert.equal(FakePeer.all.length, 2);
+  assert.deepEqual([...alicesCalls.active.values(), ...bobsCalls.active.values()], [alice, bob]);
+  assert.equal(rings, 0);
 });
 
 test("hanging up ends the call on both sides", async () => {
@@ -411,6 +424,7 @@ test("an unanswered call keeps its caller's candidates, within bounds", async ()
 
 test("a peer that reloads ends the old call at once with its next dial, and its late signals count no more", async () => {
   const { bob, bobsCalls } = await connected();
+  const goneInstance = bob.peerInstance;
   const ended = next(bob, "closed");
   const ringing = incoming(bobsCalls);
 
@@ -419,14 +433,44 @@ test("a peer that reloads ends the old call at once with its next dial, and its 
 
   assert.equal((await ended).reason, "the other side began anew");
   const anew = await ringing;
-  assert.equal(bobsCalls.active.get("bob"), undefined);
-  assert.equal(bobsCalls.active.get("alice"), anew);
   const heard = next(again, "track");
   anew.answer(makeStream("audio"));
   await heard;
+  let happened = 0;
+  bobsCalls.on("incoming", () => (happened += 1));
+  for (const event of ["closed", "error"] as const) anew.on(event, () => (happened += 1));
+  const lateSignal = { type: "offer", sdp: "no SDP", call_id: "late", instance_id: goneInstance };
+  await clients[0]!.sendOffer("bob", lateSignal);
+  await clients[0]!.sendAnswer("bob", lateSignal);
+  const isThrough = soon(new Promise((resolve) => clients[1]!.on("message", resolve)), "the last message");
+  await clients[0]!.sendMessage("bob", "after these");
+  await isThrough;
+  await new Promise(setImmediate);
+
+  assert.ok(goneInstance);
+  assert.equal(happened, 0);
+  assert.equal(bobsCalls.active.get("alice"), anew);
 });
 
-test("a peer that reloads while it rings is another call, and dialling replaces one that nobody answers", async () => {
+test("a caller that reloads while it rings rings anew, and its old call is over", async () => {
+  const alicesCalls = await makeCalls("alice");
+  const bobsCalls = await makeCalls("bob");
+  const first = incoming(bobsCalls);
+  alicesCalls.dial("bob", makeStream("audio"));
+  const over = next(await first, "closed");
+  const second = incoming(bobsCalls);
+
+  const reloaded = await makeCalls("alice");
+  const dialled = reloaded.dial("bob", makeStream("audio"));
+
+  assert.equal((await over).reason, "the other side began anew");
+  const heard = next(dialled, "track");
+  (await second).answer(makeStream("audio"));
+  await heard;
+  assert.deepEqual([...bobsCalls.active.values()], [await second]);
+});
+
+test("dialling again replaces a call that nobody answers, and no other", async () => {
   const alicesCalls = await makeCalls("alice");
   const bobsCalls = await makeCalls("bob");
   const first = incoming(bobsCalls);
@@ -441,6 +485,62 @@ test("a peer that reloads while it rings is another call, and dialling replaces 
   (await second).answer(makeStream("audio"));
   await heard;
   assert.throws(() => alicesCalls.dial("bob"), InvalidRequestError);
+});
+
+test("dialling somebody who rings answers", async () => {
+  const alicesCalls = await makeCalls("alice");
+  const bobsCalls = await makeCalls("bob");
+  const ringing = incoming(bobsCalls);
+  const alice = alicesCalls.dial("bob", makeStream("audio"));
+  await ringing;
+  const heard = Promise.all([next(alice, "track"), next(await ringing, "track")]);
+
+  const bob = bobsCalls.dial("alice", makeStream("audio"));
+
+  await heard;
+  assert.equal(bob, await ringing);
+  assert.equal(FakePeer.all.length, 2);
+});
+
+test("a page that goes says good-bye to all it talks to", async () => {
+  const page = new EventTarget();
+  const restore = putPage(page);
+  const alicesCalls = await makeCalls("alice");
+  restore();
+  const bobsCalls = await makeCalls("bob");
+  const ringing = incoming(bobsCalls);
+  alicesCalls.dial("bob", makeStream("audio"));
+  const over = next(await ringing, "closed");
+
+  page.dispatchEvent(new Event("pagehide"));
+
+  assert.equal(alicesCalls.active.size, 0); // at once, since nothing of a page runs later
+  assert.equal((await over).reason, "the other side ended it");
+  assert.equal(bobsCalls.active.size, 0);
+});
+
+test("an offer that crossed another one is not said again once its call is over", async () => {
+  const bobsCalls = await makeCalls("bob");
+  await makeCalls("alice");
+  lost.add("SIGNAL_OFFER");
+  const bob = bobsCalls.dial("alice", makeStream("audio"));
+  await relayed.next("bob's offer", ({ type }) => type === "SIGNAL_OFFER");
+  const made = mock.method(globalThis, "setTimeout");
+  const cleared = mock.method(globalThis, "clearTimeout");
+  const repetitions = (): unknown[] =>
+    made.mock.calls.filter(({ arguments: [, ms] }) => ms === 1000).map(({ result }) => result);
+  connections.get("bob")!.send("SIGNAL_OFFER", {
+    target_client_id: "bob",
+    sender_client_id: "alice",
+    signal_data: { type: "offer", sdp: "[]", call_id: "another" },
+  });
+  for (let turn = 0; turn < 500 && repetitions().length === 0; turn += 1)
+    await new Promise((resolve) => setTimeout(resolve, 2));
+
+  bob.close();
+
+  assert.equal(repetitions().length, 1);
+  assert.ok(cleared.mock.calls.some(({ arguments: [timer] }) => timer === repetitions()[0]));
 });
 
 test("the side that reloaded dials into the other's unanswered call, and they meet", async () => {

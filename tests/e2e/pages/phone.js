@@ -8,6 +8,9 @@ window.phone = {
   reconnections: [],
   state: "",
   reason: "",
+  answers: true,
+  tiles: new Map(), // what is seen of each call
+  faults: [],
 
   async connect(url, name, token) {
     this.client = new SignalClient(url, name, token, {
@@ -20,20 +23,34 @@ window.phone = {
     this.calls = new DirectCalls(this.client);
     this.calls.on("incoming", async ({ call }) => {
       this.follow(call);
-      call.answer(await camera());
+      if (!this.answers) return;
+      const stream = await camera();
+      if (call.isRinging) call.answer(stream);
     });
     await this.client.connect();
   },
 
   async dial(name) {
-    this.follow(this.calls.dial(name, await camera()));
+    const stream = await camera();
+    this.follow(this.calls.dial(name, stream));
   },
 
   follow(call) {
+    if (this.call === call) return;
     this.call = call;
-    call.on("track", ({ streams }) => (video.srcObject = streams[0]));
-    call.on("state", ({ state }) => (this.state = state));
-    call.on("closed", ({ reason }) => (this.reason = reason));
+    this.state = "";
+    call.on("track", ({ streams }) => {
+      this.tiles.set(call, streams[0]);
+      video.srcObject = streams[0];
+    });
+    call.on("state", ({ state }) => {
+      if (call === this.call) this.state = state;
+    });
+    call.on("error", ({ error }) => this.faults.push(String(error)));
+    call.on("closed", ({ reason }) => {
+      this.tiles.delete(call);
+      this.reason = reason;
+    });
   },
 
   async say(other, from, to) {
@@ -43,12 +60,24 @@ window.phone = {
     }
   },
 
+  sight() {
+    return {
+      calls: this.calls.active.size,
+      tiles: this.tiles.size,
+      state: this.state,
+      ringing: this.call?.isRinging ?? false,
+    };
+  },
+
   frames: () => video.getVideoPlaybackQuality().totalVideoFrames,
 };
 
+let opened;
+
 function camera() {
-  return navigator.mediaDevices.getUserMedia({
+  opened ??= navigator.mediaDevices.getUserMedia({
     audio: true,
     video: { width: 320, height: 240 },
   });
+  return opened;
 }
