@@ -235,6 +235,22 @@ async def test_a_reply_of_the_wrong_type_is_malformed(alice: SignalClient, servi
         await alice.register()
 
 
+async def test_a_signal_with_the_id_of_a_request_is_no_reply(alice: SignalClient, service: FakeService) -> None:
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        if isinstance(message, SignalMessage):
+            # The one who gets a signal knows its id, and may be faster than the service.
+            reply = SignalMessage(sender_client_id="bob", target_client_id="alice", signal_data="hello")
+            await client.send(reply, message_id)
+            await client.send(SignalAck(status="delivered"), message_id)
+        else:
+            await service.default_answer(client, message_id, message)
+
+    service.answer = answer
+
+    assert await alice.send_message("bob", 1, ack=True) == "delivered"
+    assert await within(anext(alice)) == SignalReceived("bob", "message", "hello")
+
+
 @pytest.mark.parametrize("target", ["", "a b", "..", "__x__", "x" * 129])
 async def test_a_target_that_cannot_exist_is_refused_at_once(alice: SignalClient, target: str) -> None:
     with pytest.raises(InvalidRequestError, match="target is"):

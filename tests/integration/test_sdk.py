@@ -169,6 +169,17 @@ async def test_ack_tells_what_became_of_a_signal(service: Service, payload_type:
         assert refused.target == bob.client_id
 
 
+async def test_an_acknowledged_signal_to_oneself_arrives_and_is_acknowledged(service: Service) -> None:
+    async with SignalClient(service.url, *ALICE) as alice:
+        await following(alice, 1)
+
+        assert await alice.send_message(alice.client_id, "note", ack=True) == "delivered"
+
+        (note,) = await following(alice, 1)
+        assert isinstance(note, SignalReceived)
+        assert (note.sender, note.data) == (alice.client_id, "note")
+
+
 @pytest.mark.parametrize("payload_type", list(PayloadType))
 async def test_register_heartbeat_and_unregister(service: Service, payload_type: PayloadType) -> None:
     async with SignalClient(service.url, *ALICE, payload_type=payload_type) as client:

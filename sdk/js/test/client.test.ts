@@ -198,6 +198,19 @@ test("an acknowledged signal resolves to the service's word", async () => {
   assert.equal(await status, "queued");
 });
 
+test("a signal with the id of a request, as one to oneself has, is no reply", async () => {
+  const [client, connection] = await connect();
+  const heard = nextEvent(client, "message");
+
+  const status = client.sendMessage("alice", "note", { ack: true });
+  const { id } = await connection.next("SIGNAL_MESSAGE");
+  connection.send("SIGNAL_MESSAGE", { sender_client_id: "alice", signal_data: "note" }, id);
+  connection.send("SIGNAL_ACK", { status: "delivered" }, id);
+
+  assert.equal(await status, "delivered");
+  assert.equal((await heard).data, "note");
+});
+
 test("a refused signal rejects when acknowledged, and is an error event that names its target when not", async () => {
   const [client, connection] = await connect();
   const heard = nextEvent(client, "error");

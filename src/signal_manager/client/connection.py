@@ -41,12 +41,15 @@ from signal_manager.protocol.messages import (
     Connect,
     ConnectAck,
     ErrorMessage,
+    GoAway,
     Heartbeat,
     HeartbeatAck,
     Message,
     PayloadType,
     Peer,
+    RoomEvent,
     Shape,
+    Signal,
     spec_of,
 )
 from signal_manager.protocol.resume import UNCOUNTED
@@ -391,6 +394,9 @@ class Connection(WSListener):
                 error = error_from_wire(message.error_code, message.error_message, message.details)
                 if not self._resolve(message_id, error):
                     receive(self, message_id, message)
+            case Signal() | RoomEvent() | GoAway():
+                # No reply, whatever its id: a signal has the one that its sender gave it, which may be this client.
+                receive(self, message_id, message)
             case _:
                 if not self._resolve(message_id, message):
                     receive(self, message_id, message)
