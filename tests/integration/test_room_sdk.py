@@ -204,6 +204,25 @@ async def test_what_is_muted_is_black_until_it_is_not(house: House) -> None:
     await grey_of(track, BRIGHT)
 
 
+@pytest.mark.parametrize("who", ["publisher", "subscriber"])
+async def test_a_restart_of_ice_is_a_pause_for_the_others_and_no_departure(house: House, who: str) -> None:
+    alice, bob = await house.join("alice", Picture()), await house.join("bob")
+    first = await following(bob, TrackAdded)
+    await grey_of(first.track, BRIGHT)
+    gone: list[ParticipantLeft] = []
+    alice.on("participant_left", gone.append)
+    bob.on("participant_left", gone.append)
+
+    room = alice if who == "publisher" else bob
+    room.restart_ice()
+
+    again = await following(bob, TrackAdded)
+    await grey_of(again.track, BRIGHT)
+    assert again.track is not first.track
+    assert room.state == "joined"
+    assert gone == []
+
+
 async def test_a_lost_media_session_is_replaced_and_everything_published_and_pulled_again(house: House) -> None:
     alice, bob = await house.join("alice", Picture()), await house.join("bob", Picture())
     await following(alice, TrackAdded)

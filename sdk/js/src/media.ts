@@ -45,8 +45,19 @@ export const MEDIA_TIMEOUT = 30_000;
 
 type NegotiationType = "TRACKS_MUTE" | "TRACKS_NEW" | "TRACKS_CLOSE" | "RENEGOTIATE";
 
-// ICE may recover from a short loss by itself; after this long it does not (in ms).
-const DISCONNECTED_LIMIT = 7000;
+// ICE may recover from a short loss by itself; after this long it does not (in ms). Browsers wait some seconds already
+// before they say "disconnected".
+const DISCONNECTED_LIMIT = 3000;
+
+// A session in which nothing arrives for so long, RTCP and ICE's own checks included, has lost its path (in ms).
+const SILENCE = 1500;
+
+// How long before their end ICE servers are asked for again: a tenth of what is left, but no more than this (in ms).
+const RENEWAL_MARGIN = 60_000;
+// Between two such questions at least, and until the first one where nobody has said when they end (in ms).
+const RENEWAL_PAUSE = 10_000;
+// The longest delay that timers take (in ms).
+const LONGEST_DELAY = 2 ** 31 - 1;
 
 /** One media session. After a method has thrown anything but a refusal that it names, the session is of no use. */
 export class MediaSession {
@@ -57,11 +68,12 @@ export class MediaSession {
   readonly #senders = new Map<LocalTrack, { transceiver: RTCRtpTransceiver; mid: string }>();
   readonly #ending = new AbortController();
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #renewal: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     client: SignalClient,
     roomId: string,
-    iceServers: IceServer[],
+    { ice_servers: iceServers, expires_at }: { ice_servers: IceServer[]; expires_at?: number | undefined },
     PeerConnection: PeerConnectionConstructor,
     listener: MediaListener,
   ) {
@@ -70,6 +82,7 @@ export class MediaSession {
     this.#listener = listener;
     this.#peer = new PeerConnection({ iceServers: iceServers as RTCIceServer[] });
     this.#peer.onconnectionstatechange = () => this.#watch();
+    this.#planRenewal(expires_at === undefined ? 2 * RENEWAL_PAUSE : renewalDelay(expires_at));
   }
 
   /** Whether media can flow now. */
@@ -81,6 +94,7 @@ export class MediaSession {
   close(): void {
     this.#ending.abort(new UnavailableError("the media session has ended"));
     clearTimeout(this.#timer);
+    clearTimeout(this.#renewal);
     this.#peer.onconnectionstatechange = null;
     this.#peer.close();
   }
@@ -178,6 +192,40 @@ export class MediaSession {
     await this.#ask("TRACKS_CLOSE", { tracks: mids.map((mid) => ({ mid })) });
   }
 
+  /** Tell whether the path to the SFU is lost, for all that can be seen within `SILENCE`. */
+  async hasLostPath(): Promise<boolean> {
+    if (this.#peer.connectionState === "disconnected" || this.#peer.connectionState === "failed") return true;
+    if (!this.isConnected) return false;
+    const before = await this.#countReceived();
+    await new Promise((resolve) => setTimeout(resolve, SILENCE));
+    return this.isConnected && (await this.#countReceived()) === before;
+  }
+
+  async #countReceived(): Promise<number> {
+    let received = 0;
+    (await this.#peer.getStats()).forEach((report: RTCIceCandidatePairStats) => {
+      if (report.type !== "candidate-pair") return;
+      const { bytesReceived = 0, requestsReceived = 0, responsesReceived = 0 } = report;
+      received += bytesReceived + requestsReceived + responsesReceived;
+    });
+    return received;
+  }
+
+  #planRenewal(delay: number): void {
+    this.#renewal = setTimeout(() => void this.#renewIceServers(), Math.min(delay, LONGEST_DELAY));
+  }
+
+  /** Ask for ICE servers again before their credentials end, so that a later restart of ICE has valid ones. */
+  async #renewIceServers(): Promise<void> {
+    try {
+      const reply = await this.#client.request("ICE_SERVERS", {}, { signal: this.#ending.signal });
+      this.#peer.setConfiguration({ iceServers: reply.ice_servers as RTCIceServer[] });
+      if (reply.expires_at !== undefined) this.#planRenewal(renewalDelay(reply.expires_at));
+    } catch {
+      if (!this.#ending.signal.aborted) this.#planRenewal(RENEWAL_PAUSE);
+    }
+  }
+
   #ask<T extends NegotiationType>(type: T, fields: Omit<Fields[T], "room_id">): Promise<Fields[`${T}_ACK`]> {
     const inRoom = { ...fields, room_id: this.#roomId } as Fields[T];
     return this.#client.request(type, inRoom, { signal: this.#ending.signal, timeout: MEDIA_TIMEOUT });
@@ -213,6 +261,11 @@ export class MediaSession {
     this.close();
     this.#listener.onLost(new UnavailableError(reason));
   }
+}
+
+function renewalDelay(expiresAt: number): number {
+  const left = expiresAt - Date.now();
+  return Math.max(RENEWAL_PAUSE, left - Math.min(RENEWAL_MARGIN, left / 10));
 }
 
 function findResult(results: TrackResult[], ref: TrackRef): TrackResult | undefined {

@@ -63,6 +63,7 @@ export class PulledTrack implements RemoteTrack, TrackRef {
   isWanted: boolean;
   mid: string | null = null; // in the present media session
   attempts = 0; // to pull it, in a row
+  isPaused = false; // its publisher has a new media session and does not send there yet
 
   constructor(clientId: string, published: PublishedTrack, isWanted: boolean) {
     this.clientId = clientId;
@@ -115,7 +116,7 @@ export class Members {
 
   /** The tracks that are to be pulled and are not. */
   get wanted(): PulledTrack[] {
-    return this.#tracks().filter((track) => track.isWanted && track.mid === null);
+    return this.#tracks().filter((track) => track.isWanted && track.mid === null && !track.isPaused);
   }
 
   /** Tell whether a track is still published. */
@@ -134,6 +135,7 @@ export class Members {
       const before = JSON.stringify(member.metadata);
       const isSameSession = member.sessionId === state.session_id;
       const published = state.tracks ?? [];
+      for (const each of published) if (member.tracks.get(each.track_name)?.isPaused) this.#addTrack(member, each);
       const names = new Set(published.map(({ track_name }) => track_name));
       for (const name of [...member.tracks.keys()]) {
         if (!isSameSession || !names.has(name)) this.#removeTrack(member, name);
@@ -159,6 +161,7 @@ export class Members {
     else if (event === "participant_away" || event === "participant_back") this.#tellAbsence(member);
     else if (event === "tracks_muted" || event === "tracks_unmuted")
       for (const each of tracks ?? []) this.#setMuted(member, each);
+    else if (event === "media_replaced") this.#pause(member, tracks ?? []);
     else if (event === "tracks_unpublished")
       for (const each of tracks ?? []) this.#removeTrack(member, each.track_name, reason);
     else for (const each of tracks ?? state.tracks ?? []) this.#addTrack(member, each);
@@ -206,7 +209,32 @@ export class Members {
     this.#listener.emit("participant-left", { participant: member, reason });
   }
 
+  /** Keep what is shown of these tracks until they come again from a new media session; the others have ended. */
+  #pause(member: RoomMember, coming: PublishedTrack[]): void {
+    const names = new Set(coming.map(({ track_name }) => track_name));
+    for (const [name, pulled] of [...member.tracks]) {
+      if (!names.has(name)) this.#removeTrack(member, name);
+      else {
+        this.#forgetMid(pulled);
+        pulled.isPaused = true;
+      }
+    }
+  }
+
+  #forgetMid(pulled: PulledTrack): void {
+    if (pulled.mid !== null) this.#listener.onStale(pulled.mid);
+    pulled.mid = null;
+  }
+
   #addTrack(member: RoomMember, published: PublishedTrack): void {
+    const paused = member.tracks.get(published.track_name);
+    if (paused?.isPaused) {
+      this.#forgetMid(paused); // a pull that was under way has brought what has ended since
+      paused.isPaused = false;
+      paused.attempts = 0;
+      this.#setMuted(member, published);
+      return;
+    }
     this.#removeTrack(member, published.track_name);
     member.tracks.set(published.track_name, new PulledTrack(member.clientId, published, this.#autoPull));
   }

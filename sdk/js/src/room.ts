@@ -120,6 +120,7 @@ interface Entry {
   /** The offer that came with the welcome, not answered yet. */
   offer: { sdp: string; tracks: TrackResult[] } | null;
   stale: string[]; // mids that are received and wanted no longer
+  isLost?: boolean; // the media session, not the membership: a new one is to be made
 }
 
 /**
@@ -217,7 +218,7 @@ export class Room extends Emitter<RoomEvents> {
   /** Whether the client is in the room, is joining it again, or is out for good. */
   get state(): "joined" | "reconnecting" | "closed" {
     if (this.#isClosed) return "closed";
-    return this.#entry === null ? "reconnecting" : "joined";
+    return this.#entry === null || this.#entry.isLost ? "reconnecting" : "joined";
   }
 
   /** Whether there is an SFU behind the room, as far as is known; without one only signals can be sent. */
@@ -293,6 +294,17 @@ export class Room extends Emitter<RoomEvents> {
     void this.#work();
   }
 
+  /**
+   * Make a new path to the SFU at once, as after a change of network that the application knows of.
+   *
+   * The media session is replaced behind the same membership: `reconnecting` and `reconnected` follow, others see a
+   * pause. The room does so by itself when the connection fails, and when nothing arrives any more after a reconnect.
+   */
+  restartIce(): void {
+    const entry = this.#entry;
+    if (entry?.media) this.#lose(entry, new UnavailableError("the media session is replaced"), { staysIn: true });
+  }
+
   /** Leave the room. The promise never rejects; a service that cannot be reached is told as soon as it can be. */
   async leave(reason?: string): Promise<void> {
     if (this.#isClosed) return;
@@ -324,7 +336,7 @@ export class Room extends Emitter<RoomEvents> {
         media?.close();
         media = null;
       } else {
-        media ??= this.#openMedia(ack.ice_servers);
+        media ??= this.#openMedia({ ice_servers: ack.ice_servers });
       }
       if (media !== null && offer !== null) await this.#finishOffer(media, fresh, offer.tracks, ack);
       this.#ending.signal.throwIfAborted();
@@ -332,6 +344,7 @@ export class Room extends Emitter<RoomEvents> {
       this.#welcome(ack, media);
     } catch (error) {
       media?.close();
+      this.#publications.forgetSession();
       if (mayBeMember(error)) {
         noteDeparture(this.#client, this.id, undefined);
         await this.#depart();
@@ -367,11 +380,10 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   async #openSender(): Promise<MediaSession> {
-    const { ice_servers } = await this.#client.request("ICE_SERVERS", {}, { signal: this.#ending.signal });
-    return this.#openMedia(ice_servers);
+    return this.#openMedia(await this.#client.request("ICE_SERVERS", {}, { signal: this.#ending.signal }));
   }
 
-  #openMedia(iceServers: IceServer[]): MediaSession {
+  #openMedia(iceServers: { ice_servers: IceServer[]; expires_at?: number | undefined }): MediaSession {
     const PeerConnection =
       this.#options.RTCPeerConnection ??
       (globalThis as { RTCPeerConnection?: PeerConnectionConstructor }).RTCPeerConnection;
@@ -385,9 +397,14 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   /** Apply the answer that came with the welcome; what it leaves out is published later. */
-  async #finishOffer(media: MediaSession, sent: Publication[], tracks: PublishedTrack[], ack: RoomAck): Promise<void> {
+  async #finishOffer(
+    media: MediaSession,
+    sent: Publication[],
+    tracks: PublishedTrack[],
+    ack: { answer_sdp?: string | undefined; tracks?: TrackResult[] | undefined },
+  ): Promise<void> {
     if (ack.answer_sdp === undefined) return media.withdraw(sent);
-    const results = tracks.map(({ mid }) => ack.tracks.find((result) => result.mid === mid));
+    const results = tracks.map(({ mid }) => ack.tracks?.find((result) => result.mid === mid));
     const refused = sent.filter((_, index) => results[index]?.error_code !== undefined);
     await media.accept(ack.answer_sdp, refused);
     for (const [index, publication] of sent.entries()) this.#settle(publication, results[index]);
@@ -409,25 +426,36 @@ export class Room extends Emitter<RoomEvents> {
 
   // Losing the room, joining it again, and its end
 
-  #lose(entry: Entry, error: Error): void {
+  /** Note that a media session is lost; `staysIn`: the service still counts this client in. */
+  #lose(entry: Entry, error: Error, { staysIn } = { staysIn: false }): void {
     if (entry !== this.#entry) return;
-    this.#entry = null;
+    this.#entry = staysIn ? { media: null, offer: null, stale: [], isLost: true } : null;
     entry.media?.close();
     this.#members.forgetMids();
     this.#publications.forgetSession();
-    this.emit("reconnecting", { error });
+    if (!entry.isLost) this.emit("reconnecting", { error });
     void this.#work();
   }
 
   #loseMedia(entry: Entry, error: Error): void {
-    if (entry === this.#entry) this.#fail(error);
-    this.#lose(entry, error);
+    if (entry !== this.#entry || entry.isLost) return;
+    this.#fail(error);
+    this.#lose(entry, error, { staysIn: true });
+  }
+
+  /** After a reconnect, which often comes of another network, see whether the media's path is lost too. */
+  async #checkPath(): Promise<void> {
+    const entry = this.#entry;
+    if (entry?.media && (await entry.media.hasLostPath())) {
+      this.#loseMedia(entry, new UnavailableError("the path to the SFU is lost"));
+    }
   }
 
   /** The client is connected again: still in the room, or in a new session that is in none. */
   #meetConnection(isResumed: boolean): void {
     this.#failures = 0;
-    if (!isResumed) this.#loseSession();
+    if (isResumed) void this.#checkPath();
+    else this.#loseSession();
     void this.#work();
   }
 
@@ -437,19 +465,47 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   async #reenter(): Promise<void> {
-    await this.#pause(this.#failures);
-    if (this.#isClosed || !this.#client.isConnected) return;
+    const lost = this.#entry; // the membership, where that is still there
+    if (lost === null || this.#failures > 1) await this.#pause(this.#failures);
+    if (this.#isClosed || !this.#client.isConnected || lost !== this.#entry) return;
     try {
-      // The service still counts this client in when only its media was lost.
-      noteDeparture(this.#client, this.id, "media lost");
-      await this.#enter(true);
+      if (lost !== null) await this.#replaceMedia(lost);
+      else {
+        // The service may still count this client in.
+        noteDeparture(this.#client, this.id, "media lost");
+        await this.#enter(true);
+      }
     } catch (error) {
       if (this.#isClosed || !this.#client.isConnected) return;
+      if (lost !== null) {
+        if (lost === this.#entry) this.#entry = null; // leaving and joining again is what is left
+        return this.#fail(error as Error);
+      }
       const isRefused = error instanceof SignalManagerError && error.code < 500 && !error.retryable;
       if (isRefused && !LOST_CODES.has(error.code)) return this.#close("the room cannot be joined again", error);
       return this.#fail(error as Error);
     }
     this.emit("reconnected", { room: this });
+  }
+
+  /** Begin a new media session behind the same membership. */
+  async #replaceMedia(lost: Entry): Promise<void> {
+    const { fresh } = this.#publications;
+    const media = await this.#openSender();
+    try {
+      const offer = fresh.length > 0 ? await media.offer(fresh) : null;
+      const options = { signal: this.#ending.signal, timeout: MEDIA_TIMEOUT };
+      const ack = await this.#client.request("RENEGOTIATE", { room_id: this.id, tracks: [], ...offer }, options);
+      if (offer !== null) await this.#finishOffer(media, fresh, offer.tracks, ack);
+      this.#ending.signal.throwIfAborted();
+      if (lost !== this.#entry) throw new UnavailableError("the membership was lost meanwhile");
+    } catch (error) {
+      media.close();
+      this.#publications.forgetSession();
+      throw error;
+    }
+    this.#entry = { media, offer: null, stale: [] };
+    if (this.#newest > this.#sequence) void this.#resync(this.#entry);
   }
 
   /** Count one more failure in a row, until it is one too many. */
@@ -460,7 +516,7 @@ export class Room extends Emitter<RoomEvents> {
 
   /** Forget the failures once nothing is left to do and media flows: each alone may go wrong again and again. */
   #calmDown(): void {
-    if (this.#entry === null || this.#isWorking || this.#nextJob() !== null) return;
+    if (this.#entry === null || this.#entry.isLost || this.#isWorking || this.#nextJob() !== null) return;
     if (this.#entry.media === null || this.#entry.media.isConnected) this.#failures = 0;
   }
 
@@ -530,7 +586,8 @@ export class Room extends Emitter<RoomEvents> {
         this.#showState(state.participants, state.sequence, state.metadata);
       } while (this.#newest > this.#sequence);
     } catch (error) {
-      this.#loseMedia(entry, error as Error);
+      if (entry === this.#entry) this.#fail(error as Error);
+      this.#lose(entry, error as Error);
     } finally {
       this.#isResyncing = false;
     }
@@ -590,7 +647,7 @@ export class Room extends Emitter<RoomEvents> {
   #nextJob(): (() => Promise<void>) | null {
     const entry = this.#entry;
     if (this.#isClosed) return null;
-    if (entry === null) return this.#client.isConnected ? () => this.#reenter() : null;
+    if (entry === null || entry.isLost) return this.#client.isConnected ? () => this.#reenter() : null;
     const { media, offer } = entry;
     const { fresh, leaving, abandoned } = this.#publications;
     if (abandoned.length > 0) return () => this.#forget(abandoned, undefined);
@@ -650,7 +707,7 @@ export class Room extends Emitter<RoomEvents> {
     if (results === undefined || entry !== this.#entry) return;
     let isEarly = false;
     for (const [index, track] of tracks.entries()) {
-      if (track.mid !== null || !this.#members.has(track)) continue;
+      if (track.mid !== null || track.isPaused || !this.#members.has(track)) continue;
       this.#countAttempt(track, errorOf(results[index] ?? {}));
       isEarly ||= track.isWanted;
     }
@@ -680,6 +737,7 @@ export class Room extends Emitter<RoomEvents> {
 
   /** Count one more try of a track, until it is one too many; a refusal that will stay is the last. */
   #countAttempt(track: Publication | PulledTrack, error: Error): void {
+    if (!(track instanceof Publication) && track.isPaused) return; // its publisher's media session was replaced
     const isLast = error instanceof SignalManagerError && !error.retryable;
     track.attempts += isLast ? MAX_ATTEMPTS : 1;
     if (track.attempts < MAX_ATTEMPTS) return;

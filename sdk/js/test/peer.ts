@@ -83,7 +83,8 @@ class FakeTransceiver {
 export class FakePeer {
   static all: FakePeer[] = [];
 
-  readonly configuration: RTCConfiguration;
+  configuration: RTCConfiguration;
+  received = 0; // grows with whatever arrives
   readonly transceivers: FakeTransceiver[] = [];
   readonly candidates: unknown[] = [];
   signalingState = "stable";
@@ -105,6 +106,14 @@ export class FakePeer {
   become(state: string): void {
     this.connectionState = state;
     this.onconnectionstatechange?.();
+  }
+
+  setConfiguration(configuration: RTCConfiguration): void {
+    this.configuration = configuration;
+  }
+
+  async getStats(): Promise<Map<string, object>> {
+    return new Map([["pair", { type: "candidate-pair", bytesReceived: this.received }]]);
   }
 
   addTransceiver(what: FakeTrack | string): FakeTransceiver {

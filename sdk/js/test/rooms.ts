@@ -295,9 +295,38 @@ export class FakeRooms {
 
   #renegotiate(connection: ServiceConnection, request: Received, roomId: string): void {
     const member = this.rooms.get(roomId)?.members.get(connection.clientId);
+    const { tracks, offer_sdp } = request.fields as never as Fields["RENEGOTIATE"];
+    if (member !== undefined && tracks !== undefined) {
+      return this.#replace(connection, request, roomId, { tracks, offer_sdp });
+    }
     if (!member?.isOffering) return connection.refuse(request, 400, "nothing to answer");
     member.isOffering = false;
     connection.send("RENEGOTIATE_ACK", { status: 200 }, request.id);
+  }
+
+  #replace(
+    connection: ServiceConnection,
+    request: Received,
+    roomId: string,
+    { tracks, offer_sdp }: { tracks: PublishedTrack[]; offer_sdp: string | undefined },
+  ): void {
+    const member = this.member(roomId, connection.clientId);
+    Object.assign(member, { sessionId: makeId(), tracks: [], sections: [], isOffering: false });
+    this.announce(roomId, {
+      event: "media_replaced",
+      participant: this.describe(roomId, connection.clientId),
+      tracks,
+    });
+    if (offer_sdp !== undefined) member.sections = JSON.parse(offer_sdp);
+    member.tracks = tracks;
+    const answer = offer_sdp === undefined ? {} : { answer_sdp: answerTo(member.sections) };
+    connection.send("RENEGOTIATE_ACK", { status: 200, session_id: member.sessionId, tracks, ...answer }, request.id);
+    if (tracks.length === 0) return;
+    this.announce(roomId, {
+      event: "tracks_published",
+      participant: this.describe(roomId, connection.clientId),
+      tracks,
+    });
   }
 
   #closeTracks(connection: ServiceConnection, request: Received, roomId: string): void {

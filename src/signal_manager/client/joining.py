@@ -23,6 +23,8 @@ from signal_manager.protocol.messages import (
     IceServers,
     IceServersAck,
     PublishedTrack,
+    Renegotiate,
+    RenegotiateAck,
     RoomAck,
     RoomCreate,
     RoomCreateAck,
@@ -117,6 +119,29 @@ class Joining:
                 await self.depart()
             raise
 
+    async def replace(self, fresh: list[Publication], *, is_member: Callable[[], bool]) -> MediaSession:
+        """Return a new media session behind the membership that there is; whoever fails to leaves none behind.
+
+        Args:
+            fresh: what is to be published.
+            is_member: tells whether the membership is still there.
+        """
+        servers = await self._client.request(IceServers(), IceServersAck)
+        media = self._open_media(servers.ice_servers)
+        try:
+            offer_sdp, tracks = await media.offer(fresh) if fresh else (None, [])
+            message = Renegotiate(room_id=self._room_id, offer_sdp=offer_sdp, tracks=tracks)
+            ack = await self._client.request(message, RenegotiateAck, timeout=_JOIN_TIMEOUT)
+            if fresh:
+                await self._finish_offer(media, fresh, tracks, ack)
+            if not is_member():
+                raise UnavailableError("the membership was lost meanwhile")
+        except BaseException:
+            await media.close()
+            self._publications.forget_session()
+            raise
+        return media
+
     async def _knock(self, offer: tuple[str, list[PublishedTrack]] | None, *, may_create: bool) -> RoomAck:
         """Ask to be let in, and create the room when it is not there and that is wanted."""
         fields: dict[str, Any] = {"room_id": self._room_id, "metadata": self.metadata, "role": "receiver"}
@@ -148,13 +173,13 @@ class Joining:
             await self._client.departures.settle(_LEAVE_TIMEOUT)
 
     async def _finish_offer(
-        self, media: MediaSession, sent: list[Publication], tracks: list[PublishedTrack], ack: RoomAck
+        self, media: MediaSession, sent: list[Publication], tracks: list[PublishedTrack], ack: RoomAck | RenegotiateAck
     ) -> None:
         """Apply the answer that came with the welcome; what it leaves out is published later."""
         if ack.answer_sdp is None:
             await media.withdraw(sent)
             return
-        by_mid = {result.mid: result for result in ack.tracks}
+        by_mid = {result.mid: result for result in ack.tracks or ()}
         results = [by_mid.get(track.mid) for track in tracks]
         refused = [each for each, r in zip(sent, results, strict=True) if r is not None and r.error_code is not None]
         await media.accept(ack.answer_sdp, refused)

@@ -57,6 +57,9 @@ logger = logging.getLogger(__name__)
 # sent yet, within bounds of its own.
 MEDIA_TIMEOUT = 30.0
 
+# A session in which no packet arrives for so many seconds, RTCP included, has lost its path.
+SILENCE = 2.5
+
 UNDECODABLE = "its codec cannot be decoded here, expected VP8, baseline H.264, Opus, G.711 or G.722"
 
 Reply = TypeVar("Reply", bound=Message)
@@ -246,6 +249,24 @@ class MediaSession:
                 await transceiver.stop()
         for mid in mids:
             self._descriptions.retire(mid)
+
+    async def has_lost_path(self) -> bool:
+        """Tell whether the path to the SFU is lost, for all that can be seen within `SILENCE`."""
+        if not self.is_connected:
+            return False
+        before = await self._count_received()
+        try:
+            async with asyncio.timeout(SILENCE):
+                while not self._is_closed:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        return self.is_connected and await self._count_received() == before
+
+    async def _count_received(self) -> int:
+        reports = await self._peer.getStats()
+        return sum(report.packetsReceived for report in reports.values() if report.type == "transport")
 
     async def _ready(self) -> None:
         """Wait for the connection once it was negotiated: the SFU refuses what it is asked long before that."""

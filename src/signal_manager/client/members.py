@@ -41,6 +41,7 @@ class PulledTrack:
         self.is_wanted = is_wanted
         self.mid: str | None = None  # in the present media session
         self.attempts = 0  # to pull it, in a row
+        self.is_paused = False  # its publisher has a new media session and does not send there yet
 
 
 class RoomMember:
@@ -91,7 +92,7 @@ class Members:
     @property
     def wanted(self) -> list[PulledTrack]:
         """The tracks that are to be pulled and are not."""
-        return [track for track in self._tracks() if track.is_wanted and track.mid is None]
+        return [track for track in self._tracks() if track.is_wanted and track.mid is None and not track.is_paused]
 
     def has(self, track: PulledTrack) -> bool:
         """Tell whether a track is still published."""
@@ -109,6 +110,9 @@ class Members:
             was_away, metadata = member.away, member.metadata
             is_same_session = member.session_id == state.session_id
             published = state.tracks or []
+            for track in published:
+                if track.track_name in member.tracks and member.tracks[track.track_name].is_paused:
+                    self._add_track(member, track)
             names = {track.track_name for track in published}
             for name in [name for name in member.tracks if not is_same_session or name not in names]:
                 self._remove_track(member, name)
@@ -142,6 +146,8 @@ class Members:
         elif event.event in {"tracks_muted", "tracks_unmuted"}:
             for track in event.tracks or []:
                 self._set_muted(member, track)
+        elif event.event == "media_replaced":
+            self._pause(member, event.tracks or [])
         elif event.event == "tracks_unpublished":
             for track in event.tracks or []:
                 self._remove_track(member, track.track_name, event.reason)
@@ -196,7 +202,29 @@ class Members:
         del self.all[client_id]
         self._emit(ParticipantLeft(member, reason))
 
+    def _pause(self, member: RoomMember, coming: Sequence[PublishedTrack]) -> None:
+        """Keep what is received of these tracks until they come from a new media session; the others have ended."""
+        names = {track.track_name for track in coming}
+        for name, pulled in list(member.tracks.items()):
+            if name in names:
+                self._forget_mid(pulled)
+                pulled.is_paused = True
+            else:
+                self._remove_track(member, name)
+
+    def _forget_mid(self, pulled: PulledTrack) -> None:
+        if pulled.mid is not None:
+            self._on_stale(pulled.mid)
+        pulled.mid = None
+
     def _add_track(self, member: RoomMember, published: PublishedTrack) -> None:
+        paused = member.tracks.get(published.track_name)
+        if paused is not None and paused.is_paused:
+            self._forget_mid(paused)  # a pull that was under way has brought what has ended since
+            paused.is_paused = False
+            paused.attempts = 0
+            self._set_muted(member, published)
+            return
         self._remove_track(member, published.track_name)
         member.tracks[published.track_name] = PulledTrack(member.client_id, published, is_wanted=self._auto_pull)
 

@@ -41,6 +41,7 @@ class Entry:
     offer: tuple[str, list[TrackResult]] | None  # that came with the welcome, until it is answered
     stale: list[str] = field(default_factory=list)  # mids that are received and wanted no longer
     is_present: bool = True  # until it is lost or left
+    is_lost: bool = False  # the media session, not the membership: a new one is to be made
 
 
 class Negotiations:
@@ -143,7 +144,7 @@ class Negotiations:
         for track, result in zip(tracks, results, strict=True):
             if result.mid and result.error_code is not None:
                 self._reject(entry, result.mid, track)
-            elif track.mid is None and self._members.has(track):
+            elif track.mid is None and not track.is_paused and self._members.has(track):
                 self._count_attempt(track, error_of(result))
                 is_early = is_early or track.is_wanted
         if is_early:
@@ -183,6 +184,8 @@ class Negotiations:
 
     def _count_attempt(self, track: Publication | PulledTrack, error: Exception) -> None:
         """Count one more try of a track, until it is one too many; a refusal that will stay is the last."""
+        if isinstance(track, PulledTrack) and track.is_paused:
+            return  # its publisher's media session was replaced
         is_last = isinstance(error, SignalManagerError) and not _may_retry(error)
         track.attempts += MAX_ATTEMPTS if is_last else 1
         if track.attempts < MAX_ATTEMPTS:

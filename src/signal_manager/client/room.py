@@ -183,7 +183,7 @@ class Room:
         """Whether the client is in the room, is joining it again, or is out for good."""
         if self._is_closed:
             return "closed"
-        return "reconnecting" if self._entry is None else "joined"
+        return "reconnecting" if self._entry is None or self._entry.is_lost else "joined"
 
     @property
     def has_media(self) -> bool:
@@ -278,6 +278,16 @@ class Room:
         track.attempts = 0
         self._wake()
 
+    def restart_ice(self) -> None:
+        """Make a new path to the SFU at once, as after a change of network that the application knows of.
+
+        The media session is replaced behind the same membership: `RoomReconnecting` and `RoomReconnected` follow,
+        others see a pause. The room does so by itself when the connection fails, and when nothing arrives any more
+        after a reconnect.
+        """
+        if self._entry is not None and self._entry.media is not None:
+            self._lose(self._entry, UnavailableError("the media session is replaced"), stays_in=True)
+
     async def leave(self, reason: str | None = None) -> None:
         """Leave the room. It never fails: a service that cannot be reached is told as soon as it can be."""
         if not self._is_closed:
@@ -363,6 +373,8 @@ class Room:
         match event:
             case Reconnected(resumed=True):
                 self._wake()  # a session that goes on is in its room still
+                if self._entry is not None and self._entry.media is not None:
+                    self._start(self._check_path(self._entry, self._entry.media), "check of the path")
             case Reconnected():
                 self._connections += 1
                 self._patience.recover()
@@ -410,20 +422,28 @@ class Room:
 
     # Losing the room, joining it again, and its end
 
-    def _lose(self, entry: Entry, error: Exception) -> None:
+    def _lose(self, entry: Entry, error: Exception, *, stays_in: bool = False) -> None:
+        """Note that a media session is lost; `stays_in`: the service still counts this client in."""
         if not entry.is_present:
             return
-        self._entry = None
+        self._entry = Entry(None, None, is_lost=True) if stays_in else None
         self._discard(entry)
         self._members.forget_mids()
         self._publications.forget_session()
-        self._emit(RoomReconnecting(error))
+        if not entry.is_lost:
+            self._emit(RoomReconnecting(error))
         self._wake()
 
     def _lose_media(self, entry: Entry, error: Exception) -> None:
-        if entry.is_present:
-            self._fail(error)
-        self._lose(entry, error)
+        if not entry.is_present or entry.is_lost:
+            return
+        self._fail(error)
+        self._lose(entry, error, stays_in=True)
+
+    async def _check_path(self, entry: Entry, media: MediaSession) -> None:
+        """After a reconnect, which often comes of another network, see whether the media's path is lost too."""
+        if await media.has_lost_path():
+            self._lose_media(entry, UnavailableError("the path to the SFU is lost"))
 
     def _lose_media_of(self, media: MediaSession, error: Exception) -> None:
         if self._entry is not None and self._entry.media is media:
@@ -435,15 +455,26 @@ class Room:
             self._start(entry.media.close(), "end of media")
 
     async def _reenter(self) -> None:
-        await self._patience.pause()
-        if self._is_closed or not self._client.is_connected:
+        lost = self._entry  # the membership, where that is still there
+        if lost is None or self._patience.failures > 1:
+            await self._patience.pause()
+        if self._is_closed or not self._client.is_connected or lost is not self._entry:
             return
         try:
-            # The service still counts this client in when only its media was lost.
-            self._joining.note_departure("media lost")
-            await self._enter(may_create=True)
+            if lost is not None:
+                await self._replace_media(lost)
+            else:
+                # The service may still count this client in.
+                self._joining.note_departure("media lost")
+                await self._enter(may_create=True)
         except Exception as error:
             if self._is_closed or not self._client.is_connected:
+                return
+            if lost is not None:
+                if lost is self._entry:
+                    lost.is_present = False
+                    self._entry = None  # leaving and joining again is what is left
+                self._fail(error)
                 return
             if isinstance(error, SignalManagerError) and is_final(error):
                 self._close("the room cannot be joined again", error)
@@ -452,6 +483,13 @@ class Room:
             return
         self._emit(RoomReconnected())
 
+    async def _replace_media(self, lost: Entry) -> None:
+        """Begin a new media session behind the same membership."""
+        media = await self._joining.replace(self._publications.fresh, is_member=lambda: lost is self._entry)
+        lost.is_present = False
+        self._entry = Entry(media, None)
+        self._news.catch_up(self._entry)
+
     def _fail(self, error: Exception) -> None:
         if self._patience.fail():
             self._close("the room cannot be joined again", _as_known(error))
@@ -459,7 +497,7 @@ class Room:
     def _calm_down(self) -> None:
         """Forget the failures once nothing is left to do and media flows: each alone may go wrong again and again."""
         is_busy = self._worker is not None and not self._worker.done()
-        if self._entry is None or is_busy or self._next_job() is not None:
+        if self._entry is None or self._entry.is_lost or is_busy or self._next_job() is not None:
             return
         if self._entry.media is None or self._entry.media.is_connected:
             self._patience.recover()
@@ -527,7 +565,7 @@ class Room:
         if self._is_closed:
             return None
         entry = self._entry
-        if entry is None:
+        if entry is None or entry.is_lost:
             return self._reenter if self._client.is_connected else None
         return self._negotiations.next(entry)
 

@@ -64,6 +64,10 @@ class RoomNews:
     def begin_with(self, ack: RoomAck, entry: Entry) -> None:
         """Take the room from the welcome, and ask for it again when something was heard that is newer."""
         self._show_state(ack)
+        self.catch_up(entry)
+
+    def catch_up(self, entry: Entry) -> None:
+        """Ask for the room again when something was heard that is newer than what the members show."""
         if self._newest > self._sequence:
             self._start(self._resync(entry), "state")
 

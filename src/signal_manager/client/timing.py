@@ -78,6 +78,11 @@ class Patience:
         self._failures = 0
         self._has_ended = asyncio.Event()
 
+    @property
+    def failures(self) -> int:
+        """How often it went wrong in a row."""
+        return self._failures
+
     def fail(self) -> bool:
         """Count one more failure; tell whether it is one too many."""
         self._failures += 1
