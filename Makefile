@@ -89,6 +89,7 @@ bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside ref
 	$(BIN)/python -m benchmarks.registrations
 	$(BIN)/python -m benchmarks.sfu
 	$(BIN)/python -m benchmarks.slow_receiver
+	$(BIN)/python -m benchmarks.slow_receiver --publisher
 	$(BIN)/python -m benchmarks.sfu_capacity
 	$(BIN)/python -m benchmarks.slow_consumers
 	$(BIN)/python -m benchmarks.rooms

@@ -3,6 +3,9 @@
 Chromium publishes its fake camera at 356 kbit/s, and a microphone, through the local SFU to one healthy receiver. Then
 another one comes behind 300 kbit/s: a UDP proxy on loopback with a token bucket and a queue. All figures are Chromium's
 own (getStats), before the slow receiver came and from the moment it came on.
+
+With `--publisher` the network of the publisher is the narrow one instead, 200 kbit/s: what does a healthy receiver get
+of its sound and picture, with the feedback on when packets arrived (transport-wide congestion control), and without?
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import typer
-from playwright.async_api import Page
+from playwright.async_api import Browser, Page
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +33,7 @@ from benchmarks.sfu import chromium, open_page
 __all__ = ["app"]
 
 VIDEO_BITRATE = 356_000
-LINK_BITRATE = 300_000
+LINK_BITRATE, UPLINK_BITRATE = 300_000, 200_000
 # What a small router holds: a good 400 ms at this rate.
 QUEUE_BYTES = 16 * 1024
 # Chromium reaches its bit rate some ten seconds after it began to send.
@@ -38,6 +42,8 @@ WARM_UP_SECONDS = 12.0
 # The project's bars.
 LEAST_OF_UNDISTURBED, MOST_OF_PUBLISHER = 0.95, 1.2
 FEWEST_FRAMES, FEWEST_SOUNDS = 5.0, 40.0
+# What a healthy receiver may miss of a publisher's sound behind a narrow network, once the publisher has adapted.
+MOST_CONCEALED, ADAPTION_SECONDS = 0.1, 3.0
 
 LIMIT_SCRIPT = """
 async (maxBitrate) => {
@@ -52,6 +58,15 @@ DETOUR_SCRIPT = """
   const set = client.pc.setRemoteDescription.bind(client.pc);
   const detour = (sdp) => sdp.replace(/(a=candidate:\\S+ \\d udp \\d+ \\S+) \\d+ typ host/g, `$1 ${port} typ host`);
   client.pc.setRemoteDescription = ({ type, sdp }) => set({ type, sdp: detour(sdp) });
+}
+"""
+PUBLISH_SCRIPT = "client.publish({ camera: 'video', microphone: 'audio' }, { codec: 'VP8' })"
+PULL_SCRIPT = "(id) => client.pull(['camera', 'microphone'].map((trackName) => ({ sessionId: id, trackName })))"
+SILENT_SCRIPT = """
+() => {
+  const set = client.pc.setRemoteDescription.bind(client.pc);
+  const silent = (sdp) => sdp.replace(/a=(rtcp-fb:\\d+ transport-cc|extmap:\\d+ \\S+transport-wide-cc\\S+)\\r\\n/g, "");
+  client.pc.setRemoteDescription = ({ type, sdp }) => set({ type, sdp: silent(sdp) });
 }
 """
 STATS_SCRIPT = """
@@ -90,17 +105,32 @@ class Scene:
     slow_concealed: float = 0.0
 
 
+@dataclass(frozen=True)
+class Uplink:
+    """What a healthy receiver gets of a publisher behind a narrow network."""
+
+    publisher_kbps: float
+    rate_kbps: float
+    fps: float
+    concealed: float
+    concealed_at_first: float
+    frozen_seconds: float
+    dropped_by_link: int
+
+
 class NarrowLink:
-    """A UDP proxy for one client of the SFU, whose way to the client has a rate and a queue.
+    """A UDP proxy for one client of the SFU, of which one way has a rate and a queue: to the client, or from it.
 
     A browser tries several addresses of its own: each has a socket of its own towards the SFU.
     """
 
-    def __init__(self, sfu_port: int) -> None:
+    def __init__(self, sfu_port: int, bitrate: int, *, is_uplink: bool) -> None:
         self._sfu_port = sfu_port
+        self._bitrate = bitrate
+        self._is_uplink = is_uplink
         self._outer = self._bound()
         self._inner: dict[tuple[str, int], socket.socket] = {}
-        self._queue: asyncio.Queue[tuple[bytes, tuple[str, int]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[int, Callable[[], int]]] = asyncio.Queue()
         self._queued = 0
         self.dropped = 0
 
@@ -117,36 +147,41 @@ class NarrowLink:
         free_at = time.monotonic()
         try:
             while True:
-                data, client = await self._queue.get()
-                free_at = max(free_at, time.monotonic()) + 8 * len(data) / LINK_BITRATE
+                size, send = await self._queue.get()
+                free_at = max(free_at, time.monotonic()) + 8 * size / self._bitrate
                 await asyncio.sleep(free_at - time.monotonic())
-                self._queued -= len(data)
-                self._outer.sendto(data, client)
+                self._queued -= size
+                with suppress(OSError):
+                    send()
         finally:
             for each in (self._outer, *self._inner.values()):
                 loop.remove_reader(each)
                 each.close()
 
     def _from_client(self) -> None:
-        """Pass on what the client sends; it has all the room it wants."""
         data, client = self._outer.recvfrom(2048)
         inner = self._inner.get(client)
         if inner is None:
             inner = self._inner[client] = self._bound()
             inner.connect(("127.0.0.1", self._sfu_port))
             asyncio.get_running_loop().add_reader(inner, self._from_sfu, inner, client)
-        with suppress(OSError):
-            inner.send(data)
+        self._pass_on(len(data), partial(inner.send, data), is_narrow=self._is_uplink)
 
     def _from_sfu(self, inner: socket.socket, client: tuple[str, int]) -> None:
-        """Queue what the SFU sends, or drop it."""
         with suppress(OSError):
             data = inner.recv(2048)
-            if self._queued + len(data) > QUEUE_BYTES:
-                self.dropped += 1
-                return
-            self._queued += len(data)
-            self._queue.put_nowait((data, client))
+            self._pass_on(len(data), partial(self._outer.sendto, data, client), is_narrow=not self._is_uplink)
+
+    def _pass_on(self, size: int, send: Callable[[], int], *, is_narrow: bool) -> None:
+        """Send a datagram where there is all the room it wants; else queue it, or drop it."""
+        if not is_narrow:
+            with suppress(OSError):
+                send()
+        elif self._queued + size > QUEUE_BYTES:
+            self.dropped += 1
+        else:
+            self._queued += size
+            self._queue.put_nowait((size, send))
 
     @staticmethod
     def _bound() -> socket.socket:
@@ -157,14 +192,22 @@ class NarrowLink:
 
 
 @asynccontextmanager
-async def narrow_link(sfu_port: int) -> AsyncIterator[NarrowLink]:
+async def narrow_link(sfu_port: int, bitrate: int, *, is_uplink: bool) -> AsyncIterator[NarrowLink]:
     """Run a narrow link to the SFU."""
-    link = NarrowLink(sfu_port)
+    link = NarrowLink(sfu_port, bitrate, is_uplink=is_uplink)
     task = asyncio.create_task(link.run(), name="narrow-link")
     try:
         yield link
     finally:
         task.cancel()
+
+
+def concealed(before: Stats, after: Stats) -> float:
+    """Return the share of sound that was made up between two readings."""
+    samples, made_up = (
+        after[f"audio.{name}"] - before[f"audio.{name}"] for name in ("totalSamplesReceived", "concealedSamples")
+    )
+    return made_up / samples if samples else 1.0
 
 
 def scene(publisher: tuple[Stats, Stats], healthy: tuple[Stats, Stats], slow: tuple[Stats, Stats] | None) -> Scene:
@@ -187,12 +230,11 @@ def scene(publisher: tuple[Stats, Stats], healthy: tuple[Stats, Stats], slow: tu
     )
     if slow is None:
         return found
-    samples = more(slow, "audio.totalSamplesReceived")
     return Scene(
         **{name: value for name, value in asdict(found).items() if not name.startswith("slow_")},
         slow_fps=rate(slow, "video.framesDecoded"),
         slow_sounds=rate(slow, "audio.packetsReceived"),
-        slow_concealed=more(slow, "audio.concealedSamples") / samples if samples else 1.0,
+        slow_concealed=concealed(*slow),
     )
 
 
@@ -204,14 +246,13 @@ async def read(page: Page) -> Stats:
 
 async def measure(port: int, udp_port: int, seconds: float) -> dict[str, Any]:
     """Play both scenes."""
-    async with chromium() as browser, narrow_link(udp_port) as link:
+    async with chromium() as browser, narrow_link(udp_port, LINK_BITRATE, is_uplink=False) as link:
         publisher = await open_page(browser, port)
-        await publisher.evaluate("client.publish({ camera: 'video', microphone: 'audio' }, { codec: 'VP8' })")
+        await publisher.evaluate(PUBLISH_SCRIPT)
         await publisher.evaluate(LIMIT_SCRIPT, VIDEO_BITRATE)
         session = await publisher.evaluate("client.id")
-        pull = "(id) => client.pull(['camera', 'microphone'].map((trackName) => ({ sessionId: id, trackName })))"
         healthy = await open_page(browser, port)
-        await healthy.evaluate(pull, session)
+        await healthy.evaluate(PULL_SCRIPT, session)
         # The page that waits for its turn costs as much as it will in the second scene.
         slow = await open_page(browser, port)
         await slow.evaluate(DETOUR_SCRIPT, link.port)
@@ -221,7 +262,7 @@ async def measure(port: int, udp_port: int, seconds: float) -> dict[str, Any]:
         await asyncio.sleep(seconds)
         between = await read(publisher), await read(healthy)
         await slow.evaluate("client.open()")  # the session that came with the page has expired
-        await slow.evaluate(pull, session)
+        await slow.evaluate(PULL_SCRIPT, session)
         joined = await read(publisher), await read(healthy), await read(slow)
         await asyncio.sleep(seconds)
         after = await read(publisher), await read(healthy), await read(slow)
@@ -267,12 +308,73 @@ def show(results: dict[str, Any], console: Console) -> bool:
     return all(holds for _, _, holds in rows)
 
 
+async def measure_uplink(browser: Browser, port: int, udp_port: int, seconds: float, *, has_feedback: bool) -> Uplink:
+    """Play the scene with a publisher behind a narrow network."""
+    async with narrow_link(udp_port, UPLINK_BITRATE, is_uplink=True) as link:
+        publisher = await open_page(browser, port)
+        healthy = await open_page(browser, port)
+        await publisher.evaluate(DETOUR_SCRIPT, link.port)
+        if not has_feedback:
+            await publisher.evaluate(SILENT_SCRIPT)
+        await publisher.evaluate(PUBLISH_SCRIPT)
+        session = await publisher.evaluate("client.id")
+        await healthy.evaluate(PULL_SCRIPT, session)
+        first = await read(healthy)
+        await asyncio.sleep(ADAPTION_SECONDS)
+        before = await read(publisher), await read(healthy)
+        await asyncio.sleep(seconds)
+        after = await read(publisher), await read(healthy)
+        for page in (publisher, healthy):
+            await page.context.close()
+    played = scene((before[0], after[0]), (before[1], after[1]), None)
+    return Uplink(
+        publisher_kbps=played.publisher_kbps,
+        rate_kbps=played.healthy_kbps,
+        fps=played.healthy_fps,
+        concealed=concealed(before[1], after[1]),
+        concealed_at_first=concealed(first, before[1]),
+        frozen_seconds=played.healthy_frozen_seconds,
+        dropped_by_link=link.dropped,
+    )
+
+
+async def measure_uplinks(port: int, udp_port: int, seconds: float) -> dict[str, Any]:
+    """Play the publisher's scene with the SFU's feedback on arrivals, and without."""
+    async with chromium() as browser:
+        uplinks = {
+            name: asdict(await measure_uplink(browser, port, udp_port, seconds, has_feedback=has_feedback))
+            for name, has_feedback in (("feedback", True), ("no_feedback", False))
+        }
+    return {"machine": machine(), **uplinks}
+
+
+def show_uplinks(results: dict[str, Any], console: Console) -> bool:
+    """Print what the receiver gets with the feedback and without, and say whether the bar holds with it."""
+    uplinks = [Uplink(**results["feedback"]), Uplink(**results["no_feedback"])]
+    holds = uplinks[0].concealed <= MOST_CONCEALED
+    table = Table("a healthy receiver of a publisher at 200 kbit/s", "with feedback", "without", "bar", box=SIMPLE_HEAD)
+    rows: list[tuple[str, Callable[[Uplink], str], str]] = [
+        ("sound concealed", lambda each: f"{100 * each.concealed:.1f} %", "within" if holds else "over"),
+        (f"in the first {ADAPTION_SECONDS:.0f} s", lambda each: f"{100 * each.concealed_at_first:.1f} %", ""),
+        ("pictures/s", lambda each: f"{each.fps:.1f}", ""),
+        ("picture frozen", lambda each: f"{each.frozen_seconds:.1f} s", ""),
+        ("received", lambda each: f"{each.rate_kbps:.0f} kbit/s", ""),
+        ("publisher sends", lambda each: f"{each.publisher_kbps:.0f} kbit/s", ""),
+        ("lost on its link", lambda each: f"{each.dropped_by_link} packets", ""),
+    ]
+    for what, figure, bar in rows:
+        table.add_row(what, *map(figure, uplinks), bar)
+    console.print(table)
+    return holds
+
+
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def main(
     seconds: Annotated[float, typer.Option(help="How long each of the two scenes is.")] = 20.0,
+    publisher: Annotated[bool, typer.Option("--publisher", help="Narrow the publisher's network instead.")] = False,
     json_file: Annotated[str, typer.Option("--json", help='Also write everything as JSON; "-" is stdout.')] = "",
     check: Annotated[bool, typer.Option(help="Exit with status 1 where a bar is missed.")] = False,
 ) -> None:
@@ -284,10 +386,10 @@ def main(
         udp_port = int(probe.getsockname()[1])
     try:
         with running([sys.executable, "-m", "benchmarks.sfu_server", str(port), str(udp_port)], port=port):
-            results = asyncio.run(measure(port, udp_port, seconds))
+            results = asyncio.run((measure_uplinks if publisher else measure)(port, udp_port, seconds))
     except MeasurementError as error:
         raise SystemExit(str(error)) from None
-    holds = show(results, Console(stderr=json_file == "-", width=120))
+    holds = (show_uplinks if publisher else show)(results, Console(stderr=json_file == "-", width=120))
     if json_file:
         write_json(results, json_file)
     if check and not holds:
