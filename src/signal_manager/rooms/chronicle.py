@@ -193,7 +193,8 @@ def _tracks(before: Room, after: Room) -> Iterable[Change]:
         if former is None:
             continue
         before_tracks = former.tracks
-        if before_tracks and former.session_id != participant.session_id:
+        # Where tracks come to a member that had none, their publication brings the session too.
+        if former.session_id != participant.session_id and (before_tracks or not participant.tracks):
             yield Change(
                 sequence=0,
                 event="media_replaced",
