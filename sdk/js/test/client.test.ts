@@ -203,8 +203,9 @@ test("a signal with the id of a request, as one to oneself has, is no reply", as
   const heard = nextEvent(client, "message");
 
   const status = client.sendMessage("alice", "note", { ack: true });
+  const to = { target_client_id: "alice", sender_client_id: "alice" };
   const { id } = await connection.next("SIGNAL_MESSAGE");
-  connection.send("SIGNAL_MESSAGE", { sender_client_id: "alice", signal_data: "note" }, id);
+  connection.send("SIGNAL_MESSAGE", { ...to, signal_data: "note" }, id);
   connection.send("SIGNAL_ACK", { status: "delivered" }, id);
 
   assert.equal(await status, "delivered");
