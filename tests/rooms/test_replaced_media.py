@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from signal_manager.errors import InvalidRequestError, SignalManagerError
+from signal_manager.errors import ForbiddenError, InvalidRequestError, SignalManagerError
 from signal_manager.media import errors as media_errors
 from signal_manager.protocol.messages import PublishedTrack, Renegotiate, RenegotiateAck
 from tests.rooms.house import ROOM, Client, House, offer
@@ -115,3 +115,30 @@ async def test_of_two_new_sessions_at_once_the_later_one_counts(house: House) ->
     assert isinstance(first, SignalManagerError)
     assert isinstance(second, RenegotiateAck)
     assert (await house.room()).participants[0].session_id == second.session_id
+
+
+async def test_a_new_session_publishes_what_the_present_token_allows(house: House) -> None:
+    """A token may have been renewed since its client came in."""
+    (alice,) = await in_one_room(house, "alice")
+    restricted = house.client("alice", publish=False)
+    before = await house.room()
+
+    with pytest.raises(ForbiddenError):
+        await replace(restricted, "0")
+
+    assert await house.room() == before
+    assert (await replace(alice, "0")).status == 200
+
+
+async def test_what_was_published_is_gone_for_others_when_no_new_session_can_be_opened(house: House) -> None:
+    alice, bob = await in_one_room(house, "alice", "bob")
+    house.sfu.fail("open_session", media_errors.UnreachableError("no route"))
+
+    with pytest.raises(SignalManagerError):
+        await replace(alice, "0")
+    await house.settled()
+
+    assert (bob.events[-1].event, bob.events[-1].reason) == ("tracks_unpublished", "media session lost")
+    assert (await house.room()).participants[0].tracks == ()
+    assert (await replace(alice, "0")).status == 200
+    await house.until(lambda: bob.events[-1].event == "tracks_published")

@@ -103,6 +103,7 @@ class MemberMedia:
         self.session_id: SessionId | None = None  # the latest one, lost or not
         self.tracks: dict[str, Track] = {}  # negotiated to be published, by mid
         self._silent: dict[str, float] = {}  # those not known to be sending yet: until when they are watched
+        self._reopened = 0  # how often a new session was asked for in the place of one
         self._is_bound = False  # the client's peer connection belongs to this session
         self._watcher: asyncio.Task[None] | None = None
         self._is_watched = False
@@ -123,10 +124,17 @@ class MemberMedia:
         The client has built a new peer connection; what it publishes there follows.
         """
         former = self.session_id
+        self._reopened += 1
+        attempt = self._reopened
         self._negotiator.abandon()
         self.tracks.clear()
         self._silent.clear()
-        await self.open()
+        try:
+            await self.open()
+        except SignalManagerError:
+            if former is not None and attempt == self._reopened:  # else the next attempt says what becomes of it
+                self._on_lost(former)
+            raise
         # What the new peer connection offers belongs to this session alone, also when it is lost meanwhile.
         self._is_bound = True
         return former

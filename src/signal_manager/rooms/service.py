@@ -374,9 +374,11 @@ class RoomService:
                 raise InvalidRequestError("answer_sdp came with offer_sdp or tracks, expected either")
             await media.answer(request.answer_sdp)
             return RenegotiateAck(status=200)
-        return await self._replace_media(member, media, request)
+        return await self._replace_media(caller, member, media, request)
 
-    async def _replace_media(self, member: Membership, media: MemberMedia, request: Renegotiate) -> RenegotiateAck:
+    async def _replace_media(
+        self, caller: Caller, member: Membership, media: MemberMedia, request: Renegotiate
+    ) -> RenegotiateAck:
         """Begin a new media session behind the same membership, for a peer connection that has lost its network."""
         if request.tracks is None:
             raise InvalidRequestError("answer_sdp is missing, expected it, or tracks for a new media session")
@@ -384,7 +386,7 @@ class RoomService:
             raise InvalidRequestError("expected offer_sdp with the tracks that it publishes, or neither")
         requests.check_distinct(request.tracks)
         if request.tracks:
-            self._check_may_publish(member.caller)
+            self._check_may_publish(caller)  # by its present token; the member may have come in with another
         former = await media.reopen()
         await self._roster.replace_media(member, former, request.tracks)
         if request.offer_sdp is None:
