@@ -57,7 +57,8 @@ async def admit(board: Switchboard, connect: Connect, *, wire: Line, manner: Man
         yields = _is_orphan(board, caller, connect)
         former = await _former(board, caller, connect) if manner is not None else None
         claimed = await _claim(board, caller, connect, manner if former is None else None, yields=yields)
-        if not claimed.is_won and yields and former is not None:
+        # One that storage had kept ends. A session that is here and of somebody else is none of this client's business.
+        if not claimed.is_won and yields and former is not None and not _is_orphan(board, caller, connect):
             former.replaced(same_instance=False)
     except SignalManagerError as error:
         _count(board, error, source)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from signal_manager.app import running
-from signal_manager.client import Disconnected, RetryPolicy, SignalClient
+from signal_manager.client import Disconnected, Framing, PayloadType, RetryPolicy, SignalClient
 from signal_manager.config import Config
 from tests.integration.conftest import DEFAULTS, Service, ServiceWith
 from tests.integration.v1_client import Client, connect
@@ -109,6 +109,25 @@ async def stack_of(service: Service) -> tuple[AsyncExitStack, Client]:
     return stack, await stack.enter_async_context(connect(service.url, V2))
 
 
+async def test_nobody_ends_a_strangers_session_by_naming_it(service_with: ServiceWith) -> None:
+    service = await service_with(**KEYS)
+    async with connect(service.url, V2) as ben, connect(service.url, V2) as phone:
+        await ben.send("CONNECT", {"client_id": "ben", "auth_token": "t", "resumable": True})
+        bens = (await ben.expect("CONNECT_ACK")).fields
+        await come(phone, "phone")
+
+        await comes_in_vain(service, "laptop", {"session_id": bens["session_id"], "resume_token": "t", "received": 0})
+
+        assert [each.client_id for each in service.server._board.resumption._sessions.values()] == ["ben", "ann"]
+        ben.websocket.transport.abort()
+        await until(lambda: any(service.server._board.resumption.away()))
+        resume = {"session_id": bens["session_id"], "resume_token": bens["resume_token"], "received": 0}
+        async with connect(service.url, V2) as again:
+            fields = {"client_id": "ben", "auth_token": "t", "resumable": True, "resume": resume}
+            await again.send("CONNECT", fields)
+            assert (await again.expect("CONNECT_ACK")).fields["resumed"]
+
+
 async def test_a_device_that_its_user_takes_up_again_wins_as_ever(service_with: ServiceWith) -> None:
     service = await service_with(**KEYS)
     await has_left(service, "laptop")
@@ -144,6 +163,16 @@ async def test_of_two_that_lost_their_sessions_the_later_one_stays(service_with:
         await laptop.expect_close(4409)
 
 
+async def test_a_client_that_does_not_resume_comes_back_to_itself(service_with: ServiceWith) -> None:
+    service = await service_with(**KEYS)
+    async with laptop_of(service, resumable=False) as laptop:
+        for _ in range(3):
+            former = laptop.session_id
+            for connection in tuple(service.server._board.connections):
+                connection.cut()
+            await until(lambda former=former: laptop.session_id != former)  # type: ignore[misc]  # cannot infer it
+
+
 async def test_nothing_is_kept_of_devices_that_were_replaced(service_with: ServiceWith) -> None:
     service = await service_with(**KEYS)
     for number in range(20):
@@ -157,16 +186,25 @@ async def test_nothing_is_kept_of_devices_that_were_replaced(service_with: Servi
 
 
 @asynccontextmanager
-async def laptop_of(service: Service) -> AsyncIterator[SignalClient]:
+async def laptop_of(service: Service, **settings: Any) -> AsyncIterator[SignalClient]:
     """The SDK's client, which takes half a second to come back."""
     retry = RetryPolicy(random=lambda: 1.0)
-    async with SignalClient(service.url, "ann", "t", retry=retry) as client:
+    async with SignalClient(service.url, "ann", "t", retry=retry, **settings) as client:
         yield client
 
 
-async def test_the_sdk_gives_up_for_good_and_says_why(service_with: ServiceWith) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"resumable": False},
+        {"payload_type": PayloadType.PROTOBUF, "framing": Framing.V1},
+        {"payload_type": PayloadType.CBOR, "resumable": False},
+    ],
+)
+async def test_the_sdk_gives_up_for_good_and_says_why(service_with: ServiceWith, settings: dict[str, Any]) -> None:
     service = await service_with(**KEYS)
-    async with laptop_of(service) as laptop:
+    async with laptop_of(service, **settings) as laptop:
         for connection in tuple(service.server._board.connections):
             connection.cut()
         async with connect(service.url, V2) as phone:

@@ -35,11 +35,15 @@ export class Session {
     this.#isWanted = isWanted;
   }
 
-  /** What CONNECT asks for. */
+  /**
+   * What CONNECT asks for. It names the last session also where that cannot go on, without its token: so a newer device
+   * keeps the client.
+   */
   get wish(): Pick<Fields["CONNECT"], "resumable" | "resume"> {
-    if (!this.#isWanted) return {};
-    if (!this.mayContinue) return { resumable: true };
-    return { resumable: true, resume: { session_id: this.#id, resume_token: this.#token!, received: this.#received } };
+    const wish = this.#isWanted ? { resumable: true } : {};
+    if (this.#id === "") return wish;
+    const [resume_token, received] = this.mayContinue ? [this.#token!, this.#received] : ["", 0];
+    return { ...wish, resume: { session_id: this.#id, resume_token, received } };
   }
 
   /** Whether everything that the service may lack is here. */

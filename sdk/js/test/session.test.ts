@@ -27,7 +27,7 @@ test("a session whose messages are more than is kept goes on with the next confi
   const mebibyte = "x".repeat(2 ** 20);
   for (let n = 0; n < 5; n += 1) session.keep(mebibyte);
   assert.deepEqual([session.unconfirmed.length, session.mayContinue], [0, false]);
-  assert.deepEqual(session.wish, { resumable: true });
+  assert.deepEqual(session.wish, { resumable: true, resume: { session_id: "s", resume_token: "", received: 0 } });
 
   session.keep("sixth");
   assert.equal(session.mayContinue, false);
@@ -72,4 +72,13 @@ test("nothing is kept for a service that does not resume", () => {
   session.keep("a");
 
   assert.deepEqual([session.unconfirmed, session.mayContinue, session.report()], [[], false, {}]);
+});
+
+test("a client that does not resume names its session all the same, so that a newer device keeps the client", () => {
+  const session = new Session(false);
+  assert.deepEqual(session.wish, {});
+
+  session.accept({ status: "success", session_id: "s", resume_token: "r" });
+
+  assert.deepEqual(session.wish, { resume: { session_id: "s", resume_token: "", received: 0 } });
 });

@@ -40,6 +40,16 @@ class Exchange:
         return Resume(session_id=self._session_id, resume_token=self._token, received=journal.received)
 
     @property
+    def former(self) -> Resume | None:
+        """What CONNECT names: the session to go on with, or else the last one, so that a newer device keeps the client.
+
+        Without its token that one is not gone on with.
+        """
+        if self.offer is not None or not self._session_id:
+            return self.offer
+        return Resume(session_id=self._session_id, resume_token="", received=0)
+
+    @property
     def is_waiting(self) -> bool:
         """Whether a request waits for its reply."""
         return bool(self._pending)

@@ -403,7 +403,7 @@ class Link:
         connection, self._dialed = self._dialed, None
         is_dialed = connection is not None
         connection = connection or self._make_connection()
-        connect = msgspec.structs.replace(self._connect, auth_token=token, resume=self._exchange.offer)
+        connect = msgspec.structs.replace(self._connect, auth_token=token, resume=self._exchange.former)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 if not is_dialed:
