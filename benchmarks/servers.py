@@ -48,6 +48,8 @@ NO_MEDIA = """\
 backend = "none"
 """
 
+# A setting that earlier revisions do not have.
+_BYTE_RATE = "max_bytes_per_minute"
 _REFERENCES = Path("benchmarks/references")
 _NODE_MODULES = ROOT / _REFERENCES / "node_modules"
 
@@ -179,6 +181,7 @@ def service(
                 sfu=sfu,
                 metrics_port=metrics_port,
                 log=log,
+                counts_bytes=_BYTE_RATE in (source / "src/signal_manager/settings.py").read_text(),
             )
         )
         # What the developer's shell sets for the service must not reach this one.
@@ -199,7 +202,9 @@ def _service_config(
     sfu: Sfu | None,
     metrics_port: int,
     log: Path | None,
+    counts_bytes: bool,
 ) -> str:
+    byte_rate = f"{_BYTE_RATE} = {UNREACHED_RATE}000" if counts_bytes else ""
     bus = "" if nats_port is None else f'[bus]\nbackend = "nats"\nnats_url = "nats://127.0.0.1:{nats_port}"\n'
     # A JSON string is a TOML basic string too.
     api_keys = ", ".join(json.dumps(f"{client_id}:{token}") for client_id, token in tokens.items())
@@ -214,7 +219,7 @@ api_keys = [{api_keys}]
 
 [security]
 max_messages_per_minute = {UNREACHED_RATE}
-max_bytes_per_minute = {UNREACHED_RATE}000
+{byte_rate}
 
 [storage]
 backend = "{storage}"
