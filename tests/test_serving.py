@@ -235,3 +235,57 @@ async def test_a_strange_request_is_refused_and_hurts_nobody(line: bytes) -> Non
 
         async with plain_http() as http:
             assert (await http.get(f"http://127.0.0.1:{server.port}/")).text == "hello"
+
+
+# -- many requests at once ---------------------------------------------------------------------------------------
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+async def test_some_requests_at_once_are_answered_in_turn() -> None:
+    async with serving() as server, opened(server, REQUEST * 5 + LAST) as reader, asyncio.timeout(20):
+        assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 6
+
+
+async def test_requests_at_once_without_end_are_refused_before_they_cost_anything() -> None:
+    async with serving() as server, opened(server, REQUEST * 5_000) as reader:
+        with contextlib.suppress(ConnectionError):  # what it had not read when it closed resets the connection
+            async with asyncio.timeout(20):
+                assert (await reader.read()).count(b"HTTP/1.1 200 OK") <= 1
+
+
+async def test_what_comes_while_a_request_is_in_progress_waits_in_the_socket() -> None:
+    has_come, may_go = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: Request) -> PlainTextResponse:
+        has_come.set()
+        await may_go.wait()
+        return PlainTextResponse("slow")
+
+    app = Starlette(routes=[Route("/", hello), Route("/slow", slow)])
+    server = HttpServer(app, host="127.0.0.1", port=0, max_connections=3)
+    await server.start()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(REQUEST.replace(b"/ ", b"/slow ", 1))
+        await has_come.wait()
+        writer.write(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5_000_000)  # more than a socket's buffers take
+
+        (connection,) = server._open
+        await until(lambda: not connection.transport.is_reading())
+        assert len(connection._early) <= 1 << 20
+        may_go.set()
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(20):
+                assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 1
+        writer.transport.abort()
+    finally:
+        await server.stop()
+
+
+async def test_more_headers_than_anybody_sends_are_refused() -> None:
+    few, many = (b"GET / HTTP/1.1\r\nConnection: close\r\n" + b"X: y\r\n" * count + b"\r\n" for count in (120, 200))
+    for sent, status in ((few, b"200"), (many, b"400")):
+        async with serving() as server, opened(server, sent) as reader, asyncio.timeout(20):
+            assert (await reader.read()).startswith(b"HTTP/1.1 " + status)

@@ -23,6 +23,9 @@ _GRACE = 1
 # reaches this port could hold the file descriptors of all other clients.
 _REQUEST_TIMEOUT = 10.0
 _MAX_HEAD = 65_536
+_MAX_HEADERS = 128
+# Requests that may wait behind one in progress: what a single read brings could be thousands, each with its objects.
+_MAX_WAITING = 8
 # How long a client may take to read what is written to it (s): the largest answer is a script of the demo page.
 _WRITE_TIMEOUT = 30.0
 # Between two looks for clients that do not read, as a part of that time.
@@ -145,6 +148,7 @@ class _Connection(HttpToolsProtocol):
         self._request_timeout = request_timeout
         self._timer: asyncio.TimerHandle | None = None
         self._head: int | None = None  # bytes of a head that is not complete
+        self._early = b""  # what came while a request was in progress
         self._behind_since: float | None = None  # since when something waits to be read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -163,6 +167,10 @@ class _Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, within bounds."""
+        if self._is_busy:
+            self._early += data
+            self.flow.pause_reading()
+            return
         if self._timer is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_request()
         if self._head is not None:
@@ -171,8 +179,16 @@ class _Connection(HttpToolsProtocol):
         if self._head is not None and self._head > _MAX_HEAD and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; what is raised here is answered with 400."""
+        if len(self.headers) >= _MAX_HEADERS:
+            raise ValueError("too many headers")
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Take note that the head has arrived."""
+        if len(self.pipeline) >= _MAX_WAITING:
+            raise ValueError("too many requests at once")
         self._head = None
         super().on_headers_complete()
 
@@ -180,6 +196,17 @@ class _Connection(HttpToolsProtocol):
         """Take note that the request has arrived."""
         self._stop_waiting()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with what came in the meantime."""
+        super().on_response_complete()
+        if not self._early or self.transport.is_closing():
+            return
+        if self._is_busy:  # with another of the requests that came at once
+            self.flow.pause_reading()
+            return
+        data, self._early = self._early, b""
+        self.data_received(data)
 
     def look(self, now: float, limit: float) -> None:
         """Cut the connection if its client has left something unread for so long (s)."""
@@ -189,6 +216,11 @@ class _Connection(HttpToolsProtocol):
             self._behind_since = now
         elif now - self._behind_since > limit:
             self._give_way()
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether it owes an answer to a request that has wholly arrived."""
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
     @property
     def _is_idle(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from signal_manager.admin.numbers import Numbers
@@ -60,3 +63,22 @@ async def test_one_process_alone_needs_no_label() -> None:
 
 def test_questions_of_another_kind_are_for_others_to_answer() -> None:
     assert numbers("machine-0", 3).answer(b"\x81\xa5about\xa8sessions") is None
+
+
+async def test_those_who_ask_at_the_same_time_share_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_alone, readings = Numbers._read, 0
+
+    async def counted(self: Numbers) -> bytes:
+        nonlocal readings
+        readings += 1
+        return await read_alone(self)
+
+    monkeypatch.setattr(Numbers, "_read", counted)
+    metrics = Metrics()
+    asked = Numbers(metrics)
+
+    await asyncio.gather(*(asked.text() for _ in range(100)))
+    assert readings == 1
+
+    metrics.connections_opened.labelled().add(5)
+    assert read(await asked.text(), "signal_manager_connections_opened_total") == {None: 5}, "and no old one"

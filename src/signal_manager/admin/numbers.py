@@ -6,6 +6,7 @@ its worker. A worker that does not answer in time is left out, and `signal_manag
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
@@ -73,9 +74,21 @@ class Numbers:
         self._service, _, self._worker = (node_id or "").rpartition("-")
         self._workers = workers
         self._others = others
+        self._reading = asyncio.Lock()
+        self._begun = 0  # readings so far
+        self._text = b""  # the last one
 
     async def text(self) -> bytes:
-        """Return every number in Prometheus's text format."""
+        """Return every number in Prometheus's text format; those who ask at the same time share one reading."""
+        begun = self._begun
+        async with self._reading:
+            if self._begun == begun:  # else the last reading began after this question
+                await asyncio.sleep(0)  # until all who have just asked wait here
+                self._begun += 1
+                self._text = await self._read()
+            return self._text
+
+    async def _read(self) -> bytes:
         if self._workers < 2 or self._others is None:
             return generate_latest(self._registry)
         replies = await self._others(_encode(_Question(self._service)))
