@@ -107,6 +107,12 @@ class FakeSfu:
                 track.is_sending = True
         self._on_change()
 
+    def silence(self, session_id: str, *mids: str) -> None:
+        """The client of a session sends nothing any more of these tracks; it is as if they had been collected."""
+        for mid in mids:
+            self.sessions[MediaSessionId(session_id)].tracks[mid].is_sending = False
+        self._on_change()
+
     def expire(self, session_id: str) -> None:
         """Forget a session, as an SFU does with one that was never used."""
         del self.sessions[MediaSessionId(session_id)]

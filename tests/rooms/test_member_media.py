@@ -9,10 +9,12 @@ import pytest
 
 from signal_manager.errors import ConflictError, InvalidRequestError, TooLateError, UnavailableError
 from signal_manager.media import errors as media_errors
+from signal_manager.media.base import MediaSessionId, SessionState, TrackState
 from signal_manager.media.negotiation import Limits
 from signal_manager.protocol.messages import TrackRequest, TracksNew
 from signal_manager.rooms.member_media import Watching, kinds_of
-from tests.rooms.house import ROOM, Client, House, offer, running
+from signal_manager.rooms.pulse import Pulse
+from tests.rooms.house import LIMITS, ROOM, Client, House, offer, running
 
 PATIENT = Limits(pauses=(0.005,))
 
@@ -276,3 +278,158 @@ def test_kinds_are_read_from_an_offer() -> None:
 @pytest.mark.parametrize("sdp", ["", "m=", "a=mid:0", "m=video\na=mid:", "\x00", "m=audio 9\n" * 3])
 def test_what_is_no_description_has_no_kinds(sdp: str) -> None:
     assert set(kinds_of(sdp)) <= {""}
+
+
+# -- tracks that die -----------------------------------------------------------------------------------------------
+
+# As in `house`, with nothing asked about announced tracks unless something happens, or all the time.
+UNASKED = Watching(first_pause=0.005, longest_pause=0.02, check=1000.0, second_look=0.01)
+ASKED = Watching(first_pause=0.005, longest_pause=0.02, check=0.02, second_look=0.01)
+
+
+async def announced(house: House) -> tuple[Client, Client]:
+    """Return a sender whose camera is announced, and a receiver who has heard so."""
+    alice, bob = await sender_and_receiver(house)
+    await house.until(lambda: bob.told("tracks_published", of="alice"))
+    return alice, bob
+
+
+def asked(house: House) -> int:
+    """How often the SFU was asked what a session holds."""
+    return house.sfu.calls.count("session_state")
+
+
+async def test_a_pull_that_fails_makes_the_service_ask_and_unpublish_the_dead_track() -> None:
+    async with running(House(limits=LIMITS, watching=UNASKED)) as house:
+        _, bob = await announced(house)
+        house.sfu.silence("session-1", "0")
+
+        assert (await bob.pull("alice")).tracks[0].error_code == 404
+
+        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+        assert bob.events[-1].reason == "media lost"
+        assert [track.mid for track in bob.events[-1].tracks or ()] == ["0"]
+
+
+async def test_whoever_comes_in_and_fails_to_pull_makes_the_service_ask_too() -> None:
+    async with running(House(limits=LIMITS, watching=UNASKED)) as house:
+        _, bob = await announced(house)
+        house.sfu.silence("session-1", "0")
+
+        await house.client("carol").join(role="receiver")
+
+        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+
+
+@pytest.mark.parametrize(("answers", "dead"), [("+", ""), ("-", "0"), ("+-", ""), ("-+-", "0")])
+def test_a_failed_pull_counts_once_and_only_together_with_a_bad_answer(answers: str, dead: str) -> None:
+    pulse = Pulse()
+    pulse.announce("0")
+    pulse.doubt("0")
+
+    found: set[str] = set()
+    for answer in answers:
+        track = TrackState(mid="0", track_name="camera", location="local", is_active=answer == "+")
+        found |= pulse.read(SessionState(tracks=(track,)), pulse.ask()).dead
+
+    assert "".join(found) == dead
+
+
+def test_a_closed_track_of_the_same_section_does_not_hide_its_successor() -> None:
+    pulse = Pulse()
+    pulse.announce("0")
+    states = [
+        TrackState(mid="0", track_name=name, location="local", is_active=name == "new") for name in ("new", "old")
+    ]
+
+    findings = [pulse.read(SessionState(tracks=tuple(states)), pulse.ask()) for _ in range(3)]
+
+    assert {finding.dead for finding in findings} == {frozenset()}
+
+
+async def test_a_member_that_comes_back_is_asked_for_what_it_publishes() -> None:
+    async with running(House(watching=UNASKED)) as house:
+        alice, bob = await announced(house)
+        house.rooms.mark(alice.caller.session_id, is_away=True)
+        del house.sfu.sessions[MediaSessionId("session-1")].tracks["0"]
+
+        house.rooms.mark(alice.caller.session_id, is_away=False)
+
+        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+        assert next(event for event in bob.events if event.event == "tracks_unpublished").reason == "media lost"
+
+
+async def test_the_sfu_is_asked_now_and_then_and_two_bad_answers_unpublish_a_track() -> None:
+    async with running(House(watching=ASKED)) as house:
+        alice, bob = await announced(house)
+        await alice.publish("1", names=["screen"])
+        await house.until(lambda: len(bob.events) == 2)
+
+        house.sfu.silence("session-1", "1")
+
+        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+        assert [track.track_name for track in bob.events[-1].tracks or ()] == ["screen"]
+        participant = bob.events[-1].participant
+        assert participant is not None
+        assert [track.track_name for track in participant.tracks or ()] == ["camera"]
+
+
+async def test_a_track_that_was_given_up_is_announced_again_when_it_sends_again() -> None:
+    async with running(House(watching=ASKED)) as house:
+        _, bob = await announced(house)
+        house.sfu.silence("session-1", "0")
+        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+
+        house.sfu.send("session-1", "0")
+
+        await house.until(lambda: bob.news[-1][1] == "tracks_published")
+
+
+async def test_a_media_session_that_the_sfu_has_forgotten_takes_its_tracks_with_it() -> None:
+    async with running(House(watching=ASKED)) as house:
+        _, bob = await announced(house)
+
+        house.sfu.expire("session-1")
+
+        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+
+
+async def test_an_sfu_that_fails_or_does_not_answer_unpublishes_nothing() -> None:
+    async with running(House(watching=ASKED)) as house:
+        _, bob = await announced(house)
+        for _ in range(10):
+            house.sfu.fail("session_state", media_errors.UnreachableError("no route"))
+            house.sfu.fail("session_state", media_errors.TransientFaultError("503"))
+        await house.until(lambda: not house.sfu.failures["session_state"])
+        house.sfu.gate.clear()
+        await asyncio.sleep(5 * ASKED.check)
+        assert not bob.told("tracks_unpublished")
+        house.sfu.gate.set()
+        before = asked(house)
+        await house.until(lambda: asked(house) > before + 2)
+
+        assert not bob.told("tracks_unpublished")
+
+
+async def test_a_change_that_storage_refuses_is_tried_again_at_the_next_question() -> None:
+    async with running(House(watching=ASKED)) as house:
+        _, bob = await announced(house)
+        house.flaky.append((UnavailableError("locked"), False))
+
+        house.sfu.silence("session-1", "0")
+
+        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+
+
+async def test_nothing_is_asked_of_members_without_announced_tracks() -> None:
+    async with running(House(watching=ASKED)) as house:
+        alice, _ = await announced(house)
+        before = asked(house)
+        await house.until(lambda: asked(house) > before + 2)
+
+        await alice.close("0")
+        await house.settled()
+        before = asked(house)
+        await asyncio.sleep(10 * ASKED.check)
+
+        assert asked(house) <= before + 1

@@ -2,13 +2,15 @@
 
 The negotiator keeps the order and closes what is given up; here is what a room has to know about it. A track is
 negotiated long before its first packet reaches the SFU, and pulling it before that fails: so the SFU is asked, with
-growing pauses, and the room is told when a track is sending.
+growing pauses, and the room is told when a track is sending. Of what was announced it is asked now and then, since it
+forgets tracks that send nothing and tells nobody (`pulse.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -26,6 +28,7 @@ from signal_manager.media.base import (
     Published,
     Pulled,
     RemoteTrack,
+    SessionState,
     TrackResult,
     TrackUpdate,
 )
@@ -38,6 +41,7 @@ from signal_manager.metrics import Metrics
 from signal_manager.model import SessionId, Track
 from signal_manager.protocol.messages import PublishedTrack
 from signal_manager.rooms.ledger import MediaLedger
+from signal_manager.rooms.pulse import Pulse
 
 __all__ = ["MediaShared", "MemberMedia", "Watching", "kinds_of"]
 
@@ -47,12 +51,14 @@ T = TypeVar("T")
 
 
 class Watching(msgspec.Struct, frozen=True, kw_only=True):
-    """How the SFU is asked whether a track is sending. Times are in seconds."""
+    """How the SFU is asked whether tracks are sending, before and after they are announced. Times are in seconds."""
 
     first_pause: float = 0.05
     longest_pause: float = 2.0
     growth: float = 1.5
     patience: float = 30.0  # Cloudflare forgets a track without packets after as long
+    check: float = 30.0  # between questions about announced tracks, on average
+    second_look: float = 2.0  # between such questions at least, whatever the reason
 
 
 class MediaShared(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +82,7 @@ class MemberMedia:
     Args:
         label: for the SFU's own diagnostics.
         on_sending: awaited with tracks that others can pull from now on; an error means to try again.
+        on_dead: awaited with mids of announced tracks that do not send any more; an error means to try again.
         on_lost: called when a session was lost, with its id.
     """
 
@@ -86,11 +93,13 @@ class MemberMedia:
         *,
         label: str,
         on_sending: Callable[[tuple[Track, ...]], Awaitable[None]],
+        on_dead: Callable[[frozenset[str]], Awaitable[None]],
         on_lost: Callable[[SessionId], None],
     ) -> None:
         self._shared = shared
         self._label = label
         self._on_sending = on_sending
+        self._on_dead = on_dead
         self._on_lost = on_lost
         self._negotiator = Negotiator(
             shared.backend,
@@ -108,6 +117,10 @@ class MemberMedia:
         self._watcher: asyncio.Task[None] | None = None
         self._is_watched = False
         self._published = asyncio.Event()
+        self._pulse = Pulse()
+        self._next_check: asyncio.TimerHandle | None = None
+        self._check: asyncio.Task[None] | None = None
+        self._checked_at = float("-inf")
 
     @property
     def pending(self) -> int:
@@ -127,8 +140,7 @@ class MemberMedia:
         self._reopened += 1
         attempt = self._reopened
         self._negotiator.abandon()
-        self.tracks.clear()
-        self._silent.clear()
+        self._forget_tracks()
         try:
             await self.open()
         except SignalManagerError:
@@ -176,6 +188,7 @@ class MemberMedia:
         for mid in closed_mids(closed):
             self.tracks.pop(mid, None)
             self._silent.pop(mid, None)
+            self._pulse.forget((mid,))
         return closed
 
     def mute(self, muted: Mapping[str, bool]) -> None:
@@ -211,11 +224,22 @@ class MemberMedia:
     def close(self) -> None:
         """Give everything up, because the member has left: what is waiting is refused, what exists is closed."""
         self._is_watched = False
-        if self._watcher is not None:
-            self._watcher.cancel()
-        self.tracks.clear()
-        self._silent.clear()
+        for background in (self._watcher, self._check, self._next_check):
+            if background is not None:
+                background.cancel()
+        self._forget_tracks()
         self._negotiator.close()
+
+    def doubt(self, failed: Iterable[RemoteTrack]) -> None:
+        """Take note that somebody has failed to pull tracks: of those that were announced here the SFU is asked."""
+        names = {track.track_name for track in failed if track.session_id == self._negotiator.session_id}
+        self._pulse.doubt(mid for mid, track in self.tracks.items() if track.track_name in names)
+        if self._pulse.is_doubted:
+            self._check_after(0.0)
+
+    def check(self) -> None:
+        """Ask the SFU for the announced tracks now, for something suggests that they may have died."""
+        self._check_after(0.0)
 
     async def _in_session(self, operation: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -229,10 +253,14 @@ class MemberMedia:
     def _replaced(self, loss: ReplaceSession) -> None:
         if loss.reason is LossReason.ABANDONED:
             return  # see `reopen`
-        self.tracks.clear()
-        self._silent.clear()
+        self._forget_tracks()
         if loss.session_id is not None:
             self._on_lost(SessionId(loss.session_id))
+
+    def _forget_tracks(self) -> None:
+        self.tracks.clear()
+        self._silent.clear()
+        self._pulse.clear()
 
     def _watch(self) -> None:
         self._published.set()
@@ -271,6 +299,68 @@ class MemberMedia:
             await self._on_sending(sending)
             for track in sending:
                 self._silent.pop(track.mid, None)
+            self._note_announced(sending)
+
+    # -- whether announced tracks still send -----------------------------------------------------------------------
+
+    def _note_announced(self, tracks: Iterable[Track]) -> None:
+        self._pulse.announce(track.mid for track in tracks if track.mid in self.tracks)
+        if self._next_check is None:
+            self._check_after(self._usual_pause())
+
+    def _usual_pause(self) -> float:
+        return self._shared.watching.check * random.uniform(0.75, 1.25)  # noqa: S311 - not all members at once
+
+    def _check_after(self, pause: float) -> None:
+        """Let the next question come then, or when one that is under way is answered and another may follow."""
+        if not self._is_watched or (self._check is not None and not self._check.done()):
+            return
+        if self._next_check is not None:
+            self._next_check.cancel()
+        loop = asyncio.get_running_loop()
+        earliest = self._checked_at + self._shared.watching.second_look
+        self._next_check = loop.call_at(max(loop.time() + pause, earliest), self._begin_check)
+
+    def _begin_check(self) -> None:
+        self._next_check = None
+        if self._is_watched and self._pulse.is_worth_asking:
+            self._check = self._shared.start(self._check_announced, f"check tracks of {self._label}")
+
+    async def _check_announced(self) -> None:
+        pause = self._usual_pause()
+        doubted = self._pulse.ask()
+        try:
+            if await self._ask_for_announced(doubted) or self._pulse.is_doubted:
+                pause = 0.0
+        except SignalManagerError as error:  # which says nothing about tracks
+            self._pulse.doubt(doubted)
+            log.info("announced tracks not checked", session_id=self.session_id, reason=error.message)
+        finally:
+            self._check = None
+            self._checked_at = asyncio.get_running_loop().time()
+        self._check_after(pause)
+
+    async def _ask_for_announced(self, doubted: frozenset[str]) -> bool:
+        """Ask the SFU, pass on what has changed, and return whether to ask again soon."""
+        session_id = self._negotiator.session_id
+        if session_id is None:
+            return False
+        try:
+            state = await self._shared.backend.session_state(session_id)
+        except SessionGoneError:
+            state = SessionState()
+        if session_id != self._negotiator.session_id:
+            return False
+        dead, back, is_urgent = self._pulse.read(state, doubted)
+        if dead:
+            log.info("announced tracks are dead", session_id=session_id, mids=sorted(dead))
+            await self._on_dead(dead)
+            self._pulse.bury(dead)
+        again = tuple(self.tracks[mid] for mid in sorted(back) if mid in self.tracks)
+        if again:
+            await self._on_sending(again)
+            self._pulse.announce(track.mid for track in again if track.mid in self.tracks)
+        return is_urgent
 
     def _give_up_silent(self) -> None:
         now = asyncio.get_running_loop().time()

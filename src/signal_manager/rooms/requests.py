@@ -37,6 +37,7 @@ __all__ = [
     "closed_results",
     "everything",
     "muted_results",
+    "not_there",
     "published_results",
     "require_some",
     "role_of",
@@ -46,6 +47,9 @@ __all__ = [
     "to_pull",
     "to_update",
 ]
+
+# What the SFU says of a track of another session that it does not have, or gets nothing of.
+_NOT_THERE = frozenset({"not_found_track_error", "empty_track_error"})
 
 
 class Entered(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +206,15 @@ class Sources:
             else:
                 results.append(msgspec.structs.replace(template, mid=reply.mid))
         return results
+
+
+def not_there(replies: Sequence[media.TrackResult]) -> list[media.RemoteTrack]:
+    """Return the tracks that could not be pulled because the SFU does not have them, or gets nothing of them."""
+    return [
+        media.RemoteTrack(session_id=reply.session_id, track_name=reply.track_name)
+        for reply in replies
+        if reply.session_id is not None and reply.error is not None and reply.error.error_code in _NOT_THERE
+    ]
 
 
 def everything(publishers: Iterable[Publisher]) -> Sources:

@@ -20,6 +20,7 @@ import structlog
 
 from signal_manager.bus.base import Bus
 from signal_manager.errors import ConflictError, NotFoundError, SignalManagerError
+from signal_manager.media.base import RemoteTrack
 from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId, Track
 from signal_manager.protocol.messages import PublishedTrack
 from signal_manager.rooms import membership
@@ -205,6 +206,7 @@ class Roster:
                 self._ledger.on_behalf_of(client_id, room_id),
                 label=f"{room_id}/{client_id}",  # an SFU of several workers keeps together what has the room in common
                 on_sending=lambda tracks: self._publish(member, tracks),
+                on_dead=lambda mids: self._unpublish(member, "media lost", mids),
                 on_lost=lambda session_id: self._lost_media(member, session_id),
             )
         self._members[caller.session_id] = member
@@ -355,6 +357,8 @@ class Roster:
         """Take note that nothing comes from a session's client any more, or that something does again."""
         member = self._members.get(session_id)
         if member is not None:
+            if member.absence.is_away and not is_away and member.media is not None:
+                member.media.check()  # what it published may have died meanwhile
             member.absence.is_away = is_away
             self._report_absence(member)
 
@@ -452,6 +456,12 @@ class Roster:
             if session_id is not None:
                 publishers.append(Publisher(participant.client_id, session_id, tracks, announced))
         return publishers
+
+    def doubt(self, member: Membership, failed: Iterable[RemoteTrack]) -> None:
+        """Take note that a member has failed to pull these tracks; those of other nodes find out by themselves."""
+        for other in member.local.members.values():
+            if other.media is not None:
+                other.media.doubt(failed)
 
     async def unpublish(self, member: Membership, mids: frozenset[str], reason: str) -> None:
         """Tell the room that a member has closed these tracks; UnavailableError when that takes too long."""

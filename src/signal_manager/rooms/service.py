@@ -360,6 +360,7 @@ class RoomService:
         if not sources.remote:
             return TracksNewAck(tracks=sources.results(()))
         pulled = await media.pull(sources.remote)
+        self._roster.doubt(member, requests.not_there(pulled.tracks))
         return TracksNewAck(
             tracks=sources.results(pulled.tracks),
             offer_sdp=pulled.offer_sdp,
@@ -603,6 +604,7 @@ class RoomService:
         if not sources.remote:
             return Entered(ice_servers=servers)
         pulled = await media.pull(sources.remote)
+        self._roster.doubt(member, requests.not_there(pulled.tracks))
         return Entered(
             ice_servers=servers,
             offer_sdp=pulled.offer_sdp,
