@@ -68,7 +68,7 @@ class SfuSettings:
     max_body: int = 512 * 1024
     max_sdp: int = 256 * 1024
     max_sessions: int = 1000
-    # What one process may forward; a core of the machine that this was measured on carries twice as much.
+    # What one process may forward; a core of the machine that this was measured on carries over twice as much.
     max_packets_per_second: int = 15_000
     # The share of its core that the SFU's thread may use before nobody else is let in.
     max_busy: float = 0.85
