@@ -346,13 +346,33 @@ async def test_members_of_a_node_that_is_not_heard_of_are_away_until_it_says_oth
         assert bus._sweeper is not None
         bus._sweeper.cancel()  # it says no more that it is there, and hears what others say of it
 
-        seen = [await events_until(client, "participant_back") for client in (ann, ben)]
+        for client in (ann, ben):
+            seen: list[str] = []
+            while seen[-1:] != ["participant_back"]:
+                event = (await client.expect("ROOM_EVENT")).fields
+                # On a busy machine, at these times, the others may be away for a moment too.
+                if event["participant"]["client_id"] == "cat":
+                    seen.append(event["event"])
+            assert seen[-2:] == ["participant_away", "participant_back"]
 
-        for events in seen:
-            assert [(each["event"], each["participant"]["client_id"]) for each in events[-2:]] == [
-                ("participant_away", "cat"),
-                ("participant_back", "cat"),
-            ]
+
+async def test_a_node_that_stood_still_itself_misses_nobody(
+    nodes: list[Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await until_nodes_know_each_other(nodes)
+    bus = nodes[0].server._board.bus
+    assert isinstance(bus, NatsBus)
+    missed: list[str] = []
+    monkeypatch.setattr(bus, "_on_gone", missed.append)
+    await until(lambda: bus._swept_at is not None)
+    assert bus._swept_at is not None
+
+    # As after ten seconds in which this process had no turn, and has not read yet what the others have said.
+    bus._swept_at -= 10
+    bus._peers = {peer: at - 10 for peer, at in bus._peers.items()}
+    bus._sweep()
+
+    assert (len(bus._peers), missed) == (2, [])
 
 
 async def test_metadata_that_changes_is_told_on_all_nodes(nodes: list[Service]) -> None:

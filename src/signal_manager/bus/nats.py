@@ -154,6 +154,7 @@ class NatsBus(LocalBus[S]):
         self._on_gone: GoneHandler = lambda node_id: None
         self._peers: dict[str, float] = {}  # the other nodes, and when each was last heard of
         self._next_hello = 0.0
+        self._swept_at: float | None = None
         self._on_question_to_all: QuestionHandler = lambda question: b""
         self._hand_over: HandOver = lambda client_id, wants: None
 
@@ -439,6 +440,10 @@ class NatsBus(LocalBus[S]):
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(_SWEEP, self._sweep)
         now = loop.time()
+        late = 0.0 if self._swept_at is None else now - self._swept_at - _SWEEP
+        self._swept_at = now
+        if late > _SWEEP:  # this process stood still: what the others have said in the meantime is still to be read
+            self._peers = {peer: at + late for peer, at in self._peers.items()}
         if now >= self._next_hello:
             self._next_hello = now + _HELLO
             self._publish_to_all(Hello(self._node_id))
