@@ -207,6 +207,19 @@ def test_a_new_name_wins_over_the_old_one(load_text: Load) -> None:
     assert loaded.config.server.heartbeat_interval == 25
 
 
+def test_an_old_name_that_is_not_used_is_not_said_to_be_taken(load_text: Load) -> None:
+    warnings = str(load_text("[server]\nheartbeat_interval = 20\n[heartbeat]\ninterval = 40\n").warnings)
+
+    assert "without effect here: heartbeat.interval" in warnings
+    assert "taken under new names" not in warnings
+
+
+def test_null_is_understood_in_a_file_with_line_ends_of_windows(load_text: Load) -> None:
+    warnings = str(load_text("[gcp]\r\ncredentials_path = null\r\nregion = 'x'\r\n").warnings)
+
+    assert "credentials_path = null is taken as not set" in warnings
+
+
 def test_a_store_that_is_named_is_the_one_that_is_used(load_text: Load) -> None:
     loaded = load_text('[firestore]\nproject_id = "p"\n[storage]\nbackend = "sqlite"')
 

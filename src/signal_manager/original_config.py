@@ -47,7 +47,7 @@ _MAY_BE_PLACEHOLDERS = (
 )
 
 # The README of the original writes an optional setting so, which is no TOML.
-_NULL = re.compile(r"^[ \t]*([\w-]+)[ \t]*=[ \t]*null[ \t]*(?:#.*)?$", re.MULTILINE | re.ASCII)
+_NULL = re.compile(r"^[ \t]*([\w-]+)[ \t]*=[ \t]*null[ \t]*(?:#.*)?\r?$", re.MULTILINE | re.ASCII)
 
 
 class Translation(NamedTuple):
@@ -68,16 +68,21 @@ def translate(document: Mapping[str, Any]) -> Translation:
     """Return a file's tables in this service's words; what neither service knows stays as it is."""
     tables = {section: dict(table) if isinstance(table, dict) else table for section, table in document.items()}
     renamed: dict[str, str] = {}
+    unused: list[str] = []
     for old, new in RENAMED.items():
         section, key = old.split(".")
         if key in _table(tables, section):
             value = tables[section].pop(key)
-            renamed[old] = new
             new_section, new_key = new.split(".")
-            _table(tables, new_section, make=True).setdefault(new_key, value)
+            target = _table(tables, new_section, make=True)
+            if new_key in target:
+                unused.append(old)
+            else:
+                renamed[old] = new
+                target[new_key] = value
     if _table(tables, "logging").get("file_output") is False:
         tables["logging"].pop("file_path", None)
-    without_effect = [name for name in sorted(WITHOUT_EFFECT) if _remove(tables, name)]
+    without_effect = unused + [name for name in sorted(WITHOUT_EFFECT) if _remove(tables, name)]
     unset = [name for name in _MAY_BE_PLACEHOLDERS if is_placeholder(name, _value(tables, name))]
     for name in unset:
         _remove(tables, name)
