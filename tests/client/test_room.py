@@ -25,7 +25,7 @@ from signal_manager.client import (
     RoomReconnecting,
     SignalClient,
 )
-from signal_manager.errors import ForbiddenError, InvalidRequestError, NotFoundError, TooLateError
+from signal_manager.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError, TooLateError
 from signal_manager.protocol.messages import (
     ErrorMessage,
     Member,
@@ -80,6 +80,55 @@ def answer_with(service: FakeService, kind: type[Message], make: Any) -> list[Me
 
     service.answer = answer
     return asked
+
+
+def keep_waiting(service: FakeService) -> list[Message]:
+    """Answer nobody who joins, and return who joins and leaves as the list grows."""
+    said: list[Message] = []
+
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        if isinstance(message, RoomJoin | RoomLeave):
+            said.append(message)
+        if not isinstance(message, RoomJoin):
+            await service.default_answer(client, message_id, message)
+
+    service.answer = answer
+    return said
+
+
+async def test_giving_up_a_second_join_of_a_room_does_not_end_the_first(
+    service: FakeService, client: SignalClient, room: Room
+) -> None:
+    said = keep_waiting(service)
+    second = asyncio.create_task(client.join("demo"))
+    await client.heartbeat()
+
+    second.cancel()
+    (error,) = await asyncio.gather(second, return_exceptions=True)
+    await client.heartbeat()
+
+    assert said == []
+    assert isinstance(error, ConflictError)
+    assert room.state == "joined"
+
+
+async def test_a_room_can_be_joined_again_while_a_join_is_being_given_up(
+    service: FakeService, client: SignalClient
+) -> None:
+    said = keep_waiting(service)
+    given_up = asyncio.create_task(client.join("demo"))
+    await client.heartbeat()
+    with pytest.raises(ConflictError, match="is joining it"):
+        await client.join("demo")
+
+    given_up.cancel()
+    await asyncio.sleep(0)
+    service.answer = service.default_answer
+    room = await within(client.join("demo"))
+
+    assert given_up.cancelled()
+    assert [type(message) for message in said] == [RoomJoin]
+    assert room.state == "joined"
 
 
 async def test_members_come_change_and_go(service: FakeService, room: Room) -> None:

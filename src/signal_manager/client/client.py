@@ -36,6 +36,7 @@ from signal_manager.client.room import Room
 from signal_manager.client.timing import Clock, RetryPolicy
 from signal_manager.client.tokens import Token, TokenSource
 from signal_manager.errors import (
+    ConflictError,
     InvalidRequestError,
     TooLateError,
     UnavailableError,
@@ -373,6 +374,9 @@ class SignalClient:
             auto_pull=auto_pull,
             retry=retry,
         )
+        # The service would refuse it too, but giving up this attempt would end the membership that there is.
+        if any(each.id == room_id and each.is_taken for each in self._rooms):
+            raise ConflictError(f"this client is in room {room_id} already, or is joining it")
         self._rooms.append(room)
         try:
             await room.enter(tracks, create=create)

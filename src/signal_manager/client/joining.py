@@ -76,6 +76,7 @@ class Joining:
         self._publications = publications
         self._open_media = open_media
         self._connection = connection
+        self.is_giving_up = False  # failed to come in, and sees to it that nothing is left behind
 
     async def enter(self, fresh: list[Publication], *, may_create: bool, welcome: Welcome) -> None:
         """Become a member, with a new media session; whoever fails to leaves nothing behind.
@@ -87,6 +88,7 @@ class Joining:
         """
         # Whoever joins again brings what it published since, as if it had had it from the start.
         is_sender = self._role != "receiver" and bool(fresh)
+        self.is_giving_up = False
         media: MediaSession | None = None
         try:
             # The service still counts this client in where it has not heard yet that it left.
@@ -111,6 +113,7 @@ class Joining:
             welcome(ack, media)
         except BaseException as error:
             # Before anything is awaited, so that nothing can come between: not even a second cancellation.
+            self.is_giving_up = True
             if may_be_in := _may_be_member(error):
                 self.note_departure()
             if media is not None:

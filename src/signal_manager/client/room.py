@@ -148,6 +148,7 @@ class Room:
         self._entry: Entry | None = None
         self._metadata: Mapping[str, Any] | None = None
         self._has_media = False
+        self._has_been_in = False
         self._is_closed = False
         self._connections = 0  # that the client has made since this object was
         self._worker: asyncio.Task[None] | None = None
@@ -347,6 +348,11 @@ class Room:
 
     # What the client calls
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether this is the client's place in the room, now or soon; a failed attempt to come in is none."""
+        return not self._is_closed and (self._has_been_in or not self._joining.is_giving_up)
+
     async def enter(self, tracks: Sequence[MediaStreamTrack], *, create: bool) -> None:
         """Join for the first time; `SignalClient.join` is the way to call this."""
         if self._role not in {None, "sender", "receiver"}:
@@ -417,6 +423,7 @@ class Room:
     def _welcome(self, ack: RoomAck, media: MediaSession | None) -> None:
         offer = None if ack.offer_sdp is None else (ack.offer_sdp, ack.tracks)
         entry = self._entry = Entry(media, offer)
+        self._has_been_in = True
         self._has_media = media is not None
         self._news.begin_with(ack, entry)
 
