@@ -143,6 +143,50 @@ async def test_muting_stops_sound_and_picture_until_it_is_undone(guest: OpenGues
     await alice.sees(bob)
 
 
+# Another video in place of the camera, which the browser itself ends: what is shared of a screen ends so too.
+_SHARE = """() => {
+    navigator.mediaDevices.getUserMedia = async () => {
+        const generator = new MediaStreamTrackGenerator({ kind: "video" });
+        const writer = generator.writable.getWriter();
+        const canvas = new OffscreenCanvas(320, 180);
+        const context = canvas.getContext("2d");
+        let count = 0;
+        const timer = setInterval(() => {
+            context.fillStyle = `hsl(${(count * 20) % 360} 80% 50%)`;
+            context.fillRect(0, 0, 320, 180);
+            const frame = new VideoFrame(canvas, { timestamp: 100_000 * count++ });
+            writer.write(frame).catch(() => clearInterval(timer)); // once the track is stopped
+        }, 100);
+        window.stopSharing = () => { clearInterval(timer); return writer.close(); };
+        return new MediaStream([generator]);
+    };
+}"""
+_STOP = "() => document.querySelector('[data-own=true] video').srcObject.getVideoTracks()[0].stop()"
+
+
+@pytest.mark.parametrize("end", [_STOP, "() => window.stopSharing()"], ids=["stopped by code", "ended by the browser"])
+async def test_a_picture_that_has_ended_is_gone_from_the_others_tiles(guest: OpenGuest, end: str) -> None:
+    heard: list[bytes] = []
+    alice = await guest("alice", joins=False)
+
+    def note(frame: str | bytes) -> None:
+        heard.append(frame.encode() if isinstance(frame, str) else frame)
+
+    alice.page.on("websocket", lambda socket: socket.on("framereceived", note))
+    await alice.join()
+    bob = await guest("bob", "room=tests", joins=False)
+    await bob.page.evaluate(_SHARE)
+    await bob.join()
+    await alice.sees(bob)
+
+    await bob.page.evaluate(end)
+
+    await expect(alice.tile(bob)).not_to_have_class(re.compile(r"\blive\b"), timeout=TIME_LIMIT * 1000)
+    await expect(alice.tile(bob)).to_be_visible()
+    (unpublished,) = [frame for frame in heard if b'"tracks_unpublished"' in frame]
+    assert b'"reason":"ended"' in unpublished
+
+
 async def test_someone_who_only_watches_sees_the_others(guest: OpenGuest) -> None:
     alice = await guest("alice")
     bob = await guest("bob", joins=False)
