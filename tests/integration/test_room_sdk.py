@@ -37,7 +37,7 @@ from signal_manager.config import Config
 from signal_manager.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError, UnavailableError
 from signal_manager.media.sfu import LocalSfu
 from signal_manager.model import Grants
-from signal_manager.protocol.messages import Message, RoomAck, RoomEntry
+from signal_manager.protocol.messages import Message, RoomAck, RoomEntry, TracksNew
 from tests.waiting import until
 
 SECRET = "a secret of thirty-two characters"
@@ -221,6 +221,63 @@ async def test_a_restart_of_ice_is_a_pause_for_the_others_and_no_departure(house
     assert again.track is not first.track
     assert room.state == "joined"
     assert gone == []
+
+
+async def test_a_pull_that_brings_the_former_session_of_its_publisher_is_done_again(house: House) -> None:
+    bob: Any = await house.join("bob")
+    client = house.clients[0]
+    ask = client.request
+    asked: list[Message] = []
+
+    async def slow(message: Message, *arguments: Any, **options: Any) -> Any:
+        reply = await ask(message, *arguments, **options)
+        if isinstance(message, TracksNew):
+            asked.append(message)
+        if len(asked) == 1 and isinstance(message, TracksNew):
+            former = bob.participants["alice"].session_id
+            alice.restart_ice()
+            await until(lambda: bob.participants["alice"].session_id != former)
+            await until(lambda: not any(track.is_paused for track in bob.participants["alice"].tracks.values()))
+        return reply
+
+    client.request = slow  # type: ignore[method-assign]
+    alice = await house.join("alice", Picture())
+
+    added = await following(bob, TrackAdded)
+
+    await grey_of(added.track, BRIGHT)
+    assert len(asked) == 2
+
+
+async def test_a_silent_path_is_lost_where_something_comes_in_and_nowhere_else(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal_manager.client.media.SILENCE", 0.5)
+    alice, bob = await house.join("alice", Picture()), await house.join("bob")
+    await following(bob, TrackAdded)
+    lost: list[RoomReconnecting] = []
+    bob.on("reconnecting", lost.append)
+
+    async def reconnect() -> None:
+        await house.clients[1].reconnect()
+        await asyncio.sleep(1.0)
+
+    await reconnect()
+    assert lost == []  # media flows
+    await alice.leave()
+    await following(bob, ParticipantLeft)
+    await reconnect()
+    assert lost == []  # there is nothing that could flow
+
+    alice = await house.clients[0].join("demo", tracks=[Picture()])
+    await following(bob, TrackAdded)
+
+    async def stand_still(_session: object) -> int:
+        return 0
+
+    monkeypatch.setattr("signal_manager.client.media.MediaSession._count_received", stand_still)
+    await reconnect()
+    await until(lambda: len(lost) > 0)
 
 
 async def test_a_lost_media_session_is_replaced_and_everything_published_and_pulled_again(house: House) -> None:

@@ -34,7 +34,7 @@ export interface MediaListener {
   /** The session cannot go on; comes once, and not after `close`. */
   onLost(error: Error): void;
   /** The receiving end of a pulled track is there. */
-  onTrack(ref: TrackRef, mid: string, track: MediaStreamTrack): void;
+  onTrack(result: TrackResult, mid: string, track: MediaStreamTrack): void;
 }
 
 /**
@@ -153,22 +153,20 @@ export class MediaSession {
   async pull(refs: TrackRef[]): Promise<TrackResult[]> {
     const tracks = refs.map(({ clientId, name }) => ({ client_id: clientId, track_name: name }));
     const reply = await this.#ask("TRACKS_NEW", { tracks });
-    const results = refs.map((ref, index) => findResult(reply.tracks, ref) ?? reply.tracks[index] ?? {});
-    const mids = new Map<string, TrackRef>();
-    for (const [index, ref] of refs.entries()) {
-      const { mid, error_code } = results[index] ?? {};
-      if (mid && error_code === undefined) mids.set(mid, ref);
-    }
-    await this.answer(reply.offer_sdp, mids);
+    const results = tracks.map((track, index) => ({
+      ...track,
+      ...(findResult(reply.tracks, track) ?? reply.tracks[index]),
+    }));
+    await this.answer(reply.offer_sdp, results);
     return results;
   }
 
   /** Answer the SFU's offer for pulled tracks, which are announced by their mids; without an offer only announce. */
-  async answer(offerSdp: string | undefined, mids: ReadonlyMap<string, TrackRef>): Promise<void> {
+  async answer(offerSdp: string | undefined, results: TrackResult[]): Promise<void> {
     if (offerSdp !== undefined) await this.#peer.setRemoteDescription({ type: "offer", sdp: offerSdp });
     for (const { mid, receiver } of this.#peer.getTransceivers()) {
-      const ref = mids.get(mid ?? "");
-      if (mid !== null && ref !== undefined) this.#listener.onTrack(ref, mid, receiver.track);
+      const result = results.find((each) => each.mid === mid && each.error_code === undefined);
+      if (mid && result) this.#listener.onTrack(result, mid, receiver.track);
     }
     if (offerSdp === undefined) return;
     await this.#peer.setLocalDescription();
@@ -192,21 +190,25 @@ export class MediaSession {
     await this.#ask("TRACKS_CLOSE", { tracks: mids.map((mid) => ({ mid })) });
   }
 
-  /** Tell whether the path to the SFU is lost, for all that can be seen within `SILENCE`. */
-  async hasLostPath(): Promise<boolean> {
+  /**
+   * Tell whether the path to the SFU is lost, for all that can be seen within `SILENCE`: it is silent by itself where
+   * nothing is sent, which the SFU reports on, and nothing comes in.
+   */
+  async hasLostPath(isReceiving: () => boolean): Promise<boolean> {
     if (this.#peer.connectionState === "disconnected" || this.#peer.connectionState === "failed") return true;
-    if (!this.isConnected) return false;
+    const isFed = (): boolean => this.isConnected && (this.#senders.size > 0 || isReceiving());
+    if (!isFed()) return false;
     const before = await this.#countReceived();
     await new Promise((resolve) => setTimeout(resolve, SILENCE));
-    return this.isConnected && (await this.#countReceived()) === before;
+    return isFed() && (await this.#countReceived()) === before;
   }
 
   async #countReceived(): Promise<number> {
     let received = 0;
     (await this.#peer.getStats()).forEach((report: RTCIceCandidatePairStats) => {
       if (report.type !== "candidate-pair") return;
-      const { bytesReceived = 0, requestsReceived = 0, responsesReceived = 0 } = report;
-      received += bytesReceived + requestsReceived + responsesReceived;
+      const { bytesReceived = 0, responsesReceived = 0 } = report;
+      received += bytesReceived + responsesReceived;
     });
     return received;
   }
@@ -268,6 +270,6 @@ function renewalDelay(expiresAt: number): number {
   return Math.max(RENEWAL_PAUSE, left - Math.min(RENEWAL_MARGIN, left / 10));
 }
 
-function findResult(results: TrackResult[], ref: TrackRef): TrackResult | undefined {
-  return results.find((result) => result.client_id === ref.clientId && result.track_name === ref.name);
+function findResult(results: TrackResult[], { client_id, track_name }: TrackResult): TrackResult | undefined {
+  return results.find((result) => result.client_id === client_id && result.track_name === track_name);
 }

@@ -4,7 +4,7 @@
  * `room.ts` keeps these in order and pulls the tracks; here is what a state or an event changes, and who hears of it.
  */
 
-import type { JsonObject, Member, PublishedTrack, RoomEvent, TrackKind } from "./messages.js";
+import type { JsonObject, Member, PublishedTrack, RoomEvent, TrackKind, TrackResult } from "./messages.js";
 import type { TrackRef } from "./media.js";
 
 /** A track that another member publishes. */
@@ -119,6 +119,11 @@ export class Members {
     return this.#tracks().filter((track) => track.isWanted && track.mid === null && !track.isPaused);
   }
 
+  /** Whether something is received from members that are there. */
+  get areHeard(): boolean {
+    return this.#tracks().some(({ clientId, mid }) => mid !== null && !this.all.get(clientId)?.away);
+  }
+
   /** Tell whether a track is still published. */
   has(track: PulledTrack): boolean {
     return this.all.get(track.clientId)?.tracks.get(track.name) === track;
@@ -168,10 +173,13 @@ export class Members {
   }
 
   /** Note that a pulled track is there; when nobody wants it any more it is stale. */
-  announce({ clientId, name }: TrackRef, mid: string, track: MediaStreamTrack): void {
+  announce(result: TrackResult, mid: string, track: MediaStreamTrack): void {
+    const { client_id: clientId = "", track_name: name = "", session_id: sessionId } = result;
     const participant = this.all.get(clientId);
     const pulled = participant?.tracks.get(name);
-    if (participant === undefined || !pulled?.isWanted || pulled.mid !== null) return this.#listener.onStale(mid);
+    // A pull that was under way while its publisher's media session was replaced has brought what has ended.
+    const isFormer = sessionId !== undefined && sessionId !== participant?.sessionId;
+    if (!participant || !pulled?.isWanted || pulled.mid !== null || isFormer) return this.#listener.onStale(mid);
     // The end of the last media session, kept until now so that there is something to show.
     this.#retire(participant, pulled);
     pulled.mid = mid;

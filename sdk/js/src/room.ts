@@ -19,7 +19,7 @@ import {
   UnavailableError,
   errorFromWire,
 } from "./errors.js";
-import { MEDIA_TIMEOUT, MediaSession, type PeerConnectionConstructor, type TrackRef } from "./media.js";
+import { MEDIA_TIMEOUT, MediaSession, type PeerConnectionConstructor } from "./media.js";
 import { Members, type MemberEvents, type Participant, type PulledTrack } from "./members.js";
 import type {
   IceServer,
@@ -391,7 +391,7 @@ export class Room extends Emitter<RoomEvents> {
     const media: MediaSession = new MediaSession(this.#client, this.id, iceServers, PeerConnection, {
       onConnected: () => this.#calmDown(),
       onLost: (error) => this.#entry?.media === media && this.#loseMedia(this.#entry, error),
-      onTrack: (ref, mid, track) => this.#members.announce(ref, mid, track),
+      onTrack: (result, mid, track) => this.#members.announce(result, mid, track),
     });
     return media;
   }
@@ -446,7 +446,7 @@ export class Room extends Emitter<RoomEvents> {
   /** After a reconnect, which often comes of another network, see whether the media's path is lost too. */
   async #checkPath(): Promise<void> {
     const entry = this.#entry;
-    if (entry?.media && (await entry.media.hasLostPath())) {
+    if (entry?.media && (await entry.media.hasLostPath(() => this.#members.areHeard))) {
       this.#loseMedia(entry, new UnavailableError("the path to the SFU is lost"));
     }
   }
@@ -668,13 +668,7 @@ export class Room extends Emitter<RoomEvents> {
 
   async #answerWelcome(entry: Entry, media: MediaSession, offer: NonNullable<Entry["offer"]>): Promise<void> {
     entry.offer = null;
-    const mids = new Map<string, TrackRef>();
-    for (const { mid, client_id: clientId, track_name: name, error_code } of offer.tracks) {
-      if (!mid || error_code !== undefined) continue;
-      if (clientId !== undefined && name !== undefined) mids.set(mid, { clientId, name });
-      else entry.stale.push(mid);
-    }
-    await this.#attempt(entry, [], () => media.answer(offer.sdp, mids));
+    await this.#attempt(entry, [], () => media.answer(offer.sdp, offer.tracks));
   }
 
   async #publish(entry: Entry, media: MediaSession, publications: Publication[]): Promise<void> {
@@ -754,6 +748,7 @@ function mayBeMember(error: unknown): boolean {
 }
 
 function errorOf(result: TrackResult): SignalManagerError {
-  const { error_message, error_code } = result;
-  return errorFromWire(error_message ?? "the SFU took no notice of the track", { code: error_code ?? 502 });
+  const { error_message, error_code, mid } = result;
+  const code = error_code ?? (mid ? 503 : 502); // what came from a media session that has been replaced comes again
+  return errorFromWire(error_message ?? "the SFU took no notice of the track", { code });
 }

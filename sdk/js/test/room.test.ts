@@ -571,6 +571,55 @@ test("a replaced media session that publishes less ends the rest for the others"
   assert.equal(alice.state, "joined");
 });
 
+test("a pull that brings the former media session of a publisher is stale, and done again", async () => {
+  const [alice, bob] = [await join("alice"), await join("bob", { autoPull: false })];
+  const heard = listen(bob);
+  await alice.publish(makeStream("video"));
+  sfu.fail("TRACKS_NEW", (connection, request) => {
+    const member = sfu.member("demo", "alice");
+    const former = member.sessionId;
+    member.sessionId = "next";
+    const { tracks } = member;
+    for (const event of ["media_replaced", "tracks_published"] as const) {
+      sfu.announce("demo", { event, participant: sfu.describe("demo", "alice"), tracks });
+    }
+    member.sessionId = former;
+    service.onMessage(connection, request);
+    member.sessionId = "next";
+  });
+
+  const isThere = (): boolean => bob.participants.get("alice")!.tracks.has("video");
+  while (!isThere()) await new Promise((resolve) => setTimeout(resolve, 5));
+  bob.pull("alice", "video");
+
+  await hear(heard, "track alice video");
+  assert.equal(sfu.count("TRACKS_NEW"), 1 + 2 + 1); // alice's, and bob's, of which the first is counted twice
+  assert.equal(sfu.count("TRACKS_CLOSE"), 1);
+});
+
+test("after a reconnect a silent path is lost where something is sent or received, and nowhere else", async () => {
+  sfu.resumeSessions(service);
+  const alice = await join("alice");
+  const heard = listen(alice);
+  const reconnect = async (): Promise<void> => {
+    const back = new Promise((resolve) => clients[0]!.on("reconnected", resolve));
+    sfu.member("demo", "alice").connection.socket.terminate();
+    await soon(back, "the next connection");
+    await new Promise((resolve) => setTimeout(resolve, 1600));
+  };
+  peerOf(0).become("connected");
+
+  await reconnect();
+  assert.equal(alice.state, "joined");
+  assert.equal(FakePeer.all.length, 1);
+
+  await alice.publish(makeStream("video"));
+  await reconnect();
+  await hear(heard, "reconnecting", "reconnected");
+  assert.equal(FakePeer.all.length, 2);
+  assert.equal(sfu.count("WEBRTC_ROOM_LEAVE"), 0);
+});
+
 test("a service that cannot replace a media session is left and joined again", async () => {
   const alice = await join("alice");
   const heard = listen(alice);

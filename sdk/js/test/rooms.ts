@@ -276,7 +276,9 @@ export class FakeRooms {
         ?.tracks.find((each) => each.track_name === track_name);
       if (code !== undefined) return { client_id, track_name, error_code: code, error_message: "bad track" };
       if (source === undefined) return { client_id, track_name, error_code: 404, error_message: "no such track" };
-      return this.#addSection(member, { client_id: client_id!, track_name, kind: source.kind! });
+      const { sessionId } = this.member(roomId, client_id!);
+      const pulled = this.#addSection(member, { client_id: client_id!, track_name, kind: source.kind! });
+      return { ...pulled, session_id: sessionId };
     });
     const isOffer = results.some(({ mid }) => mid !== undefined);
     connection.send("TRACKS_NEW_ACK", { tracks: results, ...(isOffer ? this.#offer(member) : {}) }, request.id);

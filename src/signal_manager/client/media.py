@@ -208,7 +208,11 @@ class MediaSession:
         reply = await self._ask(TracksNew(room_id=self._room_id, tracks=requests), TracksNewAck)
         found = {(result.client_id, result.track_name): result for result in reply.tracks}
         results = [found.get((track.client_id, track.name), TrackResult()) for track in tracks]
-        pulled = {r.mid: t for t, r in zip(tracks, results, strict=True) if r.mid and r.error_code is None}
+        pulled: dict[str, PulledTrack] = {}
+        for track, result in zip(tracks, results, strict=True):
+            if result.mid and result.error_code is None:
+                pulled[result.mid] = track
+                track.source = result.session_id
         undecodable = await self.answer(reply.offer_sdp, pulled)
         return [
             structs.replace(result, error_code=400, error_message=UNDECODABLE) if result.mid in undecodable else result
@@ -250,9 +254,12 @@ class MediaSession:
         for mid in mids:
             self._descriptions.retire(mid)
 
-    async def has_lost_path(self) -> bool:
-        """Tell whether the path to the SFU is lost, for all that can be seen within `SILENCE`."""
-        if not self.is_connected:
+    async def has_lost_path(self, is_receiving: Callable[[], bool]) -> bool:
+        """Tell whether the path to the SFU is lost, for all that can be seen within `SILENCE`.
+
+        It is silent by itself where nothing is sent, which the SFU reports on, and nothing comes in.
+        """
+        if not self._is_fed(is_receiving):
             return False
         before = await self._count_received()
         try:
@@ -262,7 +269,10 @@ class MediaSession:
                     await self._changed.wait()
         except TimeoutError:
             pass
-        return self.is_connected and await self._count_received() == before
+        return self._is_fed(is_receiving) and await self._count_received() == before
+
+    def _is_fed(self, is_receiving: Callable[[], bool]) -> bool:
+        return self.is_connected and (bool(self._senders) or is_receiving())
 
     async def _count_received(self) -> int:
         reports = await self._peer.getStats()

@@ -41,6 +41,7 @@ class PulledTrack:
         self.is_wanted = is_wanted
         self.mid: str | None = None  # in the present media session
         self.attempts = 0  # to pull it, in a row
+        self.source: str | None = None  # the media session that it was pulled from last
         self.is_paused = False  # its publisher has a new media session and does not send there yet
 
 
@@ -93,6 +94,10 @@ class Members:
     def wanted(self) -> list[PulledTrack]:
         """The tracks that are to be pulled and are not."""
         return [track for track in self._tracks() if track.is_wanted and track.mid is None and not track.is_paused]
+
+    def are_heard(self) -> bool:
+        """Tell whether something is received from members that are there."""
+        return any(track.mid is not None and not self.all[track.client_id].away for track in self._tracks())
 
     def has(self, track: PulledTrack) -> bool:
         """Tell whether a track is still published."""
@@ -157,11 +162,14 @@ class Members:
 
     def announce(self, pulled: PulledTrack, mid: str, track: MediaStreamTrack) -> None:
         """Note that a pulled track is there; when nobody wants it any more it is stale."""
-        if not self.has(pulled) or not pulled.is_wanted or pulled.mid is not None:
+        member = self.all.get(pulled.client_id)
+        # A pull that was under way while its publisher's media session was replaced has brought what has ended.
+        is_former = member is not None and pulled.source is not None and pulled.source != member.session_id
+        is_unwanted = not self.has(pulled) or not pulled.is_wanted or pulled.mid is not None
+        if member is None or is_unwanted or is_former:
             track.stop()
             self._on_stale(mid)
             return
-        member = self.all[pulled.client_id]
         # The end of the last media session, kept until now so that there is something to show.
         self._retire(member, pulled)
         pulled.mid = mid

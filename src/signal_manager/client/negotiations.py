@@ -106,6 +106,7 @@ class Negotiations:
             track = self._members.find(result.client_id or "", result.track_name or "")
             if track is not None:
                 pulled[result.mid] = track
+                track.source = result.session_id
             else:
                 entry.stale.append(result.mid)
         rejected = await self._attempt(entry, [], lambda: media.answer(sdp, pulled))

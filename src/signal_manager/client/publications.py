@@ -184,4 +184,5 @@ class Publications:
 def error_of(result: TrackResult) -> SignalManagerError:
     """Return why the SFU has refused a track, to be published or pulled."""
     message = result.error_message or "the SFU took no notice of the track"
-    return error_from_wire(result.error_code or 502, message)
+    # What came from a media session that has been replaced comes again.
+    return error_from_wire(result.error_code or (503 if result.mid else 502), message)

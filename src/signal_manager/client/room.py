@@ -449,7 +449,7 @@ class Room:
 
     async def _check_path(self, entry: Entry, media: MediaSession) -> None:
         """After a reconnect, which often comes of another network, see whether the media's path is lost too."""
-        if await media.has_lost_path():
+        if await media.has_lost_path(self._members.are_heard):
             self._lose_media(entry, UnavailableError("the path to the SFU is lost"))
 
     def _lose_media_of(self, media: MediaSession, error: Exception) -> None:
