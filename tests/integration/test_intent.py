@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -34,6 +34,9 @@ class Camera:
     """As much of a track as the SDK looks at before there is a peer connection."""
 
     kind = "video"
+
+    def on(self, event: str, listener: Callable[[], None]) -> None:
+        pass  # it never ends
 
     def stop(self) -> None:
         pass
