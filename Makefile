@@ -94,6 +94,7 @@ bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside ref
 	$(BIN)/python -m benchmarks.slow_consumers
 	$(BIN)/python -m benchmarks.rooms
 	$(BIN)/python -m benchmarks.blackhole
+	$(BIN)/python -m benchmarks.network_change
 	$(BIN)/python -m benchmarks.decoders --check
 	$(BIN)/python -m benchmarks.bus run
 	-$(BIN)/python -m benchmarks.versions run # a shallow clone lacks the revision that it compares with
