@@ -160,7 +160,9 @@ export class Members {
   apply({ event, participant: state, tracks, reason }: RoomEvent): void {
     if (state === undefined || state.client_id === this.#ownId) return;
     if (event === "participant_left") return this.#remove(state.client_id, reason);
-    const member = this.all.get(state.client_id) ?? this.#add(state);
+    const brings = event === "participant_joined" || event === "tracks_published";
+    const member = this.all.get(state.client_id) ?? (brings && this.#add(state));
+    if (!member) return; // an event of a newer service
     member.update(state);
     if (event === "metadata_changed") this.#listener.emit("participant-changed", { participant: member });
     else if (event === "participant_away" || event === "participant_back") this.#tellAbsence(member);
@@ -169,7 +171,7 @@ export class Members {
     else if (event === "media_replaced") this.#pause(member, tracks ?? []);
     else if (event === "tracks_unpublished")
       for (const each of tracks ?? []) this.#removeTrack(member, each.track_name, reason);
-    else for (const each of tracks ?? state.tracks ?? []) this.#addTrack(member, each);
+    else if (brings) for (const each of tracks ?? state.tracks ?? []) this.#addTrack(member, each);
   }
 
   /** Note that a pulled track is there; when nobody wants it any more it is stale. */

@@ -207,25 +207,24 @@ export interface RoomAck {
 }
 
 /** What can happen in a room. */
-export const ROOM_CHANGES = [
-  "participant_joined",
-  "participant_left",
-  "participant_away",
-  "participant_back",
-  "tracks_published",
-  "tracks_unpublished",
-  "tracks_muted",
-  "tracks_unmuted",
-  "media_replaced",
-  "metadata_changed",
-  "room_closed",
-] as const;
+export type RoomChange =
+  | "participant_joined"
+  | "participant_left"
+  | "participant_away"
+  | "participant_back"
+  | "tracks_published"
+  | "tracks_unpublished"
+  | "tracks_muted"
+  | "tracks_unmuted"
+  | "media_replaced"
+  | "metadata_changed"
+  | "room_closed";
 
 /** One change of a room; `participant` is the member it is about, as it is after the change. */
 export interface RoomEvent {
   room_id: string;
   sequence: number;
-  event: (typeof ROOM_CHANGES)[number];
+  event: RoomChange;
   participant?: Member | undefined;
   tracks?: PublishedTrack[] | undefined;
   reason?: string | undefined;

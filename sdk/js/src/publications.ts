@@ -95,8 +95,9 @@ export class Publication implements LocalTrack {
 
   /** Send another track of the same kind from now on, without negotiation; what is muted stays so. */
   async replaceTrack(track: MediaStreamTrack): Promise<void> {
-    if (track.kind !== this.#track.kind) {
-      throw new InvalidRequestError(`the track is of kind ${track.kind}, expected ${this.#track.kind}`);
+    const kind = (track as MediaStreamTrack | undefined)?.kind;
+    if (kind !== this.#track.kind) {
+      throw new InvalidRequestError(`the track is of kind ${kind}, expected ${this.#track.kind}`);
     }
     track.enabled = !this.#isMuted;
     this.#track = track;
@@ -152,13 +153,15 @@ export class Publications {
     return [...this.#all].filter(({ isWanted, isPublished }) => !isWanted && !isPublished);
   }
 
-  of(stream: MediaStream): Publication[] {
-    return [...this.#all].filter((publication) => publication.stream === stream);
+  /** Those that are meant by a publication, or by a stream: the one it was published with, or that of its track. */
+  of(what: MediaStream | Publication): Publication[] {
+    const tracks = (what as Partial<MediaStream> | undefined)?.getTracks?.();
+    return [...this.#all].filter((each) => each === what || each.stream === what || tracks?.includes(each.track));
   }
 
   /** Want every track of a stream to be published, under names that are free. */
   add(stream: MediaStream, prefix?: string): Publication[] {
-    const tracks = stream.getTracks();
+    const tracks = (stream as Partial<MediaStream> | undefined)?.getTracks?.() ?? [];
     if (tracks.length === 0) throw new InvalidRequestError("the stream has no tracks");
     return tracks.map((track) => {
       const name = this.#freeName(prefix ? `${prefix}-${track.kind}` : track.kind);
@@ -198,6 +201,7 @@ export class Publications {
 
   /** Mute camera and microphone, or one of them: what was published without a name. */
   mute(kind: TrackKind | undefined, isMuted: boolean): void {
+    if (!["audio", "video", undefined].includes(kind)) throw new InvalidRequestError(`there is no kind ${kind}`);
     for (const publication of this.#all) {
       const isMeant = kind === undefined || publication.track.kind === kind;
       if (!publication.isNamed && isMeant) publication.setMuted(isMuted);

@@ -252,9 +252,9 @@ export class Room extends Emitter<RoomEvents> {
     return this.#publications.wanted;
   }
 
-  /** Stop sending a stream; resolves when the SFU has closed its tracks. The tracks themselves are not stopped. */
-  async unpublish(stream: MediaStream): Promise<void> {
-    await this.#retract(this.#publications.of(stream));
+  /** Stop sending a stream or a publication; resolves when the SFU has closed it. Tracks themselves are not stopped. */
+  async unpublish(what: MediaStream | Publication): Promise<void> {
+    await this.#retract(this.#publications.of(what));
   }
 
   /** Mute camera and microphone, or one of them: what was published without a name, so not the screen. */

@@ -23,6 +23,14 @@ export class FakeTrack extends EventTarget {
     this.kind = kind;
   }
 
+  getSettings(): MediaTrackSettings {
+    return { deviceId: `${this.kind}-device` };
+  }
+
+  getConstraints(): MediaTrackConstraints {
+    return { width: 640 };
+  }
+
   stop(): void {
     this.readyState = "ended";
   }
@@ -41,7 +49,15 @@ export class FakeStream {
   }
 
   getTracks(): FakeTrack[] {
-    return this.#tracks;
+    return [...this.#tracks];
+  }
+
+  addTrack(track: FakeTrack): void {
+    this.#tracks.push(track);
+  }
+
+  removeTrack(track: FakeTrack): void {
+    this.#tracks.splice(this.#tracks.indexOf(track), 1);
   }
 }
 

@@ -7,6 +7,7 @@ import { afterEach, beforeEach, mock, test } from "node:test";
 import { WebSocket } from "ws";
 
 import { SignalClient } from "../src/client.js";
+import { releaseDevice, restoreDevice } from "../src/devices.js";
 import { ConflictError, ForbiddenError, InvalidRequestError, MediaBackendError, NotFoundError } from "../src/errors.js";
 import { encode, makeId } from "../src/frames.js";
 import type { JoinOptions, Room, RoomEvents } from "../src/room.js";
@@ -453,7 +454,7 @@ test("an event that cannot be read is made good like one that is missing", async
   const bytes = Buffer.from(
     encode("v2", "ROOM_EVENT", makeId(), { room_id: "demo", sequence: 2, event: "room_closed" }),
   );
-  connection.socket.send(Buffer.from(bytes.toString("latin1").replace("room_closed", "room_opened"), "latin1"));
+  connection.socket.send(Buffer.from(bytes.toString("latin1").replace('"room_closed"', "1234567890123"), "latin1"));
   await join("bob");
 
   await hear(heard, "+bob");
@@ -918,3 +919,167 @@ for (const end of ["end", "stop"] as const) {
     assert.equal(await soon(reason, "the reason"), "ended");
   });
 }
+
+/** What a page has to open devices and to draw with; `open` is its `getUserMedia`. */
+function fakePage(open: (constraints: unknown) => Promise<MediaStream>): { stopped(): boolean } {
+  const canvas = {
+    getContext: () => ({ fillRect: () => undefined }),
+    captureStream: () => makeStream("video"),
+  };
+  let isClosed = false;
+  class FakeAudio {
+    createMediaStreamDestination(): { stream: MediaStream } {
+      return { stream: makeStream("audio") };
+    }
+    async close(): Promise<void> {
+      isClosed = true;
+    }
+  }
+  const globals = { document: { createElement: () => canvas }, AudioContext: FakeAudio };
+  for (const [name, value] of Object.entries(globals)) {
+    Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+  }
+  Object.defineProperty(globalThis, "navigator", {
+    value: { mediaDevices: { getUserMedia: open } },
+    configurable: true,
+  });
+  return { stopped: () => isClosed };
+}
+
+test("a released camera is off while muted, opened again at unmute, and stays muted where that is refused", async () => {
+  const asked: unknown[] = [];
+  let next: (() => Promise<MediaStream>) | undefined;
+  fakePage(async (constraints) => {
+    asked.push(constraints);
+    return next!();
+  });
+  const alice = await join("alice");
+  const stream = makeStream("video");
+  const [camera] = await alice.publish(stream);
+  const first = camera!.track;
+  const ended: unknown[] = [];
+  alice.on("publication-ended", (event) => ended.push(event));
+  const sender = peerOf(0).transceivers[0]!.sender;
+
+  releaseDevice(camera!);
+
+  assert.equal(first.readyState, "ended");
+  await setImmediate();
+  assert.notEqual(sender.track, first as never, "something is sent all the same: an SFU forgets silent tracks");
+  assert.equal((sender.track as FakeTrack).readyState, "live");
+
+  next = async () => {
+    throw new DOMException("no longer allowed", "NotAllowedError");
+  };
+  await assert.rejects(restoreDevice(camera!), { name: "NotAllowedError" });
+  assert.equal(camera!.muted, true);
+
+  // A session that is made anew meanwhile begins with what is sent now, not with the dead track.
+  sfu.announce("demo", { event: "room_closed", reason: "restarting" });
+  await soon(new Promise((resolve) => alice.on("reconnected", resolve)), "the new session");
+  assert.equal(FakePeer.all.at(-1)!.transceivers[0]!.sender.track!.readyState, "live");
+
+  // Muted again while it opens: what comes then is closed at once.
+  let give!: (stream: MediaStream) => void;
+  next = () => new Promise((resolve) => (give = resolve));
+  const late = restoreDevice(camera!);
+  releaseDevice(camera!);
+  const unwanted = makeStream("video");
+  give(unwanted);
+  await late;
+  assert.deepEqual([camera!.muted, unwanted.getTracks()[0]!.readyState], [true, "ended"]);
+
+  const second = makeStream("video");
+  next = async () => second;
+  await Promise.all([restoreDevice(camera!), restoreDevice(camera!)]);
+
+  assert.equal(camera!.muted, false);
+  assert.deepEqual([camera!.track, camera!.track.enabled], [second.getTracks()[0], true]);
+  assert.deepEqual(stream.getTracks(), [camera!.track], "the new track takes the old one's place in the stream");
+  assert.equal(FakePeer.all.at(-1)!.transceivers[0]!.sender.track, camera!.track as never);
+  assert.deepEqual(asked, Array(3).fill({ video: { width: 640, deviceId: { exact: "video-device" } } }));
+  await new Promise((resolve) => setTimeout(resolve, 1100)); // the check for tracks that were stopped has run
+  assert.deepEqual(ended, []);
+});
+
+test("a microphone can be released with a function of one's own, and leaving lets go of everything", async () => {
+  const page = fakePage(async () => assert.fail("nobody asked for a device"));
+  const alice = await join("alice");
+  const [microphone] = await alice.publish(makeStream("audio"));
+  let give!: (track: MediaStreamTrack) => void;
+
+  releaseDevice(microphone!, () => new Promise((resolve) => (give = resolve)));
+  const opening = restoreDevice(microphone!);
+  await alice.leave();
+  const late = makeStream("audio").getTracks()[0]!;
+  give(late);
+  await opening;
+
+  assert.equal(late.readyState, "ended");
+  assert.ok(page.stopped());
+});
+
+test("a track that is of no device is not released without a way to open it again", async () => {
+  const alice = await join("alice");
+  const stream = makeStream("video");
+  stream.getTracks()[0]!.getSettings = () => ({ deviceId: "screen:0", displaySurface: "monitor" });
+  const [screen] = await alice.publish(stream, { name: "screen" });
+
+  assert.throws(() => releaseDevice(screen!), InvalidRequestError);
+  assert.throws(() => releaseDevice(screen!, "camera" as never), InvalidRequestError);
+
+  assert.deepEqual([screen!.muted, screen!.track.readyState], [false, "live"]);
+});
+
+test("unpublish takes the stream of before and of after a replaced track, and a publication", async () => {
+  const alice = await join("alice");
+  const before = makeStream("video");
+  const after = makeStream("video");
+  for (const what of [() => before, () => after, () => alice.publications[0]!]) {
+    const [publication] = await alice.publish(before);
+    await publication!.replaceTrack(after.getTracks()[0]!);
+
+    await alice.unpublish(what());
+
+    assert.deepEqual([alice.publications, sfu.member("demo", "alice").tracks], [[], []]);
+  }
+});
+
+test("arguments of the wrong kind are InvalidRequestErrors, and change nothing", async () => {
+  const alice = await join("alice");
+  const [publication] = await alice.publish(makeStream("audio"));
+  const wrong: unknown[] = [undefined, null, "camera", {}, makeStream("audio").getTracks()[0]];
+
+  for (const each of wrong) {
+    await assert.rejects(alice.publish(each as never), InvalidRequestError);
+  }
+  for (const each of [undefined, null, "camera", {}, makeStream("audio")]) {
+    await assert.rejects(publication!.replaceTrack(each as never), InvalidRequestError);
+  }
+  await assert.rejects(alice.publish(makeStream("audio"), { name: "no/name" }), InvalidRequestError);
+  assert.throws(() => alice.mute("sound" as never), InvalidRequestError);
+  assert.throws(() => alice.unmute("sound" as never), InvalidRequestError);
+
+  assert.deepEqual(alice.publications, [publication]);
+  assert.equal(publication!.muted, false);
+});
+
+test("events of a newer service are ignored, count in the sequence, and need no new state of the room", async () => {
+  const alice = await join("alice");
+  await alice.publish(makeStream("audio"));
+  const bob = await join("bob");
+  const heard = listen(bob);
+  await hear(heard, "track alice audio");
+  const newer = { event: "hands_raised" as never, tracks: [{ mid: "9", track_name: "hand" }] };
+
+  sfu.announce("demo", newer);
+  sfu.announce("demo", { ...newer, participant: sfu.describe("demo", "alice") });
+  sfu.announce("demo", { ...newer, participant: { client_id: "guest", role: "sender" } });
+  const changed = nextEvent(bob, "participant-changed");
+  await alice.setMetadata({ hand: true });
+  await changed;
+
+  assert.deepEqual([...bob.participants.keys()], ["alice"]);
+  assert.deepEqual([...bob.participants.get("alice")!.tracks.keys()], ["audio"]);
+  assert.equal(sfu.count("ROOM_STATE"), 0);
+});
