@@ -77,7 +77,20 @@ _SITES = (8, 7, 6)
 # How much more than the one before each of these may have: many machines share it, or an attacker has all of it.
 _GROWTH = 4
 # What proxies add to requests, as the beginnings of headers' names.
-_FORWARDING = ("forwarded", "x-forwarded", "x-real-ip", "via")
+_FORWARDING = (
+    "forwarded",
+    "via",
+    "x-forwarded",
+    "x-original-forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-proxyuser-ip",
+    "cf-connecting-ip",
+    "client-ip",
+    "true-client-ip",
+)
 # Proxies that a request may have come through; whatever stands before them in the header is not looked at.
 _HOPS = 32
 

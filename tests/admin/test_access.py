@@ -142,7 +142,10 @@ async def test_every_answer_carries_safe_headers() -> None:
 # -- proxies -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "x-forwarded-host", "X-Real-IP", "Via"])
+@pytest.mark.parametrize(
+    "header",
+    ["Forwarded", "X-Forwarded-For", "x-forwarded-host", "X-Real-IP", "Via", "CF-Connecting-IP", "True-Client-IP"],
+)
 async def test_who_comes_through_a_proxy_needs_a_token_that_has_to_be_set(header: str) -> None:
     async with client(LOCAL) as http:
         for path in ("/", "/api/v1/rooms", "/demo/config.json"):
