@@ -232,12 +232,14 @@ async def test_aiortc_receives_what_a_browser_publishes(browser: Browser) -> Non
 
 
 async def test_the_picture_keeps_moving_when_a_tenth_of_the_packets_is_lost(browser: Browser) -> None:
-    async with running(SfuSettings(drop_rate=0.1)) as sfu, tabs(browser, sfu, 2) as (alice, bob):
+    # On a busy machine packets come late as well, which looks like a full queue: then the picture is soon tried again.
+    settings = SfuSettings(drop_rate=0.1, first_attempt=1.0)
+    async with running(settings) as sfu, tabs(browser, sfu, 2) as (alice, bob):
         await alice.do("publish", {"camera": "video"})
         (video,) = await bob.do("pull", [remote(alice, "camera")])
 
         before = await bob.grows(video["mid"], by=1)
-        after = await bob.grows(video["mid"], by=90)
+        after = await bob.grows(video["mid"], by=45)
 
         assert sfu.counters.packets_dropped_on_purpose > 0
         assert after["nackCount"] > before["nackCount"]
