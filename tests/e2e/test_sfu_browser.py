@@ -239,7 +239,7 @@ async def test_the_picture_keeps_moving_when_a_tenth_of_the_packets_is_lost(brow
         (video,) = await bob.do("pull", [remote(alice, "camera")])
 
         before = await bob.grows(video["mid"], by=1)
-        after = await bob.grows(video["mid"], by=45)
+        after = await bob.grows(video["mid"], by=90)
 
         assert sfu.counters.packets_dropped_on_purpose > 0
         assert after["nackCount"] > before["nackCount"]
