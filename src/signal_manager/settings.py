@@ -310,7 +310,7 @@ class Media(Section):
     sfu_max_packets_per_second: Annotated[int, Field(ge=1)] = Field(
         default=15_000,
         description="Packets that the local SFU may forward in a second before it refuses members and pulls (503): "
-        "half of what a core carried where it was measured, and a room of 13 that all send sound and a picture.",
+        "less than a core carried wherever it was measured, and a room of 13 that all send sound and a picture.",
     )
     sfu_public_addresses: tuple[Annotated[str, AfterValidator(_ip_address)], ...] = Field(
         default=(), description="Addresses that the local SFU offers in its ICE candidates; when empty, its own."
