@@ -29,6 +29,7 @@ from signal_manager.errors import (
 from signal_manager.limits import BEFORE_CONNECT, PENDING_REQUESTS
 from signal_manager.model import Caller
 from signal_manager.protocol import heartbeat
+from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.close_codes import CLOSE_CODES, CloseCode
 from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
@@ -45,7 +46,6 @@ from signal_manager.protocol.messages import (
     Signal,
     SignalAck,
     TokenRenew,
-    spec_of,
 )
 from signal_manager.protocol.resume import UNCOUNTED, Journal, Manner
 from signal_manager.protocol.session import (
@@ -455,8 +455,7 @@ class Conversation:
             self._send(self._session.error(error, request))
             return
         self.pending[id(request)] = request
-        is_renewal = isinstance(request.message, TokenRenew)
-        exclusive = is_renewal or self._board.router.is_exclusive(request.message)
+        exclusive = spec_of(request.message).is_exclusive
         if exclusive:
             self._wire.hold()
             if self._resumable is not None:

@@ -28,6 +28,7 @@ from signal_manager.errors import (
 )
 from signal_manager.metrics import Metrics
 from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId
+from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.codec import decode_payload, encode_payload
 from signal_manager.protocol.framing import Framing, encode_frame
 from signal_manager.protocol.messages import (
@@ -40,7 +41,6 @@ from signal_manager.protocol.messages import (
     Resume,
     Shape,
     Signal,
-    spec_of,
 )
 from signal_manager.protocol.relay import RelayEnd, client_payload
 from signal_manager.protocol.resume import (

@@ -1,13 +1,13 @@
 """Who answers a request: one table from message type to handler.
 
 The session has decided that the request may come now; the handler awaits what it needs and returns the reply.
-A new request type takes a handler and a row in `_ROUTES`.
+A new request type takes a handler here; importing this module fails while one is missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import Any, Literal
 from uuid import uuid4
 
 import msgspec
@@ -23,6 +23,7 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.model import Caller, ClientId, SessionId, hash_token
+from signal_manager.protocol.catalogue import SPECS, Handling, Spec, spec_of
 from signal_manager.protocol.messages import (
     MAX_METADATA,
     PROTOCOL_VERSION,
@@ -41,19 +42,19 @@ from signal_manager.protocol.messages import (
     Signal,
     SignalAck,
     SignalMessage,
+    TokenRenew,
     TracksClose,
     TracksMute,
     TracksNew,
     TracksUpdate,
     Unregister,
     UnregisterAck,
-    spec_of,
 )
 from signal_manager.registrations import Registrations
 from signal_manager.rooms import RoomService
 from signal_manager.tracing import Tracing
 
-__all__ = ["Router", "acknowledgement"]
+__all__ = ["Router", "acknowledgement", "check_handlers"]
 
 # Called with what its sender is to be told of a signal, or None for nothing.
 Later = Callable[[SignalAck | SignalManagerError | None], None]
@@ -189,18 +190,10 @@ class Router:
             return await self._answer(caller, request)
 
     async def _answer(self, caller: Caller, request: Message) -> Message:
-        route = _ROUTES.get(type(request))
-        if route is None:
-            raise InvalidRequestError("this service does not answer such requests")
         token = getattr(request, "auth_token", None)
         if token:  # a request may repeat the credentials; then they must be right
             caller = await self.renew(caller, token)
-        return await route.handler(self, caller, request)
-
-    def is_exclusive(self, request: Message) -> bool:
-        """Tell whether the connection's later messages must wait for the reply to this one."""
-        route = _ROUTES.get(type(request))
-        return route is not None and route.exclusive
+        return await _HANDLERS[type(request)](self, caller, request)
 
     def relay(
         self, caller: Caller, signal: Signal, message_id: bytes, *, later: Later
@@ -289,32 +282,46 @@ class Router:
         return UnregisterAck(version=PROTOCOL_VERSION, status=200, message="unregistered", client_id=client_id)
 
 
-class _Route(NamedTuple):
-    handler: Callable[[Router, Caller, Any], Awaitable[Message]]
-    exclusive: bool
+_Handler = Callable[[Router, Caller, Any], Awaitable[Message]]
 
 
-def _of_rooms(answer: Callable[[RoomService, Caller, Any], Awaitable[Message]], *, exclusive: bool) -> _Route:
+def _of_rooms(answer: Callable[[RoomService, Caller, Any], Awaitable[Message]]) -> _Handler:
     async def handler(router: Router, caller: Caller, request: Any) -> Message:
         return await answer(router.rooms, caller, request)
 
-    return _Route(handler, exclusive)
+    return handler
 
 
-_ROUTES: dict[type[Message], _Route] = {
-    Register: _Route(Router._register, exclusive=True),
-    Unregister: _Route(Router._unregister, exclusive=True),
-    RoomCreate: _of_rooms(RoomService.create, exclusive=True),
-    RoomJoin: _of_rooms(RoomService.join, exclusive=True),
-    RoomLeave: _of_rooms(RoomService.leave, exclusive=True),
-    RoomState: _of_rooms(RoomService.state, exclusive=False),
-    MetadataUpdate: _of_rooms(RoomService.update_metadata, exclusive=False),
-    # RENEGOTIATE must overtake a TRACKS_NEW that waits for it.
-    TracksNew: _of_rooms(RoomService.change_tracks, exclusive=False),
-    Renegotiate: _of_rooms(RoomService.renegotiate, exclusive=False),
-    TracksClose: _of_rooms(RoomService.close_tracks, exclusive=False),
-    TracksMute: _of_rooms(RoomService.mute_tracks, exclusive=False),
-    TracksUpdate: _of_rooms(RoomService.update_tracks, exclusive=False),
-    DataChannelsNew: _of_rooms(RoomService.open_channels, exclusive=False),
-    IceServers: _of_rooms(RoomService.ice_servers, exclusive=False),
+_HANDLERS: dict[type[Message], _Handler] = {
+    Register: Router._register,
+    Unregister: Router._unregister,
+    RoomCreate: _of_rooms(RoomService.create),
+    RoomJoin: _of_rooms(RoomService.join),
+    RoomLeave: _of_rooms(RoomService.leave),
+    RoomState: _of_rooms(RoomService.state),
+    MetadataUpdate: _of_rooms(RoomService.update_metadata),
+    TracksNew: _of_rooms(RoomService.change_tracks),
+    Renegotiate: _of_rooms(RoomService.renegotiate),
+    TracksClose: _of_rooms(RoomService.close_tracks),
+    TracksMute: _of_rooms(RoomService.mute_tracks),
+    TracksUpdate: _of_rooms(RoomService.update_tracks),
+    DataChannelsNew: _of_rooms(RoomService.open_channels),
+    IceServers: _of_rooms(RoomService.ice_servers),
 }
+
+
+def check_handlers(specs: Iterable[Spec], handlers: Collection[type[Message]]) -> None:
+    """Refuse a catalogue and handlers that do not belong together.
+
+    Raises:
+        TypeError: a request has no handler, or a handler is for a message that is no request.
+    """
+    requests = {spec.struct for spec in specs if spec.handling is Handling.REQUEST} - {TokenRenew}
+    if missing := requests - set(handlers):
+        raise TypeError(f"requests without a handler: {', '.join(sorted(each.__name__ for each in missing))}")
+    if extra := set(handlers) - requests:
+        raise TypeError(f"handlers for messages that are no requests: {', '.join(sorted(e.__name__ for e in extra))}")
+
+
+# The connection renews its own token (`conversation.py`); everything else that the catalogue calls a request is here.
+check_handlers(SPECS.values(), _HANDLERS)

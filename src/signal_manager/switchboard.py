@@ -25,7 +25,8 @@ from signal_manager.limits import ClientAddress, Holdings, Limits, Sample, Usage
 from signal_manager.metrics import Counter, CounterFamily, Metrics
 from signal_manager.model import Caller, ClientId, SessionId
 from signal_manager.presence import LiveSession, Phase, RecentError
-from signal_manager.protocol.messages import SIGNAL_TYPES, ErrorMessage, MessageType
+from signal_manager.protocol.catalogue import SIGNAL_TYPES
+from signal_manager.protocol.messages import ErrorMessage, MessageType
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.resumption import Carrier, Reachable, ResumableSession, ResumeSettings, Resumption
 from signal_manager.router import Router

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from signal_manager.client import Clock, RetryPolicy, SignalClient
+from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.codec import decode_payload, encode_payload
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import (
@@ -43,7 +44,6 @@ from signal_manager.protocol.messages import (
     SignalAck,
     Unregister,
     UnregisterAck,
-    spec_of,
 )
 
 T = TypeVar("T")

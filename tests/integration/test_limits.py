@@ -216,18 +216,17 @@ async def test_only_so_many_requests_may_wait(attacked: ServiceWith, monkeypatch
         return await answer(*args)  # type: ignore[arg-type]  # passed on as they came
 
     monkeypatch.setattr(Router, "answer", slowly)
-    monkeypatch.setattr(Router, "is_exclusive", lambda *_: False)
     service = await attacked()
     async with connect(service.url) as client:
         await client.log_in()
-        sent = [await client.send("REGISTER", {"version": "1.0.0"}) for _ in range(PENDING_REQUESTS + 1)]
+        sent = [await client.send("ICE_SERVERS", {}) for _ in range(PENDING_REQUESTS + 1)]
 
         await client.expect_error(429, id=sent[-1])
         answering.set()
         for _ in range(PENDING_REQUESTS):
-            await client.expect("REGISTER_ACK")
-        await client.send("REGISTER", {"version": "1.0.0"})
-        await client.expect("REGISTER_ACK")
+            await client.expect("ICE_SERVERS_ACK")
+        await client.send("ICE_SERVERS", {})
+        await client.expect("ICE_SERVERS_ACK")
 
 
 # -- connections -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from signal_manager.model import is_valid_name
-from signal_manager.protocol.messages import SIGNAL_TYPES, SPECS, Message, MessageType, Peer
+from signal_manager.protocol.catalogue import SIGNAL_TYPES, SPECS
+from signal_manager.protocol.messages import Message, MessageType, Peer
 
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 

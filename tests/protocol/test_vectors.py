@@ -13,10 +13,11 @@ import pytest
 
 from signal_manager import errors
 from signal_manager.errors import MalformedMessageError, SignalManagerError
+from signal_manager.protocol.catalogue import SPECS
 from signal_manager.protocol.close_codes import CLOSE_CODES, CloseCode
 from signal_manager.protocol.codec import Decoded, decode_payload, encode_payload
 from signal_manager.protocol.framing import Frame, Framing, decode_frame, encode_frame
-from signal_manager.protocol.messages import SPECS, Message, MessageType, PayloadType, Peer, Shape
+from signal_manager.protocol.messages import Message, MessageType, PayloadType, Peer, Shape
 
 _DOCS = Path(__file__).parents[2] / "docs"
 _VECTORS = json.loads((_DOCS / "vectors.json").read_text(encoding="utf-8"))

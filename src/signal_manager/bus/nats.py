@@ -59,8 +59,9 @@ from signal_manager.errors import (
 )
 from signal_manager.metrics import Metrics
 from signal_manager.model import ClientId, NodeId, RoomId, is_valid_name
+from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.codec import encode_payload
-from signal_manager.protocol.messages import Message, PayloadType, Peer, Shape, Signal, spec_of
+from signal_manager.protocol.messages import Message, PayloadType, Peer, Shape, Signal
 
 __all__ = ["NatsBus"]
 

@@ -34,6 +34,7 @@ from signal_manager.errors import (
     UnavailableError,
     error_from_wire,
 )
+from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.close_codes import CLOSE_CODES, RETURN_OF_OTHERS, CloseCode, Ending, Return
 from signal_manager.protocol.codec import decode_payload, encode_payload
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, decode_frame, encode_frame
@@ -50,7 +51,6 @@ from signal_manager.protocol.messages import (
     RoomEvent,
     Shape,
     Signal,
-    spec_of,
 )
 from signal_manager.protocol.resume import UNCOUNTED
 

@@ -1,13 +1,13 @@
-"""Every message of the protocol as a frozen struct, and the one table that lists them.
+"""Every message of the protocol as a frozen struct, with the bound of each field.
 
-A new message type takes a struct and a row in `SPECS` (docs/protocol.md, "Message types"); the JSON and CBOR codecs
-need nothing more, Protobuf a message of the same name in its schema, BINARY and TEXT a layout where they have one.
+`catalogue.py` says of each message who sends it, what answers it and how it is handled. A field's docstring says
+what it means. `tools/protocol.py` writes the schemas, the TypeScript and the tables of docs/protocol.md from them.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -21,8 +21,6 @@ __all__ = [
     "MAX_TIMESTAMP",
     "MAX_TOKEN",
     "PROTOCOL_VERSION",
-    "SIGNAL_TYPES",
-    "SPECS",
     "Connect",
     "ConnectAck",
     "ConnectionInfo",
@@ -71,7 +69,6 @@ __all__ = [
     "SignalMessage",
     "SignalOffer",
     "Simulcast",
-    "Spec",
     "TokenExpiry",
     "TokenRenew",
     "TokenRenewAck",
@@ -90,7 +87,6 @@ __all__ = [
     "TracksUpdateAck",
     "Unregister",
     "UnregisterAck",
-    "spec_of",
 ]
 
 PROTOCOL_VERSION = "1.0.0"
@@ -766,81 +762,3 @@ class ErrorMessage(Message, frozen=True, kw_only=True):
     error_message: Text
     details: Metadata | None = None
     retryable: bool = False
-
-
-class Spec(NamedTuple):
-    """One row of the table: a message type, its struct and its variant name in the tagged shape.
-
-    `sent_by` is None for what either side may send. Types without a variant are never sent to a tagged connection.
-    """
-
-    message_type: MessageType
-    struct: type[Message]
-    variant: str | None
-    sent_by: Peer | None
-
-
-SPECS: dict[MessageType, Spec] = {
-    spec.message_type: spec
-    for spec in (
-        Spec(MessageType.CONNECT, Connect, "Connect", Peer.CLIENT),
-        Spec(MessageType.CONNECT_ACK, ConnectAck, "ConnectAck", Peer.SERVICE),
-        Spec(MessageType.DISCONNECT, Disconnect, "Disconnect", Peer.CLIENT),
-        Spec(MessageType.HEARTBEAT, Heartbeat, "Heartbeat", None),
-        Spec(MessageType.HEARTBEAT_ACK, HeartbeatAck, "HeartbeatAck", None),
-        Spec(MessageType.GOAWAY, GoAway, None, Peer.SERVICE),
-        Spec(MessageType.TOKEN_RENEW, TokenRenew, None, Peer.CLIENT),
-        Spec(MessageType.TOKEN_RENEW_ACK, TokenRenewAck, None, Peer.SERVICE),
-        Spec(MessageType.SIGNAL_OFFER, SignalOffer, "SignalOffer", None),
-        Spec(MessageType.SIGNAL_ANSWER, SignalAnswer, "SignalAnswer", None),
-        Spec(MessageType.SIGNAL_ICE_CANDIDATE, SignalIceCandidate, "SignalIceCandidate", None),
-        Spec(MessageType.SIGNAL_MESSAGE, SignalMessage, None, None),
-        Spec(MessageType.SIGNAL_ACK, SignalAck, None, Peer.SERVICE),
-        Spec(MessageType.REGISTER, Register, "Register", Peer.CLIENT),
-        Spec(MessageType.REGISTER_ACK, RegisterAck, "RegisterAck", Peer.SERVICE),
-        Spec(MessageType.UNREGISTER, Unregister, "Unregister", Peer.CLIENT),
-        Spec(MessageType.UNREGISTER_ACK, UnregisterAck, "UnregisterAck", Peer.SERVICE),
-        Spec(MessageType.WEBRTC_ROOM_CREATE, RoomCreate, "WebRTCRoomCreate", Peer.CLIENT),
-        Spec(MessageType.WEBRTC_ROOM_CREATE_ACK, RoomCreateAck, "WebRTCRoomCreateAck", Peer.SERVICE),
-        Spec(MessageType.WEBRTC_ROOM_JOIN, RoomJoin, "WebRTCRoomJoin", Peer.CLIENT),
-        Spec(MessageType.WEBRTC_ROOM_JOIN_ACK, RoomJoinAck, "WebRTCRoomJoinAck", Peer.SERVICE),
-        Spec(MessageType.WEBRTC_ROOM_LEAVE, RoomLeave, "WebRTCRoomLeave", Peer.CLIENT),
-        Spec(MessageType.WEBRTC_ROOM_LEAVE_ACK, RoomLeaveAck, "WebRTCRoomLeaveAck", Peer.SERVICE),
-        Spec(MessageType.ROOM_EVENT, RoomEvent, None, Peer.SERVICE),
-        Spec(MessageType.ROOM_STATE, RoomState, None, Peer.CLIENT),
-        Spec(MessageType.ROOM_STATE_ACK, RoomStateAck, None, Peer.SERVICE),
-        Spec(MessageType.METADATA_UPDATE, MetadataUpdate, None, Peer.CLIENT),
-        Spec(MessageType.METADATA_UPDATE_ACK, MetadataUpdateAck, None, Peer.SERVICE),
-        Spec(MessageType.TRACKS_NEW, TracksNew, None, Peer.CLIENT),
-        Spec(MessageType.TRACKS_NEW_ACK, TracksNewAck, None, Peer.SERVICE),
-        Spec(MessageType.RENEGOTIATE, Renegotiate, None, Peer.CLIENT),
-        Spec(MessageType.RENEGOTIATE_ACK, RenegotiateAck, None, Peer.SERVICE),
-        Spec(MessageType.TRACKS_CLOSE, TracksClose, None, Peer.CLIENT),
-        Spec(MessageType.TRACKS_CLOSE_ACK, TracksCloseAck, None, Peer.SERVICE),
-        Spec(MessageType.TRACKS_UPDATE, TracksUpdate, None, Peer.CLIENT),
-        Spec(MessageType.TRACKS_UPDATE_ACK, TracksUpdateAck, None, Peer.SERVICE),
-        Spec(MessageType.DATACHANNELS_NEW, DataChannelsNew, None, Peer.CLIENT),
-        Spec(MessageType.DATACHANNELS_NEW_ACK, DataChannelsNewAck, None, Peer.SERVICE),
-        Spec(MessageType.ICE_SERVERS, IceServers, None, Peer.CLIENT),
-        Spec(MessageType.ICE_SERVERS_ACK, IceServersAck, None, Peer.SERVICE),
-        Spec(MessageType.TRACKS_MUTE, TracksMute, None, Peer.CLIENT),
-        Spec(MessageType.TRACKS_MUTE_ACK, TracksMuteAck, None, Peer.SERVICE),
-        Spec(MessageType.ERROR, ErrorMessage, "Error", Peer.SERVICE),
-    )
-}
-
-_BY_STRUCT: dict[type[Message], Spec] = {spec.struct: spec for spec in SPECS.values()}
-
-SIGNAL_TYPES = frozenset(
-    {
-        MessageType.SIGNAL_OFFER,
-        MessageType.SIGNAL_ANSWER,
-        MessageType.SIGNAL_ICE_CANDIDATE,
-        MessageType.SIGNAL_MESSAGE,
-    }
-)
-
-
-def spec_of(message: Message) -> Spec:
-    """Return the table row of a message object."""
-    return _BY_STRUCT[type(message)]

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from signal_manager.protocol.catalogue import SIGNAL_TYPES, SPECS
 from signal_manager.protocol.framing import Framing
-from signal_manager.protocol.messages import SIGNAL_TYPES, SPECS, PayloadType, Shape
+from signal_manager.protocol.messages import PayloadType, Shape
 
 __all__ = ["HEAD", "RelayEnd", "RelayedSignal", "client_payload", "read", "sender_end", "write"]
 

@@ -23,28 +23,23 @@ from signal_manager.errors import (
     SignalManagerError,
 )
 from signal_manager.model import ClientId, Identity, SessionId
+from signal_manager.protocol.catalogue import SPECS, Handling, spec_of
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.messages import (
     PROTOCOL_VERSION,
-    SIGNAL_TYPES,
     Connect,
     ConnectAck,
     ErrorMessage,
     GoAway,
     Heartbeat,
     HeartbeatAck,
-    IceServers,
     Message,
     MessageType,
     PayloadType,
-    Register,
-    RoomCreate,
-    RoomJoin,
     Shape,
     Signal,
     TokenExpiry,
     TokenRenewAck,
-    spec_of,
 )
 
 __all__ = [
@@ -243,41 +238,18 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
     **_stay(State.CLOSED, dict.fromkeys(Input, Reaction.IGNORE)),
 }
 
-_INPUTS: dict[MessageType, Input] = {
-    MessageType.CONNECT: Input.CONNECT,
-    MessageType.DISCONNECT: Input.DISCONNECT,
-    MessageType.HEARTBEAT: Input.HEARTBEAT,
-    MessageType.HEARTBEAT_ACK: Input.HEARTBEAT_ACK,
-    **dict.fromkeys(
-        (
-            MessageType.REGISTER,
-            MessageType.UNREGISTER,
-            MessageType.WEBRTC_ROOM_CREATE,
-            MessageType.WEBRTC_ROOM_JOIN,
-            MessageType.WEBRTC_ROOM_LEAVE,
-            MessageType.ROOM_STATE,
-            MessageType.METADATA_UPDATE,
-            MessageType.TRACKS_NEW,
-            MessageType.RENEGOTIATE,
-            MessageType.TRACKS_CLOSE,
-            MessageType.TRACKS_UPDATE,
-            MessageType.DATACHANNELS_NEW,
-            MessageType.ICE_SERVERS,
-            MessageType.TRACKS_MUTE,
-            MessageType.TOKEN_RENEW,
-        ),
-        Input.REQUEST,
-    ),
-    **dict.fromkeys(SIGNAL_TYPES, Input.SIGNAL),
+_INPUT_OF: dict[Handling, Input] = {
+    Handling.CONNECT: Input.CONNECT,
+    Handling.DISCONNECT: Input.DISCONNECT,
+    Handling.HEARTBEAT: Input.HEARTBEAT,
+    Handling.HEARTBEAT_ACK: Input.HEARTBEAT_ACK,
+    Handling.REQUEST: Input.REQUEST,
+    Handling.SIGNAL: Input.SIGNAL,
+    Handling.REFUSE: Input.UNEXPECTED,
 }
+_INPUTS: dict[MessageType, Input] = {spec.message_type: _INPUT_OF[spec.handling] for spec in SPECS.values()}
 
-
-# What is decoded before CONNECT is accepted.
-_BEFORE_CONNECT = frozenset({MessageType.CONNECT, MessageType.HEARTBEAT, MessageType.DISCONNECT})
 _NOT_CONNECTED = "not connected: send CONNECT first"
-
-# What begins something new, and therefore needs a token that is still valid (docs/protocol.md, "Tokens").
-_NEEDS_TOKEN = (Register, RoomCreate, RoomJoin, IceServers)
 
 
 class Received(msgspec.Struct, frozen=True, gc=False):
@@ -451,7 +423,7 @@ class Session:
             except InvalidRequestError as error:
                 return [self.error(error, received)]
         message_type = spec_of(received.message).message_type
-        reaction = self._advance(_INPUTS.get(message_type, Input.UNEXPECTED))
+        reaction = self._advance(_INPUTS[message_type])
         match reaction:
             case Reaction.IGNORE:
                 return []
@@ -475,14 +447,14 @@ class Session:
         Whoever has not proved anything may make the service decode no more than it takes to do so.
         """
         if self.state is State.AWAITING_CONNECT:
-            return message_type in _BEFORE_CONNECT
+            return SPECS[message_type].is_read_before_connect
         return self.state is State.ESTABLISHED
 
     def unread(
         self, message_type: MessageType, *, message_id: bytes, payload_type: PayloadType, shape: Shape | None
     ) -> list[Action]:
         """Take a message of which only the header was read; see `malformed` for its shape."""
-        if self._advance(_INPUTS.get(message_type, Input.UNEXPECTED)) is Reaction.IGNORE:
+        if self._advance(_INPUTS[message_type]) is Reaction.IGNORE:
             return []
         payload_type, shape = self._form_of_reply(payload_type, shape)
         return [Send(_error_message(AuthenticationError(_NOT_CONNECTED), shape), message_id, payload_type, shape)]
@@ -769,10 +741,11 @@ class Session:
             raise ForbiddenError("the token does not allow signals to this client")
 
     def _check_token(self, message: Message, now: float) -> None:
-        # One that brings a token of its own is judged by that.
-        if isinstance(message, _NEEDS_TOKEN) and not message.auth_token and self._has_outlived_its_token(now):
+        spec = spec_of(message)
+        # A request that brings a token of its own is judged by that.
+        if spec.needs_valid_token and not getattr(message, "auth_token", None) and self._has_outlived_its_token(now):
             raise AuthenticationError(
-                f"the token has expired: {spec_of(message).message_type.name} needs a new one, send TOKEN_RENEW first",
+                f"the token has expired: {spec.message_type.name} needs a new one, send TOKEN_RENEW first",
                 details={"reason": TOKEN_EXPIRED},
             )
 

@@ -10,13 +10,13 @@ import pytest
 from msgspec import inspect
 
 from signal_manager.errors import MalformedMessageError
+from signal_manager.protocol.catalogue import SPECS
 from signal_manager.protocol.codec import decode_payload, signal_manager_pb2
 from signal_manager.protocol.codec.bounds import MAX_REQUEST, MAX_VALUES
 from signal_manager.protocol.messages import (
     MAX_LABEL,
     MAX_SDP,
     MAX_TOKEN,
-    SPECS,
     Message,
     MessageType,
     PayloadType,

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signal_manager.errors import MalformedMessageError
+from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.codec import Decoded, decode_payload, encode_payload, guess_shape
 from signal_manager.protocol.codec.fields import raw_signal_data
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
@@ -30,7 +31,6 @@ from signal_manager.protocol.messages import (
     Signal,
     SignalMessage,
     SignalOffer,
-    spec_of,
 )
 from tests.protocol.strategies import any_message, signals
 

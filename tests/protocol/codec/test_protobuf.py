@@ -7,9 +7,9 @@ import pytest
 
 from signal_manager.errors import MalformedMessageError
 from signal_manager.protocol import messages
+from signal_manager.protocol.catalogue import SPECS, Spec
 from signal_manager.protocol.codec import protobuf, signal_manager_pb2
 from signal_manager.protocol.messages import (
-    SPECS,
     Connect,
     MessageType,
     Peer,
@@ -17,7 +17,6 @@ from signal_manager.protocol.messages import (
     Resume,
     SignalOffer,
     Simulcast,
-    Spec,
     TrackRequest,
     TracksNew,
 )

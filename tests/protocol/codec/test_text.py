@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from signal_manager.errors import MalformedMessageError
+from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.codec import text
 from signal_manager.protocol.messages import (
     Connect,
@@ -23,7 +24,6 @@ from signal_manager.protocol.messages import (
     SignalOffer,
     Unregister,
     UnregisterAck,
-    spec_of,
 )
 
 

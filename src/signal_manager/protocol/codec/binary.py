@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from signal_manager.errors import MalformedMessageError
+from signal_manager.protocol.catalogue import SIGNAL_TYPES
 from signal_manager.protocol.codec.fields import address_of, build_message, decode_json, decode_utf8, raw_signal_data
 from signal_manager.protocol.messages import (
-    SIGNAL_TYPES,
     Connect,
     Disconnect,
     Heartbeat,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from signal_manager.errors import MalformedMessageError
-from signal_manager.protocol.messages import SPECS
+from signal_manager.protocol.catalogue import SPECS
 
 __all__ = ["MAX_REQUEST", "MAX_VALUES", "check_cbor", "check_json", "check_texts"]
 

@@ -13,18 +13,9 @@ import msgspec
 
 from signal_manager.errors import MalformedMessageError
 from signal_manager.model import NAME_RULE
+from signal_manager.protocol.catalogue import SIGNAL_TYPES, SPECS, spec_of
 from signal_manager.protocol.codec.bounds import check_json, check_texts
-from signal_manager.protocol.messages import (
-    SIGNAL_TYPES,
-    SPECS,
-    Message,
-    MessageType,
-    Peer,
-    Shape,
-    Signal,
-    SignalMessage,
-    spec_of,
-)
+from signal_manager.protocol.messages import Message, MessageType, Peer, Shape, Signal, SignalMessage
 
 __all__ = [
     "MAX_DEPTH",

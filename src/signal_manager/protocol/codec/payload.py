@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import assert_never
 
 from signal_manager.errors import MalformedMessageError
+from signal_manager.protocol.catalogue import SIGNAL_TYPES, SPECS
 from signal_manager.protocol.codec import binary, cbor, json, protobuf, text
 from signal_manager.protocol.codec.bounds import MAX_REQUEST
 from signal_manager.protocol.codec.fields import Decoded
-from signal_manager.protocol.messages import SIGNAL_TYPES, SPECS, Message, MessageType, PayloadType, Peer, Shape
+from signal_manager.protocol.messages import Message, MessageType, PayloadType, Peer, Shape
 
 __all__ = ["decode_payload", "encode_payload", "guess_shape"]
 

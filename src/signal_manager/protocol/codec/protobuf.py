@@ -13,10 +13,11 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
 
 from signal_manager.errors import MalformedMessageError
+from signal_manager.protocol.catalogue import SPECS
 from signal_manager.protocol.codec import signal_manager_pb2
 from signal_manager.protocol.codec.bounds import MAX_VALUES
 from signal_manager.protocol.codec.fields import build_message, decode_json, fields_of
-from signal_manager.protocol.messages import SPECS, Message, MessageType, Peer
+from signal_manager.protocol.messages import Message, MessageType, Peer
 
 __all__ = ["decode", "encode"]
 

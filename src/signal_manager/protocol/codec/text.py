@@ -8,17 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from signal_manager.errors import MalformedMessageError
+from signal_manager.protocol.catalogue import SIGNAL_TYPES, spec_of
 from signal_manager.protocol.codec.fields import address_of, build_message, decode_utf8, raw_signal_data
-from signal_manager.protocol.messages import (
-    SIGNAL_TYPES,
-    Disconnect,
-    Heartbeat,
-    Message,
-    MessageType,
-    Peer,
-    Signal,
-    spec_of,
-)
+from signal_manager.protocol.messages import Disconnect, Heartbeat, Message, MessageType, Peer, Signal
 
 __all__ = ["decode", "encode"]
 

@@ -1,0 +1,36 @@
+"""The catalogue is whole, and what is derived from it fails where something is missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from signal_manager.protocol.catalogue import SIGNAL_TYPES, SPECS, Handling
+from signal_manager.protocol.messages import MessageType, Peer, RoomEvent
+from signal_manager.router import check_handlers
+
+
+def test_every_message_type_has_a_row() -> None:
+    assert set(SPECS) == set(MessageType)
+
+
+def test_every_request_has_an_answer_that_the_service_sends() -> None:
+    for spec in SPECS.values():
+        if spec.handling is Handling.REQUEST:
+            assert spec.answered_by is not None
+            assert SPECS[spec.answered_by].sent_by is Peer.SERVICE
+
+
+def test_signals_are_a_run_of_bytes_as_the_relay_path_assumes() -> None:
+    assert sorted(SIGNAL_TYPES) == list(range(min(SIGNAL_TYPES), max(SIGNAL_TYPES) + 1))
+
+
+def test_a_request_without_a_handler_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"requests without a handler: .*RoomJoin"):
+        check_handlers(SPECS.values(), {})
+
+
+def test_a_handler_without_a_request_is_refused() -> None:
+    requests = {spec.struct for spec in SPECS.values() if spec.handling is Handling.REQUEST}
+
+    with pytest.raises(TypeError, match="no requests: RoomEvent, TokenRenew"):
+        check_handlers(SPECS.values(), requests | {RoomEvent})
