@@ -69,7 +69,7 @@ def both() -> dict[str, tuple[set[str], set[str]]]:
     client_events = fields("client", "ClientEvents")
     room_events = fields("room", "RoomEvents") | fields("members", "MemberEvents")
     retry = fields("retry", "RetryOptions")
-    exported = set(re.findall(r"\b(Direct\w+)\b", source("index")))
+    exported = set(re.findall(r"^export class (\w+)", source("direct"), re.MULTILINE))
     error_fields = {name for name in public(SignalManagerError) if name not in public(Exception)}
     return {
         "client": (camel(public(SignalClient) | {"client_id"}), members("client", "SignalClient") | {"on"}),
@@ -82,7 +82,7 @@ def both() -> dict[str, tuple[set[str], set[str]]]:
         "join": (camel(keywords(SignalClient.join)), fields("room", "JoinOptions")),
         "devices": (set(), set(re.findall(r"^export (?:async )?function (\w+)", source("devices"), re.MULTILINE))),
         "error": (error_names() | camel(error_fields), js_errors | {"code", "retryable"}),
-        "direct calls": (set(), exported - {"DirectOptions"}),
+        "direct calls": (set(), exported),
     }
 
 

@@ -28,7 +28,7 @@ SDK = Path(__file__).parents[2] / "sdk/js"
 MESSAGES = 200
 CUTS = 4
 TOKENS = {"alice": "t-1", "bob": "t-2"}
-BUNDLE = SDK / "dist/signal-manager.js"
+BUNDLES = [SDK / "dist" / name for name in ("signal-manager.js", "direct.js")]
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -81,10 +81,10 @@ class Phone:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the page is, beside the SDK, which is built again if its sources have changed since it was."""
     newest = max(source.stat().st_mtime for source in SDK.glob("src/*.ts"))
-    if not BUNDLE.exists() or BUNDLE.stat().st_mtime < newest:
+    if any(not bundle.exists() or bundle.stat().st_mtime < newest for bundle in BUNDLES):
         subprocess.run(["npm", "run", "build"], cwd=SDK, check=True, capture_output=True)
     folder = tmp_path_factory.mktemp("site")
-    for file in (BUNDLE, PAGES / "phone.html", PAGES / "phone.js"):
+    for file in (*BUNDLES, PAGES / "phone.html", PAGES / "phone.js"):
         shutil.copy(file, folder)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as http:
         thread = threading.Thread(target=http.serve_forever)

@@ -15,7 +15,8 @@ import {
   UnavailableError,
   errorFromWire,
 } from "./errors.js";
-import { SUBPROTOCOLS, encode, makeId, type Framing } from "./frames.js";
+import { SUBPROTOCOLS, encode, type Framing } from "./frames.js";
+import { makeId } from "./ids.js";
 import {
   isSignal,
   type Fields,

@@ -12,7 +12,8 @@ import {
   UnavailableError,
   errorFromWire,
 } from "./errors.js";
-import { SUBPROTOCOLS, decode, encode, makeId, type Framing } from "./frames.js";
+import { SUBPROTOCOLS, decode, encode, type Framing } from "./frames.js";
+import { makeId } from "./ids.js";
 import type { Fields, Message, MessageType } from "./messages.js";
 import type { Encoded, Session } from "./session.js";
 import { fetchToken, type Token } from "./tokens.js";

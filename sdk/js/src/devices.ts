@@ -1,7 +1,7 @@
 /**
  * Letting a camera or microphone go while its publication is muted, so that its light goes out, and opening it again.
  *
- * A module of its own, `devices.js`: pages that do not need it do not load it.
+ * An entry point of its own, `signal-manager/devices`: pages that do not need it do not load it.
  */
 
 import { InvalidRequestError, type Publication } from "./index.js";

@@ -3,15 +3,26 @@
  *
  * For services with `media.backend = "none"`, and for two people in any. A call negotiates in the pattern that the
  * WebRTC specification calls perfect negotiation (W3C WebRTC 1.0, section 10.7): either side may change it at any time.
+ *
+ * An entry point of its own, `signal-manager/direct`: pages that call through an SFU do not load it.
  */
 
-import type { SignalClient, SignalReceived } from "./client.js";
-import { Emitter, type Unsubscribe } from "./emitter.js";
-import { InvalidRequestError, NotFoundError, SignalManagerError, UnavailableError } from "./errors.js";
-import { makeId } from "./frames.js";
-import type { PeerConnectionConstructor } from "./media.js";
-import type { IceServer, JsonObject, TrackKind } from "./messages.js";
-import { isObject } from "./payload.js";
+import { makeId } from "./ids.js";
+import {
+  Emitter,
+  InvalidRequestError,
+  NotFoundError,
+  SignalManagerError,
+  UnavailableError,
+  type IceServer,
+  type JsonObject,
+  type PeerConnectionConstructor,
+  type SignalClient,
+  type SignalReceived,
+  type TrackKind,
+  type Unsubscribe,
+} from "./index.js";
+import { isObject } from "./messages.js";
 
 /** What direct calls use. */
 export interface DirectOptions {

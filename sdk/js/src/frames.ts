@@ -5,8 +5,9 @@
  */
 
 import { MalformedMessageError, TooLargeError } from "./errors.js";
-import { TYPE_BYTES, type Fields, type JsonObject, type Message, type MessageType } from "./messages.js";
-import { isObject, readPayload, writePayload } from "./payload.js";
+import { formatId } from "./ids.js";
+import { TYPE_BYTES, isObject, type Fields, type JsonObject, type Message, type MessageType } from "./messages.js";
+import { readPayload, writePayload } from "./payload.js";
 
 /** How messages are framed (docs/protocol.md, "Frames"): v1 carries 64 KiB, v2 4 GiB, json is text for people. */
 export type Framing = "v1" | "v2" | "json";
@@ -33,19 +34,6 @@ const NAME_OF_BYTE = new Map<number, MessageType>(
   Object.entries(TYPE_BYTES).map(([type, byte]) => [byte, type as MessageType]),
 );
 const MAY_BE_EMPTY: ReadonlySet<MessageType> = new Set<MessageType>(["HEARTBEAT", "DISCONNECT", "ICE_SERVERS"]);
-
-/** Return a fresh UUID v4. `crypto.randomUUID` would need a secure context, which a page on a LAN does not have. */
-export function makeId(): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = (bytes[6]! & 0x0f) | 0x40;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  return formatId(bytes);
-}
-
-function formatId(bytes: Uint8Array): string {
-  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
-}
 
 /**
  * Write one message as a client sends it.

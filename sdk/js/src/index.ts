@@ -11,7 +11,6 @@ export {
   type SignalStatus,
 } from "./client.js";
 export type { WebSocketConstructor, WebSocketLike } from "./connection.js";
-export { DirectCall, DirectCalls, type CallEvents, type DirectOptions } from "./direct.js";
 export { Emitter, type Unsubscribe } from "./emitter.js";
 export * from "./errors.js";
 export type { Framing } from "./frames.js";

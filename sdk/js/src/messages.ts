@@ -361,6 +361,11 @@ export interface Fields {
 /** One message: `fields` holds what its type has, absent ones left out. */
 export type Message = { [T in MessageType]: { type: T; id: string; fields: Fields[T] } }[MessageType];
 
+/** Tell whether a value is a JSON object. */
+export function isObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
 const SIGNAL_TYPES: ReadonlySet<MessageType> = new Set<SignalType>([
   "SIGNAL_OFFER",
   "SIGNAL_ANSWER",

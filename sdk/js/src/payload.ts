@@ -6,6 +6,7 @@
 
 import { InvalidRequestError, MalformedMessageError } from "./errors.js";
 import {
+  isObject,
   isSignalType,
   type ConnectionInfo,
   type DataChannelRequest,
@@ -88,11 +89,6 @@ function readFields(rules: Record<string, Rule>, source: unknown, where = ""): J
     else if (!each.isOptional) throw new MalformedMessageError(`${path} is missing`);
   }
   return fields;
-}
-
-/** Tell whether a value is a JSON object. */
-export function isObject(value: unknown): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function oneOf(...words: string[]): Rule {

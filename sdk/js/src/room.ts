@@ -112,7 +112,7 @@ const SESSION_LOST = "media session lost";
 // The reason of the end of a room, or of a membership, that is meant to be joined again (docs/protocol.md, "Rooms").
 const RESTARTING = "restarting";
 
-const NO_MEDIA = "the service has no media backend; call the other directly, with DirectCalls";
+const NO_MEDIA = "the service has no media backend; call the other directly, with signal-manager/direct";
 
 /** One membership, from joining until its media session or its connection is lost. */
 interface Entry {

@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 import { beforeEach, mock, test } from "node:test";
 
 import { SignalClient } from "../src/client.js";
-import { encode, makeId } from "../src/frames.js";
+import { encode } from "../src/frames.js";
+import { makeId } from "../src/ids.js";
 import type { Fields } from "../src/messages.js";
 
 /** A WebSocket to a service that accepts everybody, in the json framing. */

@@ -5,7 +5,8 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { InvalidRequestError, MalformedMessageError, TooLargeError } from "../src/errors.js";
-import { decode, encode, makeId, type Framing } from "../src/frames.js";
+import { decode, encode, type Framing } from "../src/frames.js";
+import { makeId } from "../src/ids.js";
 import { isSignal, type Fields, type JsonObject, type MessageType } from "../src/messages.js";
 
 interface Vector {

@@ -8,7 +8,7 @@ import { WebSocket } from "ws";
 
 import { SignalClient } from "../src/client.js";
 import { ConflictError } from "../src/errors.js";
-import { makeId } from "../src/frames.js";
+import { makeId } from "../src/ids.js";
 import type { Fields } from "../src/messages.js";
 import type { Room } from "../src/room.js";
 import { FakePeer, makeStream } from "./peer.js";

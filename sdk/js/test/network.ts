@@ -4,7 +4,8 @@
  * Nothing happens by itself: the test carries bytes, drops connections and lets sessions expire, in any order it likes.
  */
 
-import { encode, makeId } from "../src/frames.js";
+import { encode } from "../src/frames.js";
+import { makeId } from "../src/ids.js";
 import type { Fields, MessageType } from "../src/messages.js";
 import { read, type Received } from "./service.js";
 

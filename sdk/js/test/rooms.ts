@@ -4,7 +4,7 @@
  * It keeps the SFU's rule that negotiations of one session must not overlap, and counts who breaks it.
  */
 
-import { makeId } from "../src/frames.js";
+import { makeId } from "../src/ids.js";
 import type { Fields, Member, MessageType, PublishedTrack, RoomEvent, TrackResult } from "../src/messages.js";
 import type { Section } from "./peer.js";
 import { Inbox, type Received, type ServiceConnection, type TestService } from "./service.js";

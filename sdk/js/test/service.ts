@@ -5,7 +5,8 @@ import type { AddressInfo } from "node:net";
 
 import { WebSocketServer, type RawData, type WebSocket } from "ws";
 
-import { encode, makeId, type Framing } from "../src/frames.js";
+import { encode, type Framing } from "../src/frames.js";
+import { makeId } from "../src/ids.js";
 import { TYPE_BYTES, type Fields, type MessageType } from "../src/messages.js";
 
 const TIME_LIMIT = 5000;

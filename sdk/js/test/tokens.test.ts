@@ -9,7 +9,7 @@ import { SignalClient, type ClientEvents, type ClientOptions } from "../src/clie
 import { AuthenticationError, InvalidRequestError, SignalManagerError, UnavailableError } from "../src/errors.js";
 import { fetchToken, isExpiry, renewalDelay, retryDelay, type Token } from "../src/tokens.js";
 import { TestService, soon, type Received, type ServiceConnection } from "./service.js";
-import { makeId } from "../src/frames.js";
+import { makeId } from "../src/ids.js";
 
 let service: TestService;
 let client: SignalClient;

@@ -1,5 +1,6 @@
 // Two of these pages call each other through the SDK as an application uses it: no SFU, the service only relays.
-import { DirectCalls, SignalClient } from "./signal-manager.js";
+import { DirectCalls } from "./direct.js";
+import { SignalClient } from "./signal-manager.js";
 
 const video = document.querySelector("video");
 
