@@ -258,6 +258,7 @@ def test_a_port_that_is_taken_is_one_line_and_status_2(run: Run) -> None:
 def test_check_config_shows_every_value_and_where_it_comes_from(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("SIGNAL_MANAGER_METRICS_ENABLED", "false")
     (tmp_path / "config.toml").write_text(f'[auth]\ntoken_secret = "{SECRET}"')
     monkeypatch.setenv("SIGNAL_MANAGER_SERVER_PORT", "1234")
 
@@ -271,14 +272,18 @@ def test_check_config_shows_every_value_and_where_it_comes_from(
     assert SECRET not in result.out
 
 
-def test_check_config_warns_of_what_serve_would_refuse_and_of_weak_secrets(
+def test_check_config_refuses_published_secrets_beyond_loopback_as_serve_does(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIGNAL_MANAGER_SERVER_HOST", "0.0.0.0")
+    monkeypatch.setenv("SIGNAL_MANAGER_SERVER_PORT", "0")
+    monkeypatch.setenv("SIGNAL_MANAGER_METRICS_PORT", "0")
     monkeypatch.setenv("SIGNAL_MANAGER_AUTH_TOKEN_SECRET", "short")
     monkeypatch.setenv("SIGNAL_MANAGER_AUTH_API_KEYS", '["test_client_1:test_token_1"]')
 
-    result = run("check-config")
+    assert_one_error(run("check-config"), "refusing to listen on 0.0.0.0 while auth.api_keys is the published default")
+
+    result = run("check-config", "--insecure")
 
     assert result.status == 0
     assert result.err.splitlines() == [
@@ -302,13 +307,13 @@ def test_check_config_says_what_the_local_sfu_carries(run: Run, monkeypatch: pyt
 
 
 def test_check_config_speaks_json(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "app-config.toml").write_text("[server]\nport = 1")
+    (tmp_path / "app-config.toml").write_text("[server]\nport = 0\n[metrics]\nport = 0")
 
     document = json.loads(run("check-config", "--json").out)
 
     file = str(tmp_path / "app-config.toml")
     assert (document["valid"], document["file"], document["warnings"]) == (True, file, [])
-    assert document["settings"]["server"]["port"] == {"value": 1, "origin": file}
+    assert document["settings"]["server"]["port"] == {"value": 0, "origin": file}
     assert document["settings"]["auth"]["token_secret"]["value"] == "***"
 
 
@@ -318,7 +323,7 @@ def test_check_config_says_in_json_what_is_wrong(run: Run, monkeypatch: pytest.M
     result = run("check-config", "--json")
 
     message = 'SIGNAL_MANAGER_SERVER_PORT: expected a whole number, got "x"'
-    assert json.loads(result.out) == {"valid": False, "error": message}
+    assert json.loads(result.out) == {"valid": False, "error": message, "errors": [message]}
     assert (result.status, result.err) == (2, f"error: {message}\n")
 
 

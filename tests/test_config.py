@@ -39,7 +39,7 @@ def problem_with(tmp_path: Path) -> Problem:
 def test_without_a_file_there_are_the_defaults(tmp_path: Path) -> None:
     loaded = load_with_origins(environ={}, directory=tmp_path)
 
-    assert loaded == (Config(), None, {}, ())
+    assert loaded == (Config(), None, {}, (), ())
 
 
 def test_app_config_comes_before_config(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from signal_manager.backends import authenticators_for, bus_for, media_for, stor
 from signal_manager.config import (
     Config,
     as_plain,
+    exposure,
     has_other_nodes,
     insecure_settings,
     is_loopback,
@@ -257,12 +258,9 @@ def check_exposure(config: Config, *, insecure: bool) -> None:
     Raises:
         ConfigurationError: which to change.
     """
-    exposed = insecure_settings(config)
-    if exposed and not insecure:
-        raise ConfigurationError(
-            f"refusing to listen on {config.server.host} while {' and '.join(exposed)} "
-            f"{'are' if len(exposed) > 1 else 'is'} the published default: change it, or pass --insecure"
-        )
+    reason = exposure(config)
+    if reason is not None and not insecure:
+        raise ConfigurationError(reason)
 
 
 def configure_logs(config: Config, *, is_quiet: bool = False, warnings: Sequence[str] = ()) -> logs.Logs:

@@ -6,42 +6,30 @@ and exit status 2; standard output carries results alone, so that scripts can us
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import sys
 import time
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import msgspec
 import typer
 
 from signal_manager import __version__
-from signal_manager.auth import MAX_TOKEN_BYTES, TokenReport, inspect_token, issue_token
-from signal_manager.config import (
-    Config,
-    LoadedConfig,
-    as_json,
-    as_toml,
-    capacity,
-    insecure_settings,
-    load,
-    load_with_origins,
-    unsupported_settings,
-    weak_secrets,
-)
+from signal_manager.config_commands import check_config, init
 from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
 from signal_manager.logs import escape_control_characters
 from signal_manager.management_commands import add_management_commands
-from signal_manager.metrics import Metrics
 from signal_manager.migration_command import migrate_config
-from signal_manager.model import NAME_RULE, Grants, is_valid_name
 from signal_manager.sfu_command import sfu
 from signal_manager.storage_commands import storage_commands
-from signal_manager.terminal import SECONDS_OF, ConfigOption, print_json, span, tell, warn
+from signal_manager.terminal import SECONDS_OF, Commands, ConfigOption, print_json, span, tell, warn
+
+if TYPE_CHECKING:
+    from signal_manager.auth import TokenReport
+    from signal_manager.config import LoadedConfig
+    from signal_manager.model import Grants
 
 __all__ = ["application", "main", "parse_duration"]
 
@@ -55,12 +43,9 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 LONGEST_DURATION = 3650 * 86400  # 10 years: longer ones are typing errors, and far longer ones have no date
 LAST_DATE = 253_402_300_799  # 9999-12-31T23:59:59Z, where dates end
 
-application = typer.Typer(
+application = Commands(
     help="WebRTC signaling: a WebSocket service with a compact binary protocol, tokens, sessions and relaying.",
-    epilog="Start with `signal-manager serve`, then `signal-manager try` in another terminal.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
+    epilog="Start with 'signal-manager serve', then 'signal-manager try' in another terminal.",
 )
 
 
@@ -80,6 +65,9 @@ def main() -> None:
 
 
 def _exit_status(arguments: list[str]) -> int:
+    if arguments == ["--version"]:  # at once: to run a command, even this one, typer imports pydantic
+        print(f"{PROGRAM} {__version__}")
+        return 0
     try:
         status = application(args=arguments, prog_name=PROGRAM, standalone_mode=False)
     except SignalManagerError as error:
@@ -141,6 +129,8 @@ def serve(
     - `signal-manager serve --config production.toml`
     - `signal-manager serve --port 0 --log-level debug`
     """
+    from signal_manager.config import load_with_origins
+
     overrides: dict[str, dict[str, Any]] = {"server": {}, "logging": {}}
     for section, key, value in (("server", "host", host), ("server", "port", port), ("logging", "level", log_level)):
         if value is not None:
@@ -155,11 +145,11 @@ def serve(
 
 
 def _run(loaded: LoadedConfig, *, insecure: bool) -> None:
-    from signal_manager import app  # noqa: PLC0415 - the other commands need neither its libraries nor their start time
+    from signal_manager import app
 
     is_secure = loaded.config.server.tls_enabled
     if loaded.config.server.workers > 1:
-        from signal_manager import supervisor  # noqa: PLC0415 - as above
+        from signal_manager import supervisor
 
         supervisor.run(
             loaded.config,
@@ -184,68 +174,8 @@ def _announce(host: str, port: int, *, is_secure: bool) -> None:
         print(f"try it in another terminal: {PROGRAM} try --url {url}", file=sys.stderr)
 
 
-@application.command()
-def check_config(
-    config: ConfigOption = None,
-    online: Annotated[
-        bool, typer.Option("--online", help="Also try the credentials of Cloudflare Realtime with one harmless call.")
-    ] = False,
-    as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-) -> None:
-    """Print the configuration in effect, each value with where it comes from, and whether it is valid.
-
-    Secrets are shown as `***`.
-
-    Examples:
-
-    - `signal-manager check-config`
-    - `signal-manager check-config --config production.toml --json`
-    - `signal-manager check-config --online`
-    """
-    try:
-        loaded = load_with_origins(config)
-        for problem in unsupported_settings(loaded.config):
-            raise ConfigurationError(problem)
-        if online:
-            asyncio.run(_try_credentials(loaded.config))
-    except SignalManagerError as error:
-        if as_json_text:
-            print_json({"valid": False, "error": error.message})
-        raise
-    warnings = _warnings(loaded)
-    if as_json_text:
-        file = str(loaded.file) if loaded.file else None
-        settings = as_json(loaded.config, origins=loaded.origins)
-        carries = capacity(loaded.config)
-        notes = [carries] if carries is not None else []
-        print_json({"valid": True, "file": file, "warnings": warnings, "notes": notes, "settings": settings})
-        return
-    print(as_toml(loaded.config, origins=loaded.origins))
-    for warning in warnings:
-        warn(warning)
-    carries = capacity(loaded.config)
-    if carries is not None:
-        print(carries)
-    print("configuration is valid")
-
-
-async def _try_credentials(config: Config) -> None:
-    from signal_manager import backends  # noqa: PLC0415 - the other commands need neither its libraries nor their start time
-
-    if backends.media_backend_of(config) != "cloudflare":
-        raise ConfigurationError("--online tries cloudflare.app_id and cloudflare.app_secret, and they are not set")
-    async with backends.cloudflare_for(config, Metrics()) as backend:
-        await backend.validate_credentials()
-
-
-def _warnings(loaded: LoadedConfig) -> list[str]:
-    host = loaded.config.server.host
-    exposed = [
-        f"{setting} is the published default: `serve` refuses to listen on {host} unless --insecure is given"
-        for setting in insecure_settings(loaded.config)
-    ]
-    short = [f"{setting} is shorter than 32 bytes" for setting in weak_secrets(loaded.config)]
-    return [*loaded.warnings, *exposed, *short]
+application.command("check-config")(check_config)
+application.command("init")(init)
 
 
 @application.command()
@@ -282,6 +212,8 @@ def token(
     - `signal-manager token --client-id tv --room 'demo-*' --role receiver --no-publish`
     - `signal-manager token --inspect - < token.txt`
     """
+    from signal_manager.model import NAME_RULE, Grants, is_valid_name
+
     grants = Grants(
         rooms=tuple(room) if room else None,
         roles=tuple(str(each) for each in role) if role else None,
@@ -303,6 +235,9 @@ def token(
 
 
 def _issued(client_id: str, ttl: str | None, grants: Grants, config: Path | None) -> str:
+    from signal_manager.auth import issue_token
+    from signal_manager.config import load
+
     auth = load(config).auth
     lifetime = auth.token_expiry if ttl is None else parse_duration(ttl)
     if auth.auth_method in {"api_key", "store"}:
@@ -321,6 +256,11 @@ def _issued(client_id: str, ttl: str | None, grants: Grants, config: Path | None
 
 
 def _explain(inspected: str, config: Path | None, *, as_json_text: bool) -> int:
+    import msgspec
+
+    from signal_manager.auth import MAX_TOKEN_BYTES, inspect_token
+    from signal_manager.config import load
+
     if inspected == "-":
         inspected = sys.stdin.read(MAX_TOKEN_BYTES + 1)
     auth = load(config).auth
@@ -374,6 +314,8 @@ def _moment(at: float | None, now: float) -> str | None:
         return None
     if at > LAST_DATE:
         return "after the year 9999"
+    from datetime import UTC, datetime
+
     distance = span(abs(at - now))
     when = f"in {distance}" if at > now else f"{distance} ago"
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC ({when})"
@@ -425,8 +367,10 @@ def try_service(
     - `signal-manager try --url ws://127.0.0.1:8080`
     - `signal-manager try --url wss://signal.example.org --sender "a:$TOKEN_A" --receiver "b:$TOKEN_B"`
     """
+    import asyncio
+
     try:
-        from signal_manager.trial import run_trial  # noqa: PLC0415 - needs an optional dependency
+        from signal_manager.trial import run_trial
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("signal_manager"):
             raise
@@ -444,6 +388,8 @@ def try_service(
 
 
 def _credentials(option: str, text: str) -> tuple[str, str]:
+    from signal_manager.model import NAME_RULE, is_valid_name
+
     client_id, colon, token = text.partition(":")
     if not colon or not token or not is_valid_name(client_id):
         raise ConfigurationError(f"expected {option} ID:TOKEN with an id of {NAME_RULE}")

@@ -9,15 +9,14 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args, get_origin
 
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import EnvSettingsSource
 
 from signal_manager.errors import ConfigurationError
 from signal_manager.original_config import (
@@ -34,6 +33,8 @@ from signal_manager.settings import (
     Config,
     Section,
     capacity,
+    contradictions,
+    exposure,
     has_other_nodes,
     insecure_settings,
     is_loopback,
@@ -49,11 +50,14 @@ __all__ = [
     "as_plain",
     "as_toml",
     "capacity",
+    "commented_toml",
     "example_toml",
+    "exposure",
     "has_other_nodes",
     "insecure_settings",
     "is_loopback",
     "load",
+    "load_even_if_wrong",
     "load_with_origins",
     "published_credentials",
     "unsupported_settings",
@@ -78,13 +82,15 @@ class LoadedConfig(NamedTuple):
     """A configuration and where it came from.
 
     `origins` maps "section.key" to the file's name, the variable's name or "command line"; defaults are not in it.
-    `warnings` are sentences about what was taken otherwise than it was written.
+    `warnings` are sentences about what was taken otherwise than it was written. `problems` are sentences about what is
+    wrong; `config` lacks the values that they are about.
     """
 
     config: Config
     file: Path | None
     origins: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 def load(
@@ -113,11 +119,35 @@ def load_with_origins(
         overrides: sections of values above the environment, from the command line.
 
     Raises:
-        ConfigurationError: in one line, which file or variable is wrong and how, without the value of a secret.
+        ConfigurationError: in one line, which file or variable is wrong and how, without the value of a secret. Of
+            several mistakes it names the first and counts the others.
+    """
+    loaded = load_even_if_wrong(path, environ=environ, directory=directory, overrides=overrides)
+    if loaded.problems:
+        first, *others = loaded.problems
+        more = f" (and {len(others)} more: `signal-manager check-config` lists all)" if others else ""
+        raise ConfigurationError(first + more)
+    return loaded
+
+
+def load_even_if_wrong(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> LoadedConfig:
+    """Return as much of the configuration as is right, with all that is wrong in its `problems`.
+
+    Arguments are those of `load_with_origins`.
     """
     environ = os.environ if environ is None else environ
     file = path or _find_file(directory or Path.cwd())
-    from_file = _read_file(file) if file else _Source({})
+    try:
+        from_file = _read_file(file) if file else _Source({})
+    except ConfigurationError as error:
+        # Nothing is known of what the file says, so that nothing else can be said to be wrong with certainty.
+        return LoadedConfig(Config(), file, {}, problems=(error.message,))
     from_environment = _read_environment(environ)
     merged: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
@@ -134,10 +164,18 @@ def load_with_origins(
     warnings = [*from_file.warnings, *from_environment.warnings]
     _fill_firestore_from_gcp(merged, origins)
     warnings += _choose_firestore(merged, origins)
+    problems = [*from_file.problems, *from_environment.problems]
+    tolerant = {"even_if_contradictory": True}
     try:
-        return LoadedConfig(Config.model_validate(merged), file, origins, tuple(warnings))
-    except ValidationError as error:
-        raise ConfigurationError(_problem_of_all(error)) from None
+        config = Config.model_validate(merged, context=tolerant)
+    except ValidationError as error:  # of overrides: the other sources are checked by now
+        problems += [_problem_of_override(details) for details in error.errors()]
+        for details in error.errors():
+            place = [str(part) for part in details["loc"]]
+            merged[place[0]].pop(place[1], None)
+        config = Config.model_validate(merged, context=tolerant)
+    problems += contradictions(config)
+    return LoadedConfig(config, file, origins, tuple(warnings), tuple(problems))
 
 
 def _find_file(directory: Path) -> Path | None:
@@ -145,11 +183,12 @@ def _find_file(directory: Path) -> Path | None:
 
 
 class _Source(NamedTuple):
-    """What one source says: section → key → value, variables that are spelled otherwise, and warnings."""
+    """What one source says (section → key → value), variables that are spelled otherwise, warnings, and mistakes."""
 
     tables: Mapping[str, Mapping[str, Any]]
     spellings: Mapping[str, str] = {}
     warnings: Sequence[str] = ()
+    problems: Sequence[str] = ()
 
 
 def _read_file(path: Path) -> _Source:
@@ -170,8 +209,16 @@ def _read_file(path: Path) -> _Source:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
     translation = translate(document)
-    tables = {section: _checked_table(str(path), section, table) for section, table in translation.tables.items()}
-    return _Source(tables, warnings=_warnings_of(path, translation, nulls, tables))
+    tables: dict[str, Mapping[str, Any]] = {}
+    problems: list[str] = []
+    for section, table in translation.tables.items():
+        if section not in _SECTIONS:
+            problems.append(f"{path}: {_unknown_section(section, table)}")
+        elif not isinstance(table, dict):
+            problems.append(f"{path}: expected [{section}] to be a table, got {_shown(table)}")
+        else:
+            tables[section] = _checked_table(str(path), section, table, problems)
+    return _Source(tables, warnings=_warnings_of(path, translation, nulls, tables), problems=problems)
 
 
 def _warnings_of(
@@ -201,49 +248,57 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(names)
 
 
-def _checked_table(path: str, section: str, table: Any) -> dict[str, Any]:
-    if section not in _SECTIONS:
-        raise ConfigurationError(f"{path}: {_unknown_section(section, table)}")
-    if not isinstance(table, dict):
-        raise ConfigurationError(f"{path}: expected [{section}] to be a table, got {_shown(table)}")
-    try:
+def _checked_table(path: str, section: str, table: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Return what is right in a table of a file; add what is wrong to `problems`."""
+
+    def read(table: dict[str, Any]) -> Section:
         # By way of JSON, where strict means "of TOML's own type" without refusing a list for a tuple. No setting is a
         # date or a time; as a list of one it fits none of them.
-        values = _SECTIONS[section].model_validate_json(
-            json.dumps(table, default=lambda moment: [str(moment)]), strict=True
-        )
+        text = json.dumps(table, default=lambda moment: [str(moment)])
+        return _SECTIONS[section].model_validate_json(text, strict=True)
+
+    return _without_mistakes(read, table, lambda details: f"{path}: {_problem(section, details, '[{}] {}')}", problems)
+
+
+def _without_mistakes(
+    read: Callable[[dict[str, Any]], Section],
+    table: dict[str, Any],
+    explain: Callable[[ErrorDetails], str],
+    problems: list[str],
+) -> dict[str, Any]:
+    try:
+        return read(table).model_dump(exclude_unset=True)
     except ValidationError as error:
-        raise ConfigurationError(f"{path}: {_problem(section, error.errors()[0], '[{}] {}')}") from None
-    return values.model_dump(exclude_unset=True)
-
-
-class _Environment(EnvSettingsSource):
-    """Read variables from any mapping; what should be JSON and is not stays text, for `_problem` to name."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(Config)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): value for name, value in self._environ.items()}
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        try:
-            return super().decode_complex_value(field_name, field, value)
-        except (ValueError, RecursionError):
-            return value
+        wrong = {str(details["loc"][0]): details for details in reversed(error.errors())}
+    # The first mistake in each value says enough; in the order in which a person finds them.
+    problems += [explain(wrong[key]) for key in table if key in wrong]
+    return read({key: value for key, value in table.items() if key not in wrong}).model_dump(exclude_unset=True)
 
 
 def _read_environment(environ: Mapping[str, str]) -> _Source:
     known = {_variable(section, key) for section, key, _ in _fields()}
     ours = {name: value for name, value in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
     ours, spellings, warnings = _translated_variables(ours)
-    for name in sorted(ours.keys() - known):
-        if not _SERVICE_LINK.match(name):
-            raise ConfigurationError(f"unknown variable {name}{_better_variable(name, known)}")
-    tables = _Environment({name: value for name, value in ours.items() if name in known})()
-    checked = {section: _checked_variables(section, values) for section, values in tables.items()}
-    return _Source(checked, spellings, warnings)
+    problems = [
+        f"unknown variable {name}{_better_variable(name, known)}"
+        for name in sorted(ours.keys() - known)
+        if not _SERVICE_LINK.match(name)
+    ]
+    tables: dict[str, dict[str, Any]] = {}
+    for section, key, field in _fields():
+        value = ours.get(_variable(section, key))
+        if value is not None:
+            tables.setdefault(section, {})[key] = _decoded(value) if get_origin(field.annotation) is tuple else value
+    checked = {section: _checked_variables(section, values, problems) for section, values in tables.items()}
+    return _Source(checked, spellings, warnings, problems)
+
+
+def _decoded(value: str) -> Any:
+    """Return the list that a variable holds as JSON; what is no JSON stays text, for `_problem` to name."""
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _translated_variables(variables: dict[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
@@ -272,11 +327,11 @@ def _translated_variables(variables: dict[str, str]) -> tuple[dict[str, str], di
     return taken, spellings, [f"{label}: {', '.join(names)}" for label, names in labels.items() if names]
 
 
-def _checked_variables(section: str, values: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return _SECTIONS[section].model_validate(values).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        raise ConfigurationError(_problem(section, error.errors()[0])) from None
+def _checked_variables(section: str, values: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Return what is right in the variables of a section; add what is wrong to `problems`."""
+    return _without_mistakes(
+        _SECTIONS[section].model_validate, values, lambda details: _problem(section, details), problems
+    )
 
 
 def _fill_firestore_from_gcp(merged: dict[str, dict[str, Any]], origins: dict[str, str]) -> None:
@@ -298,10 +353,7 @@ def _choose_firestore(merged: dict[str, dict[str, Any]], origins: dict[str, str]
     return ['firestore.project_id is set and storage.backend is not: taken as storage.backend = "firestore"']
 
 
-def _problem_of_all(error: ValidationError) -> str:
-    details = error.errors()[0]
-    if not details["loc"]:
-        return str(details["ctx"]["error"])  # from _sections_agree, which names its settings
+def _problem_of_override(details: ErrorDetails) -> str:
     section, *rest = details["loc"]
     details["loc"] = tuple(rest)
     return _problem(str(section), details, "{}.{}")
@@ -447,6 +499,19 @@ def example_toml() -> str:
         '# written as JSON. "" for an optional path or id means "not set".\n'
         "# To see what is in effect, and why: signal-manager check-config\n"
         "\n" + as_toml(Config(), hide_secrets=False, describe=True)
+    )
+
+
+def commented_toml() -> str:
+    """Return the text of a new configuration file: every setting, explained, with its default behind a `#`."""
+    header, _, settings = example_toml().partition("\n\n")
+    lines = [line if not line or line[0] in "#[" else f"#{line}" for line in settings.splitlines()]
+    return (
+        "# The configuration of signal-manager. What stands behind a # is a default: take the # away to change it.\n"
+        + header.split("\n", 2)[2]
+        + "\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 

@@ -1,7 +1,8 @@
 """Where log lines go and what they look like: structlog and the standard library's loggers through one pipeline.
 
 Modules call `structlog.get_logger(__name__)` and know nothing of this; the composition root configures it once and
-closes it last. Values under secret names are removed here, whoever logs them.
+closes it last. Values under secret names are removed here, whoever logs them. structlog is imported when logging
+begins, because the command line imports this module for `--help` too.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ import traceback
 from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, Literal, TextIO
-
-import structlog
-from structlog.stdlib import ProcessorFormatter
-from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from signal_manager.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 __all__ = ["Logs", "configure", "escape_control_characters"]
 
@@ -51,6 +51,8 @@ class Logs:
 
     def close(self) -> None:
         """Flush and remove every handler; calling it again does nothing."""
+        import structlog  # noqa: PLC0415 - see above
+
         root = logging.getLogger()
         for handler in self._handlers:
             root.removeHandler(handler)
@@ -86,6 +88,8 @@ def configure(
     Raises:
         ConfigurationError: the file cannot be written.
     """
+    import structlog  # noqa: PLC0415 - see above
+
     shared = _shared_processors()
     handlers: list[logging.Handler] = []
     if file_path:
@@ -100,7 +104,11 @@ def configure(
     if not handlers:
         handlers.append(logging.NullHandler())  # a root logger without any prints warnings to standard error
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         # Modules create their loggers on import; caching would bind them to whatever was configured first.
@@ -152,6 +160,8 @@ def _open_privately(path: str, flags: int) -> int:
 
 
 def _shared_processors() -> list[Processor]:
+    import structlog  # noqa: PLC0415 - see above
+
     return [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -163,14 +173,15 @@ def _shared_processors() -> list[Processor]:
 
 
 def _formatter(shared: list[Processor], format: str, *, colors: bool) -> logging.Formatter:
+    import structlog  # noqa: PLC0415 - see above
+
     # Neither shows the frames' local variables, where tokens and SDPs live.
     if format == "json":
         rendering: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         rendering = [_escape_values, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback)]
-    return ProcessorFormatter(
-        foreign_pre_chain=shared, processors=[ProcessorFormatter.remove_processors_meta, *rendering]
-    )
+    formatter = structlog.stdlib.ProcessorFormatter
+    return formatter(foreign_pre_chain=shared, processors=[formatter.remove_processors_meta, *rendering])
 
 
 def _remove_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from signal_manager.config import Config, is_loopback, load
 from signal_manager.errors import ConfigurationError, SignalManagerError, error_from_wire
 from signal_manager.logs import escape_control_characters
-from signal_manager.model import NAME_RULE, is_valid_name
 from signal_manager.terminal import ConfigOption, JsonOption, print_json, print_table, span, tell
 
 if TYPE_CHECKING:
     import httpx
+
+    from signal_manager.config import Config
 
 __all__ = ["add_management_commands"]
 
@@ -245,6 +245,8 @@ def set_metadata(
 
 
 def _name(what: str, name: str) -> str:
+    from signal_manager.model import NAME_RULE, is_valid_name
+
     # Anything else would also mean something else in a path.
     if not is_valid_name(name):
         raise ConfigurationError(f"expected {what} of {NAME_RULE}")
@@ -296,7 +298,7 @@ class _Service:
             query = {**query, "after": page["next"]}
 
     def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        import httpx  # noqa: PLC0415 - see _service
+        import httpx
 
         where = str(self._http.base_url).rstrip("/")
         try:
@@ -327,7 +329,9 @@ class _Service:
 @contextmanager
 def _service(config: Path | None, url: str | None, token: str | None) -> Iterator[_Service]:
     """Speak to a service while the block lasts; what it refuses is one line and the exit status 1."""
-    import httpx  # noqa: PLC0415 - the other commands do without its start time
+    import httpx
+
+    from signal_manager.config import Config, is_loopback, load
 
     # Whoever says both needs no configuration on this machine.
     settings = load(config) if url is None or token is None else None

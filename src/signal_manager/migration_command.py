@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from signal_manager.config import LoadedConfig, as_toml, insecure_settings, load_with_origins
 from signal_manager.errors import ConfigurationError
 from signal_manager.terminal import tell
+
+if TYPE_CHECKING:
+    from signal_manager.config import LoadedConfig
 
 __all__ = ["migrate_config"]
 
@@ -35,6 +37,8 @@ def migrate_config(
     - `signal-manager migrate-config config.toml > new.toml`
     - `signal-manager migrate-config /etc/signal-manager/config.toml --write`
     """
+    from signal_manager.config import as_toml, load_with_origins
+
     loaded = load_with_origins(file, environ={})
     # What [gcp] said stands in [firestore] by now.
     kept = {name for name in loaded.origins if not name.startswith("gcp.")}
@@ -50,6 +54,8 @@ def migrate_config(
 
 def _advice(loaded: LoadedConfig) -> list[str]:
     """Say what the file allows here and a deployment should still look at."""
+    from signal_manager.config import insecure_settings
+
     config, advice = loaded.config, []
     if any(name.startswith("gcp.") for name in loaded.origins):
         advice.append("[gcp] is part of [firestore] now")

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    model_validator,
+)
 
 from signal_manager.auth import DEFAULT_LEEWAY, StaticKeys
 from signal_manager.errors import ConfigurationError
@@ -21,6 +30,8 @@ __all__ = [
     "Config",
     "Section",
     "capacity",
+    "contradictions",
+    "exposure",
     "has_other_nodes",
     "insecure_settings",
     "is_loopback",
@@ -410,19 +421,14 @@ class Admin(Section):
     demo: bool = Field(default=True, description="Serve the demo page, on loopback only.")
 
 
-class Config(BaseSettings):
+class Config(BaseModel):
     """The service's whole configuration.
 
-    Constructing it reads neither files nor the environment, so `Config()` is exactly the defaults: see `load`.
+    Constructing it reads neither files nor the environment, so `Config()` is exactly the defaults: see `load`. Settings
+    that contradict each other are refused, unless the validation's context holds `even_if_contradictory`.
     """
 
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        env_prefix=ENVIRONMENT_PREFIX,
-        env_nested_delimiter="_",
-        env_nested_max_split=1,
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     server: Server = Server()
     auth: Auth = Auth()
@@ -439,61 +445,57 @@ class Config(BaseSettings):
     metrics: Metrics = Metrics()
     admin: Admin = Admin()
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take constructor arguments only: `load` asks the other sources one by one, to know who said what."""
-        return (init_settings,)
-
     @model_validator(mode="after")
-    def _sections_agree(self) -> Self:
-        if self.server.heartbeat_timeout <= self.server.heartbeat_interval:
-            raise ValueError(
-                f"server.heartbeat_timeout ({self.server.heartbeat_timeout:g} s) must be longer than "
-                f"server.heartbeat_interval ({self.server.heartbeat_interval:g} s)"
-            )
-        if self.rooms.leave_after <= self.rooms.away_after:
-            raise ValueError(
-                f"rooms.leave_after ({self.rooms.leave_after:g} s) must be longer than "
-                f"rooms.away_after ({self.rooms.away_after:g} s)"
-            )
-        if self.server.tls_enabled and not (self.server.tls_cert_path and self.server.tls_key_path):
-            raise ValueError("server.tls_enabled needs server.tls_cert_path and server.tls_key_path")
-        if self.session.resume_total_bytes < self.session.resume_buffer_bytes:
-            raise ValueError(
-                f"session.resume_total_bytes ({self.session.resume_total_bytes}) must not be smaller than "
-                f"session.resume_buffer_bytes ({self.session.resume_buffer_bytes})"
-            )
-        self._turn_agrees()
-        by_public_key = [algorithm for algorithm in self.auth.jwt_algorithms if algorithm != "HS256"]
-        if by_public_key and not self.auth.jwks_url:
-            raise ValueError(f"auth.jwt_algorithms allows {by_public_key[0]}, which needs auth.jwks_url")
-        if self.auth.jwks_url and not by_public_key:
-            raise ValueError("auth.jwks_url is set, but auth.jwt_algorithms allows neither RS256 nor ES256")
-        is_administrable = self.metrics.enabled and self.admin.enabled and not is_loopback(self.metrics.host)
-        if is_administrable and not self.admin.token.get_secret_value():
-            raise ValueError(f"admin.token is required, since metrics.host {self.metrics.host} is not loopback")
+    def _agrees(self, info: ValidationInfo) -> Self:
+        if not (info.context or {}).get("even_if_contradictory"):
+            for contradiction in contradictions(self):
+                raise ValueError(contradiction)
         return self
 
-    def _turn_agrees(self) -> None:
-        media = self.media
-        has_secret = bool(media.turn_secret.get_secret_value())
-        has_username, has_password = bool(media.turn_username), bool(media.turn_password.get_secret_value())
-        if has_username != has_password:
-            given, missing = ("username", "password") if has_username else ("password", "username")
-            raise ValueError(f"media.turn_{given} needs media.turn_{missing}")
-        if has_secret and has_username:
-            raise ValueError("media.turn_secret and media.turn_username are both set, expected one of them")
-        if media.turn_urls and not (has_secret or has_username):
-            raise ValueError("media.turn_urls needs media.turn_secret, or media.turn_username and media.turn_password")
-        if not media.turn_urls and (has_secret or has_username):
-            raise ValueError(f"media.turn_{'secret' if has_secret else 'username'} needs media.turn_urls")
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Yield what settings say against each other, one sentence each."""
+    server, session, auth = config.server, config.session, config.auth
+    if server.heartbeat_timeout <= server.heartbeat_interval:
+        yield (
+            f"server.heartbeat_timeout ({server.heartbeat_timeout:g} s) must be longer than "
+            f"server.heartbeat_interval ({server.heartbeat_interval:g} s)"
+        )
+    if config.rooms.leave_after <= config.rooms.away_after:
+        yield (
+            f"rooms.leave_after ({config.rooms.leave_after:g} s) must be longer than "
+            f"rooms.away_after ({config.rooms.away_after:g} s)"
+        )
+    if server.tls_enabled and not (server.tls_cert_path and server.tls_key_path):
+        yield "server.tls_enabled needs server.tls_cert_path and server.tls_key_path"
+    if session.resume_total_bytes < session.resume_buffer_bytes:
+        yield (
+            f"session.resume_total_bytes ({session.resume_total_bytes}) must not be smaller than "
+            f"session.resume_buffer_bytes ({session.resume_buffer_bytes})"
+        )
+    yield from _contradictions_of_turn(config.media)
+    by_public_key = [algorithm for algorithm in auth.jwt_algorithms if algorithm != "HS256"]
+    if by_public_key and not auth.jwks_url:
+        yield f"auth.jwt_algorithms allows {by_public_key[0]}, which needs auth.jwks_url"
+    if auth.jwks_url and not by_public_key:
+        yield "auth.jwks_url is set, but auth.jwt_algorithms allows neither RS256 nor ES256"
+    is_administrable = config.metrics.enabled and config.admin.enabled and not is_loopback(config.metrics.host)
+    if is_administrable and not config.admin.token.get_secret_value():
+        yield f"admin.token is required, since metrics.host {config.metrics.host} is not loopback"
+
+
+def _contradictions_of_turn(media: Media) -> Iterator[str]:
+    has_secret = bool(media.turn_secret.get_secret_value())
+    has_username, has_password = bool(media.turn_username), bool(media.turn_password.get_secret_value())
+    if has_username != has_password:
+        given, missing = ("username", "password") if has_username else ("password", "username")
+        yield f"media.turn_{given} needs media.turn_{missing}"
+    if has_secret and has_username:
+        yield "media.turn_secret and media.turn_username are both set, expected one of them"
+    if media.turn_urls and not (has_secret or has_username or has_password):
+        yield "media.turn_urls needs media.turn_secret, or media.turn_username and media.turn_password"
+    if not media.turn_urls and (has_secret or (has_username and has_password)):
+        yield f"media.turn_{'secret' if has_secret else 'username'} needs media.turn_urls"
 
 
 def is_loopback(host: str) -> bool:
@@ -542,6 +544,17 @@ def insecure_settings(config: Config) -> list[str]:
     if any(key.get_secret_value() in DEFAULT_API_KEYS for key in config.auth.api_keys):
         insecure.append("auth.api_keys")
     return insecure
+
+
+def exposure(config: Config) -> str | None:
+    """Return why `serve` refuses to let strangers in with secrets that everybody knows; None where it does not."""
+    exposed = insecure_settings(config)
+    if not exposed:
+        return None
+    return (
+        f"refusing to listen on {config.server.host} while {' and '.join(exposed)} "
+        f"{'are' if len(exposed) > 1 else 'is'} the published default: change it, or pass --insecure"
+    )
 
 
 def weak_secrets(config: Config) -> list[str]:

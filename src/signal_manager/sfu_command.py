@@ -5,25 +5,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-import secrets
-import signal
 import sys
-import threading
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import uvloop
 
 from signal_manager import logs
 from signal_manager.errors import ConfigurationError
 from signal_manager.terminal import print_json
 
 if TYPE_CHECKING:
+    import asyncio
+
     from signal_manager.media.sfu import LocalSfu
     from signal_manager.media.sfu.workers import Workers
 
@@ -74,6 +71,12 @@ def sfu(
     - `signal-manager sfu --port 8787 --faults faults.toml`
     - `signal-manager sfu --workers 4`
     """
+    import asyncio
+    import secrets
+    import signal
+
+    import uvloop
+
     secret = app_secret or secrets.token_hex(32)
     order = {
         "host": host,
@@ -115,6 +118,12 @@ def sfu(
 
 def work() -> None:
     """Run one worker, as the front has written on standard input, until that is closed."""
+    import asyncio
+    import signal
+    import threading
+
+    import uvloop
+
     order = json.loads(sys.stdin.readline())
     local = _local_sfu(order, http_port=0, http_host="127.0.0.1", prefix=_rtc().prefix_of(order["index"]))
 
@@ -151,7 +160,7 @@ def _rtc() -> ModuleType:
         ConfigurationError: that is not installed.
     """
     try:
-        from signal_manager.media.sfu import workers  # noqa: PLC0415 - as said
+        from signal_manager.media.sfu import workers
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("signal_manager"):
             raise
@@ -162,11 +171,11 @@ def _rtc() -> ModuleType:
 def _local_sfu(order: dict[str, Any], **more: Any) -> LocalSfu:
     """Return an SFU in this process."""
     _rtc()
-    from signal_manager.media.sfu import LocalSfu, SfuSettings  # noqa: PLC0415 - as above
+    from signal_manager.media.sfu import LocalSfu, SfuSettings
 
     faults = None
     if order["faults"] is not None:
-        from signal_manager.media.sfu.faults import load_faults  # noqa: PLC0415 - as above
+        from signal_manager.media.sfu.faults import load_faults
 
         faults = load_faults(Path(order["faults"]))
     return LocalSfu(
@@ -185,7 +194,7 @@ def _check(order: dict[str, Any]) -> None:
     """Refuse here, in one line, what each worker would refuse."""
     _rtc()
     if order["faults"] is not None:
-        from signal_manager.media.sfu.faults import load_faults  # noqa: PLC0415 - as above
+        from signal_manager.media.sfu.faults import load_faults
 
         load_faults(Path(order["faults"]))
 

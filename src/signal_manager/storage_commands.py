@@ -5,29 +5,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
-from signal_manager.config import Config, load
 from signal_manager.errors import ConfigurationError
-from signal_manager.storage.base import Storage
-from signal_manager.storage.original import CLIENTS_COLLECTION, ROOMS_COLLECTION
-from signal_manager.storage.transfer import (
-    Checked,
-    Imported,
-    TakenOver,
-    check,
-    export_lines,
-    import_lines,
-    take_over,
-)
-from signal_manager.terminal import ConfigOption, JsonOption, print_json, tell, warn
+from signal_manager.terminal import Commands, ConfigOption, JsonOption, print_json, tell, warn
+
+if TYPE_CHECKING:
+    from signal_manager.config import Config
+    from signal_manager.storage.base import Storage
+    from signal_manager.storage.transfer import Checked, Imported, TakenOver
 
 __all__ = ["storage_commands"]
 
@@ -35,7 +27,7 @@ __all__ = ["storage_commands"]
 PROGRESS_EVERY = 1000
 INCOMPLETE = 1  # the import left lines out
 
-storage_commands = typer.Typer(
+storage_commands = Commands(
     help="Check the store, write it out as JSON lines, read such lines in.", no_args_is_help=True
 )
 
@@ -62,6 +54,11 @@ def check_storage(config: ConfigOption = None, as_json_text: JsonOption = False)
     - `signal-manager storage check`
     - `signal-manager storage check --config production.toml --json`
     """
+    import asyncio
+
+    from signal_manager.config import load
+    from signal_manager.storage.transfer import check
+
     settings = load(config)
 
     async def run() -> Checked:
@@ -87,6 +84,11 @@ def export_storage(config: ConfigOption = None, file: ToFileOption = None) -> No
     - `signal-manager storage export > store.jsonl`
     - `signal-manager storage export --config old.toml | signal-manager storage import --config new.toml`
     """
+    import asyncio
+
+    from signal_manager.config import load
+    from signal_manager.storage.transfer import export_lines
+
     settings = load(config)
 
     async def run(out: BinaryIO) -> int:
@@ -127,6 +129,11 @@ def import_storage(
     - `signal-manager storage import --config firestore.toml --file store.jsonl`
     - `signal-manager storage import --from original --config config.toml`
     """
+    import asyncio
+
+    from signal_manager.config import load
+    from signal_manager.storage.transfer import import_lines
+
     settings = load(config)
     if source is not None:
         if file is not None:
@@ -155,7 +162,11 @@ def import_storage(
 
 
 def _take_over(settings: Config, *, apply: bool, as_json_text: bool) -> int:
-    from signal_manager import backends  # noqa: PLC0415 - as below
+    import asyncio
+
+    from signal_manager import backends
+    from signal_manager.storage.original import CLIENTS_COLLECTION, ROOMS_COLLECTION
+    from signal_manager.storage.transfer import take_over
 
     async def run() -> TakenOver:
         async with backends.original_store_for(settings) as theirs, _storage(settings) as storage:
@@ -181,7 +192,7 @@ def _take_over(settings: Config, *, apply: bool, as_json_text: bool) -> int:
 
 
 def _storage(settings: Config) -> Storage:
-    from signal_manager import backends  # noqa: PLC0415 - the other commands do not need its libraries and start time
+    from signal_manager import backends
 
     return backends.storage_for(settings)
 

@@ -1,29 +1,43 @@
 """How the commands speak to a person or a script: results on standard output, one line for what is wrong on the other.
 
-Shared by `cli.py` and the modules that hold its larger commands.
+Shared by `cli.py` and the modules that hold its larger commands. All of them import their libraries inside functions,
+so that `--help`, which needs none, answers at once.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from signal_manager.logs import escape_control_characters
 
-__all__ = ["SECONDS_OF", "ConfigOption", "JsonOption", "print_json", "print_table", "span", "tell", "warn"]
+__all__ = [
+    "SECONDS_OF",
+    "Commands",
+    "ConfigOption",
+    "JsonOption",
+    "print_json",
+    "print_table",
+    "span",
+    "tell",
+    "warn",
+]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 # Where nobody looks at it, a table is as wide as its longest row: what is cut off or folded, no script can read.
 _UNBOUNDED = 100_000
+
+_COLORS = {"bold red": "1;31", "yellow": "33", "green": "32", "dim": "2"}
 
 ConfigOption = Annotated[
     Path | None,
@@ -34,6 +48,45 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
+class Commands(typer.Typer):
+    """A group of commands whose help is plain text.
+
+    Typer's own formatting imports rich, its Markdown and its syntax colours, which take longer than all the rest of
+    `--help`.
+    """
+
+    def __init__(self, *, help: str, epilog: str | None = None, no_args_is_help: bool = False) -> None:
+        super().__init__(
+            help=help,
+            epilog=epilog,
+            no_args_is_help=no_args_is_help,
+            context_settings={"help_option_names": ["-h", "--help"]},
+            rich_markup_mode=None,
+            pretty_exceptions_enable=False,
+        )
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[_Command], _Command]:
+        """Register a command; its docstring is its help."""
+
+        def register(function: _Command) -> _Command:
+            text = _plain(inspect.getdoc(function) or "")
+            # Given by itself, the first sentence is not cut off in the list of commands.
+            short = text.split("\n\n", 1)[0]
+            return super(Commands, self).command(name, help=text, short_help=short, **settings)(function)
+
+        return register
+
+
+def _plain(docstring: str) -> str:
+    """Return a docstring without its Markdown: examples stand on lines of their own, which \\b keeps apart."""
+    return "\n\n".join(
+        "\b\n" + paragraph.replace("- `", "  ").replace("`", "")
+        if paragraph.startswith("- ")
+        else paragraph.replace("`", "")
+        for paragraph in docstring.split("\n\n")
+    )
+
+
 def warn(message: str) -> None:
     """Print what a person should know although it is no error."""
     tell("warning:", "yellow", message)
@@ -42,7 +95,9 @@ def warn(message: str) -> None:
 def tell(label: str, style: str, message: str) -> None:
     """Print one line on standard error, whatever the message holds."""
     line = escape_control_characters(" ".join(message.split()))
-    Console(stderr=True).print(Text.assemble((label, style), " ", line), soft_wrap=True)
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        label = f"\x1b[{_COLORS[style]}m{label}\x1b[0m"
+    print(f"{label} {line}", file=sys.stderr)
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -52,6 +107,10 @@ def print_json(document: dict[str, Any]) -> None:
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows below each other as a result, whatever their cells hold."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         table.add_column(heading, overflow="fold")

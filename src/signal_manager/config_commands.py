@@ -1,0 +1,158 @@
+"""`signal-manager init` and `check-config`: a configuration file to begin with, and everything that is wrong with one.
+
+`cli.py` mounts these commands; `config.py` reads files and variables, `preflight.py` looks at the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from signal_manager.errors import ConfigurationError, SignalManagerError
+from signal_manager.terminal import ConfigOption, JsonOption, print_json, tell, warn
+
+if TYPE_CHECKING:
+    from signal_manager.config import Config, LoadedConfig
+
+__all__ = ["check_config", "init"]
+
+HUMAN_ERROR = 2
+
+
+def init(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where to write it; - is standard output.", show_default=True)
+    ] = Path("config.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE where it exists.")] = False,
+) -> None:
+    """Write a configuration file in which every setting is explained and has its default.
+
+    All settings are commented out, so that the service runs as it does without a file until you change one. Secrets
+    come to stand in it: its owner alone can read it.
+
+    Examples:
+
+    - `signal-manager init`
+    - `signal-manager init production.toml --force`
+    - `signal-manager init - | less`
+    """
+    from signal_manager.config import FILE_NAMES, commented_toml
+
+    text = commented_toml()
+    if str(file) == "-":
+        print(text, end="")
+        return
+    _write(file, text, force=force)
+    option = "" if file.name in FILE_NAMES and file.absolute().parent == Path.cwd() else f" --config {file}"
+    tell("written:", "green", f"{file}; see what is in effect with: signal-manager check-config{option}")
+    first = file.with_name(FILE_NAMES[0])
+    if not option and first.exists() and file.name != first.name:
+        warn(f"{first} comes first: it is read in place of {file} unless --config names the latter")
+
+
+def _write(file: Path, text: str, *, force: bool) -> None:
+    """Write a new file at once, and only where there is none unless `force`."""
+    new = file.with_name(f".{file.name}.new")
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+            out.write(text)
+        if force:
+            new.replace(file)
+        else:
+            os.link(new, file)  # fails where there is one, however lately it came
+            new.unlink()
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        if isinstance(error, FileExistsError):
+            raise ConfigurationError(f"{file} exists already: --force replaces it") from None
+        raise ConfigurationError(f"{file}: cannot write it: {error.strerror}") from None
+
+
+def check_config(
+    config: ConfigOption = None,
+    online: Annotated[
+        bool, typer.Option("--online", help="Also try the credentials of Cloudflare Realtime with one harmless call.")
+    ] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="For `serve --insecure`: only warn of published default secrets.")
+    ] = False,
+    as_json_text: JsonOption = False,
+) -> int:
+    """Print the configuration in effect, each value with where it comes from, or everything that is wrong with it.
+
+    What `serve` would refuse on this machine is wrong too: files that are missing, packages, addresses. Exits with 0
+    when `serve` would start, with 2 otherwise. Secrets are shown as `***`.
+
+    Examples:
+
+    - `signal-manager check-config`
+    - `signal-manager check-config --config production.toml --json`
+    - `signal-manager check-config --online`
+    """
+    from signal_manager import preflight
+    from signal_manager.config import as_json, as_toml, capacity, load_even_if_wrong
+
+    loaded = load_even_if_wrong(config)
+    problems = [*loaded.problems, *preflight.problems(loaded.config, insecure=insecure)]
+    if online and not problems:
+        problems += _refused_credentials(loaded.config)
+    if problems:
+        if as_json_text:
+            print_json({"valid": False, "error": problems[0], "errors": problems})
+        for problem in problems:
+            tell("error:", "bold red", problem)
+        return HUMAN_ERROR
+    warnings = [*_warnings(loaded), *preflight.busy_ports(loaded.config)]
+    carries = capacity(loaded.config)
+    if as_json_text:
+        file = str(loaded.file) if loaded.file else None
+        settings = as_json(loaded.config, origins=loaded.origins)
+        notes = [carries] if carries is not None else []
+        print_json({"valid": True, "file": file, "warnings": warnings, "notes": notes, "settings": settings})
+        return 0
+    print(as_toml(loaded.config, origins=loaded.origins))
+    sys.stdout.flush()
+    for warning in warnings:
+        warn(warning)
+    if carries is not None:
+        print(carries)
+    print("configuration is valid")
+    return 0
+
+
+def _refused_credentials(config: Config) -> list[str]:
+    import asyncio
+
+    try:
+        asyncio.run(_try_credentials(config))
+    except SignalManagerError as error:
+        return [error.message]
+    return []
+
+
+async def _try_credentials(config: Config) -> None:
+    from signal_manager import backends
+    from signal_manager.metrics import Metrics
+
+    if backends.media_backend_of(config) != "cloudflare":
+        raise ConfigurationError("--online tries cloudflare.app_id and cloudflare.app_secret, and they are not set")
+    async with backends.cloudflare_for(config, Metrics()) as backend:
+        await backend.validate_credentials()
+
+
+def _warnings(loaded: LoadedConfig) -> list[str]:
+    from signal_manager.config import insecure_settings, weak_secrets
+
+    host = loaded.config.server.host
+    exposed = [
+        f"{setting} is the published default: `serve` refuses to listen on {host} unless --insecure is given"
+        for setting in insecure_settings(loaded.config)
+    ]
+    short = [f"{setting} is shorter than 32 bytes" for setting in weak_secrets(loaded.config)]
+    return [*loaded.warnings, *exposed, *short]
