@@ -34,11 +34,12 @@ run: $(VENV)/.run ## Install what is missing and start the service on its defaul
 
 setup: $(VENV)/.dev ## Install everything that developing needs into .venv
 
-lint: $(VENV)/.dev ## Formatting, lint, types and import contracts
+lint: $(VENV)/.dev ## Formatting, lint, types, import contracts and generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.protocol --check
 
 # Browser tests drive Debian's Chromium, tests of several nodes its nats-server, those of TURN its coturn: installed where
 # that is allowed, else those tests are skipped and say why.
@@ -73,9 +74,8 @@ test: ## Everything that CI runs
 	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term --cov-fail-under=90
 	$(BIN)/coverage report --include='src/signal_manager/protocol/*' --fail-under=100
 
-proto: $(VENV)/.dev ## Make the Protobuf module again from its schema
-	$(BIN)/python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src \
-		src/signal_manager/protocol/codec/signal_manager.proto
+protocol: $(VENV)/.dev ## Write all that follows from the protocol's catalogue: schemas, tables, TypeScript
+	$(BIN)/python -m tools.protocol
 
 # One reference relay runs on Node. Where there is no npm, or it fails, the benchmark says what it leaves out.
 $(REFERENCES)/node_modules: $(REFERENCES)/package.json
@@ -105,4 +105,4 @@ soak: $(VENV)/.dev ## Ten minutes of 2,000 clients that talk, move and are dropp
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
 
-.PHONY: help run setup lint tools test test-js proto bench soak clean
+.PHONY: help run setup lint tools test test-js protocol bench soak clean

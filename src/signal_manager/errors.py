@@ -48,7 +48,7 @@ TOKEN_EXPIRED = "token_expired"  # noqa: S105 - no password
 
 
 class SignalManagerError(Exception):
-    """Carry one failure to whoever caused it.
+    """An internal error; the root of all that carry a failure to its cause.
 
     Args:
         message: what was expected and what came, safe to show to the peer.

@@ -214,8 +214,11 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     """The session that a CONNECT asks to continue, and how many of its messages the client has received."""
 
     session_id: Label
+    """The session to go on with."""
     resume_token: Label
+    """That of its CONNECT_ACK, or empty to name a lost session."""
     received: Count
+    """Messages of the session that the client has received."""
 
 
 class Connect(Message, frozen=True, kw_only=True):
@@ -224,11 +227,15 @@ class Connect(Message, frozen=True, kw_only=True):
     client_id: Name
     auth_token: Token
     version: Label | None = None
+    """Of the protocol."""
     capabilities: Capabilities | None = None
     metadata: Metadata | None = None
     instance_id: Label | None = None
+    """The same on every connection of one running client."""
     resumable: bool = False
+    """Ask for a session that outlives its connection."""
     resume: Resume | None = None
+    """The session to go on with."""
 
 
 class ConnectAck(Message, frozen=True, kw_only=True):
@@ -239,30 +246,42 @@ class ConnectAck(Message, frozen=True, kw_only=True):
     """
 
     status: Label
+    """Always "success"."""
     session_id: Label
     server_version: Label | None = None
     heartbeat_interval: float | None = None
+    """Seconds."""
     heartbeat_timeout: float | None = None
+    """Seconds."""
     capabilities: Capabilities | None = None
     resume_token: Label | None = None
+    """Proof that a later connection belongs to this session."""
     resume_window: float | None = None
+    """Seconds that the session outlives a connection."""
     resumed: bool = False
+    """The session of `resume` goes on."""
     received: Count | None = None
+    """Messages of the session that the service has received."""
     token_expires_at: Count | None = None
+    """Milliseconds since 1970; absent when the token does not end."""
     token_expiry: TokenExpiry | None = None
+    """What happens to the session when its token ends."""
 
 
 class TokenRenew(Message, frozen=True, kw_only=True):
     """Go on with another token, on the same connection."""
 
     auth_token: Token
+    """Another token of the same client."""
 
 
 class TokenRenewAck(Message, frozen=True, kw_only=True):
     """The new token counts; `status` is 200, `expires_at` is its end in ms since the epoch, absent when it has none."""
 
     status: StatusCode
+    """Always 200."""
     expires_at: Count | None = None
+    """Milliseconds since 1970; absent when the token does not end."""
 
 
 class Disconnect(Message, frozen=True, kw_only=True):
@@ -276,15 +295,20 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     """A sign of life from either side; an empty payload counts as timestamp 0."""
 
     timestamp: Count = 0
+    """Any number; the answer repeats it."""
     received: Count | None = None
+    """Messages of the session that the sender has received."""
 
 
 class HeartbeatAck(Message, frozen=True, kw_only=True):
     """The answer to a HEARTBEAT, with its timestamp. `server_time` is in ms since the epoch, `received` confirms."""
 
     timestamp: Count
+    """That of the HEARTBEAT."""
     server_time: Count | None = None
+    """Milliseconds since 1970; from the service only."""
     received: Count | None = None
+    """Messages of the session that the service has received."""
 
 
 class GoAway(Message, frozen=True, kw_only=True):
@@ -292,6 +316,7 @@ class GoAway(Message, frozen=True, kw_only=True):
 
     reason: Label
     reconnect_after: Count
+    """Milliseconds to wait before the client comes back."""
 
 
 class Signal(Message, frozen=True, kw_only=True):
@@ -301,9 +326,13 @@ class Signal(Message, frozen=True, kw_only=True):
     """
 
     target_client_id: Name | None = None
+    """Required from a client, except in a SIGNAL_MESSAGE to a room."""
     sender_client_id: Name | None = None
+    """Always there from the service, ignored from a client."""
     signal_data: Any
+    """Any JSON value, null included, or bytes."""
     ack: bool = False
+    """Answer with SIGNAL_ACK."""
 
 
 class SignalOffer(Signal, frozen=True, kw_only=True):
@@ -322,12 +351,14 @@ class SignalMessage(Signal, frozen=True, kw_only=True):
     """Application data for another client, or for all other members of `room_id`."""
 
     room_id: Name | None = None
+    """In place of `target_client_id`, never both."""
 
 
 class SignalAck(Message, frozen=True, kw_only=True):
     """What became of a signal that asked for `ack`: "delivered", "queued" or "offline"."""
 
     status: Label
+    """Either "delivered", "queued" or "offline"."""
     target_client_id: Name | None = None
 
 
@@ -336,7 +367,9 @@ class Register(Message, frozen=True, kw_only=True):
 
     version: Label = PROTOCOL_VERSION
     client_id: Name | None = None
+    """The connection's own."""
     auth_token: Token | None = None
+    """A valid one of the same client."""
     room_id: Name | None = None
     capabilities: Capabilities | None = None
     metadata: Metadata | None = None
@@ -347,6 +380,7 @@ class RegisterAck(Message, frozen=True, kw_only=True):
 
     version: Label
     status: StatusCode
+    """Always 200."""
     message: Text
     client_id: Label
     session_id: Label
@@ -357,7 +391,9 @@ class Unregister(Message, frozen=True, kw_only=True):
 
     version: Label = PROTOCOL_VERSION
     client_id: Name | None = None
+    """The connection's own."""
     auth_token: Token | None = None
+    """A valid one of the same client."""
 
 
 class UnregisterAck(Message, frozen=True, kw_only=True):
@@ -365,6 +401,7 @@ class UnregisterAck(Message, frozen=True, kw_only=True):
 
     version: Label
     status: StatusCode
+    """Always 200."""
     message: Text
     client_id: Label
 
@@ -374,7 +411,9 @@ class Request(Message, frozen=True, kw_only=True):
 
     version: Label = PROTOCOL_VERSION
     client_id: Name | None = None
+    """The connection's own."""
     auth_token: Token | None = None
+    """A valid one of the same client."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -385,15 +424,19 @@ class PublishedTrack(Part, frozen=True, kw_only=True):
     """A track that its publisher sends: the m-section of the publisher's offer, and the name others pull it by."""
 
     mid: Mid
+    """The m-section in the publisher's offer."""
     track_name: Name
+    """The name by which others pull it."""
     kind: Kind | None = None
     muted: bool = False
+    """Silent or black by intention."""
 
 
 class Simulcast(Part, frozen=True, kw_only=True):
     """Which layer of a simulcast track a subscriber wants (docs/protocol.md, "Rooms")."""
 
     preferred_rid: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    """The layer to receive."""
     priority_ordering: Literal["none", "asciibetical"] | None = None
     rid_not_available: Literal["none", "asciibetical"] | None = None
 
@@ -402,18 +445,25 @@ class TrackRequest(Part, frozen=True, kw_only=True):
     """One track of TRACKS_NEW: to publish with a `mid`, or to pull from a client or a media session."""
 
     mid: Mid | None = None
+    """To publish: the m-section; to pull: a transceiver to reuse."""
     track_name: Name
     kind: Kind | None = None
+    """Only to publish."""
     client_id: Name | None = None
+    """To pull: the publisher."""
     session_id: Name | None = None
+    """To pull: the publisher's media session."""
     simulcast: Simulcast | None = None
+    """Only to pull."""
     muted: bool = False
+    """Only to publish."""
 
 
 class TrackMute(Part, frozen=True, kw_only=True):
     """One track of TRACKS_MUTE."""
 
     mid: Mid
+    """Of a track that the client publishes."""
     muted: bool
 
 
@@ -428,6 +478,7 @@ class TrackUpdate(Part, frozen=True, kw_only=True):
 
     mid: Mid
     track_name: Name | None = None
+    """Another source, with `client_id` or `session_id`."""
     client_id: Name | None = None
     session_id: Name | None = None
     simulcast: Simulcast | None = None
@@ -440,11 +491,15 @@ class TrackResult(Part, frozen=True, kw_only=True):
     """
 
     mid: Label | None = None
+    """In the client's own media session."""
     track_name: Label | None = None
     kind: Kind | None = None
     client_id: Label | None = None
+    """The publisher of a pulled track."""
     session_id: Label | None = None
+    """The publisher's media session."""
     error_code: StatusCode | None = None
+    """Present where the track failed."""
     error_message: Text | None = None
 
 
@@ -452,14 +507,20 @@ class DataChannelRequest(Part, frozen=True, kw_only=True):
     """One data channel to publish ("local") or to subscribe to ("remote"); `max_packet_life_time` is in ms."""
 
     location: Literal["local", "remote"]
+    """Publish with "local", subscribe with "remote"."""
     data_channel_name: Name
     client_id: Name | None = None
+    """With "remote": the publisher."""
     session_id: Name | None = None
+    """With "remote": the publisher's media session."""
     ordered: bool | None = None
     max_retransmits: Uint16 | None = None
     max_packet_life_time: Uint16 | None = None
+    """Milliseconds; not together with `max_retransmits`."""
     wait_for_ack: bool | None = None
+    """Only with "remote"."""
     can_reply: bool | None = None
+    """Only with "remote"."""
 
 
 class DataChannelResult(Part, frozen=True, kw_only=True):
@@ -467,10 +528,12 @@ class DataChannelResult(Part, frozen=True, kw_only=True):
 
     data_channel_name: Label
     id: Uint16 | None = None
+    """Open the channel with `negotiated: true` and this id."""
     location: Literal["local", "remote"] | None = None
     client_id: Label | None = None
     session_id: Label | None = None
     error_code: StatusCode | None = None
+    """Present where the channel failed."""
     error_message: Text | None = None
 
 
@@ -502,24 +565,32 @@ class Member(Part, frozen=True, kw_only=True):
     client_id: Label
     role: Label
     session_id: Label | None = None
+    """That of its media."""
     metadata: Metadata | None = None
     tracks: Annotated[list[PublishedTrack], Results] | None = None
+    """Those that can be pulled."""
     away: bool = False
+    """Nothing has come from it for a while; it is expected back."""
 
 
 class RoomEntry(Request, frozen=True, kw_only=True):
     """What WEBRTC_ROOM_CREATE and WEBRTC_ROOM_JOIN share; `role` is "sender" or "receiver"."""
 
     role: Label
+    """Either "sender" or "receiver"."""
     offer_sdp: Sdp | None = None
+    """Required of a sender when the service has a media backend."""
     tracks: Annotated[list[PublishedTrack], Bounded] | None = None
+    """Those of the offer."""
     metadata: Metadata | None = None
+    """Shown to the other members."""
 
 
 class RoomCreate(RoomEntry, frozen=True, kw_only=True):
     """Open a room and be its first member."""
 
     room_id: Name | None = None
+    """The service makes one up when it is absent."""
     max_participants: Places | None = None
 
 
@@ -531,7 +602,9 @@ class RoomJoin(RoomEntry, frozen=True, kw_only=True):
 
     room_id: Name
     create_if_missing: bool | None = None  # so that the tagged shape, which writes defaults, stays as it was
+    """Make the room when it is not there or closed."""
     max_participants: Places | None = None
+    """Of a room that is made."""
 
 
 class RoomAck(Message, frozen=True, kw_only=True):
@@ -543,19 +616,29 @@ class RoomAck(Message, frozen=True, kw_only=True):
 
     version: Label
     status: StatusCode
+    """Always 200."""
     message: Text
     room_id: Label
     session_id: Label
+    """This member's media session; empty without a media backend."""
     app_id: Label
+    """Empty where there is none."""
     stun_url: Text
+    """Empty where there is none."""
     ice_servers: Annotated[list[IceServer], Bounded]
     connection_info: ConnectionInfo
     answer_sdp: ServiceSdp | None = None
+    """The SFU's answer to the sender's offer."""
     offer_sdp: ServiceSdp | None = None
+    """The SFU's offer to a receiver."""
     requires_renegotiation: bool = False
+    """Answer `offer_sdp` with RENEGOTIATE."""
     participants: Annotated[list[Member], msgspec.Meta(max_length=_MAX_MEMBERS)]
+    """This one included."""
     tracks: Annotated[list[TrackResult], Results]
+    """Published by the sender, or pulled."""
     sequence: Count
+    """The room's, with this member's coming."""
 
 
 class RoomCreateAck(RoomAck, frozen=True, kw_only=True):
@@ -566,6 +649,7 @@ class RoomJoinAck(RoomAck, frozen=True, kw_only=True):
     """The answer to WEBRTC_ROOM_JOIN; `created` is true when the request has made the room, absent otherwise."""
 
     created: bool | None = None
+    """This request has made the room."""
 
 
 class RoomLeave(Request, frozen=True, kw_only=True):
@@ -573,6 +657,7 @@ class RoomLeave(Request, frozen=True, kw_only=True):
 
     room_id: Name
     reason: Label | None = None
+    """Shown to the others."""
 
 
 class RoomLeaveAck(Message, frozen=True, kw_only=True):
@@ -580,6 +665,7 @@ class RoomLeaveAck(Message, frozen=True, kw_only=True):
 
     version: Label
     status: StatusCode
+    """Always 200."""
     message: Text
     room_id: Label
     client_id: Label
@@ -594,6 +680,7 @@ class RoomEvent(Message, frozen=True, kw_only=True):
 
     room_id: Label
     sequence: Count
+    """The room's, after the change."""
     event: Literal[
         "participant_joined",
         "participant_left",
@@ -607,10 +694,14 @@ class RoomEvent(Message, frozen=True, kw_only=True):
         "metadata_changed",
         "room_closed",
     ]
+    """One of the [room events](#rooms)."""
     participant: Member | None = None
+    """The member that the event is about, as it is after the change."""
     tracks: Annotated[list[PublishedTrack], Results] | None = None
+    """Those that the event is about."""
     reason: Label | None = None
     metadata: Metadata | None = None
+    """The room's, in a metadata_changed without `participant`."""
 
 
 class RoomState(Request, frozen=True, kw_only=True):
@@ -626,8 +717,10 @@ class RoomStateAck(Message, frozen=True, kw_only=True):
     sequence: Count
     participants: Annotated[list[Member], msgspec.Meta(max_length=_MAX_MEMBERS)]
     metadata: Metadata
+    """The room's."""
     max_participants: Count
     created_at: Count | None = None
+    """Milliseconds since 1970."""
 
 
 class MetadataUpdate(Request, frozen=True, kw_only=True):
@@ -635,13 +728,16 @@ class MetadataUpdate(Request, frozen=True, kw_only=True):
 
     room_id: Name
     metadata: Metadata
+    """Up to 16,384 bytes as JSON."""
     scope: Literal["participant", "room"] = "participant"
+    """The client's own metadata, or the room's."""
 
 
 class MetadataUpdateAck(Message, frozen=True, kw_only=True):
     """The room's `sequence` after the change."""
 
     sequence: Count
+    """The room's, after the change."""
 
 
 class TracksNew(Request, frozen=True, kw_only=True):
@@ -650,6 +746,7 @@ class TracksNew(Request, frozen=True, kw_only=True):
     room_id: Name
     tracks: Annotated[list[TrackRequest], Bounded]
     offer_sdp: Sdp | None = None
+    """Present: publish; absent: pull."""
 
 
 class TracksNewAck(Message, frozen=True, kw_only=True):
@@ -657,8 +754,11 @@ class TracksNewAck(Message, frozen=True, kw_only=True):
 
     tracks: Annotated[list[TrackResult], Results]
     answer_sdp: ServiceSdp | None = None
+    """The SFU's answer to the client's offer."""
     offer_sdp: ServiceSdp | None = None
+    """The SFU's offer."""
     requires_renegotiation: bool = False
+    """Answer `offer_sdp` with RENEGOTIATE."""
 
 
 class Renegotiate(Request, frozen=True, kw_only=True):
@@ -669,17 +769,24 @@ class Renegotiate(Request, frozen=True, kw_only=True):
 
     room_id: Name
     answer_sdp: Sdp | None = None
+    """The answer to the SFU's last offer."""
     offer_sdp: Sdp | None = None
+    """Of a new peer connection, with `tracks` that are not empty."""
     tracks: Annotated[list[PublishedTrack], Bounded] | None = None
+    """In place of `answer_sdp`: begin a [new media session](#rooms) with these, perhaps none."""
 
 
 class RenegotiateAck(Message, frozen=True, kw_only=True):
     """The SFU has accepted the answer, or there is a new media session; `status` is 200."""
 
     status: StatusCode
+    """Always 200."""
     session_id: Label | None = None
+    """The new media session."""
     answer_sdp: ServiceSdp | None = None
+    """The SFU's answer to `offer_sdp`."""
     tracks: Annotated[list[TrackResult], Results] | None = None
+    """Those of the new media session."""
 
 
 class TracksClose(Request, frozen=True, kw_only=True):
@@ -691,7 +798,9 @@ class TracksClose(Request, frozen=True, kw_only=True):
     room_id: Name
     tracks: Annotated[list[TrackMid], Bounded]
     offer_sdp: Sdp | None = None
+    """Present: close by negotiation; absent: close at once."""
     reason: Label | None = None
+    """Shown to the others: "ended" for a track that ended by itself; absent: "closed"."""
 
 
 class TracksCloseAck(Message, frozen=True, kw_only=True):
@@ -699,6 +808,7 @@ class TracksCloseAck(Message, frozen=True, kw_only=True):
 
     tracks: Annotated[list[TrackResult], Results]
     answer_sdp: ServiceSdp | None = None
+    """The SFU's answer to the client's offer."""
 
 
 class TracksUpdate(Request, frozen=True, kw_only=True):
@@ -706,6 +816,7 @@ class TracksUpdate(Request, frozen=True, kw_only=True):
 
     room_id: Name
     tracks: Annotated[list[TrackUpdate], Bounded]
+    """Each with `simulcast` or a new source."""
 
 
 class TracksUpdateAck(Message, frozen=True, kw_only=True):
@@ -732,7 +843,9 @@ class DataChannelsNew(Request, frozen=True, kw_only=True):
 
     room_id: Name
     data_channels: Annotated[list[DataChannelRequest], Bounded]
+    """Empty: negotiate the transport for data channels."""
     offer_sdp: Sdp | None = None
+    """Only with an empty `data_channels`."""
 
 
 class DataChannelsNewAck(Message, frozen=True, kw_only=True):
@@ -740,8 +853,11 @@ class DataChannelsNewAck(Message, frozen=True, kw_only=True):
 
     data_channels: Annotated[list[DataChannelResult], Results]
     answer_sdp: ServiceSdp | None = None
+    """The SFU's answer to the client's offer."""
     offer_sdp: ServiceSdp | None = None
+    """The SFU's offer."""
     requires_renegotiation: bool = False
+    """Answer `offer_sdp` with RENEGOTIATE."""
 
 
 class IceServers(Request, frozen=True, kw_only=True):
@@ -753,6 +869,7 @@ class IceServersAck(Message, frozen=True, kw_only=True):
 
     ice_servers: Annotated[list[IceServer], Bounded]
     expires_at: Count | None = None
+    """Milliseconds since 1970: ask again before; absent when nothing in them expires."""
 
 
 class ErrorMessage(Message, frozen=True, kw_only=True):

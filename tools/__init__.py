@@ -1,0 +1,1 @@
+"""Programs for those who develop signal-manager; nothing here is installed."""
