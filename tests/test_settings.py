@@ -15,6 +15,8 @@ from signal_manager.settings import (
     Server,
     Session,
     Storage,
+    bus_backend_of,
+    has_other_nodes,
     insecure_settings,
     is_loopback,
     static_keys,
@@ -100,7 +102,26 @@ def test_the_defaults_are_supported() -> None:
     assert unsupported_settings(Config()) == []
 
 
-@pytest.mark.parametrize("nodes", [{"server": Server(workers=2)}, {"bus": Bus(backend="nats")}])
+@pytest.mark.parametrize(
+    ("sections", "backend"),
+    [
+        ({}, "local"),
+        ({"server": Server(workers=2)}, "nats"),
+        ({"bus": Bus(backend="NATS")}, "nats"),
+        ({"bus": Bus(backend="redis")}, "redis"),
+        ({"bus": Bus(backend="redis"), "server": Server(workers=2)}, "redis"),
+    ],
+)
+def test_nodes_meet_on_the_bus_that_is_named_and_workers_on_nats(sections: dict[str, Any], backend: str) -> None:
+    config = Config(**sections)
+
+    assert bus_backend_of(config) == backend
+    assert has_other_nodes(config) is (backend != "local")
+
+
+@pytest.mark.parametrize(
+    "nodes", [{"server": Server(workers=2)}, {"bus": Bus(backend="nats")}, {"bus": Bus(backend="redis")}]
+)
 def test_several_processes_need_what_they_can_share(nodes: dict[str, Any]) -> None:
     assert unsupported_settings(Config(media=Media(backend="none"), **nodes)) == []
 

@@ -183,7 +183,6 @@ async def running(config: Config) -> AsyncIterator[Server]:
             ),
             storage=storage,
             drain_timeout=config.server.drain_timeout,
-            away=bus.forwarder,
         )
         bus.serve_others(hand_over=server.hand_over, join=server.join_writes, flush=server.flush_writes)
         if not has_other_nodes(config):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from signal_manager.adapters import load_adapter
 from signal_manager.auth import Authenticator, FirstOf, OnThisMachineAlone, SignedTokens, StaticKeys, StoredClients
-from signal_manager.bus.local import LocalBus
-from signal_manager.config import Config, has_other_nodes, published_credentials
+from signal_manager.bus.base import Bus
+from signal_manager.config import Config, bus_backend_of, published_credentials
 from signal_manager.errors import ConfigurationError
 from signal_manager.jwks import JwksKeys
 from signal_manager.media.base import MediaBackend
@@ -33,16 +33,16 @@ __all__ = [
     "Media",
     "authenticators_for",
     "bus_for",
+    "check_bus",
     "cloudflare_for",
     "media_backend_of",
     "media_for",
-    "nats_security",
     "storage_for",
 ]
 
 
-def nats_security(config: Config) -> NatsSecurity:
-    """Return how this node proves to NATS who it is."""
+def _nats_security(config: Config) -> NatsSecurity:
+    """Return how this node authenticates to NATS."""
     from signal_manager.bus.nats_link import NatsSecurity  # noqa: PLC0415 - most services have no use for its library
 
     settings = config.bus
@@ -122,23 +122,40 @@ def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
 
 
 @contextlib.asynccontextmanager
-async def bus_for(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIterator[LocalBus[Reachable]]:
-    """Run what `bus.backend` asks for while the block lasts."""
-    if not has_other_nodes(config):
-        yield LocalBus(max_subscribers=config.session.max_sessions_per_client)
-        return
-    from signal_manager.bus.nats import NatsBus  # noqa: PLC0415 - as above
-
-    settings = config.bus
-    bus: NatsBus[Reachable] = NatsBus(
-        node_id=node_id,
-        url=settings.nats_url.get_secret_value(),
-        security=nats_security(config),
-        prefix=settings.nats_subject_prefix,
-        metrics=metrics,
-    )
+async def bus_for(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIterator[Bus[Reachable]]:
+    """Run the bus that `bus.backend` names while the block lasts."""
+    name = bus_backend_of(config)
+    adapter = load_adapter("bus", name)
+    settings: dict[str, Any]
+    if name == "local":
+        settings = {"max_subscribers": config.session.max_sessions_per_client}
+    elif name == "nats":
+        settings = {
+            "node_id": node_id,
+            "metrics": metrics,
+            "url": config.bus.nats_url.get_secret_value(),
+            "security": _nats_security(config),
+            "prefix": config.bus.nats_subject_prefix,
+        }
+    else:
+        settings = {"node_id": node_id, "metrics": metrics}
+    bus: Bus[Reachable] = adapter(**settings)
     async with bus:
         yield bus
+
+
+async def check_bus(config: Config) -> None:
+    """Connect to nats-server once, where the nodes meet there.
+
+    Raises:
+        ConfigurationError, UnavailableError: as at the start of a node.
+    """
+    if bus_backend_of(config) != "nats":
+        return
+    from signal_manager.bus.nats_link import NatsLink  # noqa: PLC0415 - as above
+
+    async with NatsLink(config.bus.nats_url.get_secret_value(), name="check", security=_nats_security(config)):
+        pass
 
 
 class Media(NamedTuple):

@@ -373,7 +373,7 @@ class Connection(WSListener):
         began = 0.0 if relayed.value % _TIMED_ONE_OF else perf_counter()
         target = board.bus.subscribers.get(signal.target_client_id)
         if target is None:
-            return board.away is not None and self._forward(board.away, data, signal)
+            return board.forwarder is not None and self._forward(board.forwarder, data, signal)
         if target.relay_end is None:
             return False
         outgoing = relay.write(data, signal.signal_data, end, target.relay_end)
@@ -391,11 +391,11 @@ class Connection(WSListener):
             self._conversation.acknowledge(signal.target_client_id, data)
         return True
 
-    def _forward(self, away: Forwarder, data: bytes, signal: RelayedSignal) -> bool:
+    def _forward(self, forwarder: Forwarder, data: bytes, signal: RelayedSignal) -> bool:
         """Send a signal to a client that is not here; False leaves it to the session, which says what is wrong."""
         target, is_alone = signal.target_client_id, not self._board.joining
         try:
-            away.forward(self, target, data, signal.signal_data, wants_ack=signal.ack, is_alone=is_alone)
+            forwarder.forward(self, target, data, signal.signal_data, wants_ack=signal.ack, is_alone=is_alone)
         except SignalManagerError:
             return False
         self.received += 1

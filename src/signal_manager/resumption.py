@@ -16,8 +16,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from signal_manager.bus.base import Delivery, Exceptional, Subscriber
-from signal_manager.bus.local import LocalBus
+from signal_manager.bus.base import Bus, Delivery, Exceptional, Subscriber
 from signal_manager.errors import (
     InvalidRequestError,
     MalformedMessageError,
@@ -357,7 +356,7 @@ class Resumption:
     def __init__(
         self,
         *,
-        bus: LocalBus[Reachable],
+        bus: Bus[Reachable],
         router: Router,
         storage: Storage | None,
         settings: ResumeSettings,

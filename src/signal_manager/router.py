@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from signal_manager.auth import Authenticator
-from signal_manager.bus.base import Bus, Delivery
+from signal_manager.bus.base import Delivery, Messaging
 from signal_manager.errors import (
     InvalidRequestError,
     NotFoundError,
@@ -87,7 +87,7 @@ class Router:
         self,
         *,
         authenticator: Authenticator,
-        bus: Bus,
+        bus: Messaging,
         registrations: Registrations,
         rooms: RoomService | None = None,
         tracing: Tracing | None = None,

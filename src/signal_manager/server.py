@@ -16,8 +16,7 @@ import msgspec
 import structlog
 from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
 
-from signal_manager.bus.base import Forwarder
-from signal_manager.bus.local import LocalBus
+from signal_manager.bus.base import Bus
 from signal_manager.connection import Connection
 from signal_manager.limits import (
     TURNED_AWAY,
@@ -76,14 +75,13 @@ class Server:
         resume: how long sessions outlive their connections, and what is kept for them.
         storage: keeps sessions from one start to the next; None for a service whose sessions end with it.
         drain_timeout: seconds that `stop` may take.
-        away: reaches clients of other nodes; None where there are none.
     """
 
     def __init__(
         self,
         *,
         router: Router,
-        bus: LocalBus[Reachable],
+        bus: Bus[Reachable],
         listening: socket.socket,
         version: str,
         limits: Limits,
@@ -97,7 +95,6 @@ class Server:
         resume: ResumeSettings | None = None,
         storage: Storage | None = None,
         drain_timeout: float = 20.0,
-        away: Forwarder | None = None,
     ) -> None:
         self.is_secure = certificate is not None
         self._version = version
@@ -115,7 +112,6 @@ class Server:
             metrics=metrics,
             resume=self._resume,
             storage=storage,
-            away=away,
         )
         # What is written to clients between the two goes out to each of them in one go.
         self.join_writes, self.flush_writes = self._board.join, self._board.flush

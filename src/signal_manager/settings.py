@@ -29,6 +29,7 @@ from signal_manager.model import NAME_RULE, is_valid_name
 __all__ = [
     "Config",
     "Section",
+    "bus_backend_of",
     "capacity",
     "contradictions",
     "exposure",
@@ -361,7 +362,9 @@ class Cloudflare(Section):
 class Bus(Section):
     """How nodes reach each other's clients."""
 
-    backend: Literal["local", "nats"] = Field(default="local", description='"local" (one node) or "nats".')
+    backend: Annotated[str, Field(min_length=1), _written_as()] = Field(
+        default="local", description='"local" (one node), "nats", or the name of an adapter that is installed.'
+    )
     nats_url: Annotated[Secret, _address("nats://", "tls://", "ws://", "wss://")] = Field(
         default=SecretStr("nats://127.0.0.1:4222"),
         description="Address of nats-server; may carry user and password, or a token.",
@@ -570,9 +573,15 @@ def weak_secrets(config: Config) -> list[str]:
     ]
 
 
+def bus_backend_of(config: Config) -> str:
+    """Return the bus that nodes meet on: `bus.backend`, but NATS for the workers of a service that names no bus."""
+    backend = config.bus.backend
+    return "nats" if backend == "local" and config.server.workers > 1 else backend
+
+
 def has_other_nodes(config: Config) -> bool:
-    """Tell whether the service is, or may be, more than one process: then these share a NATS."""
-    return config.bus.backend == "nats" or config.server.workers > 1
+    """Tell whether the service is, or may be, more than one process."""
+    return bus_backend_of(config) != "local"
 
 
 def unsupported_settings(config: Config) -> list[str]:
@@ -582,7 +591,8 @@ def unsupported_settings(config: Config) -> list[str]:
     """
     if not has_other_nodes(config):
         return []
-    asked = 'bus.backend = "nats"' if config.bus.backend == "nats" else f"server.workers = {config.server.workers}"
+    backend = config.bus.backend
+    asked = f'bus.backend = "{backend}"' if backend != "local" else f"server.workers = {config.server.workers}"
     problems = []
     if config.storage.backend == "memory":
         problems.append(
@@ -596,7 +606,8 @@ def unsupported_settings(config: Config) -> list[str]:
             "`signal-manager sfu` and name it in [cloudflare], use Cloudflare Realtime, or set media.backend to "
             '"none"'
         )
-    if any(url.startswith(("ws://", "wss://")) for url in config.bus.nats_url.get_secret_value().split(",")):
+    urls = config.bus.nats_url.get_secret_value().split(",")
+    if bus_backend_of(config) == "nats" and any(url.startswith(("ws://", "wss://")) for url in urls):
         problems.append("bus.nats_url over WebSocket is not supported yet: use nats:// or tls://")
     return problems
 

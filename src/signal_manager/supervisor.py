@@ -21,7 +21,6 @@ from uuid import uuid4
 import structlog
 
 from signal_manager import app, backends
-from signal_manager.bus.nats_link import NatsLink
 from signal_manager.config import Config, as_plain, unsupported_settings
 from signal_manager.errors import ConfigurationError, UnavailableError
 from signal_manager.listener import listen
@@ -114,10 +113,7 @@ class _Supervisor:
 
     async def run(self) -> bool:
         """Keep all workers running until a signal comes; False when they cannot run as configured."""
-        async with NatsLink(
-            self._config.bus.nats_url.get_secret_value(), name="check", security=backends.nats_security(self._config)
-        ):
-            pass  # one clear line, in place of one for each worker
+        await backends.check_bus(self._config)  # one clear line, in place of one for each worker
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

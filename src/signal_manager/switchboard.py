@@ -18,8 +18,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from signal_manager.bus.base import Forwarder
-from signal_manager.bus.local import LocalBus
+from signal_manager.bus.base import Bus
 from signal_manager.errors import SignalManagerError
 from signal_manager.limits import ClientAddress, Holdings, Limits, Sample, Usage
 from signal_manager.metrics import Counter, CounterFamily, Metrics
@@ -120,25 +119,23 @@ class Switchboard:
         metrics: where everything is counted.
         resume: how long sessions outlive their connections, and what is kept for them.
         storage: keeps them from one start to the next.
-        away: reaches clients of other nodes; None where there are none.
     """
 
     def __init__(
         self,
         *,
         router: Router,
-        bus: LocalBus[Reachable],
+        bus: Bus[Reachable],
         settings: SessionSettings,
         limits: Limits,
         max_message_size: int,
         metrics: Metrics,
         resume: ResumeSettings,
         storage: Storage | None,
-        away: Forwarder | None = None,
     ) -> None:
         self.router = router
         self.bus = bus
-        self.away = away
+        self.forwarder = bus.forwarder
         self.settings = settings
         self.limits = limits
         self.max_message_size = max_message_size
@@ -310,8 +307,7 @@ class Switchboard:
             await asyncio.sleep(_ANSWER_POLL)
 
     def _is_answering(self) -> bool:
-        is_waiting = self.away is not None and self.away.is_waiting
-        return is_waiting or any(connection.is_answering for connection in self.connections)
+        return self.bus.is_waiting or any(connection.is_answering for connection in self.connections)
 
     async def _emptied(self, timeout: float) -> None:
         """Wait until all connections are gone."""

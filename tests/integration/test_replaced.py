@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from signal_manager.app import running
+from signal_manager.bus.local import LocalBus
 from signal_manager.client import Disconnected, Framing, PayloadType, RetryPolicy, SignalClient
 from signal_manager.config import Config
 from tests.integration.conftest import DEFAULTS, Service, ServiceWith
@@ -181,8 +182,10 @@ async def test_nothing_is_kept_of_devices_that_were_replaced(service_with: Servi
             await client.send("DISCONNECT", {})
             await client.expect_close(1000)
 
-    await until(lambda: not service.server._board.bus.subscribers)
-    assert not service.server._board.bus._tentative
+    bus = service.server._board.bus
+    await until(lambda: not bus.subscribers)
+    assert isinstance(bus, LocalBus)
+    assert not bus._tentative
 
 
 @asynccontextmanager

@@ -37,7 +37,7 @@ from signal_manager.admin.views import (
     Token,
     Version,
 )
-from signal_manager.bus.base import Bus, Delivery
+from signal_manager.bus.base import Delivery, Messaging
 from signal_manager.errors import (
     InvalidRequestError,
     NotFoundError,
@@ -71,7 +71,7 @@ class Management:
     presence: LiveSessions
     storage: Storage
     rooms: RoomService
-    bus: Bus
+    bus: Messaging
     everywhere: Everywhere
     tokens: TokenIssuer | None
     configuration: Mapping[str, Mapping[str, Any]]
@@ -81,7 +81,7 @@ class Management:
     started_at: float = field(default_factory=time.monotonic)
 
     async def deliver(self, client_id: ClientId, message: SignalMessage) -> Delivery:
-        """Send a message to a client on whatever node, and return what became of it; raises as `Bus.send`."""
+        """Send a message to a client on whatever node, and return what became of it; raises as `Messaging.send`."""
         later: asyncio.Future[Delivery | SignalManagerError] = asyncio.get_running_loop().create_future()
         delivery = self.bus.send(client_id, message, outcome=later.set_result)
         result = await later if delivery is Delivery.PENDING else delivery

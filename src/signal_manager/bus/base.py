@@ -1,31 +1,38 @@
-"""The promises of a bus: who is present, and how a message reaches them.
+"""The promises of a bus: which clients are present, and how a message reaches them.
 
-`router.py` and `rooms/` see this interface only; `connection.py` attaches its connections to the implementation that
-`app.py` chose, and `signal_manager.testing.bus` holds the contract suite that every implementation passes.
+Nothing outside this package and the composition root knows an implementation. Three interfaces divide what the service
+uses: the router, rooms and the management interface see `Messaging`; connections and sessions see `Presence`; `Bus` is
+both, with what the composition root needs. An adapter implements `Bus` and needs nothing else of this package;
+`signal_manager.testing.bus` holds the contract suite that every adapter passes.
 
 What holds for every bus:
 
-- **One presence.** A client has at most the configured number of subscribers, over all nodes; the newest one receives
-  its messages. `claim` is how a node asks the others for a client, before it attaches it.
-- **Told, or delivered.** Whoever sends learns what became of the message: at once where the bus knows, otherwise once,
-  within a bounded time, through `outcome`. Nothing is delivered twice. "Unavailable" (503) is said of what may have
-  been lost on the way; it may have arrived.
-- **At once, where nobody is there.** That no node holds a client is known after one question to the others, not after
-  a time limit.
-- **Ordered.** Messages from one sender to one client arrive in the order in which they were sent, whatever way they
-  take and while the client moves from one node to another.
-- **Bounded.** What waits for other nodes takes up to a fixed number of bytes; beyond that senders are told 503.
-- **Cut off from the other nodes**, for however long, clients of this node go on reaching each other, and messages to
-  all others are refused with 503. Nothing is kept to be delivered later. When the others can be reached again, a
-  client that is present on two nodes keeps the newer presence, and `on_reunion` is called on both sides, so that
-  whatever was announced meanwhile can be looked up.
+- **One presence.** The newest connection of a client receives its messages, over all nodes. `Presence.claim` is how a
+  node asks the others for a client before it attaches it.
+- **Told, or delivered.** The sender learns what became of a message: at once where the bus knows, otherwise once,
+  within a bounded time, through `outcome`. Nothing is delivered twice. "Unavailable" (503) means that the message may
+  have been lost on the way; it may also have arrived.
+- **Absence is an answer.** "No node holds this client" is known after one question to the others, not after a time
+  limit.
+- **Ordered.** Messages from one sender to one client arrive in the order in which they were sent, on every path, and
+  while the client moves from one node to another.
+- **A slow reader costs only itself.** A bus never waits for a client: `Subscriber.deliver` queues or ends the client's
+  session. A bus that cannot keep up with another node refuses further messages for it with 503.
+- **Bounded.** Messages that wait for other nodes take up to a fixed number of bytes; beyond it senders get 503.
+- **Cut off from the other nodes**, for any length of time, the clients of one node still reach each other, and messages
+  to all other clients get 503. Nothing is kept for later. When the nodes meet again, a client that is present on two
+  keeps the newer presence, and `on_reunion` is called on both sides, because announcements may have been missed.
+
+Every method but `claim`, `ask_others` and the context manager returns without waiting, and all are called in the event
+loop that opened the bus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 from signal_manager.errors import SignalManagerError
 from signal_manager.model import ClientId, NodeId, RoomId
@@ -39,8 +46,10 @@ __all__ = [
     "Forwarder",
     "GoneHandler",
     "HandOver",
+    "Messaging",
     "NewsHandler",
     "Outcome",
+    "Presence",
     "QuestionHandler",
     "ReunionHandler",
     "Sender",
@@ -49,7 +58,7 @@ __all__ = [
 
 
 class Delivery(StrEnum):
-    """What became of a message (docs/protocol.md, SIGNAL_ACK); PENDING is said later, through an `Outcome`."""
+    """What became of a message (docs/protocol.md, SIGNAL_ACK); PENDING means that an `Outcome` follows."""
 
     DELIVERED = "delivered"
     QUEUED = "queued"
@@ -60,25 +69,24 @@ class Delivery(StrEnum):
 # Called once, in the event loop, with what became of a message; never from inside the call that sent it.
 Outcome = Callable[[Delivery | SignalManagerError], None]
 
-# What became of one of several messages, by its place among them, where it was not simply delivered.
+# One of several messages that was not simply delivered: its place among them, and what became of it.
 Exceptional = tuple[int, Delivery | SignalManagerError]
 
 # Called with a room's id and the bytes that were announced of it.
 NewsHandler = Callable[[RoomId, bytes], None]
 
-# Called with the node whose announcements may be missing, or None when anybody's may.
+# Called with the node whose announcements may be missing, or None when those of any node may.
 ReunionHandler = Callable[[NodeId | None], None]
 
-
-# Called with a node that is not heard of any more; it may be gone, or only cut off.
+# Called with a node that has fallen silent: it is gone, or cut off.
 GoneHandler = Callable[[NodeId], None]
 
-# Called with what another node asks of all others; returns the answer.
+# Called with the question of another node; returns the answer.
 QuestionHandler = Callable[[bytes], bytes]
 
 
 class Subscriber(Protocol):
-    """A client's connection, or its session while it is away, as far as a bus knows it."""
+    """What receives a client's messages: its connection, or its session while the client is away."""
 
     @property
     def instance_id(self) -> str | None:
@@ -87,9 +95,9 @@ class Subscriber(Protocol):
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
         """Hand `message` to the client's outbound queue, in the client's own encoding, and return what became of it.
 
-        A `message_id` of None gives the message a fresh one. Never blocks; messages handed over one after the other
-        arrive in that order. QUEUED is for a client that is away and expected back, OFFLINE for one whose queue is
-        full: then its session has ended.
+        A `message_id` of None gives the message a fresh one. The call never blocks, and messages arrive in the order of
+        the calls. QUEUED means that the client is away and expected back, OFFLINE that its queue is full: a client that
+        reads too slowly loses its session.
 
         Raises:
             TooLargeError: the message does not fit this client's framing.
@@ -97,110 +105,226 @@ class Subscriber(Protocol):
         """
 
     def relay(self, sender: str, signals: Sequence[tuple[bytes, bytes]]) -> Sequence[Exceptional]:
-        """Hand signals that another node has taken apart to the client's outbound queue, in this order.
+        """Hand signals that came by `Forwarder.forward` on another node to the client's outbound queue, in this order.
 
         Args:
             sender: the client that sent them.
-            signals: of each the frame as its sender wrote it up to the payload type (`protocol.relay.HEAD` bytes), and
-                `signal_data` in that payload type.
+            signals: of each the first `protocol.relay.HEAD` bytes of its frame, and `signal_data` in the payload type
+                that these name.
 
         Returns:
-            Those that were not simply delivered, by their place, and what became of them.
+            Those that were not simply delivered.
         """
 
     def replaced(self, *, same_instance: bool) -> None:
-        """End this connection, since its client has a newer one."""
+        """End this connection, because its client has a newer one.
+
+        Args:
+            same_instance: whether the newer one is the same running copy of the client, on a new socket.
+        """
 
 
 class Sender(Protocol):
-    """A client's connection, as far as a bus knows it that sends its signals on to other nodes."""
+    """What sends signals to clients of other nodes: a client's connection."""
 
     @property
     def client_id(self) -> ClientId:
-        """The client that it proved to be."""
+        """The client that it authenticated as."""
 
     def told(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
-        """Tell the client what became of a signal, if anything is to be told; maybe inside the call that sends it.
+        """Take note of what became of a signal; the connection decides what its client hears of it.
+
+        May be called inside the call that sends the signal.
 
         Args:
             head: the first `protocol.relay.HEAD` bytes of its frame.
-            target: whom it was for.
+            target: the client that it was for.
             wants_ack: whether its sender asked to be told that it was delivered.
-            result: as an `Outcome` is given it.
+            result: as for an `Outcome`.
         """
 
 
 class Forwarder(Protocol):
-    """What reaches other nodes, as far as the relay path knows it (`bus.batches.Batches`)."""
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a sender is still to be told what became of a signal."""
+    """The short way to clients of other nodes: signals travel in the bytes in which they came."""
 
     def forward(
         self, sender: Sender, target: str, frame: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
     ) -> None:
-        """Send a signal on in the bytes in which it came; `sender` is told what became of it.
+        """Send a signal on; at its node `Subscriber.relay` gets it, and `sender.told` learns what became of it.
+
+        Signals keep their order among each other and with what `Messaging.send` sends from the same sender.
 
         Args:
-            target: not in `subscribers`.
-            frame: what it came in, or its first `protocol.relay.HEAD` bytes.
-            body: `signal_data` in the payload type that these name.
-            wants_ack: whether the sender asked to be told that it was delivered, and should not wait for that.
-            is_alone: whether no more come with it, in the same read.
+            sender: the connection that sent it. It is told once, unless it does not want an acknowledgement and the
+                signal was delivered: then a bus may leave it untold.
+            target: a client that is not in `subscribers`.
+            frame: the frame that it came in, or its first `protocol.relay.HEAD` bytes.
+            body: `signal_data` in the payload type that these name; valid during the call, so keep `bytes(body)`.
+            wants_ack: whether the sender asked to be told that it was delivered.
+            is_alone: whether no other signal comes with it in the same read, so that waiting for more is pointless.
 
         Raises:
-            TooLargeError, UnavailableError: as `Bus.send`.
+            TooLargeError, UnavailableError: as `Messaging.send`; then `sender` is not told.
             InvalidRequestError: no client can be called `target`.
         """
 
 
 class Claimed(NamedTuple):
-    """What came of a claim: whether the client may be attached, and what its former node handed over of it."""
+    """The result of a claim: whether the client may be attached, and the session that its former node handed over."""
 
     is_won: bool
     handed_over: bytes | None = None
 
 
-# Called on a client's former node with what its new node wants to go on with; returns that, or None. Whatever it
-# returns, the client is not this node's any more.
+# Called on a client's former node with what its new node asks for; returns the session's state, or None if the session
+# cannot go on there. The former node loses the client in both cases.
 HandOver = Callable[[ClientId, bytes], bytes | None]
 
+S = TypeVar("S", bound=Subscriber)
 
-class Bus(Protocol):
-    """Presence and delivery; the module's docstring has the promises."""
+
+class Messaging(Protocol):
+    """Messages to clients, and announcements and questions to nodes; the module's docstring has the promises."""
 
     def send(
         self, target: ClientId, message: Message, message_id: bytes | None = None, *, outcome: Outcome | None = None
     ) -> Delivery:
-        """Deliver `message` to `target`, or queue it.
+        """Deliver `message` to the newest connection of `target`, on whichever node that is.
+
+        A client of this node gets it before `send` returns (`Subscriber.deliver`). A `message_id` of None gives the
+        message a fresh one.
 
         Returns:
-            DELIVERED, QUEUED or OFFLINE where this node knows; otherwise PENDING, and `outcome` is called with one of
-            the three or with an error. Without an `outcome` nobody is told.
+            DELIVERED, QUEUED or OFFLINE where this node knows; otherwise PENDING, and `outcome` is called once with one
+            of the three or with an error. Without an `outcome` nobody is told.
 
         Raises:
-            TooLargeError, InvalidRequestError: as `Subscriber.deliver`.
+            TooLargeError, InvalidRequestError: as `Subscriber.deliver`; TooLargeError also for a message that the bus
+                cannot carry.
             UnavailableError: the other nodes cannot be reached, or too much waits for them.
         """
 
     def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
         """Hand `news` of a room to `on_news` of these other nodes, and of no other node.
 
-        What one node announces of one room arrives at each node in that order. It is sent again until the node has
-        taken it, and may therefore arrive twice. A node that is gone, or cut off, does not get it.
+        Announcements of one node about one room arrive at each node in their order. An announcement is sent again until
+        its node has taken it, so it may arrive twice. A node that is gone or cut off misses it, and `on_reunion` is
+        called when the nodes meet again.
         """
-
-    def respond(self, on_question: QuestionHandler) -> None:
-        """Have this answer what other nodes ask (`ask_others`)."""
 
     def listen(
         self, *, on_news: NewsHandler, on_reunion: ReunionHandler, on_gone: GoneHandler = lambda node_id: None
     ) -> None:
-        """Have these called from now on: with what others announce, when some may have been missed, and who is gone.
+        """Call these from now on, in place of earlier ones: for news, for a reunion, and for a node that is gone.
 
-        A node is gone when this one, which reaches the others, has heard nothing of it for some seconds.
+        A node is gone when this node, which reaches the others, has heard nothing of it for some seconds. It may only
+        be cut off, or slow.
         """
 
+    def respond(self, on_question: QuestionHandler) -> None:
+        """Answer the questions of other nodes (`ask_others`) with this from now on."""
+
     async def ask_others(self, question: bytes) -> list[bytes]:
-        """Return what `on_question` of all other nodes answers; those that are too slow are left out."""
+        """Return what `on_question` of all other nodes answers, in any order.
+
+        Nodes that do not answer within a bounded time are left out; without other nodes the list is empty.
+        """
+
+
+class Presence(Protocol[S]):
+    """Which clients are on this node, and how they come, move and go.
+
+    A client comes in two steps: `claim`, which waits for the other nodes, then `attach`, which does not.
+    """
+
+    @property
+    def subscribers(self) -> Mapping[str, S]:
+        """The newest connection of each client of this node, by client id.
+
+        The relay path looks a target up here for every signal, so this is the same dictionary for the life of the bus,
+        and a client that has moved to another node is not in it.
+        """
+
+    async def claim(
+        self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None, yields: bool = False
+    ) -> Claimed:
+        """Make all other nodes let go of a client that is about to be attached here.
+
+        The former node calls `Subscriber.replaced`, or hands the client's session over, before the claim returns.
+        Messages that this node sends to the client meanwhile wait for `attach` or `release`. A claim is lost, and the
+        client must not be attached, when another node has claimed the client since. Nodes that cannot be reached, or
+        do not answer within a bounded time, are not waited for.
+
+        Follow a claim that is won by `attach`, without awaiting anything in between, or by `release`. A claim that is
+        lost or cancelled needs neither.
+
+        Args:
+            client_id: a name that a client can have.
+            instance_id: what the client calls its running copy (`Subscriber.instance_id`).
+            wants: handed to the `hand_over` of the client's former node, whose answer is in the result.
+            yields: whether the client comes back for a session that is not on this node. Such a claim is also lost to
+                another instance of the client, on any node, unless that instance itself came by a claim that yields.
+        """
+
+    def release(self, client_id: ClientId) -> None:
+        """Give up a claim that no `attach` follows; messages that waited for it are told OFFLINE."""
+
+    def settle(self, client_id: ClientId) -> None:
+        """Treat a client that came by a claim that yields as one that came by itself: its session goes on after all."""
+
+    def attach(self, client_id: ClientId, subscriber: S) -> None:
+        """Make `subscriber` the newest connection of a client, and deliver what waited for it, in order.
+
+        Connections of the client on this node that must give way get `Subscriber.replaced`: all of the same instance,
+        and the oldest beyond the allowed number. Without a `claim` before it, connections on other nodes stay, until
+        the client is claimed by one of them or by this one.
+        """
+
+    def swap(self, client_id: ClientId, present: S, successor: S) -> bool:
+        """Put `successor` in the place of `present`, which gets no `replaced`; return whether `present` was there."""
+
+    def detach(self, client_id: ClientId, subscriber: S) -> None:
+        """Forget a connection that has ended; one that was replaced or is unknown changes nothing.
+
+        An older connection of the client on this node takes its place. If there is none, the client is offline.
+        """
+
+
+class Bus(Messaging, Presence[S], Protocol[S]):
+    """All of a bus, as an adapter implements it; an async context manager.
+
+    Entering joins the other nodes. Leaving first sends what waits, then answers every open `outcome` and claim, so that
+    nothing waits for a bus that is closed. Leaving is called after the last connection has gone.
+
+    Entering raises:
+        ConfigurationError: the bus cannot work as configured, in one line for a person; a `node_id` that another node
+            uses is one such case.
+        UnavailableError: the bus does not answer now; a later start may succeed.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the other nodes can be reached; readiness and `/health` show it."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a sender is still to be told what became of a message; an orderly stop waits for it."""
+
+    @property
+    def forwarder(self) -> Forwarder | None:
+        """The short way to clients of other nodes; None if signals to them go by `send`. Read once, at the start."""
+
+    def serve_others(self, *, hand_over: HandOver, join: Callable[[], None], flush: Callable[[], None]) -> None:
+        """Use these for what other nodes ask for and send.
+
+        Args:
+            hand_over: gives a client's session to the node that claims it.
+            join, flush: writes to clients between these two calls go out together. A bus may call them around several
+                deliveries that arrive at once; `flush` follows every `join` in the same turn of the event loop.
+        """

@@ -90,7 +90,7 @@ class Batches:
             entry: the same object for several clients travels once to each node.
 
         Raises:
-            TooLargeError, UnavailableError: as `Bus.send`.
+            TooLargeError, UnavailableError: as `Messaging.send`.
         """
         if not self._link.is_up or size > self._largest() or self.buffered + size > self._max_buffered:
             raise self._refusal(size)

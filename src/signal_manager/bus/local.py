@@ -6,7 +6,8 @@ The server's relay path reads `subscribers` directly, because one look-up is all
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from types import TracebackType
+from typing import Generic, Self
 
 from signal_manager.bus.base import (
     Claimed,
@@ -18,14 +19,12 @@ from signal_manager.bus.base import (
     Outcome,
     QuestionHandler,
     ReunionHandler,
-    Subscriber,
+    S,
 )
 from signal_manager.model import ClientId, NodeId, RoomId
 from signal_manager.protocol.messages import Message
 
 __all__ = ["LocalBus"]
-
-S = TypeVar("S", bound=Subscriber)
 
 
 class LocalBus(Generic[S]):
@@ -44,10 +43,23 @@ class LocalBus(Generic[S]):
         # Clients that are here by a reconnect which had lost its session: nobody yields to these.
         self._tentative: set[str] = set()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None
+
     @property
     def is_connected(self) -> bool:
         """Whether the other nodes can be reached; there are none."""
         return True
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a sender is still to be told what became of a message; here it is told at once."""
+        return False
 
     @property
     def forwarder(self) -> Forwarder | None:
@@ -55,29 +67,24 @@ class LocalBus(Generic[S]):
         return None
 
     def serve_others(self, *, hand_over: HandOver, join: Callable[[], None], flush: Callable[[], None]) -> None:
-        """Serve other nodes with these: sessions, and a beginning and an end of what is written in one go."""
+        """Serve other nodes (`Bus.serve_others`); there are none."""
 
     async def claim(
         self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None, yields: bool = False
     ) -> Claimed:
-        """Have all other nodes let go of a client; there are none.
-
-        Args:
-            yields: whether it is a reconnect that names a session which is not here: another instance that has come
-                since keeps the client.
-        """
+        """Ask other nodes to let go of a client; there are none, so the claim is lost to another instance at most."""
         if yields and self._is_taken_over(client_id, instance_id):
             return Claimed(is_won=False)
         self._note_tentative(client_id, is_tentative=yields)
         return Claimed(is_won=True)
 
     def release(self, client_id: ClientId) -> None:
-        """Give up a claim that is not followed by `attach`."""
+        """Give up a claim that no `attach` follows."""
         if client_id not in self.subscribers:
             self._tentative.discard(client_id)
 
     def settle(self, client_id: ClientId) -> None:
-        """Take note that a client goes on with the session it had, after all."""
+        """Treat a client that came by a claim that yields as one that came by itself."""
         self._tentative.discard(client_id)
 
     def _is_taken_over(self, client_id: str, instance_id: str | None) -> bool:
@@ -94,7 +101,7 @@ class LocalBus(Generic[S]):
             self._tentative.discard(client_id)
 
     def attach(self, client_id: ClientId, subscriber: S) -> None:
-        """Make `subscriber` the one that receives `client_id`'s messages, and end those that must give way.
+        """Make `subscriber` the newest connection of a client (`Presence.attach`).
 
         A connection of the same instance always gives way: it is the same client on a stale connection.
         """
@@ -113,7 +120,7 @@ class LocalBus(Generic[S]):
         self._remember(client_id, stay)
 
     def swap(self, client_id: ClientId, present: S, successor: S) -> bool:
-        """Put `successor` into the place of `present`, which ends nobody; False when `present` is not there."""
+        """Put `successor` in the place of `present` (`Presence.swap`)."""
         if self.subscribers.get(client_id) is present:
             self.subscribers[client_id] = successor
             return True
@@ -124,7 +131,7 @@ class LocalBus(Generic[S]):
         return True
 
     def detach(self, client_id: ClientId, subscriber: S) -> None:
-        """Forget a connection that has ended; an older one of the same client takes its place."""
+        """Forget a connection that has ended; an older one of the client takes its place."""
         older = self._older.get(client_id, [])
         if self.subscribers.get(client_id) is not subscriber:
             if subscriber in older:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import msgspec
 import structlog
@@ -28,7 +28,7 @@ from signal_manager.bus.base import (
     Outcome,
     QuestionHandler,
     ReunionHandler,
-    Subscriber,
+    S,
 )
 from signal_manager.bus.batches import AWAY, Batches
 from signal_manager.bus.deliveries import Deliveries
@@ -66,8 +66,6 @@ from signal_manager.protocol.messages import Message, PayloadType, Peer, Shape, 
 __all__ = ["NatsBus"]
 
 log = structlog.get_logger(__name__)
-
-S = TypeVar("S", bound=Subscriber)
 
 # How long (s) the other nodes have to answer a question, and to take a batch. A node that is busy takes its time, and
 # whoever sent something is told 503 when it is over.
@@ -191,11 +189,16 @@ class NatsBus(LocalBus[S]):
 
     @property
     def forwarder(self) -> Batches:
-        """What sends signals on in the bytes in which they came."""
+        """The short way to clients of other nodes."""
         return self._batches
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a sender is still to be told what became of a message."""
+        return self._batches.is_waiting
+
     def serve_others(self, *, hand_over: HandOver, join: Callable[[], None], flush: Callable[[], None]) -> None:
-        """See `LocalBus.serve_others`."""
+        """Use these for what other nodes ask for and send (`Bus.serve_others`)."""
         self._hand_over = hand_over
         self._deliveries.before, self._deliveries.after = join, flush
 
@@ -209,16 +212,7 @@ class NatsBus(LocalBus[S]):
     async def claim(
         self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None, yields: bool = False
     ) -> Claimed:
-        """Have all other nodes let go of a client that is about to be attached here.
-
-        To be followed by `attach` without awaiting anything, or by `release`. When a newer presence came up elsewhere
-        meanwhile, the claim is lost and the client must not be attached. Other nodes that do not answer, or cannot be
-        reached, are not waited for.
-
-        Args:
-            wants: given to the hand-over of the client's former node, which says what the client can go on with.
-            yields: see `LocalBus.claim`; the claim is lost to another instance on any node.
-        """
+        """Make all other nodes let go of a client that is about to be attached here (`Presence.claim`)."""
         if yields and self._is_taken_over(client_id, instance_id):
             return Claimed(is_won=False)
         self._note_tentative(client_id, is_tentative=yields)
@@ -237,14 +231,18 @@ class NatsBus(LocalBus[S]):
             return Claimed(is_won=True)
         self._outboxes.flush()  # what is on its way to the client's former node must arrive there before the claim
         claim = Claim(self._node_id, instance_id, coming.since, wants, yields)
-        reply = await self._questions.insist(self._subject(client_id), claim)
+        try:
+            reply = await self._questions.insist(self._subject(client_id), claim)
+        except asyncio.CancelledError:
+            self.release(client_id)
+            raise
         if isinstance(reply, Newer) or coming.is_superseded:
             self.release(client_id)
             return Claimed(is_won=False)
         return Claimed(is_won=True, handed_over=reply.handed_over if isinstance(reply, Gone) else None)
 
     def release(self, client_id: ClientId) -> None:
-        """Give up a claim that is not followed by `attach`."""
+        """Give up a claim that no `attach` follows."""
         super().release(client_id)
         coming = self._coming.get(client_id)
         if coming is None:
@@ -258,7 +256,7 @@ class NatsBus(LocalBus[S]):
                 self._batches.take(self._routes.stayed_away(client_id))
 
     def attach(self, client_id: ClientId, subscriber: S) -> None:
-        """Make `subscriber` the one that receives `client_id`'s messages, on this node and all others."""
+        """Make `subscriber` the newest connection of a client, for all nodes (`Presence.attach`)."""
         super().attach(client_id, subscriber)
         self._unclaimed.discard(client_id)
         coming = self._coming.get(client_id)
@@ -284,17 +282,17 @@ class NatsBus(LocalBus[S]):
             self._link.unsubscribe(self._subject(client_id))
 
     def respond(self, on_question: QuestionHandler) -> None:
-        """See `Bus.respond`."""
+        """Answer the questions of other nodes with this from now on."""
         self._on_question_to_all = on_question
 
     async def ask_others(self, question: bytes) -> list[bytes]:
-        """See `Bus.ask_others`."""
+        """Return what all other nodes answer in time."""
         return await self._questions.collect(f"{self._prefix}.all", question, set(self._peers))
 
     def listen(
         self, *, on_news: NewsHandler, on_reunion: ReunionHandler, on_gone: GoneHandler = lambda node_id: None
     ) -> None:
-        """See `Bus.listen`."""
+        """Call these for news, for a reunion, and for a node that is gone."""
         self._deliveries.on_news, self._on_reunion, self._on_gone = on_news, on_reunion, on_gone
 
     # -- sending -------------------------------------------------------------------------------------------------
@@ -302,7 +300,7 @@ class NatsBus(LocalBus[S]):
     def send(
         self, target: ClientId, message: Message, message_id: bytes | None = None, *, outcome: Outcome | None = None
     ) -> Delivery:
-        """See `Bus.send`."""
+        """Deliver `message` to the newest connection of `target`, on whichever node that is (`Messaging.send`)."""
         if target in self.subscribers:
             return super().send(target, message, message_id)
         if not is_valid_name(target):
@@ -321,7 +319,7 @@ class NatsBus(LocalBus[S]):
         return Delivery.PENDING
 
     def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
-        """See `Bus.announce`."""
+        """Hand `news` of a room to these other nodes."""
         if not self._link.is_up:
             return  # whoever misses it is told to look when this node is back
         self._batches.announce(nodes, wire.News(room_id, news))

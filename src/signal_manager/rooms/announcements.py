@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
-from signal_manager.bus.base import Bus
+from signal_manager.bus.base import Messaging
 from signal_manager.model import NodeId, Room, RoomId
 from signal_manager.rooms import membership
 from signal_manager.rooms.chronicle import Change, Chronicle, write_change
@@ -42,7 +42,7 @@ class Announcements:
         self,
         *,
         storage: Storage,
-        bus: Bus,
+        bus: Messaging,
         duties: Duties,
         node_id: NodeId,
         on_removed: Callable[[Membership, str], object],

@@ -10,7 +10,7 @@ from typing import Literal
 
 import structlog
 
-from signal_manager.bus.base import Bus
+from signal_manager.bus.base import Messaging
 from signal_manager.errors import InvalidRequestError, SignalManagerError
 from signal_manager.model import ClientId, Participant, RoomId, Track
 from signal_manager.protocol.messages import Member, PublishedTrack, RoomEvent
@@ -51,7 +51,7 @@ def event(room_id: RoomId, change: Change) -> RoomEvent:
     )
 
 
-def tell(bus: Bus, client_id: ClientId, news: RoomEvent) -> None:
+def tell(bus: Messaging, client_id: ClientId, news: RoomEvent) -> None:
     """Tell one client, if it can be told."""
     try:
         bus.send(client_id, news)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from signal_manager.bus.base import Bus
+from signal_manager.bus.base import Messaging
 from signal_manager.errors import ConflictError, NotFoundError, SignalManagerError
 from signal_manager.media.base import RemoteTrack
 from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId, Track
@@ -63,7 +63,7 @@ class Roster:
         self,
         *,
         storage: Storage,
-        bus: Bus,
+        bus: Messaging,
         ledger: MediaLedger,
         shared: MediaShared | None,
         duties: Duties,

@@ -16,7 +16,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from signal_manager.bus.base import Bus
+from signal_manager.bus.base import Messaging
 from signal_manager.errors import (
     ConflictError,
     ForbiddenError,
@@ -124,7 +124,7 @@ class RoomService:
         self,
         *,
         storage: Storage,
-        bus: Bus,
+        bus: Messaging,
         media: MediaBackend | None,
         metrics: Metrics,
         node_id: NodeId,

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
 
 import pytest
 
-from signal_manager.bus.base import Bus, Claimed, Delivery, Exceptional, Subscriber
+from signal_manager.bus.base import Bus, Delivery, Exceptional, Messaging
 from signal_manager.errors import SignalManagerError
 from signal_manager.model import ClientId
 from signal_manager.protocol.messages import Message, SignalMessage
 
-__all__ = ["PATIENCE", "AnyBus", "BusFixtures", "Phone", "come", "message", "result_of"]
+__all__ = ["PATIENCE", "BusFixtures", "Phone", "come", "message", "result_of"]
 
 # How long (s) a test waits for what takes milliseconds on an idle machine.
 PATIENCE = 20.0
-
-S_contra = TypeVar("S_contra", bound=Subscriber, contravariant=True)
-
-
-class AnyBus(Bus, Protocol[S_contra]):
-    """A bus as connections see it."""
-
-    async def claim(self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None) -> Claimed: ...
-
-    def release(self, client_id: ClientId) -> None: ...
-
-    def attach(self, client_id: ClientId, subscriber: S_contra) -> None: ...
-
-    def detach(self, client_id: ClientId, subscriber: S_contra) -> None: ...
 
 
 class Phone:
@@ -84,12 +69,12 @@ class BusFixtures:
     """Two nodes; where there can be only one, they are the same."""
 
     @pytest.fixture
-    async def here(self) -> AnyBus[Phone]:
+    async def here(self) -> Bus[Phone]:
         """Return an open bus with nobody on it; close it after the test."""
         raise NotImplementedError
 
     @pytest.fixture
-    async def there(self, here: AnyBus[Phone]) -> AnyBus[Phone]:
+    async def there(self, here: Bus[Phone]) -> Bus[Phone]:
         """Return another node's bus; close it after the test."""
         raise NotImplementedError
 
@@ -99,7 +84,7 @@ def message(data: object = 1, *, target: str = "a") -> SignalMessage:
     return SignalMessage(sender_client_id="s", target_client_id=target, signal_data=data)
 
 
-async def come(bus: AnyBus[Phone], client_id: str, phone: Phone) -> Phone:
+async def come(bus: Bus[Phone], client_id: str, phone: Phone) -> Phone:
     """Attach a client as a connection does."""
     claimed = await bus.claim(ClientId(client_id), phone.instance_id)
     assert claimed.is_won
@@ -108,7 +93,7 @@ async def come(bus: AnyBus[Phone], client_id: str, phone: Phone) -> Phone:
 
 
 async def result_of(
-    bus: Bus, target: str, sent: Message, message_id: bytes | None = None
+    bus: Messaging, target: str, sent: Message, message_id: bytes | None = None
 ) -> Delivery | SignalManagerError:
     """Send a message and return what became of it, an error too."""
     later: asyncio.Future[Delivery | SignalManagerError] = asyncio.get_running_loop().create_future()

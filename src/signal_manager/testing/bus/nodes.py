@@ -8,10 +8,10 @@ from functools import partial
 
 import pytest
 
-from signal_manager.bus.base import Delivery
+from signal_manager.bus.base import Bus, Delivery
 from signal_manager.errors import SignalManagerError, UnavailableError
 from signal_manager.model import ClientId, NodeId, RoomId
-from signal_manager.testing.bus.fixtures import PATIENCE, AnyBus, BusFixtures, Phone, come, message, result_of
+from signal_manager.testing.bus.fixtures import PATIENCE, BusFixtures, Phone, come, message, result_of
 
 __all__ = ["NodesContract"]
 
@@ -31,12 +31,12 @@ class NodesContract(BusFixtures):
         raise NotImplementedError
 
     @pytest.fixture
-    async def third(self) -> AnyBus[Phone]:
+    async def third(self) -> Bus[Phone]:
         """Return a third node's bus, called "third"; close it after the test."""
         raise NotImplementedError
 
     async def test_order_holds_while_the_client_moves_between_other_nodes(
-        self, here: AnyBus[Phone], there: AnyBus[Phone], third: AnyBus[Phone]
+        self, here: Bus[Phone], there: Bus[Phone], third: Bus[Phone]
     ) -> None:
         phones = [await come(there, A, Phone())]
         told: list[object] = []
@@ -54,7 +54,7 @@ class NodesContract(BusFixtures):
         assert set(told) == {Delivery.DELIVERED}
 
     async def test_order_holds_and_all_is_accounted_for_while_the_client_goes_and_comes_back(
-        self, here: AnyBus[Phone], there: AnyBus[Phone], third: AnyBus[Phone]
+        self, here: Bus[Phone], there: Bus[Phone], third: Bus[Phone]
     ) -> None:
         phones = [await come(there, A, Phone())]
         told: dict[int, object] = {}
@@ -77,7 +77,7 @@ class NodesContract(BusFixtures):
         assert phones[-1].texts[-1] == sent
 
     async def test_news_reach_the_nodes_that_are_named_and_in_order(
-        self, here: AnyBus[Phone], there: AnyBus[Phone], third: AnyBus[Phone]
+        self, here: Bus[Phone], there: Bus[Phone], third: Bus[Phone]
     ) -> None:
         heard: list[bytes] = []
         overheard: list[bytes] = []
@@ -93,7 +93,7 @@ class NodesContract(BusFixtures):
         assert heard == [b"%d" % i for i in range(100)]
         assert overheard == [b"last"]
 
-    async def test_cut_off_nodes_say_so_and_serve_their_own(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
+    async def test_cut_off_nodes_say_so_and_serve_their_own(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         near, far = await come(here, A, Phone()), await come(there, B, Phone())
 
         await self.cut()
@@ -103,7 +103,7 @@ class NodesContract(BusFixtures):
         assert (len(near.received), len(far.received)) == (1, 0)
 
     async def test_what_was_on_its_way_when_the_nodes_were_cut_off_is_told(
-        self, here: AnyBus[Phone], there: AnyBus[Phone]
+        self, here: Bus[Phone], there: Bus[Phone]
     ) -> None:
         far = await come(there, B, Phone())
         told: list[Delivery | SignalManagerError] = []
@@ -117,7 +117,7 @@ class NodesContract(BusFixtures):
         assert sum(result is Delivery.DELIVERED for result in told) <= len(far.received)
         assert all(result is Delivery.DELIVERED or isinstance(result, UnavailableError) for result in told)
 
-    async def test_nodes_find_each_other_again(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
+    async def test_nodes_find_each_other_again(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         phone = await come(there, B, Phone())
         reunions: list[str] = []
         here.listen(on_news=lambda room_id, news: None, on_reunion=lambda node_id: reunions.append(f"here {node_id}"))
@@ -132,7 +132,7 @@ class NodesContract(BusFixtures):
         assert "lost" not in phone.texts
 
     async def test_of_two_presences_the_newer_one_stays_when_nodes_meet_again(
-        self, here: AnyBus[Phone], there: AnyBus[Phone]
+        self, here: Bus[Phone], there: Bus[Phone]
     ) -> None:
         old = await come(here, A, Phone("i"))
         await self.cut()
@@ -148,7 +148,7 @@ class NodesContract(BusFixtures):
         assert new.texts == ["again"]
 
     async def test_who_comes_while_the_nodes_are_cut_off_is_found_afterwards(
-        self, here: AnyBus[Phone], there: AnyBus[Phone]
+        self, here: Bus[Phone], there: Bus[Phone]
     ) -> None:
         await self.cut()
         phone = await come(there, B, Phone())
@@ -165,7 +165,7 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def _until_delivered(bus: AnyBus[Phone], target: ClientId) -> None:
+async def _until_delivered(bus: Bus[Phone], target: ClientId) -> None:
     """Send until a message arrives: for a moment after a reunion, it may not be known yet who is where."""
     async with asyncio.timeout(PATIENCE):
         while await result_of(bus, target, message("again")) is not Delivery.DELIVERED:  # noqa: ASYNC110 - no event

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from signal_manager.bus.base import Delivery
+from signal_manager.bus.base import Bus, Delivery
 from signal_manager.model import ClientId
-from signal_manager.testing.bus.fixtures import AnyBus, BusFixtures, Phone, come, message, result_of
+from signal_manager.testing.bus.fixtures import BusFixtures, Phone, come, message, result_of
 
 __all__ = ["PresenceContract"]
 
@@ -16,13 +16,13 @@ A = ClientId("a")
 class PresenceContract(BusFixtures):
     """Coming, going and moving."""
 
-    async def test_who_has_gone_is_offline(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
+    async def test_who_has_gone_is_offline(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         phone = await come(there, A, Phone())
         there.detach(A, phone)
 
         assert await result_of(here, A, message()) is Delivery.OFFLINE
 
-    async def test_the_newest_connection_wins(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
+    async def test_the_newest_connection_wins(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         old = await come(here, A, Phone())
         new = await come(there, A, Phone())
 
@@ -30,16 +30,14 @@ class PresenceContract(BusFixtures):
         assert await result_of(here, A, message()) is Delivery.DELIVERED
         assert (len(old.received), len(new.received)) == (0, 1)
 
-    async def test_a_reconnect_of_the_same_instance_is_no_duplicate(
-        self, here: AnyBus[Phone], there: AnyBus[Phone]
-    ) -> None:
+    async def test_a_reconnect_of_the_same_instance_is_no_duplicate(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         old = await come(here, A, Phone("i"))
         new = await come(there, A, Phone("i"))
 
         assert (old.replaced_by_same_instance, new.replaced_by_same_instance) == (True, None)
 
     async def test_the_late_end_of_a_replaced_connection_changes_nothing(
-        self, here: AnyBus[Phone], there: AnyBus[Phone]
+        self, here: Bus[Phone], there: Bus[Phone]
     ) -> None:
         old = await come(here, A, Phone())
         new = await come(there, A, Phone())
@@ -49,16 +47,16 @@ class PresenceContract(BusFixtures):
         assert await result_of(here, A, message()) is Delivery.DELIVERED
         assert len(new.received) == 1
 
-    async def test_a_claim_that_is_given_up_leaves_nobody(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
+    async def test_a_claim_that_is_given_up_leaves_nobody(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         assert (await there.claim(A, None)).is_won
         there.release(A)
 
         assert await result_of(here, A, message()) is Delivery.OFFLINE
 
-    async def test_of_many_that_come_at_once_one_stays(self, here: AnyBus[Phone], there: AnyBus[Phone]) -> None:
+    async def test_of_many_that_come_at_once_one_stays(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         phones = [Phone() for _ in range(10)]
 
-        async def try_to_come(bus: AnyBus[Phone], phone: Phone) -> None:
+        async def try_to_come(bus: Bus[Phone], phone: Phone) -> None:
             if (await bus.claim(A, None)).is_won:
                 bus.attach(A, phone)
             else:
