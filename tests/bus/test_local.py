@@ -8,7 +8,8 @@ from signal_manager.bus.base import Delivery
 from signal_manager.bus.local import LocalBus
 from signal_manager.model import ClientId
 from signal_manager.protocol.messages import SignalMessage
-from signal_manager.testing.bus import BusContract, Phone
+from signal_manager.testing.bus import Phone
+from tests.contracts.bus_contract import BusContract
 
 A = ClientId("a")
 MESSAGE = SignalMessage(target_client_id="a", signal_data=1)

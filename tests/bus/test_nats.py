@@ -15,6 +15,7 @@ import pytest
 from nats import connect as connect_to_nats
 from structlog.testing import capture_logs
 
+from signal_manager.bus import nats as nats_bus
 from signal_manager.bus import nats_link
 from signal_manager.bus.base import Delivery, Exceptional
 from signal_manager.bus.nats import NatsBus
@@ -31,9 +32,10 @@ from signal_manager.errors import (
 from signal_manager.metrics import Metrics
 from signal_manager.model import ClientId, NodeId
 from signal_manager.protocol.relay import HEAD
-from signal_manager.testing.bus import BusContract, NodesContract, Phone, come, result_of
+from signal_manager.testing.bus import Phone, come, result_of
 from signal_manager.testing.bus.fixtures import message
 from tests.certificates import Authority
+from tests.contracts.bus_contract import BusContract, NodesContract
 from tests.nats_accounts import Accounts
 from tests.nats_server import NatsServer, free_port
 from tests.waiting import until
@@ -73,6 +75,13 @@ class TestNatsBus(BusContract, NodesContract):
     async def third(self, nats: NatsServer) -> AsyncIterator[NatsBus[Phone]]:
         async with node(nats, "third") as bus:
             yield bus
+
+    @pytest.fixture(autouse=True)
+    def _missed_soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(nats_bus, "_HELLO", 0.5)
+
+    def another(self, name: str) -> NatsBus[Phone]:
+        return node(self.nats, name)
 
     async def cut(self) -> None:
         await self.nats.kill()

@@ -176,8 +176,8 @@ class Claimed(NamedTuple):
     handed_over: bytes | None = None
 
 
-# Called on a client's former node with what its new node asks for; returns the session's state, or None if the session
-# cannot go on there. The former node loses the client in both cases.
+# Called on a client's former node with what its new node asks for. It detaches the client and returns its session's
+# state, or returns None if the session cannot go on there: then the bus detaches the client and calls `replaced`.
 HandOver = Callable[[ClientId, bytes], bytes | None]
 
 S = TypeVar("S", bound=Subscriber)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -12,7 +12,17 @@ from signal_manager.errors import SignalManagerError
 from signal_manager.model import ClientId
 from signal_manager.protocol.messages import Message, SignalMessage
 
-__all__ = ["PATIENCE", "BusFixtures", "Phone", "come", "message", "result_of"]
+__all__ = [
+    "PATIENCE",
+    "BusFixtures",
+    "NodesFixtures",
+    "Phone",
+    "come",
+    "message",
+    "result_of",
+    "until",
+    "until_delivered",
+]
 
 # How long (s) a test waits for what takes milliseconds on an idle machine.
 PATIENCE = 20.0
@@ -79,6 +89,27 @@ class BusFixtures:
         raise NotImplementedError
 
 
+class NodesFixtures(BusFixtures):
+    """Three nodes, called "here", "there" and "third", that do not share memory; they need not be one process."""
+
+    @pytest.fixture
+    async def third(self) -> Bus[Phone]:
+        """Return a third node's bus, open; close it after the test."""
+        raise NotImplementedError
+
+    def another(self, name: str) -> Bus[Phone]:
+        """Return the bus of one more node with this name, not open; called after the fixtures."""
+        raise NotImplementedError
+
+    async def cut(self) -> None:
+        """Cut the nodes off from each other."""
+        raise NotImplementedError
+
+    async def heal(self) -> None:
+        """Let the nodes reach each other again."""
+        raise NotImplementedError
+
+
 def message(data: object = 1, *, target: str = "a") -> SignalMessage:
     """Return a signal."""
     return SignalMessage(sender_client_id="s", target_client_id=target, signal_data=data)
@@ -102,3 +133,17 @@ async def result_of(
     except SignalManagerError as error:
         return error
     return await asyncio.wait_for(later, PATIENCE) if delivery is Delivery.PENDING else delivery
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens on another node."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.005)
+
+
+async def until_delivered(bus: Messaging, target: ClientId) -> None:
+    """Send until a message arrives: for a moment after a reunion, a bus may not know yet where clients are."""
+    async with asyncio.timeout(PATIENCE):
+        while await result_of(bus, target, message("again")) is not Delivery.DELIVERED:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)

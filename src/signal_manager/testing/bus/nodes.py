@@ -1,39 +1,25 @@
-"""What only a bus of several nodes can show: relayed signals, news for some nodes, and being cut off."""
+"""What only a bus of several nodes can show: news for some nodes, questions to all, and being cut off."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 from signal_manager.bus.base import Bus, Delivery
-from signal_manager.errors import SignalManagerError, UnavailableError
+from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
 from signal_manager.model import ClientId, NodeId, RoomId
-from signal_manager.testing.bus.fixtures import PATIENCE, BusFixtures, Phone, come, message, result_of
+from signal_manager.testing.bus.fixtures import NodesFixtures, Phone, come, message, result_of, until, until_delivered
 
-__all__ = ["NodesContract"]
+__all__ = ["ManyNodesContract"]
 
 A, B = ClientId("a"), ClientId("b")
 ROOM = RoomId("r")
 
 
-class NodesContract(BusFixtures):
-    """Two nodes, called "here" and "there", that do not share memory."""
-
-    async def cut(self) -> None:
-        """Cut the nodes off from each other."""
-        raise NotImplementedError
-
-    async def heal(self) -> None:
-        """Let the nodes reach each other again."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    async def third(self) -> Bus[Phone]:
-        """Return a third node's bus, called "third"; close it after the test."""
-        raise NotImplementedError
+class ManyNodesContract(NodesFixtures):
+    """Messages, news and questions between nodes, and nodes that are cut off, gone or of the same name."""
 
     async def test_order_holds_while_the_client_moves_between_other_nodes(
         self, here: Bus[Phone], there: Bus[Phone], third: Bus[Phone]
@@ -48,7 +34,7 @@ class NodesContract(BusFixtures):
                 sent += 1
                 await asyncio.sleep(0)
             phones.append(await come(bus, A, Phone()))
-            await _until(lambda: len(told) == sent)  # noqa: B023 - awaited here
+            await until(lambda: len(told) == sent)  # noqa: B023 - awaited here
 
         assert [text for phone in phones for text in phone.texts] == list(range(sent))
         assert set(told) == {Delivery.DELIVERED}
@@ -68,7 +54,7 @@ class NodesContract(BusFixtures):
                 await asyncio.sleep(0)
             phones.append(await come(bus, A, Phone()))
 
-        await _until(lambda: len(told) == sent)
+        await until(lambda: len(told) == sent)
         arrived = [text for phone in phones for text in phone.texts]
         assert arrived == [number for number in range(sent) if told[number] is Delivery.DELIVERED]
         others = [result for result in told.values() if result is not Delivery.DELIVERED]
@@ -89,15 +75,119 @@ class NodesContract(BusFixtures):
         here.announce([NodeId("nobody")], ROOM, b"lost")
         here.announce([NodeId("third")], ROOM, b"last")
 
-        await _until(lambda: bool(overheard) and len(heard) == 100)
+        await until(lambda: bool(overheard) and len(heard) == 100)
         assert heard == [b"%d" % i for i in range(100)]
         assert overheard == [b"last"]
 
+    async def test_a_message_that_is_sent_while_its_client_is_coming_waits_for_it(
+        self, here: Bus[Phone], there: Bus[Phone]
+    ) -> None:
+        await come(there, A, Phone())
+        told: list[object] = []
+        assert (await here.claim(A, None)).is_won
+
+        delivery = here.send(A, message("early"), outcome=told.append)
+        assert delivery is Delivery.PENDING
+        assert here.is_waiting
+        assert told == []
+        phone = Phone()
+        here.attach(A, phone)
+        here.send(A, message("late"))
+
+        await until(lambda: told == [Delivery.DELIVERED])
+        await until(lambda: not here.is_waiting)
+        assert phone.texts == ["early", "late"]
+
+    async def test_a_node_knows_its_own_clients_alone(self, here: Bus[Phone], there: Bus[Phone]) -> None:
+        subscribers = here.subscribers
+        phone = await come(here, A, Phone())
+        await come(there, B, Phone())
+        assert dict(subscribers) == {A: phone}
+
+        await come(there, A, Phone())
+
+        assert dict(subscribers) == {}
+        assert here.subscribers is subscribers
+
+    async def test_a_client_that_was_attached_without_a_claim_is_claimed_all_the_same(
+        self, here: Bus[Phone], there: Bus[Phone]
+    ) -> None:
+        old, expected, new = await come(there, A, Phone()), Phone(), Phone()
+        here.attach(A, expected)
+        assert not old.is_replaced
+
+        await come(here, A, new)
+
+        assert old.is_replaced
+        assert expected.is_replaced
+        assert await result_of(there, A, message()) is Delivery.DELIVERED
+        assert len(new.received) == 1
+
+    async def test_all_other_nodes_answer_a_question(
+        self, here: Bus[Phone], there: Bus[Phone], third: Bus[Phone]
+    ) -> None:
+        here.respond(lambda question: b"here " + question)
+        there.respond(lambda question: b"there " + question)
+        third.respond(lambda question: b"third " + question)
+
+        answers: list[bytes] = []
+        while len(answers) < 2:  # nodes may need a moment to learn of each other
+            answers = await here.ask_others(b"?")
+
+        assert sorted(answers) == [b"there ?", b"third ?"]
+
+    async def test_writes_are_joined_and_always_flushed(self, here: Bus[Phone], there: Bus[Phone]) -> None:
+        calls: list[str] = []
+        there.serve_others(
+            hand_over=lambda client_id, wants: None,
+            join=lambda: calls.append("join"),
+            flush=lambda: calls.append("flush"),
+        )
+        phone = await come(there, A, Phone())
+        told: list[object] = []
+
+        for i in range(50):
+            here.send(A, message(i), outcome=told.append)
+
+        await until(lambda: len(told) == 50)
+        assert phone.texts == list(range(50))
+        assert calls == ["join", "flush"] * (len(calls) // 2)
+
+    async def test_a_node_that_is_gone_is_missed(self, here: Bus[Phone], there: Bus[Phone]) -> None:
+        gone: list[NodeId] = []
+        here.listen(on_news=lambda room_id, news: None, on_reunion=lambda node_id: None, on_gone=gone.append)
+
+        async with self.another("brief") as brief:
+            phone = await come(brief, A, Phone())
+            assert await result_of(here, A, message()) is Delivery.DELIVERED
+
+        await until(lambda: gone == ["brief"])
+        assert await result_of(here, A, message()) is Delivery.OFFLINE
+        assert len(phone.received) == 1
+
+    async def test_a_node_leaves_nobody_without_an_answer(self, here: Bus[Phone], there: Bus[Phone]) -> None:
+        await come(there, A, Phone())
+        told: list[object] = []
+
+        async with self.another("brief") as brief:
+            for i in range(50):
+                brief.send(A, message(i), outcome=told.append)
+
+        assert len(told) == 50
+        assert not brief.is_waiting
+
+    async def test_two_nodes_cannot_have_one_name(self, here: Bus[Phone]) -> None:
+        with pytest.raises(ConfigurationError, match="here"):
+            await self.another("here").__aenter__()
+
     async def test_cut_off_nodes_say_so_and_serve_their_own(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         near, far = await come(here, A, Phone()), await come(there, B, Phone())
+        assert here.is_connected
 
         await self.cut()
 
+        assert not here.is_connected
+        assert await here.ask_others(b"?") == []
         assert isinstance(await result_of(here, B, message()), UnavailableError)
         assert await result_of(here, A, message()) is Delivery.DELIVERED
         assert (len(near.received), len(far.received)) == (1, 0)
@@ -112,7 +202,7 @@ class NodesContract(BusFixtures):
 
         await self.cut()
 
-        await _until(lambda: len(told) == 100)
+        await until(lambda: len(told) == 100)
         assert far.texts == list(range(len(far.received)))
         assert sum(result is Delivery.DELIVERED for result in told) <= len(far.received)
         assert all(result is Delivery.DELIVERED or isinstance(result, UnavailableError) for result in told)
@@ -126,8 +216,8 @@ class NodesContract(BusFixtures):
         assert isinstance(await result_of(here, B, message("lost")), UnavailableError)
         await self.heal()
 
-        await _until(lambda: "here None" in reunions)
-        await _until_delivered(here, B)
+        await until(lambda: "here None" in reunions)
+        await until_delivered(here, B)
         assert phone.texts[-1] == "again"
         assert "lost" not in phone.texts
 
@@ -141,10 +231,10 @@ class NodesContract(BusFixtures):
 
         await self.heal()
 
-        await _until(lambda: old.is_replaced)
+        await until(lambda: old.is_replaced)
         assert old.replaced_by_same_instance
         assert not new.is_replaced
-        await _until_delivered(here, A)
+        await until_delivered(here, A)
         assert new.texts == ["again"]
 
     async def test_who_comes_while_the_nodes_are_cut_off_is_found_afterwards(
@@ -155,18 +245,5 @@ class NodesContract(BusFixtures):
 
         await self.heal()
 
-        await _until_delivered(here, B)
+        await until_delivered(here, B)
         assert phone.texts == ["again"]
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens on the other node
-            await asyncio.sleep(0.005)
-
-
-async def _until_delivered(bus: Bus[Phone], target: ClientId) -> None:
-    """Send until a message arrives: for a moment after a reunion, it may not be known yet who is where."""
-    async with asyncio.timeout(PATIENCE):
-        while await result_of(bus, target, message("again")) is not Delivery.DELIVERED:  # noqa: ASYNC110 - no event
-            await asyncio.sleep(0.01)

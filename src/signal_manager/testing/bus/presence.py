@@ -68,3 +68,49 @@ class PresenceContract(BusFixtures):
         assert await result_of(here, A, message("from here")) is Delivery.DELIVERED
         assert await result_of(there, A, message("from there")) is Delivery.DELIVERED
         assert winner.texts == ["from here", "from there"]
+
+    async def test_a_successor_takes_the_place_of_a_connection_and_ends_nobody(
+        self, here: Bus[Phone], there: Bus[Phone]
+    ) -> None:
+        connection, session = await come(there, A, Phone()), Phone()
+
+        assert there.swap(A, connection, session)
+
+        there.detach(A, connection)  # is not there any more
+        assert await result_of(here, A, message()) is Delivery.DELIVERED
+        assert (len(connection.received), len(session.received)) == (0, 1)
+        assert not connection.is_replaced
+        assert not there.swap(A, connection, session)
+
+    async def test_the_relay_path_finds_a_client_among_the_subscribers(self, there: Bus[Phone]) -> None:
+        phone = await come(there, A, Phone())
+        assert there.subscribers.get("a") is phone
+        assert there.subscribers.get("b") is None
+
+        there.detach(A, phone)
+
+        assert "a" not in there.subscribers
+
+    async def test_a_reconnect_for_a_lost_session_yields_to_another_instance(self, here: Bus[Phone]) -> None:
+        phone = await come(here, A, Phone("used now"))
+
+        assert not (await here.claim(A, "left behind", yields=True)).is_won
+        assert (await here.claim(A, "used now", yields=True)).is_won
+
+        here.release(A)
+        assert not phone.is_replaced
+
+    async def test_of_two_reconnects_for_lost_sessions_the_later_wins(self, here: Bus[Phone]) -> None:
+        assert (await here.claim(A, "i", yields=True)).is_won
+        here.attach(A, Phone("i"))
+
+        assert (await here.claim(A, "j", yields=True)).is_won
+
+        here.release(A)
+
+    async def test_a_reconnect_whose_session_goes_on_after_all_yields_to_nobody(self, here: Bus[Phone]) -> None:
+        assert (await here.claim(A, "i", yields=True)).is_won
+        here.settle(A)
+        here.attach(A, Phone("i"))
+
+        assert not (await here.claim(A, "j", yields=True)).is_won
