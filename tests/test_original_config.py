@@ -220,6 +220,37 @@ def test_null_is_understood_in_a_file_with_line_ends_of_windows(load_text: Load)
     assert "credentials_path = null is taken as not set" in warnings
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        'api_keys = ["""\n{}"""]',
+        "api_keys = ['''\n{}''']",
+        'api_keys = ["""a:\\"""\n{}""""]',
+        'api_keys = ["x:y"] # it\'s a """ comment\ntoken_secret = """\n{}"""',
+        "api_keys = ['it:s', \"don:t'x\"]\ntoken_secret = '''\n{}'''",
+    ],
+)
+def test_null_inside_a_string_is_left_alone(load_text: Load, around: str) -> None:
+    toml = '[gcp]\ncredentials_path = null # it\'s "not" set\n[auth]\n' + around.format("a:b\nregion = null\n")
+
+    loaded = load_text(toml)
+
+    auth = loaded.config.auth
+    texts = [secret.get_secret_value() for secret in (*auth.api_keys, auth.token_secret)]
+    assert any("region = null\n" in text for text in texts)
+    assert "credentials_path = null is taken as not set" in str(loaded.warnings)
+    assert "region" not in str(loaded.warnings)
+
+
+def test_a_section_of_its_own_may_be_empty(load_text: Load) -> None:
+    assert load_text("[heartbeat]\n[webrtc]\n[database]\n").warnings == ()
+
+
+def test_a_variable_of_its_own_is_found_by_its_neighbours(load_text: Load) -> None:
+    with pytest.raises(ConfigurationError, match="HEARTBEAT_INTERVALL; did you mean SIGNAL_MANAGER_HEARTBEAT_INTERVAL"):
+        load_text("", HEARTBEAT_INTERVALL="20")
+
+
 def test_a_store_that_is_named_is_the_one_that_is_used(load_text: Load) -> None:
     loaded = load_text('[firestore]\nproject_id = "p"\n[storage]\nbackend = "sqlite"')
 
@@ -232,7 +263,8 @@ def test_its_variables(load_text: Load) -> None:
         HEARTBEAT_INTERVAL="20",
         HEARTBEAT_TIMEOUT="80",
         LOGGING_FILE_OUTPUT="true",
-        CLOUDFLARE_APP_ID="your-cloudflare-app-id",
+        CLOUDFLARE_APP_ID="your-app-id",
+        CLOUDFLARE_APP_SECRET="your-app-secret",
     )
 
     assert (loaded.config.server.heartbeat_interval, loaded.config.server.heartbeat_timeout) == (20, 80)
@@ -245,7 +277,7 @@ def test_its_variables(load_text: Load) -> None:
         "taken under new names: SIGNAL_MANAGER_HEARTBEAT_INTERVAL as SIGNAL_MANAGER_SERVER_HEARTBEAT_INTERVAL, "
         "SIGNAL_MANAGER_HEARTBEAT_TIMEOUT as SIGNAL_MANAGER_SERVER_HEARTBEAT_TIMEOUT",
         "without effect here: SIGNAL_MANAGER_LOGGING_FILE_OUTPUT",
-        "sample values taken as not set: SIGNAL_MANAGER_CLOUDFLARE_APP_ID",
+        "sample values taken as not set: SIGNAL_MANAGER_CLOUDFLARE_APP_ID, SIGNAL_MANAGER_CLOUDFLARE_APP_SECRET",
     )
 
 
@@ -253,10 +285,12 @@ def test_its_variables(load_text: Load) -> None:
     ("toml", "message"),
     [
         ("[heartbeat]\ninterval = true", "[server] heartbeat_interval: expected a number, got true"),
-        ("[heartbeat]\nintervall = 1", "unknown section [heartbeat]"),
+        ("[heartbeat]\nintervall = 1", 'unknown key "intervall" in [heartbeat]; did you mean interval?'),
+        ("[heartbeat]\ntimeout = 5\nport = 1", 'unknown key "port" in [heartbeat]'),
         ("heartbeat = 5", 'key "heartbeat" stands outside any section'),
         ("[server]\nport = null\nhost = nil", "not valid TOML: Invalid value (at line 3, column 8)"),
-        ("[webrtc]\nother = 1", "unknown section [webrtc]"),
+        ("[webrtc]\nother = 1", 'unknown key "other" in [webrtc]'),
+        ("webrtc = []", 'key "webrtc" stands outside any section'),
     ],
 )
 def test_what_neither_service_knows_is_an_error(tmp_path: Path, toml: str, message: str) -> None:

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from signal_manager.errors import ConfigurationError
 from signal_manager.original_config import (
+    OWN_SECTIONS,
     RENAMED,
     WITHOUT_EFFECT,
     Translation,
@@ -214,7 +215,10 @@ def _read_file(path: Path) -> _Source:
     tables: dict[str, Mapping[str, Any]] = {}
     problems: list[str] = []
     for section, table in translation.tables.items():
-        if section not in _SECTIONS:
+        if section in OWN_SECTIONS and isinstance(table, dict):
+            hints = {key: _did_you_mean(key, OWN_SECTIONS[section]) for key in table}
+            problems += [f'{path}: unknown key "{key}" in [{section}]{hint}' for key, hint in hints.items()]
+        elif section not in _SECTIONS:
             problems.append(f"{path}: {_unknown_section(section, table)}")
         elif not isinstance(table, dict):
             problems.append(f"{path}: expected [{section}] to be a table, got {_shown(table)}")
@@ -279,10 +283,11 @@ def _without_mistakes(
 
 def _read_environment(environ: Mapping[str, str]) -> _Source:
     known = {_variable(section, key) for section, key, _ in _fields()}
+    of_the_original = {_variable(*name.split(".")) for name in (*RENAMED, *WITHOUT_EFFECT)}
     ours = {name: value for name, value in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
     ours, spellings, warnings = _translated_variables(ours)
     problems = [
-        f"unknown variable {name}{_better_variable(name, known)}"
+        f"unknown variable {name}{_better_variable(name, known | of_the_original)}"
         for name in sorted(ours.keys() - known)
         if not _SERVICE_LINK.match(name)
     ]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["RENAMED", "WITHOUT_EFFECT", "Translation", "is_placeholder", "translate", "without_nulls"]
+__all__ = ["OWN_SECTIONS", "RENAMED", "WITHOUT_EFFECT", "Translation", "is_placeholder", "translate", "without_nulls"]
 
 # Keys that the original's files and its README have in other places, each a "section.key".
 RENAMED = {
@@ -35,9 +35,22 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 
+# Sections that only the original's files have, each with its keys.
+OWN_SECTIONS = {
+    section: tuple(name.partition(".")[2] for name in (*RENAMED, *WITHOUT_EFFECT) if name.startswith(f"{section}."))
+    for section in ("heartbeat", "webrtc", "database")
+}
+
 # What the original's sample files have where a deployment has its own values.
 _PLACEHOLDERS = frozenset(
-    {"your-project-id", "your-gcp-project-id", "your-cloudflare-app-id", "your-cloudflare-app-secret"}
+    {
+        "your-project-id",
+        "your-gcp-project-id",
+        "your-app-id",
+        "your-app-secret",
+        "your-cloudflare-app-id",
+        "your-cloudflare-app-secret",
+    }
 )
 _MAY_BE_PLACEHOLDERS = (
     "firestore.project_id",
@@ -46,8 +59,19 @@ _MAY_BE_PLACEHOLDERS = (
     "cloudflare.app_secret",
 )
 
-# The README of the original writes an optional setting so, which is no TOML.
-_NULL = re.compile(r"^[ \t]*([\w-]+)[ \t]*=[ \t]*null[ \t]*(?:#.*)?\r?$", re.MULTILINE | re.ASCII)
+# The README of the original writes an optional setting so, which is no TOML. Strings and comments are matched too, so
+# that what stands inside them is left alone.
+_NULL = re.compile(
+    r"""
+      ^[ \t]*([\w-]+)[ \t]*=[ \t]*null[ \t]*(?:\#[^\n]*)?\r?$
+    | \"{3}(?:\\.|[^\\])*?\"{3}(?!\")
+    | '{3}.*?'{3}(?!')
+    | "(?:\\.|[^"\\\n])*"
+    | '[^'\n]*'
+    | \#[^\n]*
+    """,
+    re.MULTILINE | re.ASCII | re.DOTALL | re.VERBOSE,
+)
 
 
 class Translation(NamedTuple):
@@ -86,7 +110,7 @@ def translate(document: Mapping[str, Any]) -> Translation:
     unset = [name for name in _MAY_BE_PLACEHOLDERS if is_placeholder(name, _value(tables, name))]
     for name in unset:
         _remove(tables, name)
-    for section in {name.partition(".")[0] for name in (*renamed, *without_effect)} - {"server", "firestore"}:
+    for section in OWN_SECTIONS:
         if tables.get(section) == {}:
             del tables[section]
     return Translation(tables, renamed, without_effect, unset)
@@ -99,7 +123,8 @@ def is_placeholder(name: str, value: object) -> bool:
 
 def without_nulls(text: str) -> tuple[str, list[str]]:
     """Return a file's text with the lines `key = null` blank, as "not set", and the keys of these lines."""
-    return _NULL.sub("", text), _NULL.findall(text)
+    without = _NULL.sub(lambda found: "" if found[1] else found[0], text)
+    return without, [found[1] for found in _NULL.finditer(text) if found[1]]
 
 
 def _table(tables: dict[str, Any], section: str, *, make: bool = False) -> dict[str, Any]:

@@ -160,34 +160,50 @@ async def take_over(
     Raises:
         UnavailableError: the store failed; take over again, it is safe.
     """
-    found_rooms, found_clients, kept, unreadable = [], [], 0, []
-    async for key, document in rooms:
+    found: list[ClientRecord | Room] = []
+    kept, unreadable = 0, []
+    async for name, document, read in _documents(rooms, clients):
         try:
-            room = original.room_of(document)
+            record = read(document)
         except ValueError as error:
-            unreadable.append(f"{original.ROOMS_COLLECTION}/{key}: {error}")
+            unreadable.append(f"{name}: {error}")
             continue
-        if await storage.get_room(room.room_id) is None:
-            found_rooms.append(msgspec.structs.replace(room, expires_at=now + ORIGINALS_KEPT))
-        else:
+        if await _is_stored(storage, record):
             kept += 1
-    async for key, document in clients:
-        try:
-            client = original.client_of(document)
-        except ValueError as error:
-            unreadable.append(f"{original.CLIENTS_COLLECTION}/{key}: {error}")
-            continue
-        if await storage.get_client(client.client_id) is None:
-            found_clients.append(msgspec.structs.replace(client, expires_at=now + ORIGINALS_KEPT))
         else:
-            kept += 1
+            found.append(msgspec.structs.replace(record, expires_at=now + ORIGINALS_KEPT))
     if apply:
-        for room in found_rooms:
-            await storage.put_room(room)
-        for client in found_clients:
-            await storage.put_client(client)
+        for record in found:
+            await _store(storage, record)
+    found_rooms = [record for record in found if isinstance(record, Room)]
     open_rooms = sum(room.is_active for room in found_rooms)
-    return TakenOver(len(found_rooms), open_rooms, len(found_clients), kept, tuple(unreadable))
+    return TakenOver(len(found_rooms), open_rooms, len(found) - len(found_rooms), kept, tuple(unreadable))
+
+
+async def _documents(
+    rooms: AsyncIterable[tuple[str, dict[str, Any]]], clients: AsyncIterable[tuple[str, dict[str, Any]]]
+) -> AsyncIterator[tuple[str, dict[str, Any], Callable[[dict[str, Any]], ClientRecord | Room]]]:
+    """Yield documents of the original service, rooms first, each with its name and with what reads it."""
+    async for key, document in rooms:
+        yield f"{original.ROOMS_COLLECTION}/{key}", document, original.room_of
+    async for key, document in clients:
+        yield f"{original.CLIENTS_COLLECTION}/{key}", document, original.client_of
+
+
+async def _is_stored(storage: Storage, record: ClientRecord | Room) -> bool:
+    if isinstance(record, Room):
+        return await storage.get_room(record.room_id) is not None
+    return await storage.get_client(record.client_id) is not None
+
+
+async def _store(storage: Storage, record: ClientRecord | Room | MediaClosing) -> None:
+    match record:
+        case ClientRecord():
+            await storage.put_client(record)
+        case Room():
+            await storage.put_room(record)
+        case MediaClosing():
+            await storage.add_media(record)
 
 
 class _Import:
@@ -220,7 +236,7 @@ class _Import:
 
     async def _flush(self) -> None:
         batch, self._waiting = self._waiting, []
-        outcomes = await asyncio.gather(*(self._store(record) for _, record in batch), return_exceptions=True)
+        outcomes = await asyncio.gather(*(_store(self._storage, record) for _, record in batch), return_exceptions=True)
         for (number, record), outcome in zip(batch, outcomes, strict=True):
             if outcome is None:
                 self._stored[type(record)] += 1
@@ -229,15 +245,6 @@ class _Import:
                 self._reject(number, outcome.message)
             else:
                 raise outcome
-
-    async def _store(self, record: ClientRecord | Room | MediaClosing) -> None:
-        match record:
-            case ClientRecord():
-                await self._storage.put_client(record)
-            case Room():
-                await self._storage.put_room(record)
-            case MediaClosing():
-                await self._storage.add_media(record)
 
     def _reject(self, number: int, reason: str) -> None:
         self._rejected += 1
