@@ -13,7 +13,7 @@ import structlog
 from signal_manager.bus.base import Claimed
 from signal_manager.errors import AuthenticationError, RateLimitedError, SignalManagerError, UnavailableError
 from signal_manager.limits import ClientAddress
-from signal_manager.model import Caller
+from signal_manager.model import Caller, taken_up_at
 from signal_manager.protocol.messages import Connect
 from signal_manager.protocol.resume import Manner
 from signal_manager.resumption import ResumableSession
@@ -54,12 +54,10 @@ async def admit(board: Switchboard, connect: Connect, *, wire: Line, manner: Man
         caller = await board.router.admit(connect, is_near=source.is_near)
         if not board.take_seat(wire):  # before others let go of the client
             raise NoSeatError("the service is full")
-        yields = _is_orphan(board, caller, connect)
         former = await _former(board, caller, connect) if manner is not None else None
-        claimed = await _claim(board, caller, connect, manner if former is None else None, yields=yields)
-        # One that storage had kept ends. A session that is here and of somebody else is none of this client's business.
-        if not claimed.is_won and yields and former is not None and not _is_orphan(board, caller, connect):
-            former.replaced(same_instance=False)
+        claimed = await _claim(board, caller, connect, manner if former is None else None)
+        if not claimed.is_won and former is not None and connect.resume is not None:
+            board.resumption.give_up(former, connect.resume, caller.identity.client_id)
     except SignalManagerError as error:
         _count(board, error, source)
         if board.sample.takes("connection refused", time.monotonic()):
@@ -112,19 +110,16 @@ async def _former(board: Switchboard, caller: Caller, connect: Connect) -> Resum
     return await board.resumption.find(connect.resume, caller.identity.client_id)
 
 
-def _is_orphan(board: Switchboard, caller: Caller, connect: Connect) -> bool:
-    """Tell whether a client names a session that does not live here: it may have been replaced.
+async def _claim(board: Switchboard, caller: Caller, connect: Connect, manner: Manner | None) -> Claimed:
+    """Have the other nodes let go of the client, and of its session where it wants to go on with that.
 
     The device that its user has left must not take the client back from the one that is used now.
     """
-    if connect.resume is None:
-        return False
-    return not board.resumption.holds(connect.resume, caller.identity.client_id)
-
-
-async def _claim(
-    board: Switchboard, caller: Caller, connect: Connect, manner: Manner | None, *, yields: bool
-) -> Claimed:
-    """Have the other nodes let go of the client, and of its session where it wants to go on with that."""
     wants = board.resumption.ask(connect.resume, manner) if connect.resume is not None and manner is not None else None
-    return await board.bus.claim(caller.identity.client_id, connect.instance_id, wants=wants, yields=yields)
+    return await board.bus.claim(
+        caller.identity.client_id,
+        connect.instance_id,
+        wants=wants,
+        yields=connect.resume is not None,
+        taken_up_at=taken_up_at(caller.session_id),
+    )

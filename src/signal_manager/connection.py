@@ -18,7 +18,7 @@ from signal_manager.conversation import Conversation
 from signal_manager.errors import SignalManagerError
 from signal_manager.frames import Frames
 from signal_manager.limits import BEFORE_CONNECT, Allowance, ClientAddress
-from signal_manager.model import ClientId, SessionId
+from signal_manager.model import ClientId, SessionId, taken_up_at
 from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.framing import Framing
@@ -259,6 +259,11 @@ class Connection(WSListener):
     def session_id(self) -> SessionId:
         """The session that it carries."""
         return self._session.session_id or SessionId("")
+
+    @property
+    def taken_up_at(self) -> int:
+        """When its user took up the device (`Subscriber.taken_up_at`)."""
+        return taken_up_at(self.session_id)
 
     @property
     def address(self) -> str:

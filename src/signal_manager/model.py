@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import secrets
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, NewType
+from uuid import UUID
 
 import msgspec
 
@@ -34,6 +36,8 @@ __all__ = [
     "hash_token",
     "is_token_hash",
     "is_valid_name",
+    "new_session_id",
+    "taken_up_at",
     "token_matches",
 ]
 
@@ -54,6 +58,30 @@ _NAME = re.compile(NAME_PATTERN)
 def is_valid_name(name: object) -> bool:
     """Tell whether `name` may be a client id, room id or track name (docs/protocol.md, "Conversation")."""
     return isinstance(name, str) and _NAME.match(name) is not None
+
+
+def new_session_id(taken_up_at: int) -> SessionId:
+    """Return the id of a new session: a UUID of version 7 (RFC 9562), whose time is when its user took up the device.
+
+    A client names its last session when it comes back, so that of two devices the service knows which is the newer,
+    even after a crash that left nothing else to tell it from.
+
+    Args:
+        taken_up_at: milliseconds since the epoch.
+    """
+    number = taken_up_at << 80 | secrets.randbits(80)
+    # The version, and the variant that all UUIDs of RFC 9562 have.
+    number = number & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
+    return SessionId(str(UUID(int=number)))
+
+
+def taken_up_at(session_id: str) -> int:
+    """Return when a session's user took up the device (ms since the epoch); 0 where its id does not tell."""
+    try:
+        session = UUID(session_id)
+    except ValueError:
+        return 0
+    return session.int >> 80 if session.version == 7 else 0
 
 
 class Grants(msgspec.Struct, frozen=True, kw_only=True):

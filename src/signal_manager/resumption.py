@@ -26,7 +26,7 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.metrics import Metrics
-from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId
+from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId, taken_up_at
 from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.codec import decode_payload, encode_payload
 from signal_manager.protocol.framing import Framing, encode_frame
@@ -142,6 +142,11 @@ class ResumableSession:
     def instance_id(self) -> str | None:
         """What the client calls the running copy of itself."""
         return self.stay.instance_id
+
+    @property
+    def taken_up_at(self) -> int:
+        """When its user took up the device (`Subscriber.taken_up_at`)."""
+        return taken_up_at(self.session_id)
 
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
         """Keep a message for the client (`Subscriber.deliver`).
@@ -402,12 +407,11 @@ class Resumption:
         session = self._sessions[stay.session_id] = ResumableSession(self, stay, caller, connection)
         return session
 
-    def holds(self, offer: Resume, client_id: ClientId) -> bool:
-        """Tell whether the session that a client names lives here, and is the client's own."""
-        session = self._sessions.get(SessionId(offer.session_id))
-        if session is None:
-            return False
-        return session.stay.judge(offer, client_id, session.stay.manner) is not Outcome.FORBIDDEN
+    def give_up(self, session: ResumableSession, offer: Resume, client_id: ClientId) -> None:
+        """End the session that a client names and has lost to a newer device; nothing if it is somebody else's."""
+        is_here = self._sessions.get(session.session_id) is session
+        if is_here and session.stay.judge(offer, client_id, session.stay.manner) is not Outcome.FORBIDDEN:
+            (session.connection or session).replaced(same_instance=False)
 
     async def find(self, offer: Resume, client_id: ClientId) -> ResumableSession | None:
         """Return the session that a client wants to resume, or None; an earlier start may have saved it.
@@ -555,7 +559,6 @@ class Resumption:
 
     def resumed(self, session: ResumableSession, former: Carrier | None, connection: Carrier) -> None:
         """Let a new connection stand for its client in its session's place, or in another connection's."""
-        self._bus.settle(session.client_id)
         self._away.pop(session.session_id, None)
         self._take_back(session)
         self.mark(session, is_away=False)

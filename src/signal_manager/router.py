@@ -6,9 +6,9 @@ A new request type takes a handler here; importing this module fails while one i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, Literal
-from uuid import uuid4
 
 import msgspec
 
@@ -22,7 +22,7 @@ from signal_manager.errors import (
     TooLargeError,
     UnavailableError,
 )
-from signal_manager.model import Caller, ClientId, SessionId, hash_token
+from signal_manager.model import Caller, ClientId, SessionId, hash_token, new_session_id, taken_up_at
 from signal_manager.protocol.catalogue import SPECS, Handling, Spec, spec_of
 from signal_manager.protocol.messages import (
     MAX_METADATA,
@@ -111,7 +111,10 @@ class Router:
             UnavailableError: what checks them does not answer.
         """
         identity = await self._door(is_near).authenticate(ClientId(connect.client_id), connect.auth_token)
-        return Caller(identity, SessionId(str(uuid4())), hash_token(connect.auth_token))
+        now = time.time_ns() // 1_000_000
+        # Who comes back by itself has been taken up when its last session says, and never later than now.
+        since = now if connect.resume is None else min(taken_up_at(connect.resume.session_id), now)
+        return Caller(identity, new_session_id(since), hash_token(connect.auth_token))
 
     def _door(self, is_near: bool) -> Authenticator:
         return self._near if is_near else self._far

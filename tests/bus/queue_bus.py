@@ -140,7 +140,6 @@ class QueueBus(Generic[S]):
         self.since: dict[str, int] = {}
         self.work: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         self._coming: dict[str, int] = {}  # claims under way
-        self._tentative: set[str] = set()  # clients that came by a claim that yields
         self._unsettled = 0
         self._worker: asyncio.Task[None]
         self._on_news: NewsHandler = lambda room_id, news: None
@@ -198,11 +197,18 @@ class QueueBus(Generic[S]):
         return self._subscribers
 
     async def claim(
-        self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None, yields: bool = False
+        self,
+        client_id: ClientId,
+        instance_id: str | None,
+        *,
+        wants: bytes | None = None,
+        yields: bool = False,
+        taken_up_at: int = 0,
     ) -> Claimed:
-        if yields and self._is_taken_over(client_id, instance_id):
+        # One that comes by itself yields to nobody.
+        rank = taken_up_at if yields else None
+        if self._is_taken_over(client_id, instance_id, rank):
             return Claimed(is_won=False)
-        (self._tentative.add if yields else self._tentative.discard)(client_id)
         broker, number = self._broker, next(self._broker.numbers)
         self._coming[client_id] = self._coming.get(client_id, 0) + 1
         if broker.is_up:
@@ -211,7 +217,7 @@ class QueueBus(Generic[S]):
         try:
             for node in [each for each in broker.homes.get(client_id, ()) if each is not self]:
                 is_given, state = await broker.ask(
-                    node, partial(node.give_away, client_id, instance_id, wants, yields=yields)
+                    node, partial(node.give_away, client_id, instance_id, wants, rank)
                 ) or (True, None)
                 is_won, handed_over = is_won and is_given, state or handed_over
         except asyncio.CancelledError:
@@ -224,13 +230,8 @@ class QueueBus(Generic[S]):
         return Claimed(is_won=True, handed_over=handed_over)
 
     def release(self, client_id: ClientId) -> None:
-        if client_id not in self._subscribers:
-            self._tentative.discard(client_id)
         self._arrived(client_id)
         self._broker.wake(client_id)
-
-    def settle(self, client_id: ClientId) -> None:
-        self._tentative.discard(client_id)
 
     def attach(self, client_id: ClientId, subscriber: S) -> None:
         previous = self._subscribers.get(client_id)
@@ -253,7 +254,6 @@ class QueueBus(Generic[S]):
     def detach(self, client_id: ClientId, subscriber: S) -> None:
         if self._subscribers.get(client_id) is subscriber:
             del self._subscribers[client_id], self.since[client_id]
-            self._tentative.discard(client_id)
             self._broker.leave(client_id, self)
 
     # -- Messaging -----------------------------------------------------------------------------------------------
@@ -319,10 +319,10 @@ class QueueBus(Generic[S]):
             self._broker.queues.pop(target, None)
 
     def give_away(
-        self, client_id: ClientId, instance_id: str | None, wants: bytes | None, *, yields: bool
+        self, client_id: ClientId, instance_id: str | None, wants: bytes | None, rank: int | None
     ) -> tuple[bool, bytes | None]:
         """Let a client go to the node that claims it; return whether it goes, and its session."""
-        if yields and self._is_taken_over(client_id, instance_id):
+        if self._is_taken_over(client_id, instance_id, rank):
             return False, None
         state = self._hand_over(client_id, wants) if wants is not None and client_id in self._subscribers else None
         if state is None:
@@ -389,10 +389,12 @@ class QueueBus(Generic[S]):
         if self._broker.claims.get(client_id, (0, None))[1] == self._node_id:
             del self._broker.claims[client_id]
 
-    def _is_taken_over(self, client_id: str, instance_id: str | None) -> bool:
+    def _is_taken_over(self, client_id: str, instance_id: str | None, rank: int | None) -> bool:
         """Tell whether a client is here as another instance, which came by itself."""
         present = self._subscribers.get(client_id)
-        return present is not None and client_id not in self._tentative and present.instance_id != instance_id
+        if present is None or rank is None or present.instance_id == instance_id:
+            return False
+        return present.taken_up_at > rank
 
 
 def _is_same(instance: str | None, other: str | None) -> bool:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from signal_manager.app import running
-from signal_manager.bus.local import LocalBus
 from signal_manager.client import Disconnected, Framing, PayloadType, RetryPolicy, SignalClient
 from signal_manager.config import Config
+from signal_manager.model import new_session_id, taken_up_at
 from tests.integration.conftest import DEFAULTS, Service, ServiceWith
+from tests.integration.processes import ServiceProcess, service_process
 from tests.integration.v1_client import Client, connect
 from tests.nats_server import NatsServer
 from tests.waiting import until
@@ -31,7 +35,7 @@ async def come(client: Client, instance: str, resume: dict[str, Any] | None = No
     return {"session_id": ack["session_id"], "resume_token": ack["resume_token"], "received": 0}
 
 
-async def comes_in_vain(service: Service, instance: str, resume: dict[str, Any]) -> None:
+async def comes_in_vain(service: Service | ServiceProcess, instance: str, resume: dict[str, Any]) -> None:
     async with connect(service.url, V2) as client:
         fields = {"client_id": "ann", "auth_token": "t", "instance_id": instance, "resumable": True, "resume": resume}
         request = await client.send("CONNECT", fields)
@@ -47,6 +51,16 @@ async def has_left(service: Service, instance: str) -> dict[str, Any]:
         client.websocket.transport.abort()
         await until(lambda: any(service.server._board.resumption.away()))
         return session
+
+
+async def are_taken_up(service: Service | ServiceProcess) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Have the laptop replaced by the phone, and return what either names when it comes back."""
+    async with connect(service.url, V2) as laptop, connect(service.url, V2) as phone:
+        laptops = await come(laptop, "laptop")
+        await asyncio.sleep(0.002)  # an id tells milliseconds
+        phones = await come(phone, "phone")
+        await laptop.expect_close(4409)
+        return laptops, phones
 
 
 @pytest.fixture
@@ -110,6 +124,115 @@ async def stack_of(service: Service) -> tuple[AsyncExitStack, Client]:
     return stack, await stack.enter_async_context(connect(service.url, V2))
 
 
+async def test_the_newer_device_stays_after_a_crash(tmp_path: Path) -> None:
+    """Nothing was saved, and the devices come back in any order."""
+    settings = KEYS | {"storage.backend": "sqlite", "storage.sqlite_path": str(tmp_path / "store.db")}
+    with service_process(tmp_path, settings) as service:
+        laptops, phones = await are_taken_up(service)
+        os.kill(service.pid, signal.SIGKILL)
+    for is_phone_first in (False, True):  # after the second crash they name sessions that began by themselves
+        with service_process(tmp_path, settings) as service:
+            phones, laptops = await come_back(service, service, phones, laptops, is_phone_first=is_phone_first)
+            os.kill(service.pid, signal.SIGKILL)
+
+
+async def test_the_newer_device_stays_after_the_crash_of_a_node(nats: NatsServer, tmp_path: Path) -> None:
+    shared = KEYS | {"bus.backend": "nats", "bus.nats_url": nats.url, "storage.backend": "sqlite"}
+    shared["storage.sqlite_path"] = str(tmp_path / "shared.db")
+    with ExitStack() as stack:
+        nodes = []
+        for number in range(3):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            nodes.append(stack.enter_context(service_process(folder, shared | {"bus.node_id": f"node-{number}"})))
+        laptops, phones = await are_taken_up(nodes[0])
+        os.kill(nodes[0].pid, signal.SIGKILL)
+
+        for is_phone_first in (False, True):
+            phones, laptops = await come_back(nodes[1], nodes[2], phones, laptops, is_phone_first=is_phone_first)
+
+
+async def come_back(
+    phone_at: ServiceProcess,
+    laptop_at: ServiceProcess,
+    phones: dict[str, Any],
+    laptops: dict[str, Any],
+    *,
+    is_phone_first: bool,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Have both devices come back by themselves, and return what they name the next time."""
+    async with connect(phone_at.url, V2) as phone, connect(laptop_at.url, V2) as laptop:
+        if is_phone_first:
+            new = await come(phone, "phone", phones)
+        else:
+            laptops = await come(laptop, "laptop", laptops)
+            new = await come(phone, "phone", phones)
+            await laptop.expect_close(4409)
+        assert new["session_id"] != phones["session_id"]
+
+        await comes_in_vain(laptop_at, "laptop", laptops)
+
+        await phone.check_alive()
+        return new, laptops
+
+
+async def test_of_two_that_come_back_at_once_the_newer_stays(pair: list[Service]) -> None:
+    for number in range(6):
+        laptops, phones = await are_taken_up(pair[0])
+        await until(lambda: not any(pair[0].server._board.bus.subscribers))
+        laptops, phones = laptops | {"resume_token": ""}, phones | {"resume_token": ""}
+        async with connect(pair[number % 2].url, V2) as phone, connect(pair[1 - number % 2].url, V2) as laptop:
+            for client, instance, resume in ((laptop, "laptop", laptops), (phone, "phone", phones)):
+                fields = {"client_id": "ann", "auth_token": "t", "instance_id": instance, "resume": resume}
+                await client.send("CONNECT", fields)
+            await phone.expect("CONNECT_ACK")
+
+            await laptop.receive()  # that it is in, or that it is refused
+            await laptop.expect_close(4409)
+
+            await phone.check_alive()
+            await phone.send("DISCONNECT", {})
+
+
+async def test_a_saved_session_does_not_take_the_client_back_from_another_node(
+    nats: NatsServer, tmp_path: Path
+) -> None:
+    """While a node restarts, its client's user takes up another device elsewhere."""
+    shared = KEYS | {"bus.backend": "nats", "bus.nats_url": nats.url, "storage.backend": "sqlite"}
+    shared["storage.sqlite_path"] = str(tmp_path / "shared.db")
+    configs = []
+    for number in range(2):
+        sections = {name: dict(values) for name, values in DEFAULTS.items()}
+        for name, value in (shared | {"bus.node_id": f"node-{number}"}).items():
+            section, key = name.split(".")
+            sections.setdefault(section, {})[key] = value
+        configs.append(Config.model_validate(sections))
+    async with running(configs[1]) as other:
+        async with running(configs[0]) as restarting:
+            laptops = await has_left(Service(restarting), "laptop")
+        async with connect(Service(other).url, V2) as phone:
+            await come(phone, "phone")
+            async with running(configs[0]) as restarted:
+                await comes_in_vain(Service(restarted), "laptop", laptops)
+
+                assert not restarted._board.resumption._sessions
+                await phone.check_alive()
+
+
+async def test_nobody_is_taken_up_later_than_now(service_with: ServiceWith) -> None:
+    """A client that makes up an id does not keep its other devices out."""
+    service = await service_with(**KEYS)
+    future = {"session_id": new_session_id(2**48 - 1), "resume_token": "t", "received": 0}
+    async with connect(service.url, V2) as laptop, connect(service.url, V2) as phone:
+        laptops = await come(laptop, "laptop", future)
+        assert abs(taken_up_at(laptops["session_id"]) - time.time() * 1000) < 60_000
+        await asyncio.sleep(0.002)
+        await come(phone, "phone")
+        await laptop.expect_close(4409)
+
+        await comes_in_vain(service, "laptop", laptops)
+
+
 async def test_nobody_ends_a_strangers_session_by_naming_it(service_with: ServiceWith) -> None:
     service = await service_with(**KEYS)
     async with connect(service.url, V2) as ben, connect(service.url, V2) as phone:
@@ -153,7 +276,7 @@ async def test_an_instance_comes_back_to_itself(service_with: ServiceWith) -> No
 
 
 async def test_of_two_that_lost_their_sessions_the_later_one_stays(service_with: ServiceWith) -> None:
-    """After a crash nobody knows who was there last: neither may lock the other out."""
+    """Nobody knows who was there last where their ids do not tell: neither may lock the other out."""
     service = await service_with(**KEYS)
     gone = {"session_id": "of an earlier life", "resume_token": "t", "received": 0}
     async with connect(service.url, V2) as laptop, connect(service.url, V2) as phone:
@@ -172,20 +295,6 @@ async def test_a_client_that_does_not_resume_comes_back_to_itself(service_with: 
             for connection in tuple(service.server._board.connections):
                 connection.cut()
             await until(lambda former=former: laptop.session_id != former)  # type: ignore[misc]  # cannot infer it
-
-
-async def test_nothing_is_kept_of_devices_that_were_replaced(service_with: ServiceWith) -> None:
-    service = await service_with(**KEYS)
-    for number in range(20):
-        async with connect(service.url, V2) as client:
-            await come(client, f"device {number}", {"session_id": "none", "resume_token": "t", "received": 0})
-            await client.send("DISCONNECT", {})
-            await client.expect_close(1000)
-
-    bus = service.server._board.bus
-    await until(lambda: not bus.subscribers)
-    assert isinstance(bus, LocalBus)
-    assert not bus._tentative
 
 
 @asynccontextmanager

@@ -92,6 +92,10 @@ class Subscriber(Protocol):
     def instance_id(self) -> str | None:
         """What the client calls the running copy of itself, over all its connections."""
 
+    @property
+    def taken_up_at(self) -> int:
+        """When its user took up the device (ms since the epoch), however often that has reconnected; 0 if unknown."""
+
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
         """Hand `message` to the client's outbound queue, in the client's own encoding, and return what became of it.
 
@@ -246,7 +250,13 @@ class Presence(Protocol[S]):
         """
 
     async def claim(
-        self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None, yields: bool = False
+        self,
+        client_id: ClientId,
+        instance_id: str | None,
+        *,
+        wants: bytes | None = None,
+        yields: bool = False,
+        taken_up_at: int = 0,
     ) -> Claimed:
         """Make all other nodes let go of a client that is about to be attached here.
 
@@ -262,15 +272,13 @@ class Presence(Protocol[S]):
             client_id: a name that a client can have.
             instance_id: what the client calls its running copy (`Subscriber.instance_id`).
             wants: handed to the `hand_over` of the client's former node, whose answer is in the result.
-            yields: whether the client comes back for a session that is not on this node. Such a claim is also lost to
-                another instance of the client, on any node, unless that instance itself came by a claim that yields.
+            yields: whether the client comes back by itself. Such a claim is also lost to another instance of the client,
+                on any node, that its user took up later.
+            taken_up_at: when the user took up this instance (`Subscriber.taken_up_at`).
         """
 
     def release(self, client_id: ClientId) -> None:
         """Give up a claim that no `attach` follows; messages that waited for it are told OFFLINE."""
-
-    def settle(self, client_id: ClientId) -> None:
-        """Treat a client that came by a claim that yields as one that came by itself: its session goes on after all."""
 
     def attach(self, client_id: ClientId, subscriber: S) -> None:
         """Make `subscriber` the newest connection of a client, and deliver what waited for it, in order.

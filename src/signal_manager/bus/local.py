@@ -40,8 +40,6 @@ class LocalBus(Generic[S]):
         self.subscribers: dict[str, S] = {}
         # The older ones, oldest first; only clients that have any are here.
         self._older: dict[str, list[S]] = {}
-        # Clients that are here by a reconnect which had lost its session: nobody yields to these.
-        self._tentative: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,35 +68,26 @@ class LocalBus(Generic[S]):
         """Serve other nodes (`Bus.serve_others`); there are none."""
 
     async def claim(
-        self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None, yields: bool = False
+        self,
+        client_id: ClientId,
+        instance_id: str | None,
+        *,
+        wants: bytes | None = None,
+        yields: bool = False,
+        taken_up_at: int = 0,
     ) -> Claimed:
         """Ask other nodes to let go of a client; there are none, so the claim is lost to another instance at most."""
-        if yields and self._is_taken_over(client_id, instance_id):
-            return Claimed(is_won=False)
-        self._note_tentative(client_id, is_tentative=yields)
-        return Claimed(is_won=True)
+        return Claimed(is_won=not (yields and self._is_taken_over(client_id, instance_id, taken_up_at)))
 
     def release(self, client_id: ClientId) -> None:
         """Give up a claim that no `attach` follows."""
-        if client_id not in self.subscribers:
-            self._tentative.discard(client_id)
 
-    def settle(self, client_id: ClientId) -> None:
-        """Treat a client that came by a claim that yields as one that came by itself."""
-        self._tentative.discard(client_id)
-
-    def _is_taken_over(self, client_id: str, instance_id: str | None) -> bool:
-        """Tell whether a client is here as another instance, which came by itself."""
+    def _is_taken_over(self, client_id: str, instance_id: str | None, taken_up_at: int) -> bool:
+        """Tell whether a client is here as another instance, which its user took up later."""
         present = self.subscribers.get(client_id)
-        if present is None or self._max_subscribers > 1 or client_id in self._tentative:
+        if present is None or self._max_subscribers > 1 or present.instance_id == instance_id:
             return False
-        return present.instance_id != instance_id
-
-    def _note_tentative(self, client_id: str, *, is_tentative: bool) -> None:
-        if is_tentative:
-            self._tentative.add(client_id)
-        else:
-            self._tentative.discard(client_id)
+        return present.taken_up_at > taken_up_at
 
     def attach(self, client_id: ClientId, subscriber: S) -> None:
         """Make `subscriber` the newest connection of a client (`Presence.attach`).
@@ -143,7 +132,6 @@ class LocalBus(Generic[S]):
             self._remember(client_id, older)
         else:
             del self.subscribers[client_id]
-            self._tentative.discard(client_id)
 
     def send(
         self, target: ClientId, message: Message, message_id: bytes | None = None, *, outcome: Outcome | None = None

@@ -87,6 +87,7 @@ class _Coming(msgspec.Struct):
 
     instance_id: str | None
     since: float
+    taken_up_at: int
     is_superseded: bool = False
     count: int = 1  # connections of the client that are coming at the same time
     questions: list[str] = msgspec.field(default_factory=list)  # where to answer those who ask for it
@@ -210,27 +211,32 @@ class NatsBus(LocalBus[S]):
     # -- presence ------------------------------------------------------------------------------------------------
 
     async def claim(
-        self, client_id: ClientId, instance_id: str | None, *, wants: bytes | None = None, yields: bool = False
+        self,
+        client_id: ClientId,
+        instance_id: str | None,
+        *,
+        wants: bytes | None = None,
+        yields: bool = False,
+        taken_up_at: int = 0,
     ) -> Claimed:
         """Make all other nodes let go of a client that is about to be attached here (`Presence.claim`)."""
-        if yields and self._is_taken_over(client_id, instance_id):
+        if yields and self._is_taken_over(client_id, instance_id, taken_up_at):
             return Claimed(is_won=False)
-        self._note_tentative(client_id, is_tentative=yields)
         if client_id in self.subscribers and client_id not in self._unclaimed:
             return Claimed(is_won=True)  # all others let go of it then
         coming = self._coming.get(client_id)
         if coming is None:
-            coming = self._coming[client_id] = _Coming(instance_id, self._clock())
+            coming = self._coming[client_id] = _Coming(instance_id, self._clock(), taken_up_at)
         else:
             coming.count += 1
-            coming.instance_id, coming.since = instance_id, self._clock()
+            coming.instance_id, coming.since, coming.taken_up_at = instance_id, self._clock(), taken_up_at
         self._link.subscribe(self._subject(client_id), partial(self._on_question, client_id))
         if client_id not in self.subscribers:
             self._routes.hold(client_id)
         if not self._link.is_up:
             return Claimed(is_won=True)
         self._outboxes.flush()  # what is on its way to the client's former node must arrive there before the claim
-        claim = Claim(self._node_id, instance_id, coming.since, wants, yields)
+        claim = Claim(self._node_id, instance_id, coming.since, wants, yields, taken_up_at)
         try:
             reply = await self._questions.insist(self._subject(client_id), claim)
         except asyncio.CancelledError:
@@ -243,7 +249,6 @@ class NatsBus(LocalBus[S]):
 
     def release(self, client_id: ClientId) -> None:
         """Give up a claim that no `attach` follows."""
-        super().release(client_id)
         coming = self._coming.get(client_id)
         if coming is None:
             return
@@ -361,14 +366,8 @@ class NatsBus(LocalBus[S]):
             else:
                 self._answer_where(client_id, message.reply)
         elif isinstance(question, Claim | Compare):
-            rank = (question.since, question.node_id)
-            if coming is not None and rank < (coming.since, self._node_id):
-                answer: msgspec.Struct = Newer(coming.instance_id)
-            elif (isinstance(question, Compare) and rank < (self._since.get(client_id, 0.0), self._node_id)) or (
-                isinstance(question, Claim) and question.yields and self._keeps(client_id, question.instance_id)
-            ):
-                answer = Newer(self.subscribers[client_id].instance_id)
-            else:
+            answer: msgspec.Struct | None = self._newer(client_id, question)
+            if answer is None:
                 if coming is not None:
                     coming.is_superseded = True
                     self._let_go(client_id, question.instance_id)
@@ -376,9 +375,29 @@ class NatsBus(LocalBus[S]):
             self._outboxes.flush()  # answers to what was sent here for the client must not come after this
             self._link.publish(message.reply, encode(answer))
 
-    def _keeps(self, client_id: str, instance_id: str | None) -> bool:
-        """Tell whether a client stays here, although a reconnect of another instance wants it."""
-        return client_id not in self._coming and self._is_taken_over(client_id, instance_id)
+    def _newer(self, client_id: str, question: Claim | Compare) -> Newer | None:
+        """Return what is here of a client, or coming, and keeps it although another node asks for it."""
+        coming, present = self._coming.get(client_id), self.subscribers.get(client_id)
+        if coming is not None and self._is_older(question, coming.instance_id, coming.taken_up_at, coming.since):
+            return Newer(coming.instance_id)
+        if present is None:
+            return None
+        if isinstance(question, Compare):
+            stays = self._is_older(question, present.instance_id, present.taken_up_at, self._since[client_id])
+        else:
+            stays = question.yields and coming is None
+            stays = stays and self._is_taken_over(client_id, question.instance_id, _taken_up_at(question))
+        return Newer(present.instance_id) if stays else None
+
+    def _is_older(self, question: Claim | Compare, instance_id: str | None, taken_up_at: int, since: float) -> bool:
+        """Tell whether what another node asks for is older than a presence here.
+
+        Of two devices the one counts that its user took up later, of two connections of one the later one.
+        """
+        theirs = _taken_up_at(question)
+        if theirs != taken_up_at and (instance_id is None or instance_id != question.instance_id):
+            return theirs < taken_up_at
+        return (question.since, question.node_id) < (since, self._node_id)
 
     def _give_away(self, client_id: ClientId, question: Claim | Compare) -> Gone | Late:
         """Let a client go to its new node, with what it wants to go on with where that is possible."""
@@ -477,8 +496,8 @@ class NatsBus(LocalBus[S]):
         since = self._since.get(client_id)
         if since is None or self.subscribers.get(client_id) is not subscriber:
             return
-        subject = self._subject(client_id)
-        reply = await self._questions.insist(subject, Compare(self._node_id, subscriber.instance_id, since))
+        question = Compare(self._node_id, subscriber.instance_id, since, subscriber.taken_up_at)
+        reply = await self._questions.insist(self._subject(client_id), question)
         if isinstance(reply, Newer) and self.subscribers.get(client_id) is subscriber:
             self._let_go(ClientId(client_id), reply.instance_id)
 
@@ -496,3 +515,8 @@ class NatsBus(LocalBus[S]):
 
     def _reply_to(self, token: str) -> str:
         return self._reply_prefix + token
+
+
+def _taken_up_at(question: Claim | Compare) -> int:
+    """Return when the device that a question is about was taken up (ms since the epoch)."""
+    return int(question.since * 1000) if question.taken_up_at is None else question.taken_up_at

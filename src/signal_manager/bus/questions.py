@@ -54,7 +54,8 @@ class Claim(msgspec.Struct, frozen=True, tag="claim"):
     instance_id: str | None
     since: float
     wants: bytes | None = None  # what the client wants to go on with, for the hand-over
-    yields: bool = False  # whether another instance that came by itself keeps the client
+    yields: bool = False  # whether another instance that its user took up later keeps the client
+    taken_up_at: int | None = None  # None from a node of a version that does not say
 
 
 class Compare(msgspec.Struct, frozen=True, tag="compare"):
@@ -63,6 +64,7 @@ class Compare(msgspec.Struct, frozen=True, tag="compare"):
     node_id: str
     instance_id: str | None
     since: float
+    taken_up_at: int | None = None  # as in `Claim`
 
 
 class Here(msgspec.Struct, frozen=True, tag="here"):

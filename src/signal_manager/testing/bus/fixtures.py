@@ -35,10 +35,12 @@ class Phone:
         self,
         instance_id: str | None = None,
         *,
+        taken_up_at: int = 0,
         result: Delivery = Delivery.DELIVERED,
         refusal: SignalManagerError | None = None,
     ) -> None:
         self.instance_id = instance_id
+        self.taken_up_at = taken_up_at
         self.received: list[tuple[Message, bytes | None]] = []
         self.relayed: list[tuple[bytes, str, bytes]] = []
         self.replaced_by_same_instance: bool | None = None

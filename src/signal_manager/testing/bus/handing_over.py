@@ -45,30 +45,6 @@ class HandingOverContract(NodesFixtures):
         assert asked == []
         assert old.replaced_by_same_instance is False
 
-    async def test_a_reconnect_yields_to_another_instance_on_another_node(
-        self, here: Bus[Phone], there: Bus[Phone]
-    ) -> None:
-        phone = await come(there, A, Phone("used now"))
-
-        assert not (await here.claim(A, "left behind", yields=True)).is_won
-
-        assert not phone.is_replaced
-        assert (await here.claim(A, "left behind")).is_won
-        assert phone.is_replaced
-        here.release(A)
-
-    async def test_of_two_reconnects_on_different_nodes_the_later_wins(
-        self, here: Bus[Phone], there: Bus[Phone]
-    ) -> None:
-        assert (await there.claim(A, "i", yields=True)).is_won
-        phone = Phone("i")
-        there.attach(A, phone)
-
-        assert (await here.claim(A, "j", yields=True)).is_won
-
-        assert phone.is_replaced
-        here.release(A)
-
 
 def _serve(bus: Bus[Phone], hand_over: HandOver) -> None:
     bus.serve_others(hand_over=hand_over, join=lambda: None, flush=lambda: None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from signal_manager.bus.base import Bus, Delivery
 from signal_manager.model import ClientId
 from signal_manager.testing.bus.fixtures import BusFixtures, Phone, come, message, result_of
@@ -53,6 +55,36 @@ class PresenceContract(BusFixtures):
 
         assert await result_of(here, A, message()) is Delivery.OFFLINE
 
+    async def test_a_reconnect_takes_nothing_from_a_device_that_was_taken_up_later(
+        self, here: Bus[Phone], there: Bus[Phone]
+    ) -> None:
+        phone = await come(here, A, Phone("used now", taken_up_at=2))
+
+        for bus in (here, there):
+            assert not (await bus.claim(A, "left behind", yields=True, taken_up_at=1)).is_won
+
+        assert not phone.is_replaced
+        assert await result_of(there, A, message()) is Delivery.DELIVERED
+
+    @pytest.mark.parametrize(("instance", "since"), [("used now", 1), ("as new", 2), ("newer", 3)])
+    async def test_a_reconnect_wins_otherwise(
+        self, here: Bus[Phone], there: Bus[Phone], instance: str, since: int
+    ) -> None:
+        phone = await come(here, A, Phone("used now", taken_up_at=2))
+
+        assert (await there.claim(A, instance, yields=True, taken_up_at=since)).is_won
+        there.attach(A, Phone(instance, taken_up_at=since))
+
+        assert phone.replaced_by_same_instance is (instance == "used now")
+
+    async def test_whoever_comes_by_itself_yields_to_nobody(self, here: Bus[Phone], there: Bus[Phone]) -> None:
+        phone = await come(here, A, Phone("used now", taken_up_at=2))
+
+        assert (await there.claim(A, "left behind", taken_up_at=1)).is_won
+        there.attach(A, Phone("left behind", taken_up_at=1))
+
+        assert phone.replaced_by_same_instance is False
+
     async def test_of_many_that_come_at_once_one_stays(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         phones = [Phone() for _ in range(10)]
 
@@ -90,27 +122,3 @@ class PresenceContract(BusFixtures):
         there.detach(A, phone)
 
         assert "a" not in there.subscribers
-
-    async def test_a_reconnect_for_a_lost_session_yields_to_another_instance(self, here: Bus[Phone]) -> None:
-        phone = await come(here, A, Phone("used now"))
-
-        assert not (await here.claim(A, "left behind", yields=True)).is_won
-        assert (await here.claim(A, "used now", yields=True)).is_won
-
-        here.release(A)
-        assert not phone.is_replaced
-
-    async def test_of_two_reconnects_for_lost_sessions_the_later_wins(self, here: Bus[Phone]) -> None:
-        assert (await here.claim(A, "i", yields=True)).is_won
-        here.attach(A, Phone("i"))
-
-        assert (await here.claim(A, "j", yields=True)).is_won
-
-        here.release(A)
-
-    async def test_a_reconnect_whose_session_goes_on_after_all_yields_to_nobody(self, here: Bus[Phone]) -> None:
-        assert (await here.claim(A, "i", yields=True)).is_won
-        here.settle(A)
-        here.attach(A, Phone("i"))
-
-        assert not (await here.claim(A, "j", yields=True)).is_won
