@@ -87,7 +87,7 @@ class Layer:
             now: `time.monotonic()`.
         """
         sequence = header[2] << 8 | header[3]
-        highest = self.highest
+        highest, is_late = self.highest, False
         if highest < 0:
             self.highest = self._first = sequence
         else:
@@ -103,11 +103,12 @@ class Layer:
             elif sequence in self.cache:
                 return False
             else:
+                is_late = True
                 self._missing.came(sequence)
         self.packets += 1
         self.bytes += len(body)
         if self.publication.resends:
-            self.cache.put(sequence, header, body, now)
+            self.cache.put(sequence, header, body, now, is_late=is_late)
             if now >= self._missing.due:
                 self._ask_for(self._missing.ask_again(now))
         return True
@@ -316,6 +317,7 @@ class Subscription:
         self.is_held = False  # the client's network has no room for it
         self.ceiling: Layer | None = None  # nothing better than this one: the client's network has no room for it
         self._looked_at = (0, 0, 0)  # packets, bytes and losses when the receiver was last looked at
+        self._missed_after = float("inf")  # the shortest time since then after which a lost packet was missed (s)
         self._first_byte = 0x80  # of every packet, and what stands behind its fixed header
         self._after_header = self._ssrc
         self._has_send_time = False
@@ -420,12 +422,20 @@ class Subscription:
         lower = [x for x in publication.layers.values() if x.is_flowing and 0 < x.bitrate < wanted.bitrate]
         return [*sorted(lower, key=lambda layer: layer.bitrate), wanted]
 
-    def since_last_look(self) -> tuple[int, int, int]:
-        """Return how many packets that the client can ask for again, bytes and losses came since this was called."""
+    @property
+    def is_reported(self) -> bool:
+        """Whether the client asks for what it lost."""
+        return "nack" in self._codec.feedback
+
+    def since_last_look(self) -> tuple[int, int, int, float]:
+        """Return how many packets that the client can ask for again, bytes and losses came since this was called.
+
+        The last figure is the shortest time after which one of these losses was reported; infinite where none was.
+        """
         packets, sent, lost = self._looked_at
         self._looked_at = (self.packets, self.bytes, self.lost)
-        is_reported = "nack" in self._codec.feedback
-        return (self.packets - packets if is_reported else 0), self.bytes - sent, self.lost - lost
+        missed_after, self._missed_after = self._missed_after, float("inf")
+        return (self.packets - packets if self.is_reported else 0), self.bytes - sent, self.lost - lost, missed_after
 
     def _count(self, name: str) -> None:
         if self.publication is not None:
@@ -471,14 +481,17 @@ class Subscription:
             before = self._resent.get(number)
             if before is not None and now - before < self._settings.resend_interval:
                 continue
+            header, body, sent_at = packet
             if before is None:
                 self.lost += 1
-            if not self._resending.take(len(packet[1]), now):
+                if sent_at <= now:
+                    self._missed_after = min(self._missed_after, now - sent_at)
+            if not self._resending.take(len(body), now):
                 counters.resends_refused += 1
                 continue
             self._resent[number] = now
             counters.packets_resent += 1
-            self._send_again(sequence & 0xFFFF, *packet, now)
+            self._send_again(sequence & 0xFFFF, header, body, now)
         if len(self._resent) > _MAX_RESENT:
             self._resent = {number: at for number, at in self._resent.items() if now - at < self._settings.cache_age}
 

@@ -26,7 +26,7 @@ class PacketCache:
     def __init__(self, *, max_bytes: int, max_age: float) -> None:
         self._max_bytes = max_bytes
         self._max_age = max_age
-        self._packets: dict[int, tuple[bytes, bytes]] = {}
+        self._packets: dict[int, tuple[bytes, bytes, float]] = {}
         self._order: deque[tuple[int, int, float]] = deque()  # sequence number, size and arrival, the oldest first
         self.size = 0
 
@@ -38,7 +38,7 @@ class PacketCache:
         """Say whether this packet is kept."""
         return sequence in self._packets
 
-    def put(self, sequence: int, header: bytes, body: bytes, now: float) -> None:
+    def put(self, sequence: int, header: bytes, body: bytes, now: float, *, is_late: bool = False) -> None:
         """Keep a packet that is not kept yet.
 
         Args:
@@ -46,17 +46,21 @@ class PacketCache:
             header: its fixed header (12 bytes).
             body: its payload.
             now: `time.monotonic()`.
+            is_late: whether the ones behind it were sent on before it.
         """
         order = self._order
-        self._packets[sequence] = (header, body)
+        self._packets[sequence] = (header, body, float("inf") if is_late else now)
         order.append((sequence, len(body), now))
         self.size += len(body)
         oldest = now - self._max_age
         while self.size > self._max_bytes or order[0][2] < oldest:
             self._drop_oldest()
 
-    def get(self, sequence: int) -> tuple[bytes, bytes] | None:
-        """Return the header and the payload of a packet, or None where it is not kept."""
+    def get(self, sequence: int) -> tuple[bytes, bytes, float] | None:
+        """Return the header and the payload of a packet, and when it was sent on in its turn; None if it is not kept.
+
+        For one that was late that time is infinite: others noticed that it was missing before it was sent on.
+        """
         return self._packets.get(sequence)
 
     def expire(self, now: float) -> None:

@@ -231,7 +231,8 @@ class MediaRouter:
 
     def _act_on(self, packet: AnyRtcpPacket, now: float) -> None:
         match packet:
-            case RtcpSrPacket(ssrc=ssrc, sender_info=info):
+            case RtcpSrPacket(ssrc=ssrc, sender_info=info, reports=reports):
+                self._take_reports(reports)
                 route = self._routes.get(ssrc)
                 if route is not None and not route[1]:
                     route[0].take_sender_report(info, now)
@@ -250,8 +251,17 @@ class MediaRouter:
                 subscription = self._by_ssrc.get(media_ssrc)
                 if subscription is not None:
                     subscription.resend(lost, now)
+            case RtcpRrPacket(reports=reports):
+                self._take_reports(reports)
             case _:
-                pass  # receivers' reports: what is lost is known from what they ask for again
+                pass
+
+    def _take_reports(self, reports: list[RtcpReceiverInfo]) -> None:
+        """Take note of how much sound the client misses; of pictures that is known from what it asks for again."""
+        for report in reports:
+            subscription = self._by_ssrc.get(report.ssrc)
+            if subscription is not None and not subscription.is_reported:
+                self.receiver.take_loss(report.fraction_lost / 256)
 
     def tick(self, now: float) -> None:
         """Look at what the client receives, and report on what it sends, with the most that it may send."""
