@@ -390,7 +390,7 @@ class QueueBus(Generic[S]):
             del self._broker.claims[client_id]
 
     def _is_taken_over(self, client_id: str, instance_id: str | None, rank: int | None) -> bool:
-        """Tell whether a client is here as another instance, which came by itself."""
+        """Tell whether a client is here as another instance, which its user took up later."""
         present = self._subscribers.get(client_id)
         if present is None or rank is None or present.instance_id == instance_id:
             return False

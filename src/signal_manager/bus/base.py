@@ -272,8 +272,8 @@ class Presence(Protocol[S]):
             client_id: a name that a client can have.
             instance_id: what the client calls its running copy (`Subscriber.instance_id`).
             wants: handed to the `hand_over` of the client's former node, whose answer is in the result.
-            yields: whether the client comes back by itself. Such a claim is also lost to another instance of the client,
-                on any node, that its user took up later.
+            yields: whether the client comes back by itself. Such a claim is also lost to another instance of the
+                client, on any node, that its user took up later.
             taken_up_at: when the user took up this instance (`Subscriber.taken_up_at`).
         """
 
