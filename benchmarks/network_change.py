@@ -37,7 +37,11 @@ _WATCH = """() => {
     const look = () => { window.departures += document.querySelector('.tile[data-name="mover"]') === null; };
     new MutationObserver(look).observe(document.body, { subtree: true, childList: true });
 }"""
-_FRAMES = "(name) => Number(document.querySelector(`.tile[data-name='${name}']`)?.getAttribute('data-frames') ?? 0)"
+_SHOWS = """async (name) => {
+    const find = () => document.querySelector(`.tile[data-name='${name}'] video`);
+    while (find() === null) await new Promise(requestAnimationFrame);
+    for (let shown = 0; shown <= 5; shown += 1) await new Promise((next) => find().requestVideoFrameCallback(next));
+}"""
 
 
 async def measure(runs: int) -> tuple[list[float], int]:
@@ -113,12 +117,9 @@ async def _change(browser: Browser, sfu: LocalSfu, admin_port: int) -> tuple[flo
 
 
 async def _sees(page: Page, name: str) -> None:
-    """Wait for frames that were not there when this was called; a new media session counts from zero."""
-    start = await page.evaluate(_FRAMES, name)
-    grown = (
-        f"([name, start]) => {{ const now = ({_FRAMES})(name); return now > 0 && (now < start || now > start + 5); }}"
-    )
-    await page.wait_for_function(grown, arg=[name, start], timeout=LIMIT * 1000)
+    """Wait for pictures that were not there when this was called: more of them than can have been on their way."""
+    async with asyncio.timeout(LIMIT):
+        await page.evaluate(_SHOWS, name)
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -223,6 +223,33 @@ async def test_a_restart_of_ice_is_a_pause_for_the_others_and_no_departure(house
     assert gone == []
 
 
+async def test_on_another_network_media_comes_back_behind_the_same_membership(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was on its way is lost on both paths at once, and new paths work."""
+    alice, bob = await house.join("alice", Picture()), await house.join("bob", Picture())
+    await grey_of((await following(alice, TrackAdded)).track, BRIGHT)
+    await grey_of((await following(bob, TrackAdded)).track, BRIGHT)
+    gone: list[ParticipantLeft] = []
+    alice.on("participant_left", gone.append)
+    port: Any = house.sfu._port
+    _, session = house.sfu.sessions.values()
+    path = session._connection._endpoint
+    receive, send = port._receive, port.send
+    monkeypatch.setattr(
+        port, "_receive", lambda data, source: port.by_address.get(source) is path or receive(data, source)
+    )
+    monkeypatch.setattr(port, "send", lambda data, target: port.by_address.get(target) is path or send(data, target))
+    connection = house.clients[1]._link._connection
+    assert connection is not None
+
+    connection.abort("cut by the test")
+
+    await grey_of((await following(bob, TrackAdded)).track, BRIGHT)
+    await grey_of((await following(alice, TrackAdded)).track, BRIGHT)
+    assert gone == []
+
+
 async def test_a_pull_that_brings_the_former_session_of_its_publisher_is_done_again(house: House) -> None:
     bob: Any = await house.join("bob")
     client = house.clients[0]
@@ -252,7 +279,7 @@ async def test_a_pull_that_brings_the_former_session_of_its_publisher_is_done_ag
 async def test_a_silent_path_is_lost_where_something_comes_in_and_nowhere_else(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("signal_manager.client.media.SILENCE", 0.5)
+    monkeypatch.setattr("signal_manager.client.media.SILENCE", (0.5, 1.5))
     alice, bob = await house.join("alice", Picture()), await house.join("bob")
     await following(bob, TrackAdded)
     lost: list[RoomReconnecting] = []
@@ -260,7 +287,7 @@ async def test_a_silent_path_is_lost_where_something_comes_in_and_nowhere_else(
 
     async def reconnect() -> None:
         await house.clients[1].reconnect()
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.0)
 
     await reconnect()
     assert lost == []  # media flows

@@ -26,6 +26,7 @@ import {
   type RoomEvent,
   type SignalType,
 } from "./messages.js";
+import { onNetworkChange } from "./network.js";
 import { NAME_RULE, isValidName } from "./payload.js";
 import { Room, type JoinOptions } from "./room.js";
 import { MAX_TIME, completeRetry, type RetryOptions } from "./retry.js";
@@ -693,29 +694,6 @@ export class SignalClient extends Emitter<ClientEvents> {
 
 function checkTime(ms: number, name: string): void {
   if (!(ms >= 0 && ms <= MAX_TIME)) throw new InvalidRequestError(`${name} is ${ms}, expected ms up to ${MAX_TIME}`);
-}
-
-/**
- * Call back when the network may be another one, or the page was away for a while; outside of browsers never.
- *
- * @returns what ends that.
- */
-function onNetworkChange(callback: () => void): Unsubscribe[] {
-  const { document, navigator } = globalThis as {
-    document?: Document;
-    navigator?: { connection?: EventTarget };
-  };
-  const look = (): void => void (document?.visibilityState === "hidden" || callback());
-  const sources: [EventTarget | undefined, string, () => void][] = [
-    [globalThis as unknown as EventTarget, "online", callback],
-    [globalThis as unknown as EventTarget, "pageshow", callback],
-    [navigator?.connection, "change", callback],
-    [document, "visibilitychange", look],
-  ];
-  return sources.map(([source, event, listener]) => {
-    source?.addEventListener?.(event, listener);
-    return () => source?.removeEventListener?.(event, listener);
-  });
 }
 
 function tooLate(pending: Pending, timeout: number): SignalManagerError {

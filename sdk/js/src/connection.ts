@@ -96,6 +96,8 @@ const HEARTBEAT_LIMITS = [1, 3600] as const;
 // on the whole connection counts: a slow request beside answered heartbeats is none.
 const PROBE_AFTER = 2000;
 const ANSWER_TIME = 2500;
+// The same where the network is another one by all appearances: a connection too many costs little then.
+const HASTY_ANSWER_TIME = 1000;
 // In ms, between heartbeats in a room, where a lost network costs sound and picture.
 const ROOM_INTERVAL = 2000;
 
@@ -124,6 +126,7 @@ export class Connection {
   #limit = DEFAULT_HEARTBEAT_TIMEOUT * 1000; // of silence, in ms
   #isLeaving = false; // whether DISCONNECT was sent: then only its time limit counts
   #isProbed = false; // whether nothing has come since the last heartbeat
+  #due = 0; // when something has to have come after it
   #isSilent = false; // for so long that the listener was told
   #silence = 0; // since then, in ms; counted in intervals, not by the clock: machines sleep
 
@@ -153,9 +156,9 @@ export class Connection {
     if (this.#watch === undefined) this.#ask();
   }
 
-  /** Ask for a sign of life now. */
+  /** Ask for a sign of life now, and expect it soon: the network may be another one. */
   probe(): void {
-    this.#beat();
+    this.#beat(HASTY_ANSWER_TIME);
   }
 
   /** Send the next heartbeat when it is due by what the client does now. */
@@ -285,16 +288,18 @@ export class Connection {
     this.#watch = setTimeout(() => this.#beat(), PROBE_AFTER);
   }
 
-  #beat(): void {
+  #beat(patience = ANSWER_TIME): void {
     this.schedule();
-    if (this.#isProbed) return;
+    const due = performance.now() + patience;
+    if (this.#isProbed && due >= this.#due) return;
+    if (!this.#isProbed) this.#sayAlive();
     this.#isProbed = true;
-    this.#sayAlive();
+    this.#due = due;
     clearTimeout(this.#watch);
     this.#watch = setTimeout(() => {
       this.#isSilent = true;
       this.#listener.onSilent();
-    }, ANSWER_TIME);
+    }, patience);
   }
 
   #sayAlive(): void {

@@ -49,8 +49,12 @@ type NegotiationType = "TRACKS_MUTE" | "TRACKS_NEW" | "TRACKS_CLOSE" | "RENEGOTI
 // before they say "disconnected".
 const DISCONNECTED_LIMIT = 3000;
 
-// A session in which nothing arrives for so long, RTCP and ICE's own checks included, has lost its path (in ms).
-const SILENCE = 1500;
+// A path is lost when nothing comes on it for as long as so many packets took until then, within these bounds (in ms). The
+// upper one is longer than the 2.5 s between ICE's own checks, which are all that comes where there are few packets.
+const MISSED_PACKETS = 10;
+const SILENCE = [800, 3000] as const;
+// Between two looks (in ms).
+const LOOK = 100;
 
 // How long before their end ICE servers are asked for again: a tenth of what is left, but no more than this (in ms).
 const RENEWAL_MARGIN = 60_000;
@@ -67,6 +71,7 @@ export class MediaSession {
   readonly #listener: MediaListener;
   readonly #senders = new Map<LocalTrack, { transceiver: RTCRtpTransceiver; mid: string }>();
   readonly #ending = new AbortController();
+  #connectedAt = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #renewal: ReturnType<typeof setTimeout> | undefined;
 
@@ -191,26 +196,37 @@ export class MediaSession {
   }
 
   /**
-   * Tell whether the path to the SFU is lost, for all that can be seen within `SILENCE`: it is silent by itself where
-   * nothing is sent, which the SFU reports on, and nothing comes in.
+   * Tell whether the path to the SFU is lost, when something suggests it: silence counts from the last packet, which
+   * came before that. The path is silent by itself where nothing is sent, which the SFU reports on, and nothing comes in.
    */
   async hasLostPath(isReceiving: () => boolean): Promise<boolean> {
-    if (this.#peer.connectionState === "disconnected" || this.#peer.connectionState === "failed") return true;
-    const isFed = (): boolean => this.isConnected && (this.#senders.size > 0 || isReceiving());
-    if (!isFed()) return false;
-    const before = await this.#countReceived();
-    await new Promise((resolve) => setTimeout(resolve, SILENCE));
-    return isFed() && (await this.#countReceived()) === before;
+    const [least, most] = SILENCE;
+    const began = performance.now();
+    let before: number | undefined;
+    while (this.isConnected && (this.#senders.size > 0 || isReceiving())) {
+      await new Promise((resolve) => setTimeout(resolve, LOOK)); // what was on its way still comes
+      const { received, packets, silence } = await this.#look();
+      before ??= received;
+      if (received !== before) return false;
+      const looked = performance.now() - began;
+      const usual = (MISSED_PACKETS * Math.max(began - this.#connectedAt, most)) / packets;
+      const isSilent = usual < most ? Math.max(silence, looked) > Math.max(usual, least) : looked > most;
+      if (isSilent) return true;
+    }
+    return this.#peer.connectionState === "disconnected" || this.#peer.connectionState === "failed";
   }
 
-  async #countReceived(): Promise<number> {
-    let received = 0;
-    (await this.#peer.getStats()).forEach((report: RTCIceCandidatePairStats) => {
+  /** Return what has come in until now, and for how long nothing has (in ms; 0 where the browser does not say). */
+  async #look(): Promise<{ received: number; packets: number; silence: number }> {
+    let [received, packets, last, now] = [0, 0, 0, 0];
+    (await this.#peer.getStats()).forEach((report: RTCIceCandidatePairStats & { packetsReceived?: number }) => {
       if (report.type !== "candidate-pair") return;
-      const { bytesReceived = 0, responsesReceived = 0 } = report;
-      received += bytesReceived + responsesReceived;
+      received += (report.bytesReceived ?? 0) + (report.responsesReceived ?? 0);
+      packets += report.packetsReceived ?? 0;
+      last = Math.max(last, report.lastPacketReceivedTimestamp ?? 0);
+      now = Math.max(now, report.timestamp);
     });
-    return received;
+    return { received, packets, silence: last && now - last };
   }
 
   #planRenewal(delay: number): void {
@@ -252,8 +268,10 @@ export class MediaSession {
   #watch(): void {
     const state = this.#peer.connectionState;
     clearTimeout(this.#timer);
-    if (state === "connected") this.#listener.onConnected();
-    else if (state === "failed") this.#lose("the peer connection failed");
+    if (state === "connected") {
+      this.#connectedAt ||= performance.now();
+      this.#listener.onConnected();
+    } else if (state === "failed") this.#lose("the peer connection failed");
     else if (state === "disconnected") {
       this.#timer = setTimeout(() => this.#lose("the peer connection was lost"), DISCONNECTED_LIMIT);
     }

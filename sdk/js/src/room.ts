@@ -31,6 +31,7 @@ import type {
   TrackKind,
   TrackResult,
 } from "./messages.js";
+import { onNetworkChange } from "./network.js";
 import { MAX_ITEMS, NAME_RULE, isValidName } from "./payload.js";
 import { Publication, Publications } from "./publications.js";
 import { completeRetry, type RetryOptions } from "./retry.js";
@@ -174,6 +175,7 @@ export class Room extends Emitter<RoomEvents> {
       client.on("room-event", (event) => this.#hear(event)),
       client.on("reconnected", ({ resumed }) => this.#meetConnection(resumed)),
       client.on("closed", ({ error }) => this.#close("the client is closed", error)),
+      ...onNetworkChange(() => void this.#checkPath()),
     ];
   }
 
@@ -443,7 +445,7 @@ export class Room extends Emitter<RoomEvents> {
     this.#lose(entry, error, { staysIn: true });
   }
 
-  /** After a reconnect, which often comes of another network, see whether the media's path is lost too. */
+  /** After a reconnect, which often comes of another network, or news of one, see whether the media's path is lost. */
   async #checkPath(): Promise<void> {
     const entry = this.#entry;
     if (entry?.media && (await entry.media.hasLostPath(() => this.#members.areHeard))) {

@@ -284,6 +284,30 @@ test("the page's news of a network or of its own return asks for a sign of life,
   }
 });
 
+test("after news of a network the answer to a heartbeat that is under way is expected sooner, and once", async () => {
+  FakeSocket.ack = RESUMABLE;
+  const page = globalThis as unknown as { document?: object };
+  const document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+  page.document = document;
+  try {
+    const [client, socket] = await connect();
+    FakeSocket.ack = { ...RESUMABLE, resumed: true, received: 0 };
+    await pass(10_000);
+    await pass(1_000);
+    document.dispatchEvent(new Event("visibilitychange"));
+    await pass(900);
+    document.dispatchEvent(new Event("visibilitychange"));
+    assert.deepEqual([socket.heartbeats, FakeSocket.all.length], [1, 1]);
+
+    await pass(100);
+
+    assert.equal(FakeSocket.all.length, 2);
+    void client.close();
+  } finally {
+    delete page.document;
+  }
+});
+
 test("heartbeats are close together in a room, and far apart after it", async () => {
   const [client, socket] = await connect();
   const leave = client.on("room-event", () => undefined); // what a room does

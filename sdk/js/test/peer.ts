@@ -101,6 +101,9 @@ export class FakePeer {
 
   configuration: RTCConfiguration;
   received = 0; // grows with whatever arrives
+  packets = 0; // that have come until now
+  lastPacketAt: number | undefined;
+  looks = 0; // how often that was asked for
   readonly transceivers: FakeTransceiver[] = [];
   readonly candidates: unknown[] = [];
   signalingState = "stable";
@@ -129,7 +132,10 @@ export class FakePeer {
   }
 
   async getStats(): Promise<Map<string, object>> {
-    return new Map([["pair", { type: "candidate-pair", bytesReceived: this.received }]]);
+    this.looks += 1;
+    const { received: bytesReceived, packets: packetsReceived, lastPacketAt: lastPacketReceivedTimestamp } = this;
+    const pair = { type: "candidate-pair", timestamp: Date.now(), bytesReceived, packetsReceived };
+    return new Map([["pair", { ...pair, lastPacketReceivedTimestamp }]]);
   }
 
   addTransceiver(what: FakeTrack | string): FakeTransceiver {

@@ -599,27 +599,94 @@ test("a pull that brings the former media session of a publisher is stale, and d
   assert.equal(sfu.count("TRACKS_CLOSE"), 1);
 });
 
+/** Lose the connection of a client that is in the room, and wait until its session goes on. */
+async function reconnect(name: string): Promise<void> {
+  const client = clients.find(({ clientId }) => clientId === name)!;
+  const back = new Promise((resolve) => client.on("reconnected", resolve));
+  sfu.member("demo", name).connection.socket.terminate();
+  await soon(back, "the next connection");
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  const waiting = async (): Promise<void> => {
+    while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+  };
+  await soon(waiting(), "the condition");
+}
+
 test("after a reconnect a silent path is lost where something is sent or received, and nowhere else", async () => {
   sfu.resumeSessions(service);
   const alice = await join("alice");
   const heard = listen(alice);
-  const reconnect = async (): Promise<void> => {
-    const back = new Promise((resolve) => clients[0]!.on("reconnected", resolve));
-    sfu.member("demo", "alice").connection.socket.terminate();
-    await soon(back, "the next connection");
-    await new Promise((resolve) => setTimeout(resolve, 1600));
-  };
   peerOf(0).become("connected");
 
-  await reconnect();
-  assert.equal(alice.state, "joined");
-  assert.equal(FakePeer.all.length, 1);
+  await reconnect("alice");
+  await setImmediate();
+  assert.equal(peerOf(0).looks, 0);
 
   await alice.publish(makeStream("video"));
-  await reconnect();
+  await reconnect("alice");
   await hear(heard, "reconnecting", "reconnected");
   assert.equal(FakePeer.all.length, 2);
   assert.equal(sfu.count("WEBRTC_ROOM_LEAVE"), 0);
+});
+
+test("the silence of a path counts from its last packet, and is longer where packets are rare", async () => {
+  sfu.resumeSessions(service);
+  const alice = await join("alice", { stream: makeStream("video") });
+  const heard = listen(alice);
+  for (const [index, packets] of [1000, 1].entries()) {
+    Object.assign(peerOf(index), { packets, lastPacketAt: Date.now() - 2000 });
+    peerOf(index).become("connected");
+
+    await reconnect("alice");
+
+    await hear(heard, "reconnecting", "reconnected");
+  }
+  assert.equal(peerOf(0).looks, 1);
+  assert.ok(peerOf(1).looks > 1);
+});
+
+test("media that flows is not restarted, whatever happens to the connection and the network", async () => {
+  sfu.resumeSessions(service);
+  const alice = await join("alice", { stream: makeStream("video") });
+  const peer = peerOf(0);
+  Object.assign(peer, { packets: 1000, lastPacketAt: Date.now() });
+  peer.getStats = async function () {
+    this.received += 1;
+    return FakePeer.prototype.getStats.call(this);
+  };
+  peer.become("connected");
+
+  await reconnect("alice");
+
+  await until(() => peer.looks === 2); // the second one has found more than the first
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.deepEqual([peer.looks, alice.state, FakePeer.all.length], [2, "joined", 1]);
+});
+
+test("the page's news of another network makes the room look at its path, until it is left", async () => {
+  const page = globalThis as unknown as { document?: object };
+  const document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+  page.document = document;
+  try {
+    const alice = await join("alice", { stream: makeStream("video") });
+    const heard = listen(alice);
+    Object.assign(peerOf(0), { packets: 1000, lastPacketAt: Date.now() - 2000 });
+    peerOf(0).become("connected");
+
+    document.dispatchEvent(new Event("visibilitychange"));
+
+    await hear(heard, "reconnecting", "reconnected");
+    assert.equal(sfu.count("RENEGOTIATE"), 1);
+    peerOf(1).become("connected");
+    await alice.leave();
+    document.dispatchEvent(new Event("visibilitychange"));
+    await setImmediate();
+    assert.equal(peerOf(1).looks, 0);
+  } finally {
+    delete page.document;
+  }
 });
 
 test("a service that cannot replace a media session is left and joined again", async () => {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -57,8 +58,14 @@ logger = logging.getLogger(__name__)
 # sent yet, within bounds of its own.
 MEDIA_TIMEOUT = 30.0
 
-# A session in which no packet arrives for so many seconds, RTCP included, has lost its path.
-SILENCE = 2.5
+# A path is lost when nothing comes on it for as long as so many packets took until then, within these bounds (seconds).
+# The upper one is longer than RTCP's slowest reports are apart (RFC 3550, section 6.2), which are all that may come.
+MISSED_PACKETS = 10
+SILENCE = (0.8, 6.5)
+# Younger paths count as this old (seconds): few packets say little.
+_YOUNG = 2.0
+# Seconds between two looks.
+_LOOK = 0.1
 
 UNDECODABLE = "its codec cannot be decoded here, expected VP8, baseline H.264, Opus, G.711 or G.722"
 
@@ -104,6 +111,10 @@ class MediaSession:
         self._is_closed = False
         self._changed = asyncio.Event()  # how the connection is
         self._asking: set[asyncio.Task[Message]] = set()
+        self._connected_at: float | None = None
+        self._suspicion: tuple[float, int] | None = (
+            None  # when the path may have been lost, and what had come until then
+        )
         self._open_connection()
 
     def _open_connection(self) -> None:
@@ -254,22 +265,35 @@ class MediaSession:
         for mid in mids:
             self._descriptions.retire(mid)
 
+    async def suspect(self) -> None:
+        """Note what has come in until now, since the path may be lost: `has_lost_path` counts its silence from here."""
+        self._suspicion = time.monotonic(), await self._count_received()
+
     async def has_lost_path(self, is_receiving: Callable[[], bool]) -> bool:
-        """Tell whether the path to the SFU is lost, for all that can be seen within `SILENCE`.
+        """Tell whether the path to the SFU is lost.
 
         It is silent by itself where nothing is sent, which the SFU reports on, and nothing comes in.
         """
-        if not self._is_fed(is_receiving):
-            return False
-        before = await self._count_received()
-        try:
-            async with asyncio.timeout(SILENCE):
-                while not self._is_closed:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
-        return self._is_fed(is_receiving) and await self._count_received() == before
+        silent_since = began = time.monotonic()
+        before: int | None = None
+        while self._is_fed(is_receiving):
+            await asyncio.sleep(_LOOK)  # what was on its way still comes
+            received = await self._count_received()
+            if before is None:
+                before = received
+                if self._suspicion is not None and self._suspicion[1] == received:
+                    silent_since = self._suspicion[0]
+            elif received != before:
+                return False
+            if time.monotonic() - silent_since > self._patience(began, received):
+                return True
+        return False
+
+    def _patience(self, now: float, received: int) -> float:
+        """Return how long nothing may come on a path."""
+        least, most = SILENCE
+        age = max(now - (self._connected_at or now), _YOUNG)
+        return min(max(MISSED_PACKETS * age / max(received, 1), least), most)
 
     def _is_fed(self, is_receiving: Callable[[], bool]) -> bool:
         return self.is_connected and (bool(self._senders) or is_receiving())
@@ -326,6 +350,8 @@ class MediaSession:
         if self._is_closed:
             return
         if self._peer.connectionState == "connected":
+            if self._connected_at is None:
+                self._connected_at = time.monotonic()
             self._on_connected()
         elif self._peer.connectionState in {"failed", "closed"}:
             self._is_closed = True

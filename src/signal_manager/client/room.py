@@ -389,6 +389,8 @@ class Room:
                 self._wake()
             case Disconnected(will_reconnect=False, reason=reason):
                 self._close("the client is closed", UnavailableError(reason))
+            case Disconnected() if self._entry is not None and self._entry.media is not None:
+                self._start(self._entry.media.suspect(), "suspicion")
 
     async def end(self, reason: str, error: SignalManagerError | None = None) -> None:
         """Close the room on this side, and wait until nothing of it is left."""

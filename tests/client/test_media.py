@@ -1,0 +1,82 @@
+"""Whether the path to the SFU is lost, told from what comes in; the rest of a media session needs an SFU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from signal_manager.client import media
+from signal_manager.client.media import MediaSession
+
+
+class Session(MediaSession):
+    """A session that is connected, as long as the test has counts of what has come in."""
+
+    counts: Sequence[int] = ()
+    looks = 0
+
+    @property
+    def is_connected(self) -> bool:
+        return True
+
+    async def _count_received(self) -> int:
+        self.looks += 1
+        return self.counts[min(self.looks, len(self.counts)) - 1]
+
+
+@pytest.fixture
+async def session(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Session]:
+    monkeypatch.setattr(media, "_LOOK", 0.01)
+    made = Session(
+        cast("Any", None),
+        "demo",
+        [],
+        on_connected=lambda: None,
+        on_lost=lambda _: None,
+        on_track=lambda *_: None,
+    )
+    made._connected_at = time.monotonic() - 60
+    yield made
+    await made._peer.close()
+
+
+async def test_silence_counts_from_when_the_loss_was_suspected(session: Session) -> None:
+    session.counts = [6000]
+    session._suspicion = (time.monotonic() - 2.0, 6000)
+
+    assert await session.has_lost_path(lambda: True)
+    assert session.looks == 1
+
+
+async def test_silence_is_longer_where_packets_are_rare(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "SILENCE", (0.01, 2.5))
+    session.counts = [12]
+    session._suspicion = (time.monotonic() - 2.0, 12)
+
+    assert await session.has_lost_path(lambda: True)
+    assert session.looks > 1
+
+
+async def test_a_path_on_which_something_comes_is_not_lost(session: Session) -> None:
+    session.counts = [6000, 6001, 6001]
+    session._suspicion = (time.monotonic() - 2.0, 5000)
+
+    assert not await session.has_lost_path(lambda: True)
+    assert session.looks == 2
+
+
+async def test_a_path_on_which_nothing_need_come_is_not_looked_at(session: Session) -> None:
+    assert not await session.has_lost_path(lambda: False)
+    assert session.looks == 0
+
+
+async def test_what_had_come_is_noted_when_the_path_may_be_lost(session: Session) -> None:
+    session.counts = [6000]
+
+    await session.suspect()
+
+    assert session._suspicion is not None
+    assert session._suspicion[1] == 6000
