@@ -21,7 +21,7 @@ was expected and what came, and never holds a token, an SDP, a path or a stack.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 __all__ = [
     "TOKEN_EXPIRED",
@@ -55,8 +55,9 @@ class SignalManagerError(Exception):
         details: machine-readable additions, sent as ERROR's `details`.
     """
 
-    code: ClassVar[int] = 500
-    may_retry: ClassVar[bool] = False
+    # Of the class; an error that came from a service may have its own.
+    code: int = 500
+    may_retry: bool = False
 
     def __init__(self, message: str, *, details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -169,6 +170,15 @@ _BY_CODE: dict[int, type[SignalManagerError]] = {
 }
 
 
-def error_from_wire(code: int, message: str, details: dict[str, Any] | None = None) -> SignalManagerError:
-    """Return the error that an ERROR message stands for; an unknown code gives the tree's root."""
-    return _BY_CODE.get(code, SignalManagerError)(message, details=details)
+def error_from_wire(
+    code: int, message: str, details: dict[str, Any] | None = None, *, may_retry: bool = False
+) -> SignalManagerError:
+    """Return the error that an ERROR message stands for; an unknown code gives the tree's root with that code.
+
+    Args:
+        may_retry: the service says so, of an error that usually stays.
+    """
+    error = _BY_CODE.get(code, SignalManagerError)(message, details=details)
+    error.code = code
+    error.may_retry = error.may_retry or may_retry
+    return error

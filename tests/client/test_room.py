@@ -23,9 +23,17 @@ from signal_manager.client import (
     RoomHappening,
     RoomReconnected,
     RoomReconnecting,
+    SelfChanged,
     SignalClient,
 )
-from signal_manager.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError, TooLateError
+from signal_manager.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidRequestError,
+    NotFoundError,
+    SignalManagerError,
+    TooLateError,
+)
 from signal_manager.protocol.messages import (
     ErrorMessage,
     Member,
@@ -394,7 +402,8 @@ async def test_metadata_is_changed_by_oneself_and_by_others(service: FakeService
     await room.set_metadata({"topic": "soup"}, scope="room")
     await tell(service, "metadata_changed", 2, metadata={"topic": "soup"})
 
-    (changed,) = await following(room, 1)
+    myself, changed = await following(room, 2)
+    assert myself == SelfChanged({"name": "Al"})
     assert changed == RoomChanged({"topic": "soup"})
     assert room.metadata == {"topic": "soup"}
     assert [(each.metadata, each.scope) for each in asked] == [
@@ -409,3 +418,73 @@ async def test_metadata_is_changed_by_oneself_and_by_others(service: FakeService
     await room.leave()
     with pytest.raises(InvalidRequestError, match="is closed"):
         await room.set_metadata({})
+
+
+async def test_a_later_change_of_ones_own_metadata_outlives_the_answer_to_an_earlier_one(
+    service: FakeService, client: SignalClient
+) -> None:
+    """An operator changes it right after this client has: whatever comes first, the later change is what is left."""
+    me = structs.replace(ME, metadata={"by": "operator"})
+
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        if not isinstance(message, MetadataUpdate):
+            await service.default_answer(client, message_id, message)
+            return
+        mine = structs.replace(ME, metadata=message.metadata)
+        await tell(service, "metadata_changed", 2, participant=mine)
+        await tell(service, "metadata_changed", 3, participant=me)
+        await client.send(MetadataUpdateAck(sequence=2), message_id)
+
+    service.answer = answer
+    room = await client.join("demo", metadata={"by": "default"})
+    assert room.own_metadata == {"by": "default"}
+
+    await room.set_metadata({"by": "me"})
+
+    assert await following(room, 2) == [SelfChanged({"by": "me"}), SelfChanged({"by": "operator"})]
+    assert room.own_metadata == {"by": "operator"}
+
+    # The answer may also come when an event before it is missing: then the whole state has the last word.
+    state = RoomStateAck(room_id="demo", sequence=7, participants=[me], metadata={}, max_participants=10)
+    answer_with(service, RoomState, lambda _: state)
+    mine = structs.replace(ME, metadata={"by": "me again"})
+    await tell(service, "metadata_changed", 4, participant=mine)
+    await tell(service, "metadata_changed", 6, participant=mine)
+    await tell(service, "metadata_changed", 7, participant=me)
+    assert await following(room, 2) == [SelfChanged({"by": "me again"}), SelfChanged({"by": "operator"})]
+
+
+async def test_events_and_kinds_of_a_newer_service_are_ignored_and_count(service: FakeService, room: Room) -> None:
+    """No state of the room is asked for, which this fake service would not know to answer."""
+    words = PublishedTrack(mid="2", track_name="words", kind="subtitles")
+    guest = Member(client_id="guest", role="sender", tracks=[words])
+    await tell(service, "participant_joined", 2, participant=structs.replace(BOB, tracks=[words]))
+    (joined,) = await following(room, 1)
+    assert isinstance(joined, ParticipantJoined)
+    assert joined.participant.tracks["words"].kind is None
+    await tell(service, "hands_raised", 3)
+    await tell(service, "hands_raised", 4, participant=BOB, tracks=[words])
+    await tell(service, "hands_raised", 5, participant=guest, tracks=[words])
+    await tell(service, "hands_raised", 6, participant=ME)
+    await tell(service, "participant_left", 7, participant=BOB, reason="a reason of its own")
+
+    (left,) = await following(room, 1)
+
+    assert left == ParticipantLeft(joined.participant, "a reason of its own")
+    assert room.participants == {}
+    assert room.state == "joined"
+
+
+async def test_a_refusal_with_a_code_of_a_newer_service_says_itself_whether_to_try_again(
+    service: FakeService, client: SignalClient
+) -> None:
+    refused = answer_with(service, RoomJoin, lambda _: ErrorMessage(error_code=423, error_message="no"))
+    with pytest.raises(SignalManagerError) as final:
+        await client.join("demo")
+
+    answer_with(service, RoomJoin, lambda _: ErrorMessage(error_code=423, error_message="not now", retryable=True))
+    with pytest.raises(SignalManagerError) as passing:
+        await client.join("demo")
+
+    assert len(refused) == 1
+    assert [(each.value.code, each.value.may_retry) for each in (final, passing)] == [(423, False), (423, True)]

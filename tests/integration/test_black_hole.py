@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,13 +23,15 @@ from signal_manager.client import (
     Reconnected,
     RetryPolicy,
     RoomReconnecting,
+    SelfChanged,
     SignalClient,
     SignalReceived,
     vigil,
 )
 from signal_manager.client import link as link_module
 from signal_manager.errors import InvalidRequestError, UnavailableError
-from signal_manager.protocol.messages import RoomState, RoomStateAck
+from signal_manager.model import ClientId, RoomId
+from signal_manager.protocol.messages import RoomEvent, RoomState, RoomStateAck
 from tests.integration.conftest import Service
 from tests.integration.v1_client import ALICE, BOB
 from tests.waiting import until
@@ -223,3 +226,59 @@ async def test_the_browser_sdk_comes_back_too(service: Service, network: BlackHo
             board = service.server._board
             sessions = [each.session_id for each in board.connections if each.is_established]
             assert [board.router.rooms.room_of(each) for each in sessions] == [ALICE[0]]
+
+
+@pytest.mark.parametrize("lost", ["requests", "answers"])
+async def test_metadata_that_is_on_its_way_when_the_socket_dies_changes_once_and_in_order(
+    service: Service, network: BlackHole, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both requests, or their answers, are lost with the old socket; an operator's change comes between."""
+    rooms = service.server._board.router.rooms
+    assert rooms is not None
+    described = rooms._roster._describe
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> int:
+        begun.set()
+        await gate.wait()
+        return await described(*arguments)
+
+    async with (
+        SignalClient(service.url, *BOB) as bob,
+        SignalClient(network.url, *ALICE, retry=NEVER, request_timeout=LIMIT) as alice,
+    ):
+        told: list[RoomEvent] = []
+        bob.on("room_event", lambda received: told.append(received.event))
+        theirs = await bob.join("r", create=True)
+        mine = await alice.join("r", metadata={"n": 0})
+        async with asyncio.timeout(LIMIT):
+            while not theirs.participants:
+                await anext(theirs)
+        begin = len(told)
+
+        if lost == "answers":
+            monkeypatch.setattr(rooms._roster, "_describe", slow)
+        else:
+            network.swallow()
+        changing = [asyncio.ensure_future(mine.set_metadata({"n": number})) for number in (1, 2)]
+        if lost == "answers":
+            await asyncio.wait_for(begun.wait(), LIMIT)
+            network.swallow()
+        else:
+            await rooms.describe(RoomId("r"), ClientId(ALICE[0]), {"by": "operator"})
+        async with asyncio.timeout(LIMIT):
+            while not isinstance(await anext(alice), Reconnected):
+                pass
+        gate.set()
+        await asyncio.wait_for(asyncio.gather(*changing), LIMIT)
+
+        await until(lambda: theirs.participants[ALICE[0]].metadata == {"n": 2}, limit=LIMIT)
+        changes = [each for each in told[begin:] if each.event == "metadata_changed"]
+        expected = [{"n": 1}, {"n": 2}] if lost == "answers" else [{"by": "operator"}, {"n": 1}, {"n": 2}]
+        assert [each.participant and each.participant.metadata for each in changes] == expected
+        assert [each.sequence for each in told] == list(range(told[0].sequence, told[-1].sequence + 1))
+        state = await bob.request(RoomState(room_id="r"), RoomStateAck)
+        assert {each.client_id: each.metadata for each in state.participants}[ALICE[0]] == {"n": 2}
+        assert mine.own_metadata == {"n": 2}
+        await mine.leave()
+        assert [each.metadata async for each in mine if isinstance(each, SelfChanged)] == expected

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from signal_manager.client import RoomChanged, SelfChanged, SignalClient
 from tests.integration.conftest import Service, ServiceWith
 from tests.integration.test_server import ONE, TWO, close_code, connected, frame
 from tests.web import plain_http
@@ -135,3 +136,19 @@ async def test_where_signed_tokens_are_not_accepted_none_is_issued(
 
     assert refused.status_code == 400
     assert "auth.auth_method" in refused.json()["error_message"]
+
+
+async def test_a_client_learns_what_an_operator_makes_of_its_metadata_and_of_the_rooms(managed: Managed) -> None:
+    async with SignalClient(managed.service.url, *ONE) as client:
+        room = await client.join("lunch", create=True, metadata={"name": "Ann"})
+        assert room.own_metadata == {"name": "Ann"}
+
+        body = {"metadata": {"name": "Ann", "seat": 4}}
+        await managed.http.patch(f"/api/v1/rooms/lunch/participants/{ONE[0]}", json=body)
+        await managed.http.patch("/api/v1/rooms/lunch", json={"metadata": {"topic": "soup"}})
+        myself, theirs = [await asyncio.wait_for(anext(room), 5) for _ in range(2)]
+
+        assert myself == SelfChanged({"name": "Ann", "seat": 4})
+        assert room.own_metadata == {"name": "Ann", "seat": 4}
+        assert isinstance(theirs, RoomChanged)
+        assert theirs.metadata["topic"] == room.metadata["topic"] == "soup"

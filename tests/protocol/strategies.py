@@ -11,7 +11,7 @@ from msgspec import inspect
 
 from signal_manager.model import is_valid_name
 from signal_manager.protocol.catalogue import SIGNAL_TYPES, SPECS
-from signal_manager.protocol.messages import Message, MessageType, Peer
+from signal_manager.protocol.messages import Message, MessageType, Peer, PublishedTrack, Renegotiate, RoomEntry
 
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 
@@ -40,6 +40,8 @@ def messages(message_type: MessageType, *, sent_by: Peer) -> st.SearchStrategy[M
         fields["signal_data"] = signal_data
         fields["target_client_id"] = names
         fields["sender_client_id"] = st.none() if sent_by is Peer.CLIENT else names
+    if issubclass(struct, RoomEntry | Renegotiate):
+        fields["tracks"] = st.none() | st.lists(_offered_tracks(), max_size=4)
     if message_type is MessageType.SIGNAL_MESSAGE:
         to_client = st.builds(struct, **(fields | {"room_id": st.none()}))
         return to_client | st.builds(struct, **(fields | {"target_client_id": st.none(), "room_id": names}))
@@ -56,6 +58,12 @@ def any_message(*, sent_by: Peer) -> st.SearchStrategy[Message]:
 def signals(*, sent_by: Peer) -> st.SearchStrategy[Message]:
     """Give SIGNAL_* messages of every type."""
     return st.sampled_from(sorted(SIGNAL_TYPES)).flatmap(lambda message_type: messages(message_type, sent_by=sent_by))
+
+
+def _offered_tracks() -> st.SearchStrategy[PublishedTrack]:
+    """Give tracks of the kinds that clients may send."""
+    kinds = st.sampled_from([None, "audio", "video"])
+    return st.builds(PublishedTrack, **(_fields(PublishedTrack) | {"kind": kinds}))
 
 
 def _fields(struct: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from signal_manager.protocol.catalogue import SIGNAL_TYPES, SPECS, Handling
+from signal_manager.protocol.catalogue import ROOM_EVENTS, SIGNAL_TYPES, SPECS, Handling
 from signal_manager.protocol.messages import MessageType, Peer, RoomEvent
+from signal_manager.rooms.chronicle import Happening
 from signal_manager.router import check_handlers
 from tools.protocol.__main__ import made
 from tools.protocol.asyncapi import document
@@ -41,6 +43,10 @@ def test_a_handler_without_a_request_is_refused() -> None:
 
     with pytest.raises(TypeError, match="no requests: RoomEvent, TokenRenew"):
         check_handlers(SPECS.values(), requests | {RoomEvent})
+
+
+def test_the_service_tells_the_room_events_that_are_documented() -> None:
+    assert set(get_args(Happening)) == set(ROOM_EVENTS)
 
 
 def test_what_follows_from_the_catalogue_is_up_to_date() -> None:

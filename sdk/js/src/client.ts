@@ -14,6 +14,7 @@ import {
   TooLateError,
   UnavailableError,
   errorFromWire,
+  errorFromMessage,
 } from "./errors.js";
 import { SUBPROTOCOLS, encode, type Framing } from "./frames.js";
 import { makeId } from "./ids.js";
@@ -593,8 +594,7 @@ export class SignalClient extends Emitter<ClientEvents> {
       this.#goAwayDelay = Math.min(message.fields.reconnect_after, MAX_GOAWAY_DELAY);
       this.emit("going-away", { reason: message.fields.reason, delay: this.#goAwayDelay });
     } else if (message.type === "ERROR") {
-      const { error_code: code, error_message, details } = message.fields;
-      this.#refuse(message.id, errorFromWire(error_message, { code, details }));
+      this.#refuse(message.id, errorFromMessage(message.fields));
     } else if (pending !== undefined) {
       if (message.type === pending.reply) pending.resolve(message.fields as JsonObject);
       else pending.reject(new MalformedMessageError(`expected ${pending.reply} in reply, got ${message.type}`));

@@ -11,6 +11,7 @@ import {
   SignalManagerError,
   UnavailableError,
   errorFromWire,
+  errorFromMessage,
 } from "./errors.js";
 import { SUBPROTOCOLS, decode, encode, type Framing } from "./frames.js";
 import { makeId } from "./ids.js";
@@ -262,9 +263,8 @@ export class Connection {
 
   #hearAnswer(message: Message): void {
     if (message.type === "ERROR") {
-      const { error_code: code, error_message, details } = message.fields;
-      this.#refusal = errorFromWire(error_message, { code, details });
-      this.abort(error_message);
+      this.#refusal = errorFromMessage(message.fields);
+      this.abort(message.fields.error_message);
     } else if (message.type === "CONNECT_ACK") {
       const { session } = this.#settings;
       const isResumed = session.accept(message.fields);

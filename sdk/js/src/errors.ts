@@ -18,10 +18,12 @@
  * The codes are those of docs/protocol.md, "Errors and close codes".
  */
 
+import type { Fields } from "./messages.js";
+
 /** What an error carries beside its message; what is left out is the class's own. */
 export interface ErrorFacts {
   code?: number;
-  retryable?: boolean;
+  retryable?: boolean | undefined;
   details?: Record<string, unknown> | undefined;
 }
 
@@ -145,4 +147,14 @@ const WIRE_ERRORS = [
 export function errorFromWire(message: string, facts: ErrorFacts & { code: number }): SignalManagerError {
   const known = WIRE_ERRORS.find((error) => error.code === facts.code) ?? SignalManagerError;
   return new known(message, facts);
+}
+
+/** Return the error that the fields of an ERROR message stand for; what usually stays may pass where it says so. */
+export function errorFromMessage({
+  error_code: code,
+  error_message,
+  details,
+  retryable,
+}: Fields["ERROR"]): SignalManagerError {
+  return errorFromWire(error_message, { code, details, retryable: retryable || undefined });
 }

@@ -4,7 +4,15 @@
  * `room.ts` keeps these in order and pulls the tracks; here is what a state or an event changes, and who hears of it.
  */
 
-import type { JsonObject, Member, PublishedTrack, RoomEvent, TrackKind, TrackResult } from "./messages.js";
+import {
+  isSame,
+  type JsonObject,
+  type Member,
+  type PublishedTrack,
+  type RoomEvent,
+  type TrackKind,
+  type TrackResult,
+} from "./messages.js";
 import type { TrackRef } from "./media.js";
 
 /** A track that another member publishes. */
@@ -68,7 +76,8 @@ export class PulledTrack implements RemoteTrack, TrackRef {
   constructor(clientId: string, published: PublishedTrack, isWanted: boolean) {
     this.clientId = clientId;
     this.name = published.track_name;
-    this.kind = published.kind;
+    const { kind } = published;
+    this.kind = kind === "audio" || kind === "video" ? kind : undefined; // a newer service may announce others
     this.muted = published.muted ?? false;
     this.isWanted = isWanted;
   }
@@ -137,7 +146,7 @@ export class Members {
     for (const state of others) {
       const member = this.all.get(state.client_id) ?? this.#add(state);
       const wasAway = member.away;
-      const before = JSON.stringify(member.metadata);
+      const before = member.metadata;
       const isSameSession = member.sessionId === state.session_id;
       const published = state.tracks ?? [];
       for (const each of published) if (member.tracks.get(each.track_name)?.isPaused) this.#addTrack(member, each);
@@ -147,8 +156,7 @@ export class Members {
       }
       member.update(state);
       if (member.away !== wasAway) this.#tellAbsence(member);
-      if (JSON.stringify(member.metadata) !== before)
-        this.#listener.emit("participant-changed", { participant: member });
+      if (!isSame(member.metadata, before)) this.#listener.emit("participant-changed", { participant: member });
       for (const track of published) {
         if (member.tracks.has(track.track_name)) this.#setMuted(member, track);
         else this.#addTrack(member, track);

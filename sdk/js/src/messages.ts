@@ -366,6 +366,15 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** Tell whether two JSON values are the same; the order of keys, which storage may change, says nothing. */
+export function isSame(one: unknown, other: unknown): boolean {
+  const write = (value: unknown): string =>
+    JSON.stringify(value, (_, each: unknown) =>
+      isObject(each) ? Object.fromEntries(Object.entries(each).sort()) : each,
+    );
+  return write(one) === write(other);
+}
+
 const SIGNAL_TYPES: ReadonlySet<MessageType> = new Set<SignalType>([
   "SIGNAL_OFFER",
   "SIGNAL_ANSWER",

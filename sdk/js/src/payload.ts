@@ -111,6 +111,8 @@ const places = rule(
 const object = rule("an object", isObject);
 const kind = oneOf("audio", "video");
 const location = oneOf("local", "remote");
+// The service may say words that a newer version has added: a client ignores those that it does not know.
+const word = text;
 const order = oneOf("none", "asciibetical");
 
 const simulcast = part<Simulcast>({
@@ -120,13 +122,15 @@ const simulcast = part<Simulcast>({
 });
 
 const publishedTrack = part<PublishedTrack>({ mid: tag, track_name: name, kind: maybe(kind), muted: maybe(flag) });
-const publishedTracks = listOf(publishedTrack);
+const announcedTracks = listOf(
+  part<PublishedTrack>({ mid: tag, track_name: name, kind: maybe(word), muted: maybe(flag) }),
+);
 
 const trackResults = listOf(
   part<TrackResult>({
     mid: maybe(text),
     track_name: maybe(text),
-    kind: maybe(kind),
+    kind: maybe(word),
     client_id: maybe(text),
     session_id: maybe(text),
     error_code: maybe(integer),
@@ -139,7 +143,7 @@ const member = part<Member>({
   role: text,
   session_id: maybe(text),
   metadata: maybe(object),
-  tracks: maybe(publishedTracks),
+  tracks: maybe(announcedTracks),
   away: maybe(flag),
 });
 
@@ -217,7 +221,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
     resumed: maybe(flag),
     received: maybe(count),
     token_expires_at: maybe(count),
-    token_expiry: maybe(oneOf("continue", "close")),
+    token_expiry: maybe(word),
   },
   TOKEN_RENEW: { auth_token: text },
   TOKEN_RENEW_ACK: { status: integer, expires_at: maybe(count) },
@@ -229,7 +233,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
   SIGNAL_ANSWER: signal,
   SIGNAL_ICE_CANDIDATE: signal,
   SIGNAL_MESSAGE: signal,
-  SIGNAL_ACK: { status: oneOf("delivered", "queued", "offline"), target_client_id: maybe(name) },
+  SIGNAL_ACK: { status: word, target_client_id: maybe(name) },
   REGISTER: {
     ...request,
     room_id: maybe(name),
@@ -253,9 +257,9 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
   ROOM_EVENT: {
     room_id: text,
     sequence: count,
-    event: text, // a newer service has others, which count and are ignored
+    event: word, // one that is not known counts in the sequence
     participant: maybe(member),
-    tracks: maybe(publishedTracks),
+    tracks: maybe(announcedTracks),
     reason: maybe(text),
     metadata: maybe(object),
   },
@@ -293,7 +297,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
     room_id: name,
     answer_sdp: maybe(text),
     offer_sdp: maybe(text),
-    tracks: maybe(publishedTracks),
+    tracks: maybe(listOf(publishedTrack, MAX_ITEMS)),
   },
   RENEGOTIATE_ACK: {
     status: integer,
@@ -348,7 +352,7 @@ const RULES: { [T in MessageType]: RulesOf<Fields[T]> } = {
       part<DataChannelResult>({
         data_channel_name: text,
         id: maybe(count),
-        location: maybe(location),
+        location: maybe(word),
         client_id: maybe(text),
         session_id: maybe(text),
         error_code: maybe(integer),

@@ -21,15 +21,16 @@ import {
 } from "./errors.js";
 import { MEDIA_TIMEOUT, MediaSession, type PeerConnectionConstructor } from "./media.js";
 import { Members, type MemberEvents, type Participant, type PulledTrack } from "./members.js";
-import type {
-  IceServer,
-  JsonObject,
-  Member,
-  PublishedTrack,
-  RoomAck,
-  RoomEvent,
-  TrackKind,
-  TrackResult,
+import {
+  isSame,
+  type IceServer,
+  type JsonObject,
+  type Member,
+  type PublishedTrack,
+  type RoomAck,
+  type RoomEvent,
+  type TrackKind,
+  type TrackResult,
 } from "./messages.js";
 import { onNetworkChange } from "./network.js";
 import { MAX_ITEMS, NAME_RULE, isValidName } from "./payload.js";
@@ -62,6 +63,8 @@ export interface JoinOptions {
 export interface RoomEvents extends MemberEvents {
   /** The room's metadata changed. */
   "room-changed": { metadata: JsonObject };
+  /** What the others see of this client changed, by `setMetadata` or by an operator. */
+  "self-changed": { metadata: JsonObject };
   /** A track of this client's has ended, by "stop sharing" or with its device, and is unpublished. */
   "publication-ended": { publication: Publication };
   /** Media stopped; the room is joined again by itself. */
@@ -80,6 +83,7 @@ const ROOM_EVENTS: Record<keyof RoomEvents, true> = {
   "participant-away": true,
   "participant-back": true,
   "room-changed": true,
+  "self-changed": true,
   "publication-ended": true,
   "track-muted": true,
   "track-unmuted": true,
@@ -217,6 +221,11 @@ export class Room extends Emitter<RoomEvents> {
     return this.#metadata ?? {};
   }
 
+  /** What the others see of this client. */
+  get ownMetadata(): JsonObject {
+    return this.#own ?? {};
+  }
+
   /** Whether the client is in the room, is joining it again, or is out for good. */
   get state(): "joined" | "reconnecting" | "closed" {
     if (this.#isClosed) return "closed";
@@ -279,8 +288,13 @@ export class Room extends Emitter<RoomEvents> {
     if (this.#isClosed) throw new InvalidRequestError("the room is closed; join it again");
     const { scope } = options;
     const signal = this.#ending.signal;
-    await this.#client.request("METADATA_UPDATE", { room_id: this.id, metadata, scope }, { signal });
-    if (scope !== "room") this.#own = metadata;
+    const { sequence } = await this.#client.request(
+      "METADATA_UPDATE",
+      { room_id: this.id, metadata, scope },
+      { signal },
+    );
+    // Otherwise the event has come already, and perhaps one of a later change too.
+    if (scope !== "room" && sequence > this.#sequence) this.#takeOwnMetadata(metadata);
   }
 
   /**
@@ -571,7 +585,7 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   #hearOfMyself(entry: Entry, { event, reason, participant }: RoomEvent): void {
-    if (event === "metadata_changed") this.#own = participant?.metadata ?? {};
+    if (event === "metadata_changed") this.#takeOwnMetadata(participant?.metadata);
     if (event === "participant_left") this.#leaveWith(entry, reason ?? "removed from the room");
     else if (event === "tracks_unpublished" && reason === SESSION_LOST) {
       this.#loseMedia(entry, new UnavailableError("the SFU has lost the media session"));
@@ -599,14 +613,21 @@ export class Room extends Emitter<RoomEvents> {
   #showState(participants: Member[], sequence: number, metadata: JsonObject): void {
     this.#sequence = sequence;
     this.#takeMetadata(metadata);
+    const self = participants.find(({ client_id }) => client_id === this.#client.clientId);
+    if (self !== undefined) this.#takeOwnMetadata(self.metadata);
     this.#members.showState(participants);
   }
 
   #takeMetadata(metadata: JsonObject = {}): void {
     const before = this.#metadata;
     this.#metadata = metadata;
-    const isNews = before !== null && JSON.stringify(before) !== JSON.stringify(metadata);
-    if (isNews) this.emit("room-changed", { metadata });
+    if (before !== null && !isSame(before, metadata)) this.emit("room-changed", { metadata });
+  }
+
+  #takeOwnMetadata(metadata: JsonObject = {}): void {
+    if (isSame(metadata, this.ownMetadata)) return;
+    this.#own = metadata;
+    this.emit("self-changed", { metadata });
   }
 
   // What this client publishes

@@ -929,6 +929,42 @@ test("metadata of a member and of the room reaches the others, and joining again
   await assert.rejects(alice.setMetadata({}), InvalidRequestError);
 });
 
+test("a later change of one's own metadata outlives the answer to an earlier one", async () => {
+  const alice = await join("alice", { metadata: { by: "default", n: 1 } });
+  const heard: unknown[] = [];
+  alice.on("self-changed", ({ metadata }) => heard.push(metadata));
+  sfu.fail("METADATA_UPDATE", (connection, request) => {
+    const participant = sfu.describe("demo", "alice");
+    for (const by of ["me", "operator"])
+      sfu.announce("demo", { event: "metadata_changed", participant: { ...participant, metadata: { by } } });
+    connection.send("METADATA_UPDATE_ACK", { sequence: sfu.rooms.get("demo")!.sequence - 1 }, request.id);
+  });
+
+  await alice.setMetadata({ by: "me" });
+  assert.deepEqual(heard, [{ by: "me" }, { by: "operator" }]);
+  assert.deepEqual(alice.ownMetadata, { by: "operator" });
+
+  sfu.member("demo", "alice").metadata = { n: 1, by: "state" };
+  sfu.announce("demo", { event: "metadata_changed" }, false);
+  const changed = nextEvent(alice, "self-changed");
+  sfu.announce("demo", { event: "metadata_changed" });
+  assert.deepEqual((await changed).metadata, { n: 1, by: "state" });
+
+  // The order of keys is no change.
+  sfu.announce("demo", {
+    event: "metadata_changed",
+    participant: { ...sfu.describe("demo", "alice"), metadata: { by: "state", n: 1 } },
+  });
+  await alice.setMetadata({ by: "me again" });
+  await soon(
+    (async () => {
+      while (heard.length < 4) await setImmediate();
+    })(),
+    "the last change",
+  );
+  assert.deepEqual(heard.slice(3), [{ by: "me again" }]);
+});
+
 test("mute belongs to a publication, reaches the others and those who come later, and survives a new session", async () => {
   const alice = await join("alice");
   const bob = await join("bob");
@@ -1139,15 +1175,33 @@ test("events of a newer service are ignored, count in the sequence, and need no 
   const heard = listen(bob);
   await hear(heard, "track alice audio");
   const newer = { event: "hands_raised" as never, tracks: [{ mid: "9", track_name: "hand" }] };
+  const words = { mid: "8", track_name: "words", kind: "subtitles" as never };
 
   sfu.announce("demo", newer);
   sfu.announce("demo", { ...newer, participant: sfu.describe("demo", "alice") });
   sfu.announce("demo", { ...newer, participant: { client_id: "guest", role: "sender" } });
+  sfu.badTracks.set("words", 404);
+  const participant = { ...sfu.describe("demo", "alice"), tracks: [...sfu.member("demo", "alice").tracks, words] };
+  sfu.announce("demo", { event: "tracks_published", participant, tracks: [words] });
   const changed = nextEvent(bob, "participant-changed");
   await alice.setMetadata({ hand: true });
   await changed;
 
   assert.deepEqual([...bob.participants.keys()], ["alice"]);
-  assert.deepEqual([...bob.participants.get("alice")!.tracks.keys()], ["audio"]);
+  const tracks = [...bob.participants.get("alice")!.tracks.values()].map(({ name, kind }) => [name, kind]);
+  assert.deepEqual(tracks, [
+    ["audio", "audio"],
+    ["words", undefined],
+  ]);
   assert.equal(sfu.count("ROOM_STATE"), 0);
+});
+
+test("a refusal with a code of a newer service says itself whether to try again", async () => {
+  const client = await makeClient("alice");
+  for (const retryable of [false, true]) {
+    sfu.fail("WEBRTC_ROOM_JOIN", (connection, request) =>
+      connection.send("ERROR", { error_code: 423, error_message: "no", retryable }, request.id),
+    );
+    await assert.rejects(client.join("demo"), { code: 423, retryable });
+  }
 });

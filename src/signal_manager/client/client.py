@@ -530,7 +530,9 @@ class SignalClient:
                 if self._callbacks.wants(event):
                     self._callbacks.queue.put(event)
             case ErrorMessage():
-                error = error_from_wire(message.error_code, message.error_message, message.details)
+                error = error_from_wire(
+                    message.error_code, message.error_message, message.details, may_retry=message.retryable
+                )
                 self._emit(ErrorReceived(error, self._targets.pop(message_id, None)))
             case _:
                 logger.debug("nobody waits for this %s", type(message).__name__)

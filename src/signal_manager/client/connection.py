@@ -391,7 +391,9 @@ class Connection(WSListener):
             case ConnectAck():
                 logger.warning("dropped a CONNECT_ACK that answers nothing")
             case ErrorMessage():
-                error = error_from_wire(message.error_code, message.error_message, message.details)
+                error = error_from_wire(
+                    message.error_code, message.error_message, message.details, may_retry=message.retryable
+                )
                 if not self._resolve(message_id, error):
                     receive(self, message_id, message)
             case Signal() | RoomEvent() | GoAway():

@@ -170,7 +170,8 @@ class MediaSession:
         await self._ready()
         sdp, tracks = await self.offer(publications)
         requests = [
-            TrackRequest(mid=each.mid, track_name=each.track_name, kind=each.kind, muted=each.muted) for each in tracks
+            TrackRequest(mid=track.mid, track_name=track.track_name, kind=each.kind, muted=track.muted)
+            for each, track in zip(publications, tracks, strict=True)
         ]
         message = TracksNew(room_id=self._room_id, tracks=requests, offer_sdp=sdp)
         try:

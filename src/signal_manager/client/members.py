@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Members", "PulledTrack", "RoomMember"]
 
+# A newer service may announce another kind, which is as none here.
+_KINDS: dict[str | None, TrackKind] = {"audio": "audio", "video": "video"}
+
+# The events that bring a member, or tracks of one.
+_BRINGING = frozenset({"participant_joined", "tracks_published"})
+
 
 class PulledTrack:
     """A track of another member, and how far pulling it has come."""
@@ -35,7 +41,7 @@ class PulledTrack:
     def __init__(self, client_id: str, published: PublishedTrack, *, is_wanted: bool) -> None:
         self.client_id = client_id
         self.name: str = published.track_name
-        self.kind: TrackKind | None = published.kind
+        self.kind: TrackKind | None = _KINDS.get(published.kind)
         self.muted = published.muted
         self.track: MediaStreamTrack | None = None
         self.is_wanted = is_wanted
@@ -123,7 +129,7 @@ class Members:
                 self._remove_track(member, name)
             member.update(state)
             if member.away is not was_away:
-                self._emit(ParticipantAway(member) if member.away else ParticipantBack(member))
+                self._tell_absence(member)
             if member.metadata != metadata:
                 self._emit(ParticipantChanged(member))
             for track in published:
@@ -140,14 +146,15 @@ class Members:
         if event.event == "participant_left":
             self._remove(state.client_id, event.reason)
             return
-        member = self.all.get(state.client_id) or self._add(state)
+        brings = event.event in _BRINGING
+        member = self.all.get(state.client_id) or (self._add(state) if brings else None)
+        if member is None:
+            return  # an event of a newer service
         member.update(state)
         if event.event == "metadata_changed":
             self._emit(ParticipantChanged(member))
-        elif event.event == "participant_away":
-            self._emit(ParticipantAway(member))
-        elif event.event == "participant_back":
-            self._emit(ParticipantBack(member))
+        elif event.event in {"participant_away", "participant_back"}:
+            self._tell_absence(member)
         elif event.event in {"tracks_muted", "tracks_unmuted"}:
             for track in event.tracks or []:
                 self._set_muted(member, track)
@@ -156,7 +163,7 @@ class Members:
         elif event.event == "tracks_unpublished":
             for track in event.tracks or []:
                 self._remove_track(member, track.track_name, event.reason)
-        else:
+        elif brings:
             for track in event.tracks if event.tracks is not None else state.tracks or []:
                 self._add_track(member, track)
 
@@ -195,6 +202,9 @@ class Members:
 
     def _tracks(self) -> list[PulledTrack]:
         return [track for member in self.all.values() for track in member.tracks.values()]
+
+    def _tell_absence(self, member: RoomMember) -> None:
+        self._emit(ParticipantAway(member) if member.away else ParticipantBack(member))
 
     def _add(self, state: Member) -> RoomMember:
         member = self.all[state.client_id] = RoomMember(state)

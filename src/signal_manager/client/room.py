@@ -35,6 +35,7 @@ from signal_manager.client.room_events import (
     RoomHappening,
     RoomReconnected,
     RoomReconnecting,
+    SelfChanged,
     TrackAdded,
     TrackFailed,
     TrackKind,
@@ -134,6 +135,7 @@ class Room:
             on_end=self._hear_the_end,
             on_lost=self._lose_media,
             on_metadata=self._take_metadata,
+            on_own_metadata=self._take_own_metadata,
             start=self._start,
         )
         self._negotiations = Negotiations(
@@ -178,6 +180,11 @@ class Room:
     def metadata(self) -> Mapping[str, Any]:
         """What is said of the room; `created_at` (ms since the epoch) is the service's."""
         return self._metadata or {}
+
+    @property
+    def own_metadata(self) -> Mapping[str, Any]:
+        """What the others see of this client."""
+        return self._joining.metadata or {}
 
     @property
     def state(self) -> Literal["joined", "reconnecting", "closed"]:
@@ -262,9 +269,10 @@ class Room:
             raise InvalidRequestError(f"scope is {scope!r}, expected participant or room")
         wanted = an_object(metadata, "metadata") or {}
         message = MetadataUpdate(room_id=self.id, metadata=wanted, scope=scope)
-        await self._client.request(message, MetadataUpdateAck)
-        if scope == "participant":
-            self._joining.metadata = wanted
+        ack = await self._client.request(message, MetadataUpdateAck)
+        # Otherwise the event has come already, and perhaps one of a later change too.
+        if scope == "participant" and not self._news.shows(ack.sequence):
+            self._take_own_metadata(wanted)
 
     def pull(self, client_id: str, name: str) -> None:
         """Receive a track that is not received yet: without `auto_pull`, or after it failed. A `TrackAdded` follows.
@@ -326,6 +334,8 @@ class Room:
     def on(self, name: Literal["publication_ended"], callback: Callback[PublicationEnded]) -> Callable[[], None]: ...
     @overload
     def on(self, name: Literal["room_changed"], callback: Callback[RoomChanged]) -> Callable[[], None]: ...
+    @overload
+    def on(self, name: Literal["self_changed"], callback: Callback[SelfChanged]) -> Callable[[], None]: ...
     @overload
     def on(self, name: Literal["track"], callback: Callback[TrackAdded]) -> Callable[[], None]: ...
     @overload
@@ -541,13 +551,16 @@ class Room:
             self._emit(PublicationEnded(publication.name, publication.track))
             self._wake()
 
-    def _take_metadata(self, metadata: dict[str, Any], is_room: bool) -> None:
-        if not is_room:
-            self._joining.metadata = metadata
-        elif metadata != self._metadata:
+    def _take_metadata(self, metadata: dict[str, Any]) -> None:
+        if metadata != self._metadata:
             is_first, self._metadata = self._metadata is None, metadata
             if not is_first:
                 self._emit(RoomChanged(metadata))
+
+    def _take_own_metadata(self, metadata: dict[str, Any]) -> None:
+        if metadata != self.own_metadata:
+            self._joining.metadata = metadata
+            self._emit(SelfChanged(metadata))
 
     def _note_stale(self, mid: str) -> None:
         if self._entry is not None:

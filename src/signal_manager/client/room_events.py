@@ -30,6 +30,7 @@ __all__ = [
     "RoomHappening",
     "RoomReconnected",
     "RoomReconnecting",
+    "SelfChanged",
     "TrackAdded",
     "TrackFailed",
     "TrackKind",
@@ -144,6 +145,14 @@ class RoomChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SelfChanged:
+    """What the others see of this client changed, by `set_metadata` or by an operator."""
+
+    name: ClassVar = "self_changed"
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class TrackAdded:
     """A track is received: `await track.recv()` gives its frames.
 
@@ -227,6 +236,7 @@ RoomHappening: TypeAlias = (
     | ParticipantChanged
     | PublicationEnded
     | RoomChanged
+    | SelfChanged
     | TrackAdded
     | TrackRemoved
     | TrackMuted
@@ -244,6 +254,7 @@ RoomEventName: TypeAlias = Literal[
     "participant_changed",
     "publication_ended",
     "room_changed",
+    "self_changed",
     "track",
     "track_removed",
     "track_muted",

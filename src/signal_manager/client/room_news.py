@@ -29,7 +29,8 @@ class RoomNews:
         on_change: called when the members, or what they publish, may have changed.
         on_end: called with a membership that the service has ended, and why.
         on_lost: called with a membership that has lost its media session, and why.
-        on_metadata: called with metadata that has changed, and whether it is the room's rather than this client's.
+        on_metadata: called with the room's metadata.
+        on_own_metadata: called with what the others see of this client.
         start: runs work in the background, under a name.
     """
 
@@ -42,7 +43,8 @@ class RoomNews:
         on_change: Callable[[], None],
         on_end: Callable[[Entry, str], None],
         on_lost: Callable[[Entry, Exception], None],
-        on_metadata: Callable[[dict[str, Any], bool], None],
+        on_metadata: Callable[[dict[str, Any]], None],
+        on_own_metadata: Callable[[dict[str, Any]], None],
         start: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:
         self._client = client
@@ -52,6 +54,7 @@ class RoomNews:
         self._on_end = on_end
         self._on_lost = on_lost
         self._on_metadata = on_metadata
+        self._on_own_metadata = on_own_metadata
         self._start = start
         self._is_resyncing = False
         self._sequence = 0  # of the last change that the members show
@@ -65,6 +68,10 @@ class RoomNews:
         """Take the room from the welcome, and ask for it again when something was heard that is newer."""
         self._show_state(ack)
         self.catch_up(entry)
+
+    def shows(self, sequence: int) -> bool:
+        """Tell whether the change of that number has been taken in, and all before it."""
+        return sequence <= self._sequence
 
     def catch_up(self, entry: Entry) -> None:
         """Ask for the room again when something was heard that is newer than what the members show."""
@@ -86,7 +93,7 @@ class RoomNews:
         elif event.participant is not None and event.participant.client_id == self._client.client_id:
             self._hear_of_myself(entry, event)
         elif event.event == "metadata_changed" and event.participant is None:
-            self._on_metadata(event.metadata or {}, True)
+            self._on_metadata(event.metadata or {})
         else:
             self._members.apply(event)
         self._on_change()
@@ -97,7 +104,7 @@ class RoomNews:
         elif event.event == "tracks_unpublished" and event.reason == _SESSION_LOST:
             self._on_lost(entry, UnavailableError("the SFU has lost the media session"))
         elif event.event == "metadata_changed" and event.participant is not None:
-            self._on_metadata(event.participant.metadata or {}, False)
+            self._on_own_metadata(event.participant.metadata or {})
 
     async def _resync(self, entry: Entry) -> None:
         """Ask for the whole room, since an event is missing."""
@@ -116,5 +123,8 @@ class RoomNews:
     def _show_state(self, state: RoomAck | RoomStateAck) -> None:
         self._sequence = state.sequence
         metadata = state.connection_info.metadata if isinstance(state, RoomAck) else state.metadata
-        self._on_metadata(metadata, True)
+        self._on_metadata(metadata)
+        for member in state.participants:
+            if member.client_id == self._client.client_id:
+                self._on_own_metadata(member.metadata or {})
         self._members.show_state(state.participants)

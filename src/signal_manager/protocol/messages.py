@@ -207,7 +207,11 @@ Kind = Literal["audio", "video"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What all messages share: a field that has its default value may be absent on the wire."""
+    """What all messages share: a field that has its default value may be absent on the wire.
+
+    Clients may only send words that the service knows. The service may send words of a newer version, such as an event
+    or a kind of track: their fields are of type `Label`, and a client ignores the words that it does not know.
+    """
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,8 +268,8 @@ class ConnectAck(Message, frozen=True, kw_only=True):
     """Messages of the session that the service has received."""
     token_expires_at: Count | None = None
     """Milliseconds since 1970; absent when the token does not end."""
-    token_expiry: TokenExpiry | None = None
-    """What happens to the session when its token ends."""
+    token_expiry: Label | None = None
+    """What happens to the session when its token ends: "continue" or "close"."""
 
 
 class TokenRenew(Message, frozen=True, kw_only=True):
@@ -421,13 +425,17 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PublishedTrack(Part, frozen=True, kw_only=True):
-    """A track that its publisher sends: the m-section of the publisher's offer, and the name others pull it by."""
+    """A track that its publisher sends: the m-section of the publisher's offer, and the name others pull it by.
+
+    `kind` is "audio" or "video"; the codec refuses clients any other (`build_message`).
+    """
 
     mid: Mid
     """The m-section in the publisher's offer."""
     track_name: Name
     """The name by which others pull it."""
-    kind: Kind | None = None
+    kind: Label | None = None
+    """What it carries: "audio" or "video"."""
     muted: bool = False
     """Silent or black by intention."""
 
@@ -493,7 +501,8 @@ class TrackResult(Part, frozen=True, kw_only=True):
     mid: Label | None = None
     """In the client's own media session."""
     track_name: Label | None = None
-    kind: Kind | None = None
+    kind: Label | None = None
+    """What it carries: "audio" or "video"."""
     client_id: Label | None = None
     """The publisher of a pulled track."""
     session_id: Label | None = None
@@ -529,7 +538,8 @@ class DataChannelResult(Part, frozen=True, kw_only=True):
     data_channel_name: Label
     id: Uint16 | None = None
     """Open the channel with `negotiated: true` and this id."""
-    location: Literal["local", "remote"] | None = None
+    location: Label | None = None
+    """As asked: "local" or "remote"."""
     client_id: Label | None = None
     session_id: Label | None = None
     error_code: StatusCode | None = None
@@ -674,6 +684,7 @@ class RoomLeaveAck(Message, frozen=True, kw_only=True):
 class RoomEvent(Message, frozen=True, kw_only=True):
     """One change of a room, told to all its members in the order of `sequence`.
 
+    An `event` that a client does not know is a change all the same: it counts, and is otherwise ignored.
     `participant` is the member it is about, as it is after the change; `tracks` are those published or unpublished, or
     those that a replaced media session is about to publish. `metadata` is the room's, where that has changed.
     """
@@ -681,19 +692,7 @@ class RoomEvent(Message, frozen=True, kw_only=True):
     room_id: Label
     sequence: Count
     """The room's, after the change."""
-    event: Literal[
-        "participant_joined",
-        "participant_left",
-        "participant_away",
-        "participant_back",
-        "tracks_published",
-        "tracks_unpublished",
-        "tracks_muted",
-        "tracks_unmuted",
-        "media_replaced",
-        "metadata_changed",
-        "room_closed",
-    ]
+    event: Label
     """One of the [room events](#rooms)."""
     participant: Member | None = None
     """The member that the event is about, as it is after the change."""

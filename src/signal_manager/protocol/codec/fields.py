@@ -15,7 +15,17 @@ from signal_manager.errors import MalformedMessageError
 from signal_manager.model import NAME_RULE
 from signal_manager.protocol.catalogue import SIGNAL_TYPES, SPECS, spec_of
 from signal_manager.protocol.codec.bounds import check_json, check_texts
-from signal_manager.protocol.messages import Message, MessageType, Peer, Shape, Signal, SignalMessage
+from signal_manager.protocol.messages import (
+    Message,
+    MessageType,
+    Peer,
+    PublishedTrack,
+    Renegotiate,
+    RoomEntry,
+    Shape,
+    Signal,
+    SignalMessage,
+)
 
 __all__ = [
     "MAX_DEPTH",
@@ -82,6 +92,8 @@ def build_message(message_type: MessageType, fields: dict[str, Any], *, sent_by:
     check_texts(message)
     if isinstance(message, Signal):
         _check_addresses(message, sent_by)
+    elif isinstance(message, RoomEntry | Renegotiate):
+        _check_kinds(message.tracks or [])
     return message
 
 
@@ -230,6 +242,13 @@ def _check_addresses(message: Signal, sent_by: Peer) -> None:
             raise MalformedMessageError("expected exactly one of `target_client_id` and `room_id`")
     elif message.target_client_id is None:
         raise MalformedMessageError("missing `target_client_id`")
+
+
+def _check_kinds(tracks: list[PublishedTrack]) -> None:
+    """Refuse a client the kinds of tracks that there are not; a newer service may announce others."""
+    for number, track in enumerate(tracks):
+        if track.kind not in {None, "audio", "video"}:
+            raise MalformedMessageError(f"Invalid enum value '{track.kind}' - at `$.tracks[{number}].kind`")
 
 
 def _reason(error: msgspec.DecodeError) -> str:
