@@ -64,22 +64,22 @@ def tree_of(revision: str) -> Iterator[Path]:
 
 
 def take(tree: Path, *, pairs: int, in_flight: int, seconds: float, turns: int) -> dict[str, list[Slice]]:
-    """Measure the service of `tree`, and this one without and with resumable clients.
+    """Measure the service of `tree` and this one, without and with resumable clients where they know such.
 
     Raises:
         MeasurementError: a service did not start, or did not relay as it must.
     """
     tokens = {client_id: TOKEN for pair in client_ids(pairs) for client_id in pair}
     server_core, load_core = cores()
-    names = ("earlier", "this one", "this one, resumable")
+    sources = {"earlier": tree, "this one": ROOT, "this one, resumable": ROOT}
+    if (tree / "src/signal_manager/protocol/resume.py").exists():
+        sources["earlier, resumable"] = tree
     with ExitStack() as stack:
-        started = [
-            stack.enter_context(service(tokens, core=server_core, source=source)) for source in (tree, ROOT, ROOT)
-        ]
+        started = [stack.enter_context(service(tokens, core=server_core, source=each)) for each in sources.values()]
         order = {
             "lines": [
-                {"port": server.port, "pid": server.pid, "resumable": name == names[-1]}
-                for name, server in zip(names, started, strict=True)
+                {"port": server.port, "pid": server.pid, "resumable": name.endswith("resumable")}
+                for name, server in zip(sources, started, strict=True)
             ],
             "pairs": pairs,
             "in_flight": in_flight,
@@ -88,7 +88,7 @@ def take(tree: Path, *, pairs: int, in_flight: int, seconds: float, turns: int) 
         }
         taken = start_load("benchmarks.versions", order, core=load_core)
     lines = [[Slice(**each) for each in line] for line in taken]
-    return dict(zip(names, lines, strict=True))
+    return dict(zip(sources, lines, strict=True))
 
 
 async def _load(order: dict[str, Any]) -> list[list[dict[str, float]]]:
@@ -103,16 +103,18 @@ async def _load(order: dict[str, Any]) -> list[list[dict[str, float]]]:
 
 def table_of(taken: dict[str, list[Slice]], in_flight: int, revision: str) -> Table:
     """Return the figures of one load."""
-    earlier, *_ = taken.values()
+    earlier = taken["earlier"]
     title = f"{in_flight} in flight per pair: medians (and quarters) of {len(earlier)} turns"
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
-    for column in ("version", "CPU µs/message", "of the earlier", "messages/s", "load %"):
+    for column in ("version", "CPU µs/message", "of the earlier", "of its resumable", "messages/s", "load %"):
         table.add_column(column, justify="left" if column == "version" else "right", no_wrap=True)
+    kept = taken.get("earlier, resumable")
     for name, slices in taken.items():
         table.add_row(
-            revision if slices is earlier else name,
+            name.replace("earlier", revision),
             f"{median(each.cpu_us for each in slices):.1f}",
             "" if slices is earlier else ratios(earlier, slices).text(".3f"),
+            ratios(kept, slices).text(".3f") if kept is not None and name == "this one, resumable" else "",
             f"{median(each.messages_per_second for each in slices):,.0f}",
             f"{median(each.load_cpu for each in slices):.0%}"[:-1],
         )
@@ -137,7 +139,7 @@ def main(
     """Compare what relaying costs with an earlier revision; the one by default knew no sessions that can be resumed."""
     end_on_sigterm()
     results: dict[str, Any] = {}
-    console = Console(width=100)
+    console = Console(width=120)
     try:
         with tree_of(revision) as tree:
             for load in in_flight or (1, 8):
@@ -148,8 +150,7 @@ def main(
                 console.print(table_of(taken, load, revision))
                 if revision != BEFORE_RESUME:
                     continue  # the bar is for that one
-                earlier, _, resumable = taken.values()
-                ratio = ratios(earlier, resumable).median
+                ratio = ratios(taken["earlier"], taken["this one, resumable"]).median
                 holds = "within" if ratio <= BAR else "over"
                 console.print(f"{load} in flight, resumable: {ratio:.3f} ({holds} the bar of {BAR})", highlight=False)
     except MeasurementError as error:

@@ -375,6 +375,17 @@ def test_bytes_may_come_in_a_burst_and_then_evenly() -> None:
     assert wait(1, 1000.0) > 0
 
 
+def test_who_asks_all_the_time_loses_no_part_of_a_byte() -> None:
+    volume = Volume(60, burst=10, now=0.0)
+    volume.left = 0
+
+    for turn in range(1, 101):  # ten seconds, of a byte each
+        volume.left -= 11
+        assert volume.refill(11, turn / 10) > 0
+
+    assert volume.left == pytest.approx(10, abs=1)
+
+
 def test_one_message_of_the_largest_size_may_always_come() -> None:
     usage = Usage(Limits(bytes_per_minute=100, largest_message=5000))
 

@@ -159,7 +159,7 @@ class Volume:
     """A rate of bytes: a burst at once, then evenly.
 
     `left` is what may come without a look at the clock. The relay path counts it down by itself and calls `refill` only
-    below zero.
+    below zero. It is a whole number: Python counts those in half the time.
     """
 
     __slots__ = ("_at", "_burst", "_per_second", "left")
@@ -167,8 +167,8 @@ class Volume:
     def __init__(self, per_minute: int, *, burst: int, now: float) -> None:
         self._per_second = per_minute / _MINUTE
         self._burst = burst
-        self._at = now
-        self.left: float = burst
+        self._at = now  # up to when `left` has grown
+        self.left = burst
 
     def refill(self, size: int, now: float) -> float:
         """Return 0.0 where so many bytes may come after all, or give them back and return how many seconds to wait.
@@ -176,8 +176,9 @@ class Volume:
         Args:
             size: has already been counted down.
         """
-        self.left = min(self.left + (now - self._at) * self._per_second, self._burst - size)
-        self._at = now
+        grown = int((now - self._at) * self._per_second)
+        self._at += grown / self._per_second  # not `now`: parts of a byte count too where many ask
+        self.left = min(self.left + grown, self._burst - size)
         if self.left >= 0:
             return 0.0
         wait = -self.left / self._per_second

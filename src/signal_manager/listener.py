@@ -52,12 +52,12 @@ _TLS_SHUTDOWN = 2.0
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-# What an HTTP request from this address, on a socket accepted at this time, gets.
 # Bytes that are read at once, before and after a client has proved who it is. Less than what makes the buffer double
 # beside a message that a stranger may send.
 _STRANGERS_READ = 8192
 _CLIENTS_READ = 65_536
 
+# What an HTTP request from this address, on a socket accepted at this time, gets.
 Upgrade = Callable[[WSUpgradeRequest, str, float], WSListener | WSUpgradeResponseWithListener | None]
 
 
@@ -332,7 +332,7 @@ class Listener:
             None,  # extra_headers, for clients
             self._read_buffer_size,
         )
-        protocol.largest = 0
+        protocol.at_once, protocol.largest = _STRANGERS_READ, 0
         return protocol
 
 
@@ -354,23 +354,26 @@ class _Reading(WSProtocol):  # type: ignore[misc]  # the stub leaves its base ou
     make it grow; and what is free in it, right after it has grown, says how large it is, give or take half.
     """
 
-    __slots__ = ("largest",)
+    __slots__ = ("at_once", "largest")
 
+    at_once: int  # bytes that may be read
     largest: int  # that was free in the buffer so far
 
     def get_buffer(self, size_hint: int) -> memoryview:
         """Return where to read to (`asyncio.BufferedProtocol`)."""
         free: memoryview = _get_buffer(self, size_hint)
-        return free if len(free) <= _STRANGERS_READ else self._bounded(free)
+        return free if len(free) <= self.at_once else self._bounded(free)
 
     def _bounded(self, free: memoryview) -> memoryview:
         receiver: Receiver | None = self.listener
         if receiver is None:
-            return free[:_STRANGERS_READ]
+            return free[: self.at_once]
         if len(free) > self.largest:
             self.largest = len(free)
             receiver.buffered(len(free))
-        return free[: _CLIENTS_READ if receiver.is_established else _STRANGERS_READ]
+        if receiver.is_established:
+            self.at_once = _CLIENTS_READ
+        return free[: self.at_once]
 
 
 _get_buffer = WSProtocol.get_buffer
