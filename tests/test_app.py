@@ -25,6 +25,6 @@ class Listening(NamedTuple):
     ],
 )
 def test_a_browser_on_this_machine_is_told_an_address_that_it_can_reach(host: str, url: str) -> None:
-    assert app._local_url(Listening(host, 8080)) == url  # type: ignore[arg-type]  # nothing else is read
-    secure = app._local_url(Listening(host, 8080, is_secure=True))  # type: ignore[arg-type]  # the same
+    assert app.local_url(Listening(host, 8080)) == url  # type: ignore[arg-type]  # nothing else is read
+    secure = app.local_url(Listening(host, 8080, is_secure=True))  # type: ignore[arg-type]  # the same
     assert secure == url.replace("ws:", "wss:")

@@ -188,21 +188,60 @@ def test_serve_refuses_in_one_line(run: Run, arguments: list[str], message: str)
     assert_one_error(run("serve", *arguments), message)
 
 
-@pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "ws://127.0.0.1:8080"), ("::1", "ws://[::1]:8080")])
-def test_a_person_is_told_where_the_service_listens(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, url: str
+def test_a_person_is_told_in_three_lines_what_to_open_and_to_try(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "argv", [".venv/bin/signal-manager", "serve"])
 
-    cli._announce(host, 8080, is_secure=False)
+    cli._announce(Config(), "ws://127.0.0.1:8080", "http://127.0.0.1:9090/")
 
-    assert f"signal-manager try --url {url}" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines() == [
+        "demo       http://127.0.0.1:9090/demo/?room=hello - open it in two windows",
+        "dashboard  http://127.0.0.1:9090/",
+        "try it     .venv/bin/signal-manager try --url ws://127.0.0.1:8080 - in another terminal; Ctrl-C stops the "
+        "service",
+    ]
 
 
-def test_a_program_is_told_by_log_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._announce("127.0.0.1", 8080, is_secure=False)
+@pytest.mark.parametrize(
+    ("sections", "dashboard", "first", "last"),
+    [
+        ({"admin": {"demo": False}}, "http://h:1/", "service    ws://s", "signal-manager try --url ws://s - in"),
+        ({"metrics": {"enabled": False}}, None, "service    ws://s", "signal-manager try --url ws://s - in"),
+        ({"auth": {"token_secret": SECRET}}, "http://h:1/", "demo ", "--sender ID:TOKEN --receiver ID:TOKEN - in"),
+    ],
+)
+def test_a_person_is_told_only_what_is_there(  # noqa: PLR0917 - two are fixtures
+    sections: dict[str, Any],
+    dashboard: str | None,
+    first: str,
+    last: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/signal-manager", "serve"])
 
-    assert capsys.readouterr() == ("", "")
+    cli._announce(Config.model_validate(sections), "ws://s", dashboard)
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (3 if dashboard else 2)
+    assert lines[0].startswith(first)
+    assert last in lines[-1]
+
+
+def test_run_as_a_module_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/signal_manager/__main__.py"])
+
+    assert cli._own_name() == f"{sys.executable} -m signal_manager"
+
+
+def test_a_program_is_told_by_log_lines_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(app, "run", lambda _config, *, announce, **_more: calls.append(announce))
+
+    run("serve")
+
+    assert calls == [None]
 
 
 class Service:

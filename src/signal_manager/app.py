@@ -47,7 +47,7 @@ from signal_manager.registrations import Registrations
 from signal_manager.resumption import ResumeSettings
 from signal_manager.rooms import RoomService, RoomSettings, TurnServers
 from signal_manager.router import Router
-from signal_manager.server import Server
+from signal_manager.server import Dashboard, Server
 from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
 from signal_manager.tls import Certificate
@@ -58,7 +58,16 @@ if TYPE_CHECKING:
     from signal_manager.admin.server import AdminServer
     from signal_manager.admin.tokens import TokenIssuer
 
-__all__ = ["check_exposure", "configure_logs", "run", "running", "warn_of_published_credentials"]
+__all__ = [
+    "check_exposure",
+    "configure_logs",
+    "dashboard_of",
+    "local_url",
+    "local_url_of",
+    "run",
+    "running",
+    "tell_of_published_credentials",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -71,8 +80,14 @@ _RECORDS_STOP_SHARE = 0.08
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Server]:
+async def running(
+    config: Config, *, dashboard: Dashboard | None = None, is_announced: bool = False
+) -> AsyncIterator[Server]:
     """Run the service while the block lasts; the server's `port` tells where it listens.
+
+    Args:
+        dashboard: the second port of another process of this service, where this one has none.
+        is_announced: whether a person is told otherwise that the service has started.
 
     Raises:
         ConfigurationError: it cannot run like this; the message says which setting to change.
@@ -211,14 +226,17 @@ async def running(config: Config) -> AsyncIterator[Server]:
                 version=__version__,
                 has_demo=config.admin.demo and is_loopback(config.metrics.host),
             )
-            await stack.enter_async_context(
+            admin = await stack.enter_async_context(
                 _admin(config, server, management, metrics, numbers=numbers, degradations=degradations)
             )
+            dashboard = dashboard_of(config, port=admin.port)
+        server.dashboard = dashboard
         await server.start()
         stack.push_async_callback(server.stop)
         if certificate is not None:
             stack.enter_context(_reloaded_on_hangup(certificate))
-        log.info("service started", host=server.host, port=server.port, version=__version__)
+        say = log.debug if is_announced else log.info
+        say("service started", host=server.host, port=server.port, version=__version__)
         yield server
         log.info("service stopping")
     log.info("service stopped")
@@ -230,14 +248,16 @@ def run(
     insecure: bool = False,
     announce: Callable[[Server], None] | None = None,
     is_worker: bool = False,
+    dashboard: Dashboard | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
     """Run the service, or one worker of it, until SIGTERM or SIGINT.
 
     Args:
         insecure: listen beyond loopback although secrets are the published defaults.
-        announce: called once the service listens, to tell a person what to try next.
+        announce: called once the service listens, to tell a person what to try next, in place of log lines.
         is_worker: whether a supervisor has said already what is to be said of the configuration.
+        dashboard: for a worker, where the second port of the first one is.
         warnings: what was taken otherwise than it was written, for the log.
 
     Raises:
@@ -246,7 +266,7 @@ def run(
     check_exposure(config, insecure=insecure)
     written = configure_logs(config, is_quiet=is_worker, warnings=warnings)
     try:
-        uvloop.run(_run_until_signal(config, announce, is_worker=is_worker))
+        uvloop.run(_run_until_signal(config, announce, is_worker=is_worker, dashboard=dashboard))
     finally:
         written.close()
 
@@ -282,11 +302,24 @@ def configure_logs(config: Config, *, is_quiet: bool = False, warnings: Sequence
     return written
 
 
-def warn_of_published_credentials(config: Config) -> None:
-    """Log that the service, which listens by now, lets clients in by what everybody knows."""
+def tell_of_published_credentials(config: Config, *, is_announced: bool = False) -> None:
+    """Log that the service, which listens by now, lets clients in by what everybody knows.
+
+    That is what a first try is meant to be like. It is a warning where others may try to connect.
+    """
     published = published_credentials(config)
-    if published:
-        log.warning("published credentials are good on this machine alone", published=published)
+    if not published:
+        return
+    is_for_others = not is_loopback(config.server.host) or bool(config.server.trusted_proxies)
+    say = log.warning if is_for_others else log.debug if is_announced else log.info
+    say("published credentials are good on this machine alone", published=published)
+
+
+def dashboard_of(config: Config, *, port: int) -> Dashboard | None:
+    """Return where the second port's pages are, where it has any."""
+    if not (config.metrics.enabled and config.admin.enabled):
+        return None
+    return Dashboard(config.metrics.host, port, is_loopback(config.metrics.host))
 
 
 def _traced(backend: MediaBackend | None, tracing: Tracing | None) -> MediaBackend | None:
@@ -319,7 +352,7 @@ def _admin(
         message_stats_interval=config.metrics.message_stats_interval,
         token=config.admin.token.get_secret_value(),
         management=management if config.admin.enabled else None,
-        websocket_url=_local_url(server),
+        websocket_url=local_url(server),
     )
 
 
@@ -338,21 +371,30 @@ def _token_issuer(config: Config) -> TokenIssuer | None:
     )
 
 
-def _local_url(server: Server) -> str:
+def local_url(server: Server) -> str:
     """Return where a browser on this machine reaches the WebSocket port."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - read, not listened on
-    scheme = "wss" if server.is_secure else "ws"
-    return f"{scheme}://[{host}]:{server.port}" if ":" in host else f"{scheme}://{host}:{server.port}"
+    return local_url_of(server.host, server.port, is_secure=server.is_secure)
 
 
-async def _run_until_signal(config: Config, announce: Callable[[Server], None] | None, *, is_worker: bool) -> None:
+def local_url_of(host: str, port: int, *, is_secure: bool) -> str:
+    """Return where a browser on this machine reaches what listens on `host` and `port`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not listened on
+    scheme = "wss" if is_secure else "ws"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+async def _run_until_signal(
+    config: Config, announce: Callable[[Server], None] | None, *, is_worker: bool, dashboard: Dashboard | None
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(config) as server:
+    # A log file tells its own whole story.
+    is_announced = announce is not None and not config.logging.file_path
+    async with running(config, dashboard=dashboard, is_announced=is_announced and not is_worker) as server:
         if not is_worker:
-            warn_of_published_credentials(config)
+            tell_of_published_credentials(config, is_announced=is_announced)
         if announce is not None:
             announce(server)
         await stop.wait()

@@ -28,7 +28,7 @@ from signal_manager.terminal import SECONDS_OF, Commands, ConfigOption, print_js
 
 if TYPE_CHECKING:
     from signal_manager.auth import TokenReport
-    from signal_manager.config import LoadedConfig
+    from signal_manager.config import Config, LoadedConfig
     from signal_manager.model import Grants
 
 __all__ = ["application", "main", "parse_duration"]
@@ -147,31 +147,54 @@ def serve(
 def _run(loaded: LoadedConfig, *, insecure: bool) -> None:
     from signal_manager import app
 
-    is_secure = loaded.config.server.tls_enabled
-    if loaded.config.server.workers > 1:
+    config = loaded.config
+    is_person = sys.stderr.isatty()
+    if config.server.workers > 1:
         from signal_manager import supervisor
 
+        dashboard = app.dashboard_of(config, port=config.metrics.port) if config.metrics.port else None
         supervisor.run(
-            loaded.config,
+            config,
             insecure=insecure,
-            announce=lambda host, port: _announce(host, port, is_secure=is_secure),
+            announce=(lambda url: _announce(config, url, dashboard and dashboard.url)) if is_person else None,
             warnings=loaded.warnings,
         )
         return
     app.run(
-        loaded.config,
+        config,
         insecure=insecure,
-        announce=lambda server: _announce(server.host, server.port, is_secure=is_secure),
+        announce=(lambda server: _announce(config, app.local_url(server), server.dashboard and server.dashboard.url))
+        if is_person
+        else None,
         warnings=loaded.warnings,
     )
 
 
-def _announce(host: str, port: int, *, is_secure: bool) -> None:
-    if sys.stderr.isatty():
-        host = f"[{host}]" if ":" in host else host
-        url = f"{'wss' if is_secure else 'ws'}://{host}:{port}"
-        print(f"{PROGRAM} {__version__} listens on {url} - press Ctrl-C to stop", file=sys.stderr)
-        print(f"try it in another terminal: {PROGRAM} try --url {url}", file=sys.stderr)
+def _announce(config: Config, url: str, dashboard: str | None) -> None:
+    """Tell a person at a terminal, in three lines, what there is to see and to try."""
+    from signal_manager.config import is_loopback, published_credentials
+
+    trial = f"{_own_name()} try --url {url}"
+    if "test_client_1" not in published_credentials(config):
+        trial += " --sender ID:TOKEN --receiver ID:TOKEN"
+    has_demo = dashboard is not None and config.admin.demo and is_loopback(config.metrics.host)
+    lines = {
+        "demo": f"{dashboard}demo/?room=hello - open it in two windows" if has_demo else None,
+        "service": None if has_demo else url,
+        "dashboard": dashboard,
+        "try it": f"{trial} - in another terminal; Ctrl-C stops the service",
+    }
+    for name, line in lines.items():
+        if line is not None:
+            print(f"{name:<11}{line}", file=sys.stderr)
+
+
+def _own_name() -> str:
+    """Return what a person types in another terminal to run this program."""
+    called = sys.argv[0]
+    if called.endswith("__main__.py"):
+        return f"{sys.executable} -m signal_manager"
+    return called if "/" in called and not called.startswith("/") else PROGRAM
 
 
 application.command("check-config")(check_config)

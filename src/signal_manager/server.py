@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import socket
 import time
 from http import HTTPStatus
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -39,7 +41,7 @@ from signal_manager.storage.base import Storage
 from signal_manager.switchboard import Switchboard
 from signal_manager.tls import Certificate
 
-__all__ = ["Server"]
+__all__ = ["Dashboard", "Server"]
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +57,24 @@ _FULL_RETRY = 5.0
 # The headers of a handshake that mean something here, as the beginnings of their names.
 _READ_HEADERS = ("sec-websocket-", "host", "origin", "upgrade", "connection")
 _WEBSOCKET_PATHS = frozenset({b"/", b"/ws"})
+# A name or an address in a Host header, without the port behind it (RFC 9110, section 7.2).
+_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
+# Where a browser on the same machine finds what listens on every address.
+_CALLED_AS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
+
+
+class Dashboard(NamedTuple):
+    """Where the pages of the second port are."""
+
+    host: str
+    port: int
+    is_loopback: bool = True
+
+    @property
+    def url(self) -> str:
+        """Where a browser on this machine opens them."""
+        host = _CALLED_AS.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
 
 
 class Server:
@@ -75,6 +95,9 @@ class Server:
         resume: how long sessions outlive their connections, and what is kept for them.
         storage: keeps sessions from one start to the next; None for a service whose sessions end with it.
         drain_timeout: seconds that `stop` may take.
+
+    Attributes:
+        dashboard: where browsers that open this port are sent; None where there is nothing to see.
     """
 
     def __init__(
@@ -96,6 +119,7 @@ class Server:
         storage: Storage | None = None,
         drain_timeout: float = 20.0,
     ) -> None:
+        self.dashboard: Dashboard | None = None
         self.is_secure = certificate is not None
         self._version = version
         self._limits = limits
@@ -203,6 +227,9 @@ class Server:
         listens_beyond = not names_this_machine(f"[{self.host}]")
         if is_from_this_machine(tuple(request.headers.items()), listens_beyond=listens_beyond):
             address = address._replace(is_near=True)
+        pages = self._pages_for(request, address)
+        if pages is not None:
+            return pages
         refusal = self._refuse(request, address)
         if refusal is not None:
             return refusal
@@ -215,6 +242,21 @@ class Server:
         connection = Connection(self._board, SUBPROTOCOLS[subprotocol], source=address, opened_at=accepted_at)
         response = WSUpgradeResponse.create_101_response({"Sec-WebSocket-Protocol": subprotocol})
         return WSUpgradeResponseWithListener(response, connection)
+
+    def _pages_for(self, request: WSUpgradeRequest, address: ClientAddress) -> WSUpgradeResponseWithListener | None:
+        """Send a person who has opened this port in a browser to the second port's pages, where they can be reached."""
+        dashboard, headers = self.dashboard, request.headers
+        if dashboard is None or "Upgrade" in headers or "text/html" not in headers.get("Accept", ""):
+            return None
+        if dashboard.is_loopback:
+            url = dashboard.url if address.is_near else None
+        else:
+            name = _HOST.fullmatch(headers.get("Host", ""))
+            url = f"http://{name[1]}:{dashboard.port}/" if name else None
+        if url is None:
+            return None
+        response = WSUpgradeResponse.create_redirect_response(HTTPStatus.FOUND, url, {"Cache-Control": "no-store"})
+        return WSUpgradeResponseWithListener(response, None)
 
     def _refuse(self, request: WSUpgradeRequest, address: ClientAddress) -> WSUpgradeResponseWithListener | None:
         """Return the refusal of a request that is not worth a WebSocket."""

@@ -24,7 +24,7 @@ from signal_manager import app, backends
 from signal_manager.config import Config, as_plain, unsupported_settings
 from signal_manager.errors import ConfigurationError, UnavailableError
 from signal_manager.listener import listen
-from signal_manager.server import Server
+from signal_manager.server import Dashboard, Server
 
 __all__ = ["run", "work"]
 
@@ -47,7 +47,7 @@ def run(
     config: Config,
     *,
     insecure: bool = False,
-    announce: Callable[[str, int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
     """Run all workers until SIGTERM or SIGINT.
@@ -55,7 +55,7 @@ def run(
     Args:
         insecure: see `app.run`.
         warnings: see `app.run`.
-        announce: called with host and port once all of them listen.
+        announce: called with the address for clients on this machine once all of them listen, to tell a person.
 
     Raises:
         ConfigurationError: the service cannot run like this.
@@ -82,7 +82,8 @@ def work() -> None:
         print("ready", flush=True)
 
     try:
-        app.run(config, insecure=order["insecure"], announce=announce, is_worker=True)
+        dashboard = Dashboard(*order["dashboard"]) if order["dashboard"] else None
+        app.run(config, insecure=order["insecure"], announce=announce, is_worker=True, dashboard=dashboard)
     except ConfigurationError as error:
         print(f"signal-manager: {error.message}", file=sys.stderr)
         sys.exit(_WRONG)
@@ -97,9 +98,7 @@ def _end_with_supervisor() -> None:
 
 
 class _Supervisor:
-    def __init__(
-        self, config: Config, *, port: int, insecure: bool, announce: Callable[[str, int], None] | None
-    ) -> None:
+    def __init__(self, config: Config, *, port: int, insecure: bool, announce: Callable[[str], None] | None) -> None:
         self._config = config
         self._port = port
         self._insecure = insecure
@@ -157,7 +156,8 @@ class _Supervisor:
         )
         self._processes[index] = process
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - asked for above
-        process.stdin.write(json.dumps({"config": self._order(index), "insecure": self._insecure}).encode() + b"\n")
+        order = {"config": self._order(index), "insecure": self._insecure, "dashboard": self._dashboard()}
+        process.stdin.write(json.dumps(order).encode() + b"\n")
         try:
             if await process.stdout.readline():
                 self._is_ready(index, process.pid)
@@ -172,9 +172,14 @@ class _Supervisor:
         if is_first and len(self._ready) == self._config.server.workers:
             host = self._config.server.host
             log.info("all workers started", host=host, port=self._port, workers=self._config.server.workers)
-            app.warn_of_published_credentials(self._config)
+            app.tell_of_published_credentials(self._config, is_announced=self._announce is not None)
             if self._announce is not None:
-                self._announce(host, self._port)
+                self._announce(app.local_url_of(host, self._port, is_secure=self._config.server.tls_enabled))
+
+    def _dashboard(self) -> Dashboard | None:
+        """Return where the first worker's second port is, where that is known beforehand."""
+        port = self._config.metrics.port
+        return app.dashboard_of(self._config, port=port) if port else None
 
     def _order(self, index: int) -> dict[str, dict[str, Any]]:
         """Return a worker's configuration: what differs is its name, its log file, and who has the second port."""

@@ -131,14 +131,34 @@ def test_lines_of_the_log_tell_what_happened_since_the_last_one(watched: Statist
     assert (later["opened"], later["closed"], later["resumes"]) == (0, {}, {})
 
 
+def test_nothing_is_written_of_a_service_that_nobody_uses(watched: Statistics, metrics: Metrics) -> None:
+    structlog.reset_defaults()
+    metrics.connections.read_from(lambda: 0)
+
+    with capture_logs() as lines:
+        watched.log_connections()
+        watched.log_messages()
+        assert not lines
+        metrics.connections.read_from(lambda: 1)
+        watched.log_connections()
+        metrics.messages_sent.labelled("HEARTBEAT").add(1)
+        watched.log_messages()
+        watched.log_messages()
+
+    assert [line["event"] for line in lines] == ["connection statistics", "message statistics"]
+
+
 async def test_it_samples_and_writes_by_itself_and_tells_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "SAMPLE_INTERVAL", 0.01)
     monkeypatch.setattr(statistics, "LAG_INTERVAL", 0.001)
     structlog.reset_defaults()
-    watched = Statistics(Metrics(), connection_stats_interval=0.01, message_stats_interval=0.01)
+    metrics = Metrics()
+    metrics.connections.read_from(lambda: 1)
+    watched = Statistics(metrics, connection_stats_interval=0.01, message_stats_interval=0.01)
 
     with capture_logs() as lines:
         async with asyncio.timeout(5), watched:
+            metrics.messages_received.labelled("CONNECT").add(1)
             seen = [await watched.next_sample(), await watched.next_sample()]
             while len({line["event"] for line in lines}) < 2:
                 await watched.next_sample()

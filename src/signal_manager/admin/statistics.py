@@ -170,36 +170,37 @@ class Statistics:
         news.set()
 
     def log_connections(self) -> None:
-        """Write a line about the connections since the last one."""
+        """Write a line about the connections since the last one, if there were any."""
         totals, before = self._read(), self._at_connection_line
         self._at_connection_line = totals
-        log.info(
-            "connection statistics",
-            open=int(self._metrics.connections.value()),
-            clients=int(self._metrics.clients.value()),
-            away=int(self._metrics.sessions_away.value()),
-            opened=totals.opened - before.opened,
-            closed=_since(totals.closed, before.closed),
-            authentications=_since(totals.authentications, before.authentications),
-            resumes=_since(totals.resumes, before.resumes),
-        )
+        counted = {
+            "open": int(self._metrics.connections.value()),
+            "clients": int(self._metrics.clients.value()),
+            "away": int(self._metrics.sessions_away.value()),
+            "opened": totals.opened - before.opened,
+            "closed": _since(totals.closed, before.closed),
+            "authentications": _since(totals.authentications, before.authentications),
+            "resumes": _since(totals.resumes, before.resumes),
+        }
+        if any(counted.values()):
+            log.info("connection statistics", **counted)
 
     def log_messages(self) -> None:
-        """Write a line about the messages since the last one."""
+        """Write a line about the messages since the last one, if there were any."""
         totals, before = self._read(), self._at_message_line
         self._at_message_line = totals
         timed = [after - earlier for after, earlier in zip(totals.relay_counts, before.relay_counts, strict=True)]
         p99 = quantile(self._relay.bounds, timed, 0.99)
-        log.info(
-            "message statistics",
-            received=totals.received - before.received,
-            sent=totals.sent - before.sent,
-            relayed=totals.relayed - before.relayed,
-            received_bytes=totals.received_bytes - before.received_bytes,
-            sent_bytes=totals.sent_bytes - before.sent_bytes,
-            errors=_since(totals.errors, before.errors),
-            relay_p99_ms=None if p99 is None else round(p99 * 1000, 3),
-        )
+        counted = {
+            "received": totals.received - before.received,
+            "sent": totals.sent - before.sent,
+            "relayed": totals.relayed - before.relayed,
+            "received_bytes": totals.received_bytes - before.received_bytes,
+            "sent_bytes": totals.sent_bytes - before.sent_bytes,
+            "errors": _since(totals.errors, before.errors),
+        }
+        if any(counted.values()):
+            log.info("message statistics", **counted, relay_p99_ms=None if p99 is None else round(p99 * 1000, 3))
 
     def lagged(self, seconds: float) -> None:
         """Take note of how late the event loop ran something."""

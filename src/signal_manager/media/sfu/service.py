@@ -1,7 +1,7 @@
 """The local SFU as a service: its sessions, its clock, and the ways to run it.
 
 Neighbours: inside another service, mount `LocalSfu.app` or give `LocalSfu` an HTTP port; `serve` runs it alone. It is
-for one machine, development and tests, and says so when it starts.
+for one machine, development and tests, and warns where it starts on more.
 """
 
 from __future__ import annotations
@@ -178,7 +178,9 @@ class LocalSfu:
             await self._port.stop()
             raise
         self._clock = asyncio.create_task(self._tick(), name="sfu-clock")
-        _log.warning(
+        # On loopback it is on its one machine, which is no reason to warn a newcomer.
+        say = _log.debug if self._host.startswith(("127.", "::1", "localhost")) else _log.warning
+        say(
             "the local SFU is for one machine, development and tests",
             media=f"{self._host}:{self.media_port}",
             http=self._http.port if self._http is not None else None,
