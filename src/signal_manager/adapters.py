@@ -9,9 +9,11 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from signal_manager.errors import ConfigurationError
 
-__all__ = ["OURS", "load_adapter"]
+__all__ = ["OURS", "Options", "load_adapter"]
 
 
 # Our own entry points, as pyproject.toml has them. A search through all installed packages would take a tenth of the
@@ -25,6 +27,17 @@ OURS = {
         "firestore": "signal_manager.storage.firestore:FirestoreStorage",
     },
 }
+
+
+class Options(BaseModel):
+    """What an adapter of another package reads from [storage.options], [bus.options] or [media.options].
+
+    The adapter names its subclass in a class attribute `Options`, and is called with an instance as `options`. A field
+    without a default is required, its description is part of the error when it is missing, and a `SecretStr` is never
+    printed. Unknown keys are errors.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def load_adapter(wall: str, name: str) -> Any:

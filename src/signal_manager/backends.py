@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from signal_manager.adapters import load_adapter
 from signal_manager.auth import Authenticator, FirstOf, OnThisMachineAlone, SignedTokens, StaticKeys, StoredClients
 from signal_manager.bus.base import Bus
-from signal_manager.config import Config, bus_backend_of, published_credentials
+from signal_manager.config import Config, bus_backend_of, options_for, published_credentials
 from signal_manager.errors import ConfigurationError
 from signal_manager.jwks import JwksKeys
 from signal_manager.media.base import MediaBackend
@@ -55,19 +55,23 @@ def _nats_security(config: Config) -> NatsSecurity:
 
 
 def storage_for(config: Config) -> Storage:
-    """Build what `storage.backend` asks for, not yet opened.
-
-    An adapter of another package is called with `operation_timeout` alone.
-    """
+    """Build the store that `storage.backend` names, not yet opened."""
     backend = config.storage.backend
-    adapter = load_adapter("storage", backend)
-    settings: dict[str, Any] = {"operation_timeout": config.storage.operation_timeout}
+    adapter, settings = _adapter(config, "storage", backend)
+    settings["operation_timeout"] = config.storage.operation_timeout
     if backend == "sqlite":
         settings["path"] = config.storage.sqlite_path
     elif backend == "firestore":
         settings |= _firestore_settings(config)
     storage: Storage = adapter(**settings)
     return storage
+
+
+def _adapter(config: Config, wall: str, name: str) -> tuple[Any, dict[str, Any]]:
+    """Return an adapter, and the options to call it with where it has any."""
+    adapter = load_adapter(wall, name)
+    options = options_for(config, wall, adapter)
+    return adapter, {} if options is None else {"options": options}
 
 
 def original_store_for(config: Config) -> FirestoreStorage:
@@ -125,20 +129,17 @@ def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
 async def bus_for(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIterator[Bus[Reachable]]:
     """Run the bus that `bus.backend` names while the block lasts."""
     name = bus_backend_of(config)
-    adapter = load_adapter("bus", name)
-    settings: dict[str, Any]
+    adapter, settings = _adapter(config, "bus", name)
     if name == "local":
-        settings = {"max_subscribers": config.session.max_sessions_per_client}
-    elif name == "nats":
-        settings = {
-            "node_id": node_id,
-            "metrics": metrics,
+        settings["max_subscribers"] = config.session.max_sessions_per_client
+    else:
+        settings |= {"node_id": node_id, "metrics": metrics}
+    if name == "nats":
+        settings |= {
             "url": config.bus.nats_url.get_secret_value(),
             "security": _nats_security(config),
             "prefix": config.bus.nats_subject_prefix,
         }
-    else:
-        settings = {"node_id": node_id, "metrics": metrics}
     bus: Bus[Reachable] = adapter(**settings)
     async with bus:
         yield bus
@@ -169,7 +170,10 @@ class Media(NamedTuple):
 @contextlib.asynccontextmanager
 async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
     """Run what `media.backend` asks for while the block lasts; no backend where clients talk peer to peer only."""
-    match media_backend_of(config):
+    backend_name = media_backend_of(config)
+    if backend_name in {"cloudflare", "local", "none"}:
+        options_for(config, "media", None)
+    match backend_name:
         case "cloudflare":
             async with cloudflare_for(config, metrics) as backend:
                 yield Media(backend, config.cloudflare.app_id, config.cloudflare.stun_url)
@@ -179,9 +183,9 @@ async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
         case "none":
             yield Media(None)
         case other:
-            # An adapter of another package is called with `metrics` and `request_timeout` alone.
-            adapter = load_adapter("media", other)
-            async with adapter(metrics=metrics, request_timeout=config.cloudflare.request_timeout) as backend:
+            adapter, settings = _adapter(config, "media", other)
+            settings |= {"metrics": metrics, "request_timeout": config.cloudflare.request_timeout}
+            async with adapter(**settings) as backend:
                 yield Media(backend)
 
 

@@ -14,10 +14,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args, get_origin
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from signal_manager.adapters import OURS, load_adapter
 from signal_manager.errors import ConfigurationError
 from signal_manager.original_config import (
     OWN_SECTIONS,
@@ -62,6 +63,8 @@ __all__ = [
     "load",
     "load_even_if_wrong",
     "load_with_origins",
+    "option_problems",
+    "options_for",
     "published_credentials",
     "unsupported_settings",
     "weak_secrets",
@@ -73,6 +76,7 @@ HIDDEN = "***"
 
 # A Kubernetes Service called signal-manager puts these into every pod of its namespace.
 _SERVICE_LINK = re.compile(r"SIGNAL_MANAGER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)\Z")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # of TOML: any other stands in quotes
 # What a URL may carry of secrets: user and password, and what stands behind its question mark.
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s,]+@")
 _URL_QUERY = re.compile(r"(://[^\s,?#\"]*[?#])[^\s,\"]+")
@@ -84,7 +88,8 @@ _SECTIONS = {name: cast("type[Section]", field.annotation) for name, field in Co
 class LoadedConfig(NamedTuple):
     """A configuration and where it came from.
 
-    `origins` maps "section.key" to the file's name, the variable's name or "command line"; defaults are not in it.
+    `origins` maps "section.key" to the file's name, the variable's name or "command line"; defaults are not in it. An
+    option of an adapter is a "section.options.key".
     `warnings` are sentences about what was taken otherwise than it was written. `problems` are sentences about what is
     wrong; `config` lacks the values that they are about.
     """
@@ -160,10 +165,13 @@ def load_even_if_wrong(
         (_Source(overrides or {}), "command line"),
     ):
         for section, values in source.tables.items():
+            options = {**merged.get(section, {}).get("options", {}), **values.get("options", {})}
             merged.setdefault(section, {}).update(values)
-            for key in values:
+            if options:
+                merged[section]["options"] = options
+            for key in (*values, *(f"options.{option}" for option in values.get("options", {}))):
                 name = f"{section}.{key}"
-                origins[name] = origin or source.spellings.get(name, _variable(section, key))
+                origins[name] = origin or source.spellings.get(name, _variable(section, key.replace(".", "_")))
     warnings = [*from_file.warnings, *from_environment.warnings]
     _fill_firestore_from_gcp(merged, origins)
     warnings += _choose_firestore(merged, origins)
@@ -286,6 +294,7 @@ def _read_environment(environ: Mapping[str, str]) -> _Source:
     of_the_original = {_variable(*name.split(".")) for name in (*RENAMED, *WITHOUT_EFFECT)}
     ours = {name: value for name, value in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
     ours, spellings, warnings = _translated_variables(ours)
+    options = {section: _option_variables(section, ours) for section in OURS}
     problems = [
         f"unknown variable {name}{_better_variable(name, known | of_the_original)}"
         for name in sorted(ours.keys() - known)
@@ -295,13 +304,17 @@ def _read_environment(environ: Mapping[str, str]) -> _Source:
     for section, key, field in _fields():
         value = ours.get(_variable(section, key))
         if value is not None:
-            tables.setdefault(section, {})[key] = _decoded(value) if get_origin(field.annotation) is tuple else value
+            is_json = get_origin(field.annotation) in {tuple, dict}
+            tables.setdefault(section, {})[key] = _decoded(value) if is_json else value
+    for section, values in options.items():
+        if values and isinstance(tables.setdefault(section, {}).setdefault("options", {}), dict):
+            tables[section]["options"].update(values)
     checked = {section: _checked_variables(section, values, problems) for section, values in tables.items()}
     return _Source(checked, spellings, warnings, problems)
 
 
 def _decoded(value: str) -> Any:
-    """Return the list that a variable holds as JSON; what is no JSON stays text, for `_problem` to name."""
+    """Return the list or object that a variable holds as JSON; what is no JSON stays text, for `_problem` to name."""
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
@@ -334,6 +347,13 @@ def _translated_variables(variables: dict[str, str]) -> tuple[dict[str, str], di
     return taken, spellings, [f"{label}: {', '.join(names)}" for label, names in labels.items() if names]
 
 
+def _option_variables(section: str, variables: dict[str, str]) -> dict[str, str]:
+    """Take the options of a section's adapter out of the variables; the adapter gives these texts their types."""
+    prefix = _variable(section, "options_")
+    names = [name for name in variables if name.startswith(prefix)]
+    return {name.removeprefix(prefix).lower(): variables.pop(name) for name in names}
+
+
 def _checked_variables(section: str, values: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """Return what is right in the variables of a section; add what is wrong to `problems`."""
     return _without_mistakes(
@@ -360,6 +380,48 @@ def _choose_firestore(merged: dict[str, dict[str, Any]], origins: dict[str, str]
     return ['firestore.project_id is set and storage.backend is not: taken as storage.backend = "firestore"']
 
 
+def options_for(config: Config, wall: str, adapter: Any) -> BaseModel | None:
+    """Return what [storage.options] or its like says as the `Options` of an adapter; None where the adapter has none.
+
+    Raises:
+        ConfigurationError: in one line, everything that the adapter misses or refuses.
+    """
+    problems = option_problems(config, wall, adapter)
+    if problems:
+        raise ConfigurationError("; ".join(problems))
+    kind: type[BaseModel] | None = getattr(adapter, "Options", None)
+    return None if kind is None else kind.model_validate(getattr(config, wall).options)
+
+
+def option_problems(config: Config, wall: str, adapter: Any) -> list[str]:
+    """Return what is wrong with the options that an adapter is given, one sentence each."""
+    given = getattr(config, wall).options
+    kind: type[BaseModel] | None = getattr(adapter, "Options", None)
+    if kind is None:
+        backend = getattr(config, wall).backend
+        return [f"{wall}.backend {backend!r} takes no options, got {', '.join(sorted(given))}"] if given else []
+    try:
+        kind.model_validate(given)
+    except ValidationError as error:
+        return [_option_problem(wall, kind, details) for details in error.errors()]
+    return []
+
+
+def _option_problem(wall: str, kind: type[BaseModel], details: ErrorDetails) -> str:
+    table = f"{wall}.options"
+    if not details["loc"]:  # of a validator of the whole, which names what it is about
+        return f"[{table}]: expected {_expected(details)}"
+    key, where = str(details["loc"][0]), ".".join((table, *map(str, details["loc"])))
+    if details["type"] == "extra_forbidden":
+        return f'unknown key "{key}" in [{table}]{_did_you_mean(key, kind.model_fields)}'
+    field = kind.model_fields.get(key)
+    if details["type"] == "missing":
+        description = f": {field.description}" if field is not None and field.description else ""
+        return f"{where} is missing{description}"
+    is_secret = field is None or _holds_secret(field.annotation)
+    return f"{where}: expected {_expected(details)}, got {HIDDEN if is_secret else _shown(details['input'])}"
+
+
 def _problem_of_override(details: ErrorDetails) -> str:
     section, *rest = details["loc"]
     details["loc"] = tuple(rest)
@@ -380,6 +442,8 @@ _EXPECTED = {
     "string_too_short": "something that is not empty",
     "too_short": "something that is not empty",
     "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a table",
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "a number of at least {ge:g}",
     "less_than_equal": "a number of at most {le:g}",
@@ -395,11 +459,18 @@ def _problem(section: str, details: ErrorDetails, place: str | None = None) -> s
     if details["type"] == "extra_forbidden":
         return f'unknown key "{key}" in [{section}]{_better_key(section, key)}'
     where += f"[{index[0]}]" if index else ""
-    expected = _EXPECTED.get(details["type"], details["msg"]).format(**details.get("ctx", {}))
+    expected = _expected(details)
     if details["type"] == "tuple_type" and not place:
         expected = """a JSON list such as '["a", "b"]'"""
-    secret = _holds_secret(_SECTIONS[section].model_fields[key].annotation)
+    if details["type"] == "dict_type" and not place:
+        expected = """a JSON object such as '{"a": 1}'"""
+    secret = key == "options" or _holds_secret(_SECTIONS[section].model_fields[key].annotation)
     return f"{where}: expected {expected}, got {HIDDEN if secret else _shown(details['input'])}"
+
+
+def _expected(details: ErrorDetails) -> str:
+    template = _EXPECTED.get(details["type"])
+    return details["msg"] if template is None else template.format(**details.get("ctx", {}))
 
 
 def _better_key(section: str, key: str) -> str:
@@ -443,7 +514,9 @@ def _fields() -> Iterator[tuple[str, str, FieldInfo]]:
 
 
 def _holds_secret(annotation: Any) -> bool:
-    return annotation is SecretStr or any(map(_holds_secret, get_args(annotation)))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return any(_holds_secret(field.annotation) for field in annotation.model_fields.values())
+    return annotation in {SecretStr, SecretBytes} or any(map(_holds_secret, get_args(annotation)))
 
 
 def as_toml(
@@ -465,17 +538,28 @@ def as_toml(
     """
     lines: list[str] = []
     for section, kind in _SECTIONS.items():
-        if only is not None and not any(f"{section}.{key}" in only for key in kind.model_fields):
+        options = {
+            option: value
+            for option, value in _plain_options(config, section, hide_secrets=hide_secrets).items()
+            if only is None or f"{section}.options.{option}" in only
+        }
+        if only is not None and not (options or any(f"{section}.{key}" in only for key in kind.model_fields)):
             continue
         lines += ["", f"# {kind.__doc__}"] if describe else [""]
         lines.append(f"[{section}]")
         for key, field in kind.model_fields.items():
-            if only is not None and f"{section}.{key}" not in only:
+            if key == "options" or (only is not None and f"{section}.{key}" not in only):
                 continue
             value = _toml_value(_plain(key, getattr(getattr(config, section), key), hide_secrets=hide_secrets))
             comment = f"  # {origins.get(f'{section}.{key}', 'default')}" if origins is not None else ""
             lines += [f"# {field.description}"] if describe else []
             lines.append(f"{key} = {value}{comment}")
+        if options or (describe and "options" in kind.model_fields):
+            lines += ["", f"# {kind.model_fields['options'].description}"] if describe else [""]
+            lines.append(f"[{section}.options]")
+        for option, value in options.items():
+            comment = f"  # {origins.get(f'{section}.options.{option}', 'default')}" if origins is not None else ""
+            lines.append(f"{_toml_key(option)} = {_toml_value(value)}{comment}")
     return "\n".join(lines[1:]) + "\n"
 
 
@@ -493,9 +577,29 @@ def as_plain(config: Config, *, hide_secrets: bool = True) -> dict[str, dict[str
     """Return the effective configuration as section → key → value, secrets hidden unless a process needs them."""
     settings: dict[str, dict[str, Any]] = {}
     for section, key, _ in _fields():
+        if key == "options":
+            settings.setdefault(section, {})[key] = _plain_options(config, section, hide_secrets=hide_secrets)
+            continue
         value = getattr(getattr(config, section), key)
         settings.setdefault(section, {})[key] = _plain(key, value, hide_secrets=hide_secrets)
     return settings
+
+
+def _plain_options(config: Config, section: str, *, hide_secrets: bool) -> dict[str, Any]:
+    """Return the options of a section's adapter; hide those that the adapter does not know, or calls secret."""
+    options: dict[str, Any] = getattr(getattr(config, section), "options", {})
+    if not options or not hide_secrets:
+        return options
+    try:
+        known = load_adapter(section, getattr(config, section).backend).Options.model_fields
+    except (ConfigurationError, AttributeError):
+        known = {}
+    return {
+        option: _plain(option, value, hide_secrets=True)
+        if option in known and not _holds_secret(known[option].annotation)
+        else HIDDEN
+        for option, value in options.items()
+    }
 
 
 def example_toml() -> str:
@@ -512,7 +616,10 @@ def example_toml() -> str:
 def commented_toml() -> str:
     """Return the text of a new configuration file: every setting, explained, with its default behind a `#`."""
     header, _, settings = example_toml().partition("\n\n")
-    lines = [line if not line or line[0] in "#[" else f"#{line}" for line in settings.splitlines()]
+    lines = [
+        line if not line or line[0] == "#" or (line[0] == "[" and "." not in line) else f"#{line}"
+        for line in settings.splitlines()
+    ]
     return (
         "# The configuration of signal-manager. What stands behind a # is a default: take the # away to change it.\n"
         + header.split("\n", 2)[2]
@@ -523,8 +630,10 @@ def commented_toml() -> str:
 
 
 def _plain(key: str, value: Any, *, hide_secrets: bool) -> Any:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_plain(key, item, hide_secrets=hide_secrets) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(key, item, hide_secrets=hide_secrets) for name, item in value.items()}
     if isinstance(value, SecretStr):
         return _hidden(key, value.get_secret_value()) if hide_secrets else value.get_secret_value()
     if isinstance(value, str) and hide_secrets:
@@ -546,6 +655,14 @@ def _without_secrets(text: str) -> str:
     return _URL_QUERY.sub(rf"\g<1>{HIDDEN}", _URL_CREDENTIALS.sub(f"{HIDDEN}@", text))
 
 
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else _toml_value(key)
+
+
 def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
     # A JSON value of these types is a TOML value, but for one character that TOML wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from signal_manager import backends
 from signal_manager.adapters import load_adapter
-from signal_manager.config import Config, exposure, has_other_nodes, unsupported_settings
+from signal_manager.config import Config, bus_backend_of, exposure, option_problems, unsupported_settings
 from signal_manager.errors import ConfigurationError
 from signal_manager.tls import Certificate
 
@@ -66,9 +66,7 @@ def busy_ports(config: Config) -> Iterator[str]:
 
 def _storage(config: Config) -> Iterator[str]:
     backend = config.storage.backend
-    with _caught() as found:
-        load_adapter("storage", backend)
-    yield from found
+    yield from _adapter(config, "storage", backend)
     if backend == "sqlite":
         path = config.storage.sqlite_path
         if path == ":memory:":
@@ -85,6 +83,8 @@ def _storage(config: Config) -> Iterator[str]:
 
 def _media(config: Config) -> Iterator[str]:
     backend = backends.media_backend_of(config)
+    if backend in {"cloudflare", "local", "none"}:
+        yield from option_problems(config, "media", None)
     if backend == "cloudflare":
         if not (config.cloudflare.app_id and config.cloudflare.app_secret.get_secret_value()):
             yield 'media.backend "cloudflare" needs cloudflare.app_id and cloudflare.app_secret'
@@ -92,19 +92,26 @@ def _media(config: Config) -> Iterator[str]:
         if importlib.util.find_spec("aiortc") is None:
             yield "media.backend \"local\" needs: pip install 'signal-manager[rtc]'"
     elif backend != "none":
-        with _caught() as found:
-            load_adapter("media", backend)
-        yield from found
+        yield from _adapter(config, "media", backend)
 
 
 def _bus(config: Config) -> Iterator[str]:
-    if not has_other_nodes(config):
+    backend, bus = bus_backend_of(config), config.bus
+    yield from _adapter(config, "bus", backend)
+    if backend != "nats":
         return
-    bus = config.bus
     for key in ("nats_ca_path", "nats_cert_path", "nats_key_path", "nats_credentials_path"):
         yield from _not_readable(f"bus.{key}", getattr(bus, key))
     if bus.nats_credentials_path and importlib.util.find_spec("nkeys") is None:
         yield "bus.nats_credentials_path needs a package that is not installed: pip install 'signal-manager[nats]'"
+
+
+def _adapter(config: Config, wall: str, name: str) -> Iterator[str]:
+    """Yield why an adapter cannot be had, and what it says of its options."""
+    adapter = None
+    with _caught() as found:
+        adapter = load_adapter(wall, name)
+    yield from found or option_problems(config, wall, adapter)
 
 
 @contextlib.contextmanager

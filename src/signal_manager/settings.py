@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -121,6 +121,12 @@ Size = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Secret = Annotated[SecretStr, Field(min_length=1)]
 WebAddress = Annotated[str, _address("https://", "http://")]
+
+
+def _options() -> Any:
+    return Field(
+        default_factory=dict, description="Settings of an adapter of another package, which knows what they mean."
+    )
 
 
 class Section(BaseModel):
@@ -287,6 +293,7 @@ class Storage(Section):
     )
     sqlite_path: Host = Field(default="signal-manager.db", description="Database file of the sqlite backend.")
     operation_timeout: Seconds = Field(default=5.0, description="Seconds that one storage operation may take.")
+    options: dict[str, Any] = _options()
 
 
 class Firestore(Section):
@@ -338,6 +345,7 @@ class Media(Section):
     turn_ttl: Seconds = Field(default=3600.0, description="Seconds that credentials made with turn_secret live.")
     turn_username: str = Field(default="", description="In place of turn_secret: one user name for all clients.")
     turn_password: SecretStr = Field(default=SecretStr(""), description="The password of turn_username.")
+    options: dict[str, Any] = _options()
 
 
 class Cloudflare(Section):
@@ -384,6 +392,7 @@ class Bus(Section):
     node_id: Annotated[str, AfterValidator(_optional_name)] = Field(
         default="", description="Name of this node among others; when empty, made at start."
     )
+    options: dict[str, Any] = _options()
 
 
 class Logging(Section):
