@@ -32,6 +32,7 @@ from signal_manager.protocol import heartbeat
 from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.close_codes import CLOSE_CODES, CloseCode
 from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
+from signal_manager.protocol.codec.fields import raw_signal_data
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import (
     Connect,
@@ -169,7 +170,7 @@ class Conversation:
             payload_type = header.payload_type
             self._board.received[header.message_type].value += 1
             if not session.reads(header.message_type):
-                shape = guess_shape(header.message_type, payload_type, header.payload)
+                shape = guess_shape(payload_type, header.payload)
                 self._count(header.message_type, data)
                 self.perform(
                     session.unread(
@@ -181,7 +182,7 @@ class Conversation:
                 decoded = decode_payload(header.message_type, payload_type, header.payload, sent_by=Peer.CLIENT)
             except MalformedMessageError as error:
                 error.message_id = header.message_id
-                shape = guess_shape(header.message_type, payload_type, header.payload)
+                shape = guess_shape(payload_type, header.payload)
                 raise
             finally:
                 self._count(header.message_type, data)
@@ -233,6 +234,8 @@ class Conversation:
         session = self._session
         if session.shape is Shape.TAGGED and spec_of(message).variant is None:
             raise InvalidRequestError(f"the target's protocol has no {spec_of(message).message_type.name}")
+        if session.shape is Shape.TAGGED and isinstance(message, Signal):
+            message = _in_words_of_the_original(message)
         try:
             data = self._encode(message, message_id, session.payload_type, session.shape)
         except TooLargeError:
@@ -564,3 +567,11 @@ class Conversation:
 
 def _as_request(action: Send) -> Received:
     return Received(action.message, action.message_id or bytes(16), action.payload_type, action.shape)
+
+
+def _in_words_of_the_original(signal: Signal) -> Signal:
+    """Return a signal whose data is text: the original's clients end their connection at any other JSON value."""
+    data = signal.signal_data
+    if isinstance(data, str | bytes):
+        return signal
+    return msgspec.structs.replace(signal, signal_data=raw_signal_data(data).decode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -34,11 +35,48 @@ BINARY_ORIGINAL, TEXT_ORIGINAL, _ = ORIGINAL
 VERSION_AND_CREDENTIALS = b"".join(map(string8, ("1.0.0", *ALICE)))
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.encode() or not value)  # `encode` fails at lone surrogates
+
+
+def _is_text_or_null(value: object) -> bool:
+    return value is None or _is_text(value)
+
+
+def _is_unsigned(bits: int) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**bits
+
+
+def _is_anything(value: object) -> bool:
+    return True
+
+
+_SIGNAL: dict[str, Callable[[object], bool]] = {"target_client_id": _is_text, "signal_data": _is_text}
+_ACK = {"version": _is_text, "status": _is_unsigned(16), "message": _is_text_or_null}
+_ENTERED = dict.fromkeys(("room_id", "session_id", "app_id", "stun_url"), _is_text_or_null)
+# What the original's codec requires of each variant; it ignores other fields, and null or absent are the same to it.
+_VARIANTS: dict[str, dict[str, Callable[[object], bool]]] = {
+    "ConnectAck": {"status": _is_text, "session_id": _is_text},
+    "HeartbeatAck": {"timestamp": _is_unsigned(64)},
+    "SignalOffer": _SIGNAL,
+    "SignalAnswer": _SIGNAL,
+    "SignalIceCandidate": _SIGNAL,
+    "RegisterAck": {**_ACK, "client_id": _is_text_or_null, "session_id": _is_text_or_null},
+    "UnregisterAck": {**_ACK, "client_id": _is_text_or_null},
+    "WebRTCRoomCreateAck": {**_ACK, **_ENTERED, "connection_info": _is_anything},
+    "WebRTCRoomJoinAck": {**_ACK, **_ENTERED, "connection_info": _is_anything},
+    "WebRTCRoomLeaveAck": {**_ACK, "room_id": _is_text_or_null, "client_id": _is_text_or_null},
+    "Error": {"error_code": _is_unsigned(8), "error_message": _is_text},
+}
+
+
 def read_as_the_original(received: Received) -> dict[str, object]:
     """Return a message's fields if the original's codec can read it."""
     assert received.payload_type == "JSON"
-    ((_, fields),) = json.loads(received.payload).items()
+    ((variant, fields),) = json.loads(received.payload).items()
     assert isinstance(fields, dict)
+    for name, is_right in _VARIANTS[variant].items():
+        assert is_right(fields.get(name)), f"{variant} with {name} = {fields.get(name)!r}"
     return fields
 
 
@@ -71,6 +109,72 @@ async def test_a_signal_reaches_it_in_tagged_json(service: Service, sender: Dial
         fields = read_as_the_original(delivered)
         assert (fields["target_client_id"], fields["signal_data"]) == (BOB[0], "v=0\r\na=b:c\r\n")
         assert "ack" not in fields
+
+
+@pytest.mark.parametrize("sender", [PLAIN, TAGGED, CBOR], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"candidate": "candidate:1 1 udp", "sdpMid": "0", "sdpMLineIndex": 0},
+        None,
+        1.5,
+        ["a", {"b": True}],
+        {"é": "\\u"},
+    ],
+)
+async def test_a_signal_that_is_no_string_reaches_it_as_its_json_text(
+    service: Service, sender: Dialect, data: object
+) -> None:
+    """Its codec requires a string there, and its client ends the connection at what the codec cannot read."""
+    async with connect(service.url, dialect=sender) as alice, connect(service.url, dialect=TAGGED) as bob:
+        await alice.log_in(ALICE)
+        await bob.log_in(BOB)
+        await alice.send("SIGNAL_ICE_CANDIDATE", {"target_client_id": BOB[0], "signal_data": data})
+
+        text = read_as_the_original(await bob.expect("SIGNAL_ICE_CANDIDATE"))["signal_data"]
+
+        assert isinstance(text, str)
+        assert json.loads(text) == data
+
+
+# What the original's desktop application writes, byte for byte, after the header's id.
+_CONNECT = b'{"Connect":{"client_id":"test_client_1","auth_token":"test_token_1"}}'
+_REGISTER = (
+    b'{"Register":{"version":"1.0.0","client_id":"test_client_1","auth_token":"test_token_1","capabilities":null,'
+    b'"metadata":null}}'
+)
+_HEARTBEAT = b'{"Heartbeat":{"timestamp":1750000000000}}'
+_OFFER = b'{"SignalOffer":{"target_client_id":"test_client_2","signal_data":"v=0\\r\\na=b:c\\r\\n"}}'
+_ROOM_CREATE = (
+    b'{"WebRTCRoomCreate":{"version":"1.0.0","client_id":"test_client_1","auth_token":"test_token_1","role":"sender",'
+    b'"offer_sdp":"v=0\\r\\no=- 1 2 IN IP4 127.0.0.1\\r\\ns=-\\r\\nt=0 0\\r\\n","metadata":{"timestamp":1750000000}}}'
+)
+# It unregisters without a token.
+_UNREGISTER = b'{"Unregister":{"version":"1.0.0","client_id":"test_client_1","auth_token":""}}'
+
+
+async def test_what_its_desktop_application_does_works_from_the_first_byte_to_the_last(service: Service) -> None:
+    async with connect(service.url, dialect=TAGGED) as bob, connect(service.url, dialect=TAGGED) as app:
+        await bob.log_in(BOB)
+        # It does not wait for CONNECT_ACK.
+        for message_type, payload in (("CONNECT", _CONNECT), ("REGISTER", _REGISTER), ("HEARTBEAT", _HEARTBEAT)):
+            await app.send(message_type, payload, "JSON")
+        welcome, registered, beat = [
+            read_as_the_original(await app.expect(name)) for name in ("CONNECT_ACK", "REGISTER_ACK", "HEARTBEAT_ACK")
+        ]
+        await app.send("SIGNAL_OFFER", _OFFER, "JSON")
+        delivered = await bob.expect("SIGNAL_OFFER")
+        await app.send("WEBRTC_ROOM_CREATE", _ROOM_CREATE, "JSON")
+        created = read_as_the_original(await app.expect("WEBRTC_ROOM_CREATE_ACK"))
+        await app.send("UNREGISTER", _UNREGISTER, "JSON")
+        gone = read_as_the_original(await app.expect("UNREGISTER_ACK"))
+
+        assert (welcome["status"], registered["status"], beat["timestamp"]) == ("success", 200, 1750000000000)
+        assert read_as_the_original(delivered)["signal_data"] == "v=0\r\na=b:c\r\n"
+        assert (created["status"], gone["status"]) == (200, 200)
+
+        app.websocket.transport.abort()  # it closes the connection without a word
+        await bob.check_alive()
 
 
 @pytest.mark.parametrize("dialect", [BINARY, TEXT], ids=lambda dialect: dialect.name)
@@ -130,6 +234,7 @@ async def test_a_binary_register_that_fits_neither_length_is_malformed(service: 
         b"\xaa\x01" + bytes(16) + b"\x01\x00\x02\xff\xff",
         b"\xaa\x01" + bytes(16) + b"\x03\x00\x05alice",
         b"\xaa\x01" + bytes(16) + b'\x02\x00\x0d{"Connect":5}',
+        b"\xaa\x01" + bytes(16) + b'\x02\x00\x0f{"Register":{}}',
         "a text message",
     ],
 )

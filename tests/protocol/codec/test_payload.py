@@ -200,12 +200,13 @@ def test_a_refusal_names_the_message_type() -> None:
 
 
 def test_the_shape_of_what_cannot_be_read_is_guessed_by_how_it_begins() -> None:
-    offer, json_type = MessageType.SIGNAL_OFFER, PayloadType.JSON
-    assert guess_shape(offer, json_type, b' {"SignalOffer":{"target') is Shape.TAGGED
-    assert guess_shape(offer, json_type, b'{"target_client_id":') is Shape.PLAIN
-    assert guess_shape(MessageType.WEBRTC_ROOM_CREATE, json_type, b"{") is None
-    assert guess_shape(offer, PayloadType.TEXT, b"bob") is None
-    assert guess_shape(offer, PayloadType.CBOR, b'{"SignalOffer":') is Shape.PLAIN
+    json_type = PayloadType.JSON
+    assert guess_shape(json_type, b' {"SignalOffer":{"target') is Shape.TAGGED
+    assert guess_shape(json_type, b'{"Error":5}') is Shape.TAGGED
+    assert guess_shape(json_type, b'{"target_client_id":') is Shape.PLAIN
+    assert guess_shape(json_type, b"{") is None
+    assert guess_shape(PayloadType.TEXT, b"bob") is None
+    assert guess_shape(PayloadType.CBOR, b'{"SignalOffer":') is Shape.PLAIN
 
 
 def _valid_frames() -> list[tuple[Framing, bytes]]:

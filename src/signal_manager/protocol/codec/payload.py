@@ -16,6 +16,8 @@ from signal_manager.protocol.messages import Message, MessageType, PayloadType, 
 
 __all__ = ["decode_payload", "encode_payload", "guess_shape"]
 
+# How every tagged object begins, whichever message it is in.
+_TAGS = tuple(b'{"%b"' % spec.variant.encode() for spec in SPECS.values() if spec.variant is not None)
 _MAY_BE_EMPTY = frozenset({MessageType.HEARTBEAT, MessageType.DISCONNECT, MessageType.ICE_SERVERS})
 
 
@@ -42,16 +44,15 @@ def decode_payload(message_type: MessageType, payload_type: PayloadType, payload
         raise MalformedMessageError(f"{message_type.name} payload: {error.message}") from error
 
 
-def guess_shape(message_type: MessageType, payload_type: PayloadType, payload: bytes) -> Shape | None:
+def guess_shape(payload_type: PayloadType, payload: bytes) -> Shape | None:
     """Return the shape that an unreadable payload seems to be in, so that its sender can read the complaint.
 
     None stands for one that may be in either: it is no JSON object, and CBOR and Protobuf are never the original's.
     """
-    variant = SPECS[message_type].variant
     if payload_type in {PayloadType.PROTOBUF, PayloadType.CBOR}:
         return Shape.PLAIN
     start = payload.lstrip()
-    if payload_type is PayloadType.JSON and variant is not None and start.startswith(b'{"%b"' % variant.encode()):
+    if payload_type is PayloadType.JSON and start.startswith(_TAGS):
         return Shape.TAGGED
     return Shape.PLAIN if payload_type is PayloadType.JSON and start.startswith(b'{"') else None
 
