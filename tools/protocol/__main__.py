@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tools.protocol import typescript
 from tools.protocol.asyncapi import document
 from tools.protocol.pages import with_tables
 from tools.protocol.proto import schema
 from tools.protocol.vectors import with_lists
 
 _TOP = Path(__file__).parents[2]
+_SDK = Path("sdk/js/src")
 _PROTO = Path("src/signal_manager/protocol/codec/signal_manager.proto")
 
 # Each file is made from what it holds now, since schemas pin numbers and pages have more than tables.
@@ -22,6 +24,10 @@ _MAKERS: dict[Path, Callable[[str], str]] = {
     Path("docs/protocol.md"): with_tables,
     Path("docs/asyncapi.yaml"): lambda _: document(),
     Path("docs/vectors.json"): with_lists,
+    _SDK / "messages.ts": lambda _: typescript.types(),
+    _SDK / "rules.ts": lambda _: typescript.rules(),
+    _SDK / "errors.ts": typescript.errors,
+    _SDK / "closing.ts": typescript.close_codes,
 }
 
 

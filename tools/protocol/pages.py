@@ -20,8 +20,6 @@ from tools.protocol.source import Field, groups, objects, own_fields, summary_of
 
 __all__ = ["wire_errors", "with_tables"]
 
-# A literal of more values has a table of its own.
-_FEW = 4
 _SECTION = "#objects-in-room-messages"
 
 
@@ -119,8 +117,6 @@ def _type(shape: shapes.Type) -> str:
         case shapes.StrType(pattern=str()):
             return "name"
         case shapes.StrType():
-            return "string"
-        case shapes.LiteralType(values=values) if len(values) > _FEW:
             return "string"
         case shapes.LiteralType(values=values):
             return " or ".join(f'`"{value}"`' for value in values)

@@ -6,7 +6,7 @@
  */
 
 import { SignalManagerError, UnavailableError } from "../src/index.js";
-import { NAME_RULE, isValidName } from "../src/payload.js";
+import { NAME_RULE, isValidName } from "../src/fields.js";
 import { Call } from "./call.js";
 import { CameraError, openSource, type Source, type SourceKind } from "./sources.js";
 import { Tiles, byId } from "./tiles.js";

@@ -28,7 +28,7 @@ import {
   type SignalType,
 } from "./messages.js";
 import { onNetworkChange } from "./network.js";
-import { NAME_RULE, isValidName } from "./payload.js";
+import { NAME_RULE, isValidName } from "./fields.js";
 import { Room, type JoinOptions } from "./room.js";
 import { MAX_TIME, completeRetry, type RetryOptions } from "./retry.js";
 import { Session, type Encoded } from "./session.js";
@@ -64,7 +64,7 @@ export interface SignalOptions extends CallOptions {
 }
 
 /** What became of a signal: "sent" unless an acknowledgement was asked for, else the service's word. */
-export type SignalStatus = "sent" | Fields["SIGNAL_ACK"]["status"];
+export type SignalStatus = "sent" | "delivered" | "queued" | "offline";
 
 /** Another client sent something; the service vouches for `sender`. */
 export interface SignalReceived {
@@ -401,7 +401,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     const target = "room_id" in to ? to.room_id : to.target_client_id;
     const fields = { ...to, signal_data: data, ack };
     const reply = await this.#call(type, fields, ack ? "SIGNAL_ACK" : null, target, options);
-    return ack ? (reply as unknown as Fields["SIGNAL_ACK"]).status : "sent";
+    return ack ? ((reply as unknown as Fields["SIGNAL_ACK"]).status as SignalStatus) : "sent";
   }
 
   /** Send a message as soon as there is a connection, and wait for its reply when it has one. */
@@ -586,7 +586,7 @@ export class SignalClient extends Emitter<ClientEvents> {
   #receive(message: Message): void {
     const pending = this.#pending.get(message.id);
     if (isSignal(message)) {
-      const { sender_client_id, signal_data, room_id } = message.fields;
+      const { sender_client_id, signal_data, room_id }: Fields["SIGNAL_MESSAGE"] = message.fields;
       this.emit(EVENT_OF_SIGNAL[message.type], { sender: sender_client_id ?? "", data: signal_data, roomId: room_id });
     } else if (message.type === "ROOM_EVENT") {
       this.emit("room-event", message.fields);

@@ -14,21 +14,23 @@ const BACK = true;
 const FINAL = false;
 
 const ROWS: readonly [code: number, mayReturn: boolean, errorCode: number][] = [
+  // made by tools/protocol: close codes
   [1000, FINAL, 503], // asked for
   [1002, FINAL, 400], // the WebSocket protocol was broken
   [1007, FINAL, 400], // text that is not UTF-8
-  [1009, FINAL, 413], // a message that is too large
+  [1009, FINAL, 413], // message larger than `server.max_message_size`
   [1011, BACK, 503], // internal error
-  [1012, BACK, 503], // restarting
+  [1012, BACK, 503], // restarting or draining
   [4400, FINAL, 400], // too many malformed messages
   [4401, FINAL, 401], // authentication failed
   [4402, BACK, 401], // the token has expired: come back with a new one
   [4403, FINAL, 403], // disconnected by an operator
   [4408, BACK, 408], // no CONNECT in time, heartbeats stopped, or continued on another connection
-  [4409, FINAL, 409], // replaced by a newer session
-  [4413, BACK, 503], // slow consumer
-  [4429, BACK, 429], // rate limit exceeded for too long
-  [4503, BACK, 503], // the service is full
+  [4409, FINAL, 409], // replaced by a newer session of the same client
+  [4413, BACK, 503], // slow consumer: its outbound queue is full
+  [4429, BACK, 429], // rate limit exceeded for too long, or too many failed authentications
+  [4503, BACK, 503], // the service is full, or has too many connections of this address
+  // end
 ];
 
 /** By close code. */

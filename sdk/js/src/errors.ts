@@ -59,7 +59,8 @@ export class MalformedMessageError extends SignalManagerError {
   messageId: string | null = null;
 }
 
-/** The call is wrong by its arguments, or in the present state. */
+// made by tools/protocol: error classes
+/** A well-formed request that is wrong in the connection's present state. */
 export class InvalidRequestError extends SignalManagerError {
   static override readonly kind = "InvalidRequestError";
   static override readonly code = 400;
@@ -83,20 +84,20 @@ export class NotFoundError extends SignalManagerError {
   static override readonly code = 404;
 }
 
-/** The time allowed for this has passed; what was asked for may have happened. */
+/** The time allowed for this has passed. */
 export class TooLateError extends SignalManagerError {
   static override readonly kind = "TooLateError";
   static override readonly code = 408;
   static override readonly retryable = true;
 }
 
-/** The call contradicts what already is: already in the room, replaced by another session. */
+/** The request contradicts what already is: registered by another, already in the room, replaced. */
 export class ConflictError extends SignalManagerError {
   static override readonly kind = "ConflictError";
   static override readonly code = 409;
 }
 
-/** The message does not fit; the text names its size and the limit. */
+/** The message does not fit: the text names its size and the limit. */
 export class TooLargeError extends SignalManagerError {
   static override readonly kind = "TooLargeError";
   static override readonly code = 413;
@@ -122,7 +123,7 @@ export class MediaBackendError extends SignalManagerError {
   static override readonly code = 502;
 }
 
-/** There is no connection, or what the service depends on does not answer. */
+/** Something the service depends on does not answer, or the service is draining. */
 export class UnavailableError extends SignalManagerError {
   static override readonly kind = "UnavailableError";
   static override readonly code = 503;
@@ -142,6 +143,7 @@ const WIRE_ERRORS = [
   MediaBackendError,
   UnavailableError,
 ];
+// end
 
 /** Return the error that an ERROR message stands for; an unknown code gives the tree's root with that code. */
 export function errorFromWire(message: string, facts: ErrorFacts & { code: number }): SignalManagerError {

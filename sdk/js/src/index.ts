@@ -17,7 +17,7 @@ export type { Framing } from "./frames.js";
 export type { PeerConnectionConstructor } from "./media.js";
 export type { MemberEvents, Participant, RemoteTrack, TrackEvent } from "./members.js";
 export type { Fields, IceServer, JsonObject, TrackKind } from "./messages.js";
-export { isValidName } from "./payload.js";
+export { isValidName } from "./fields.js";
 export type { Publication } from "./publications.js";
 export type { RetryOptions } from "./retry.js";
 export { Room, type JoinOptions, type RoomEvents } from "./room.js";

@@ -7,7 +7,7 @@
 import { InvalidRequestError } from "./errors.js";
 import type { LocalTrack } from "./media.js";
 import type { TrackKind } from "./messages.js";
-import { NAME_RULE, isValidName } from "./payload.js";
+import { NAME_RULE, isValidName } from "./fields.js";
 
 // How often (ms) tracks are looked at: `track.stop()` fires no event.
 const CHECK_INTERVAL = 1000;

@@ -33,7 +33,7 @@ import {
   type TrackResult,
 } from "./messages.js";
 import { onNetworkChange } from "./network.js";
-import { MAX_ITEMS, NAME_RULE, isValidName } from "./payload.js";
+import { MAX_ITEMS, NAME_RULE, isValidName } from "./fields.js";
 import { Publication, Publications } from "./publications.js";
 import { completeRetry, type RetryOptions } from "./retry.js";
 
