@@ -67,6 +67,9 @@ const MAX_RESTARTS = 2;
 // How long an offer that crossed another one may stay unanswered before it is said again, in ms.
 const INSIST_AFTER = 1000;
 
+// How long nothing may come of the other side before dialling again replaces the call, in ms.
+const SILENCE = 1000;
+
 /** The field of a SIGNAL_MESSAGE that ends a call; other messages are the application's. */
 const BYE = "direct_call_ended";
 
@@ -103,7 +106,7 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
 
   /**
    * Call another client, with something to send or only to receive. The call's events tell how it goes. A call of that
-   * client that rings is answered. One that was not answered, or whose connection is lost, is replaced.
+   * client that rings is answered. One that was not answered, or of which nothing comes any more, is replaced.
    *
    * @throws InvalidRequestError there is a call with that client already.
    */
@@ -241,10 +244,19 @@ export class DirectCall extends Emitter<CallEvents> {
     return !this.#isStarted && !this.#isOver;
   }
 
-  /** Whether nobody answers, or the connection is lost: dialling again replaces the call. @internal */
+  /** Whether nobody answers, or nothing comes any more: dialling again replaces the call. @internal */
   get isStale(): boolean {
     const state = this.#peer?.connectionState;
+    if (state === "connected") return this.#isSilent();
     return (this.#isStarted && !this.#isAnswered) || state === "disconnected" || state === "failed";
+  }
+
+  /** Whether sound and picture have stopped, which browsers call a lost connection only seconds later. */
+  #isSilent(): boolean {
+    const heard = this.#connection()
+      .getReceivers()
+      .flatMap((receiver) => receiver.getSynchronizationSources().map(({ timestamp }) => timestamp));
+    return heard.length > 0 && performance.timeOrigin + performance.now() - Math.max(...heard) > SILENCE;
   }
 
   /** Accept an incoming call, with something to send or only to receive. */

@@ -487,6 +487,28 @@ test("dialling again replaces a call that nobody answers, and no other", async (
   assert.throws(() => alicesCalls.dial("bob"), InvalidRequestError);
 });
 
+test("dialling again replaces a call in which nothing comes any more, before the browser says so", async () => {
+  const { alice, alicesCalls, bobsCalls } = await connected();
+  const [peer] = FakePeer.all;
+  peer!.become("connected");
+  const now = performance.timeOrigin + performance.now();
+  for (const heardAt of [[], [now], [now - 60_000, now]]) {
+    peer!.heardAt = heardAt; // nothing to tell it from, or something that came just now
+    assert.throws(() => alicesCalls.dial("bob"), InvalidRequestError);
+  }
+  const over = next(alice, "closed");
+  const ringing = incoming(bobsCalls);
+  peer!.heardAt = [now - 60_000, now - 2000];
+
+  const dialled = alicesCalls.dial("bob", makeStream("audio"));
+
+  assert.equal((await over).reason, "closed");
+  const heard = next(dialled, "track");
+  (await ringing).answer(makeStream("audio"));
+  await heard;
+  assert.deepEqual([...alicesCalls.active.values()], [dialled]);
+});
+
 test("dialling somebody who rings answers", async () => {
   const alicesCalls = await makeCalls("alice");
   const bobsCalls = await makeCalls("bob");

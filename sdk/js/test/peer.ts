@@ -104,6 +104,7 @@ export class FakePeer {
   packets = 0; // that have come until now
   lastPacketAt: number | undefined;
   looks = 0; // how often that was asked for
+  heardAt: number[] = []; // when a packet of each source came last, in ms since the epoch
   readonly transceivers: FakeTransceiver[] = [];
   readonly candidates: unknown[] = [];
   signalingState = "stable";
@@ -136,6 +137,10 @@ export class FakePeer {
     const { received: bytesReceived, packets: packetsReceived, lastPacketAt: lastPacketReceivedTimestamp } = this;
     const pair = { type: "candidate-pair", timestamp: Date.now(), bytesReceived, packetsReceived };
     return new Map([["pair", { ...pair, lastPacketReceivedTimestamp }]]);
+  }
+
+  getReceivers(): { getSynchronizationSources(): { timestamp: number }[] }[] {
+    return this.heardAt.map((timestamp) => ({ getSynchronizationSources: () => [{ timestamp }] }));
   }
 
   addTransceiver(what: FakeTrack | string): FakeTransceiver {

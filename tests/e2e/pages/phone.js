@@ -36,6 +36,13 @@ window.phone = {
     this.follow(this.calls.dial(name, stream));
   },
 
+  // Dials again, and tells what the browser thought of the connection before.
+  async redial(name) {
+    const was = this.state;
+    await this.dial(name);
+    return was;
+  },
+
   follow(call) {
     if (this.call === call) return;
     this.call = call;
