@@ -265,6 +265,7 @@ def test_its_variables(load_text: Load) -> None:
         LOGGING_FILE_OUTPUT="true",
         CLOUDFLARE_APP_ID="your-app-id",
         CLOUDFLARE_APP_SECRET="your-app-secret",
+        AUTH_TOKEN_SECRET="your-secret",
     )
 
     assert (loaded.config.server.heartbeat_interval, loaded.config.server.heartbeat_timeout) == (20, 80)
@@ -277,7 +278,8 @@ def test_its_variables(load_text: Load) -> None:
         "taken under new names: SIGNAL_MANAGER_HEARTBEAT_INTERVAL as SIGNAL_MANAGER_SERVER_HEARTBEAT_INTERVAL, "
         "SIGNAL_MANAGER_HEARTBEAT_TIMEOUT as SIGNAL_MANAGER_SERVER_HEARTBEAT_TIMEOUT",
         "without effect here: SIGNAL_MANAGER_LOGGING_FILE_OUTPUT",
-        "sample values taken as not set: SIGNAL_MANAGER_CLOUDFLARE_APP_ID, SIGNAL_MANAGER_CLOUDFLARE_APP_SECRET",
+        "sample values taken as not set: SIGNAL_MANAGER_AUTH_TOKEN_SECRET, SIGNAL_MANAGER_CLOUDFLARE_APP_ID, "
+        "SIGNAL_MANAGER_CLOUDFLARE_APP_SECRET",
     )
 
 

@@ -48,11 +48,13 @@ _PLACEHOLDERS = frozenset(
         "your-gcp-project-id",
         "your-app-id",
         "your-app-secret",
+        "your-secret",
         "your-cloudflare-app-id",
         "your-cloudflare-app-secret",
     }
 )
 _MAY_BE_PLACEHOLDERS = (
+    "auth.token_secret",
     "firestore.project_id",
     "gcp.project_id",
     "cloudflare.app_id",

@@ -40,6 +40,10 @@ def test_a_time_that_is_none_is_left_out(time: str | None) -> None:
     assert original.client_of({**ORIGINAL_CLIENT, "joined_at": time}).registered_at is None
 
 
+def test_a_client_that_has_left_its_room_is_in_none() -> None:
+    assert original.client_of({**ORIGINAL_CLIENT, "room_id": ""}).room_id is None
+
+
 def test_metadata_need_not_be_a_map() -> None:
     assert original.client_of({**ORIGINAL_CLIENT, "metadata": ["x"]}).metadata == {"metadata": ["x"]}
 

@@ -85,7 +85,7 @@ def client_of(document: dict[str, Any]) -> ClientRecord:
     return ClientRecord(
         client_id=ClientId(theirs.client_id),
         auth_token="",
-        room_id=RoomId(theirs.room_id),
+        room_id=RoomId(theirs.room_id) if theirs.room_id else None,  # empty once it has left
         role=None if theirs.role is None else theirs.role.lower(),
         session_id=_session_id(theirs.session_id),
         metadata=_metadata(theirs.metadata),
