@@ -8,7 +8,7 @@ REFERENCES := benchmarks/references
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # pip is what `venv` writes last.
 $(BIN)/pip:
@@ -102,7 +102,15 @@ bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside ref
 soak: $(VENV)/.dev ## Ten minutes of 2,000 clients that talk, move and are dropped: memory, losses, errors, lag
 	$(BIN)/python -m benchmarks.soak
 
+release-check: $(VENV)/.dev ## Build wheel, sdist and npm tarball, look through them, install and use them
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+	$(BIN)/python tools/release_check.py
+
+fuzz: $(VENV)/.dev ## Fuzz every decoder and parser for a minute
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]' || true
+	$(BIN)/python -m fuzz all --seconds 60
+
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
 
-.PHONY: help run setup lint tools test test-js protocol bench soak clean
+.PHONY: help run setup lint tools test test-js protocol bench soak release-check fuzz clean

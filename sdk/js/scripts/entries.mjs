@@ -8,6 +8,7 @@ await build({
   format: "esm",
   target: "es2022",
   charset: "utf8",
+  sourcemap: true,
   outdir: "dist",
   plugins: [
     {

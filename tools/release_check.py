@@ -1,0 +1,258 @@
+"""Build what is published, look through it, install it in fresh environments and use it: `make release-check`.
+
+Needs the network, for what the packages depend on. Leaves wheel, sdist and tarball in `dist/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DIST = ROOT / "dist"
+SDK = ROOT / "sdk" / "js"
+
+# Checkers of npm packages, run where npm gets them.
+PUBLINT = "publint@0.3"
+ATTW = "@arethetypeswrong/cli@0.18"
+
+IN_WHEEL = (
+    "signal_manager/py.typed",
+    "signal_manager/admin/static/dashboard.html",
+    "signal_manager/admin/demo/index.html",
+    "signal_manager/admin/demo/demo.js",
+    "signal_manager/protocol/codec/signal_manager.proto",
+    r"signal_manager-[^/]+\.dist-info/licenses/LICENSE",
+    r"signal_manager-[^/]+\.dist-info/entry_points\.txt",
+)
+IN_SDIST = (
+    "LICENSE",
+    "README.md",
+    "CHANGELOG.md",
+    "Makefile",
+    "config.example.toml",
+    "docs/vectors.json",
+    "tests/conftest.py",
+)
+IN_TARBALL = (
+    "LICENSE",
+    "README.md",
+    "package.json",
+    "dist/signal-manager.js",
+    "dist/signal-manager.js.map",
+    "dist/index.d.ts",
+    "dist/index.d.ts.map",
+    "dist/devices.js",
+    "dist/direct.js",
+    "direct/package.json",
+    "src/index.ts",
+)
+IN_NONE = (r"(^|/)node_modules/", r"\.db$", r"(^|/)\.env", r"\.pem$", r"__pycache__", r"(^|/)config\.toml$")
+
+USE_OF_CLIENT = """
+import asyncio, sys
+from signal_manager.client import SignalClient, SignalReceived
+
+async def main():
+    url = sys.argv[1]
+    async with (
+        SignalClient(url, "test_client_1", "test_token_1") as one,
+        SignalClient(url, "test_client_2", "test_token_2") as two,
+    ):
+        await one.send_offer("test_client_2", {"type": "offer", "sdp": "v=0"})
+        async for event in two:
+            if isinstance(event, SignalReceived):
+                print(event.sender)
+                break
+
+asyncio.run(main())
+"""
+USE_OF_SDK = """
+import { SignalClient, NotFoundError } from "signal-manager";
+import { DirectCalls } from "signal-manager/direct";
+import { releaseDevice } from "signal-manager/devices";
+
+const client: SignalClient = new SignalClient("ws://127.0.0.1:1", "alice", "token");
+export const calls = new DirectCalls(client);
+export const known: [typeof NotFoundError, typeof releaseDevice] = [NotFoundError, releaseDevice];
+"""
+# As TypeScript and bundlers look for packages: the old way, by `exports`, and as Node does.
+RESOLUTIONS = (
+    ("classic", ["--module", "es2022", "--moduleResolution", "node10"]),
+    ("bundler", ["--module", "es2022", "--moduleResolution", "bundler"]),
+    ("node", ["--module", "nodenext", "--moduleResolution", "nodenext"]),
+)
+
+
+def main() -> int:
+    """Check everything; the first fault ends it with a sentence and exit status 1."""
+    try:
+        version = check_versions()
+        shutil.rmtree(DIST, ignore_errors=True)
+        wheel, sdist = build_python()
+        check_contents(wheel, sdist)
+        use_wheel(wheel, version)
+        if shutil.which("npm") is None:
+            print("without npm the tarball is not built")
+        else:
+            use_tarball(build_tarball())
+    except (ReleaseError, subprocess.CalledProcessError) as fault:
+        print(f"release-check: {fault}", file=sys.stderr)
+        return 1
+    print(f"release-check: {version} is ready")
+    return 0
+
+
+class ReleaseError(Exception):
+    """Something that must not be published."""
+
+
+def check_versions() -> str:
+    """Return the version, which is written in `signal_manager/__init__.py`, and which all else must repeat."""
+    text = (ROOT / "src/signal_manager/__init__.py").read_text()
+    version = re.findall(r'__version__ = "(.+)"', text)[0]
+    package = json.loads((SDK / "package.json").read_text())
+    if package["version"] != version:
+        raise ReleaseError(f"sdk/js/package.json has version {package['version']}, expected {version}")
+    if f"\n## {version}" not in (ROOT / "CHANGELOG.md").read_text():
+        raise ReleaseError(f"CHANGELOG.md has no section for {version}")
+    tag = os.environ.get("GITHUB_REF_NAME", "") if os.environ.get("GITHUB_REF_TYPE") == "tag" else ""
+    if tag and tag != f"v{version}":
+        raise ReleaseError(f"the tag is {tag}, expected v{version}")
+    return str(version)
+
+
+def build_python() -> tuple[Path, Path]:
+    """Build the sdist, and the wheel from it, so that the sdist is known to be whole."""
+    run([sys.executable, "-m", "build", "--outdir", str(DIST), str(ROOT)])
+    run([sys.executable, "-m", "twine", "check", "--strict", *map(str, DIST.glob("signal_manager-*"))])
+    return next(DIST.glob("*.whl")), next(DIST.glob("*.tar.gz"))
+
+
+def check_contents(wheel: Path, sdist: Path) -> None:
+    """Look for what must and must not be in the packages."""
+    with zipfile.ZipFile(wheel) as archive:
+        in_wheel = archive.namelist()
+        metadata = archive.read(next(name for name in in_wheel if name.endswith("/METADATA"))).decode()
+    with tarfile.open(sdist) as packed:
+        in_sdist = [name.partition("/")[2] for name in packed.getnames()]
+    require(wheel, in_wheel, IN_WHEEL)
+    require(sdist, in_sdist, [re.escape(name) for name in IN_SDIST])
+    if any(name.startswith("tests/") for name in in_wheel):
+        raise ReleaseError(f"{wheel.name} has tests in it")
+    relative = re.findall(r"\]\((?!https?://|#)([^)]+)\)", metadata)
+    if relative:
+        raise ReleaseError(f"README.md has links that lead nowhere on a registry: {', '.join(relative)}")
+
+
+def require(package: Path, names: Sequence[str], patterns: Sequence[str]) -> None:
+    """Refuse a package that lacks a file, or has one that is nobody's business."""
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise ReleaseError(f"{package.name} lacks {pattern}")
+    for pattern in IN_NONE:
+        found = [name for name in names if re.search(pattern, name)]
+        if found:
+            raise ReleaseError(f"{package.name} has {found[0]} in it")
+
+
+def use_wheel(wheel: Path, version: str) -> None:
+    """Install the wheel alone and use its commands, its service and its client."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        venv.create(folder / "env", with_pip=True)
+        python, command = folder / "env/bin/python", str(folder / "env/bin/signal-manager")
+        constraints = ["--constraint", str(ROOT / "constraints.txt")]
+        run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints, str(wheel)])
+        if version not in output([command, "--version"], folder):
+            raise ReleaseError(f"the installed command is not of version {version}")
+        run([command, "init"], folder)
+        run([command, "check-config", "--json"], folder, quiet=True)
+        run([command, "token", "--client-id", "alice"], folder, quiet=True)
+        environ = {**os.environ, "SIGNAL_MANAGER_METRICS_PORT": "0"}
+        serving = subprocess.Popen(
+            [command, "serve", "--port", "0"], cwd=folder, env=environ, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert serving.stderr is not None
+            started = next((line for line in serving.stderr if "service started" in line), None)
+            if started is None:
+                raise ReleaseError("the installed service does not start")
+            url = f"ws://127.0.0.1:{json.loads(started)['port']}"
+            if output([str(python), "-c", USE_OF_CLIENT, url], folder).strip() != "test_client_1":
+                raise ReleaseError("the installed client does not get its signal")
+            serving.send_signal(signal.SIGTERM)
+            serving.communicate(timeout=60)
+            if serving.returncode != 0:
+                raise ReleaseError(f"the installed service ended with {serving.returncode}")
+        finally:
+            serving.kill()
+            serving.wait()
+    print("the wheel installs and works")
+
+
+def build_tarball() -> Path:
+    """Build the npm package, and let its checkers look through it."""
+    if not (SDK / "node_modules").exists():
+        run(["npm", "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"], SDK)
+    # `prepack` builds; without it a published package would be empty.
+    shutil.rmtree(SDK / "dist", ignore_errors=True)
+    run(["npm", "pack", "--silent", "--pack-destination", str(DIST)], SDK, quiet=True)
+    tarball = next(DIST.glob("*.tgz"))
+    with tarfile.open(tarball) as packed:
+        names = [name.partition("/")[2] for name in packed.getnames()]
+    require(tarball, names, [re.escape(name) for name in IN_TARBALL])
+    run(["npx", "--yes", PUBLINT, "--strict", str(tarball)], DIST)
+    # It is ESM alone: what `require` makes of it is no fault.
+    run(["npx", "--yes", ATTW, str(tarball), "--profile", "esm-only"], DIST)
+    return tarball
+
+
+def use_tarball(tarball: Path) -> None:
+    """Install the npm package alone; import it with Node, TypeScript and a bundler."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "package.json").write_text('{"private": true, "type": "module"}')
+        (folder / "use.ts").write_text(USE_OF_SDK)
+        run(["npm", "install", "--no-audit", "--no-fund", "--silent", str(tarball)], folder)
+        names = (
+            'for (const part of ["", "/direct", "/devices"])'
+            ' console.log(Object.keys(await import("signal-manager" + part)).length > 0)'
+        )
+        if output(["node", "--input-type=module", "-e", names], folder).split() != ["true"] * 3:
+            raise ReleaseError("an entry point of the npm package exports nothing")
+        tools = SDK / "node_modules/.bin"
+        for resolution, options in RESOLUTIONS:
+            settings = ["--strict", "--target", "es2022", "--lib", "es2022,dom,dom.iterable", "--noEmit"]
+            run([str(tools / "tsc"), *settings, *options, "use.ts"], folder)
+            print(f"the npm package's types are found: {resolution}")
+        run(
+            [str(tools / "esbuild"), "use.ts", "--bundle", "--format=esm", "--outfile=out.js", "--log-level=error"],
+            folder,
+        )
+    print("the npm package installs and works")
+
+
+def run(command: Sequence[str], folder: Path = ROOT, *, quiet: bool = False) -> None:
+    """Run a command that must succeed."""
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL if quiet else None)
+
+
+def output(command: Sequence[str], folder: Path) -> str:
+    """Return what a command that must succeed prints."""
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
