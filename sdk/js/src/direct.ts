@@ -465,8 +465,16 @@ export class DirectCall extends Emitter<CallEvents> {
     if (state === "connected") this.#restarts = 0;
     if (state !== "failed") return;
     this.#restarts += 1;
-    if (this.#restarts <= MAX_RESTARTS) return peer.restartIce();
+    if (this.#restarts <= MAX_RESTARTS) return void this.#restart(peer);
     this.#giveUp("the connection failed", new UnavailableError(`found no way to ${this.peerId}`));
+  }
+
+  /** Look for another path; by new credentials, since what failed may be a relay whose credentials have ended. */
+  async #restart(peer: RTCPeerConnection): Promise<void> {
+    const iceServers = await this.#findIceServers().catch(() => undefined);
+    if (this.#isOver) return;
+    if (iceServers !== undefined) peer.setConfiguration({ iceServers: iceServers as RTCIceServer[] });
+    peer.restartIce();
   }
 
   #enable(kind: TrackKind | undefined, isEnabled: boolean): void {

@@ -29,6 +29,8 @@ export interface TrackRef {
 
 /** Who hears of a media session. */
 export interface MediaListener {
+  /** Whether something is to be received from members that are there. */
+  isReceiving(): boolean;
   /** Media flows. */
   onConnected(): void;
   /** The session cannot go on; comes once, and not after `close`. */
@@ -60,6 +62,8 @@ const LOOK = 100;
 const RENEWAL_MARGIN = 60_000;
 // Between two such questions at least, and until the first one where nobody has said when they end (in ms).
 const RENEWAL_PAUSE = 10_000;
+// Between two looks at the path of a relay whose credentials end, in ms: a TURN server may drop it then.
+const RELAY_LOOK = 1000;
 // The longest delay that timers take (in ms).
 const LONGEST_DELAY = 2 ** 31 - 1;
 
@@ -74,6 +78,8 @@ export class MediaSession {
   #connectedAt = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #renewal: ReturnType<typeof setTimeout> | undefined;
+  #relayWatch: ReturnType<typeof setInterval> | undefined;
+  #expiresAt: number | undefined; // the credentials that the peer connection began with
 
   constructor(
     client: SignalClient,
@@ -85,6 +91,7 @@ export class MediaSession {
     this.#client = client;
     this.#roomId = roomId;
     this.#listener = listener;
+    this.#expiresAt = expires_at;
     this.#peer = new PeerConnection({ iceServers: iceServers as RTCIceServer[] });
     this.#peer.onconnectionstatechange = () => this.#watch();
     this.#planRenewal(expires_at === undefined ? 2 * RENEWAL_PAUSE : renewalDelay(expires_at));
@@ -100,6 +107,7 @@ export class MediaSession {
     this.#ending.abort(new UnavailableError("the media session has ended"));
     clearTimeout(this.#timer);
     clearTimeout(this.#renewal);
+    clearInterval(this.#relayWatch);
     this.#peer.onconnectionstatechange = null;
     this.#peer.close();
   }
@@ -195,15 +203,20 @@ export class MediaSession {
     await this.#ask("TRACKS_CLOSE", { tracks: mids.map((mid) => ({ mid })) });
   }
 
+  /** Look whether the path to the SFU is lost, when something suggests it; `onLost` follows if it is. */
+  async checkPath(): Promise<void> {
+    if (await this.#hasLostPath()) this.#lose("the path to the SFU is lost");
+  }
+
   /**
-   * Tell whether the path to the SFU is lost, when something suggests it: silence counts from the last packet, which
-   * came before that. The path is silent by itself where nothing is sent, which the SFU reports on, and nothing comes in.
+   * Silence counts from the last packet, which came before something suggested a loss. The path is silent by itself
+   * where nothing is sent, which the SFU reports on, and nothing comes in.
    */
-  async hasLostPath(isReceiving: () => boolean): Promise<boolean> {
+  async #hasLostPath(): Promise<boolean> {
     const [least, most] = SILENCE;
     const began = performance.now();
     let before: number | undefined;
-    while (this.isConnected && (this.#senders.size > 0 || isReceiving())) {
+    while (this.isConnected && (this.#senders.size > 0 || this.#listener.isReceiving())) {
       await new Promise((resolve) => setTimeout(resolve, LOOK)); // what was on its way still comes
       const { received, packets, silence } = await this.#look();
       before ??= received;
@@ -233,15 +246,30 @@ export class MediaSession {
     this.#renewal = setTimeout(() => void this.#renewIceServers(), Math.min(delay, LONGEST_DELAY));
   }
 
-  /** Ask for ICE servers again before their credentials end, so that a later restart of ICE has valid ones. */
+  /** Ask for ICE servers again before their credentials end, for the peer connection's later attempts to find a path. */
   async #renewIceServers(): Promise<void> {
     try {
       const reply = await this.#client.request("ICE_SERVERS", {}, { signal: this.#ending.signal });
       this.#peer.setConfiguration({ iceServers: reply.ice_servers as RTCIceServer[] });
+      if (this.#expiresAt !== undefined) await this.#watchRelay();
+      this.#expiresAt ??= reply.expires_at;
       if (reply.expires_at !== undefined) this.#planRenewal(renewalDelay(reply.expires_at));
     } catch {
       if (!this.#ending.signal.aborted) this.#planRenewal(RENEWAL_PAUSE);
     }
+  }
+
+  /** New credentials do not reach the relay that there is, which some servers drop when the old ones end. */
+  async #watchRelay(): Promise<void> {
+    const stats = await this.#peer.getStats();
+    let isRelayed = false;
+    stats.forEach((report: RTCIceCandidatePairStats) => {
+      if (report.type !== "candidate-pair" || report.state !== "succeeded" || !report.nominated) return;
+      isRelayed ||= stats.get(report.localCandidateId)?.candidateType === "relay";
+    });
+    clearInterval(this.#relayWatch);
+    if (isRelayed && !this.#ending.signal.aborted)
+      this.#relayWatch = setInterval(() => void this.checkPath(), RELAY_LOOK);
   }
 
   #ask<T extends NegotiationType>(type: T, fields: Omit<Fields[T], "room_id">): Promise<Fields[`${T}_ACK`]> {

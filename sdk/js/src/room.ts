@@ -179,7 +179,7 @@ export class Room extends Emitter<RoomEvents> {
       client.on("room-event", (event) => this.#hear(event)),
       client.on("reconnected", ({ resumed }) => this.#meetConnection(resumed)),
       client.on("closed", ({ error }) => this.#close("the client is closed", error)),
-      ...onNetworkChange(() => void this.#checkPath()),
+      ...onNetworkChange(() => this.#checkPath()),
     ];
   }
 
@@ -405,6 +405,7 @@ export class Room extends Emitter<RoomEvents> {
       (globalThis as { RTCPeerConnection?: PeerConnectionConstructor }).RTCPeerConnection;
     if (!PeerConnection) throw new InvalidRequestError("there is no RTCPeerConnection here: pass one as an option");
     const media: MediaSession = new MediaSession(this.#client, this.id, iceServers, PeerConnection, {
+      isReceiving: () => this.#members.areHeard,
       onConnected: () => this.#calmDown(),
       onLost: (error) => this.#entry?.media === media && this.#loseMedia(this.#entry, error),
       onTrack: (result, mid, track) => this.#members.announce(result, mid, track),
@@ -460,17 +461,14 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   /** After a reconnect, which often comes of another network, or news of one, see whether the media's path is lost. */
-  async #checkPath(): Promise<void> {
-    const entry = this.#entry;
-    if (entry?.media && (await entry.media.hasLostPath(() => this.#members.areHeard))) {
-      this.#loseMedia(entry, new UnavailableError("the path to the SFU is lost"));
-    }
+  #checkPath(): void {
+    void this.#entry?.media?.checkPath();
   }
 
   /** The client is connected again: still in the room, or in a new session that is in none. */
   #meetConnection(isResumed: boolean): void {
     this.#failures = 0;
-    if (isResumed) void this.#checkPath();
+    if (isResumed) this.#checkPath();
     else this.#loseSession();
     void this.#work();
   }

@@ -269,14 +269,31 @@ test("candidates of nobody's call are dropped", async () => {
   assert.equal(alicesCalls.active.size, 0);
 });
 
-test("a connection that fails is restarted twice, and then the call is over", async () => {
+test("a connection that fails is restarted twice, with new credentials, and then the call is over", async () => {
   const { alice } = await connected();
   const over = next(alice, "closed");
   const states: string[] = [];
   alice.on("state", ({ state }) => states.push(state));
   const peer = FakePeer.all[0]!;
+  let asked = 0;
+  service.onMessage = (connection, message) => {
+    if (message.type !== "ICE_SERVERS") return relay(connection, message);
+    asked += 1;
+    const server = { urls: ["turn:t.example"], username: `u${asked}`, credential: "c" };
+    connection.send("ICE_SERVERS_ACK", { ice_servers: [server] }, message.id);
+  };
 
-  for (const state of ["failed", "connected", "failed", "failed", "failed"]) peer.become(state);
+  for (const [restarts, state] of [
+    [1, "failed"],
+    [1, "connected"],
+    [2, "failed"],
+    [3, "failed"],
+  ] as const) {
+    peer.become(state);
+    while (peer.restarts < restarts) await new Promise((resolve) => setTimeout(resolve, 5));
+    assert.equal(peer.configuration.iceServers?.[0]?.username, `u${restarts}`);
+  }
+  peer.become("failed");
 
   assert.ok((await over).error instanceof UnavailableError);
   assert.equal(peer.restarts, 3);
