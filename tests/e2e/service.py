@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -51,11 +51,13 @@ class Service:
     Args:
         folder: for its configuration, its database and its log.
         sfu: outlives the service; None lets the service run its own.
+        media: more settings of the section.
     """
 
-    def __init__(self, folder: Path, *, sfu: LocalSfu | None = None) -> None:
+    def __init__(self, folder: Path, *, sfu: LocalSfu | None = None, media: Mapping[str, Any] | None = None) -> None:
         self.port, self.admin_port = free_ports(2)
         self.sfu = sfu
+        self._media = media or {}
         self._config = folder / "config.toml"
         self._log = folder / "service.log"
         self._config.write_text(_toml(self._settings(folder)))
@@ -127,6 +129,7 @@ class Service:
                     "stun_url": "",
                 },
             }
+        media["media"] |= self._media
         return {
             "server": {"port": self.port, "drain_timeout": 2},
             "auth": {"token_secret": secrets.token_hex(32), "api_keys": ["agent:the agent's token"]},

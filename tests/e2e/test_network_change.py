@@ -18,7 +18,7 @@ window.WebSocket = class extends WebSocket {
     constructor(...parameters) { super(...parameters); window.sockets.push(this); }
 };
 """
-_WATCH_FOR_LEAVING = """(name) => {
+WATCH_FOR_LEAVING = """(name) => {
     const look = () => {
         window.saysLeft ||= document.querySelector('[role="status"]')?.textContent.includes(`${name} left`);
         window.tileWent ||= document.querySelector(`.tile[data-name="${name}"]`) === null;
@@ -41,7 +41,7 @@ async def test_media_comes_back_on_another_network_and_nobody_sees_a_departure(
     await bob.join()
     await alice.sees(bob)
     await bob.sees(alice)
-    await alice.page.evaluate(_WATCH_FOR_LEAVING, "bob")
+    await alice.page.evaluate(WATCH_FOR_LEAVING, "bob")
     lost = set(port.by_address) - others
     assert lost
     receive, send = port._receive, port.send

@@ -62,8 +62,10 @@ const LOOK = 100;
 const RENEWAL_MARGIN = 60_000;
 // Between two such questions at least, and until the first one where nobody has said when they end (in ms).
 const RENEWAL_PAUSE = 10_000;
-// Between two looks at the path of a relay whose credentials end, in ms: a TURN server may drop it then.
+// Between two looks at the path of a relay whose credentials end, in ms: a TURN server may drop it then. That is a weaker
+// sign than a lost connection, so that the silence must be longer.
 const RELAY_LOOK = 1000;
+const RELAY_SILENCE = 2000;
 // The longest delay that timers take (in ms).
 const LONGEST_DELAY = 2 ** 31 - 1;
 
@@ -204,16 +206,16 @@ export class MediaSession {
   }
 
   /** Look whether the path to the SFU is lost, when something suggests it; `onLost` follows if it is. */
-  async checkPath(): Promise<void> {
-    if (await this.#hasLostPath()) this.#lose("the path to the SFU is lost");
+  async checkPath(shortest = SILENCE[0] as number): Promise<void> {
+    if (await this.#hasLostPath(shortest)) this.#lose("the path to the SFU is lost");
   }
 
   /**
    * Silence counts from the last packet, which came before something suggested a loss. The path is silent by itself
    * where nothing is sent, which the SFU reports on, and nothing comes in.
    */
-  async #hasLostPath(): Promise<boolean> {
-    const [least, most] = SILENCE;
+  async #hasLostPath(least: number): Promise<boolean> {
+    const most = SILENCE[1];
     const began = performance.now();
     let before: number | undefined;
     while (this.isConnected && (this.#senders.size > 0 || this.#listener.isReceiving())) {
@@ -269,7 +271,7 @@ export class MediaSession {
     });
     clearInterval(this.#relayWatch);
     if (isRelayed && !this.#ending.signal.aborted)
-      this.#relayWatch = setInterval(() => void this.checkPath(), RELAY_LOOK);
+      this.#relayWatch = setInterval(() => void this.checkPath(RELAY_SILENCE), RELAY_LOOK);
   }
 
   #ask<T extends NegotiationType>(type: T, fields: Omit<Fields[T], "room_id">): Promise<Fields[`${T}_ACK`]> {

@@ -53,9 +53,9 @@ async function pass(ms: number): Promise<void> {
   for (let turns = 0; turns < 3; turns += 1) await setImmediate();
 }
 
-/** Take the path that a candidate of this type makes, on which much has come until two seconds ago. */
+/** Take the path that a candidate of this type makes, on which much has come until three seconds ago. */
 function connect(peer: FakePeer, candidateType: string): void {
-  Object.assign(peer, { packets: 1000, lastPacketAt: Date.now() - 2000 });
+  Object.assign(peer, { packets: 1000, lastPacketAt: Date.now() - 3000 });
   peer.getStats = async function () {
     const stats = await FakePeer.prototype.getStats.call(this);
     Object.assign(stats.get("pair")!, { state: "succeeded", nominated: true, localCandidateId: "local" });
