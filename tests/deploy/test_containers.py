@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -136,12 +137,70 @@ def test_the_lock_has_everything_that_the_image_s_extras_ask_for() -> None:
     assert wanted - set(locked()) == set()
 
 
-def test_images_can_be_named_by_digest() -> None:
-    froms = [rest.split()[0] for word, rest in instructions() if word == "FROM"]
-    images = re.findall(r"image: (\S+)", (DOCKER / "compose.yaml").read_text())
+# Stands in for `docker buildx imagetools inspect NAME --format …`, and for the registries behind it.
+BUILDX = """#!/bin/sh
+[ "$1 $2 $3" = "buildx imagetools inspect" ] || exit 1
+case $4 in
+*unknown*) echo "ERROR: $4: not found" >&2; exit 1 ;;
+*@*) echo "ERROR: $4: expected a tag" >&2; exit 1 ;;
+esac
+printf '"sha256:%s"' "$(printf %s "$4$TURN" | sha256sum | cut -c -64)"
+"""
+PINNED = r"@sha256:[0-9a-f]{64}"
 
-    assert froms == ["${PYTHON_IMAGE}"] * 2
-    assert all(image.startswith("${") for image in images)
+
+def pin(deploy: Path, *image: str, turn: str = "") -> subprocess.CompletedProcess[str]:
+    tools = deploy.parent / "tools"
+    if not tools.exists():
+        tools.mkdir()
+        (tools / "docker").write_text(BUILDX)
+        (tools / "docker").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "TURN": turn}
+    command = ["sh", str(deploy / "docker" / "pin.sh"), *image]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def images_in(deploy: Path) -> list[str]:
+    texts = [
+        (deploy / name).read_text()
+        for name in ("docker/Dockerfile", "docker/compose.yaml", "kubernetes/signal-manager.yaml")
+    ]
+    found = re.findall(
+        r"^ARG PYTHON_IMAGE=(\S+)$|^ +image: (?:\$\{\w+:-)?([^\s}]+)\}?$", "\n".join(texts), re.MULTILINE
+    )
+    return [one or other for one, other in found]
+
+
+def test_one_command_names_all_images_by_digest(tmp_path: Path) -> None:
+    deploy = tmp_path / "deploy"
+    shutil.copytree(ROOT / "deploy", deploy)
+    tagged = ["python:3.12-slim-bookworm", "nats:2.11-alpine", "google/cloud-sdk:emulators", "signal-manager:latest"]
+    assert [image.partition("@")[0] for image in images_in(deploy)] == tagged
+
+    assert pin(deploy).returncode == 0
+    first = images_in(deploy)
+    assert [re.sub(PINNED, "", image) for image in first] == tagged
+    assert all(re.search(PINNED + "$", image) for image in first[:3])
+    assert first[3] == tagged[3], "the service's own image is named by whoever has pushed it"
+
+    assert pin(deploy, "registry.example:5000/call/signal-manager:1.0", turn="later").returncode == 0
+    second = images_in(deploy)
+    assert all(re.search(PINNED + "$", image) for image in second)
+    assert second[3].startswith("registry.example:5000/call/signal-manager:1.0@")
+    assert set(first).isdisjoint(second), "it moves to what the tags mean by then"
+    assert [rest.split()[0] for word, rest in instructions() if word == "FROM"] == ["${PYTHON_IMAGE}"] * 2
+
+
+def test_nothing_is_changed_where_a_registry_does_not_know_an_image(tmp_path: Path) -> None:
+    deploy = tmp_path / "deploy"
+    shutil.copytree(ROOT / "deploy", deploy)
+    before = images_in(deploy)
+
+    refused = pin(deploy, "unknown:1.0")
+
+    assert refused.returncode == 1
+    assert "no digest of unknown:1.0" in refused.stderr
+    assert images_in(deploy) == before
 
 
 # -- compose -----------------------------------------------------------------------------------------------------
