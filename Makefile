@@ -92,6 +92,7 @@ bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside ref
 	$(BIN)/python -m benchmarks.slow_receiver --publisher
 	$(BIN)/python -m benchmarks.sfu_capacity
 	$(BIN)/python -m benchmarks.slow_consumers
+	$(BIN)/python -m benchmarks.hoards
 	$(BIN)/python -m benchmarks.rooms
 	$(BIN)/python -m benchmarks.blackhole
 	$(BIN)/python -m benchmarks.network_change

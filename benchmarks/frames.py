@@ -84,10 +84,10 @@ OFFER_SDP = "\r\n".join(
 )
 
 
-def connect(client_id: str, token: str, *, resumable: bool = False) -> bytes:
+def connect(client_id: str, token: str, *, resumable: bool = False, **fields: Any) -> bytes:
     """Return a CONNECT with a plain JSON payload."""
     wish = {"resumable": True} if resumable else {}
-    return _frame(CONNECT, {"client_id": client_id, "auth_token": token} | wish)
+    return _frame(CONNECT, {"client_id": client_id, "auth_token": token} | wish | fields)
 
 
 def heartbeat(timestamp: int = 0, **confirmed: int) -> bytes:
@@ -95,9 +95,9 @@ def heartbeat(timestamp: int = 0, **confirmed: int) -> bytes:
     return _frame(HEARTBEAT, {"timestamp": timestamp, **confirmed})
 
 
-def offer(target_client_id: str) -> bytes:
-    """Return a SIGNAL_OFFER of about 1.2 KB for `target_client_id`."""
-    return _frame(SIGNAL_OFFER, {"target_client_id": target_client_id, "signal_data": OFFER_SDP})
+def offer(target_client_id: str, data: str = OFFER_SDP, **fields: Any) -> bytes:
+    """Return a SIGNAL_OFFER for `target_client_id`, normally of about 1.2 KB."""
+    return _frame(SIGNAL_OFFER, {"target_client_id": target_client_id, "signal_data": data} | fields)
 
 
 def register(number: int) -> bytes:
