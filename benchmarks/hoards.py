@@ -286,14 +286,14 @@ def measure_sessions(server: Server, metrics_port: int, count: int, *, report: C
 
         report("coming back")
         again, ack = join(ABSENT, resume=resumption(absent_ack, 0))
-        got = again.signals(3) if ack["resumed"] else []
+        got = again.signals(3) if ack.get("resumed") else []
         present.drop()
         _, present_again = join(PRESENT, resume=resumption(present_ack, 3))
         gave_way = 0
         for number, (connection, earlier) in enumerate(hoarders):
             connection.drop()
             came, answer_of_all = join(hoarder(number), resume=resumption(earlier, 0))
-            gave_way += not answer_of_all["resumed"]
+            gave_way += not answer_of_all.get("resumed", False)
             came.drop()
         return Sessions(
             sessions=count,
@@ -302,9 +302,9 @@ def measure_sessions(server: Server, metrics_port: int, count: int, *, report: C
             kept_at_the_end=kept[-1],
             gave_way=gave_way,
             went_on=count - gave_way,
-            innocent_resumed=ack["resumed"],
+            innocent_resumed=ack.get("resumed", False),
             innocent_got=len(got),
-            present_resumed=present_again["resumed"],
+            present_resumed=present_again.get("resumed", False),
             rss_before=rss_before,
             rss_peak=rss_peak,
         )
