@@ -64,6 +64,8 @@ class Load:
     rooms: int
     workers: int
     forwarded_per_second: float
+    sent_share: float  # of what the members' plan was
+    missed: int  # by the SFU, because its socket was full
     arrived_share: float
     cpu_percent: float
     microseconds: float
@@ -88,7 +90,7 @@ class Client:
         self._socket.setblocking(False)
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self.session = ""
-        self.received = 0
+        self.received = self.sent = 0
         self.address: tuple[str, int] | None = None
         self.on_srtp: Any = None
         self._checked = asyncio.Event()
@@ -105,6 +107,7 @@ class Client:
         """Send one datagram to the SFU."""
         with suppress(OSError):
             self._socket.send(data)
+            self.sent += 127 < data[0] < 192
 
     async def _send(self, data: bytes) -> None:
         self.send(data)
@@ -144,8 +147,11 @@ class Client:
         self.address = ("127.0.0.1", int(_found(r"a=candidate:.* (\d+) typ host", sdp)))
         self._socket.connect(self.address)
         asyncio.get_running_loop().add_reader(self._socket, self._readable)
-        self._check(ufrag, password)
-        await asyncio.wait_for(self._checked.wait(), 10)
+        for _ in range(60):  # like ICE, since a check is lost where the SFU's socket is full
+            self._check(ufrag, password)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._checked.wait(), 0.5)
+                break
         self.transport.expect((("sha-256", _found(r"a=fingerprint:sha-256 (\S+)", sdp)),), is_client=True)
         await asyncio.wait_for(self._up.wait(), 30)
         self._keeping = asyncio.create_task(self._keep(ufrag, password), name="keep")
@@ -253,7 +259,7 @@ async def measure(pid: int, port: int, *, members: int, rooms: int, workers: int
         for client in publishers:
             await client.open(f"room-{number}")
             await client.publish()
-            players.append(asyncio.create_task(client.play()))
+            players.append((client, asyncio.create_task(client.play())))
         await asyncio.sleep(0.1)
         for client in publishers:
             receiver = Client(port, certificate)
@@ -264,15 +270,26 @@ async def measure(pid: int, port: int, *, members: int, rooms: int, workers: int
     pids = [pid, *child_processes(pid)] if workers > 1 else [pid]
     before, cpu, begin = await metrics(port), sum(map(cpu_seconds, pids)), time.perf_counter()
     received = sum(receiver.received for receiver in receivers)
+    sent = sum(client.sent for client, _ in players)
     await asyncio.sleep(seconds)
     after, used, took = await metrics(port), sum(map(cpu_seconds, pids)) - cpu, time.perf_counter() - begin
     received = sum(receiver.received for receiver in receivers) - received
-    for player in players:
+    sent = sum(client.sent for client, _ in players) - sent
+    for _, player in players:
         player.cancel()
     forwarded = after["sfu_packets_forwarded_total"] - before["sfu_packets_forwarded_total"]
-    expected = rooms * members * (members - 1) * (SOUNDS + PICTURES) * took
+    planned = rooms * members * (SOUNDS + PICTURES) * took
+    missed = after["sfu_datagrams_missed_total"] - before["sfu_datagrams_missed_total"]
     return Load(
-        members, rooms, workers, forwarded / took, received / expected, 100 * used / took, 1e6 * used / forwarded
+        members=members,
+        rooms=rooms,
+        workers=workers,
+        forwarded_per_second=forwarded / took,
+        sent_share=sent / planned,
+        missed=round(missed),
+        arrived_share=received / (planned * (members - 1)),
+        cpu_percent=100 * used / took,
+        microseconds=1e6 * used / forwarded,
     )
 
 
@@ -298,13 +315,24 @@ def command(port: int, workers: int) -> list[str]:
 def show(loads: list[Load], console: Console) -> bool:
     """Print what was measured, and say whether the bar holds."""
     table = Table(
-        "workers", "rooms", "packets/s", "arrived", "CPU", "us/packet", "packets/s for a core", box=SIMPLE_HEAD
+        "workers",
+        "rooms",
+        "packets/s",
+        "sent",
+        "missed",
+        "arrived",
+        "CPU",
+        "us/packet",
+        "packets/s for a core",
+        box=SIMPLE_HEAD,
     )
     for load in loads:
         table.add_row(
             str(load.workers),
             f"{load.rooms} of {load.members}",
             f"{load.forwarded_per_second:.0f}",
+            f"{100 * load.sent_share:.1f} %",
+            str(load.missed),
             f"{100 * load.arrived_share:.1f} %",
             f"{load.cpu_percent:.0f} %",
             f"{load.microseconds:.1f}",

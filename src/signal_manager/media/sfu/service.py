@@ -277,6 +277,7 @@ class LocalSfu:
             await asyncio.sleep(self.settings.tick)
             now = time.monotonic()
             self.load.tick(now)
+            self._port.count_missed()
             for session in list(self.sessions.values()):
                 try:
                     if session.is_expired(now):

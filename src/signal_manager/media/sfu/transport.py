@@ -10,8 +10,10 @@ import asyncio
 import secrets
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -30,6 +32,8 @@ _READ_BATCH = 64
 _MAX_DATAGRAM = 1500
 # A burst of key frames of several publishers has to fit while Python is busy elsewhere.
 _SOCKET_BUFFER = 4 * 1024 * 1024
+# Of Linux: a socket's memory in nine numbers of 32 bits, of which the last counts what the kernel lost.
+_SO_MEMINFO, _MEMINFO = 55, struct.Struct("=9L")
 
 _log = structlog.get_logger(__name__)
 
@@ -160,9 +164,17 @@ class MediaPort:
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 self._socket.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
             self._socket.bind(address)
+            given = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         except OSError as error:
             await self.stop()
             raise ConfigurationError(f"cannot listen on UDP {host} port {port}: {error.strerror}") from error
+        if given < _SOCKET_BUFFER:
+            _log.warning(
+                "little room for media that comes in bursts",
+                given=given,
+                wanted=_SOCKET_BUFFER,
+                set="net.core.rmem_max",
+            )
         # asyncio's own datagram transport queues without bound what the kernel does not take; this drops it.
         loop.add_reader(self._socket, self._readable)
         bound_port = self._socket.getsockname()[1]
@@ -174,6 +186,14 @@ class MediaPort:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
+
+    def count_missed(self) -> None:
+        """Count what the kernel had no room for; only Linux tells."""
+        if self._socket is None or sys.platform != "linux":
+            return
+        with suppress(OSError, struct.error):
+            memory = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+            self._counters.datagrams_missed = _MEMINFO.unpack(memory)[-1]
 
     def send(self, data: bytes, address: Address) -> None:
         """Send one datagram, or lose it where the kernel has no room for it."""
