@@ -17,6 +17,8 @@ export interface LocalTrack {
   readonly track: MediaStreamTrack;
   readonly stream: MediaStream;
   readonly muted: boolean;
+  /** What sends it in the present media session; takes a replaced track from the making of the offer on. */
+  sender: RTCRtpSender | null;
   /** What the service has been told of `muted`. */
   said: boolean;
 }
@@ -75,7 +77,7 @@ export class MediaSession {
   readonly #roomId: string;
   readonly #peer: RTCPeerConnection;
   readonly #listener: MediaListener;
-  readonly #senders = new Map<LocalTrack, { transceiver: RTCRtpTransceiver; mid: string }>();
+  readonly #senders = new Map<LocalTrack, RTCRtpTransceiver>();
   readonly #ending = new AbortController();
   #connectedAt = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -111,17 +113,19 @@ export class MediaSession {
     clearTimeout(this.#renewal);
     clearInterval(this.#relayWatch);
     this.#peer.onconnectionstatechange = null;
+    for (const local of this.#senders.keys()) this.#detach(local);
     this.#peer.close();
   }
 
   /** Make the offer that publishes `tracks`; `accept` or `withdraw` must follow. */
   async offer(tracks: LocalTrack[]): Promise<{ offer_sdp: string; tracks: PublishedTrack[] }> {
-    const added = tracks.map((local) => {
+    for (const local of tracks) {
       const { track, stream } = local;
-      return { local, transceiver: this.#peer.addTransceiver(track, { direction: "sendonly", streams: [stream] }) };
-    });
+      const transceiver = this.#peer.addTransceiver(track, { direction: "sendonly", streams: [stream] });
+      this.#senders.set(local, transceiver);
+      local.sender = transceiver.sender;
+    }
     await this.#peer.setLocalDescription();
-    for (const { local, transceiver } of added) this.#senders.set(local, { transceiver, mid: transceiver.mid ?? "" });
     return { offer_sdp: this.#localSdp(), tracks: tracks.map((local) => this.#describe(local)) };
   }
 
@@ -156,7 +160,7 @@ export class MediaSession {
 
   /** Stop publishing, by negotiation: so the m-sections can be used again. */
   async unpublish(tracks: LocalTrack[], reason?: string): Promise<void> {
-    const mids = tracks.map((local) => ({ mid: this.#senders.get(local)?.mid ?? "" }));
+    const mids = tracks.map((local) => ({ mid: this.#midOf(local) }));
     for (const local of tracks) this.#forget(local);
     await this.#peer.setLocalDescription();
     const reply = await this.#ask("TRACKS_CLOSE", { tracks: mids, offer_sdp: this.#localSdp(), reason });
@@ -190,14 +194,9 @@ export class MediaSession {
 
   /** Tell the service which tracks are muted; one that refuses it is not asked again. */
   async mute(tracks: LocalTrack[]): Promise<void> {
-    const told = tracks.map((local) => ({ mid: this.#senders.get(local)?.mid ?? "", muted: local.muted }));
+    const told = tracks.map((local) => ({ mid: this.#midOf(local), muted: local.muted }));
     for (const local of tracks) local.said = local.muted;
     await this.#ask("TRACKS_MUTE", { tracks: told });
-  }
-
-  /** Send what a publication has for its track now. */
-  async replaceTrack(local: LocalTrack): Promise<void> {
-    await this.#senders.get(local)?.transceiver.sender.replaceTrack(local.track);
   }
 
   /** Stop receiving pulled tracks; closing what is closed already is no error. */
@@ -282,13 +281,22 @@ export class MediaSession {
   #describe(local: LocalTrack): PublishedTrack {
     const { name, track, muted } = local;
     local.said = muted;
-    const published = { mid: this.#senders.get(local)?.mid ?? "", track_name: name, kind: track.kind as TrackKind };
+    const published = { mid: this.#midOf(local), track_name: name, kind: track.kind as TrackKind };
     return muted ? { ...published, muted } : published;
   }
 
   #forget(local: LocalTrack): void {
-    this.#senders.get(local)?.transceiver.stop();
+    this.#detach(local);
+    this.#senders.get(local)?.stop();
     this.#senders.delete(local);
+  }
+
+  #detach(local: LocalTrack): void {
+    if (local.sender === this.#senders.get(local)?.sender) local.sender = null;
+  }
+
+  #midOf(local: LocalTrack): string {
+    return this.#senders.get(local)?.mid ?? "";
   }
 
   #localSdp(): string {

@@ -31,7 +31,6 @@ class Deferred {
 /** Who hears of what an application does with a publication. */
 export interface PublicationListener {
   onChange(): void;
-  onReplace(publication: Publication): Promise<void>;
   onEnded(publication: Publication): void;
 }
 
@@ -42,6 +41,7 @@ export class Publication implements LocalTrack {
   readonly isNamed: boolean;
   /** What the service has been told of `muted`. */
   said = false;
+  sender: RTCRtpSender | null = null;
   isWanted = true;
   hasEnded = false; // by itself, for which it is unpublished
   isPublished = false; // in the present media session
@@ -93,16 +93,32 @@ export class Publication implements LocalTrack {
     this.#listener.onChange();
   }
 
-  /** Send another track of the same kind from now on, without negotiation; what is muted stays so. */
+  /**
+   * Send another track of the same kind from now on, without negotiation; what is muted stays so.
+   *
+   * Where the browser refuses the track, this rejects, and the former one goes on.
+   */
   async replaceTrack(track: MediaStreamTrack): Promise<void> {
     const kind = (track as MediaStreamTrack | undefined)?.kind;
     if (kind !== this.#track.kind) {
       throw new InvalidRequestError(`the track is of kind ${kind}, expected ${this.#track.kind}`);
     }
     track.enabled = !this.#isMuted;
+    const { sender } = this;
+    const before = this.#track;
     this.#track = track;
     this.#watch();
-    await this.#listener.onReplace(this);
+    try {
+      await sender?.replaceTrack(track);
+    } catch (error) {
+      // A media session that ended meanwhile says nothing: the next one begins with the track that there is then.
+      if (sender !== this.sender) return;
+      if (this.#track === track) {
+        this.#track = before;
+        before.enabled = !this.#isMuted;
+      }
+      throw error;
+    }
   }
 
   #watch(): void {

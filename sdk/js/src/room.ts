@@ -147,7 +147,6 @@ export class Room extends Emitter<RoomEvents> {
   readonly #members: Members;
   readonly #publications = new Publications({
     onChange: () => void this.#work(),
-    onReplace: async (publication) => this.#entry?.media?.replaceTrack(publication),
     onEnded: (publication) => this.#hearOfEnd(publication),
   });
   readonly #subscriptions: Unsubscribe[];

@@ -1135,6 +1135,54 @@ test("a track that is of no device is not released without a way to open it agai
   assert.deepEqual([screen!.muted, screen!.track.readyState], [false, "live"]);
 });
 
+test("a track replaced while an offer is being made is what is sent", async () => {
+  const alice = await join("alice");
+  const makeOffer = FakePeer.prototype.setLocalDescription;
+  const replaced: MediaStreamTrack[] = [];
+  mock.method(FakePeer.prototype, "setLocalDescription", async function (this: FakePeer, ...rest: []) {
+    const [next] = makeStream("video").getTracks();
+    const before = makeOffer.apply(this, rest);
+    await alice.publications[0]!.replaceTrack(next!);
+    replaced.push(next!);
+    await before;
+  });
+
+  const [camera] = await alice.publish(makeStream("video"));
+  const sent = (): unknown => FakePeer.all.at(-1)!.transceivers[0]!.sender.track;
+  assert.deepEqual([replaced.length, sent() === replaced[0], camera!.track === replaced[0]], [1, true, true]);
+
+  alice.restartIce();
+  await nextEvent(alice, "reconnected");
+  assert.deepEqual([replaced.length, sent() === replaced[1], FakePeer.all.length], [2, true, 2]);
+
+  // Also while the answer is on its way.
+  const request = (): Promise<unknown> => sfu.requests.next("a session", ({ type }) => type === "RENEGOTIATE");
+  await request();
+  const asked = request();
+  alice.restartIce();
+  const [last] = makeStream("video").getTracks();
+  await asked;
+  await camera!.replaceTrack(last!);
+  await nextEvent(alice, "reconnected");
+  assert.equal(sent(), last);
+});
+
+test("a track that the browser refuses to send leaves the former one", async () => {
+  const alice = await join("alice");
+  const [camera] = await alice.publish(makeStream("video"));
+  const [former] = [camera!.track];
+  const { sender } = peerOf(0).transceivers[0]!;
+  sender.replaceTrack = () => Promise.reject(new Error("InvalidModificationError"));
+
+  await assert.rejects(camera!.replaceTrack(makeStream("video").getTracks()[0]!), /InvalidModification/);
+  camera!.mute();
+
+  assert.deepEqual(
+    [camera!.track === former, former!.enabled, sender.track === (former as never)],
+    [true, false, true],
+  );
+});
+
 test("unpublish takes the stream of before and of after a replaced track, and a publication", async () => {
   const alice = await join("alice");
   const before = makeStream("video");
