@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +20,9 @@ from signal_manager.media.sfu.metrics import Gauges
 from tests.e2e.service import Guest, Service, context_of, eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SDK = Path(__file__).parents[2] / "sdk/js"
+PAGES = Path(__file__).parent / "pages"
+BUNDLES = [SDK / "dist" / name for name in ("signal-manager.js", "direct.js", "devices.js")]
 FLAGS = [
     "--disable-gpu",
     "--disable-quic",
@@ -48,6 +56,28 @@ async def browser(playwright: Playwright) -> AsyncIterator[Browser]:
     browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
     yield browser
     await browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the tests' pages are, beside the SDK, which is built again if its sources have changed since it was."""
+    newest = max(source.stat().st_mtime for source in SDK.glob("src/*.ts"))
+    if any(not bundle.exists() or bundle.stat().st_mtime < newest for bundle in BUNDLES):
+        subprocess.run(["npm", "run", "build"], cwd=SDK, check=True, capture_output=True)
+    folder = tmp_path_factory.mktemp("site")
+    for file in (*BUNDLES, *PAGES.iterdir()):
+        shutil.copy(file, folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Say nothing of requests that are as they should be."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

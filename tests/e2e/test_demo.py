@@ -18,6 +18,7 @@ ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 BUNDLE = Path(__file__).parents[2] / "src/signal_manager/admin/demo"
 PHONE: ViewportSize = {"width": 360, "height": 740}
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+_LIVE = re.compile(r"\blive\b")
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 pytestmark = [
@@ -143,6 +144,40 @@ async def test_muting_stops_sound_and_picture_until_it_is_undone(guest: OpenGues
     await alice.sees(bob)
 
 
+async def test_the_others_see_who_is_muted_and_a_letter_in_place_of_a_muted_picture(guest: OpenGuest) -> None:
+    alice, bob = await guest("alice"), await guest("bob")
+    await alice.sees(bob)
+    await _shows_muted(alice, bob, "")
+
+    await bob.page.get_by_role("button", name="Mute", exact=True).click()
+    await _shows_muted(alice, bob, "audio", "sound muted")
+    await bob.page.get_by_role("button", name="Stop video").click()
+
+    carol = await guest("carol")  # who comes later finds the same
+    for viewer in (alice, carol, bob):
+        await _shows_muted(viewer, bob, "audio video", "sound and picture muted")
+    await bob.page.get_by_role("button", name="Start video").click()
+    await bob.page.get_by_role("button", name="Unmute").click()
+
+    for viewer in (alice, carol, bob):
+        await _shows_muted(viewer, bob, "")
+    await alice.sees(bob)
+    await carol.sees(bob)
+
+
+async def _shows_muted(viewer: Guest, other: Guest, kinds: str, badge: str = "") -> None:
+    """Wait until a tile says what is muted: no black picture, and nothing of how it moves."""
+    tile, limit = viewer.tile(other), TIME_LIMIT * 1000
+    await expect(tile).to_have_attribute("data-muted", kinds, timeout=limit)
+    if badge:
+        await expect(tile.locator(".muted")).to_have_text(badge, timeout=limit)
+    await expect(tile.locator(".muted")).to_be_visible(visible=bool(badge), timeout=limit)
+    is_dark = "video" in kinds
+    await expect(tile.locator(".initial")).to_be_visible(visible=is_dark, timeout=limit)
+    await expect(tile.locator("video")).to_be_visible(visible=not is_dark, timeout=limit)
+    await expect(tile.locator(".figures")).to_be_visible(visible=not is_dark, timeout=limit)
+
+
 # Another video in place of the camera, which the browser itself ends: what is shared of a screen ends so too.
 _SHARE = """() => {
     navigator.mediaDevices.getUserMedia = async () => {
@@ -181,7 +216,7 @@ async def test_a_picture_that_has_ended_is_gone_from_the_others_tiles(guest: Ope
 
     await bob.page.evaluate(end)
 
-    await expect(alice.tile(bob)).not_to_have_class(re.compile(r"\blive\b"), timeout=TIME_LIMIT * 1000)
+    await expect(alice.tile(bob)).not_to_have_class(_LIVE, timeout=TIME_LIMIT * 1000)
     await expect(alice.tile(bob)).to_be_visible()
     (unpublished,) = [frame for frame in heard if b'"tracks_unpublished"' in frame]
     assert b'"reason":"ended"' in unpublished

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,17 +12,14 @@ from playwright.async_api import Browser, BrowserContext, Error, Page
 
 from signal_manager.app import running
 from signal_manager.config import Config
-from tests.e2e.conftest import CHROMIUM
+from tests.e2e.conftest import CHROMIUM, SDK
 from tests.e2e.service import context_of, eventually
 from tests.wire import Wire
 
-PAGES = Path(__file__).parent / "pages"
-SDK = Path(__file__).parents[2] / "sdk/js"
 # Both phones say so many, and all connections are cut so often meanwhile.
 MESSAGES = 200
 CUTS = 4
 TOKENS = {"alice": "t-1", "bob": "t-2"}
-BUNDLES = [SDK / "dist" / name for name in ("signal-manager.js", "direct.js")]
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -84,28 +75,6 @@ class Phone:
         """Wait until so many more frames were shown."""
         start = await self.do("frames")
         await eventually(lambda: self.do("frames"), lambda count: count >= start + frames)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the page is, beside the SDK, which is built again if its sources have changed since it was."""
-    newest = max(source.stat().st_mtime for source in SDK.glob("src/*.ts"))
-    if any(not bundle.exists() or bundle.stat().st_mtime < newest for bundle in BUNDLES):
-        subprocess.run(["npm", "run", "build"], cwd=SDK, check=True, capture_output=True)
-    folder = tmp_path_factory.mktemp("site")
-    for file in (*BUNDLES, PAGES / "phone.html", PAGES / "phone.js"):
-        shutil.copy(file, folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Say nothing of requests that are as they should be."""
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 import { SignalClient, type Participant, type Room, type TrackKind } from "../src/index.js";
 import type { Source } from "./sources.js";
 import { Meter } from "./statistics.js";
-import type { Tiles } from "./tiles.js";
+import type { Muted, Tiles } from "./tiles.js";
 
 /** Where and as whom to join. */
 export interface CallSettings {
@@ -68,6 +68,7 @@ export class Call {
     for (const participant of room.participants.values()) {
       tiles.add(participant.clientId, nameOf(participant));
       tiles.markAway(participant.clientId, participant.away);
+      tiles.markMuted(participant.clientId, mutedOf(participant.tracks.values()));
     }
     this.#listen();
     listener.onState("connected");
@@ -99,6 +100,8 @@ export class Call {
   setMuted(kind: TrackKind, isMuted: boolean): void {
     if (isMuted) this.#room.mute(kind);
     else this.#room.unmute(kind);
+    const own = this.#room.publications.map(({ track, muted }) => ({ kind: track.kind, muted }));
+    this.#tiles.markMuted(this.#client.clientId, mutedOf(own));
   }
 
   /** Leave, and stop the source. */
@@ -134,6 +137,11 @@ export class Call {
     }
     this.#room.on("track", ({ participant, track }) => this.#tiles.addTrack(participant.clientId, track));
     this.#room.on("track-removed", ({ participant, track }) => this.#tiles.removeTrack(participant.clientId, track));
+    for (const event of ["track", "track-removed", "track-muted", "track-unmuted"] as const) {
+      this.#room.on(event, ({ participant }) =>
+        this.#tiles.markMuted(participant.clientId, mutedOf(participant.tracks.values())),
+      );
+    }
     this.#client.on("disconnected", () => onState("reconnecting"));
     // Otherwise the room has more to do, and says when it is done.
     this.#client.on("reconnected", () => this.#room.state === "joined" && onState("connected"));
@@ -167,6 +175,16 @@ export class Call {
     this.#source.stop();
     this.#tiles.removeAll();
   }
+}
+
+/** Return which kinds of these tracks are muted: all tracks of the kind, and at least one. */
+function mutedOf(tracks: Iterable<{ kind: string | undefined; muted: boolean }>): Muted {
+  const all = [...tracks];
+  const isMuted = (kind: TrackKind): boolean => {
+    const some = all.filter((track) => track.kind === kind);
+    return some.length > 0 && some.every(({ muted }) => muted);
+  };
+  return { audio: isMuted("audio"), video: isMuted("video") };
 }
 
 /** Return what others call a participant; whoever gives no name is called by its client id. */

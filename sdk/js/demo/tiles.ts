@@ -2,6 +2,12 @@
 
 import type { Figures } from "./statistics.js";
 
+/** Which kinds of a participant's tracks are muted, each of them as a whole. */
+export interface Muted {
+  readonly audio: boolean;
+  readonly video: boolean;
+}
+
 /** Finds an element that the page is written with. */
 export function byId<T extends HTMLElement>(id: string, type: new () => T): T {
   const element = document.getElementById(id);
@@ -23,7 +29,9 @@ class Tile {
   readonly #video = document.createElement("video");
   readonly #figures = make("span", "figures");
   readonly #away = make("span", "away", "away");
+  readonly #badge = make("span", "muted");
   readonly #play: HTMLElement;
+  #muted: Muted = { audio: false, video: false };
 
   constructor(clientId: string, name: string, { isOwn = false, isMirrored = false } = {}) {
     this.element.dataset["participant"] = clientId;
@@ -42,8 +50,9 @@ class Tile {
     initial.setAttribute("aria-hidden", "true");
     const caption = make("div", "caption");
     this.#away.hidden = true;
-    caption.append(make("span", "who", isOwn ? `${name} (you)` : name), this.#away, this.#figures);
+    caption.append(make("span", "who", isOwn ? `${name} (you)` : name), this.#badge, this.#away, this.#figures);
     this.element.append(initial, this.#video, caption, this.#play);
+    this.markMuted(this.#muted);
   }
 
   add(track: MediaStreamTrack): void {
@@ -74,6 +83,17 @@ class Tile {
     this.#away.hidden = !isAway;
   }
 
+  /** Say on the tile what is muted; in place of a muted picture, which is black, there is the name's first letter. */
+  markMuted(muted: Muted): void {
+    this.#muted = muted;
+    const { audio, video } = muted;
+    this.#badge.textContent = audio && video ? "sound and picture muted" : audio ? "sound muted" : "picture muted";
+    this.#badge.hidden = !audio && !video;
+    this.element.dataset["muted"] = [audio && "audio", video && "video"].filter(Boolean).join(" ");
+    this.#figures.hidden = video;
+    this.#showWhetherLive();
+  }
+
   end(): void {
     this.#video.srcObject = null;
     this.element.remove();
@@ -92,7 +112,7 @@ class Tile {
   }
 
   #showWhetherLive(): void {
-    this.element.classList.toggle("live", this.#stream.getVideoTracks().length > 0);
+    this.element.classList.toggle("live", this.#stream.getVideoTracks().length > 0 && !this.#muted.video);
   }
 
   /** Play; a browser that wants to be asked by a person gets a button for it. */
@@ -145,6 +165,10 @@ export class Tiles {
 
   markAway(clientId: string, isAway: boolean): void {
     this.#tiles.get(clientId)?.markAway(isAway);
+  }
+
+  markMuted(clientId: string, muted: Muted): void {
+    this.#tiles.get(clientId)?.markMuted(muted);
   }
 
   show(figures: Map<string, Figures>): void {
