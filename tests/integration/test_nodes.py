@@ -11,8 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from aiortc import AudioStreamTrack
 
 from signal_manager.bus.nats import NatsBus
+from signal_manager.client import Room, RoomHappening, SignalClient, TrackMuted, TrackUnmuted
+from signal_manager.media.sfu import LocalSfu
 from tests.integration.conftest import Service, ServiceWith
 from tests.integration.v1_client import DIALECTS, SIGNAL_TYPES, Client, connect
 from tests.nats_server import NatsServer, free_port
@@ -392,6 +395,58 @@ async def test_metadata_that_changes_is_told_on_all_nodes(nodes: list[Service]) 
             assert told["participant"]["metadata"] == {"by": "operator"}
         state = await ask(clients[1], "ROOM_STATE", room_id="r")
         assert [each["metadata"] for each in state["participants"]] == [{"by": "operator"}, {"hand": True}, {}]
+
+
+async def test_mute_is_heard_on_the_other_node_and_found_by_those_who_come_later(
+    nats: NatsServer, service_with: ServiceWith, tmp_path: Path
+) -> None:
+    async with LocalSfu(http_port=0) as sfu, AsyncExitStack() as stack:
+        two = [
+            await service_with(
+                **{
+                    "bus.backend": "nats",
+                    "bus.nats_url": nats.url,
+                    "bus.node_id": f"node-{number}",
+                    "storage.backend": "sqlite",
+                    "storage.sqlite_path": str(tmp_path / "shared.db"),
+                    "auth.api_keys": KEYS,
+                    "media.backend": "cloudflare",
+                    "cloudflare.app_id": sfu.app_id,
+                    "cloudflare.app_secret": sfu.app_secret,
+                    "cloudflare.base_url": sfu.base_url,
+                    "cloudflare.stun_url": "",
+                }
+            )
+            for number in range(2)
+        ]
+
+        async def join(node: Service, name: str) -> Room:
+            client = await stack.enter_async_context(SignalClient(node.url, name, "t"))
+            return await client.join("r", create=True)
+
+        def state(room: Room) -> dict[str, bool]:
+            ann = room.participants.get("ann")
+            return {} if ann is None else {name: track.muted for name, track in ann.tracks.items()}
+
+        ann, ben = await join(two[0], "ann"), await join(two[1], "ben")
+        (voice,) = await ann.publish(AudioStreamTrack())
+        await ann.publish(AudioStreamTrack(), name="desk", muted=True)
+        await until(lambda: state(ben) == {"audio": False, "desk-audio": True}, limit=30)
+        heard: list[RoomHappening] = []
+        for name in ("track_muted", "track_unmuted"):
+            ben.on(name, heard.append)
+
+        voice.mute()
+        await until(lambda: state(ben) == {"audio": True, "desk-audio": True}, limit=30)
+        late = [await join(node, name) for node, name in zip(two, ("cat", "dan"), strict=True)]
+        assert [state(room) for room in late] == [{"audio": True, "desk-audio": True}] * 2
+
+        voice.unmute()
+        rooms = (ben, *late)
+        await until(lambda: all(state(room) == {"audio": False, "desk-audio": True} for room in rooms), limit=30)
+        participant = ben.participants["ann"]
+        await until(lambda: len(heard) == 2, limit=30)
+        assert heard == [TrackMuted(participant, "audio"), TrackUnmuted(participant, "audio")]
 
 
 async def test_a_room_is_closed_on_all_nodes(nodes: list[Service]) -> None:
