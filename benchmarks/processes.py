@@ -29,6 +29,7 @@ __all__ = [
     "resident_bytes",
     "running",
     "stop",
+    "waited_seconds",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,11 +110,20 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time that the live threads of a process have used, in s."""
+    return _scheduled(pid, 0)
+
+
+def waited_seconds(pid: int) -> float:
+    """Return how long the live threads of a process could have run and had no core, in s."""
+    return _scheduled(pid, 1)
+
+
+def _scheduled(pid: int, field: int) -> float:
     nanoseconds = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         # A thread may end between the listing and the reading.
         with suppress(FileNotFoundError, ProcessLookupError):
-            nanoseconds += int((task / "schedstat").read_text().split()[0])
+            nanoseconds += int((task / "schedstat").read_text().split()[field])
     return nanoseconds / 1e9
 
 

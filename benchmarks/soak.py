@@ -37,6 +37,7 @@ from benchmarks.processes import (
     pinned,
     resident_bytes,
     stop,
+    waited_seconds,
 )
 from benchmarks.results import machine, write_json
 from benchmarks.servers import Server, service
@@ -66,6 +67,7 @@ class Soak:
     rss_warm_bytes: int
     rss_end_bytes: int
     cpu_percent: float
+    waited_percent: float
     lag_p99_ms: float
     errors_logged: int
     warnings_logged: dict[str, int]
@@ -124,7 +126,8 @@ def measure(
         ]
         for load in loads:
             _line(load)
-        start, lag_before, cpu = _memory(pid), _lag_counts(watched), cpu_seconds(pid)
+        start, lag_before = _memory(pid), _lag_counts(watched)
+        cpu, waited = cpu_seconds(pid), waited_seconds(pid)
         report(f"letting them talk for {seconds:g} s, of whom {drops:.1%} are dropped each second")
         began = time.monotonic()
         for load in loads:
@@ -133,7 +136,8 @@ def measure(
         warm = _memory(pid)
         time.sleep(max(0.0, began + seconds - time.monotonic()))
         end, lag_after = _memory(pid), _lag_counts(watched)
-        cpu_share = (cpu_seconds(pid) - cpu) / (time.monotonic() - began)
+        elapsed = time.monotonic() - began
+        cpu_share, waited_share = (cpu_seconds(pid) - cpu) / elapsed, (waited_seconds(pid) - waited) / elapsed
         report("waiting for what is on its way")
         accounts = [_line(load) for load in loads]
         for load in loads:
@@ -149,6 +153,7 @@ def measure(
         rss_warm_bytes=warm,
         rss_end_bytes=end,
         cpu_percent=cpu_share * 100,
+        waited_percent=waited_share * 100,
         lag_p99_ms=_p99(lag_before, lag_after) * 1000,
         errors_logged=errors,
         warnings_logged=warnings,
@@ -269,6 +274,7 @@ def _table(soak: Soak) -> Table:
         (f"memory after {min(WARM_UP, soak.seconds / 2):g} s, MiB", f"{soak.rss_warm_bytes / 2**20:,.1f}"),
         ("memory at the end, MiB", f"{soak.rss_end_bytes / 2**20:,.1f}"),
         ("service CPU, % of a core", f"{soak.cpu_percent:,.0f}"),
+        ("service waited for a core, % of the time", f"{soak.waited_percent:,.0f}"),
         ("event loop lag, p99, ms", f"{soak.lag_p99_ms:,.1f}"),
         ("errors in the log", f"{soak.errors_logged:,}"),
         ("warnings in the log", ", ".join(f"{count} {text}" for text, count in soak.warnings_logged.items()) or "0"),
