@@ -14,7 +14,7 @@ await build({
     {
       name: "shared",
       setup({ onResolve }) {
-        onResolve({ filter: /\/index\.js$/ }, () => ({ path: "./signal-manager.js", external: true }));
+        onResolve({ filter: /\/(index|errors)\.js$/ }, () => ({ path: "./signal-manager.js", external: true }));
       },
     },
   ],

@@ -4,6 +4,7 @@
  * `connection.ts` is one WebSocket; here is which one, what waits for it, and what the application hears of it.
  */
 
+import { CALL, aFunction, check, shortText, time } from "./arguments.js";
 import { ABNORMAL, Connection, mayReconnect, type Closed, type WebSocketConstructor } from "./connection.js";
 import { Emitter, type Unsubscribe } from "./emitter.js";
 import {
@@ -19,6 +20,8 @@ import {
 import { SUBPROTOCOLS, encode, type Framing } from "./frames.js";
 import { makeId } from "./ids.js";
 import {
+  TYPE_BYTES,
+  isObject,
   isSignal,
   type Fields,
   type JsonObject,
@@ -28,9 +31,10 @@ import {
   type SignalType,
 } from "./messages.js";
 import { onNetworkChange } from "./network.js";
-import { NAME_RULE, isValidName } from "./fields.js";
+import { MAX_ITEMS } from "./fields.js";
 import { Room, type JoinOptions } from "./room.js";
-import { MAX_TIME, completeRetry, type RetryOptions } from "./retry.js";
+import { completeRetry, type RetryOptions } from "./retry.js";
+import { flag, listOf, maybe, name, object, oneOf, rule, type RulesOf } from "./fields.js";
 import { Session, type Encoded } from "./session.js";
 import { explainExpiry, fetchToken, isExpiry, renewalDelay, retryDelay, type Token } from "./tokens.js";
 
@@ -147,6 +151,24 @@ const MAX_GOAWAY_DELAY = 60_000;
 // The close code that asks for a new token: its 401 is no refusal of what the client comes back with.
 const TOKEN_EXPIRED = 4402;
 
+const aUrl = rule("a URL such as wss://host/ws", (url) => typeof url === "string" && /^wss?:\/\/[^/]/.test(url));
+const aToken = rule("a string or a function", (token) => typeof token === "string" || typeof token === "function");
+const aRequest = rule(
+  "the name of a request",
+  (type) => type !== "CONNECT" && typeof type === "string" && Object.hasOwn(TYPE_BYTES, `${type}_ACK`),
+);
+
+const OPTIONS: RulesOf<ClientOptions> = {
+  framing: maybe(oneOf(...Object.keys(SUBPROTOCOLS))),
+  connectTimeout: maybe(time),
+  requestTimeout: maybe(time),
+  retry: maybe(object),
+  resumable: maybe(flag),
+  WebSocket: maybe(aFunction),
+};
+
+const RECORD = { capabilities: maybe(listOf(shortText, MAX_ITEMS)), metadata: maybe(object) };
+
 /** A call that waits for a connection or for its reply. */
 interface Pending {
   data: Encoded;
@@ -215,27 +237,22 @@ export class SignalClient extends Emitter<ClientEvents> {
    */
   constructor(url: string, clientId: string, token: Token, options: ClientOptions = {}) {
     super(CLIENT_EVENTS);
-    const framing = options.framing ?? "v2";
-    const WebSocket = options.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
-    if (!/^wss?:\/\/[^/]/.test(url)) throw new InvalidRequestError("expected a URL such as wss://host/ws");
-    if (!isValidName(clientId)) throw new InvalidRequestError(`clientId is ${clientId}, expected ${NAME_RULE}`);
-    if (!(framing in SUBPROTOCOLS)) throw new InvalidRequestError(`framing is ${framing}, expected v1, v2 or json`);
+    check({ url: aUrl, clientId: name, token: aToken }, { url, clientId, token });
+    const given = check(OPTIONS, options, "options");
+    const { framing = "v2", connectTimeout = 10_000, requestTimeout = 10_000, resumable = true, retry } = given;
+    const WebSocket = given.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
     if (!WebSocket) throw new InvalidRequestError("there is no global WebSocket here: pass one as an option");
-    if (typeof token !== "string" && typeof token !== "function")
-      throw new InvalidRequestError(`token is a ${typeof token}, expected a string or a function`);
     this.clientId = clientId;
-    checkTime(options.connectTimeout ?? 0, "connectTimeout");
-    checkTime(options.requestTimeout ?? 0, "requestTimeout");
-    this.#requestTimeout = options.requestTimeout ?? 10_000;
-    this.#retry = completeRetry(options.retry, { attempts: Infinity, maxDelay: 10_000 });
+    this.#requestTimeout = requestTimeout;
+    this.#retry = completeRetry(retry, { attempts: Infinity, maxDelay: 10_000 });
     this.#settings = {
       url,
       framing,
       // The instance lets the service recognise a reconnect of this very client (docs/protocol.md, "Conversation").
       connect: { client_id: clientId, version: PROTOCOL_VERSION, instance_id: makeId() },
       token,
-      session: new Session(options.resumable ?? true),
-      timeout: options.connectTimeout ?? 10_000,
+      session: new Session(resumable),
+      timeout: connectTimeout,
       WebSocket,
     };
   }
@@ -256,7 +273,7 @@ export class SignalClient extends Emitter<ClientEvents> {
    * @param options.signal gives up, and ends the client.
    */
   async connect(options: { signal?: AbortSignal } = {}): Promise<void> {
-    const { signal } = options;
+    const { signal } = check<CallOptions>(CALL, options, "options");
     if (this.#state !== "new") throw new InvalidRequestError("this client was used before; make a new one");
     signal?.throwIfAborted();
     const giveUp = (): void => {
@@ -283,8 +300,8 @@ export class SignalClient extends Emitter<ClientEvents> {
    *
    * Rejects with `UnavailableError` when no connection is accepted in time; the client goes on trying.
    */
-  async reconnect({ timeout = this.#requestTimeout }: Pick<CallOptions, "timeout"> = {}): Promise<void> {
-    checkTime(timeout, "timeout");
+  async reconnect(options: Pick<CallOptions, "timeout"> = {}): Promise<void> {
+    const { timeout = this.#requestTimeout } = check<CallOptions>(CALL, options, "options");
     if (this.#retry.attempts === 0) throw new InvalidRequestError("this client never reconnects: retry.attempts is 0");
     const isEarly = this.#state === "connecting" && this.#sessionId === null;
     if (isEarly || this.#state === "new" || this.#state === "closing" || this.#state === "ended")
@@ -309,11 +326,12 @@ export class SignalClient extends Emitter<ClientEvents> {
 
   /**
    * Say good-bye and stop everything the client started; calls that still wait are rejected. Closing twice is closing
-   * once. The promise never rejects.
+   * once. The promise rejects for a wrong argument only.
    *
    * @param reason one line for the service's log.
    */
   async close(reason?: string): Promise<void> {
+    check({ reason: maybe(shortText) }, { reason });
     this.#farewell = reason;
     if (this.#state === "connected") {
       this.#state = "closing";
@@ -350,7 +368,7 @@ export class SignalClient extends Emitter<ClientEvents> {
    * @param target a client, or `{ roomId }` for all other members of a room that this client is in.
    */
   sendMessage(target: string | { roomId: string }, data: unknown, options?: SignalOptions): Promise<SignalStatus> {
-    const to = typeof target === "object" ? { room_id: target.roomId } : { target_client_id: target };
+    const to = isObject(target) ? { room_id: (target as { roomId: string }).roomId } : { target_client_id: target };
     return this.#signal("SIGNAL_MESSAGE", to, data, options);
   }
 
@@ -359,7 +377,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     record: { capabilities?: string[]; metadata?: JsonObject } = {},
     options?: CallOptions,
   ): Promise<void> {
-    await this.request("REGISTER", record, options);
+    await this.request("REGISTER", check(RECORD, record, "record"), options);
   }
 
   /** Take this client's record away again. */
@@ -387,7 +405,8 @@ export class SignalClient extends Emitter<ClientEvents> {
   }
 
   /** Send any request in the protocol's own words and return the fields of its reply (docs/protocol.md, "Messages"). */
-  request<T extends RequestType>(type: T, fields: Fields[T], options?: CallOptions): Promise<Fields[`${T}_ACK`]> {
+  async request<T extends RequestType>(type: T, fields: Fields[T], options?: CallOptions): Promise<Fields[`${T}_ACK`]> {
+    check({ type: aRequest, fields: object }, { type, fields });
     return this.#call(type, fields, `${type}_ACK`, undefined, options) as Promise<Fields[`${T}_ACK`]>;
   }
 
@@ -397,8 +416,9 @@ export class SignalClient extends Emitter<ClientEvents> {
     data: unknown,
     options: SignalOptions = {},
   ): Promise<SignalStatus> {
-    const { ack } = options;
     const target = "room_id" in to ? to.room_id : to.target_client_id;
+    check({ target: name }, { target });
+    const { ack } = check<Pick<SignalOptions, "ack">>({ ack: maybe(flag) }, options, "options");
     const fields = { ...to, signal_data: data, ack };
     const reply = await this.#call(type, fields, ack ? "SIGNAL_ACK" : null, target, options);
     return ack ? ((reply as unknown as Fields["SIGNAL_ACK"]).status as SignalStatus) : "sent";
@@ -410,11 +430,11 @@ export class SignalClient extends Emitter<ClientEvents> {
     fields: Fields[T],
     reply: MessageType | null,
     target: string | undefined,
-    { timeout = this.#requestTimeout, signal }: CallOptions = {},
+    options: CallOptions = {},
   ): Promise<JsonObject> {
+    const { timeout = this.#requestTimeout, signal } = check<CallOptions>(CALL, options, "options");
     signal?.throwIfAborted();
     if (this.#state === "new" || this.#state === "closing" || this.#state === "ended") throw this.#copyOfError();
-    checkTime(timeout, "timeout");
     if (this.#pending.size >= MAX_PENDING) throw new RateLimitedError(`${MAX_PENDING} calls wait already`);
     const id = makeId();
     const data = encode(this.#settings.framing, type, id, fields);
@@ -690,10 +710,6 @@ export class SignalClient extends Emitter<ClientEvents> {
     const { code, details, retryable, message } = this.#error;
     return errorFromWire(message, { code, details, retryable });
   }
-}
-
-function checkTime(ms: number, name: string): void {
-  if (!(ms >= 0 && ms <= MAX_TIME)) throw new InvalidRequestError(`${name} is ${ms}, expected ms up to ${MAX_TIME}`);
 }
 
 function tooLate(pending: Pending, timeout: number): SignalManagerError {

@@ -5,9 +5,9 @@
  * new, and in a new one, which is in no room, it is answered with 404.
  */
 
+import { MAX_TIME } from "./arguments.js";
 import type { SignalClient } from "./client.js";
 import { RateLimitedError } from "./errors.js";
-import { MAX_TIME } from "./retry.js";
 
 // How long to wait, in ms, before leaving is said again where too much was said before.
 const AGAIN = 1000;

@@ -28,6 +28,7 @@ const all = new WeakMap<Publication, Released>();
  * @throws InvalidRequestError the track is of no camera or microphone, and `reopen` is missing.
  */
 export function releaseDevice(publication: Publication, reopen?: Reopen): void {
+  expectPublication(publication);
   const { track } = publication;
   const before = all.get(publication);
   if (before !== undefined && before.blank === track) {
@@ -35,7 +36,7 @@ export function releaseDevice(publication: Publication, reopen?: Reopen): void {
     return;
   }
   const open = reopen ?? reopenOf(track);
-  if (typeof open !== "function") throw new InvalidRequestError(`reopen is ${String(open)}, expected a function`);
+  if (typeof open !== "function") throw new InvalidRequestError(`reopen is ${typeof open}, expected a function`);
   const { blank, stop } = makeBlank(track.kind);
   const released: Released = { reopen: open, track, blank, isGone: false };
   all.set(publication, released);
@@ -58,6 +59,7 @@ export function releaseDevice(publication: Publication, reopen?: Reopen): void {
  * Where the device cannot be opened (`NotAllowedError`), this rejects and the publication stays muted.
  */
 export async function restoreDevice(publication: Publication): Promise<void> {
+  expectPublication(publication);
   const released = all.get(publication);
   if (released === undefined || released.blank !== publication.track) return publication.unmute();
   const attempt = (released.attempt ??= released.reopen());
@@ -81,6 +83,11 @@ export async function restoreDevice(publication: Publication): Promise<void> {
   } finally {
     if (released.attempt === attempt) released.attempt = undefined;
   }
+}
+
+function expectPublication(publication: Publication | undefined | null): void {
+  if (typeof publication?.replaceTrack === "function") return;
+  throw new InvalidRequestError(`publication is ${typeof publication}, expected one of room.publish`);
 }
 
 /** Return what opens the device of a track again, and no other device. */

@@ -7,6 +7,7 @@
  * An entry point of its own, `signal-manager/direct`: pages that call through an SFU do not load it.
  */
 
+import { aFunction, aKind, aStream, check, having } from "./arguments.js";
 import { makeId } from "./ids.js";
 import {
   Emitter,
@@ -23,6 +24,7 @@ import {
   type Unsubscribe,
 } from "./index.js";
 import { isObject } from "./messages.js";
+import { listOf, maybe, name, object, type RulesOf } from "./fields.js";
 
 /** What direct calls use. */
 export interface DirectOptions {
@@ -73,6 +75,8 @@ const SILENCE = 1000;
 /** The field of a SIGNAL_MESSAGE that ends a call; other messages are the application's. */
 const BYE = "direct_call_ended";
 
+const OPTIONS: RulesOf<DirectOptions> = { iceServers: maybe(listOf(object)), RTCPeerConnection: maybe(aFunction) };
+
 /** The direct calls of one client: dial, or hear `incoming` and answer. One call with each other client at a time. */
 export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
   readonly #client: SignalClient;
@@ -84,6 +88,8 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
 
   constructor(client: SignalClient, options: DirectOptions = {}) {
     super({ incoming: true });
+    check({ client: having("a SignalClient", "sendOffer") }, { client });
+    options = check(OPTIONS, options, "options");
     this.#client = client;
     this.#options = options;
     this.#subscriptions = [
@@ -111,6 +117,7 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
    * @throws InvalidRequestError there is a call with that client already.
    */
   dial(clientId: string, stream?: MediaStream): DirectCall {
+    check({ clientId: name, stream: maybe(aStream) }, { clientId, stream });
     if (clientId === this.#client.clientId) throw new InvalidRequestError("a client cannot call itself");
     const present = this.#calls.get(clientId);
     if (present?.isRinging) {
@@ -261,18 +268,21 @@ export class DirectCall extends Emitter<CallEvents> {
 
   /** Accept an incoming call, with something to send or only to receive. */
   answer(stream?: MediaStream): void {
+    check({ stream: maybe(aStream) }, { stream });
     if (!this.isRinging) throw new InvalidRequestError("the call does not ring");
     void this.start(stream, false);
   }
 
   /** Send the tracks of a stream too. */
   publish(stream: MediaStream): void {
+    check({ stream: aStream }, { stream });
     const peer = this.#connection();
     for (const track of stream.getTracks()) peer.addTrack(track, stream);
   }
 
   /** Stop sending the tracks of a stream; the tracks themselves are not stopped. */
   unpublish(stream: MediaStream): void {
+    check({ stream: aStream }, { stream });
     const peer = this.#connection();
     const tracks = new Set<MediaStreamTrack | null>(stream.getTracks());
     for (const sender of peer.getSenders()) if (tracks.has(sender.track)) peer.removeTrack(sender);
@@ -478,6 +488,7 @@ export class DirectCall extends Emitter<CallEvents> {
   }
 
   #enable(kind: TrackKind | undefined, isEnabled: boolean): void {
+    check({ kind: maybe(aKind) }, { kind });
     for (const { track } of this.#connection().getSenders()) {
       if (track !== null && (kind === undefined || track.kind === kind)) track.enabled = isEnabled;
     }

@@ -1,6 +1,7 @@
 /** Typed events, the one way in which the SDK's objects tell an application what happens. */
 
-import { InvalidRequestError } from "./errors.js";
+import { aFunction, check } from "./arguments.js";
+import { oneOf } from "./fields.js";
 
 /** Takes a listener away again; calling it twice does nothing more. */
 export type Unsubscribe = () => void;
@@ -24,11 +25,7 @@ export class Emitter<Events extends object> {
    * @throws InvalidRequestError there is no event of that name, or the listener is no function.
    */
   on<Name extends keyof Events>(event: Name, listener: (value: Events[Name]) => unknown): Unsubscribe {
-    if (!Object.hasOwn(this.#names, event)) {
-      const names = Object.keys(this.#names).join(", ");
-      throw new InvalidRequestError(`no event is called ${String(event)}, expected one of ${names}`);
-    }
-    if (typeof listener !== "function") throw new InvalidRequestError("a listener is a function");
+    check({ event: oneOf(...Object.keys(this.#names)), listener: aFunction }, { event, listener });
     const listeners = this.#listeners.get(event) ?? new Set();
     this.#listeners.set(event, listeners);
     // Wrapped, so that a function that is added twice is called twice and taken away once.

@@ -1,5 +1,6 @@
 /**
- * What a field of a message may hold: the rules that `rules.ts` puts together, and reading an object by them.
+ * What a field of a message may hold, and what an application may hand over: the rules that `rules.ts` and `arguments.ts`
+ * put together, and reading an object by them.
  */
 
 import { MalformedMessageError } from "./errors.js";
@@ -18,21 +19,29 @@ export function isValidName(name: unknown): name is string {
 /** Items in one request about tracks or data channels (docs/protocol.md, "Messages"). */
 export const MAX_ITEMS = 64;
 
+// Characters of a wrong value in an error.
+const MAX_SHOWN = 80;
+
 /** A rule returns the value to keep, or throws what was expected. */
 export interface Rule {
   isOptional: boolean;
   read(value: unknown, where: string): unknown;
 }
 
+/** A rule for every field of a type. */
+export type RulesOf<Shape> = { [F in keyof Shape]-?: Rule };
+
 /** The rules of an object's fields, in the order in which they are written. */
 export type Rules = Readonly<Record<string, Rule>>;
 
-function rule(expected: string, accepts: (value: unknown) => boolean): Rule {
+/** A rule that keeps a value which is as expected. */
+export function rule(expected: string, accepts: (value: unknown) => boolean): Rule {
   return {
     isOptional: false,
     read(value, where) {
-      if (!accepts(value)) throw new MalformedMessageError(`${where} must be ${expected}`);
-      return value;
+      if (accepts(value)) return value;
+      const shown = Object(value) === value ? typeof value : String(value).slice(0, MAX_SHOWN);
+      throw new MalformedMessageError(`${where} must be ${expected}, got ${shown}`);
     },
   };
 }
@@ -73,7 +82,7 @@ export function oneOf(...words: string[]): Rule {
   return rule(`one of ${words.join(", ")}`, (value) => words.includes(value as string));
 }
 
-export const anything = rule("a value", () => true);
+export const anything = rule("a JSON value", (value) => typeof value !== "function" && typeof value !== "symbol");
 export const text = rule("a string", (value) => typeof value === "string");
 export const name = rule(NAME_RULE, isValidName);
 export const tag = rule(

@@ -4,10 +4,11 @@
  * `room.ts` brings the media session to what is wanted here.
  */
 
+import { aKind, aStream, check } from "./arguments.js";
 import { InvalidRequestError } from "./errors.js";
 import type { LocalTrack } from "./media.js";
 import type { TrackKind } from "./messages.js";
-import { NAME_RULE, isValidName } from "./fields.js";
+import { maybe, name } from "./fields.js";
 
 // How often (ms) tracks are looked at: `track.stop()` fires no event.
 const CHECK_INTERVAL = 1000;
@@ -171,13 +172,13 @@ export class Publications {
 
   /** Those that are meant by a publication, or by a stream: the one it was published with, or that of its track. */
   of(what: MediaStream | Publication): Publication[] {
-    const tracks = (what as Partial<MediaStream> | undefined)?.getTracks?.();
-    return [...this.#all].filter((each) => each === what || each.stream === what || tracks?.includes(each.track));
+    const tracks = what instanceof Publication ? [] : check({ stream: aStream }, { stream: what }).stream.getTracks();
+    return [...this.#all].filter((each) => each === what || each.stream === what || tracks.includes(each.track));
   }
 
   /** Want every track of a stream to be published, under names that are free. */
   add(stream: MediaStream, prefix?: string): Publication[] {
-    const tracks = (stream as Partial<MediaStream> | undefined)?.getTracks?.() ?? [];
+    const tracks = check({ stream: aStream }, { stream }).stream.getTracks();
     if (tracks.length === 0) throw new InvalidRequestError("the stream has no tracks");
     return tracks.map((track) => {
       const name = this.#freeName(prefix ? `${prefix}-${track.kind}` : track.kind);
@@ -216,19 +217,19 @@ export class Publications {
   }
 
   /** Mute camera and microphone, or one of them: what was published without a name. */
-  mute(kind: TrackKind | undefined, isMuted: boolean): void {
-    if (!["audio", "video", undefined].includes(kind)) throw new InvalidRequestError(`there is no kind ${kind}`);
+  mute(only: TrackKind | undefined, isMuted: boolean): void {
+    check({ kind: maybe(aKind) }, { kind: only });
     for (const publication of this.#all) {
-      const isMeant = kind === undefined || publication.track.kind === kind;
+      const isMeant = only === undefined || publication.track.kind === only;
       if (!publication.isNamed && isMeant) publication.setMuted(isMuted);
     }
   }
 
   #freeName(wanted: string): string {
-    if (!isValidName(wanted)) throw new InvalidRequestError(`a track's name is ${wanted}, expected ${NAME_RULE}`);
-    const taken = new Set([...this.#all].map(({ name }) => name));
-    let name = wanted;
-    for (let n = 2; taken.has(name); n += 1) name = `${wanted}-${n}`;
-    return name;
+    check({ name }, { name: wanted });
+    const taken = new Set([...this.#all].map((each) => each.name));
+    let free = wanted;
+    for (let n = 2; taken.has(free); n += 1) free = `${wanted}-${n}`;
+    return free;
   }
 }

@@ -1,6 +1,7 @@
 /** When a client or a room tries again. */
 
-import { InvalidRequestError } from "./errors.js";
+import { aFunction, check, numberUpTo, time } from "./arguments.js";
+import { maybe, type RulesOf } from "./fields.js";
 
 /** When and how often a client tries again. Times are in ms. */
 export interface RetryOptions {
@@ -14,19 +15,20 @@ export interface RetryOptions {
   random?: () => number;
 }
 
-/** In ms; a timer that is set to more fires at once (HTML, "timers"). */
-export const MAX_TIME = 2 ** 31 - 1;
+const RULES: RulesOf<RetryOptions> = {
+  attempts: maybe(numberUpTo(Infinity, 0)),
+  baseDelay: maybe(time),
+  maxDelay: maybe(time),
+  random: maybe(aFunction),
+};
 
 /** Fill in what an application left out. @throws InvalidRequestError with delays that cannot be. */
 export function completeRetry(
-  options: RetryOptions | undefined,
+  options: RetryOptions = {},
   standard: { attempts: number; maxDelay: number },
 ): Required<RetryOptions> {
-  const retry = { baseDelay: 500, random: Math.random, ...standard, ...options };
-  const { attempts, baseDelay, maxDelay } = retry;
-  if (!(attempts >= 0)) throw new InvalidRequestError(`attempts is ${attempts}, expected at least 0`);
-  if (!(0 < baseDelay && baseDelay <= maxDelay)) {
-    throw new InvalidRequestError(`expected 0 < baseDelay <= maxDelay, got ${baseDelay} and ${maxDelay}`);
-  }
+  const given = check(RULES, options, "retry");
+  const retry = { baseDelay: 500, random: Math.random, ...standard, ...given };
+  check({ baseDelay: numberUpTo(retry.maxDelay, Number.MIN_VALUE) }, { baseDelay: retry.baseDelay }, "retry");
   return retry;
 }

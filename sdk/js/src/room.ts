@@ -6,6 +6,7 @@
  * Joining, losing and that loop are one module because they are one state: which membership is the present one.
  */
 
+import { aFunction, aSignal, aStream, check, numberUpTo, shortText } from "./arguments.js";
 import type { SignalClient } from "./client.js";
 import { noteDeparture, settleDepartures } from "./departures.js";
 import { Emitter, type Unsubscribe } from "./emitter.js";
@@ -33,9 +34,10 @@ import {
   type TrackResult,
 } from "./messages.js";
 import { onNetworkChange } from "./network.js";
-import { MAX_ITEMS, NAME_RULE, isValidName } from "./fields.js";
+import { MAX_ITEMS } from "./fields.js";
 import { Publication, Publications } from "./publications.js";
 import { completeRetry, type RetryOptions } from "./retry.js";
+import { flag, maybe, name, object, oneOf, type RulesOf } from "./fields.js";
 
 /** How to join a room. */
 export interface JoinOptions {
@@ -119,6 +121,26 @@ const RESTARTING = "restarting";
 
 const NO_MEDIA = "the service has no media backend; call the other directly, with signal-manager/direct";
 
+// As many members may be allowed into one room.
+const MAX_PLACES = 65_535;
+
+const JOIN: RulesOf<JoinOptions> = {
+  stream: maybe(aStream),
+  role: maybe(oneOf("sender", "receiver")),
+  metadata: maybe(object),
+  create: maybe(flag),
+  maxParticipants: maybe(numberUpTo(MAX_PLACES, 1)),
+  autoPull: maybe(flag),
+  retry: maybe(object),
+  signal: maybe(aSignal),
+  RTCPeerConnection: maybe(aFunction),
+};
+const PUBLISH = { name: maybe(name), muted: maybe(flag) };
+const SCOPE = { scope: maybe(oneOf("participant", "room")) };
+
+// Those that each client is in, or comes into; closed ones are taken out when it joins again.
+const rooms = new WeakMap<SignalClient, Room[]>();
+
 /** One membership, from joining until its media session or its connection is lost. */
 interface Entry {
   media: MediaSession | null; // null: the service has no media backend
@@ -184,16 +206,20 @@ export class Room extends Emitter<RoomEvents> {
 
   /** Join a room; `SignalClient.join` is the way to call this. */
   static async join(client: SignalClient, roomId: string, options: JoinOptions = {}): Promise<Room> {
+    check({ roomId: name }, { roomId });
+    options = check(JOIN, options, "options");
     const { stream, signal } = options;
-    if (!isValidName(roomId)) throw new InvalidRequestError(`roomId is ${roomId}, expected ${NAME_RULE}`);
-    if (!["sender", "receiver", undefined].includes(options.role)) {
-      throw new InvalidRequestError(`role is ${options.role}, expected sender or receiver`);
-    }
     if (options.role === "sender" && stream === undefined) {
       throw new InvalidRequestError("a sender joins with what it sends: pass a `stream`");
     }
     signal?.throwIfAborted();
+    // The service would refuse it too, but giving up this attempt would end the membership that there is.
+    const present = (rooms.get(client) ?? []).filter(({ state }) => state !== "closed");
+    if (present.some(({ id }) => id === roomId)) {
+      throw new ConflictError(`this client is in room ${roomId} already, or is joining it`);
+    }
     const room = new Room(client, roomId, options);
+    rooms.set(client, [...present, room]);
     const giveUp = (): void => room.#ending.abort(signal?.reason);
     signal?.addEventListener("abort", giveUp);
     try {
@@ -244,9 +270,10 @@ export class Room extends Emitter<RoomEvents> {
    * @param options.name goes before "audio" and "video" in the tracks' names, as in "screen-video".
    */
   async publish(stream: MediaStream, options: { name?: string; muted?: boolean } = {}): Promise<Publication[]> {
-    if (this.#isClosed) throw new InvalidRequestError("the room is closed; join it again");
-    const added = this.#publications.add(stream, options.name);
-    if (options.muted) for (const publication of added) publication.mute();
+    this.#demandOpen();
+    const { name: prefix, muted } = check(PUBLISH, options, "options");
+    const added = this.#publications.add(stream, prefix);
+    if (muted) for (const publication of added) publication.mute();
     void this.#work();
     try {
       await Promise.all(added.map(({ published }) => published.promise));
@@ -284,8 +311,9 @@ export class Room extends Emitter<RoomEvents> {
    * @throws TooLargeError it is larger than 16,384 bytes as JSON.
    */
   async setMetadata(metadata: JsonObject, options: { scope?: "participant" | "room" } = {}): Promise<void> {
-    if (this.#isClosed) throw new InvalidRequestError("the room is closed; join it again");
-    const { scope } = options;
+    this.#demandOpen();
+    check({ metadata: object }, { metadata });
+    const { scope } = check(SCOPE, options, "options");
     const signal = this.#ending.signal;
     const { sequence } = await this.#client.request(
       "METADATA_UPDATE",
@@ -301,9 +329,10 @@ export class Room extends Emitter<RoomEvents> {
    *
    * @throws NotFoundError nobody publishes it.
    */
-  pull(clientId: string, name: string): void {
-    const track = this.#members.all.get(clientId)?.tracks.get(name);
-    if (track === undefined) throw new NotFoundError(`${clientId} publishes no track ${name}`);
+  pull(clientId: string, trackName: string): void {
+    check({ clientId: name, trackName: name }, { clientId, trackName });
+    const track = this.#members.all.get(clientId)?.tracks.get(trackName);
+    if (track === undefined) throw new NotFoundError(`${clientId} publishes no track ${trackName}`);
     track.isWanted = true;
     track.attempts = 0;
     void this.#work();
@@ -320,12 +349,20 @@ export class Room extends Emitter<RoomEvents> {
     if (entry?.media) this.#lose(entry, new UnavailableError("the media session is replaced"), { staysIn: true });
   }
 
-  /** Leave the room. The promise never rejects; a service that cannot be reached is told as soon as it can be. */
+  /**
+   * Leave the room. The promise rejects for a wrong argument only; a service that cannot be reached is told as soon as it
+   * can be.
+   */
   async leave(reason?: string): Promise<void> {
+    check({ reason: maybe(shortText) }, { reason });
     if (this.#isClosed) return;
     this.#close("left");
     noteDeparture(this.#client, this.id, reason);
     await this.#depart();
+  }
+
+  #demandOpen(): void {
+    if (this.#isClosed) throw new InvalidRequestError("the room is closed; join it again");
   }
 
   get #isClosed(): boolean {

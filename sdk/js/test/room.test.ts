@@ -1197,6 +1197,36 @@ test("unpublish takes the stream of before and of after a replaced track, and a 
   }
 });
 
+test("a second join of a room is refused, and giving it up leaves the first one's membership alone", async () => {
+  const client = await makeClient("alice");
+  const options = { create: true, RTCPeerConnection: FakePeer as never };
+  const joining = client.join("demo", options);
+
+  await assert.rejects(client.join("demo", options), /already, or is joining it/);
+  const room = await joining;
+  const signal = AbortSignal.timeout(1);
+  await assert.rejects(client.join("demo", { ...options, signal }), ConflictError);
+
+  assert.equal(room.state, "joined");
+  assert.equal(sfu.count("WEBRTC_ROOM_JOIN"), 1);
+  assert.equal(sfu.count("WEBRTC_ROOM_LEAVE"), 0);
+  await room.leave();
+  assert.equal((await client.join("demo", options)).state, "joined");
+});
+
+test("a join that was given up does not stand in the way of the next one", async () => {
+  const client = await makeClient("alice");
+  const options = { create: true, RTCPeerConnection: FakePeer as never };
+  const controller = new AbortController();
+  const joining = client.join("demo", { ...options, signal: controller.signal });
+  controller.abort();
+
+  const room = client.join("demo", options);
+  await assert.rejects(joining, { name: "AbortError" });
+
+  assert.equal((await room).state, "joined");
+});
+
 test("arguments of the wrong kind are InvalidRequestErrors, and change nothing", async () => {
   const alice = await join("alice");
   const [publication] = await alice.publish(makeStream("audio"));
