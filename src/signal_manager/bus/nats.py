@@ -183,6 +183,8 @@ class NatsBus(LocalBus[S]):
         self._outboxes.flush()  # the answers to what came last
         await self._link.__aexit__(kind, error, traceback)
         self._outboxes.close()
+        while self._coming:  # their messages wait for clients that cannot come any more
+            self.release(ClientId(next(iter(self._coming))))
         self._cut_off()
         for task in self._tasks:
             task.cancel()

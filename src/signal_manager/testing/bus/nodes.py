@@ -98,6 +98,37 @@ class ManyNodesContract(NodesFixtures):
         await until(lambda: not here.is_waiting)
         assert phone.texts == ["early", "late"]
 
+    async def test_a_message_that_waits_for_a_client_that_does_not_come_is_told(
+        self, here: Bus[Phone], there: Bus[Phone]
+    ) -> None:
+        await come(there, A, Phone())
+        told: list[object] = []
+        assert (await here.claim(A, None)).is_won
+        here.send(A, message(), outcome=told.append)
+
+        here.release(A)
+
+        await until(lambda: told == [Delivery.OFFLINE])
+        await until(lambda: not here.is_waiting)
+
+    async def test_of_two_nodes_that_claim_a_client_of_a_third_at_once_one_gets_it(
+        self, here: Bus[Phone], there: Bus[Phone], third: Bus[Phone]
+    ) -> None:
+        await come(third, A, Phone())
+        arrived: list[Phone] = []
+
+        async def try_to_come(bus: Bus[Phone]) -> None:
+            if (await bus.claim(A, None)).is_won:
+                arrived.append(Phone())
+                bus.attach(A, arrived[-1])
+
+        await asyncio.gather(try_to_come(here), try_to_come(there))
+
+        (winner,) = (phone for phone in arrived if not phone.is_replaced)
+        assert await result_of(here, A, message("from here")) is Delivery.DELIVERED
+        assert await result_of(there, A, message("from there")) is Delivery.DELIVERED
+        assert winner.texts == ["from here", "from there"]
+
     async def test_a_node_knows_its_own_clients_alone(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         subscribers = here.subscribers
         phone = await come(here, A, Phone())
@@ -174,6 +205,18 @@ class ManyNodesContract(NodesFixtures):
                 brief.send(A, message(i), outcome=told.append)
 
         assert len(told) == 50
+        assert not brief.is_waiting
+
+    async def test_a_node_that_leaves_answers_what_waits_for_a_client_that_has_not_come(
+        self, here: Bus[Phone], there: Bus[Phone]
+    ) -> None:
+        told: list[object] = []
+
+        async with self.another("brief") as brief:
+            assert (await brief.claim(A, None)).is_won
+            brief.send(A, message(), outcome=told.append)
+
+        assert len(told) == 1
         assert not brief.is_waiting
 
     async def test_two_nodes_cannot_have_one_name(self, here: Bus[Phone]) -> None:
