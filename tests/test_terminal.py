@@ -67,6 +67,22 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str], allowed: se
     assert HEAVY.intersection(modules) <= allowed
 
 
+def test_a_service_runs_without_the_dressing_of_terminals() -> None:
+    code = """
+import sys
+from signal_manager.cli import _without_rich
+with _without_rich():
+    import signal_manager.app, signal_manager.logs
+written = signal_manager.logs.configure(format="console")
+print(*sys.modules)
+import rich.console
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert {"structlog", "httpx"} <= set(ended.stdout.split())
+    assert not {"rich", "pygments", "markdown_it"} & set(ended.stdout.split())
+
+
 def test_heavy_modules_would_be_noticed() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", SAY_WHAT_WAS_IMPORTED, "token", "--client-id", "a"],

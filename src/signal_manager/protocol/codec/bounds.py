@@ -92,13 +92,18 @@ def check_texts(part: msgspec.Struct) -> None:
                 raise MalformedMessageError(f"`{name}` is {len(value.encode())} bytes, expected at most {most}")
 
 
-def _structs(struct: type[Any]) -> Iterator[type[Any]]:
-    """Yield a struct and those in its fields."""
-    yield struct
+def _add_bounds(struct: type[Any]) -> None:
+    """Note the bounds of a struct and of those in its fields, once each: every process works them out as it starts."""
+    bounds: dict[str, int] = {}
     for field in msgspec.structs.fields(struct):
         for kind in _kinds(msgspec.inspect.type_info(field.type)):
             if isinstance(kind, msgspec.inspect.StructType):
-                yield from _structs(kind.cls)
+                bounds[field.name] = 0
+                if kind.cls not in _BOUNDS:
+                    _add_bounds(kind.cls)
+            elif isinstance(kind, msgspec.inspect.StrType) and kind.max_length is not None:
+                bounds[field.name] = kind.max_length
+    _BOUNDS[struct] = tuple(bounds.items())
 
 
 def _kinds(kind: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
@@ -112,18 +117,7 @@ def _kinds(kind: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
         yield kind
 
 
-def _bounds_of(struct: type[Any]) -> tuple[tuple[str, int], ...]:
-    """Return the fields of a struct that hold text, each with its bound, and those that hold structs, with 0."""
-    bounds: dict[str, int] = {}
-    for field in msgspec.structs.fields(struct):
-        for kind in _kinds(msgspec.inspect.type_info(field.type)):
-            if isinstance(kind, msgspec.inspect.StructType):
-                bounds[field.name] = 0
-            elif isinstance(kind, msgspec.inspect.StrType) and kind.max_length is not None:
-                bounds[field.name] = kind.max_length
-    return tuple(bounds.items())
-
-
-_BOUNDS: dict[type[Any], tuple[tuple[str, int], ...]] = {
-    struct: _bounds_of(struct) for spec in SPECS.values() for struct in _structs(spec.struct)
-}
+# The fields of a struct that hold text, each with its bound, and those that hold structs, with 0.
+_BOUNDS: dict[type[Any], tuple[tuple[str, int], ...]] = {}
+for _spec in SPECS.values():
+    _add_bounds(_spec.struct)
