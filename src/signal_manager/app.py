@@ -212,22 +212,25 @@ async def running(
         numbers = Numbers(metrics, node_id=node_id, workers=config.server.workers, others=bus.ask_others)
         bus.respond(lambda question: numbers.answer(question) or everywhere.answer(question))
         if config.metrics.enabled:
-            from signal_manager.admin.api import Management  # noqa: PLC0415 - a third of the start; many workers have none
 
-            management = Management(
-                presence=server.presence,
-                storage=storage,
-                rooms=rooms,
-                bus=bus,
-                everywhere=everywhere,
-                tokens=_token_issuer(config),
-                configuration=as_plain(config),
-                node_id=node_id,
-                version=__version__,
-                has_demo=config.admin.demo and is_loopback(config.metrics.host),
-            )
+            def management() -> Management:
+                from signal_manager.admin.api import Management  # noqa: PLC0415 - a quarter of what a service imports
+
+                return Management(
+                    presence=server.presence,
+                    storage=storage,
+                    rooms=rooms,
+                    bus=bus,
+                    everywhere=everywhere,
+                    tokens=_token_issuer(config),
+                    configuration=as_plain(config),
+                    node_id=node_id,
+                    version=__version__,
+                    has_demo=config.admin.demo and is_loopback(config.metrics.host),
+                )
+
             admin = await stack.enter_async_context(
-                _admin(config, server, management, metrics, numbers=numbers, degradations=degradations)
+                _admin(config, server, storage, management, metrics, numbers=numbers, degradations=degradations)
             )
             dashboard = dashboard_of(config, port=admin.port)
         server.dashboard = dashboard
@@ -329,7 +332,8 @@ def _traced(backend: MediaBackend | None, tracing: Tracing | None) -> MediaBacke
 def _admin(
     config: Config,
     server: Server,
-    management: Management,
+    storage: Storage,
+    management: Callable[[], Management],
     metrics: Metrics,
     *,
     numbers: Numbers,
@@ -344,7 +348,7 @@ def _admin(
         is_loopback=is_loopback(config.metrics.host),
         version=__version__,
         presence=server.presence,
-        storage=management.storage,
+        storage=storage,
         degradations=degradations,
         metrics=metrics,
         numbers=numbers,

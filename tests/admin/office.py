@@ -62,7 +62,7 @@ async def opened(*, token: str = "") -> AsyncIterator[Office]:
             storage=house.storage,
             metrics=house.metrics,
             token=token,
-            management=management,
+            management=lambda: management,
             websocket_url="ws://127.0.0.1:8080",
         )
         async with server, plain_http(base_url=f"http://127.0.0.1:{server.port}") as http:

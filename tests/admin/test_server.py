@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
+from signal_manager.admin.api import Management
 from signal_manager.admin.server import AdminServer
 from signal_manager.errors import ConfigurationError
 from signal_manager.metrics import Metrics
@@ -126,3 +132,34 @@ async def test_what_is_no_http_is_answered_and_hurts_nobody(server: AdminServer)
     writer.close()
 
     assert (await get(server, "/health")).status_code == 200
+
+
+async def test_it_listens_at_once_and_requests_wait_for_what_answers_them() -> None:
+    may_go_on = threading.Event()
+
+    def slowly() -> Management:
+        assert may_go_on.wait(30)
+        raise RuntimeError("no management today")
+
+    server = AdminServer(
+        port=0, version="1.2.3", presence=FakePresence(), storage=MemoryStorage(), metrics=Metrics(), management=slowly
+    )
+    structlog.reset_defaults()
+    with capture_logs() as lines:
+        async with server:
+            early = asyncio.create_task(get(server, "/health"))
+            await asyncio.sleep(0.05)
+            assert not early.done()
+            may_go_on.set()
+            answer = await early
+
+    assert answer.status_code == 500
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["the second port cannot answer"]
+
+
+def test_nothing_of_fastapi_is_imported_before_it_is_needed() -> None:
+    code = "import sys, signal_manager.app, signal_manager.admin.server; print('fastapi' in sys.modules)"
+
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ended.stdout == "False\n"

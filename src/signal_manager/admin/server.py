@@ -1,42 +1,39 @@
 """The second port as a whole: what is served there, where it listens, and its orderly stop.
 
-`app.py` starts it before the WebSocket port and stops it after, so that /ready tells the truth at both ends.
+`app.py` starts it before the WebSocket port and stops it after, so that /ready tells the truth at both ends. It listens
+at once; requests wait until what answers them is loaded.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import socket
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+import structlog
 
-from signal_manager.admin.access import Guard, refusal
-from signal_manager.admin.api import Management, api
-from signal_manager.admin.events import event_stream
 from signal_manager.admin.numbers import Numbers
-from signal_manager.admin.pages import demo_pages, pages
-from signal_manager.admin.probes import probes
 from signal_manager.admin.statistics import Statistics
-from signal_manager.errors import ConfigurationError, SignalManagerError
+from signal_manager.errors import ConfigurationError
 from signal_manager.metrics import Metrics
 from signal_manager.presence import LiveSessions
 from signal_manager.serving import HttpServer
 from signal_manager.storage.base import Storage
 
+if TYPE_CHECKING:
+    from signal_manager.admin.api import Management
+
 __all__ = ["AdminServer"]
+
+log = structlog.get_logger(__name__)
 
 # Connections of one dashboard, a few Prometheus servers and probes; whoever opens more is up to no good.
 MAX_CONNECTIONS = 128
-# Mistakes of one request that are worth naming.
-_REPORTED = 5
 
 
 class AdminServer:
@@ -53,7 +50,8 @@ class AdminServer:
         numbers: served by /metrics; without it, this process's alone.
         connection_stats_interval, message_stats_interval: seconds between two lines of the log.
         token: the bearer token of the management interface, or "" for none; required unless `is_loopback`.
-        management: what operators look at and act on; None leaves out the interface and the dashboard.
+        management: makes what operators look at and act on, in a thread; None leaves out the interface and the
+            dashboard.
         websocket_url: where the demo page finds the service.
     """
 
@@ -72,7 +70,7 @@ class AdminServer:
         connection_stats_interval: float = 60.0,
         message_stats_interval: float = 30.0,
         token: str = "",
-        management: Management | None = None,
+        management: Callable[[], Management] | None = None,
         websocket_url: str = "",
     ) -> None:
         self.host = host
@@ -81,34 +79,27 @@ class AdminServer:
             connection_stats_interval=connection_stats_interval,
             message_stats_interval=message_stats_interval,
         )
-        app = FastAPI(
-            title="signal-manager",
-            version=version,
-            docs_url=None,
-            redoc_url=None,
-            openapi_url=None if management is None else "/openapi.json",
-            redirect_slashes=False,
-        )
-        _add_error_answers(app)
-        app.include_router(
-            probes(
+
+        def build() -> Any:
+            from signal_manager.admin.application import application  # noqa: PLC0415 - see there
+
+            return application(
+                host=host,
+                is_loopback=is_loopback,
+                version=version,
                 presence=presence,
                 storage=storage,
                 degradations=degradations,
                 metrics=metrics,
                 numbers=numbers or Numbers(metrics),
-                version=version,
+                statistics=self._statistics,
+                token=token,
+                management=management() if management is not None else None,
+                websocket_url=websocket_url,
             )
-        )
-        if management is not None:
-            app.state.management = management
-            app.include_router(api)
-            app.include_router(event_stream(self._statistics, presence))
-            app.include_router(pages())
-            if management.has_demo:
-                app.include_router(demo_pages(websocket_url=websocket_url, tokens=management.tokens))
-        guarded = Guard(app, host=host, is_loopback=is_loopback, token=token)
-        self._server = HttpServer(guarded, host=host, port=port, max_connections=MAX_CONNECTIONS)
+
+        self._app = _Late(build)
+        self._server = HttpServer(self._app, host=host, port=port, max_connections=MAX_CONNECTIONS)
         self._stack = contextlib.AsyncExitStack()
 
     @property
@@ -122,6 +113,8 @@ class AdminServer:
             await self._server.start()
         except OSError as error:
             raise ConfigurationError(_explain(error, self.host, self.port)) from error
+        self._stack.push_async_callback(self._app.loaded)
+        self._app.load()
         self._stack.push_async_callback(self._server.stop)
         await self._stack.enter_async_context(self._statistics)
         return self
@@ -133,27 +126,34 @@ class AdminServer:
         await self._stack.aclose()
 
 
-def _add_error_answers(app: FastAPI) -> None:
-    """Let every failure be JSON of one shape, without stacks and without what was sent."""
+class _Late:
+    """An ASGI application that is built in a thread, and for which requests wait."""
 
-    @app.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> JSONResponse:
-        return refusal(error.status_code, str(error.detail), dict(error.headers or {}))
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
+        self._building: asyncio.Task[Any] | None = None
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        wrong = [
-            f"{'.'.join(str(part) for part in each['loc'][1:]) or 'body'}: {each['msg']}" for each in error.errors()
-        ]
-        return refusal(400, "; ".join(wrong[:_REPORTED]))
+    def load(self) -> None:
+        """Begin to build it."""
+        self._building = asyncio.create_task(asyncio.to_thread(self._build), name="second port")
+        self._building.add_done_callback(_report)
 
-    @app.exception_handler(SignalManagerError)
-    async def refused(_request: Request, error: SignalManagerError) -> JSONResponse:
-        return refusal(error.code, error.message)
+    async def loaded(self) -> None:
+        """Wait until it is built, or has failed to be: its thread cannot be stopped."""
+        if self._building is not None:
+            await asyncio.wait([self._building])
 
-    @app.exception_handler(Exception)
-    async def failed(_request: Request, _error: Exception) -> JSONResponse:
-        return refusal(500, "internal error")
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        assert self._building is not None  # noqa: S101 - nothing listens before
+        # A request that is given up must not take the building with it.
+        app = await asyncio.shield(self._building)
+        await app(scope, receive, send)
+
+
+def _report(building: asyncio.Task[Any]) -> None:
+    if not building.cancelled() and building.exception() is not None:
+        log.error("the second port cannot answer", exc_info=building.exception())
 
 
 def _explain(error: OSError, host: str, port: int) -> str:
