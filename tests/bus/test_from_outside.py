@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from signal_manager.model import NodeId
-from signal_manager.testing.bus import Phone
+from signal_manager.testing.bus import NodesFixtures, Phone
+from signal_manager.testing.bus.handing_over import HandingOverContract
+from signal_manager.testing.bus.nodes import ManyNodesContract
 from tests.bus import queue_bus
 from tests.bus.queue_bus import Broker, QueueBus
 from tests.contracts.bus_contract import BusContract, NodesContract
 
 
-class TestQueueBus(BusContract, NodesContract):
+class QueueBuses(NodesFixtures):
     """Several nodes in one process."""
 
     has_forwarder = True
@@ -46,8 +48,12 @@ class TestQueueBus(BusContract, NodesContract):
         self.broker.heal()
 
 
-class TestQueueBusWithoutForwarder(TestQueueBus):
-    """The same, where every signal goes by `send`."""
+class TestQueueBus(QueueBuses, BusContract, NodesContract):
+    """The whole contract."""
+
+
+class TestQueueBusWithoutForwarder(QueueBuses, BusContract, ManyNodesContract, HandingOverContract):
+    """The same for a bus on which every signal goes by `send`."""
 
     has_forwarder = False
 
