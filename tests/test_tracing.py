@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from signal_manager.errors import NotFoundError, UnavailableError
 from signal_manager.media.base import MediaBackend
 from signal_manager.protocol.messages import Message, PublishedTrack, RoomCreate, RoomJoin, RoomLeave
-from signal_manager.registrations import Registrations
+from signal_manager.records.registrations import Registrations
 from signal_manager.router import Router
 from signal_manager.storage.base import Storage
 from signal_manager.storage.memory import MemoryStorage

@@ -35,7 +35,6 @@ from signal_manager.config import (
     weak_secrets,
 )
 from signal_manager.errors import ConfigurationError
-from signal_manager.housekeeping import Housekeeping
 from signal_manager.limits import HALF_OPEN, STRANGERS, Limits
 from signal_manager.listener import listen
 from signal_manager.media.base import MediaBackend
@@ -43,7 +42,8 @@ from signal_manager.media.negotiation import Limits as NegotiationLimits
 from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
-from signal_manager.registrations import Registrations
+from signal_manager.records.housekeeping import Housekeeping
+from signal_manager.records.registrations import Registrations
 from signal_manager.resumption import ResumeSettings
 from signal_manager.rooms import RoomService, RoomSettings, TurnServers
 from signal_manager.router import Router

@@ -50,7 +50,7 @@ from signal_manager.protocol.messages import (
     Unregister,
     UnregisterAck,
 )
-from signal_manager.registrations import Registrations
+from signal_manager.records.registrations import Registrations
 from signal_manager.rooms import RoomService
 from signal_manager.tracing import Tracing
 

@@ -15,7 +15,7 @@ from signal_manager.media.closing import Closings
 from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
 from signal_manager.protocol.session import SessionSettings
-from signal_manager.registrations import Registrations
+from signal_manager.records.registrations import Registrations
 from signal_manager.resumption import Reachable
 from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.router import Router

@@ -20,7 +20,7 @@ NAMES = ("alice", "bob")
 
 # A node is believed gone after its lease, which no setting shortens; others look three times as often.
 SHORT_LEASE = """\
-from signal_manager.housekeeping import Housekeeping
+from signal_manager.records.housekeeping import Housekeeping
 Housekeeping.__init__.__kwdefaults__["lease"] = 3.0
 """
 

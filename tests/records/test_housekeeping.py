@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from signal_manager.errors import UnavailableError
-from signal_manager.housekeeping import Housekeeping
 from signal_manager.model import ClientId, ClientRecord, NodeId
+from signal_manager.records.housekeeping import Housekeeping
 from signal_manager.storage.memory import MemoryStorage
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from signal_manager.errors import ConflictError, NotFoundError
 from signal_manager.model import Caller, ClientId, ClientRecord, Identity, NodeId, SessionId, hash_token
-from signal_manager.registrations import Registrations
+from signal_manager.records.registrations import Registrations
 from signal_manager.storage.base import ClientChange
 from signal_manager.storage.memory import MemoryStorage
 
