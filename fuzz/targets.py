@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from signal_manager.auth import inspect_token
+from signal_manager.auth.authenticators import inspect_token
 from signal_manager.bus.wire import read_batch
 from signal_manager.config import load_even_if_wrong
 from signal_manager.errors import MalformedMessageError

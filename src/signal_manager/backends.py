@@ -12,11 +12,18 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from signal_manager.adapters import load_adapter
-from signal_manager.auth import Authenticator, FirstOf, OnThisMachineAlone, SignedTokens, StaticKeys, StoredClients
+from signal_manager.auth.authenticators import (
+    Authenticator,
+    FirstOf,
+    OnThisMachineAlone,
+    SignedTokens,
+    StaticKeys,
+    StoredClients,
+)
+from signal_manager.auth.jwks import JwksKeys
 from signal_manager.bus.base import Bus
 from signal_manager.config import Config, bus_backend_of, options_for, published_credentials
 from signal_manager.errors import ConfigurationError
-from signal_manager.jwks import JwksKeys
 from signal_manager.media.base import MediaBackend
 from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId

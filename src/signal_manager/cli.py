@@ -29,7 +29,7 @@ from signal_manager.storage_commands import storage_commands
 from signal_manager.terminal import SECONDS_OF, Commands, ConfigOption, print_json, span, tell, warn
 
 if TYPE_CHECKING:
-    from signal_manager.auth import TokenReport
+    from signal_manager.auth.authenticators import TokenReport
     from signal_manager.config import Config, LoadedConfig
     from signal_manager.model import Grants
 
@@ -278,7 +278,7 @@ def token(
 
 
 def _issued(client_id: str, ttl: str | None, grants: Grants, config: Path | None) -> str:
-    from signal_manager.auth import issue_token
+    from signal_manager.auth.authenticators import issue_token
     from signal_manager.config import load
 
     auth = load(config).auth
@@ -301,7 +301,7 @@ def _issued(client_id: str, ttl: str | None, grants: Grants, config: Path | None
 def _explain(inspected: str, config: Path | None, *, as_json_text: bool) -> int:
     import msgspec
 
-    from signal_manager.auth import MAX_TOKEN_BYTES, inspect_token
+    from signal_manager.auth.authenticators import MAX_TOKEN_BYTES, inspect_token
     from signal_manager.config import load
 
     if inspected == "-":

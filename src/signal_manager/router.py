@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from signal_manager.auth import Authenticator
+from signal_manager.auth.authenticators import Authenticator
 from signal_manager.bus.base import Delivery, Messaging
 from signal_manager.errors import (
     InvalidRequestError,

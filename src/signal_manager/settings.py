@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from signal_manager.auth import DEFAULT_LEEWAY, StaticKeys
+from signal_manager.auth.authenticators import DEFAULT_LEEWAY, StaticKeys
 from signal_manager.errors import ConfigurationError
 from signal_manager.model import NAME_RULE, is_valid_name
 

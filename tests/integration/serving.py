@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
-from signal_manager.auth import StaticKeys
+from signal_manager.auth.authenticators import StaticKeys
 from signal_manager.bus.local import LocalBus
 from signal_manager.limits import Limits
 from signal_manager.listener import listen

@@ -12,7 +12,7 @@ import pytest
 
 from signal_manager import logs
 from signal_manager.app import running
-from signal_manager.auth import issue_token
+from signal_manager.auth.authenticators import issue_token
 from signal_manager.config import Config
 from signal_manager.model import ClientId, Grants
 from tests.integration.attack import MALLORY, RudeClient, request, talking

@@ -16,7 +16,7 @@ from av import VideoFrame
 from msgspec import structs
 
 from signal_manager.app import running
-from signal_manager.auth import issue_token
+from signal_manager.auth.authenticators import issue_token
 from signal_manager.client import (
     ParticipantLeft,
     PublicationEnded,

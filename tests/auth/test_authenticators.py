@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signal_manager.auth import (
+from signal_manager.auth.authenticators import (
     DEFAULT_LEEWAY,
     REFUSED,
     FirstOf,

@@ -12,8 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from structlog.testing import capture_logs
 
+from signal_manager.auth.jwks import MAX_JWKS_BYTES, JwksKeys
 from signal_manager.errors import UnavailableError
-from signal_manager.jwks import MAX_JWKS_BYTES, JwksKeys
 
 
 def ec_key(kid: str | None = None, **more: Any) -> dict[str, Any]:
