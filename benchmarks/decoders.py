@@ -20,13 +20,13 @@ from rich.table import Table
 
 from benchmarks.results import machine, write_json
 from signal_manager.errors import SignalManagerError
-from signal_manager.media.sfu import sdp
 from signal_manager.model import Grants
 from signal_manager.protocol import relay
 from signal_manager.protocol.codec import decode_payload, signal_manager_pb2
 from signal_manager.protocol.codec.bounds import MAX_REQUEST, MAX_VALUES
 from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import MAX_SDP, MessageType, PayloadType, Peer, Shape
+from signal_manager.sfu import sdp
 
 __all__ = ["Figure", "app", "measure"]
 

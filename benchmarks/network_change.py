@@ -19,7 +19,7 @@ from benchmarks.processes import MeasurementError, end_on_sigterm, free_port
 from benchmarks.rooms import TOKEN, open_page
 from benchmarks.servers import Sfu, service
 from benchmarks.sfu import FLAGS
-from signal_manager.media.sfu import LocalSfu
+from signal_manager.sfu import LocalSfu
 
 __all__ = ["BAR", "app", "measure"]
 

@@ -39,8 +39,8 @@ from benchmarks.processes import (
 from benchmarks.results import machine, write_json
 from benchmarks.sfu import Http
 from benchmarks.sfu_server import APP_ID, APP_SECRET
-from signal_manager.media.sfu.dtls import Handshakes, SecureTransport, fingerprint_of
-from signal_manager.media.sfu.metrics import Counters
+from signal_manager.sfu.dtls import Handshakes, SecureTransport, fingerprint_of
+from signal_manager.sfu.metrics import Counters
 
 __all__ = ["app"]
 

@@ -13,7 +13,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from benchmarks.processes import ROOT, end_on_sigterm
-from signal_manager.media.sfu import LocalSfu, SfuSettings
+from signal_manager.sfu import LocalSfu, SfuSettings
 
 __all__ = ["APP_ID", "APP_SECRET", "PAGES"]
 

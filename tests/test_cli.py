@@ -28,8 +28,8 @@ import signal_manager
 from signal_manager import __version__, app, cli, trial
 from signal_manager.cli import parse_duration
 from signal_manager.errors import ConfigurationError
-from signal_manager.media.sfu import LocalSfu
 from signal_manager.settings import DEFAULT_TOKEN_SECRET, Config
+from signal_manager.sfu import LocalSfu
 from signal_manager.terminal import span
 
 SECRET = "the secret of these tests, longer than 32 bytes"

@@ -200,7 +200,7 @@ async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
 async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
     """Run the local SFU while the block lasts, and speak to it as to Cloudflare."""
     try:
-        from signal_manager.media.sfu import LocalSfu, SfuSettings  # noqa: PLC0415 - needs an optional dependency
+        from signal_manager.sfu import LocalSfu, SfuSettings  # noqa: PLC0415 - needs an optional dependency
     except ModuleNotFoundError as error:
         raise ConfigurationError("media.backend \"local\" needs: pip install 'signal-manager[rtc]'") from error
     sfu = LocalSfu(

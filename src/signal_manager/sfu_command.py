@@ -21,8 +21,8 @@ from signal_manager.terminal import print_json
 if TYPE_CHECKING:
     import asyncio
 
-    from signal_manager.media.sfu import LocalSfu
-    from signal_manager.media.sfu.workers import Workers
+    from signal_manager.sfu import LocalSfu
+    from signal_manager.sfu.workers import Workers
 
 __all__ = ["sfu", "work"]
 
@@ -160,7 +160,7 @@ def _rtc() -> ModuleType:
         ConfigurationError: that is not installed.
     """
     try:
-        from signal_manager.media.sfu import workers
+        from signal_manager.sfu import workers
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("signal_manager"):
             raise
@@ -171,11 +171,11 @@ def _rtc() -> ModuleType:
 def _local_sfu(order: dict[str, Any], **more: Any) -> LocalSfu:
     """Return an SFU in this process."""
     _rtc()
-    from signal_manager.media.sfu import LocalSfu, SfuSettings
+    from signal_manager.sfu import LocalSfu, SfuSettings
 
     faults = None
     if order["faults"] is not None:
-        from signal_manager.media.sfu.faults import load_faults
+        from signal_manager.sfu.faults import load_faults
 
         faults = load_faults(Path(order["faults"]))
     return LocalSfu(
@@ -194,7 +194,7 @@ def _check(order: dict[str, Any]) -> None:
     """Refuse here, in one line, what each worker would refuse."""
     _rtc()
     if order["faults"] is not None:
-        from signal_manager.media.sfu.faults import load_faults
+        from signal_manager.sfu.faults import load_faults
 
         load_faults(Path(order["faults"]))
 

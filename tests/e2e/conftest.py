@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Playwright, async_playwright
 
-from signal_manager.media.sfu import LocalSfu
-from signal_manager.media.sfu.metrics import Gauges
+from signal_manager.sfu import LocalSfu
+from signal_manager.sfu.metrics import Gauges
 from tests.e2e.service import Guest, Service, context_of, eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -20,7 +20,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page
 
-from signal_manager.media.sfu import LocalSfu
+from signal_manager.sfu import LocalSfu
 from tests.web import plain_http
 
 # Generous: the limit only matters when something is broken, and machines that run tests are slow at times (s).

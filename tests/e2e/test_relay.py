@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from aioice.stun import TransactionFailed
 
-from signal_manager.media.sfu import LocalSfu
+from signal_manager.sfu import LocalSfu
 from tests.e2e.conftest import CHROMIUM, OpenGuest
 from tests.e2e.service import Service
 from tests.e2e.test_network_change import WATCH_FOR_LEAVING

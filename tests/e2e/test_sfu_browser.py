@@ -16,11 +16,11 @@ from playwright.async_api import Browser, Page
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from signal_manager.media.sfu import LocalSfu, SfuSettings
+from signal_manager.sfu import LocalSfu, SfuSettings
 from signal_manager.testing.media.peers import Camera
 from tests.e2e.conftest import CHROMIUM
 from tests.e2e.service import eventually
-from tests.media.sfu.clients import Peer, api_of, frames
+from tests.sfu.clients import Peer, api_of, frames
 
 PAGES = Path(__file__).parent / "pages"
 TIME_LIMIT = 20.0

@@ -9,10 +9,10 @@ from av import VideoFrame
 
 from signal_manager.media.cloudflare import CloudflareBackend
 from signal_manager.media.negotiation import Limits
-from signal_manager.media.sfu import LocalSfu, SfuSettings
 from signal_manager.metrics import Metrics
 from signal_manager.rooms import RoomSettings
 from signal_manager.rooms.member_media import Watching
+from signal_manager.sfu import LocalSfu, SfuSettings
 from signal_manager.testing.media.peers import Camera, Microphone
 from tests.integration.serving import serving_rooms
 from tests.integration.test_room_faults import ask, peer

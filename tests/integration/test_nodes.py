@@ -15,7 +15,7 @@ from aiortc import AudioStreamTrack
 
 from signal_manager.bus.nats import NatsBus
 from signal_manager.client import Room, RoomHappening, SignalClient, TrackMuted, TrackUnmuted
-from signal_manager.media.sfu import LocalSfu
+from signal_manager.sfu import LocalSfu
 from tests.integration.conftest import Service, ServiceWith
 from tests.integration.v1_client import DIALECTS, SIGNAL_TYPES, Client, connect
 from tests.nats_server import NatsServer, free_port

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from signal_manager.client import ParticipantLeft, RetryPolicy, Room, SignalClient, TrackAdded
-from signal_manager.media.sfu import LocalSfu
+from signal_manager.sfu import LocalSfu
 from tests.integration.conftest import ServiceWith
 from tests.integration.test_room_sdk import BRIGHT, Picture, following, grey_of
 from tests.nats_server import NatsServer

@@ -19,11 +19,11 @@ from signal_manager.media.base import MediaBackend, MediaSessionId
 from signal_manager.media.closing import Closings
 from signal_manager.media.cloudflare import CloudflareBackend
 from signal_manager.media.negotiation import Limits
-from signal_manager.media.sfu import LocalSfu
-from signal_manager.media.sfu.faults import Fault, Faults
 from signal_manager.metrics import Metrics
 from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.rooms.member_media import Watching
+from signal_manager.sfu import LocalSfu
+from signal_manager.sfu.faults import Fault, Faults
 from signal_manager.testing.media.peers import Camera, Microphone, Peer
 from tests.integration.serving import serving_rooms
 from tests.integration.v1_client import ALICE, BOB, Client, Received, connect

@@ -35,9 +35,9 @@ from signal_manager.client import (
 )
 from signal_manager.config import Config
 from signal_manager.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError, UnavailableError
-from signal_manager.media.sfu import LocalSfu
 from signal_manager.model import Grants
 from signal_manager.protocol.messages import Message, RoomAck, RoomEntry, TracksNew
+from signal_manager.sfu import LocalSfu
 from tests.waiting import until
 
 SECRET = "a secret of thirty-two characters"

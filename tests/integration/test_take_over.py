@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from signal_manager.client import ParticipantJoined, ParticipantLeft, SignalClient
-from signal_manager.media.sfu import LocalSfu
+from signal_manager.sfu import LocalSfu
 from tests.integration.processes import service_process
 from tests.integration.test_room_sdk import Picture
 from tests.nats_server import NatsServer

@@ -17,9 +17,9 @@ from signal_manager.media.closing import Closer, Closings
 from signal_manager.media.cloudflare import CloudflareBackend
 from signal_manager.media.negotiation import Limits, ReplaceSession
 from signal_manager.media.negotiator import Negotiator
-from signal_manager.media.sfu import LocalSfu
-from signal_manager.media.sfu.faults import Fault, Faults
 from signal_manager.metrics import Metrics
+from signal_manager.sfu import LocalSfu
+from signal_manager.sfu.faults import Fault, Faults
 from signal_manager.testing.media.peers import Camera
 from tests.media.book_sfu import ListLedger, within
 

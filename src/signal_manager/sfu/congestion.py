@@ -1,0 +1,269 @@
+"""What one client can receive: found out from what gets lost and delayed, and shared out among its tracks.
+
+Neighbours: `routing` feeds it with the client's reports and asks it every half second; `forwarding` switches layers and
+holds video back as it says. Sound is never held back: a picture gives way first. What is given is taken away at once
+where the network cannot carry it, and given back step by step, each attempt later than the one before that failed.
+
+What gets lost says little by itself: a full queue loses, and so does a bad radio, where sending less helps nobody. A
+client asks for what it lost as soon as the next packet arrives: behind a full queue that is late. Where it is not,
+only much loss counts, since some networks cut off what is too much without queueing it; and then it is looked at
+whether less is lost once less is sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from signal_manager.sfu.retransmission import Allowance
+from signal_manager.sfu.settings import SfuSettings
+
+if TYPE_CHECKING:
+    from signal_manager.sfu.forwarding import Layer, Subscription
+
+__all__ = ["Receiver"]
+
+# A share of packets lost beyond this is more than a bad radio loses (all figures smoothed over some two seconds).
+_HEAVY_LOSS = 0.2
+# The same while more is tried than was given before.
+_LOSS_OF_ATTEMPT = 0.12
+# With as much lost as this, a rising delay means a full queue.
+_SOME_LOSS = 0.02
+# Evidence that it takes: two half seconds of heavy loss, or four of rising delay alone.
+_ENOUGH_EVIDENCE = 2.0
+# Where the client asks at once for what was lost, that is heavy loss, and what both count for.
+_LOSS_WITHOUT_QUEUE = 0.25
+_HEAVY_WITHOUT_QUEUE, _RISING_WITHOUT_QUEUE = 0.5, 0.25
+# A client that asks this much later (s) than it can has a queue before it; how soon it can is known within limits.
+_QUEUED, _SOONEST_AT_MOST = 0.1, 0.15
+# Over how many half seconds the soonest request counts: one packet that was lucky, or a moment of much to do.
+_LOOKS = 3
+# How fast the soonest request ever is forgotten, since a path may grow longer: twice as long after half a minute.
+_FORGETTING = 1.01
+# Where as large a share of the former loss is left although less is sent, it has nothing to do with how much is sent.
+_SHARE_LEFT = 0.6
+# And that much more than is usual there is heavy.
+_BEYOND_USUAL = 0.15
+# Reports of before a change say nothing of what came after it (s).
+_SETTLE = 1.5
+# Too few packets to tell loss from chance.
+_FEWEST_PACKETS = 10
+# An estimate that fell by less than this has not fallen, and one is news for this long (s).
+_FALLEN, _FRESH = 0.97, 1.0
+# How much of what came through is used again, so that the queue on the way empties.
+_HEADROOM = 0.9
+_SMOOTHING = 0.4
+
+
+class Receiver:
+    """One client's receiving side.
+
+    Args:
+        settings: limits of the SFU.
+        now: `time.monotonic()`.
+    """
+
+    def __init__(self, settings: SfuSettings, now: float) -> None:
+        self.allowed: float | None = None  # bit/s of sound and pictures; None while nothing limits them
+        self.resending = Allowance(rate=settings.resend_floor, burst=settings.resend_burst)
+        self._settings = settings
+        self._at = now
+        self._sent_rate = 0.0  # bit/s, smoothed
+        self._loss: float | None = None  # share, smoothed; None before there is anything to tell it from
+        self._evidence = 0.0
+        self._estimates: dict[tuple[int, ...], float] = {}  # the last by the SSRCs it is for (REMB)
+        self._fallen: tuple[float, float] | None = None  # when an estimate fell last, and to what
+        self._settled_at = now
+        self._attempt_at = 0.0  # when to give more again
+        self._attempted_at = float("-inf")
+        self._has_failed = False  # what was tried last
+        self._patience = settings.first_attempt
+        self._missed_after: deque[float] = deque(maxlen=_LOOKS)  # the soonest request for what was lost, by half second
+        self._soonest = _SOONEST_AT_MOST
+        self._suspected = 0.0  # loss without a queue before less was given
+        self._usual_loss = 0.0  # that is lost however little is sent
+        self._reports = 0  # on sound, since less was given
+        self._sound_loss = 0.0
+
+    # -- what the client reports ---------------------------------------------------------------------------------------
+
+    def take_estimate(self, bitrate: float, ssrcs: Collection[int], now: float) -> None:
+        """Take note of what the client thinks that it can receive (REMB).
+
+        Such an estimate is at most half more than what comes, so that only its fall says anything.
+        """
+        key = tuple(sorted(ssrcs))[:64]
+        before = self._estimates.get(key)
+        if before is None and len(self._estimates) >= self._settings.max_sections:
+            self._estimates.clear()
+        self._estimates[key] = bitrate
+        if before is not None and bitrate < before * _FALLEN:
+            self._fallen = (now, bitrate)
+
+    def take_loss(self, share: float) -> None:
+        """Take note of which share of the sound was lost lately."""
+        self._sound_loss = share
+        self._reports += 1
+
+    # -- what follows from it ------------------------------------------------------------------------------------------
+
+    def evaluate(self, subscriptions: Collection[Subscription], now: float) -> None:
+        """Look at the last half second, and share out anew where it could not be received, or more may be tried."""
+        elapsed = now - self._at
+        if elapsed < self._settings.evaluation_interval:
+            return
+        self._at = now
+        packets, sent, lost, missed_after = 0, 0, 0, float("inf")
+        for subscription in subscriptions:
+            more = subscription.since_last_look()
+            packets, sent, lost = packets + more[0], sent + more[1], lost + more[2]
+            missed_after = min(missed_after, more[3])
+        self._missed_after.append(missed_after)
+        self._soonest = min(_FORGETTING * self._soonest, missed_after, _SOONEST_AT_MOST)
+        rate = 8 * sent / elapsed
+        self._sent_rate += _SMOOTHING * (rate - self._sent_rate)
+        share = self._settings.resend_share if self._evidence == 0 else self._settings.resend_share / 2
+        self.resending.rate = max(share * self._sent_rate / 8, self._settings.resend_floor)
+        if packets >= _FEWEST_PACKETS:
+            loss = min(1.0, lost / packets)
+            self._loss = loss if self._loss is None else self._loss + _SMOOTHING * (loss - self._loss)
+        if now < self._settled_at:
+            return
+        self._weigh(now)
+        # What is an attempt ends at the first sign of trouble: meanwhile sound is lost too.
+        if self._evidence >= (1 if self._is_attempt(now) else _ENOUGH_EVIDENCE):
+            self._restrict(subscriptions, now)
+        elif self.allowed is not None:
+            self._relax(subscriptions, now)
+
+    def _weigh(self, now: float) -> None:
+        is_rising = (
+            self._fallen is not None and now - self._fallen[0] < _FRESH and self._fallen[1] < 0.95 * self._sent_rate
+        )
+        loss, has_queue = self._loss or 0.0, self._has_queue()
+        if has_queue or (self._loss is not None and loss < self._usual_loss / 2):
+            self._usual_loss = 0.0
+        if has_queue is False:
+            is_heavy = loss > max(_LOSS_WITHOUT_QUEUE, self._usual_loss + _BEYOND_USUAL)
+            self._evidence += _HEAVY_WITHOUT_QUEUE * is_heavy + _RISING_WITHOUT_QUEUE * is_rising
+        else:
+            is_heavy = loss > (_LOSS_OF_ATTEMPT if self._is_attempt(now) else _HEAVY_LOSS)
+            self._evidence += is_heavy + is_rising * (1 if loss > _SOME_LOSS else 0.5)
+        if not is_rising and not is_heavy:
+            self._evidence = max(0.0, self._evidence - 0.5)
+
+    def _has_queue(self) -> bool | None:
+        """Tell whether what is lost was lost to a full queue; None where nothing was lost to tell it from."""
+        soonest = min(self._missed_after, default=float("inf"))
+        return None if soonest == float("inf") else soonest > self._soonest + _QUEUED
+
+    def _is_attempt(self, now: float) -> bool:
+        return now - self._attempted_at < 2 * self._settings.first_attempt
+
+    def _restrict(self, subscriptions: Collection[Subscription], now: float) -> None:
+        """Give less: what came through, and somewhat less than that."""
+        came_through = self._sent_rate * (1 - (self._loss or 0.0))
+        if self._fallen is not None and now - self._fallen[0] < _FRESH:
+            came_through = min(came_through, self._fallen[1])
+        self.allowed = _HEADROOM * came_through
+        if self._is_attempt(now):
+            self._patience = min(2 * self._patience, self._settings.last_attempt)
+        self._attempt_at = now + self._patience
+        self._has_failed = True
+        self._suspected = (self._loss or 0.0) if self._has_queue() is False else 0.0
+        self._reports = 0
+        self._begin_anew(now + _SETTLE)
+        share_out(subscriptions, self.allowed)
+
+    def _relax(self, subscriptions: Collection[Subscription], now: float) -> None:
+        """Give the next step again, where the last one has proved itself and it is time."""
+        if self._is_lost_anyhow():
+            self._usual_loss, self._suspected = self._suspected, 0.0
+            self._attempt_at = now
+        if self._evidence > 0 or now < self._attempt_at:
+            return
+        if not self._has_failed:
+            self._patience = self._settings.first_attempt
+        need = next_step(subscriptions)
+        if need is None:
+            self.allowed = None
+            return
+        self._suspected = 0.0  # what gets lost from here on tells nothing of what was lost with less
+        self.allowed = max(need, self.allowed or 0.0)
+        self._attempted_at, self._attempt_at = now, now + self._patience
+        self._has_failed = False
+        self._begin_anew(now)
+        share_out(subscriptions, self.allowed)
+
+    def _is_lost_anyhow(self) -> bool:
+        """Tell whether as much gets lost as before less was sent."""
+        # The first report tells of the time before, too.
+        left = self._loss if self._loss is not None else self._sound_loss if self._reports > 1 else 0.0
+        return self._suspected > 0 and left >= _SHARE_LEFT * self._suspected
+
+    def _begin_anew(self, settled_at: float) -> None:
+        self._evidence, self._loss, self._fallen = 0.0, None, None
+        self._settled_at = settled_at
+
+
+def share_out(subscriptions: Collection[Subscription], allowed: float) -> None:
+    """Choose for each video what fits: sound first, then the lowest layer of each, then better ones."""
+    left, videos = _parted(subscriptions, allowed)
+    chosen: dict[Subscription, int] = {}
+    for subscription, layers in sorted(videos, key=lambda item: item[1][0].bitrate):
+        if layers[0].bitrate <= left:
+            left -= layers[0].bitrate
+            chosen[subscription] = 0
+    is_better = True
+    while is_better:
+        is_better = False
+        for subscription, layers in videos:
+            level = chosen.get(subscription)
+            if level is None or level + 1 >= len(layers):
+                continue
+            more = layers[level + 1].bitrate - layers[level].bitrate
+            if more <= left:
+                left -= more
+                chosen[subscription] = level + 1
+                is_better = True
+    for subscription, layers in videos:
+        level = chosen.get(subscription)
+        if level is None:
+            subscription.hold()
+        else:
+            subscription.limit(None if level + 1 == len(layers) else layers[level])
+
+
+def next_step(subscriptions: Collection[Subscription]) -> float | None:
+    """Return the rate (bit/s) with the cheapest improvement of what is given now; None where all is given."""
+    used, steps = 0.0, list[float]()
+    left, videos = _parted(subscriptions, 0.0)
+    for subscription, layers in videos:
+        if subscription.is_held:
+            steps.append(layers[0].bitrate)
+            continue
+        level = next((n for n, layer in enumerate(layers) if layer is subscription.ceiling), len(layers) - 1)
+        used += layers[level].bitrate
+        if level + 1 < len(layers):
+            steps.append(layers[level + 1].bitrate - layers[level].bitrate)
+    # A little more than now, because rates are never quite the same.
+    return 1.05 * (used - left + min(steps)) if steps else None
+
+
+def _parted(
+    subscriptions: Collection[Subscription], allowed: float
+) -> tuple[float, list[tuple[Subscription, list[Layer]]]]:
+    """Return what sound leaves, and each video with the layers that it may have, the lowest first."""
+    left = allowed
+    videos = []
+    for subscription in subscriptions:
+        publication = subscription.publication
+        if publication is None:
+            continue
+        layers = subscription.candidates()
+        if publication.kind != "video":
+            left -= sum(layer.bitrate for layer in layers[-1:])
+        elif layers:
+            videos.append((subscription, layers))
+    return left, videos

@@ -1,0 +1,692 @@
+"""What subscribers see of a publisher's packets: rewriting, switching, retransmissions and reports."""
+
+from __future__ import annotations
+
+import struct
+import time
+
+import pytest
+from aiortc.rtp import (
+    RtcpPacket,
+    RtcpPsfbPacket,
+    RtcpReceiverInfo,
+    RtcpRrPacket,
+    RtcpRtpfbPacket,
+    RtcpSenderInfo,
+    RtcpSrPacket,
+)
+
+from signal_manager.sfu.forwarding import Publication, SendPacket, Subscription
+from signal_manager.sfu.metrics import Counters
+from signal_manager.sfu.retransmission import Allowance
+from signal_manager.sfu.routing import MediaRouter
+from signal_manager.sfu.sdp import Codec
+from signal_manager.sfu.settings import SfuSettings
+
+VP8 = Codec(96, "vp8", "VP8/90000", feedback=("nack", "nack pli"), rtx_payload_type=97)
+OURS = Codec(100, "vp8", "VP8/90000", feedback=("nack", "nack pli"), rtx_payload_type=101)
+KEY, DELTA = b"\x10\x00key", b"\x10\x01delta"
+
+
+def rtp(
+    sequence: int,
+    body: bytes = KEY,
+    *,
+    ssrc: int = 11,
+    timestamp: int = 3000,
+    payload_type: int = 96,
+    extension: bytes = b"",
+) -> bytes:
+    first = 0x90 if extension else 0x80
+    return struct.pack("!BBHLL", first, payload_type, sequence & 0xFFFF, timestamp, ssrc) + extension + body
+
+
+def named(mid: str, rid: str, *, rid_id: int = 2) -> bytes:
+    """The header extension of a layer's first packets, with MID under 1."""
+    items = b"".join(
+        bytes((number << 4 | len(value) - 1,)) + value.encode() for number, value in ((1, mid), (rid_id, rid)) if value
+    )
+    items += bytes(-len(items) % 4)
+    return struct.pack("!HH", 0xBEDE, len(items) // 4) + items
+
+
+class Clock:
+    """Seconds since some moment."""
+
+    now = 1000.0
+
+
+class Stage:
+    """A publisher's router and what was sent on either side."""
+
+    def __init__(self, *, rids: tuple[str, ...] = (), codec: Codec = VP8, kind: str = "video", limit: int = 64) -> None:
+        self.counters = Counters()
+        self.to_publisher: list[bytes] = []
+        self.to_subscriber: list[bytes] = []
+        self.settings = SfuSettings(max_ssrcs=limit)
+        self.router = MediaRouter(send_rtcp=self.to_publisher.append, settings=self.settings, counters=self.counters)
+        self.publication = Publication(
+            session_id="s",
+            track_name="camera",
+            mid="0",
+            kind=kind,
+            codec=codec,
+            rids=rids,
+            send_rtcp=self.to_publisher.append,
+            settings=self.settings,
+            counters=self.counters,
+            now=time.monotonic(),
+        )
+        self.router.publish(
+            self.publication,
+            ssrc=None if rids else 11,
+            rtx_ssrc=None if rids else 12,
+            extensions={1: "mid", 2: "rid", 3: "rrid"},
+        )
+
+    def subscribe(
+        self,
+        *,
+        codec: Codec = OURS,
+        rid: str | None = None,
+        other: bool = False,
+        drop: float = 0,
+        ssrc: int = 500,
+        send: SendPacket | None = None,
+        resending: Allowance | None = None,
+    ) -> Subscription:
+        subscription = Subscription(
+            ssrc=ssrc,
+            rtx_ssrc=ssrc + 1,
+            cname="s",
+            codec=codec,
+            send=send or self.to_subscriber.append,
+            send_rtcp=self.to_subscriber.append,
+            settings=SfuSettings(drop_rate=drop),
+            resending=resending or self.router.receiver.resending,
+        )
+        subscription.preferred_rid, subscription.may_choose_other = rid, other
+        subscription.attach(self.publication)
+        subscription.open(codec)
+        self.router.subscribe(str(ssrc), subscription)
+        return subscription
+
+    def seen(self) -> list[tuple[int, int, int, bytes]]:
+        """Payload type, sequence number, SSRC and body of what the subscriber got."""
+        packets = [(*struct.unpack_from("!xBHLL", packet), packet[12:]) for packet in self.to_subscriber]
+        self.to_subscriber.clear()
+        return [(first & 0x7F, sequence, ssrc, body) for first, sequence, _, ssrc, body in packets]
+
+    def rtcp(self) -> list[object]:
+        packets = [parsed for data in self.to_publisher for parsed in RtcpPacket.parse(data)]
+        self.to_publisher.clear()
+        return list(packets)
+
+
+def test_payload_type_and_ssrc_are_rewritten_and_numbers_kept() -> None:
+    stage = Stage()
+    stage.subscribe()
+
+    stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtp(rtp(9, DELTA, extension=named("0", "")))
+
+    assert stage.seen() == [(100, 7, 500, KEY), (100, 9, 500, DELTA)]
+
+
+def test_a_picture_begins_with_a_key_frame_that_was_asked_for() -> None:
+    stage = Stage()
+    stage.subscribe()
+
+    stage.router.receive_rtp(rtp(7, DELTA))
+    stage.router.receive_rtp(rtp(8, KEY))
+
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [8]
+    (pli,) = stage.rtcp()
+    assert isinstance(pli, RtcpPsfbPacket)
+    assert pli.media_ssrc == 11
+
+
+def test_audio_begins_at_once_and_without_pli() -> None:
+    stage = Stage(codec=Codec(111, "opus", "opus/48000/2"), kind="audio")
+    stage.subscribe(codec=Codec(111, "opus", "opus/48000/2"))
+
+    stage.router.receive_rtp(rtp(7, b"x", payload_type=111))
+
+    assert stage.seen() == [(111, 7, 500, b"x")]
+    assert stage.rtcp() == []
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that packets see, moved by hand."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
+
+
+def nack(*numbers: int, ssrc: int = 500) -> bytes:
+    return bytes(RtcpRtpfbPacket(fmt=1, ssrc=9, media_ssrc=ssrc, lost=list(numbers)))
+
+
+def pli(ssrc: int = 500) -> bytes:
+    return bytes(RtcpPsfbPacket(fmt=1, ssrc=9, media_ssrc=ssrc))
+
+
+def test_a_receiver_that_asks_for_key_frames_all_the_time_gets_one_at_once_and_then_one_in_two_seconds(
+    clock: Clock,
+) -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    clock.now += 5
+    stage.counters.key_frame_requests = 0
+
+    stage.router.receive_rtcp(pli())
+    at_once = stage.counters.key_frame_requests
+    for _ in range(2000):
+        clock.now += 0.01
+        stage.router.receive_rtcp(pli())
+
+    assert at_once == 1
+    assert 10 <= stage.counters.key_frame_requests <= 11
+
+
+def test_many_receivers_that_ask_for_key_frames_share_one_in_a_second(clock: Clock) -> None:
+    stage = Stage()
+    for number in range(50):
+        stage.subscribe(ssrc=500 + 2 * number)
+    stage.router.receive_rtp(rtp(7))
+    clock.now += 5
+    stage.counters.key_frame_requests = 0
+
+    for _ in range(100):
+        clock.now += 0.1
+        for number in range(50):
+            stage.router.receive_rtcp(pli(500 + 2 * number))
+
+    assert 10 <= stage.counters.key_frame_requests <= 11
+
+
+def test_a_key_frame_that_was_held_back_is_asked_for_later(clock: Clock) -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    clock.now += 5
+    stage.router.receive_rtcp(pli())
+    clock.now += 0.5
+    stage.router.receive_rtcp(pli())
+    stage.rtcp()
+
+    clock.now += 2
+    stage.router.tick(clock.now)
+
+    assert any(isinstance(packet, RtcpPsfbPacket) and packet.fmt == 1 for packet in stage.rtcp())
+
+
+def test_what_one_receiver_lost_is_sent_again_to_that_one_and_not_asked_of_the_publisher() -> None:
+    stage, others = Stage(), list[bytes]()
+    stage.subscribe()
+    stage.subscribe(ssrc=600, send=others.append)
+    for sequence in (7, 8, 9):
+        stage.router.receive_rtp(rtp(sequence, KEY if sequence == 7 else DELTA))
+    stage.seen()
+    stage.rtcp()
+
+    stage.router.receive_rtcp(nack(8))
+
+    ((payload_type, _, ssrc, body),) = stage.seen()
+    assert (payload_type, ssrc, body) == (101, 501, struct.pack("!H", 8) + DELTA)
+    assert len(others) == 3
+    assert stage.rtcp() == []
+
+
+def test_a_client_without_rtx_gets_retransmissions_as_plain_packets() -> None:
+    stage = Stage()
+    stage.subscribe(codec=Codec(100, "vp8", "VP8/90000"))
+    stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtp(rtp(8, DELTA))
+    stage.seen()
+
+    stage.router.receive_rtcp(nack(8))
+
+    assert stage.seen() == [(100, 8, 500, DELTA)]
+
+
+def test_one_packet_is_sent_again_once_in_a_tenth_of_a_second(clock: Clock) -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    stage.seen()
+
+    for _ in range(25):
+        stage.router.receive_rtcp(nack(7) + nack(7))
+        clock.now += 0.01
+
+    assert stage.counters.packets_resent == 3
+
+
+def test_retransmissions_to_one_receiver_have_a_budget(clock: Clock) -> None:
+    stage = Stage()
+    stage.subscribe(resending=Allowance(rate=1000, burst=5000))
+    for sequence in range(100):
+        stage.router.receive_rtp(rtp(sequence, KEY + bytes(1000 - len(KEY))))
+
+    for _ in range(50):
+        stage.router.receive_rtcp(nack(*range(100)))
+        clock.now += 0.02
+
+    assert 5 <= stage.counters.packets_resent <= 6
+    assert stage.counters.resends_refused > 0
+
+
+def test_a_lost_packet_is_forgotten_after_a_while_and_beyond_the_caches_size(clock: Clock) -> None:
+    stage = Stage()
+    stage.subscribe()
+    cache = stage.publication.layers[""].cache
+    for sequence in range(1000):
+        stage.router.receive_rtp(rtp(sequence, KEY + bytes(997)))
+    held = cache.size
+    stage.seen()
+    clock.now += 2
+    stage.router.tick(clock.now)
+
+    stage.router.receive_rtcp(nack(999))
+
+    assert 500 * 1000 <= held <= stage.settings.max_cache
+    assert (cache.size, len(cache), stage.seen()) == (0, 0, [])
+
+
+def test_the_publisher_is_asked_once_for_what_the_sfu_lacks_and_everybody_gets_it(clock: Clock) -> None:
+    stage, others = Stage(), list[bytes]()
+    stage.subscribe()
+    stage.subscribe(ssrc=600, send=others.append)
+    stage.router.receive_rtp(rtp(7))
+    stage.rtcp()
+
+    stage.router.receive_rtp(rtp(10, DELTA))
+    (first,) = stage.rtcp()
+    stage.router.receive_rtcp(nack(8, 9))
+    stage.router.receive_rtcp(nack(8, 9, ssrc=600))
+    stage.router.receive_rtp(rtp(11, DELTA))
+    unasked = stage.rtcp()
+    stage.router.receive_rtp(rtp(1, struct.pack("!H", 8) + DELTA, ssrc=12, payload_type=97))
+    clock.now += 0.11
+    stage.router.receive_rtp(rtp(12, DELTA))
+    (second,) = stage.rtcp()
+
+    assert isinstance(first, RtcpRtpfbPacket)
+    assert isinstance(second, RtcpRtpfbPacket)
+    assert (first.media_ssrc, first.lost, unasked, second.lost) == (11, [8, 9], [], [9])
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [7, 10, 11, 8, 12]
+    assert len(others) == 5
+
+
+def test_a_packet_that_never_comes_is_given_up(clock: Clock) -> None:
+    stage = Stage()
+    stage.router.receive_rtp(rtp(7))
+    for sequence in range(9, 50):
+        stage.router.receive_rtp(rtp(sequence, DELTA))
+        clock.now += 0.1
+
+    assert stage.counters.packets_asked_again == stage.settings.max_requests_for_lost_packet
+
+
+def test_a_publisher_that_jumps_is_not_asked_for_what_it_never_sent() -> None:
+    stage = Stage()
+    stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtp(rtp(5000, DELTA))
+    for start in (5100, 5250):
+        stage.router.receive_rtp(rtp(start, DELTA))
+
+    assert stage.counters.packets_asked_again == 99 + 149
+
+
+def test_what_was_not_lost_is_not_forwarded_twice() -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtp(rtp(8, DELTA))
+    stage.seen()
+
+    stage.router.receive_rtp(rtp(1, struct.pack("!H", 7) + KEY, ssrc=12, payload_type=97))
+    stage.router.receive_rtp(rtp(2, struct.pack("!H", 8) + DELTA, ssrc=12, payload_type=97))
+    stage.router.receive_rtp(rtp(3, b"", ssrc=12, payload_type=97))
+
+    assert stage.seen() == []
+
+
+def test_nothing_flows_before_the_answer_or_after_the_end() -> None:
+    stage = Stage()
+    subscription = stage.subscribe()
+    subscription.pause()
+    stage.router.receive_rtp(rtp(7))
+    assert stage.seen() == []
+    subscription.open(OURS)
+    stage.router.receive_rtp(rtp(8))
+    assert len(stage.seen()) == 1
+
+    assert stage.router.unsubscribe("500")
+    assert not stage.router.unsubscribe("500")
+    stage.router.receive_rtp(rtp(9))
+    assert stage.seen() == []
+    assert stage.router.unpublish("0")
+    assert not stage.router.unpublish("0")
+    stage.router.receive_rtp(rtp(10))
+    assert stage.counters.packets_unrouted == 1
+
+
+def layered() -> tuple[Stage, Subscription]:
+    """Two layers that flow, and a subscriber of the lower one."""
+    stage = Stage(rids=("f", "q"))
+    stage.router.receive_rtp(rtp(100, ssrc=21, extension=named("0", "f")))
+    stage.router.receive_rtp(rtp(60000, ssrc=22, timestamp=900_000, extension=named("0", "q")))
+    subscription = stage.subscribe(rid="q")
+    stage.router.receive_rtp(rtp(60001, ssrc=22, timestamp=900_000))
+    return stage, subscription
+
+
+def test_a_layer_switch_waits_for_a_key_frame_and_continues_the_numbers() -> None:
+    stage, subscription = layered()
+    subscription.preferred_rid = "f"
+    subscription.choose()
+
+    stage.router.receive_rtp(rtp(101, DELTA, ssrc=21))
+    stage.router.receive_rtp(rtp(60002, DELTA, ssrc=22, timestamp=903_000))
+    stage.router.receive_rtp(rtp(102, KEY, ssrc=21, timestamp=10))
+    stage.router.receive_rtp(rtp(60003, DELTA, ssrc=22))
+    stage.router.receive_rtp(rtp(101, DELTA, ssrc=21))  # late, from before the switch
+    stage.router.receive_rtp(rtp(103, DELTA, ssrc=21, timestamp=3010))
+    timestamps = [struct.unpack_from("!L", packet, 4)[0] for packet in stage.to_subscriber]
+
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [60001, 60002, 60003, 60004]
+    assert timestamps[:2] == [900_000, 903_000]
+    assert 903_000 < timestamps[2] < 903_000 + 90_000
+    assert timestamps[3] - timestamps[2] == 3000
+
+
+def test_after_a_switch_nacks_are_understood_in_the_numbers_that_the_receiver_sees() -> None:
+    stage, subscription = layered()
+    subscription.preferred_rid = "f"
+    subscription.choose()
+    stage.router.receive_rtp(rtp(102, KEY, ssrc=21))
+    stage.router.receive_rtp(rtp(103, DELTA, ssrc=21))
+    stage.seen()
+
+    stage.router.receive_rtcp(nack(60001, 60003, 60004))
+
+    assert [body[:2] for _, _, _, body in stage.seen()] == [struct.pack("!H", 60003)]
+
+
+def test_layers_are_sent_again_under_the_ssrc_of_their_retransmissions() -> None:
+    stage, _ = layered()
+    stage.router.receive_rtp(rtp(60003, DELTA, ssrc=22))
+    stage.seen()
+
+    extension = named("0", "q", rid_id=3)
+    late = struct.pack("!H", 60002) + DELTA
+    stage.router.receive_rtp(rtp(5, late, ssrc=31, payload_type=97, extension=extension))
+
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [60002]
+
+
+def test_going_back_before_the_key_frame_came_keeps_the_layer() -> None:
+    stage, subscription = layered()
+    stage.seen()
+    for rid in ("f", "q"):
+        subscription.preferred_rid = rid
+        subscription.choose()
+
+    stage.router.receive_rtp(rtp(102, KEY, ssrc=21))
+    stage.router.receive_rtp(rtp(60002, DELTA, ssrc=22))
+
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [60002]
+
+
+def test_a_layer_that_stops_is_replaced_only_where_that_was_asked_for() -> None:
+    for other, expected in ((False, "f"), (True, "q")):
+        stage = Stage(rids=("f", "q"))
+        subscription = stage.subscribe(rid="f", other=other)
+        stage.router.receive_rtp(rtp(1, ssrc=21, extension=named("0", "f")))
+        assert subscription.layer is stage.publication.layers["f"]
+
+        for second in range(3):
+            stage.router.receive_rtp(rtp(second, ssrc=22, extension=named("0", "q")))
+            stage.router.tick(second)
+        stage.router.receive_rtp(rtp(9, ssrc=22))
+
+        assert subscription.layer is stage.publication.layers[expected]
+
+
+def test_without_a_preference_the_first_layer_that_flows_is_taken() -> None:
+    stage = Stage(rids=("f", "q"))
+    subscription = stage.subscribe()
+    stage.router.receive_rtp(rtp(1, ssrc=22, extension=named("0", "q")))
+    stage.router.tick(1)
+    stage.router.receive_rtp(rtp(2, ssrc=22))
+
+    assert subscription.layer is stage.publication.layers["q"]
+
+
+def test_a_layer_that_does_not_exist_is_waited_for_in_vain() -> None:
+    stage = Stage(rids=("f", "q"))
+    subscription = stage.subscribe(rid="x")
+    stage.router.receive_rtp(rtp(1, ssrc=22, extension=named("0", "q")))
+    stage.router.tick(1)
+
+    assert subscription.layer is None
+    assert stage.seen() == []
+
+
+def test_another_publication_continues_the_same_stream() -> None:
+    stage, other = Stage(), Stage()
+    subscription = stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    subscription.attach(other.publication)
+    other.router.receive_rtp(rtp(1, KEY))
+    stage.router.receive_rtp(rtp(8, DELTA))
+
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [7, 8]
+
+
+def test_a_publisher_that_changes_its_ssrc_goes_on_with_a_key_frame() -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    stage.router.signal(stage.publication, ssrc=77, rtx_ssrc=78)
+    stage.router.receive_rtp(rtp(40000, DELTA, ssrc=77))
+    stage.router.receive_rtp(rtp(40001, KEY, ssrc=77))
+
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [7, 8]
+
+
+def test_numbers_wrap_around_without_losing_their_order() -> None:
+    stage = Stage()
+    stage.subscribe()
+    for step in range(0, 70_000, 1000):
+        stage.router.receive_rtp(rtp(step))
+
+    assert len(stage.seen()) == 70
+    assert stage.publication.layers[""].highest == 69_000
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        rtp(1, ssrc=99, payload_type=50),
+        rtp(1, ssrc=99, extension=named("9", "")),
+        rtp(1, ssrc=99, extension=b"\xbe\xde\x00\x01\x1f\x00\x00\x00"),
+        rtp(1, ssrc=99, extension=b"\xbe\xde\x00\x01\x10\xff\x00\x00"),
+        rtp(1, b"", extension=b"\xbe\xde\xff\xff"),
+        rtp(1, b"")[:12],
+        b"\x8f" + rtp(1, b"")[1:],
+    ],
+)
+def test_packets_that_belong_nowhere_go_nowhere(packet: bytes) -> None:
+    stage = Stage(rids=("f",)) if b"\xbe\xde" in packet else Stage()
+    stage.subscribe()
+
+    stage.router.receive_rtp(packet)
+
+    assert stage.seen() == []
+
+
+def test_what_a_closed_publication_still_sends_is_not_taken_for_another() -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtp(rtp(8, ssrc=99))
+    stage.router.receive_rtp(rtp(1, struct.pack("!H", 8) + DELTA, ssrc=98, payload_type=97))
+
+    assert [sequence for _, sequence, _, _ in stage.seen()] == [7]
+    assert stage.counters.packets_unrouted == 2
+
+
+def test_a_stream_without_signalled_ssrc_is_found_by_its_payload_type() -> None:
+    stage = Stage()
+    stage.router.unpublish("0")
+    stage.router.publish(stage.publication, ssrc=None, rtx_ssrc=None, extensions={})
+    stage.publication.layers[""].ssrc = stage.publication.layers[""].rtx_ssrc = None
+    stage.subscribe()
+
+    stage.router.receive_rtp(rtp(7, ssrc=1234))
+
+    assert len(stage.seen()) == 1
+
+
+def test_a_publisher_cannot_fill_memory_with_ssrcs() -> None:
+    stage = Stage(rids=("f",), limit=1)
+    stage.router.receive_rtp(rtp(1, ssrc=1000, extension=named("0", "f")))
+    stage.router.receive_rtp(rtp(1, ssrc=1001, extension=named("0", "f")))
+
+    assert stage.counters.packets_unrouted == 1
+
+
+def test_packets_are_lost_on_purpose() -> None:
+    stage = Stage()
+    stage.subscribe(drop=1)
+    stage.router.receive_rtp(rtp(1))
+    stage.router.receive_rtcp(nack(1))
+
+    assert stage.seen() == []
+    assert stage.counters.packets_dropped_on_purpose == 1
+
+
+def test_the_publishers_clock_is_passed_on_under_the_new_ssrc() -> None:
+    stage = Stage()
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    stage.seen()
+    info = RtcpSenderInfo(ntp_timestamp=1 << 40, rtp_timestamp=3000, packet_count=9, octet_count=9)
+    stage.router.receive_rtcp(bytes(RtcpSrPacket(ssrc=11, sender_info=info)))
+    stage.router.receive_rtcp(bytes(RtcpSrPacket(ssrc=12, sender_info=info)))
+
+    (sent,) = stage.to_subscriber
+    report = RtcpPacket.parse(sent)[0]
+    assert isinstance(report, RtcpSrPacket)
+    assert (report.ssrc, report.sender_info.rtp_timestamp, report.sender_info.packet_count) == (500, 3000, 1)
+
+
+def test_a_late_joiner_learns_the_publishers_clock_at_once(clock: Clock) -> None:
+    stage = Stage()
+    stage.router.receive_rtp(rtp(7))
+    info = RtcpSenderInfo(ntp_timestamp=1 << 40, rtp_timestamp=3000, packet_count=9, octet_count=9)
+    stage.router.receive_rtcp(bytes(RtcpSrPacket(ssrc=11, sender_info=info)))
+    clock.now += 2.5
+
+    stage.subscribe()
+    stage.router.receive_rtp(rtp(8))
+
+    report = RtcpPacket.parse(stage.to_subscriber[0])[0]
+    assert isinstance(report, RtcpSrPacket)
+    assert report.ssrc == 500
+    assert report.sender_info.ntp_timestamp == (1 << 40) + int(2.5 * (1 << 32))
+    assert report.sender_info.rtp_timestamp == 3000 + int(2.5 * 90000)
+
+
+def test_packets_tell_when_they_were_sent_where_the_client_wants_to_know(clock: Clock) -> None:
+    stage = Stage()
+    subscription = stage.subscribe()
+    subscription.open(OURS, 5)
+    stage.router.receive_rtp(rtp(7))
+    stage.router.receive_rtcp(nack(7))
+
+    first, again = stage.to_subscriber
+    sent_at = bytes.fromhex("bede0001") + bytes((5 << 4 | 2,)) + (int(clock.now * 2**18) & 0xFFFFFF).to_bytes(3, "big")
+    assert (first[0], first[12:]) == (0x90, sent_at + KEY)
+    assert (again[0], again[12:]) == (0x90, sent_at + struct.pack("!H", 7) + KEY)
+
+
+def test_a_publisher_is_told_when_its_packets_arrived(clock: Clock) -> None:
+    stage = Stage()
+    stage.router.publish(stage.publication, ssrc=11, rtx_ssrc=12, extensions={3: "transport number"})
+    for number in range(20):
+        extension = bytes.fromhex("bede0002") + b"\x10\x30" + bytes((0x31,)) + struct.pack("!H", number) + bytes(3)
+        stage.router.receive_rtp(rtp(number, extension=extension))
+        clock.now += 0.01
+
+    (feedback,) = stage.rtcp()
+    assert isinstance(feedback, RtcpRtpfbPacket)
+    assert (feedback.fmt, feedback.media_ssrc) == (15, 11)
+
+
+def test_pli_and_fir_reach_the_publisher(clock: Clock) -> None:
+    stage = Stage()
+    subscription = stage.subscribe()
+    stage.router.receive_rtp(rtp(7))
+    layer = stage.publication.layers[""]
+    for feedback in (
+        RtcpPsfbPacket(fmt=1, ssrc=9, media_ssrc=500),
+        RtcpPsfbPacket(fmt=4, ssrc=9, media_ssrc=0, fci=struct.pack("!LL", 500, 0)),
+    ):
+        stage.rtcp()
+        clock.now += 5
+        stage.router.receive_rtcp(bytes(feedback))
+        assert len(stage.rtcp()) == 1
+    stage.router.receive_rtcp(bytes(RtcpPsfbPacket(fmt=1, ssrc=9, media_ssrc=499)))
+    stage.router.receive_rtcp(bytes(RtcpRtpfbPacket(fmt=1, ssrc=9, media_ssrc=499, lost=[1])))
+    assert stage.rtcp() == []
+    assert subscription.layer is layer
+
+
+def test_a_nack_across_the_wrap_keeps_all_its_numbers() -> None:
+    stage = Stage()
+    stage.router.receive_rtp(rtp(65533))
+    stage.router.receive_rtp(rtp(1))
+
+    (asked,) = stage.rtcp()
+    assert isinstance(asked, RtcpRtpfbPacket)
+    assert [number & 0xFFFF for number in asked.lost] == [65534, 65535, 0]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\xc8\x00\x01", b"\x81\xc9\x00\xff" + bytes(8), bytes(40)])
+def test_rtcp_garbage_is_ignored(data: bytes) -> None:
+    stage = Stage()
+    stage.router.receive_rtcp(data)
+
+    assert stage.rtcp() == []
+
+
+def test_the_publisher_is_told_what_was_lost_and_what_it_may_send() -> None:
+    stage = Stage()
+    for sequence in (65534, 65535, 0, 2, 4):
+        stage.router.receive_rtp(rtp(sequence))
+    stage.rtcp()
+    stage.router.tick(1.0)
+    report, estimate = stage.rtcp()
+    stage.router.receive_rtp(rtp(5))
+    stage.router.tick(2.0)
+    (later, _) = stage.rtcp()
+
+    assert isinstance(report, RtcpRrPacket)
+    assert isinstance(later, RtcpRrPacket)
+    assert report.reports == [RtcpReceiverInfo(11, (2 << 8) // 7, 2, 65536 + 4, 0, 0, 0)]
+    assert later.reports[0].fraction_lost == 0
+    assert isinstance(estimate, RtcpPsfbPacket)
+    assert estimate.fci.startswith(b"REMB")
+
+
+def test_a_publisher_that_sent_nothing_gets_no_report() -> None:
+    stage = Stage()
+    stage.router.tick(1.0)
+
+    assert stage.rtcp() == []

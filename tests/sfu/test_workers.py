@@ -1,0 +1,209 @@
+"""Several processes as one SFU: `signal-manager sfu --workers 2`, with the front and the workers that it starts.
+
+Processes take long to start, so that all tests share one front. Killing it is how the module ends: what that shows is
+an assertion of the fixture, because a test in the midst of the others would cost them a second front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import cast
+
+import httpx
+import pytest
+import pytest_asyncio
+from aiortc import AudioStreamTrack
+
+from signal_manager.errors import ConfigurationError
+from signal_manager.sfu import LocalSfu
+from signal_manager.sfu.workers import Workers
+from tests.sfu.clients import Api, Peer, api_of, frames, until
+from tests.sfu.sdps import offer, section
+
+COMMAND = [sys.executable, "-m", "signal_manager", "sfu", "--port", "0", "--workers", "2", "--json"]
+START_LIMIT = 60.0
+CAMERA = {"location": "local", "mid": "0", "trackName": "camera"}
+
+
+class Front:
+    """A front with two workers that runs."""
+
+    def __init__(self, process: asyncio.subprocess.Process, where: dict[str, str]) -> None:
+        self.process = process
+        self.base_url = where["base_url"]
+        self.app_id = where["app_id"]
+        self.app_secret = where["app_secret"]
+
+    @classmethod
+    async def start(cls) -> Front:
+        """Start one."""
+        process = await asyncio.create_subprocess_exec(*COMMAND, stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        text = b""
+        async with asyncio.timeout(START_LIMIT):
+            while not text.endswith(b"}\n"):
+                line = await process.stdout.readline()
+                assert line, "the front ended"
+                text += line
+        return cls(process, json.loads(text))
+
+    def workers(self) -> list[int]:
+        """Return the processes of its workers, in the order in which they were started."""
+        return children_of(self.process.pid)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the child processes of a process."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return sorted(map(int, file.read().split()))
+
+
+def is_gone(pid: int) -> bool:
+    """Say whether a process has ended."""
+    with suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().split()[2] == "Z"
+    return True
+
+
+async def assert_that_workers_end_with(front: Front) -> None:
+    """Kill a front, which then has no time to stop its workers."""
+    workers = front.workers()
+    front.process.kill()
+    await front.process.wait()
+    assert len(workers) == 2
+    await until(lambda: all(map(is_gone, workers)))
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def front() -> AsyncIterator[Front]:
+    """A front with two workers, which end when it is killed."""
+    front = await Front.start()
+    yield front
+    await assert_that_workers_end_with(front)
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@asynccontextmanager
+async def client_of(front: Front) -> AsyncIterator[Api]:
+    async with api_of(cast("LocalSfu", front)) as api:  # both have the three attributes that it needs
+        yield api
+
+
+async def open_in(api: Api, room: str) -> str:
+    answer = await api.ok("POST", f"/sessions/new?correlationId={room}")
+    return str(answer["sessionId"])
+
+
+async def homes_of(api: Api, name: str) -> dict[str, tuple[str, str]]:
+    """Open rooms until each worker has one, and return room and session by what the session begins with."""
+    homes: dict[str, tuple[str, str]] = {}
+    for number in range(100):
+        room = f"{name}-{number}"
+        session = await open_in(api, f"{room}/x")
+        homes.setdefault(session[:2], (room, session))
+        if len(homes) == 2:
+            break
+    assert set(homes) == {"00", "01"}
+    return homes
+
+
+async def test_sessions_of_one_room_share_a_worker_and_rooms_are_spread(front: Front) -> None:
+    async with client_of(front) as api:
+        homes = await homes_of(api, "room")
+        for room, session in homes.values():
+            again = {(await open_in(api, f"{room}%2Fclient-{n}"))[:2] for n in range(3)}
+            assert again == {session[:2]}
+
+
+async def test_media_flows_within_a_room_whatever_its_worker(front: Front) -> None:
+    async with client_of(front) as api:
+        for room in ("one", "two"):
+            sessions = [await open_in(api, f"{room}/{n}") for n in range(2)]
+            async with Peer(api, sessions[0]) as alice, Peer(api, sessions[1]) as bob:
+                await alice.publish(sound=AudioStreamTrack())
+                await alice.connected()
+                await bob.pull(alice, "sound")
+
+                assert len(await frames(bob.tracks[0], 3)) == 3
+
+
+async def test_a_pull_from_another_worker_fails_with_the_reason(front: Front) -> None:
+    async with client_of(front) as api:
+        (_, publisher), (_, subscriber) = [(await homes_of(api, "far"))[home] for home in ("00", "01")]
+        body = {"sessionDescription": offer(section("0")), "tracks": [CAMERA]}
+        await api.ok("POST", f"/sessions/{publisher}/tracks/new", body)
+
+        item = {"location": "remote", "sessionId": publisher, "trackName": "camera"}
+        answer = await api.ok("POST", f"/sessions/{subscriber}/tracks/new", {"tracks": [item]})
+
+        assert answer["tracks"][0]["errorCode"] == "not_found_track_error"
+        assert "correlationId" in answer["tracks"][0]["errorDescription"]
+
+
+async def test_sessions_without_a_room_are_together(front: Front) -> None:
+    async with client_of(front) as api:
+        assert {(await api.new_session())[:2] for _ in range(6)} == {"00"}
+
+
+async def test_the_front_answers_as_the_sfu_does(front: Front) -> None:
+    async with client_of(front) as api:
+        session = await open_in(api, "answers/x")
+        state = await api.ok("GET", f"/sessions/{session}")
+        unknown = [await api.call("GET", f"/sessions/{name}") for name in ("ff" * 16, "zz", "01" + "0" * 30)]
+        faulty = await api.call("GET", f"/sessions/{session}", x_fault="425")
+        large = await api.http.post(f"{api.root}/sessions/new", content=bytes(600_000), headers=api.headers)
+        refused = await api.http.post(f"{api.root}/sessions/new")
+        root = front.base_url.removesuffix("/v1")
+        metrics = (await api.http.get(f"{root}/metrics")).text
+        pages = [(await api.http.get(root + path)).status_code for path in ("/", "/workers/1", "/workers/7")]
+
+        assert (state.get("tracks", []), [answer.status_code for answer in unknown]) == ([], [410, 410, 410])
+        assert (faulty.status_code, large.status_code, refused.status_code) == (425, 413, 401)
+        assert len(re.findall(r'^sfu_sessions\{worker="[01]"\} ', metrics, re.MULTILINE)) == 2
+        assert 'status="425",worker=' in metrics
+        assert pages == [200, 200, 404]
+
+
+async def answer_with(status: int, api: Api, session: str) -> httpx.Response:
+    """Ask for a session's state until the answer has this status; one that gets lost is no answer."""
+    async with asyncio.timeout(START_LIMIT):
+        while True:
+            with suppress(httpx.HTTPError):
+                answer = await api.call("GET", f"/sessions/{session}")
+                if answer.status_code == status:
+                    return answer
+            await asyncio.sleep(0.02)
+
+
+async def test_a_worker_that_is_killed_comes_back_and_the_others_go_on(front: Front) -> None:
+    async with client_of(front) as api:
+        homes = await homes_of(api, "mortal")
+        before = front.workers()
+
+        os.kill(before[1], signal.SIGKILL)
+        gone = await answer_with(503, api, homes["01"][1])
+        moved = await open_in(api, f"{homes['01'][0]}/y")
+        await api.ok("GET", f"/sessions/{homes['00'][1]}")
+        await answer_with(410, api, homes["01"][1])
+        back = await homes_of(api, "again")
+
+        assert gone.json()["errorCode"] == "temporarily_unavailable_error"
+        assert moved.startswith("00")
+        assert set(back) == {"00", "01"}
+        assert (len(front.workers()), front.workers()[0]) == (2, before[0])
+
+
+async def test_workers_that_cannot_start_are_a_wrong_configuration() -> None:
+    order = {"app_id": "a" * 32, "app_secret": "secret"}
+    front = Workers([sys.executable, "-S", "-c", "raise SystemExit(2)"], count=2, order=order)
+    with pytest.raises(ConfigurationError, match="worker"):
+        await front.start()
