@@ -19,7 +19,7 @@ from uuid import uuid4
 import structlog
 import uvloop
 
-from signal_manager import __version__, logs
+from signal_manager import __version__
 from signal_manager.admin.everywhere import Everywhere
 from signal_manager.admin.numbers import Numbers
 from signal_manager.backends import authenticators_for, bus_for, media_for, storage_for
@@ -39,8 +39,10 @@ from signal_manager.limits import HALF_OPEN, STRANGERS, Limits
 from signal_manager.listener import listen
 from signal_manager.media.base import MediaBackend
 from signal_manager.media.negotiation import Limits as NegotiationLimits
-from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
+from signal_manager.observe import logs
+from signal_manager.observe.metrics import Metrics
+from signal_manager.observe.tracing import Tracing, tracing_from
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.records.housekeeping import Housekeeping
 from signal_manager.records.registrations import Registrations
@@ -51,7 +53,6 @@ from signal_manager.server import Dashboard, Server
 from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
 from signal_manager.tls import Certificate
-from signal_manager.tracing import Tracing, tracing_from
 
 if TYPE_CHECKING:
     from signal_manager.admin.api import Management

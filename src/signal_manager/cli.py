@@ -21,9 +21,9 @@ import typer
 from signal_manager import __version__
 from signal_manager.config_commands import check_config, init
 from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
-from signal_manager.logs import escape_control_characters
 from signal_manager.management_commands import add_management_commands
 from signal_manager.migration_command import migrate_config
+from signal_manager.observe.logs import escape_control_characters
 from signal_manager.sfu_command import sfu
 from signal_manager.storage_commands import storage_commands
 from signal_manager.terminal import SECONDS_OF, Commands, ConfigOption, print_json, span, tell, warn

@@ -138,7 +138,7 @@ def _refused_credentials(config: Config) -> list[str]:
 
 async def _try_credentials(config: Config) -> None:
     from signal_manager import backends
-    from signal_manager.metrics import Metrics
+    from signal_manager.observe.metrics import Metrics
 
     if backends.media_backend_of(config) != "cloudflare":
         raise ConfigurationError("--online tries cloudflare.app_id and cloudflare.app_secret, and they are not set")

@@ -25,8 +25,8 @@ from signal_manager.errors import (
     TooLargeError,
     UnavailableError,
 )
-from signal_manager.metrics import Metrics
 from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId, taken_up_at
+from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.codec import decode_payload, encode_payload
 from signal_manager.protocol.framing import Framing, encode_frame

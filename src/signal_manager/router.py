@@ -23,6 +23,7 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.model import Caller, ClientId, SessionId, hash_token, new_session_id, taken_up_at
+from signal_manager.observe.tracing import Tracing
 from signal_manager.protocol.catalogue import SPECS, Handling, Spec, spec_of
 from signal_manager.protocol.messages import (
     MAX_METADATA,
@@ -52,7 +53,6 @@ from signal_manager.protocol.messages import (
 )
 from signal_manager.records.registrations import Registrations
 from signal_manager.rooms import RoomService
-from signal_manager.tracing import Tracing
 
 __all__ = ["Router", "acknowledgement", "check_handlers"]
 

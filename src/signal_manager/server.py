@@ -30,8 +30,8 @@ from signal_manager.limits import (
     names_this_machine,
 )
 from signal_manager.listener import Listener
-from signal_manager.metrics import Metrics
 from signal_manager.model import ClientId
+from signal_manager.observe.metrics import Metrics
 from signal_manager.presence import LiveSessions, Phase
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, choose_subprotocol
 from signal_manager.protocol.session import SessionSettings

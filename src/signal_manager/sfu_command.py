@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from signal_manager import logs
 from signal_manager.errors import ConfigurationError
+from signal_manager.observe import logs
 from signal_manager.terminal import print_json
 
 if TYPE_CHECKING:

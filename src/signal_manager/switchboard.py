@@ -21,8 +21,8 @@ import structlog
 from signal_manager.bus.base import Bus
 from signal_manager.errors import SignalManagerError
 from signal_manager.limits import ClientAddress, Holdings, Limits, Sample, Usage
-from signal_manager.metrics import Counter, CounterFamily, Metrics
 from signal_manager.model import Caller, ClientId, SessionId
+from signal_manager.observe.metrics import Counter, CounterFamily, Metrics
 from signal_manager.presence import LiveSession, Phase, RecentError
 from signal_manager.protocol.catalogue import SIGNAL_TYPES
 from signal_manager.protocol.messages import ErrorMessage, MessageType

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from signal_manager.logs import escape_control_characters
+from signal_manager.observe.logs import escape_control_characters
 
 __all__ = [
     "SECONDS_OF",

@@ -22,7 +22,7 @@ from av import VideoFrame
 from rich.console import Console
 from rich.table import Table
 
-from signal_manager import app, logs
+from signal_manager import app
 from signal_manager.client import (
     Disconnected,
     ErrorReceived,
@@ -45,6 +45,7 @@ from signal_manager.errors import (
     SignalManagerError,
     UnavailableError,
 )
+from signal_manager.observe import logs
 
 __all__ = ["run_trial", "split_candidates"]
 

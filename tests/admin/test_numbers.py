@@ -8,8 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from signal_manager.admin.numbers import Numbers
-from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
+from signal_manager.observe.metrics import Metrics
 
 
 def numbers(node_id: str, opened: int, *others: Numbers, workers: int = 2) -> Numbers:

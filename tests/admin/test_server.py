@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from signal_manager.admin.api import Management
 from signal_manager.admin.server import AdminServer
 from signal_manager.errors import ConfigurationError
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 from signal_manager.presence import Phase
 from signal_manager.storage.memory import MemoryStorage
 from tests.admin.fakes import FakePresence

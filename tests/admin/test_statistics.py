@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from signal_manager.admin import statistics
 from signal_manager.admin.statistics import SAMPLES, Statistics, quantile
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 
 
 class Clock:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "dashboard.json"
 # What prometheus-client's process collector adds.

@@ -12,8 +12,8 @@ from signal_manager.limits import Limits
 from signal_manager.listener import listen
 from signal_manager.media.base import MediaBackend
 from signal_manager.media.closing import Closings
-from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
+from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.records.registrations import Registrations
 from signal_manager.resumption import Reachable

@@ -9,7 +9,7 @@ from av import VideoFrame
 
 from signal_manager.media.cloudflare import CloudflareBackend
 from signal_manager.media.negotiation import Limits
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 from signal_manager.rooms import RoomSettings
 from signal_manager.rooms.member_media import Watching
 from signal_manager.sfu import LocalSfu, SfuSettings

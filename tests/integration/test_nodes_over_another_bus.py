@@ -18,8 +18,8 @@ from pydantic import Field
 
 from signal_manager import adapters
 from signal_manager.bus.base import S
-from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
+from signal_manager.observe.metrics import Metrics
 from tests.bus.queue_bus import Broker, QueueBus
 from tests.integration import test_nodes as over_nats
 from tests.integration.conftest import Service, ServiceWith

@@ -19,7 +19,7 @@ from signal_manager.media.base import MediaBackend, MediaSessionId
 from signal_manager.media.closing import Closings
 from signal_manager.media.cloudflare import CloudflareBackend
 from signal_manager.media.negotiation import Limits
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.rooms.member_media import Watching
 from signal_manager.sfu import LocalSfu

@@ -11,11 +11,11 @@ from signal_manager.app import running
 from signal_manager.config import Config
 from tests.integration.conftest import DEFAULTS, Service
 from tests.integration.test_server import ONE, connected, frame
-from tests.test_tracing import collector
+from tests.observe.test_tracing import collector
 
 
 async def test_a_room_s_creation_reaches_the_collector_with_storage_below(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("signal_manager.tracing.STOP_TIMEOUT", 30.0)
+    monkeypatch.setattr("signal_manager.observe.tracing.STOP_TIMEOUT", 30.0)
     async with collector() as (url, kept):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         async with running(Config.model_validate(DEFAULTS)) as server:

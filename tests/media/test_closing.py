@@ -11,7 +11,7 @@ from signal_manager.errors import UnavailableError
 from signal_manager.media import errors
 from signal_manager.media.base import WHOLE_SESSION, ChannelState, ItemError, MediaSessionId, SessionState, TrackState
 from signal_manager.media.closing import LONGEST_PAUSE, SETTLING_TIME, Closer, Closings
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 from tests.media.book_sfu import BookSfu, ListLedger, within
 
 SESSION = MediaSessionId("session-1")

@@ -28,7 +28,7 @@ from signal_manager.media.base import (
 )
 from signal_manager.media.cloudflare import MAX_REPLY, CloudflareBackend
 from signal_manager.media.errors import FAULTS, After, MediaFault
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 from tests.media.http_stub import CUT, CUT_SHORT, HttpStub, Reply
 
 SECRET = "s3cret-of-the-app"

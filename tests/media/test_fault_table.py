@@ -17,7 +17,7 @@ from signal_manager.media.closing import Closer, Closings
 from signal_manager.media.cloudflare import CloudflareBackend
 from signal_manager.media.negotiation import Limits, ReplaceSession
 from signal_manager.media.negotiator import Negotiator
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 from signal_manager.sfu import LocalSfu
 from signal_manager.sfu.faults import Fault, Faults
 from signal_manager.testing.media.peers import Camera

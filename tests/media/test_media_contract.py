@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from signal_manager.media.cloudflare import CloudflareBackend
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 from signal_manager.sfu import LocalSfu, SfuSettings
 from tests.contracts.media_contract import MediaContract
 from tests.media.field_tables import endpoint_of, misfits_of_reply, misfits_of_request

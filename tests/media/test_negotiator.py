@@ -22,7 +22,7 @@ from signal_manager.media.base import (
 from signal_manager.media.closing import Closer
 from signal_manager.media.negotiation import Limits, LossReason, ReplaceSession
 from signal_manager.media.negotiator import Negotiator
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 from tests.media.book_sfu import BookSfu, ListLedger, within
 
 CAMERA = RemoteTrack(session_id=MediaSessionId("publisher"), track_name="camera")

@@ -12,8 +12,8 @@ from signal_manager.bus.base import Delivery, GoneHandler, NewsHandler, Outcome,
 from signal_manager.errors import InvalidRequestError
 from signal_manager.media.closing import Closings
 from signal_manager.media.negotiation import Limits
-from signal_manager.metrics import Metrics
 from signal_manager.model import Caller, ClientId, ClientRecord, Grants, Identity, NodeId, Room, RoomId, SessionId
+from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.messages import (
     Message,
     MetadataUpdate,

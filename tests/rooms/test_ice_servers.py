@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from signal_manager.media import errors as media_errors
 from signal_manager.media.base import IceServer, IceServers
-from signal_manager.metrics import Metrics
 from signal_manager.model import ClientId
+from signal_manager.observe.metrics import Metrics
 from signal_manager.rooms import ice_servers
 from signal_manager.rooms.duties import Duties
 from signal_manager.rooms.ice_servers import IceServerBook, TurnServers, rest_credential

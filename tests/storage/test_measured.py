@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from signal_manager.errors import NotFoundError, UnavailableError
-from signal_manager.metrics import Metrics
 from signal_manager.model import Room, RoomId
+from signal_manager.observe.metrics import Metrics
 from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
 from signal_manager.storage.memory import MemoryStorage

@@ -22,7 +22,7 @@ from signal_manager.admin.pages import demo_pages, pages
 from signal_manager.admin.probes import probes
 from signal_manager.admin.statistics import Statistics
 from signal_manager.errors import SignalManagerError
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 from signal_manager.presence import LiveSessions
 from signal_manager.storage.base import Storage
 

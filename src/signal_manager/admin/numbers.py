@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from signal_manager.metrics import Metrics
 from signal_manager.model import NodeId
+from signal_manager.observe.metrics import Metrics
 
 __all__ = ["Numbers"]
 

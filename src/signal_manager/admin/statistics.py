@@ -18,7 +18,7 @@ from typing import Self
 import msgspec
 import structlog
 
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 
 __all__ = ["SAMPLES", "SAMPLE_INTERVAL", "Sample", "Statistics", "quantile"]
 

@@ -21,8 +21,8 @@ from signal_manager.bus.outbox import Addresses, Letter, Outboxes, Sent
 from signal_manager.bus.routes import KNOWN, Ask, Dispatch, Parcel, Routes, Step, Tell
 from signal_manager.bus.runs import Run, alone
 from signal_manager.errors import InvalidRequestError, SignalManagerError, TooLargeError, UnavailableError
-from signal_manager.metrics import Metrics
 from signal_manager.model import is_valid_name
+from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.relay import HEAD
 
 __all__ = ["AWAY", "Batches"]

@@ -12,8 +12,8 @@ from signal_manager.bus.batches import Batches
 from signal_manager.bus.nats_link import Arrival
 from signal_manager.bus.routes import Parcel
 from signal_manager.errors import MalformedMessageError, SignalManagerError, UnavailableError
-from signal_manager.metrics import Metrics
 from signal_manager.model import RoomId
+from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.codec import decode_payload
 from signal_manager.protocol.messages import MessageType, PayloadType, Peer
 

@@ -57,8 +57,8 @@ from signal_manager.errors import (
     ConfigurationError,
     UnavailableError,
 )
-from signal_manager.metrics import Metrics
 from signal_manager.model import ClientId, NodeId, RoomId, is_valid_name
+from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.codec import encode_payload
 from signal_manager.protocol.messages import Message, PayloadType, Peer, Shape, Signal

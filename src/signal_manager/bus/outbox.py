@@ -18,7 +18,7 @@ from signal_manager.bus import wire
 from signal_manager.bus.nats_link import NatsLink
 from signal_manager.bus.routes import Parcel
 from signal_manager.bus.runs import Run
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 
 __all__ = ["Addresses", "Item", "Letter", "Outboxes", "Sent"]
 

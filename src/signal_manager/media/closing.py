@@ -19,7 +19,7 @@ from signal_manager.errors import SignalManagerError
 from signal_manager.media.base import WHOLE_SESSION, Ledger, MediaBackend, MediaSessionId
 from signal_manager.media.errors import SessionGoneError, SfuRefusedError
 from signal_manager.media.operations import closed_mids
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 
 __all__ = ["Closer", "Closing", "Closings"]
 

@@ -49,7 +49,7 @@ from signal_manager.media.errors import (
     SessionNotReadyError,
     UnreachableError,
 )
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 
 __all__ = ["CloudflareBackend"]
 

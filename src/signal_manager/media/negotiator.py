@@ -48,7 +48,7 @@ from signal_manager.media.negotiation import (
     State,
     SweepSession,
 )
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 
 __all__ = ["Negotiator"]
 

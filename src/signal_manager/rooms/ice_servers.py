@@ -18,8 +18,8 @@ import structlog
 
 from signal_manager.errors import SignalManagerError
 from signal_manager.media.base import IceServer, IceServers, MediaBackend
-from signal_manager.metrics import Metrics
 from signal_manager.model import ClientId
+from signal_manager.observe.metrics import Metrics
 
 __all__ = ["IceServerBook", "TurnServers", "rest_credential"]
 

@@ -37,8 +37,8 @@ from signal_manager.media.errors import SessionGoneError, SessionReplacedError
 from signal_manager.media.negotiation import Limits, LossReason, ReplaceSession
 from signal_manager.media.negotiator import Negotiator
 from signal_manager.media.operations import closed_mids
-from signal_manager.metrics import Metrics
 from signal_manager.model import SessionId, Track
+from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.messages import PublishedTrack
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.pulse import Pulse

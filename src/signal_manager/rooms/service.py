@@ -27,8 +27,8 @@ from signal_manager.errors import (
 from signal_manager.media.base import WHOLE_SESSION, MediaBackend, MediaSessionId
 from signal_manager.media.closing import Closer, Closings
 from signal_manager.media.negotiation import Limits
-from signal_manager.metrics import Metrics
 from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId
+from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.messages import (
     MAX_METADATA,
     PROTOCOL_VERSION,

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, cast
 
 from signal_manager.errors import UnavailableError
-from signal_manager.metrics import Metrics
+from signal_manager.observe.metrics import Metrics
 from signal_manager.storage.base import Storage
 
 __all__ = ["measured"]

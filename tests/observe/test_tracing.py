@@ -19,12 +19,12 @@ from structlog.testing import capture_logs
 
 from signal_manager.errors import NotFoundError, UnavailableError
 from signal_manager.media.base import MediaBackend
+from signal_manager.observe.tracing import Tracing, tracing_from
 from signal_manager.protocol.messages import Message, PublishedTrack, RoomCreate, RoomJoin, RoomLeave
 from signal_manager.records.registrations import Registrations
 from signal_manager.router import Router
 from signal_manager.storage.base import Storage
 from signal_manager.storage.memory import MemoryStorage
-from signal_manager.tracing import Tracing, tracing_from
 from tests.fakes.media import FakeSfu
 from tests.rooms.house import NODE, ROOM, House, YieldingStorage, offer, running
 
@@ -178,7 +178,7 @@ async def collector() -> AsyncIterator[tuple[str, list[ExportTraceServiceRequest
 
 
 async def test_spans_are_sent_where_the_standard_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("signal_manager.tracing.STOP_TIMEOUT", 30.0)
+    monkeypatch.setattr("signal_manager.observe.tracing.STOP_TIMEOUT", 30.0)
     async with collector() as (url, kept):
         variables = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": url,

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signal_manager.errors import ConfigurationError
-from signal_manager.logs import Logs, configure, escape_control_characters
+from signal_manager.observe.logs import Logs, configure, escape_control_characters
 
 SECRET_NAMES = [
     "token",
