@@ -29,7 +29,7 @@ from benchmarks.processes import ROOT
 from benchmarks.results import machine, write_json
 from signal_manager.model import ClientId, ClientRecord, hash_token
 from signal_manager.storage.documents import encode
-from signal_manager.storage.sqlite import SqliteStorage
+from signal_manager.storage.sqlite.adapter import SqliteStorage
 
 __all__ = ["app"]
 

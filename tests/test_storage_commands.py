@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from signal_manager.model import ClientId, ClientRecord, Room, RoomId
-from signal_manager.storage.sqlite import SqliteStorage
+from signal_manager.storage.sqlite.adapter import SqliteStorage
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ OURS = {
     "media": {"cloudflare": "signal_manager.media.cloudflare:CloudflareBackend"},
     "storage": {
         "memory": "signal_manager.storage.memory:MemoryStorage",
-        "sqlite": "signal_manager.storage.sqlite:SqliteStorage",
+        "sqlite": "signal_manager.storage.sqlite.adapter:SqliteStorage",
         "firestore": "signal_manager.storage.firestore:FirestoreStorage",
     },
 }

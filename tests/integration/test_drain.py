@@ -34,7 +34,7 @@ AT_ONCE = RetryPolicy(base_delay=0.01, max_delay=0.05)
 # the process, and how it ended.
 STARTER = """\
 import os, sys
-import signal_manager.app, signal_manager.cli, signal_manager.storage.sqlite
+import signal_manager.app, signal_manager.cli, signal_manager.storage.sqlite.adapter
 for line in sys.stdin:
     pid = os.fork()
     if not pid:

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from signal_manager.storage.sqlite import SqliteStorage
+from signal_manager.storage.sqlite.adapter import SqliteStorage
 from tests.integration.test_nodes import LIMIT, ask, log_in
 from tests.integration.v1_client import Client, connect
 from tests.nats_server import NatsServer, free_port

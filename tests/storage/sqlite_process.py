@@ -16,7 +16,7 @@ import msgspec
 from signal_manager.errors import ConflictError
 from signal_manager.model import ClientId, ClientRecord, EntryId, MediaClosing, Participant, Room, RoomId, SessionId
 from signal_manager.storage.base import RoomChange
-from signal_manager.storage.sqlite import SqliteStorage
+from signal_manager.storage.sqlite.adapter import SqliteStorage
 
 # Long enough for a write that is cut short to be seen.
 FILLING = "x" * 5000

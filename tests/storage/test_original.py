@@ -18,7 +18,7 @@ from signal_manager.storage import original
 from signal_manager.storage.documents import CLIENTS, ROOMS, decode
 from signal_manager.storage.firestore import EMULATOR_HOST
 from signal_manager.storage.memory import MemoryStorage
-from signal_manager.storage.sqlite import SqliteStorage
+from signal_manager.storage.sqlite.adapter import SqliteStorage
 from signal_manager.storage.transfer import ORIGINALS_KEPT, TakenOver, take_over
 from tests.storage.test_firestore import ORIGINAL_CLIENT, ORIGINAL_ROOM
 from tests.test_storage_commands import run as run_storage

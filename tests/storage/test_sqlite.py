@@ -20,10 +20,12 @@ from structlog.testing import capture_logs
 
 from signal_manager.errors import ConfigurationError, UnavailableError
 from signal_manager.model import ClientId, ClientRecord, EntryId, RoomId, SessionId
-from signal_manager.storage import sqlite_schema, sqlite_worker, sqlite_writer
 from signal_manager.storage.base import Storage
 from signal_manager.storage.documents import CLIENTS, KINDS
-from signal_manager.storage.sqlite import SqliteStorage
+from signal_manager.storage.sqlite import schema as sqlite_schema
+from signal_manager.storage.sqlite import worker as sqlite_worker
+from signal_manager.storage.sqlite import writer as sqlite_writer
+from signal_manager.storage.sqlite.adapter import SqliteStorage
 from signal_manager.testing.storage.fixtures import client, entry, member, room
 from tests.contracts.storage_contract import StorageContract
 from tests.storage.worker_thread import WorkerThread

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from signal_manager.storage.sqlite_worker import LENGTH, connect, packed, serve
+from signal_manager.storage.sqlite.worker import LENGTH, connect, packed, serve
 
 # A service that keeps a transaction open is waited for this long (s); tests that need it to end wait for that.
 PATIENCE = 0.1

@@ -11,7 +11,7 @@ from signal_manager.errors import ConfigurationError, UnavailableError
 from signal_manager.model import ClientId, NodeId, SessionId, hash_token
 from signal_manager.storage.documents import Kind, RecordT
 from signal_manager.storage.memory import Document, MemoryStorage
-from signal_manager.storage.sqlite import SqliteStorage
+from signal_manager.storage.sqlite.adapter import SqliteStorage
 from signal_manager.storage.transfer import BadLine, Imported, check, export_lines, import_lines
 from signal_manager.testing.storage.fixtures import NOW, client, entry, member, room
 

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from typing import Any, cast
 
-from signal_manager.storage import sqlite_worker
+from signal_manager.storage.sqlite import worker as sqlite_worker
 
 
 class WorkerThread:

@@ -24,7 +24,7 @@ import structlog
 
 from signal_manager.errors import UnavailableError
 from signal_manager.storage.documents import Kind
-from signal_manager.storage.sqlite_worker import DONE, LENGTH, Documents, Reply, Request, packed
+from signal_manager.storage.sqlite.worker import DONE, LENGTH, Documents, Reply, Request, packed
 
 __all__ = ["Worker", "Writer"]
 
@@ -434,4 +434,4 @@ def _spawn(channel: socket.socket, path: str, timeout: float) -> subprocess.Pope
     )
 
 
-_PROGRAM = Path(__file__).with_name("sqlite_worker.py")
+_PROGRAM = Path(__file__).with_name("worker.py")

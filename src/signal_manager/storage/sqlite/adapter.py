@@ -32,9 +32,9 @@ from signal_manager.storage.documents import (
     require_readable,
 )
 from signal_manager.storage.records import RecordStorage
-from signal_manager.storage.sqlite_schema import prepare
-from signal_manager.storage.sqlite_worker import Documents, reading
-from signal_manager.storage.sqlite_writer import Writer
+from signal_manager.storage.sqlite.schema import prepare
+from signal_manager.storage.sqlite.worker import Documents, reading
+from signal_manager.storage.sqlite.writer import Writer
 
 __all__ = ["SqliteStorage"]
 
