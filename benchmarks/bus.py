@@ -36,7 +36,7 @@ from benchmarks.processes import MeasurementError, child_processes, cores, cpu_s
 from benchmarks.results import Spread, machine, write_json
 from benchmarks.servers import Server, nats_server, service
 from benchmarks.turns import Line, Slice, be_the_load, paired, start_load, take_turns
-from signal_manager.bus.nats import NatsBus
+from signal_manager.bus.nats.bus import NatsBus
 from signal_manager.model import ClientId, NodeId
 from signal_manager.testing.bus import Phone
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from signal_manager.auth.authenticators import inspect_token
-from signal_manager.bus.wire import read_batch
+from signal_manager.bus.nats.wire import read_batch
 from signal_manager.config import load_even_if_wrong
 from signal_manager.errors import MalformedMessageError
 from signal_manager.limits import TrustedProxies, address_of, is_from_this_machine

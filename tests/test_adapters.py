@@ -9,7 +9,7 @@ import pytest
 from signal_manager import adapters
 from signal_manager.adapters import OURS, load_adapter
 from signal_manager.bus.local import LocalBus
-from signal_manager.bus.nats import NatsBus
+from signal_manager.bus.nats.bus import NatsBus
 from signal_manager.errors import ConfigurationError
 from signal_manager.storage.memory import MemoryStorage
 

@@ -19,7 +19,7 @@ __all__ = ["OURS", "Options", "load_adapter"]
 # Our own entry points, as pyproject.toml has them. A search through all installed packages would take a tenth of the
 # start, and a checkout that was updated since it was installed has the entry points of its older self.
 OURS = {
-    "bus": {"local": "signal_manager.bus.local:LocalBus", "nats": "signal_manager.bus.nats:NatsBus"},
+    "bus": {"local": "signal_manager.bus.local:LocalBus", "nats": "signal_manager.bus.nats.bus:NatsBus"},
     "media": {"cloudflare": "signal_manager.media.cloudflare:CloudflareBackend"},
     "storage": {
         "memory": "signal_manager.storage.memory:MemoryStorage",

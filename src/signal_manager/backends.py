@@ -32,7 +32,7 @@ from signal_manager.settings import DEFAULT_API_KEYS, DEFAULT_TOKEN_SECRET, secr
 from signal_manager.storage.base import Storage
 
 if TYPE_CHECKING:
-    from signal_manager.bus.nats_link import NatsSecurity
+    from signal_manager.bus.nats.link import NatsSecurity
     from signal_manager.storage.firestore import FirestoreStorage
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
 
 def _nats_security(config: Config) -> NatsSecurity:
     """Return how this node authenticates to NATS."""
-    from signal_manager.bus.nats_link import NatsSecurity  # noqa: PLC0415 - most services have no use for its library
+    from signal_manager.bus.nats.link import NatsSecurity  # noqa: PLC0415 - most services have no use for its library
 
     settings = config.bus
     return NatsSecurity(
@@ -160,7 +160,7 @@ async def check_bus(config: Config) -> None:
     """
     if bus_backend_of(config) != "nats":
         return
-    from signal_manager.bus.nats_link import NatsLink  # noqa: PLC0415 - as above
+    from signal_manager.bus.nats.link import NatsLink  # noqa: PLC0415 - as above
 
     async with NatsLink(config.bus.nats_url.get_secret_value(), name="check", security=_nats_security(config)):
         pass

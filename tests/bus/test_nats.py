@@ -15,13 +15,13 @@ import pytest
 from nats import connect as connect_to_nats
 from structlog.testing import capture_logs
 
-from signal_manager.bus import nats as nats_bus
-from signal_manager.bus import nats_link
 from signal_manager.bus.base import Delivery, Exceptional
-from signal_manager.bus.nats import NatsBus
-from signal_manager.bus.nats_link import NatsSecurity
-from signal_manager.bus.questions import Claim, Compare, Hello, Here, Query, Where
-from signal_manager.bus.questions import encode as encode_question
+from signal_manager.bus.nats import bus as nats_bus
+from signal_manager.bus.nats import link as nats_link
+from signal_manager.bus.nats.bus import NatsBus
+from signal_manager.bus.nats.link import NatsSecurity
+from signal_manager.bus.nats.questions import Claim, Compare, Hello, Here, Query, Where
+from signal_manager.bus.nats.questions import encode as encode_question
 from signal_manager.errors import (
     ConfigurationError,
     InvalidRequestError,

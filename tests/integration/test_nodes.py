@@ -13,7 +13,7 @@ import httpx
 import pytest
 from aiortc import AudioStreamTrack
 
-from signal_manager.bus.nats import NatsBus
+from signal_manager.bus.nats.bus import NatsBus
 from signal_manager.client import Room, RoomHappening, SignalClient, TrackMuted, TrackUnmuted
 from signal_manager.sfu import LocalSfu
 from tests.integration.conftest import Service, ServiceWith
@@ -338,7 +338,7 @@ async def test_members_hear_that_one_of_another_node_is_away_and_back(nodes: lis
 async def test_members_of_a_node_that_is_not_heard_of_are_away_until_it_says_otherwise(
     nodes: list[Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("signal_manager.bus.nats._HELLO", 0.3)
+    monkeypatch.setattr("signal_manager.bus.nats.bus._HELLO", 0.3)
     async with one_at_each(nodes) as (ann, ben, cat):
         await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
         await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from signal_manager.bus.nats_link import Arrival, NatsLink
+from signal_manager.bus.nats.link import Arrival, NatsLink
 from signal_manager.errors import UnavailableError
 
 __all__ = [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signal_manager.bus import wire
+from signal_manager.bus.nats import wire
 from signal_manager.errors import InvalidRequestError, MalformedMessageError, TooLargeError, UnavailableError
 from signal_manager.protocol.relay import HEAD
 

@@ -18,7 +18,6 @@ from typing import Any, Self
 import msgspec
 import structlog
 
-from signal_manager.bus import wire
 from signal_manager.bus.base import (
     Claimed,
     Delivery,
@@ -30,12 +29,13 @@ from signal_manager.bus.base import (
     ReunionHandler,
     S,
 )
-from signal_manager.bus.batches import AWAY, Batches
-from signal_manager.bus.deliveries import Deliveries
 from signal_manager.bus.local import LocalBus
-from signal_manager.bus.nats_link import Arrival, NatsLink, NatsSecurity
-from signal_manager.bus.outbox import Addresses
-from signal_manager.bus.questions import (
+from signal_manager.bus.nats import wire
+from signal_manager.bus.nats.batches import AWAY, Batches
+from signal_manager.bus.nats.deliveries import Deliveries
+from signal_manager.bus.nats.link import Arrival, NatsLink, NatsSecurity
+from signal_manager.bus.nats.outbox import Addresses
+from signal_manager.bus.nats.questions import (
     ASK_AGAIN,
     ASKED,
     Away,

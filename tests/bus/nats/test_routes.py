@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from signal_manager.bus.base import Delivery
-from signal_manager.bus.routes import Ask, Dispatch, Parcel, Routes, Step, Tell
-from signal_manager.bus.wire import Content, size_of
+from signal_manager.bus.nats.routes import Ask, Dispatch, Parcel, Routes, Step, Tell
+from signal_manager.bus.nats.wire import Content, size_of
 from signal_manager.errors import SignalManagerError, UnavailableError
 
 

@@ -14,10 +14,10 @@ from typing import ClassVar, NamedTuple
 
 import msgspec
 
-from signal_manager.bus import wire
-from signal_manager.bus.nats_link import NatsLink
-from signal_manager.bus.routes import Parcel
-from signal_manager.bus.runs import Run
+from signal_manager.bus.nats import wire
+from signal_manager.bus.nats.link import NatsLink
+from signal_manager.bus.nats.routes import Parcel
+from signal_manager.bus.nats.runs import Run
 from signal_manager.observe.metrics import Metrics
 
 __all__ = ["Addresses", "Item", "Letter", "Outboxes", "Sent"]

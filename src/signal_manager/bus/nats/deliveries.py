@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from signal_manager.bus import wire
 from signal_manager.bus.base import Delivery, Exceptional, NewsHandler, Subscriber
-from signal_manager.bus.batches import Batches
-from signal_manager.bus.nats_link import Arrival
-from signal_manager.bus.routes import Parcel
+from signal_manager.bus.nats import wire
+from signal_manager.bus.nats.batches import Batches
+from signal_manager.bus.nats.link import Arrival
+from signal_manager.bus.nats.routes import Parcel
 from signal_manager.errors import MalformedMessageError, SignalManagerError, UnavailableError
 from signal_manager.model import RoomId
 from signal_manager.observe.metrics import Metrics

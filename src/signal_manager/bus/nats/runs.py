@@ -10,9 +10,9 @@ from functools import partial
 
 import msgspec
 
-from signal_manager.bus import wire
 from signal_manager.bus.base import Delivery, Sender
-from signal_manager.bus.routes import Parcel, Route
+from signal_manager.bus.nats import wire
+from signal_manager.bus.nats.routes import Parcel, Route
 
 __all__ = ["Run", "alone"]
 

@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 import msgspec
 
 from signal_manager.bus.base import Delivery, Outcome
-from signal_manager.bus.wire import Content, Signals
+from signal_manager.bus.nats.wire import Content, Signals
 from signal_manager.errors import SignalManagerError, UnavailableError
 
 __all__ = ["KNOWN", "MAX_ROUTES", "Ask", "Dispatch", "Parcel", "Route", "Routes", "Step", "Tell"]

@@ -14,12 +14,12 @@ from typing import assert_never
 
 import structlog
 
-from signal_manager.bus import wire
 from signal_manager.bus.base import Delivery, Outcome, Sender
-from signal_manager.bus.nats_link import NatsLink
-from signal_manager.bus.outbox import Addresses, Letter, Outboxes, Sent
-from signal_manager.bus.routes import KNOWN, Ask, Dispatch, Parcel, Routes, Step, Tell
-from signal_manager.bus.runs import Run, alone
+from signal_manager.bus.nats import wire
+from signal_manager.bus.nats.link import NatsLink
+from signal_manager.bus.nats.outbox import Addresses, Letter, Outboxes, Sent
+from signal_manager.bus.nats.routes import KNOWN, Ask, Dispatch, Parcel, Routes, Step, Tell
+from signal_manager.bus.nats.runs import Run, alone
 from signal_manager.errors import InvalidRequestError, SignalManagerError, TooLargeError, UnavailableError
 from signal_manager.model import is_valid_name
 from signal_manager.observe.metrics import Metrics

@@ -1,0 +1,1 @@
+"""The NATS adapter: several nodes as one service."""
