@@ -181,7 +181,7 @@ def service(
                 sfu=sfu,
                 metrics_port=metrics_port,
                 log=log,
-                counts_bytes=_BYTE_RATE in (source / "src/signal_manager/settings.py").read_text(),
+                counts_bytes=_BYTE_RATE in (source / "src/signal_manager/service/settings.py").read_text(),
             )
         )
         # What the developer's shell sets for the service must not reach this one.

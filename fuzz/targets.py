@@ -16,7 +16,6 @@ from typing import Any
 
 from signal_manager.auth.authenticators import inspect_token
 from signal_manager.bus.nats.wire import read_batch
-from signal_manager.config import load_even_if_wrong
 from signal_manager.errors import MalformedMessageError
 from signal_manager.limits import TrustedProxies, address_of, is_from_this_machine
 from signal_manager.protocol import heartbeat, relay
@@ -25,6 +24,7 @@ from signal_manager.protocol.framing import Framing, decode_frame
 from signal_manager.protocol.messages import MessageType, PayloadType, Peer, Shape
 from signal_manager.protocol.resume import Budget, Stay
 from signal_manager.rooms.chronicle import read_change
+from signal_manager.service.config import load_even_if_wrong
 from signal_manager.sfu.keyframes import starts_key_frame
 from signal_manager.sfu.sdp import SdpError, parse
 from signal_manager.sfu.twcc import transport_number

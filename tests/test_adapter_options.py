@@ -12,12 +12,12 @@ from pydantic import Field, SecretStr
 
 from signal_manager import adapters
 from signal_manager.adapters import Options
-from signal_manager.backends import bus_for, media_for, storage_for
-from signal_manager.config import Config, as_json, as_plain, as_toml, load, load_with_origins
 from signal_manager.errors import ConfigurationError
 from signal_manager.model import NodeId
 from signal_manager.observe.metrics import Metrics
-from signal_manager.preflight import problems
+from signal_manager.service.backends import bus_for, media_for, storage_for
+from signal_manager.service.config import Config, as_json, as_plain, as_toml, load, load_with_origins
+from signal_manager.service.preflight import problems
 from signal_manager.storage.memory import MemoryStorage
 
 

@@ -25,10 +25,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import signal_manager
-from signal_manager import __version__, app, cli, trial
+from signal_manager import __version__, cli, trial
 from signal_manager.cli import parse_duration
 from signal_manager.errors import ConfigurationError
-from signal_manager.settings import DEFAULT_TOKEN_SECRET, Config
+from signal_manager.service import app
+from signal_manager.service.settings import DEFAULT_TOKEN_SECRET, Config
 from signal_manager.sfu import LocalSfu
 from signal_manager.terminal import span
 

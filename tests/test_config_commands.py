@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from signal_manager.config import load
-from signal_manager.settings import Config
+from signal_manager.service.config import load
+from signal_manager.service.settings import Config
 from tests.test_cli import Run, assert_one_error, run
 
 __all__ = ["run"]

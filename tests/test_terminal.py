@@ -72,7 +72,7 @@ def test_a_service_runs_without_the_dressing_of_terminals() -> None:
 import sys
 from signal_manager.cli import _without_rich
 with _without_rich():
-    import signal_manager.app, signal_manager.observe.logs
+    import signal_manager.service.app, signal_manager.observe.logs
 written = signal_manager.observe.logs.configure(format="console")
 print(*sys.modules)
 import rich.console

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from signal_manager.app import running
-from signal_manager.config import Config
 from signal_manager.errors import ConfigurationError
 from signal_manager.protocol.messages import (
     Connect,
@@ -23,6 +21,8 @@ from signal_manager.protocol.messages import (
     SignalMessage,
     SignalOffer,
 )
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from signal_manager.trial import run_trial, split_candidates
 from tests.client.fake_service import TOKEN, Client, FakeService
 

@@ -30,8 +30,8 @@ from signal_manager.terminal import SECONDS_OF, Commands, ConfigOption, print_js
 
 if TYPE_CHECKING:
     from signal_manager.auth.authenticators import TokenReport
-    from signal_manager.config import Config, LoadedConfig
     from signal_manager.model import Grants
+    from signal_manager.service.config import Config, LoadedConfig
 
 __all__ = ["application", "main", "parse_duration"]
 
@@ -131,7 +131,7 @@ def serve(
     - `signal-manager serve --config production.toml`
     - `signal-manager serve --port 0 --log-level debug`
     """
-    from signal_manager.config import load_with_origins
+    from signal_manager.service.config import load_with_origins
 
     overrides: dict[str, dict[str, Any]] = {"server": {}, "logging": {}}
     for section, key, value in (("server", "host", host), ("server", "port", port), ("logging", "level", log_level)):
@@ -148,12 +148,12 @@ def serve(
 
 def _run(loaded: LoadedConfig, *, insecure: bool) -> None:
     with _without_rich():
-        from signal_manager import app
+        from signal_manager.service import app
 
     config = loaded.config
     is_person = sys.stderr.isatty()
     if config.server.workers > 1:
-        from signal_manager import supervisor
+        from signal_manager.service import supervisor
 
         dashboard = app.dashboard_of(config, port=config.metrics.port) if config.metrics.port else None
         supervisor.run(
@@ -192,7 +192,7 @@ def _without_rich() -> Iterator[None]:
 
 def _announce(config: Config, url: str, dashboard: str | None) -> None:
     """Tell a person at a terminal, in three lines, what there is to see and to try."""
-    from signal_manager.config import is_loopback, published_credentials
+    from signal_manager.service.config import is_loopback, published_credentials
 
     trial = f"{_own_name()} try --url {url}"
     if "test_client_1" not in published_credentials(config):
@@ -279,7 +279,7 @@ def token(
 
 def _issued(client_id: str, ttl: str | None, grants: Grants, config: Path | None) -> str:
     from signal_manager.auth.authenticators import issue_token
-    from signal_manager.config import load
+    from signal_manager.service.config import load
 
     auth = load(config).auth
     lifetime = auth.token_expiry if ttl is None else parse_duration(ttl)
@@ -302,7 +302,7 @@ def _explain(inspected: str, config: Path | None, *, as_json_text: bool) -> int:
     import msgspec
 
     from signal_manager.auth.authenticators import MAX_TOKEN_BYTES, inspect_token
-    from signal_manager.config import load
+    from signal_manager.service.config import load
 
     if inspected == "-":
         inspected = sys.stdin.read(MAX_TOKEN_BYTES + 1)

@@ -17,7 +17,7 @@ from signal_manager.errors import ConfigurationError, SignalManagerError
 from signal_manager.terminal import ConfigOption, JsonOption, print_json, tell, warn
 
 if TYPE_CHECKING:
-    from signal_manager.config import Config, LoadedConfig
+    from signal_manager.service.config import Config, LoadedConfig
 
 __all__ = ["check_config", "init"]
 
@@ -41,7 +41,7 @@ def init(
     - `signal-manager init production.toml --force`
     - `signal-manager init - | less`
     """
-    from signal_manager.config import FILE_NAMES, commented_toml
+    from signal_manager.service.config import FILE_NAMES, commented_toml
 
     text = commented_toml()
     if str(file) == "-":
@@ -95,8 +95,8 @@ def check_config(
     - `signal-manager check-config --config production.toml --json`
     - `signal-manager check-config --online`
     """
-    from signal_manager import preflight
-    from signal_manager.config import as_json, as_toml, capacity, load_even_if_wrong
+    from signal_manager.service import preflight
+    from signal_manager.service.config import as_json, as_toml, capacity, load_even_if_wrong
 
     loaded = load_even_if_wrong(config)
     problems = [*loaded.problems, *preflight.problems(loaded.config, insecure=insecure)]
@@ -137,8 +137,8 @@ def _refused_credentials(config: Config) -> list[str]:
 
 
 async def _try_credentials(config: Config) -> None:
-    from signal_manager import backends
     from signal_manager.observe.metrics import Metrics
+    from signal_manager.service import backends
 
     if backends.media_backend_of(config) != "cloudflare":
         raise ConfigurationError("--online tries cloudflare.app_id and cloudflare.app_secret, and they are not set")
@@ -147,7 +147,7 @@ async def _try_credentials(config: Config) -> None:
 
 
 def _warnings(loaded: LoadedConfig) -> list[str]:
-    from signal_manager.config import insecure_settings, weak_secrets
+    from signal_manager.service.config import insecure_settings, weak_secrets
 
     host = loaded.config.server.host
     exposed = [

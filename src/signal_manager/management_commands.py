@@ -21,7 +21,7 @@ from signal_manager.terminal import ConfigOption, JsonOption, print_json, print_
 if TYPE_CHECKING:
     import httpx
 
-    from signal_manager.config import Config
+    from signal_manager.service.config import Config
 
 __all__ = ["add_management_commands"]
 
@@ -331,7 +331,7 @@ def _service(config: Path | None, url: str | None, token: str | None) -> Iterato
     """Speak to a service while the block lasts; what it refuses is one line and the exit status 1."""
     import httpx
 
-    from signal_manager.config import Config, is_loopback, load
+    from signal_manager.service.config import Config, is_loopback, load
 
     # Whoever says both needs no configuration on this machine.
     settings = load(config) if url is None or token is None else None

@@ -16,7 +16,7 @@ from signal_manager.errors import ConfigurationError
 from signal_manager.terminal import tell
 
 if TYPE_CHECKING:
-    from signal_manager.config import LoadedConfig
+    from signal_manager.service.config import LoadedConfig
 
 __all__ = ["migrate_config"]
 
@@ -37,7 +37,7 @@ def migrate_config(
     - `signal-manager migrate-config config.toml > new.toml`
     - `signal-manager migrate-config /etc/signal-manager/config.toml --write`
     """
-    from signal_manager.config import as_toml, load_with_origins
+    from signal_manager.service.config import as_toml, load_with_origins
 
     loaded = load_with_origins(file, environ={})
     # What [gcp] said stands in [firestore] by now.
@@ -54,7 +54,7 @@ def migrate_config(
 
 def _advice(loaded: LoadedConfig) -> list[str]:
     """Say what the file allows here and a deployment should still look at."""
-    from signal_manager.config import insecure_settings
+    from signal_manager.service.config import insecure_settings
 
     config, advice = loaded.config, []
     if any(name.startswith("gcp.") for name in loaded.origins):

@@ -17,7 +17,7 @@ from signal_manager.errors import ConfigurationError
 from signal_manager.terminal import Commands, ConfigOption, JsonOption, print_json, tell, warn
 
 if TYPE_CHECKING:
-    from signal_manager.config import Config
+    from signal_manager.service.config import Config
     from signal_manager.storage.base import Storage
     from signal_manager.storage.transfer import Checked, Imported, TakenOver
 
@@ -56,7 +56,7 @@ def check_storage(config: ConfigOption = None, as_json_text: JsonOption = False)
     """
     import asyncio
 
-    from signal_manager.config import load
+    from signal_manager.service.config import load
     from signal_manager.storage.transfer import check
 
     settings = load(config)
@@ -86,7 +86,7 @@ def export_storage(config: ConfigOption = None, file: ToFileOption = None) -> No
     """
     import asyncio
 
-    from signal_manager.config import load
+    from signal_manager.service.config import load
     from signal_manager.storage.transfer import export_lines
 
     settings = load(config)
@@ -131,7 +131,7 @@ def import_storage(
     """
     import asyncio
 
-    from signal_manager.config import load
+    from signal_manager.service.config import load
     from signal_manager.storage.transfer import import_lines
 
     settings = load(config)
@@ -164,7 +164,7 @@ def import_storage(
 def _take_over(settings: Config, *, apply: bool, as_json_text: bool) -> int:
     import asyncio
 
-    from signal_manager import backends
+    from signal_manager.service import backends
     from signal_manager.storage.original import CLIENTS_COLLECTION, ROOMS_COLLECTION
     from signal_manager.storage.transfer import take_over
 
@@ -192,7 +192,7 @@ def _take_over(settings: Config, *, apply: bool, as_json_text: bool) -> int:
 
 
 def _storage(settings: Config) -> Storage:
-    from signal_manager import backends
+    from signal_manager.service import backends
 
     return backends.storage_for(settings)
 

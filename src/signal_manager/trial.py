@@ -22,7 +22,6 @@ from av import VideoFrame
 from rich.console import Console
 from rich.table import Table
 
-from signal_manager import app
 from signal_manager.client import (
     Disconnected,
     ErrorReceived,
@@ -36,7 +35,6 @@ from signal_manager.client import (
     TrackAdded,
     TrackFailed,
 )
-from signal_manager.config import Config
 from signal_manager.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -46,6 +44,8 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.observe import logs
+from signal_manager.service import app
+from signal_manager.service.config import Config
 
 __all__ = ["run_trial", "split_candidates"]
 

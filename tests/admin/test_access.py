@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from benchmarks.processes import free_port, running
 from signal_manager.admin.access import MAX_BODY, Guard
-from signal_manager.serving import HttpServer
+from signal_manager.asgi import HttpServer
 from tests.web import plain_http
 
 JSON = {"Content-Type": "application/json"}

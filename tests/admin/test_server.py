@@ -158,7 +158,7 @@ async def test_it_listens_at_once_and_requests_wait_for_what_answers_them() -> N
 
 
 def test_nothing_of_fastapi_is_imported_before_it_is_needed() -> None:
-    code = "import sys, signal_manager.app, signal_manager.admin.server; print('fastapi' in sys.modules)"
+    code = "import sys, signal_manager.service.app, signal_manager.admin.server; print('fastapi' in sys.modules)"
 
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

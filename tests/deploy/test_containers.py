@@ -18,8 +18,8 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from signal_manager.config import load
-from signal_manager.settings import Config, insecure_settings, published_credentials
+from signal_manager.service.config import load
+from signal_manager.service.settings import Config, insecure_settings, published_credentials
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy" / "docker"

@@ -19,11 +19,11 @@ import pytest
 from playwright.async_api import Browser, Page, Route, async_playwright, expect
 
 from signal_manager.admin import statistics
-from signal_manager.app import running
-from signal_manager.config import Config
 from signal_manager.model import ClientId, SessionId
 from signal_manager.presence import RecentError
 from signal_manager.protocol.messages import SignalMessage
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from tests.admin.conftest import office
 from tests.admin.fakes import FakeSession
 from tests.admin.office import Office

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, Error, Page
 
-from signal_manager.app import running
-from signal_manager.config import Config
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from tests.e2e.conftest import CHROMIUM, SDK
 from tests.e2e.service import context_of, eventually
 from tests.wire import Wire

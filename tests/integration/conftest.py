@@ -12,9 +12,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from signal_manager.app import running
-from signal_manager.config import Config
 from signal_manager.server import Server
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from tests.integration.attack import MALLORY
 from tests.integration.v1_client import ALICE, BOB
 from tests.waiting import until

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import ROOT, free_port
-from signal_manager.app import running
 from signal_manager.client import Event, Reconnected, RetryPolicy, SignalClient, SignalReceived
 from signal_manager.client.room import Room
 from signal_manager.client.room_events import RoomHappening, RoomReconnected, RoomReconnecting
-from signal_manager.config import Config
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from tests.integration.conftest import DEFAULTS
 from tests.integration.v1_client import ALICE, BOB, connect
 from tests.waiting import until
@@ -34,7 +34,7 @@ AT_ONCE = RetryPolicy(base_delay=0.01, max_delay=0.05)
 # the process, and how it ended.
 STARTER = """\
 import os, sys
-import signal_manager.app, signal_manager.cli, signal_manager.storage.sqlite.adapter
+import signal_manager.service.app, signal_manager.cli, signal_manager.storage.sqlite.adapter
 for line in sys.stdin:
     pid = os.fork()
     if not pid:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from signal_manager.app import running
 from signal_manager.auth.authenticators import issue_token
-from signal_manager.config import Config
 from signal_manager.model import ClientId, Grants
 from signal_manager.observe import logs
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from tests.integration.attack import MALLORY, RudeClient, request, talking
 from tests.integration.conftest import DEFAULTS, Service, ServiceWith
 from tests.integration.v1_client import ALICE, BOB, Client, connect, string8

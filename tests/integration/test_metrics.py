@@ -9,11 +9,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
-from signal_manager.app import running
-from signal_manager.config import Config
 from signal_manager.errors import ConfigurationError
 from signal_manager.model import Caller
 from signal_manager.records.registrations import Registrations
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from tests.integration.conftest import ServiceWith
 from tests.integration.test_server import ONE, TWO, close_code, connect_frame, connected, frame, offer_frame
 from tests.integration.v1_client import RawSocket

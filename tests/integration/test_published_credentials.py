@@ -14,7 +14,7 @@ from websockets.typing import Subprotocol
 from benchmarks.processes import free_port, running
 from signal_manager.auth.authenticators import issue_token
 from signal_manager.model import ClientId
-from signal_manager.settings import DEFAULT_TOKEN_SECRET
+from signal_manager.service.settings import DEFAULT_TOKEN_SECRET
 from tests.integration.attack import TEXT, RudeClient, request, wire
 from tests.integration.conftest import Service, ServiceWith
 from tests.integration.processes import service_process

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from signal_manager.backends import storage_for
 from signal_manager.client import SignalClient
-from signal_manager.config import Config
 from signal_manager.errors import AuthenticationError, ConfigurationError, ConflictError, NotFoundError
 from signal_manager.model import ClientId, ClientRecord, hash_token
+from signal_manager.service.backends import storage_for
+from signal_manager.service.config import Config
 from signal_manager.storage.base import Storage
 from tests.integration.conftest import Service, ServiceWith
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from signal_manager.app import running
 from signal_manager.client import Disconnected, Framing, PayloadType, RetryPolicy, SignalClient
-from signal_manager.config import Config
 from signal_manager.model import new_session_id, taken_up_at
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from tests.integration.conftest import DEFAULTS, Service, ServiceWith
 from tests.integration.processes import ServiceProcess, service_process
 from tests.integration.v1_client import Client, connect

@@ -15,7 +15,6 @@ from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 from msgspec import structs
 
-from signal_manager.app import running
 from signal_manager.auth.authenticators import issue_token
 from signal_manager.client import (
     ParticipantLeft,
@@ -33,10 +32,11 @@ from signal_manager.client import (
     TrackMuted,
     TrackRemoved,
 )
-from signal_manager.config import Config
 from signal_manager.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError, UnavailableError
 from signal_manager.model import Grants
 from signal_manager.protocol.messages import Message, RoomAck, RoomEntry, TracksNew
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from signal_manager.sfu import LocalSfu
 from tests.waiting import until
 

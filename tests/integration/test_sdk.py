@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from signal_manager.app import running
 from signal_manager.client import (
     Connected,
     Disconnected,
@@ -26,9 +25,10 @@ from signal_manager.client import (
     SignalReceived,
     ToRoom,
 )
-from signal_manager.config import Config
 from signal_manager.errors import AuthenticationError, NotFoundError
 from signal_manager.protocol.messages import RoomCreate, RoomCreateAck
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from tests.integration.conftest import DEFAULTS, Service
 
 ALICE = ("test_client_1", "test_token_1")

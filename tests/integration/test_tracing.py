@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from signal_manager.app import running
-from signal_manager.config import Config
+from signal_manager.service.app import running
+from signal_manager.service.config import Config
 from tests.integration.conftest import DEFAULTS, Service
 from tests.integration.test_server import ONE, connected, frame
 from tests.observe.test_tracing import collector

@@ -19,8 +19,8 @@ import uvicorn
 from aiortc import RTCCertificate
 from starlette.applications import Starlette
 
+from signal_manager.asgi import Guest
 from signal_manager.errors import ConfigurationError
-from signal_manager.serving import Guest
 from signal_manager.sfu.capacity import Load
 from signal_manager.sfu.connection import Resources
 from signal_manager.sfu.dtls import Handshakes, fingerprint_of

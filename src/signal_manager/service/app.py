@@ -22,18 +22,6 @@ import uvloop
 from signal_manager import __version__
 from signal_manager.admin.everywhere import Everywhere
 from signal_manager.admin.numbers import Numbers
-from signal_manager.backends import authenticators_for, bus_for, media_for, storage_for
-from signal_manager.config import (
-    Config,
-    as_plain,
-    exposure,
-    has_other_nodes,
-    insecure_settings,
-    is_loopback,
-    published_credentials,
-    unsupported_settings,
-    weak_secrets,
-)
 from signal_manager.errors import ConfigurationError
 from signal_manager.limits import HALF_OPEN, STRANGERS, Limits
 from signal_manager.listener import listen
@@ -50,6 +38,18 @@ from signal_manager.resumption import ResumeSettings
 from signal_manager.rooms import RoomService, RoomSettings, TurnServers
 from signal_manager.router import Router
 from signal_manager.server import Dashboard, Server
+from signal_manager.service.backends import authenticators_for, bus_for, media_for, storage_for
+from signal_manager.service.config import (
+    Config,
+    as_plain,
+    exposure,
+    has_other_nodes,
+    insecure_settings,
+    is_loopback,
+    published_credentials,
+    unsupported_settings,
+    weak_secrets,
+)
 from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
 from signal_manager.tls import Certificate

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from signal_manager import app
+from signal_manager.service import app
 
 
 class Listening(NamedTuple):

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from signal_manager.adapters import OURS, load_adapter
 from signal_manager.errors import ConfigurationError
-from signal_manager.original_config import (
+from signal_manager.service.original_config import (
     OWN_SECTIONS,
     RENAMED,
     WITHOUT_EFFECT,
@@ -29,7 +29,7 @@ from signal_manager.original_config import (
     translate,
     without_nulls,
 )
-from signal_manager.settings import (
+from signal_manager.service.settings import (
     DEFAULT_RATE,
     ENVIRONMENT_PREFIX,
     Config,

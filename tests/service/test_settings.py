@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from signal_manager.settings import (
+from signal_manager.service.settings import (
     Auth,
     Bus,
     Config,

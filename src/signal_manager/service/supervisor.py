@@ -20,17 +20,17 @@ from uuid import uuid4
 
 import structlog
 
-from signal_manager import app, backends
-from signal_manager.config import Config, as_plain, unsupported_settings
 from signal_manager.errors import ConfigurationError, UnavailableError
 from signal_manager.listener import listen
 from signal_manager.server import Dashboard, Server
+from signal_manager.service import app, backends
+from signal_manager.service.config import Config, as_plain, unsupported_settings
 
 __all__ = ["run", "work"]
 
 log = structlog.get_logger(__name__)
 
-_WORK = "from signal_manager.supervisor import work; work()"
+_WORK = "from signal_manager.service.supervisor import work; work()"
 # A worker that dies sooner than this (s) after its start is waited for a little longer each time, up to that.
 _QUICK_DEATH = 10.0
 _FIRST_PAUSE = 0.2

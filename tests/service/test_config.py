@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from signal_manager.config import Config, as_json, as_toml, example_toml, load, load_with_origins
 from signal_manager.errors import ConfigurationError
 from signal_manager.model import NAME_RULE
-from signal_manager.settings import Auth, Bus, Cloudflare, Logging
+from signal_manager.service.config import Config, as_json, as_toml, example_toml, load, load_with_origins
+from signal_manager.service.settings import Auth, Bus, Cloudflare, Logging
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 Problem = Callable[..., str]
 
@@ -333,7 +333,7 @@ def test_any_text_is_either_a_configuration_or_one_clear_line(text: str) -> None
 
 
 def test_the_committed_example_is_current() -> None:
-    command = "python -c 'from signal_manager.config import example_toml; print(example_toml(), end=\"\")'"
+    command = "python -c 'from signal_manager.service.config import example_toml; print(example_toml(), end=\"\")'"
 
     assert (ROOT / "config.example.toml").read_text() == example_toml(), f"renew it: {command} > config.example.toml"
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from signal_manager import preflight
 from signal_manager.adapters import load_adapter
-from signal_manager.app import running
 from signal_manager.errors import ConfigurationError
-from signal_manager.settings import Config
+from signal_manager.service import preflight
+from signal_manager.service.app import running
+from signal_manager.service.settings import Config
 
 
 def config_of(**sections: dict[str, Any]) -> Config:

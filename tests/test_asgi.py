@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from signal_manager.serving import HttpServer
+from signal_manager.asgi import HttpServer
 from tests.waiting import until
 from tests.web import plain_http
 
