@@ -1,6 +1,6 @@
 """`python -m signal_manager` is the command line."""
 
-from signal_manager.cli import main
+from signal_manager.cli.main import main
 
 if __name__ == "__main__":
     main()

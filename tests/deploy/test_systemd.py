@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from signal_manager.cli import HUMAN_ERROR
+from signal_manager.cli.main import HUMAN_ERROR
 from signal_manager.service.settings import Config
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "signal-manager.service"

@@ -34,12 +34,12 @@ AT_ONCE = RetryPolicy(base_delay=0.01, max_delay=0.05)
 # the process, and how it ended.
 STARTER = """\
 import os, sys
-import signal_manager.service.app, signal_manager.cli, signal_manager.storage.sqlite.adapter
+import signal_manager.service.app, signal_manager.cli.main, signal_manager.storage.sqlite.adapter
 for line in sys.stdin:
     pid = os.fork()
     if not pid:
         sys.argv = ["signal-manager", "serve", "--config", line.strip()]
-        signal_manager.cli.main()
+        signal_manager.cli.main.main()
         os._exit(0)
     print(pid, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)

@@ -24,7 +24,7 @@ OPERATION_TIMEOUT = 60.0
 
 HANGING = """\
 import asyncio, signal
-from signal_manager.cli import main
+from signal_manager.cli.main import main
 from signal_manager.storage.memory import MemoryStorage
 
 async def never(*_):

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.processes import free_port, running
 from signal_manager.errors import ConfigurationError
 from signal_manager.service.config import Config, LoadedConfig, load, load_with_origins
-from tests.test_cli import Run, run
+from tests.cli.test_main import Run, run
 
 __all__ = ["run"]  # a fixture
 

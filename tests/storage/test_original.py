@@ -20,8 +20,8 @@ from signal_manager.storage.firestore import EMULATOR_HOST
 from signal_manager.storage.memory import MemoryStorage
 from signal_manager.storage.sqlite.adapter import SqliteStorage
 from signal_manager.storage.transfer import ORIGINALS_KEPT, TakenOver, take_over
+from tests.cli.test_storage import run as run_storage
 from tests.storage.test_firestore import ORIGINAL_CLIENT, ORIGINAL_ROOM
-from tests.test_storage_commands import run as run_storage
 
 TERMINATED = {**ORIGINAL_ROOM, "room_id": "ended", "status": "Terminated", "receiver_client_id": "b"}
 NOW = 1_800_000_000.0

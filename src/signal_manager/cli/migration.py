@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from signal_manager.cli.terminal import tell
 from signal_manager.errors import ConfigurationError
-from signal_manager.terminal import tell
 
 if TYPE_CHECKING:
     from signal_manager.service.config import LoadedConfig

@@ -32,7 +32,7 @@ HEAVY = {
 SAY_WHAT_WAS_IMPORTED = """
 import json, sys
 sys.argv = ["signal-manager", *sys.argv[1:]]
-from signal_manager.cli import main
+from signal_manager.cli.main import main
 try:
     main()
 except SystemExit as end:
@@ -70,7 +70,7 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str], allowed: se
 def test_a_service_runs_without_the_dressing_of_terminals() -> None:
     code = """
 import sys
-from signal_manager.cli import _without_rich
+from signal_manager.cli.main import _without_rich
 with _without_rich():
     import signal_manager.service.app, signal_manager.observe.logs
 written = signal_manager.observe.logs.configure(format="console")

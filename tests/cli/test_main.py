@@ -25,13 +25,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import signal_manager
-from signal_manager import __version__, cli, trial
-from signal_manager.cli import parse_duration
+from signal_manager import __version__
+from signal_manager.cli import main as cli
+from signal_manager.cli import test_call as trial
+from signal_manager.cli.main import parse_duration
+from signal_manager.cli.terminal import span
 from signal_manager.errors import ConfigurationError
 from signal_manager.service import app
 from signal_manager.service.settings import DEFAULT_TOKEN_SECRET, Config
 from signal_manager.sfu import LocalSfu
-from signal_manager.terminal import span
 
 SECRET = "the secret of these tests, longer than 32 bytes"
 
@@ -565,7 +567,7 @@ def test_spans_are_short(seconds: float) -> None:
 
 @pytest.fixture
 def trials(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What `try` hands to the trial, which does not run: tests/test_trial.py has the real one."""
+    """What `try` hands to the trial, which does not run: tests/cli/test_test_call.py has the real one."""
     calls: list[dict[str, Any]] = []
 
     async def run_trial(**options: Any) -> int:
@@ -628,7 +630,7 @@ def test_a_trial_that_cannot_work_is_one_line(run: Run, arguments: list[str], me
 
 def test_try_without_webrtc_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*sys.modules]:
-        if name == "signal_manager.trial" or name.partition(".")[0] == "aiortc":
+        if name == "signal_manager.cli.test_call" or name.partition(".")[0] == "aiortc":
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(signal_manager, "trial", raising=False)
     monkeypatch.setattr(sys, "meta_path", [WithoutWebRtc(), *sys.meta_path])

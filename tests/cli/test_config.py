@@ -11,7 +11,7 @@ import pytest
 
 from signal_manager.service.config import load
 from signal_manager.service.settings import Config
-from tests.test_cli import Run, assert_one_error, run
+from tests.cli.test_main import Run, assert_one_error, run
 
 __all__ = ["run"]
 

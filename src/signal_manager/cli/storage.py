@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
+from signal_manager.cli.terminal import Commands, ConfigOption, JsonOption, print_json, tell, warn
 from signal_manager.errors import ConfigurationError
-from signal_manager.terminal import Commands, ConfigOption, JsonOption, print_json, tell, warn
 
 if TYPE_CHECKING:
     from signal_manager.service.config import Config

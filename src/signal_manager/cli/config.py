@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from signal_manager.cli.terminal import ConfigOption, JsonOption, print_json, tell, warn
 from signal_manager.errors import ConfigurationError, SignalManagerError
-from signal_manager.terminal import ConfigOption, JsonOption, print_json, tell, warn
 
 if TYPE_CHECKING:
     from signal_manager.service.config import Config, LoadedConfig

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from signal_manager.cli.test_call import run_trial, split_candidates
 from signal_manager.errors import ConfigurationError
 from signal_manager.protocol.messages import (
     Connect,
@@ -23,7 +24,6 @@ from signal_manager.protocol.messages import (
 )
 from signal_manager.service.app import running
 from signal_manager.service.config import Config
-from signal_manager.trial import run_trial, split_candidates
 from tests.client.fake_service import TOKEN, Client, FakeService
 
 STEPS = [

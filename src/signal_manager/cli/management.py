@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from signal_manager.cli.terminal import ConfigOption, JsonOption, print_json, print_table, span, tell
 from signal_manager.errors import ConfigurationError, SignalManagerError, error_from_wire
 from signal_manager.observe.logs import escape_control_characters
-from signal_manager.terminal import ConfigOption, JsonOption, print_json, print_table, span, tell
 
 if TYPE_CHECKING:
     import httpx

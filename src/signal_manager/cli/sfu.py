@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from signal_manager.cli.terminal import print_json
 from signal_manager.errors import ConfigurationError
 from signal_manager.observe import logs
-from signal_manager.terminal import print_json
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sfu", "work"]
 
-_WORK = "from signal_manager.sfu_command import work; work()"
+_WORK = "from signal_manager.cli.sfu import work; work()"
 # What a command line that was called wrongly ends with, and so a worker that cannot run as told.
 _WRONG = 2
 # `media.sfu_max_packets_per_second`'s too: docs/local-sfu.md says where it comes from.

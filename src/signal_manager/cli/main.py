@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from signal_manager import __version__
-from signal_manager.config_commands import check_config, init
+from signal_manager.cli.config import check_config, init
+from signal_manager.cli.management import add_management_commands
+from signal_manager.cli.migration import migrate_config
+from signal_manager.cli.sfu import sfu
+from signal_manager.cli.storage import storage_commands
+from signal_manager.cli.terminal import SECONDS_OF, Commands, ConfigOption, print_json, span, tell, warn
 from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
-from signal_manager.management_commands import add_management_commands
-from signal_manager.migration_command import migrate_config
 from signal_manager.observe.logs import escape_control_characters
-from signal_manager.sfu_command import sfu
-from signal_manager.storage_commands import storage_commands
-from signal_manager.terminal import SECONDS_OF, Commands, ConfigOption, print_json, span, tell, warn
 
 if TYPE_CHECKING:
     from signal_manager.auth.authenticators import TokenReport
@@ -413,7 +413,7 @@ def try_service(
     import asyncio
 
     try:
-        from signal_manager.trial import run_trial
+        from signal_manager.cli.test_call import run_trial
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("signal_manager"):
             raise

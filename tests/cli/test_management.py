@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from structlog.testing import capture_logs
 
-from signal_manager import cli
+from signal_manager.cli import main as cli
 from signal_manager.model import ClientId, SessionId
 from tests.admin.fakes import FakeSession
 from tests.admin.office import Office, opened
@@ -107,7 +107,7 @@ async def test_a_list_goes_on_where_it_ended(office: Office, run: Run) -> None:
 
 async def test_pages_that_hold_little_are_followed(office: Office, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal_manager.admin.lists._READS", 1)
-    monkeypatch.setattr("signal_manager.management_commands.LARGEST_PAGE", 2)
+    monkeypatch.setattr("signal_manager.cli.management.LARGEST_PAGE", 2)
     for number in range(7):
         await office.house.register(f"client-{number}")
 
@@ -313,7 +313,7 @@ async def test_what_a_peer_chose_cannot_command_the_terminal(office: Office, run
 
 
 def test_any_answer_of_a_strange_service_can_be_shown() -> None:
-    from signal_manager import management_commands as commands
+    from signal_manager.cli import management as commands
 
     strange: list[dict[str, Any]] = [{}, {"age": None, "is_active": None, "tracks": None, "created_at": "never"}]
     for columns in (commands._SESSIONS, commands._CLIENT, commands._ROOM, commands._MEMBERS, commands._TRACKS):
