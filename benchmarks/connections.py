@@ -33,7 +33,7 @@ from benchmarks.processes import (
 )
 from benchmarks.results import machine, write_json
 from benchmarks.servers import SPARE_CONNECTIONS, Server, service
-from signal_manager.limits import HALF_OPEN, STRANGERS
+from signal_manager.gateway.limits import HALF_OPEN, STRANGERS
 
 __all__ = ["Footprint", "app", "measure", "raise_file_limit"]
 

@@ -17,7 +17,7 @@ from typing import Any
 from signal_manager.auth.authenticators import inspect_token
 from signal_manager.bus.nats.wire import read_batch
 from signal_manager.errors import MalformedMessageError
-from signal_manager.limits import TrustedProxies, address_of, is_from_this_machine
+from signal_manager.gateway.limits import TrustedProxies, address_of, is_from_this_machine
 from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.codec import decode_payload
 from signal_manager.protocol.framing import Framing, decode_frame

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from signal_manager.gateway.live_sessions import Phase, RecentError
 from signal_manager.model import ClientId, SessionId
-from signal_manager.presence import Phase, RecentError
 
 __all__ = ["FakePresence", "FakeSession"]
 

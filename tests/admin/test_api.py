@@ -7,8 +7,8 @@ from typing import Any
 import jwt
 import pytest
 
+from signal_manager.gateway.live_sessions import Phase, RecentError
 from signal_manager.model import ClientId, SessionId
-from signal_manager.presence import Phase, RecentError
 from signal_manager.protocol.messages import SignalMessage
 from tests.admin.fakes import FakeSession
 from tests.admin.office import SECRET, Office

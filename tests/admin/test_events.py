@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from signal_manager.admin import events, statistics
+from signal_manager.gateway.live_sessions import RecentError
 from signal_manager.model import ClientId
-from signal_manager.presence import RecentError
 from tests.admin.office import Office
 
 

@@ -9,8 +9,8 @@ import pytest
 from signal_manager.admin import probes
 from signal_manager.admin.probes import STORAGE_ANSWER_KEPT, Readiness
 from signal_manager.errors import UnavailableError
+from signal_manager.gateway.live_sessions import Phase
 from signal_manager.model import Room, RoomId
-from signal_manager.presence import Phase
 from signal_manager.storage.memory import MemoryStorage
 from tests.admin.fakes import FakePresence
 

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from signal_manager.admin.api import Management
 from signal_manager.admin.server import AdminServer
 from signal_manager.errors import ConfigurationError
+from signal_manager.gateway.live_sessions import Phase
 from signal_manager.observe.metrics import Metrics
-from signal_manager.presence import Phase
 from signal_manager.storage.memory import MemoryStorage
 from tests.admin.fakes import FakePresence
 from tests.web import plain_http

@@ -19,8 +19,8 @@ import pytest
 from playwright.async_api import Browser, Page, Route, async_playwright, expect
 
 from signal_manager.admin import statistics
+from signal_manager.gateway.live_sessions import RecentError
 from signal_manager.model import ClientId, SessionId
-from signal_manager.presence import RecentError
 from signal_manager.protocol.messages import SignalMessage
 from signal_manager.service.app import running
 from signal_manager.service.config import Config

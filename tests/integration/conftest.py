@@ -12,7 +12,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from signal_manager.server import Server
+from signal_manager.gateway.server import Server
 from signal_manager.service.app import running
 from signal_manager.service.config import Config
 from tests.integration.attack import MALLORY

@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 from signal_manager.auth.authenticators import StaticKeys
 from signal_manager.bus.local import LocalBus
-from signal_manager.limits import Limits
-from signal_manager.listener import listen
+from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.limits import Limits
+from signal_manager.gateway.listener import listen
+from signal_manager.gateway.server import Server
+from signal_manager.gateway.sessions import Reachable
 from signal_manager.media.base import MediaBackend
 from signal_manager.media.closing import Closings
 from signal_manager.model import NodeId
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.records.registrations import Registrations
-from signal_manager.resumption import Reachable
 from signal_manager.rooms import RoomService, RoomSettings
-from signal_manager.router import Router
-from signal_manager.server import Server
 from signal_manager.storage.base import Storage
 from signal_manager.storage.memory import MemoryStorage
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from signal_manager.connection import Connection
+from signal_manager.gateway.connection import Connection
 from tests.integration.conftest import Service, ServiceWith
 from tests.integration.v1_client import TAGGED, Client, connect
 

@@ -17,9 +17,9 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from signal_manager import frames, limits, listener, server
-from signal_manager.connection import Connection
-from signal_manager.limits import Sample
+from signal_manager.gateway import frames, limits, listener, server
+from signal_manager.gateway.connection import Connection
+from signal_manager.gateway.limits import Sample
 from tests.integration.attack import (
     BINARY,
     CLOSE,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from signal_manager.server import Dashboard
+from signal_manager.gateway.server import Dashboard
 from tests.integration.conftest import ServiceWith
 from tests.web import plain_http
 

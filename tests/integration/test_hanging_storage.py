@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import ROOT
-from signal_manager import switchboard
 from signal_manager.client import SignalClient
+from signal_manager.gateway import registry as switchboard
 from signal_manager.protocol.messages import RoomCreate, RoomCreateAck
 from signal_manager.service import app
 from tests.integration.v1_client import ALICE

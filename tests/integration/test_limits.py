@@ -12,12 +12,12 @@ import pytest
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidStatus
 
-from signal_manager import server
-from signal_manager.connection import Connection
-from signal_manager.limits import PENDING_REQUESTS
+from signal_manager.gateway import server
+from signal_manager.gateway.connection import Connection
+from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.limits import PENDING_REQUESTS
 from signal_manager.model import Caller
 from signal_manager.protocol.messages import Connect, Message
-from signal_manager.router import Router
 from signal_manager.service import app
 from tests.integration.attack import BINARY, MALLORY, RudeClient, close_frame, request, talking, to_self, wire
 from tests.integration.conftest import Service, ServiceWith

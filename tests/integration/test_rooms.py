@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from signal_manager.limits import PENDING_REQUESTS
+from signal_manager.gateway.limits import PENDING_REQUESTS
 from signal_manager.rooms import RoomSettings
 from signal_manager.storage.memory import MemoryStorage
 from tests.fakes.media import FakeSfu

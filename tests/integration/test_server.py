@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from signal_manager import frames
 from signal_manager.errors import ConfigurationError
+from signal_manager.gateway import frames
 from signal_manager.protocol import relay
 from tests.integration.conftest import Service, ServiceWith
 from tests.web import plain_http

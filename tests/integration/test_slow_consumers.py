@@ -12,8 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from benchmarks.processes import resident_bytes
-from signal_manager import frames
-from signal_manager.connection import Connection
+from signal_manager.gateway import frames
+from signal_manager.gateway.connection import Connection
 from tests.integration.attack import BINARY, MALLORY, PING, RudeClient, talking, wire
 from tests.integration.conftest import ServiceWith
 from tests.integration.processes import service_process

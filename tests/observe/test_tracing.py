@@ -18,11 +18,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from structlog.testing import capture_logs
 
 from signal_manager.errors import NotFoundError, UnavailableError
+from signal_manager.gateway.dispatcher import Router
 from signal_manager.media.base import MediaBackend
 from signal_manager.observe.tracing import Tracing, tracing_from
 from signal_manager.protocol.messages import Message, PublishedTrack, RoomCreate, RoomJoin, RoomLeave
 from signal_manager.records.registrations import Registrations
-from signal_manager.router import Router
 from signal_manager.storage.base import Storage
 from signal_manager.storage.memory import MemoryStorage
 from tests.fakes.media import FakeSfu

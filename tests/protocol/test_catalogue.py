@@ -13,16 +13,16 @@ from typing import get_args
 import pytest
 import yaml
 
+from signal_manager.gateway.dispatcher import check_handlers
 from signal_manager.protocol.catalogue import ROOM_EVENTS, SIGNAL_TYPES, SPECS, Handling
 from signal_manager.protocol.messages import MessageType, Peer, RoomEvent
 from signal_manager.rooms.chronicle import Happening
-from signal_manager.router import check_handlers
 from tools.protocol.__main__ import made
 from tools.protocol.asyncapi import document
 from tools.protocol.proto import schema
 
 _TOP = Path(__file__).parents[2]
-_DISPATCHER = "src/signal_manager/router.py"
+_DISPATCHER = "src/signal_manager/gateway/dispatcher.py"
 
 
 def test_every_message_type_has_a_row() -> None:

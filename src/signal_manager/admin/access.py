@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from signal_manager.limits import is_forwarded
+from signal_manager.gateway.limits import is_forwarded
 
 __all__ = ["MAX_BODY", "Guard", "refusal"]
 

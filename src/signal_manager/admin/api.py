@@ -45,8 +45,8 @@ from signal_manager.errors import (
     TooLargeError,
     UnavailableError,
 )
+from signal_manager.gateway.live_sessions import LiveSessions
 from signal_manager.model import ClientId, NodeId, RoomId
-from signal_manager.presence import LiveSessions
 from signal_manager.protocol.messages import SignalMessage
 from signal_manager.rooms import RoomService
 from signal_manager.storage.base import Storage

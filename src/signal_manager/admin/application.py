@@ -22,8 +22,8 @@ from signal_manager.admin.pages import demo_pages, pages
 from signal_manager.admin.probes import probes
 from signal_manager.admin.statistics import Statistics
 from signal_manager.errors import SignalManagerError
+from signal_manager.gateway.live_sessions import LiveSessions
 from signal_manager.observe.metrics import Metrics
-from signal_manager.presence import LiveSessions
 from signal_manager.storage.base import Storage
 
 __all__ = ["application"]

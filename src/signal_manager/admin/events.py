@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from signal_manager.admin.access import refusal
 from signal_manager.admin.statistics import Sample, Statistics
-from signal_manager.presence import LiveSessions, RecentError
+from signal_manager.gateway.live_sessions import LiveSessions, RecentError
 
 __all__ = ["MAX_READERS", "event_stream"]
 

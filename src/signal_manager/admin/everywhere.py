@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from signal_manager.admin.views import PageOf, SessionView
+from signal_manager.gateway.live_sessions import LiveSession, LiveSessions
 from signal_manager.model import NodeId
-from signal_manager.presence import LiveSession, LiveSessions
 from signal_manager.rooms import RoomService
 
 __all__ = ["AskOthers", "Connected", "Everywhere"]

@@ -17,9 +17,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from signal_manager.admin.numbers import Numbers
 from signal_manager.errors import SignalManagerError
+from signal_manager.gateway.live_sessions import LiveSessions, Phase
 from signal_manager.model import RoomId
 from signal_manager.observe.metrics import Metrics
-from signal_manager.presence import LiveSessions, Phase
 from signal_manager.storage.base import Storage
 
 __all__ = ["Readiness", "probes"]

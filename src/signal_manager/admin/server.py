@@ -21,8 +21,8 @@ from signal_manager.admin.numbers import Numbers
 from signal_manager.admin.statistics import Statistics
 from signal_manager.asgi import HttpServer
 from signal_manager.errors import ConfigurationError
+from signal_manager.gateway.live_sessions import LiveSessions
 from signal_manager.observe.metrics import Metrics
-from signal_manager.presence import LiveSessions
 from signal_manager.storage.base import Storage
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from signal_manager.gateway.live_sessions import LiveSession, RecentError
 from signal_manager.model import NAME_RULE, ClientRecord, Grants, Participant, Room, Track
-from signal_manager.presence import LiveSession, RecentError
 
 __all__ = [
     "ClientDetails",

@@ -23,8 +23,12 @@ from signal_manager import __version__
 from signal_manager.admin.everywhere import Everywhere
 from signal_manager.admin.numbers import Numbers
 from signal_manager.errors import ConfigurationError
-from signal_manager.limits import HALF_OPEN, STRANGERS, Limits
-from signal_manager.listener import listen
+from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.limits import HALF_OPEN, STRANGERS, Limits
+from signal_manager.gateway.listener import listen
+from signal_manager.gateway.server import Dashboard, Server
+from signal_manager.gateway.sessions import ResumeSettings
+from signal_manager.gateway.tls import Certificate
 from signal_manager.media.base import MediaBackend
 from signal_manager.media.negotiation import Limits as NegotiationLimits
 from signal_manager.model import NodeId
@@ -34,10 +38,7 @@ from signal_manager.observe.tracing import Tracing, tracing_from
 from signal_manager.protocol.session import SessionSettings
 from signal_manager.records.housekeeping import Housekeeping
 from signal_manager.records.registrations import Registrations
-from signal_manager.resumption import ResumeSettings
 from signal_manager.rooms import RoomService, RoomSettings, TurnServers
-from signal_manager.router import Router
-from signal_manager.server import Dashboard, Server
 from signal_manager.service.backends import authenticators_for, bus_for, media_for, storage_for
 from signal_manager.service.config import (
     Config,
@@ -52,7 +53,6 @@ from signal_manager.service.config import (
 )
 from signal_manager.storage.base import Storage
 from signal_manager.storage.measured import measured
-from signal_manager.tls import Certificate
 
 if TYPE_CHECKING:
     from signal_manager.admin.api import Management

@@ -23,10 +23,10 @@ from signal_manager.auth.authenticators import (
 from signal_manager.auth.jwks import JwksKeys
 from signal_manager.bus.base import Bus
 from signal_manager.errors import ConfigurationError
+from signal_manager.gateway.sessions import Reachable
 from signal_manager.media.base import MediaBackend
 from signal_manager.model import NodeId
 from signal_manager.observe.metrics import Metrics
-from signal_manager.resumption import Reachable
 from signal_manager.service.config import Config, bus_backend_of, options_for, published_credentials
 from signal_manager.service.settings import DEFAULT_API_KEYS, DEFAULT_TOKEN_SECRET, secrets, static_keys
 from signal_manager.storage.base import Storage

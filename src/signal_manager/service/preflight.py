@@ -15,9 +15,9 @@ from pathlib import Path
 
 from signal_manager.adapters import load_adapter
 from signal_manager.errors import ConfigurationError
+from signal_manager.gateway.tls import Certificate
 from signal_manager.service import backends
 from signal_manager.service.config import Config, bus_backend_of, exposure, option_problems, unsupported_settings
-from signal_manager.tls import Certificate
 
 __all__ = ["busy_ports", "problems"]
 

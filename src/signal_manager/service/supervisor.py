@@ -21,8 +21,8 @@ from uuid import uuid4
 import structlog
 
 from signal_manager.errors import ConfigurationError, UnavailableError
-from signal_manager.listener import listen
-from signal_manager.server import Dashboard, Server
+from signal_manager.gateway.listener import listen
+from signal_manager.gateway.server import Dashboard, Server
 from signal_manager.service import app, backends
 from signal_manager.service.config import Config, as_plain, unsupported_settings
 

@@ -25,6 +25,7 @@ from signal_manager.errors import (
     TooLargeError,
     UnavailableError,
 )
+from signal_manager.gateway.dispatcher import Router
 from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId, taken_up_at
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.catalogue import spec_of
@@ -54,7 +55,6 @@ from signal_manager.protocol.resume import (
     Stay,
 )
 from signal_manager.protocol.session import Received, Session
-from signal_manager.router import Router
 from signal_manager.storage.base import Storage
 
 __all__ = ["Carrier", "Reachable", "ResumableSession", "ResumeSettings", "Resumption"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signal_manager.errors import RateLimitedError
-from signal_manager.limits import (
+from signal_manager.gateway.limits import (
     FRAMES_PER_MESSAGE,
     Allowance,
     Buckets,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from signal_manager.errors import ConfigurationError
-from signal_manager.tls import Certificate
+from signal_manager.gateway.tls import Certificate
 from tests.certificates import DAY, Authority, Pair
 
 

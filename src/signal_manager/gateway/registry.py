@@ -20,15 +20,15 @@ import structlog
 
 from signal_manager.bus.base import Bus
 from signal_manager.errors import SignalManagerError
-from signal_manager.limits import ClientAddress, Holdings, Limits, Sample, Usage
+from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.limits import ClientAddress, Holdings, Limits, Sample, Usage
+from signal_manager.gateway.live_sessions import LiveSession, Phase, RecentError
+from signal_manager.gateway.sessions import Carrier, Reachable, ResumableSession, ResumeSettings, Resumption
 from signal_manager.model import Caller, ClientId, SessionId
 from signal_manager.observe.metrics import Counter, CounterFamily, Metrics
-from signal_manager.presence import LiveSession, Phase, RecentError
 from signal_manager.protocol.catalogue import SIGNAL_TYPES
 from signal_manager.protocol.messages import ErrorMessage, MessageType
 from signal_manager.protocol.session import SessionSettings
-from signal_manager.resumption import Carrier, Reachable, ResumableSession, ResumeSettings, Resumption
-from signal_manager.router import Router
 from signal_manager.storage.base import Storage
 
 __all__ = ["Line", "Switchboard"]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from picows import WSFrame, WSMsgType, WSTransport
 
-from signal_manager.limits import BEFORE_CONNECT, Allowance
+from signal_manager.gateway.limits import BEFORE_CONNECT, Allowance
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.websocket import may_be_sent
 

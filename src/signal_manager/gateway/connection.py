@@ -14,10 +14,13 @@ import structlog
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from signal_manager.bus.base import Delivery, Exceptional, Forwarder
-from signal_manager.conversation import Conversation
 from signal_manager.errors import SignalManagerError
-from signal_manager.frames import Frames
-from signal_manager.limits import BEFORE_CONNECT, Allowance, ClientAddress
+from signal_manager.gateway.conversation import Conversation
+from signal_manager.gateway.dispatcher import acknowledgement
+from signal_manager.gateway.frames import Frames
+from signal_manager.gateway.limits import BEFORE_CONNECT, Allowance, ClientAddress
+from signal_manager.gateway.registry import Switchboard
+from signal_manager.gateway.sessions import relay_each
 from signal_manager.model import ClientId, SessionId, taken_up_at
 from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.close_codes import CloseCode
@@ -27,9 +30,6 @@ from signal_manager.protocol.relay import RelayedSignal, RelayEnd
 from signal_manager.protocol.resume import Journal
 from signal_manager.protocol.session import Received, Session
 from signal_manager.protocol.websocket import frame_head, is_text
-from signal_manager.resumption import relay_each
-from signal_manager.router import acknowledgement
-from signal_manager.switchboard import Switchboard
 
 __all__ = ["Connection"]
 

@@ -19,8 +19,9 @@ import structlog
 from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
 
 from signal_manager.bus.base import Bus
-from signal_manager.connection import Connection
-from signal_manager.limits import (
+from signal_manager.gateway.connection import Connection
+from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.limits import (
     TURNED_AWAY,
     ClientAddress,
     Limits,
@@ -29,17 +30,16 @@ from signal_manager.limits import (
     is_from_this_machine,
     names_this_machine,
 )
-from signal_manager.listener import Listener
+from signal_manager.gateway.listener import Listener
+from signal_manager.gateway.live_sessions import LiveSessions, Phase
+from signal_manager.gateway.registry import Switchboard
+from signal_manager.gateway.sessions import Reachable, ResumeSettings
+from signal_manager.gateway.tls import Certificate
 from signal_manager.model import ClientId
 from signal_manager.observe.metrics import Metrics
-from signal_manager.presence import LiveSessions, Phase
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, choose_subprotocol
 from signal_manager.protocol.session import SessionSettings
-from signal_manager.resumption import Reachable, ResumeSettings
-from signal_manager.router import Router
 from signal_manager.storage.base import Storage
-from signal_manager.switchboard import Switchboard
-from signal_manager.tls import Certificate
 
 __all__ = ["Dashboard", "Server"]
 

@@ -25,8 +25,8 @@ from picows import WSAutoPingStrategy, WSListener, WSUpgradeRequest, WSUpgradeRe
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub leaves it out; hence picows' pin
 
 from signal_manager.errors import ConfigurationError
-from signal_manager.limits import HALF_OPEN, ClientAddress, Sample, Tally, TrustedProxies, address_of
-from signal_manager.tls import Certificate
+from signal_manager.gateway.limits import HALF_OPEN, ClientAddress, Sample, Tally, TrustedProxies, address_of
+from signal_manager.gateway.tls import Certificate
 
 __all__ = ["Listener", "Upgrade", "listen"]
 

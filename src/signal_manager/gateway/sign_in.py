@@ -12,12 +12,12 @@ import structlog
 
 from signal_manager.bus.base import Claimed
 from signal_manager.errors import AuthenticationError, RateLimitedError, SignalManagerError, UnavailableError
-from signal_manager.limits import ClientAddress
+from signal_manager.gateway.limits import ClientAddress
+from signal_manager.gateway.registry import Line, Switchboard
+from signal_manager.gateway.sessions import ResumableSession
 from signal_manager.model import Caller, taken_up_at
 from signal_manager.protocol.messages import Connect
 from signal_manager.protocol.resume import Manner
-from signal_manager.resumption import ResumableSession
-from signal_manager.switchboard import Line, Switchboard
 
 __all__ = ["Admission", "NoSeatError", "admit", "renew", "session_to_go_on_with"]
 

@@ -14,7 +14,6 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from signal_manager.admission import Admission, NoSeatError, admit, renew, session_to_go_on_with
 from signal_manager.bus.base import Delivery
 from signal_manager.errors import (
     AuthenticationError,
@@ -26,7 +25,10 @@ from signal_manager.errors import (
     TooLargeError,
     UnavailableError,
 )
-from signal_manager.limits import BEFORE_CONNECT, PENDING_REQUESTS
+from signal_manager.gateway.limits import BEFORE_CONNECT, PENDING_REQUESTS
+from signal_manager.gateway.registry import Line, Switchboard
+from signal_manager.gateway.sessions import ResumableSession
+from signal_manager.gateway.sign_in import Admission, NoSeatError, admit, renew, session_to_go_on_with
 from signal_manager.model import Caller
 from signal_manager.protocol import heartbeat
 from signal_manager.protocol.catalogue import spec_of
@@ -64,8 +66,6 @@ from signal_manager.protocol.session import (
     Session,
     State,
 )
-from signal_manager.resumption import ResumableSession
-from signal_manager.switchboard import Line, Switchboard
 
 __all__ = ["Conversation", "Wire"]
 

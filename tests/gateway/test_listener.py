@@ -14,10 +14,10 @@ import pytest
 from picows import WSListener, WSUpgradeRequest
 from structlog.testing import capture_logs
 
-from signal_manager import listener
 from signal_manager.errors import ConfigurationError
-from signal_manager.limits import ClientAddress, TrustedProxies
-from signal_manager.listener import Listener
+from signal_manager.gateway import listener
+from signal_manager.gateway.limits import ClientAddress, TrustedProxies
+from signal_manager.gateway.listener import Listener
 from tests.waiting import until
 
 REQUEST = (

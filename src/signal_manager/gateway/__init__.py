@@ -1,0 +1,1 @@
+"""Accepts connections and answers what is said on them."""
