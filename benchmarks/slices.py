@@ -1,7 +1,7 @@
 """The load of the registrations benchmark, in a process of its own: offers, and by turns requests beside them.
 
 Short slices alternate on the same connections, so that whatever else the machine does meets the relay alone as well as
-the relay with requests beside it; `registrations.py` compares the slices of one turn with each other only.
+the relay with requests beside it; `records/registrations.py` compares the slices of one turn with each other only.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from signal_manager.protocol.session import TRANSITIONS, Reaction, State
+from signal_manager.protocol.state_machine import TRANSITIONS, Reaction, State
 
 PAGE = Path(__file__).with_name("architecture.md")
 OPENING = "<!-- made by docs/transitions.py -->\n"

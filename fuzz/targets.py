@@ -22,8 +22,8 @@ from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.codec import decode_payload
 from signal_manager.protocol.framing import Framing, decode_frame
 from signal_manager.protocol.messages import MessageType, PayloadType, Peer, Shape
-from signal_manager.protocol.resume import Budget, Stay
-from signal_manager.rooms.chronicle import read_change
+from signal_manager.protocol.resume import Budget, ClientSession
+from signal_manager.rooms.room_log import read_change
 from signal_manager.service.config import load_even_if_wrong
 from signal_manager.sfu.keyframes import starts_key_frame
 from signal_manager.sfu.sdp import SdpError, parse
@@ -84,7 +84,7 @@ def relayed(data: bytes) -> None:
 def saved_session(data: bytes) -> None:
     """A session that another process has saved."""
     with contextlib.suppress(MalformedMessageError):
-        Stay.load(data, window=1.0, limit=1024, budget=Budget(4096), now=0.0)
+        ClientSession.load(data, window=1.0, limit=1024, budget=Budget(4096), now=0.0)
 
 
 def batch(data: bytes) -> None:

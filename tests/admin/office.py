@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import httpx
 
 from signal_manager.admin.api import Management
-from signal_manager.admin.everywhere import Everywhere
+from signal_manager.admin.cluster import ClusterSessions
 from signal_manager.admin.server import AdminServer
 from signal_manager.admin.tokens import TokenIssuer
 from signal_manager.model import NodeId
@@ -46,7 +46,7 @@ async def opened(*, token: str = "") -> AsyncIterator[Office]:
             storage=house.storage,
             rooms=house.rooms,
             bus=house.bus,
-            everywhere=Everywhere(
+            cluster=ClusterSessions(
                 presence=presence, rooms=house.rooms, node_id=NodeId("node-1"), others=house.bus.ask_others
             ),
             tokens=TokenIssuer(SECRET, default_ttl=600, clock=lambda: 1000.0),

@@ -45,7 +45,7 @@ AWAY = "the other nodes cannot be reached"
 Result = Delivery | SignalManagerError
 
 
-class Parcel(NamedTuple):
+class Envelope(NamedTuple):
     """A message in a client's queue."""
 
     origin: NodeId
@@ -62,7 +62,7 @@ class Broker:
         self.nodes: dict[NodeId, QueueBus[Any]] = {}
         self.homes: dict[str, list[QueueBus[Any]]] = {}  # nodes that hold a client, the newest last
         self.claims: dict[str, tuple[int, NodeId]] = {}  # the newest claim of each client that is coming
-        self.queues: defaultdict[str, deque[Parcel]] = defaultdict(deque)
+        self.queues: defaultdict[str, deque[Envelope]] = defaultdict(deque)
         self._questions: set[asyncio.Future[Any]] = set()
 
     async def ask(self, node: QueueBus[Any], answer: Callable[[], Any]) -> Any:
@@ -92,9 +92,9 @@ class Broker:
         kept = deque(each for each in queue if origin is not None and each.origin != origin)
         if kept:
             self.queues[target] = kept
-        for parcel in queue:
-            if origin is None or parcel.origin == origin:
-                parcel.tell(result)
+        for envelope in queue:
+            if origin is None or envelope.origin == origin:
+                envelope.tell(result)
 
     def leave(self, target: str, node: QueueBus[Any]) -> None:
         """Take note that a node does not hold a client any more."""
@@ -308,12 +308,12 @@ class QueueBus(Generic[S]):
         queue, homes = self._broker.queues[target], self._broker.homes.get(target)
         self._join()
         while queue and homes and homes[-1] is self and target in self._subscribers:
-            parcel = queue.popleft()
+            envelope = queue.popleft()
             try:
-                result = parcel.deliver(self._subscribers[target])
+                result = envelope.deliver(self._subscribers[target])
             except SignalManagerError as error:
                 result = error
-            parcel.tell(result)
+            envelope.tell(result)
         self._flush()
         if not queue:
             self._broker.queues.pop(target, None)
@@ -375,7 +375,7 @@ class QueueBus(Generic[S]):
             tell(result)
 
         self._unsettled += 1
-        broker.queues[target].append(Parcel(self._node_id, deliver, settle))
+        broker.queues[target].append(Envelope(self._node_id, deliver, settle))
         broker.wake(target)
         return Delivery.PENDING
 

@@ -570,11 +570,11 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What `try` hands to the trial, which does not run: tests/cli/test_test_call.py has the real one."""
     calls: list[dict[str, Any]] = []
 
-    async def run_trial(**options: Any) -> int:
+    async def run_test_call(**options: Any) -> int:
         calls.append(options)
         return 1
 
-    monkeypatch.setattr(trial, "run_trial", run_trial)
+    monkeypatch.setattr(trial, "run_test_call", run_test_call)
     return calls
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from signal_manager.cli.test_call import run_trial, split_candidates
+from signal_manager.cli.test_call import run_test_call, split_candidates
 from signal_manager.errors import ConfigurationError
 from signal_manager.protocol.messages import (
     Connect,
@@ -43,7 +43,7 @@ A, B = ("a", TOKEN), ("b", TOKEN)
 
 
 async def trial_report(capsys: pytest.CaptureFixture[str], **arguments: Any) -> tuple[int, dict[str, Any]]:
-    status = await run_trial(json_output=True, **arguments)
+    status = await run_test_call(json_output=True, **arguments)
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert isinstance(report, dict)
     return status, report
@@ -71,7 +71,7 @@ async def test_a_trial_of_a_running_service_prints_a_table(capsys: pytest.Captur
         "metrics": {"enabled": False},
     }
     async with running(Config.model_validate(settings)) as service:
-        status = await run_trial(url=f"ws://127.0.0.1:{service.port}", messages=5)
+        status = await run_test_call(url=f"ws://127.0.0.1:{service.port}", messages=5)
 
     printed = capsys.readouterr().out
     assert status == 0
@@ -87,7 +87,7 @@ async def test_nobody_listening_is_one_line_that_says_what_to_do(capsys: pytest.
         probe.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{probe.getsockname()[1]}"
 
-    status = await run_trial(url=url)
+    status = await run_test_call(url=url)
 
     printed = capsys.readouterr()
     assert status == 1
@@ -100,7 +100,7 @@ async def test_nobody_listening_is_one_line_that_says_what_to_do(capsys: pytest.
 
 async def test_a_wrong_token_is_told_from_an_unreachable_service(capsys: pytest.CaptureFixture[str]) -> None:
     async with FakeService() as service:
-        status = await run_trial(url=service.url, sender=A, receiver=("b", "wrong"))
+        status = await run_test_call(url=service.url, sender=A, receiver=("b", "wrong"))
 
     printed = capsys.readouterr()
     assert status == 1
@@ -259,7 +259,7 @@ async def test_peers_that_cannot_reach_each_other_are_told_so(
 )
 async def test_arguments_that_cannot_work_are_a_configuration_error(arguments: Any, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
-        await run_trial(**arguments)
+        await run_test_call(**arguments)
 
 
 async def test_cancelling_leaves_nothing_running() -> None:
@@ -274,7 +274,7 @@ async def test_cancelling_leaves_nothing_running() -> None:
 
         service.answer = answer
         before = asyncio.all_tasks()
-        trial = asyncio.create_task(run_trial(url=service.url, sender=A, receiver=B))
+        trial = asyncio.create_task(run_test_call(url=service.url, sender=A, receiver=B))
         await asyncio.wait_for(connected.wait(), 5)
         trial.cancel()
         with pytest.raises(asyncio.CancelledError):

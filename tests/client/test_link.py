@@ -30,7 +30,7 @@ from signal_manager.client import (
     SignalReceived,
 )
 from signal_manager.client.link import DEFAULT_HEARTBEAT_INTERVAL, MAX_GOAWAY_DELAY
-from signal_manager.client.vigil import ANSWER_TIME
+from signal_manager.client.liveness import ANSWER_TIME
 from signal_manager.errors import (
     AuthenticationError,
     MalformedMessageError,

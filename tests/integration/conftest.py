@@ -69,13 +69,13 @@ async def service_with() -> AsyncIterator[ServiceWith]:
 def is_deserted(service: Service) -> bool:
     """Tell whether nothing is left of any client: no connection, no handshake, nobody on the bus, no count."""
     server = service.server
-    board = server._board
+    registry = server._registry
     return not (
-        board.connections
+        registry.connections
         or server._listener.half_open
-        or board.bus.subscribers
-        or board._tasks
-        or len(board.usage._by_address)
+        or registry.bus.subscribers
+        or registry._tasks
+        or len(registry.usage._by_address)
         or len(server._listener._by_address)
     )
 

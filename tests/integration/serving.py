@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from signal_manager.auth.authenticators import StaticKeys
 from signal_manager.bus.local import LocalBus
-from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.gateway.limits import Limits
 from signal_manager.gateway.listener import listen
 from signal_manager.gateway.server import Server
@@ -17,7 +17,7 @@ from signal_manager.media.base import MediaBackend
 from signal_manager.media.closing import Closings
 from signal_manager.model import NodeId
 from signal_manager.observe.metrics import Metrics
-from signal_manager.protocol.session import SessionSettings
+from signal_manager.protocol.state_machine import SessionSettings
 from signal_manager.records.registrations import Registrations
 from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.storage.base import Storage
@@ -57,14 +57,14 @@ async def serving_rooms(
                 closings=closings,
             )
         )
-        router = Router(
+        dispatcher = Dispatcher(
             authenticator=StaticKeys([":".join(client) for client in clients]),
             bus=bus,
             registrations=Registrations(storage=storage, node_id=NodeId("node")),
             rooms=rooms,
         )
         server = Server(
-            router=router,
+            dispatcher=dispatcher,
             bus=bus,
             listening=stack.enter_context(listen("127.0.0.1", 0)),
             version="1",

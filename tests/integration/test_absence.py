@@ -134,14 +134,14 @@ async def test_a_session_that_is_in_no_room_waits_for_its_whole_window(service_w
         await ask(ben, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
         await ask(ben, "WEBRTC_ROOM_LEAVE", room_id="r")
         ben.websocket.transport.abort()
-        resumption = service.server._board.resumption
-        while not any(resumption.away()):
+        session_store = service.server._registry.session_store
+        while not any(session_store.away()):
             await ann.check_alive()
 
-        (session,) = resumption.away()
-        assert session.stay.expires_at is not None
-        resumption.sweep(session.stay.expires_at - 60)
-        assert [*resumption.away()] == [session]
+        (session,) = session_store.away()
+        assert session.client_session.expires_at is not None
+        session_store.sweep(session.client_session.expires_at - 60)
+        assert [*session_store.away()] == [session]
 
 
 async def test_a_silent_client_of_the_original_service_is_away_and_hears_nothing_of_it(
@@ -170,7 +170,7 @@ async def test_who_is_in_no_room_is_not_looked_after_more_often(service_with: Se
         await ask(ben, "WEBRTC_ROOM_LEAVE", room_id="r")
         deadlines: dict[str, float | None] = {}
 
-        for each in tuple(service.server._board.connections):
+        for each in tuple(service.server._registry.connections):
             assert isinstance(each, Connection)
             each.tick(0.0)  # notes that it was heard
             each.tick(0.0)

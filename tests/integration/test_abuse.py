@@ -259,7 +259,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_frame_is_forgotten(attack
 
 async def fill(service: Service) -> None:
     """Let Alice send Mallory, who does not read, until something has to wait for her."""
-    (mallory,) = (entry for entry in service.server._board.connections if entry.client_id == MALLORY[0])
+    (mallory,) = (entry for entry in service.server._registry.connections if entry.client_id == MALLORY[0])
     assert isinstance(mallory, Connection)
     async with connect(service.url) as alice:
         await alice.log_in()
@@ -290,7 +290,7 @@ async def test_who_does_not_read_cannot_keep_a_connection_that_has_ended(
         await fill(service)
         client.write(last_words)
 
-        await until(lambda: not service.server._board.connections)
+        await until(lambda: not service.server._registry.connections)
 
 
 async def test_half_a_frame_is_no_sign_of_life(attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +423,7 @@ async def test_another_version_of_websocket_is_refused(attacked: ServiceWith, ve
 
 async def test_strangers_do_not_fill_the_log(attacked: ServiceWith) -> None:
     service = await attacked()
-    service.server._board.sample = Sample(lines=10, interval=0.3)
+    service.server._registry.sample = Sample(lines=10, interval=0.3)
     with capture_logs() as lines:
         for _ in range(60):
             async with RudeClient.upgraded(service.port):
@@ -470,6 +470,6 @@ async def test_many_small_messages_do_not_make_the_read_buffer_grow(attacked: Se
         mallory.write(wire(PONG, b"x") * 500_000)  # 3.5 MB in one go, of which all may be read
         await mallory.drain()
         await mallory.check_alive()
-        (connection,) = service.server._board.connections
+        (connection,) = service.server._registry.connections
         assert isinstance(connection, Connection)
         assert connection._buffered == 0

@@ -26,7 +26,7 @@ from signal_manager.client import (
     SelfChanged,
     SignalClient,
     SignalReceived,
-    vigil,
+    liveness,
 )
 from signal_manager.client import link as link_module
 from signal_manager.errors import InvalidRequestError, UnavailableError
@@ -43,10 +43,10 @@ NEVER = RetryPolicy(base_delay=3600, max_delay=3600, random=lambda: 1.0)
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the times that these tests wait for."""
-    monkeypatch.setattr(vigil, "PROBE_AFTER", 0.3)
+    monkeypatch.setattr(liveness, "PROBE_AFTER", 0.3)
     monkeypatch.setattr(link_module, "PROBE_AFTER", 0.3)
-    monkeypatch.setattr(vigil, "ANSWER_TIME", 0.5)
-    monkeypatch.setattr(vigil, "ROOM_INTERVAL", 0.3)
+    monkeypatch.setattr(liveness, "ANSWER_TIME", 0.5)
+    monkeypatch.setattr(liveness, "ROOM_INTERVAL", 0.3)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ async def test_reconnect_does_not_wait_for_the_delay_between_attempts(service: S
         network = await stack.enter_async_context(BlackHole(service.port))
         alice = await stack.enter_async_context(SignalClient(network.url, *ALICE, retry=NEVER))
         assert isinstance(await event(alice), Connected)
-        (connection,) = service.server._board.connections
+        (connection,) = service.server._registry.connections
         connection.cut()
         assert isinstance(await event(alice), Disconnected)
 
@@ -193,16 +193,16 @@ async def test_closing_while_another_connection_is_opened_leaves_nothing(service
         await reconnecting
     network.admit()
     way.set()
-    await until(lambda: not service.server._board.connections, limit=LIMIT)
+    await until(lambda: not service.server._registry.connections, limit=LIMIT)
     await until(lambda: not {each for each in asyncio.all_tasks() - before if "signal-client" in each.get_name()})
 
 
 async def test_an_idle_client_keeps_its_connection(service: Service, network: BlackHole) -> None:
     async with SignalClient(network.url, *ALICE, retry=NEVER) as alice:
-        await asyncio.sleep(2 * (vigil.PROBE_AFTER + vigil.ANSWER_TIME))  # nothing is to happen in it
+        await asyncio.sleep(2 * (liveness.PROBE_AFTER + liveness.ANSWER_TIME))  # nothing is to happen in it
         assert await event(alice) == Connected(alice.session_id or "")
         assert network.connections == 1
-        (connection,) = service.server._board.connections
+        (connection,) = service.server._registry.connections
         assert connection.received == 1  # CONNECT, and no heartbeat
 
 
@@ -223,9 +223,9 @@ async def test_the_browser_sdk_comes_back_too(service: Service, network: BlackHo
         if word == "ask":
             await alice.hears("asked")
         else:
-            board = service.server._board
-            sessions = [each.session_id for each in board.connections if each.is_established]
-            assert [board.router.rooms.room_of(each) for each in sessions] == [ALICE[0]]
+            registry = service.server._registry
+            sessions = [each.session_id for each in registry.connections if each.is_established]
+            assert [registry.dispatcher.rooms.room_of(each) for each in sessions] == [ALICE[0]]
 
 
 @pytest.mark.parametrize("lost", ["requests", "answers"])
@@ -233,9 +233,9 @@ async def test_metadata_that_is_on_its_way_when_the_socket_dies_changes_once_and
     service: Service, network: BlackHole, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both requests, or their answers, are lost with the old socket; an operator's change comes between."""
-    rooms = service.server._board.router.rooms
+    rooms = service.server._registry.dispatcher.rooms
     assert rooms is not None
-    described = rooms._roster._describe
+    described = rooms._memberships._describe
     begun, gate = asyncio.Event(), asyncio.Event()
 
     async def slow(*arguments: Any) -> int:
@@ -257,7 +257,7 @@ async def test_metadata_that_is_on_its_way_when_the_socket_dies_changes_once_and
         begin = len(told)
 
         if lost == "answers":
-            monkeypatch.setattr(rooms._roster, "_describe", slow)
+            monkeypatch.setattr(rooms._memberships, "_describe", slow)
         else:
             network.swallow()
         changing = [asyncio.ensure_future(mine.set_metadata({"n": number})) for number in (1, 2)]

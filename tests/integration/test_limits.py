@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from signal_manager.gateway import server
 from signal_manager.gateway.connection import Connection
-from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.gateway.limits import PENDING_REQUESTS
 from signal_manager.model import Caller
 from signal_manager.protocol.messages import Connect, Message
@@ -210,13 +210,13 @@ async def test_without_the_limit_nobody_is_refused(attacked: ServiceWith) -> Non
 
 async def test_only_so_many_requests_may_wait(attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch) -> None:
     answering = asyncio.Event()
-    answer = Router.answer
+    answer = Dispatcher.answer
 
     async def slowly(*args: object) -> Message:
         await answering.wait()
         return await answer(*args)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr(Router, "answer", slowly)
+    monkeypatch.setattr(Dispatcher, "answer", slowly)
     service = await attacked()
     async with connect(service.url) as client:
         await client.log_in()
@@ -239,7 +239,7 @@ async def test_one_address_may_only_have_so_many_connections(attacked: ServiceWi
         async with from_address(service, HOME), from_address(service, HOME) as third:
             assert await third.read_close() == 4503
             third.write(close_frame(4503))
-        await until(lambda: len(service.server._board.connections) == 2)
+        await until(lambda: len(service.server._registry.connections) == 2)
         async with from_address(service, HOME) as again:
             await again.check_alive()
 
@@ -251,7 +251,7 @@ async def test_silent_sockets_of_one_ipv6_site_leave_room_for_others(attacked: S
         for number in range(256):
             await stack.enter_async_context(from_address(service, f"2001:db8:1:{number:x}::1"))
 
-        await until(lambda: len(service.server._board.strangers) == 40)
+        await until(lambda: len(service.server._registry.strangers) == 40)
         async with from_address(service, HOME) as client:
             client.write(login(MALLORY))
             assert b"success" in (await client.read_frame()).payload
@@ -265,7 +265,7 @@ async def test_silent_sockets_from_everywhere_keep_no_client_out(
     service = await attacked(**BEHIND_A_PROXY, **{"server.max_connections": 8})
     async with talking(service.url), AsyncExitStack() as flood:
         silent = [await flood.enter_async_context(from_address(service, f"203.0.113.{number}")) for number in range(60)]
-        assert len(service.server._board.strangers) == 20
+        assert len(service.server._registry.strangers) == 20
         assert {await client.read_close() for client in silent[:40]} <= {4503, None}
         await silent[-1].check_alive()
         async with AsyncExitStack() as clients:
@@ -279,16 +279,16 @@ async def test_who_has_sent_its_credentials_waits_behind_those_who_say_nothing(
     monkeypatch.setattr(app, "STRANGERS", 2)
     service = await attacked(**{"server.max_connections": 4})
     answer = asyncio.Event()
-    admit = service.server._board.router.admit
+    admit = service.server._registry.dispatcher.admit
 
     async def slowly(connect: Connect, *, is_near: bool) -> Caller:
         await answer.wait()
         return await admit(connect, is_near=is_near)
 
-    monkeypatch.setattr(service.server._board.router, "admit", slowly)
+    monkeypatch.setattr(service.server._registry.dispatcher, "admit", slowly)
     async with RudeClient.upgraded(service.port) as mallory, RudeClient.upgraded(service.port) as silent:
         mallory.write(login(MALLORY))
-        await until(lambda: any(task.get_name() == "authenticate" for task in service.server._board._tasks))
+        await until(lambda: any(task.get_name() == "authenticate" for task in service.server._registry._tasks))
         async with RudeClient.upgraded(service.port):
             assert await silent.read_close() in (4503, None)
             answer.set()
@@ -303,7 +303,7 @@ async def test_right_credentials_too_find_no_room_in_a_full_service(
         async with RudeClient.mallory(service.port):
             early.write(login(ALICE))
             assert await early.read_close() == 4503
-        assert service.server._board.metrics.authentications.labelled("unavailable").value == 1
+        assert service.server._registry.metrics.authentications.labelled("unavailable").value == 1
 
 
 async def test_connecting_without_end_is_refused_with_right_credentials_too(attacked: ServiceWith) -> None:
@@ -371,7 +371,7 @@ async def test_the_time_to_connect_runs_from_the_first_byte_of_tcp(attacked: Ser
         client.write(request())
         await client.read_head()
 
-        (connection,) = service.server._board.connections
+        (connection,) = service.server._registry.connections
 
         assert isinstance(connection, Connection)
         assert connection._session.next_deadline() == half_open_since + 5.0

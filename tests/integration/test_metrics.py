@@ -20,7 +20,7 @@ from tests.integration.v1_client import RawSocket
 from tests.web import plain_http
 
 
-class Numbers:
+class MetricsExposition:
     """What /metrics says, by name without the prefix and by label values."""
 
     def __init__(self, text: str) -> None:
@@ -35,9 +35,9 @@ class Numbers:
         return self._values["signal_manager_" + name, *labels]
 
 
-async def numbers(port: int) -> Numbers:
+async def numbers(port: int) -> MetricsExposition:
     async with plain_http() as http:
-        return Numbers((await http.get(f"http://127.0.0.1:{port}/metrics")).text)
+        return MetricsExposition((await http.get(f"http://127.0.0.1:{port}/metrics")).text)
 
 
 @pytest.fixture

@@ -90,11 +90,11 @@ async def events_until(client: Client, event: str, **matching: Any) -> list[dict
 
 
 async def until_away(service: Service) -> None:
-    await until(lambda: any(service.server._board.resumption.away()), limit=LIMIT)
+    await until(lambda: any(service.server._registry.session_store.away()), limit=LIMIT)
 
 
 async def until_nodes_know_each_other(nodes: list[Service]) -> None:
-    buses = [node.server._board.bus for node in nodes]
+    buses = [node.server._registry.bus for node in nodes]
     await until(lambda: all(not isinstance(bus, NatsBus) or len(bus._peers) == 2 for bus in buses), limit=LIMIT)
 
 
@@ -279,7 +279,7 @@ async def test_of_sixty_who_would_make_a_room_at_once_on_all_nodes_one_does_and_
         assert sorted(ack["sequence"] for ack in acks) == list(range(1, 61))
         state = await ask(guests[0], "ROOM_STATE", room_id="party")
         assert {member["client_id"] for member in state["participants"]} == set(GUESTS)
-        errors = [node.server._board.metrics.errors_sent.total() for node in nodes]
+        errors = [node.server._registry.metrics.errors_sent.total() for node in nodes]
         assert errors == [0, 0, 0]
 
 
@@ -303,7 +303,7 @@ async def test_a_member_of_another_node_is_taken_out_and_told(nodes: list[Servic
         await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
         await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
 
-        await nodes[2].server._board.router.rooms.evict("r", "ben")  # type: ignore[arg-type]  # plain names
+        await nodes[2].server._registry.dispatcher.rooms.evict("r", "ben")  # type: ignore[arg-type]  # plain names
 
         events = [await events_until(member, "participant_left", reason="removed") for member in (ann, ben)]
         assert [each[-1]["participant"]["client_id"] for each in events] == ["ben", "ben"]
@@ -344,7 +344,7 @@ async def test_members_of_a_node_that_is_not_heard_of_are_away_until_it_says_oth
         await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
         await ask(cat, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
         await until_nodes_know_each_other(nodes)
-        bus = nodes[2].server._board.bus
+        bus = nodes[2].server._registry.bus
         assert isinstance(bus, NatsBus)
         assert bus._sweeper is not None
         bus._sweeper.cancel()  # it says no more that it is there, and hears what others say of it
@@ -363,7 +363,7 @@ async def test_a_node_that_stood_still_itself_misses_nobody(
     nodes: list[Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await until_nodes_know_each_other(nodes)
-    bus = nodes[0].server._board.bus
+    bus = nodes[0].server._registry.bus
     assert isinstance(bus, NatsBus)
     missed: list[str] = []
     monkeypatch.setattr(bus, "_on_gone", missed.append)
@@ -389,7 +389,7 @@ async def test_metadata_that_changes_is_told_on_all_nodes(nodes: list[Service]) 
             told = (await events_until(client, "metadata_changed", sequence=4))[-1]
             assert (told["participant"]["client_id"], told["participant"]["metadata"]) == ("ben", {"hand": True})
 
-        await nodes[2].server._board.router.rooms.describe("r", "ann", {"by": "operator"})  # type: ignore[arg-type]  # plain names
+        await nodes[2].server._registry.dispatcher.rooms.describe("r", "ann", {"by": "operator"})  # type: ignore[arg-type]  # plain names
         for client in clients[:2]:
             told = (await events_until(client, "metadata_changed", sequence=5))[-1]
             assert told["participant"]["metadata"] == {"by": "operator"}
@@ -454,7 +454,7 @@ async def test_a_room_is_closed_on_all_nodes(nodes: list[Service]) -> None:
         await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
         await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
 
-        await nodes[2].server._board.router.rooms.close("r", "over")  # type: ignore[arg-type]  # plain names
+        await nodes[2].server._registry.dispatcher.rooms.close("r", "over")  # type: ignore[arg-type]  # plain names
 
         for member in (ann, ben):
             assert (await events_until(member, "room_closed"))[-1]["reason"] == "over"
@@ -513,7 +513,7 @@ async def test_without_nats_each_node_serves_its_own_and_all_heals_by_itself(
         await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
         await events_until(ann, "participant_joined")
         await nats.kill()
-        await until(lambda: not any(node.server._board.bus.is_connected for node in nodes), limit=LIMIT)
+        await until(lambda: not any(node.server._registry.bus.is_connected for node in nodes), limit=LIMIT)
 
         ready = await admin.get("/ready")
         assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
@@ -526,7 +526,7 @@ async def test_without_nats_each_node_serves_its_own_and_all_heals_by_itself(
 
         await nats.start()
         assert (await events_until(ben, "participant_joined"))[-1]["participant"]["client_id"] == "dan"
-        await until(lambda: all(node.server._board.bus.is_connected for node in nodes), limit=LIMIT)
+        await until(lambda: all(node.server._registry.bus.is_connected for node in nodes), limit=LIMIT)
         await ann.send("SIGNAL_OFFER", {"target_client_id": "ben", "signal_data": "again"})
         assert (await ben.expect("SIGNAL_OFFER")).fields["signal_data"] == "again"
 
@@ -536,7 +536,7 @@ async def test_of_two_presences_the_older_is_closed_when_nodes_meet_again(
 ) -> None:
     async with at(nodes[0], "ann") as old:
         await nats.kill()
-        await until(lambda: not any(node.server._board.bus.is_connected for node in nodes), limit=LIMIT)
+        await until(lambda: not any(node.server._registry.bus.is_connected for node in nodes), limit=LIMIT)
         async with at(nodes[1], "ann") as new:
             await nats.start()
 

@@ -49,7 +49,7 @@ async def has_left(service: Service, instance: str) -> dict[str, Any]:
     async with connect(service.url, V2) as client:
         session = await come(client, instance)
         client.websocket.transport.abort()
-        await until(lambda: any(service.server._board.resumption.away()))
+        await until(lambda: any(service.server._registry.session_store.away()))
         return session
 
 
@@ -179,7 +179,7 @@ async def come_back(
 async def test_of_two_that_come_back_at_once_the_newer_stays(pair: list[Service]) -> None:
     for number in range(6):
         laptops, phones = await are_taken_up(pair[0])
-        await until(lambda: not any(pair[0].server._board.bus.subscribers))
+        await until(lambda: not any(pair[0].server._registry.bus.subscribers))
         laptops, phones = laptops | {"resume_token": ""}, phones | {"resume_token": ""}
         async with connect(pair[number % 2].url, V2) as phone, connect(pair[1 - number % 2].url, V2) as laptop:
             for client, instance, resume in ((laptop, "laptop", laptops), (phone, "phone", phones)):
@@ -215,7 +215,7 @@ async def test_a_saved_session_does_not_take_the_client_back_from_another_node(
             async with running(configs[0]) as restarted:
                 await comes_in_vain(Service(restarted), "laptop", laptops)
 
-                assert not restarted._board.resumption._sessions
+                assert not restarted._registry.session_store._sessions
                 await phone.check_alive()
 
 
@@ -242,9 +242,9 @@ async def test_nobody_ends_a_strangers_session_by_naming_it(service_with: Servic
 
         await comes_in_vain(service, "laptop", {"session_id": bens["session_id"], "resume_token": "t", "received": 0})
 
-        assert [each.client_id for each in service.server._board.resumption._sessions.values()] == ["ben", "ann"]
+        assert [each.client_id for each in service.server._registry.session_store._sessions.values()] == ["ben", "ann"]
         ben.websocket.transport.abort()
-        await until(lambda: any(service.server._board.resumption.away()))
+        await until(lambda: any(service.server._registry.session_store.away()))
         resume = {"session_id": bens["session_id"], "resume_token": bens["resume_token"], "received": 0}
         async with connect(service.url, V2) as again:
             fields = {"client_id": "ben", "auth_token": "t", "resumable": True, "resume": resume}
@@ -266,7 +266,7 @@ async def test_a_device_that_its_user_takes_up_again_wins_as_ever(service_with: 
 async def test_an_instance_comes_back_to_itself(service_with: ServiceWith) -> None:
     service = await service_with(**KEYS, **{"session.resume_window": 0.05})
     lost = await has_left(service, "laptop")
-    await until(lambda: not any(service.server._board.resumption.away()))
+    await until(lambda: not any(service.server._registry.session_store.away()))
     async with connect(service.url, V2) as first, connect(service.url, V2) as second:
         assert (await come(first, "laptop", lost))["session_id"] != lost["session_id"]
 
@@ -292,7 +292,7 @@ async def test_a_client_that_does_not_resume_comes_back_to_itself(service_with: 
     async with laptop_of(service, resumable=False) as laptop:
         for _ in range(3):
             former = laptop.session_id
-            for connection in tuple(service.server._board.connections):
+            for connection in tuple(service.server._registry.connections):
                 connection.cut()
             await until(lambda former=former: laptop.session_id != former)  # type: ignore[misc]  # cannot infer it
 
@@ -317,7 +317,7 @@ async def laptop_of(service: Service, **settings: Any) -> AsyncIterator[SignalCl
 async def test_the_sdk_gives_up_for_good_and_says_why(service_with: ServiceWith, settings: dict[str, Any]) -> None:
     service = await service_with(**KEYS)
     async with laptop_of(service, **settings) as laptop:
-        for connection in tuple(service.server._board.connections):
+        for connection in tuple(service.server._registry.connections):
             connection.cut()
         async with connect(service.url, V2) as phone:
             await come(phone, "phone")

@@ -44,8 +44,8 @@ def drop(client: Client) -> None:
 
 
 async def until_away(service: Service, count: int = 1) -> None:
-    board = service.server._board
-    await until(lambda: len(tuple(board.resumption.away())) == count, limit=LIMIT)
+    registry = service.server._registry
+    await until(lambda: len(tuple(registry.session_store.away())) == count, limit=LIMIT)
 
 
 @asynccontextmanager
@@ -83,11 +83,11 @@ async def test_messages_that_came_in_one_go_are_missed_one_by_one(service: Servi
             await say(alice, BOB[0], *numbers, "x" * 70_000 if subprotocol else "x")
             assert await heard(bob, 25) == numbers[:25]
             await bob.send("HEARTBEAT", {"timestamp": 1, "received": 20})
-            await until(lambda: service.server._board.received[4].value == 1, limit=LIMIT)
+            await until(lambda: service.server._registry.received[4].value == 1, limit=LIMIT)
             drop(bob)
             await until_away(service)
-            (session,) = service.server._board.resumption.away()
-            kept = session.stay.journal._unconfirmed
+            (session,) = service.server._registry.session_store.away()
+            kept = session.client_session.journal._unconfirmed
             assert len(kept) < 21, "what one read brought is kept as one"
         async with connect(service.url, subprotocol) as bob:
             again = await log_in(bob, BOB, resume=resume(first, 25))
@@ -131,7 +131,7 @@ async def test_a_request_in_flight_is_answered_on_the_next_connection(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service reads nothing while it answers, so the new connection comes before the end of the old one."""
-    storage = service.server._board.router._registrations._storage
+    storage = service.server._registry.dispatcher._registrations._storage
     original, gate = storage.change_client, asyncio.Event()
 
     async def slow(*arguments: Any) -> Any:
@@ -142,7 +142,7 @@ async def test_a_request_in_flight_is_answered_on_the_next_connection(
     async with connect(service.url) as bob:
         first = await log_in(bob, BOB)
         request = await bob.send("REGISTER", {"version": "1.0.0", "client_id": BOB[0], "auth_token": BOB[1]})
-        await until(lambda: any(line.is_answering for line in service.server._board.connections), limit=LIMIT)
+        await until(lambda: any(line.is_answering for line in service.server._registry.connections), limit=LIMIT)
         drop(bob)
 
     async with connect(service.url) as bob:
@@ -272,7 +272,7 @@ async def test_a_heartbeat_frees_what_it_confirms(service: Service) -> None:
         await log_in(bob, BOB)
         await say(bob, BOB[0], "x" * 1000)
         await heard(bob, 1)
-        budget = service.server._board.resumption._budget
+        budget = service.server._registry.session_store._budget
         assert budget.used > 1000
 
         await bob.send("HEARTBEAT", {"timestamp": 1, "received": 1})
@@ -429,7 +429,7 @@ async def test_a_session_that_cannot_be_read_now_is_not_given_up(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever is told `resumed: false` throws away what it kept, so the answer is 503 until storage has one."""
-    resumption = service.server._board.resumption
+    session_store = service.server._registry.session_store
 
     async def is_away(*_: object, **__: object) -> None:
         raise UnavailableError("storage does not answer")
@@ -438,10 +438,10 @@ async def test_a_session_that_cannot_be_read_now_is_not_given_up(
         first = await log_in(bob, BOB)
         drop(bob)
     await until_away(service)
-    await resumption.save(resumption.freeze())
+    await session_store.save(session_store.freeze())
 
     with monkeypatch.context() as broken:
-        broken.setattr(resumption._storage, "take_session", is_away)
+        broken.setattr(session_store._storage, "take_session", is_away)
         async with connect(service.url) as bob:
             offer = {"client_id": BOB[0], "auth_token": BOB[1], "resumable": True, "resume": resume(first, 0)}
             await bob.send("CONNECT", offer)

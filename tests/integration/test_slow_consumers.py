@@ -84,7 +84,7 @@ async def test_it_is_cut_when_it_never_reads_again(attacked: ServiceWith, monkey
     service = await attacked(**{"server.outbound_queue_bytes": BOUND})
     async with talking(service.url), RudeClient.mallory(service.port) as mallory:
         mallory.stop_reading()
-        while len(service.server._board.connections) == 3:
+        while len(service.server._registry.connections) == 3:
             # What a client causes itself counts as well.
             mallory.write(wire(BINARY, offer(MALLORY[0], 50_000)) * 10)
             await asyncio.sleep(0)
@@ -96,7 +96,7 @@ async def test_pongs_that_nobody_reads_count_too(attacked: ServiceWith, monkeypa
     async with RudeClient.mallory(service.port) as mallory:
         mallory.stop_reading()
         with capture_logs() as lines:
-            while service.server._board.connections:
+            while service.server._registry.connections:
                 mallory.write(wire(PING, bytes(125)) * 500)
                 await asyncio.sleep(0)
 

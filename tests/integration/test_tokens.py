@@ -74,7 +74,7 @@ def renews_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cut(service: Service) -> None:
     """Lose all connections, as a network does."""
-    for connection in tuple(service.server._board.connections):
+    for connection in tuple(service.server._registry.connections):
         connection.cut()
 
 

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from structlog.testing import capture_logs
 
 from signal_manager.errors import NotFoundError, UnavailableError
-from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.media.base import MediaBackend
 from signal_manager.observe.tracing import Tracing, tracing_from
 from signal_manager.protocol.messages import Message, PublishedTrack, RoomCreate, RoomJoin, RoomLeave
@@ -34,12 +34,12 @@ class Traced:
     """A house whose requests are traced."""
 
     house: House
-    router: Router
+    dispatcher: Dispatcher
     tracing: Tracing
     exporter: InMemorySpanExporter
 
     async def ask(self, name: str, request: Message) -> Message:
-        return await self.router.answer(self.house.client(name).caller, request)
+        return await self.dispatcher.answer(self.house.client(name).caller, request)
 
     def spans(self) -> tuple[ReadableSpan, ...]:
         return self.exporter.get_finished_spans()
@@ -67,14 +67,14 @@ async def opened() -> AsyncIterator[Traced]:
         sfu=cast("FakeSfu", tracing.around(cast("MediaBackend", sfu), MediaBackend, "sfu")),
     )
     async with running(house):
-        router = Router(
+        dispatcher = Dispatcher(
             authenticator=None,  # type: ignore[arg-type]  # nobody brings a token of its own here
             bus=house.bus,
             registrations=Registrations(storage=house.storage, node_id=NODE),
             rooms=house.rooms,
             tracing=tracing,
         )
-        yield Traced(house, router, tracing, exporter)
+        yield Traced(house, dispatcher, tracing, exporter)
 
 
 def a_create(name: str = ROOM) -> RoomCreate:

@@ -16,7 +16,7 @@ import yaml
 from signal_manager.gateway.dispatcher import check_handlers
 from signal_manager.protocol.catalogue import ROOM_EVENTS, SIGNAL_TYPES, SPECS, Handling
 from signal_manager.protocol.messages import MessageType, Peer, RoomEvent
-from signal_manager.rooms.chronicle import Happening
+from signal_manager.rooms.room_log import Happening
 from tools.protocol.__main__ import made
 from tools.protocol.asyncapi import document
 from tools.protocol.proto import schema

@@ -11,30 +11,30 @@ from signal_manager.protocol.messages import PayloadType, Resume, Shape
 from signal_manager.protocol.resume import (
     CONFIRM_WEIGHT,
     MESSAGE_OVERHEAD,
+    PHASES,
     SESSION_OVERHEAD,
-    STANDINGS,
     Budget,
+    ClientSession,
     Journal,
-    Manner,
     Outcome,
-    Standing,
-    Stay,
-    Turn,
+    SessionInput,
+    SessionPhase,
+    WireFormat,
 )
 from signal_manager.protocol.websocket import frame_head
 
 A = ClientId("a")
-JSON = Manner(Framing.V2, PayloadType.JSON, Shape.PLAIN)
+JSON = WireFormat(Framing.V2, PayloadType.JSON, Shape.PLAIN)
 ROOM_FOR_TWO = 2 * (MESSAGE_OVERHEAD + 1)
 
 
-def stay(journal: Journal | None = None, *, token: str = "secret") -> Stay:
-    return Stay(
+def stay(journal: Journal | None = None, *, token: str = "secret") -> ClientSession:
+    return ClientSession(
         session_id=SessionId("s"),
         client_id=A,
         instance_id="i",
         token=token,
-        manner=JSON,
+        wire_format=JSON,
         window=30.0,
         journal=journal or Journal(limit=1000),
     )
@@ -209,7 +209,7 @@ def test_a_client_goes_on_from_what_it_has() -> None:
 
     assert session.judge(offer(2), A, JSON) is Outcome.RESUMED
     assert session.resume(2) == (b"3", b"4")
-    assert session.standing is Standing.CONNECTED
+    assert session.phase is SessionPhase.CONNECTED
 
 
 def test_a_client_goes_on_before_its_old_connection_is_known_to_be_lost() -> None:
@@ -230,7 +230,7 @@ def test_another_client_does_not_resume_even_with_the_token() -> None:
 
 
 def test_what_was_kept_in_one_encoding_is_of_no_use_in_another() -> None:
-    assert stay().judge(offer(), A, Manner(Framing.V1, PayloadType.JSON, Shape.PLAIN)) is Outcome.DIFFERENT
+    assert stay().judge(offer(), A, WireFormat(Framing.V1, PayloadType.JSON, Shape.PLAIN)) is Outcome.DIFFERENT
 
 
 @pytest.mark.parametrize("received", [1, 4])
@@ -276,7 +276,7 @@ def test_a_session_that_overflowed_ends_with_its_connection() -> None:
 
     assert not session.drop(now=100.0)
 
-    assert session.standing is Standing.ENDED
+    assert session.phase is SessionPhase.ENDED
 
 
 def test_one_message_too_many_for_an_absent_client_ends_its_session() -> None:
@@ -285,7 +285,7 @@ def test_one_message_too_many_for_an_absent_client_ends_its_session() -> None:
 
     assert [session.queue(data) for data in (b"1", b"2", b"3")] == [True, True, False]
 
-    assert session.standing is Standing.ENDED
+    assert session.phase is SessionPhase.ENDED
 
 
 def test_an_absent_client_whose_messages_gave_way_to_others_loses_its_session() -> None:
@@ -297,7 +297,7 @@ def test_an_absent_client_whose_messages_gave_way_to_others_loses_its_session() 
     session.journal.give_way()
 
     assert session.has_overflowed()
-    assert session.standing is Standing.ENDED
+    assert session.phase is SessionPhase.ENDED
     session.journal.keep(b"2")
     assert (session.journal.sent, session.journal.weight) == (2, 0)
 
@@ -317,7 +317,7 @@ def test_an_end_is_final_and_frees_what_was_kept() -> None:
     session.end()
     session.end()
 
-    assert (session.standing, session.journal.weight) == (Standing.ENDED, 0)
+    assert (session.phase, session.journal.weight) == (SessionPhase.ENDED, 0)
 
 
 def test_a_saved_session_goes_on_elsewhere_where_it_was() -> None:
@@ -328,9 +328,9 @@ def test_a_saved_session_goes_on_elsewhere_where_it_was() -> None:
     session.journal.confirm(1)
     session.is_registered = True
 
-    loaded = Stay.load(session.save(), window=30.0, limit=1000, budget=budget, now=5.0)
+    loaded = ClientSession.load(session.save(), window=30.0, limit=1000, budget=budget, now=5.0)
 
-    assert (session.standing, loaded.standing, loaded.expires_at) == (Standing.ENDED, Standing.AWAY, 35.0)
+    assert (session.phase, loaded.phase, loaded.expires_at) == (SessionPhase.ENDED, SessionPhase.AWAY, 35.0)
     assert loaded.judge(offer(2), A, JSON) is Outcome.RESUMED
     assert (loaded.journal.received, loaded.journal.sent) == (1, 3)
     assert budget.used == SESSION_OVERHEAD + loaded.journal.weight
@@ -342,20 +342,20 @@ def test_a_saved_session_goes_on_elsewhere_where_it_was() -> None:
 @pytest.mark.parametrize("damaged", [b"", b"nonsense", b"\x80"])
 def test_what_is_not_a_saved_session_is_refused(damaged: bytes) -> None:
     with pytest.raises(MalformedMessageError, match="not a saved session"):
-        Stay.load(damaged, window=30.0, limit=1000, budget=Budget(1000), now=0.0)
+        ClientSession.load(damaged, window=30.0, limit=1000, budget=Budget(1000), now=0.0)
 
 
 def test_a_session_that_another_version_saved_is_refused() -> None:
     data = stay().save().replace(b"\xa7version\x01", b"\xa7version\x02")
 
     with pytest.raises(MalformedMessageError, match="version 2, expected 1"):
-        Stay.load(data, window=30.0, limit=1000, budget=Budget(1000), now=0.0)
+        ClientSession.load(data, window=30.0, limit=1000, budget=Budget(1000), now=0.0)
 
 
 def test_the_table_says_nothing_of_what_cannot_happen() -> None:
     """An end is final, and nothing is queued or expires while there is a connection."""
-    impossible = {(Standing.ENDED, turn) for turn in Turn}
-    impossible |= {(Standing.CONNECTED, turn) for turn in (Turn.OVERFLOWED, Turn.EXPIRED)}
-    impossible |= {(Standing.AWAY, Turn.DROPPED)}
+    impossible = {(SessionPhase.ENDED, turn) for turn in SessionInput}
+    impossible |= {(SessionPhase.CONNECTED, turn) for turn in (SessionInput.OVERFLOWED, SessionInput.EXPIRED)}
+    impossible |= {(SessionPhase.AWAY, SessionInput.DROPPED)}
 
-    assert {(standing, turn) for standing in Standing for turn in Turn} - set(STANDINGS) == impossible
+    assert {(phase, turn) for phase in SessionPhase for turn in SessionInput} - set(PHASES) == impossible

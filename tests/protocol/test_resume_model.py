@@ -1,7 +1,8 @@
 """Resume as a whole: client, network and service in memory, and a network that loses whatever it can.
 
 Every message of a session arrives exactly once and in order, in both directions, or the client is told that its session
-could not be resumed. The client is the SDK's `Exchange`, the service is `Stay`; the rest is as small as it can be.
+could not be resumed. The client is the SDK's `Exchange`, the service is `ClientSession`; the rest is as small as it can
+be.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from signal_manager.client.exchange import Exchange
 from signal_manager.model import ClientId, SessionId
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import PayloadType, Resume, Shape
-from signal_manager.protocol.resume import SESSION_OVERHEAD, Budget, Journal, Manner, Outcome, Standing, Stay
+from signal_manager.protocol.resume import (
+    SESSION_OVERHEAD,
+    Budget,
+    ClientSession,
+    Journal,
+    Outcome,
+    SessionPhase,
+    WireFormat,
+)
 from signal_manager.protocol.websocket import frame_head
 
 WINDOW = 10.0
@@ -26,7 +35,7 @@ LIMIT = 12 * 69
 # One client has one session at a time, and for a moment two.
 BUDGET = 3 * LIMIT + 2 * SESSION_OVERHEAD
 A = ClientId("a")
-JSON = Manner(Framing.V2, PayloadType.JSON, Shape.PLAIN)
+JSON = WireFormat(Framing.V2, PayloadType.JSON, Shape.PLAIN)
 
 CONNECT, WELCOME, HEARTBEAT, MESSAGE = range(4)
 RESUMED, NEW = 1, 0
@@ -70,7 +79,7 @@ class Service:
         self.now = 0.0
         self.budget = Budget(BUDGET)
         self.numbers = itertools.count(1)
-        self.sessions: dict[int, Stay] = {}
+        self.sessions: dict[int, ClientSession] = {}
         self.carriers: dict[int, Connection] = {}
         self.heard: dict[int, list[int]] = defaultdict(list)
         self.said: dict[int, list[int]] = defaultdict(list)
@@ -103,12 +112,12 @@ class Service:
             self.end(session)
             session, missing = next(self.numbers), ()
             journal = Journal(limit=LIMIT, budget=self.budget, overhead=SESSION_OVERHEAD)
-            self.sessions[session] = Stay(
+            self.sessions[session] = ClientSession(
                 session_id=SessionId(str(session)),
                 client_id=A,
                 instance_id=None,
                 token=str(session),
-                manner=JSON,
+                wire_format=JSON,
                 window=WINDOW,
                 journal=journal,
             )
@@ -122,7 +131,7 @@ class Service:
     def say(self, *numbers: int) -> None:
         messages = [frame(MESSAGE, number) for number in numbers]
         for session, stay in list(self.sessions.items()):
-            if stay.standing is not Standing.CONNECTED:
+            if stay.phase is not SessionPhase.CONNECTED:
                 if all(map(stay.queue, messages)):
                     self.said[session] += numbers
                 else:
@@ -167,7 +176,7 @@ class Service:
         saved = {number: stay.save() for number, stay in self.sessions.items() if stay.journal.is_complete}
         self.budget = Budget(BUDGET)
         self.sessions = {
-            number: Stay.load(state, window=WINDOW, limit=LIMIT, budget=self.budget, now=self.now)
+            number: ClientSession.load(state, window=WINDOW, limit=LIMIT, budget=self.budget, now=self.now)
             for number, state in saved.items()
         }
 

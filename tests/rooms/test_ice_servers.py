@@ -14,7 +14,7 @@ from signal_manager.media.base import IceServer, IceServers
 from signal_manager.model import ClientId
 from signal_manager.observe.metrics import Metrics
 from signal_manager.rooms import ice_servers
-from signal_manager.rooms.duties import Duties
+from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.ice_servers import IceServerBook, TurnServers, rest_credential
 from tests.fakes.media import FakeSfu
 
@@ -48,14 +48,14 @@ class Desk:
 
     def __init__(self, own: TurnServers) -> None:
         self.turn = Turn()
-        self.duties = Duties()
+        self.background = BackgroundTasks()
         self.metrics = Metrics()
         self.book = IceServerBook(
             self.turn,
             own=own,
             stun_url=STUN.urls[0],
             metrics=self.metrics,
-            start=self.duties.start,
+            start=self.background.start,
             clock=lambda: self.turn.now,
         )
 
@@ -69,7 +69,7 @@ class Desk:
 async def desk() -> AsyncIterator[Desk]:
     made = Desk(TurnServers())
     yield made
-    await made.duties.stop()
+    await made.background.stop()
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ async def test_turn_that_hangs_is_waited_for_once_and_its_late_answer_is_kept(de
     await asyncio.sleep(0)
     second = await waits
     desk.turn.answers.set()
-    await desk.duties.done()
+    await desk.background.done()
 
     assert (first.servers, second.servers, desk.turn.asked) == ((STUN,), (STUN,), 1)
     assert (await desk.book.servers_for(ALICE)).servers[0].username == "u1"
@@ -171,7 +171,7 @@ async def test_own_servers_are_there_beside_the_backends_and_without_any() -> No
     desk = Desk(own)
     desk.turn.error = media_errors.UnreachableError("no route")
     none = IceServerBook(
-        None, own=own, stun_url="", metrics=desk.metrics, start=desk.duties.start, clock=lambda: 1000.0
+        None, own=own, stun_url="", metrics=desk.metrics, start=desk.background.start, clock=lambda: 1000.0
     )
 
     for book, others in ((desk.book, (STUN,)), (none, ())):

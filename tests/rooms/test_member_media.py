@@ -13,7 +13,7 @@ from signal_manager.media.base import MediaSessionId, SessionState, TrackState
 from signal_manager.media.negotiation import Limits
 from signal_manager.protocol.messages import TrackRequest, TracksNew
 from signal_manager.rooms.member_media import Watching, kinds_of
-from signal_manager.rooms.pulse import Pulse
+from signal_manager.rooms.track_health import TrackHealth
 from tests.rooms.house import LIMITS, ROOM, Client, House, offer, running
 
 PATIENT = Limits(pauses=(0.005,))
@@ -323,26 +323,26 @@ async def test_whoever_comes_in_and_fails_to_pull_makes_the_service_ask_too() ->
 
 @pytest.mark.parametrize(("answers", "dead"), [("+", ""), ("-", "0"), ("+-", ""), ("-+-", "0")])
 def test_a_failed_pull_counts_once_and_only_together_with_a_bad_answer(answers: str, dead: str) -> None:
-    pulse = Pulse()
-    pulse.announce("0")
-    pulse.doubt("0")
+    health = TrackHealth()
+    health.announce("0")
+    health.doubt("0")
 
     found: set[str] = set()
     for answer in answers:
         track = TrackState(mid="0", track_name="camera", location="local", is_active=answer == "+")
-        found |= pulse.read(SessionState(tracks=(track,)), pulse.ask()).dead
+        found |= health.read(SessionState(tracks=(track,)), health.ask()).dead
 
     assert "".join(found) == dead
 
 
 def test_a_closed_track_of_the_same_section_does_not_hide_its_successor() -> None:
-    pulse = Pulse()
-    pulse.announce("0")
+    health = TrackHealth()
+    health.announce("0")
     states = [
         TrackState(mid="0", track_name=name, location="local", is_active=name == "new") for name in ("new", "old")
     ]
 
-    findings = [pulse.read(SessionState(tracks=tuple(states)), pulse.ask()) for _ in range(3)]
+    findings = [health.read(SessionState(tracks=tuple(states)), health.ask()) for _ in range(3)]
 
     assert {finding.dead for finding in findings} == {frozenset()}
 

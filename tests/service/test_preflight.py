@@ -19,15 +19,13 @@ from signal_manager.service.settings import Config
 
 
 def config_of(**sections: dict[str, Any]) -> Config:
-    everywhere: dict[str, dict[str, Any]] = {
+    cluster: dict[str, dict[str, Any]] = {
         "server": {"port": 0},
         "metrics": {"port": 0},
         "storage": {"backend": "memory"},
         "media": {"backend": "none"},
     }
-    return Config.model_validate(
-        {name: everywhere.get(name, {}) | sections.get(name, {}) for name in Config.model_fields}
-    )
+    return Config.model_validate({name: cluster.get(name, {}) | sections.get(name, {}) for name in Config.model_fields})
 
 
 def test_the_defaults_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

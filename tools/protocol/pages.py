@@ -15,7 +15,7 @@ from signal_manager.protocol import messages
 from signal_manager.protocol.catalogue import LEAVE_REASONS, ROOM_EVENTS, SPECS, Handling, Spec
 from signal_manager.protocol.close_codes import CLOSE_CODES
 from signal_manager.protocol.messages import MessageType, Shape
-from signal_manager.protocol.session import error_code_for
+from signal_manager.protocol.state_machine import error_code_for
 from tools.protocol.source import Field, groups, objects, own_fields, summary_of
 
 __all__ = ["wire_errors", "with_tables"]

@@ -1,4 +1,4 @@
 """The second port: health, metrics, the management interface and the demo page.
 
-`server.py` serves the rest of this package over HTTP; a fault in here never reaches the clients' connections.
+`gateway/server.py` serves the rest of this package over HTTP; a fault in here never reaches the clients' connections.
 """

@@ -1,7 +1,7 @@
 """The management interface under /api/v1: who and what is here, and what an operator does about it.
 
 `access.py` has let the request through before; `lists.py` finds, `views.py` says. Errors of the domain pass through and
-become answers in `server.py`.
+become answers in `gateway/server.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.security import HTTPBearer
 
 from signal_manager.admin import lists
-from signal_manager.admin.everywhere import Everywhere
+from signal_manager.admin.cluster import ClusterSessions
 from signal_manager.admin.tokens import TokenIssuer, require_issuer
 from signal_manager.admin.views import (
     ClientDetails,
@@ -72,7 +72,7 @@ class Management:
     storage: Storage
     rooms: RoomService
     bus: Messaging
-    everywhere: Everywhere
+    cluster: ClusterSessions
     tokens: TokenIssuer | None
     configuration: Mapping[str, Mapping[str, Any]]
     node_id: NodeId
@@ -129,13 +129,13 @@ async def list_sessions(
     limit: _Limit = 100,
 ) -> PageOf[SessionView]:
     """List the sessions on all nodes."""
-    return await management.everywhere.sessions(client_id=client_id, contains=contains, after=after or "", limit=limit)
+    return await management.cluster.sessions(client_id=client_id, contains=contains, after=after or "", limit=limit)
 
 
 @api.get("/sessions/{session_id}", tags=["sessions"])
 async def show_session(management: _Manage, session_id: _Name) -> SessionView:
     """Show one session."""
-    session = await management.everywhere.session(session_id)
+    session = await management.cluster.session(session_id)
     if session is None:
         raise NotFoundError(f"no such session: {session_id}")
     return session
@@ -144,7 +144,7 @@ async def show_session(management: _Manage, session_id: _Name) -> SessionView:
 @api.post("/sessions/{session_id}/disconnect", tags=["sessions"])
 async def disconnect_session(management: _Manage, session_id: _Name) -> Done:
     """End one session; its client is told not to come back by itself."""
-    if not await management.everywhere.end(session_id=session_id):
+    if not await management.cluster.end(session_id=session_id):
         raise NotFoundError(f"no such session: {session_id}")
     log.info("session disconnected by an operator", session_id=session_id)
     return Done(ended=1)
@@ -163,7 +163,7 @@ async def list_clients(
 ) -> PageOf[ClientView]:
     """List the clients that are connected or on record."""
     return await lists.list_clients(
-        management.everywhere,
+        management.cluster,
         management.storage,
         is_connected=is_connected,
         contains=contains,
@@ -176,7 +176,7 @@ async def list_clients(
 async def show_client(management: _Manage, client_id: _Name) -> ClientDetails:
     """Show one client with its sessions."""
     record = await management.storage.get_client(ClientId(client_id))
-    sessions = await management.everywhere.sessions_of(client_id)
+    sessions = await management.cluster.sessions_of(client_id)
     if record is None and not sessions:
         raise NotFoundError(f"no such client: {client_id}")
     return ClientDetails.from_record(client_id, record, sessions)
@@ -185,7 +185,7 @@ async def show_client(management: _Manage, client_id: _Name) -> ClientDetails:
 @api.post("/clients/{client_id}/disconnect", tags=["clients"])
 async def disconnect_client(management: _Manage, client_id: _Name) -> Done:
     """End all sessions of a client; it is told not to come back by itself. Its token stays valid."""
-    ended = await management.everywhere.end(client_id=client_id)
+    ended = await management.cluster.end(client_id=client_id)
     if not ended:
         raise NotFoundError(f"client {client_id} is not connected")
     log.info("client disconnected by an operator", client_id=client_id, sessions=ended)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from signal_manager.admin.access import Guard, refusal
 from signal_manager.admin.api import Management, api
 from signal_manager.admin.events import event_stream
-from signal_manager.admin.numbers import Numbers
+from signal_manager.admin.exposition import MetricsExposition
 from signal_manager.admin.pages import demo_pages, pages
 from signal_manager.admin.probes import probes
 from signal_manager.admin.statistics import Statistics
@@ -41,7 +41,7 @@ def application(
     storage: Storage,
     degradations: Callable[[], list[str]],
     metrics: Metrics,
-    numbers: Numbers,
+    numbers: MetricsExposition,
     statistics: Statistics,
     token: str,
     management: Management | None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from signal_manager.admin.everywhere import Everywhere
+from signal_manager.admin.cluster import ClusterSessions
 from signal_manager.admin.views import ClientView, PageOf, RoomView
 from signal_manager.model import ClientId, Room
 from signal_manager.storage.base import Page, Storage
@@ -22,7 +22,7 @@ _READS = 20
 
 
 async def list_clients(
-    everywhere: Everywhere,
+    cluster: ClusterSessions,
     storage: Storage,
     *,
     is_connected: bool | None,
@@ -34,7 +34,7 @@ async def list_clients(
 
     async def read(after: str | None, limit: int) -> Page[ClientView]:
         page = await storage.list_clients(after=after, limit=limit)
-        connected = await everywhere.connected(after=after or "", limit=2 * limit)
+        connected = await cluster.connected(after=after or "", limit=2 * limit)
         end = min((each for each in (page.next, connected.until) if each is not None), default=None)
         views = {
             each.client_id: ClientView.of(each.client_id, each, is_connected=each.client_id in connected.clients)

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from signal_manager.admin.numbers import Numbers
+from signal_manager.admin.exposition import MetricsExposition
 from signal_manager.errors import SignalManagerError
 from signal_manager.gateway.live_sessions import LiveSessions, Phase
 from signal_manager.model import RoomId
@@ -78,7 +78,7 @@ def probes(
     storage: Storage,
     degradations: Callable[[], list[str]] = list,
     metrics: Metrics,
-    numbers: Numbers,
+    numbers: MetricsExposition,
     version: str,
 ) -> APIRouter:
     """Return the routes /health, /ready and /metrics."""

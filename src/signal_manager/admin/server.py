@@ -1,7 +1,7 @@
 """The second port as a whole: what is served there, where it listens, and its orderly stop.
 
-`app.py` starts it before the WebSocket port and stops it after, so that /ready tells the truth at both ends. It listens
-at once; requests wait until what answers them is loaded.
+`service/app.py` starts it before the WebSocket port and stops it after, so that /ready tells the truth at both ends. It
+listens at once; requests wait until what answers them is loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from signal_manager.admin.numbers import Numbers
+from signal_manager.admin.exposition import MetricsExposition
 from signal_manager.admin.statistics import Statistics
 from signal_manager.asgi import HttpServer
 from signal_manager.errors import ConfigurationError
@@ -66,7 +66,7 @@ class AdminServer:
         storage: Storage,
         degradations: Callable[[], list[str]] = list,
         metrics: Metrics,
-        numbers: Numbers | None = None,
+        numbers: MetricsExposition | None = None,
         connection_stats_interval: float = 60.0,
         message_stats_interval: float = 30.0,
         token: str = "",
@@ -91,7 +91,7 @@ class AdminServer:
                 storage=storage,
                 degradations=degradations,
                 metrics=metrics,
-                numbers=numbers or Numbers(metrics),
+                numbers=numbers or MetricsExposition(metrics),
                 statistics=self._statistics,
                 token=token,
                 management=management() if management is not None else None,

@@ -1,6 +1,6 @@
 """Signed tokens for clients, as an operator or the demo page asks for them.
 
-`app.py` makes one issuer where the configuration accepts such tokens; elsewhere there is none.
+`service/app.py` makes one issuer where the configuration accepts such tokens; elsewhere there is none.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who a client is: static keys and signed tokens (JWT), verified by shared secrets or published keys (see `jwks`).
 
-Every way implements `Authenticator`; the router asks it at CONNECT and for each request that carries a token of its
+Every way implements `Authenticator`; the dispatcher asks it at CONNECT and for each request that carries a token of its
 own. Tokens never reach an error message or a log line.
 """
 

@@ -1,8 +1,8 @@
 """The promises of a bus: which clients are present, and how a message reaches them.
 
 Nothing outside this package and the composition root knows an implementation. Three interfaces divide what the service
-uses: the router, rooms and the management interface see `Messaging`; connections and sessions see `Presence`; `Bus` is
-both, with what the composition root needs. An adapter implements `Bus` and needs nothing else of this package;
+uses: the dispatcher, rooms and the management interface see `Messaging`; connections and sessions see `Presence`; `Bus`
+is both, with what the composition root needs. An adapter implements `Bus` and needs nothing else of this package;
 `signal_manager.testing.bus` holds the contract suite that every adapter passes.
 
 What holds for every bus:

@@ -1,6 +1,7 @@
 """`signal-manager init` and `check-config`: a configuration file to begin with, and everything that is wrong with one.
 
-`cli.py` mounts these commands; `config.py` reads files and variables, `preflight.py` looks at the machine.
+`cli/main.py` mounts these commands; `service/config.py` reads files and variables, `service/preflight.py` looks at the
+machine.
 """
 
 from __future__ import annotations

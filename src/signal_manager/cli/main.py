@@ -413,13 +413,13 @@ def try_service(
     import asyncio
 
     try:
-        from signal_manager.cli.test_call import run_trial
+        from signal_manager.cli.test_call import run_test_call
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("signal_manager"):
             raise
         raise ConfigurationError("`try` needs WebRTC in Python: pip install 'signal-manager[rtc]'") from None
     return asyncio.run(
-        run_trial(
+        run_test_call(
             url=url,
             sender=_credentials("--sender", sender),
             receiver=_credentials("--receiver", receiver),

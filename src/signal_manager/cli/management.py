@@ -1,6 +1,7 @@
 """`signal-manager rooms`, `clients`, `sessions`, `kick` and `close-room`: a running service as its operators see it.
 
-`cli.py` mounts these commands; they speak to the management interface (`admin/api.py`) of a service here or elsewhere.
+`cli/main.py` mounts these commands; they speak to the management interface (`admin/api.py`) of a service here or
+elsewhere.
 """
 
 from __future__ import annotations

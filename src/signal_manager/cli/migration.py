@@ -1,6 +1,6 @@
 """`signal-manager migrate-config`: a configuration file of the original service, explained and written anew.
 
-`original_config.py` knows its words, `config.py` reads it as `serve` would.
+`service/original_config.py` knows its words, `service/config.py` reads it as `serve` would.
 """
 
 from __future__ import annotations

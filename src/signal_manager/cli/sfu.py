@@ -1,6 +1,6 @@
 """`signal-manager sfu`: the local SFU alone, for people who want Cloudflare Realtime offline.
 
-`cli.py` mounts this command; `media/sfu/` is the SFU.
+`cli/main.py` mounts this command; `sfu/` is the SFU.
 """
 
 from __future__ import annotations

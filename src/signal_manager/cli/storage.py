@@ -1,6 +1,6 @@
 """`signal-manager storage`: does the store work, what is in it, and how it gets into another one.
 
-`cli.py` mounts these commands; `storage/transfer.py` does the work.
+`cli/main.py` mounts these commands; `storage/transfer.py` does the work.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How the commands speak to a person or a script: results on standard output, one line for what is wrong on the other.
 
-Shared by `cli.py` and the modules that hold its larger commands. All of them import their libraries inside functions,
-so that `--help`, which needs none, answers at once.
+Shared by `cli/main.py` and the modules that hold its larger commands. All of them import their libraries inside
+functions, so that `--help`, which needs none, answers at once.
 """
 
 from __future__ import annotations

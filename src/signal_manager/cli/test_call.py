@@ -1,6 +1,6 @@
 """`signal-manager try`: two WebRTC peers in this process find each other through the service, talk, and meet in a room.
 
-The command line calls `run_trial`; the peers signal through `client` like any application, and their media side is
+The command line calls `run_test_call`; the peers signal through `client` like any application, and their media side is
 aiortc, which is an optional dependency: import this module only when a trial is asked for.
 """
 
@@ -47,7 +47,7 @@ from signal_manager.observe import logs
 from signal_manager.service import app
 from signal_manager.service.config import Config
 
-__all__ = ["run_trial", "split_candidates"]
+__all__ = ["run_test_call", "split_candidates"]
 
 # The published development keys of a service that was never configured.
 DEFAULT_SENDER = ("test_client_1", "test_token_1")
@@ -58,7 +58,7 @@ FRAMES = 30
 _NO_MEDIA = "skipped: the service has no media backend"
 
 
-async def run_trial(
+async def run_test_call(
     *,
     url: str | None = None,
     sender: tuple[str, str] = DEFAULT_SENDER,
@@ -88,7 +88,7 @@ async def run_trial(
     """
     if sender[0] == receiver[0]:
         raise ConfigurationError(f"sender and receiver are both {sender[0]!r}, expected two different client ids")
-    trial = _Trial(messages=messages)
+    trial = _TestCall(messages=messages)
     written = logs.configure(level="error")
     try:
         async with asyncio.timeout(timeout), _service(url, sender, receiver) as trial.url:
@@ -129,7 +129,7 @@ class _Step:
 
 
 @dataclass
-class _Trial:
+class _TestCall:
     messages: int
     url: str = ""
     steps: list[_Step] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """What a client has going that may outlive a connection: requests without a reply yet, and the session's journal.
 
-`connection.py` fills it and `link.py` decides what becomes of it when a connection ends.
+`gateway/connection.py` fills it and `link.py` decides what becomes of it when a connection ends.
 """
 
 from __future__ import annotations

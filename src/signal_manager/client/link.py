@@ -1,6 +1,7 @@
 """The link to the service: one authenticated connection after another, kept alive by heartbeats.
 
-`connection.py` is one WebSocket and `timing.py` the policy; `client.py` sends through the link and hears of its fate.
+`gateway/connection.py` is one WebSocket and `timing.py` the policy; `client.py` sends through the link and hears of its
+fate.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import msgspec
 from signal_manager.client.connection import ABNORMAL, Closed, Connection
 from signal_manager.client.events import Connected, Disconnected, ErrorReceived, Event, GoingAway, Reconnected
 from signal_manager.client.exchange import Exchange
+from signal_manager.client.liveness import PROBE_AFTER, Due, LivenessMonitor, Signs
 from signal_manager.client.timing import Clock, RetryPolicy
 from signal_manager.client.tokens import Renewal, TokenSource, is_expiry
-from signal_manager.client.vigil import PROBE_AFTER, Due, Signs, Vigil
 from signal_manager.errors import InvalidRequestError, SignalManagerError, UnavailableError, error_from_wire
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import Connect, ConnectAck, Disconnect, GoAway, Message, PayloadType
@@ -268,7 +269,7 @@ class Link:
     async def _watch(self, connection: Connection) -> None:
         """Show signs of life, and replace a connection whose service shows none."""
         interval, limit = self._heartbeat
-        vigil = Vigil(self._clock.now(), interval=interval)
+        liveness = LivenessMonitor(self._clock.now(), interval=interval)
         may_replace = self._retry.attempts != 0
         while not connection.is_closed:
             now, heard_at = self._clock.now(), connection.last_received
@@ -278,7 +279,7 @@ class Link:
             if self._is_hasty and await self._replace(connection, now - heard_at):
                 return
             signs = Signs(heard_at, connection.asked_at, self._exchange.is_waiting, self._is_in_room())
-            match vigil.check(now, signs):
+            match liveness.check(now, signs):
                 case Due.BEAT:
                     connection.send(connection.make_heartbeat(), uuid4().bytes)
                 case Due.GIVE_UP if may_replace:
@@ -287,7 +288,7 @@ class Link:
                 case Due.GIVE_UP:
                     await self._wait(heard_at + limit - now)
                 case Due.NOTHING:
-                    await self._wait(vigil.deadline(signs) - now)
+                    await self._wait(liveness.deadline(signs) - now)
 
     async def _replace(self, connection: Connection, silence: float) -> bool:
         """Open a socket beside a connection and give that up for it; False when it shows life before.

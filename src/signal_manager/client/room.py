@@ -44,7 +44,7 @@ from signal_manager.client.room_events import (
     TrackUnmuted,
 )
 from signal_manager.client.room_news import RoomNews
-from signal_manager.client.timing import Patience, RetryPolicy
+from signal_manager.client.timing import Backoff, RetryPolicy
 from signal_manager.errors import (
     InvalidRequestError,
     NotFoundError,
@@ -114,7 +114,7 @@ class Room:
         self.id = a_name(room_id, "room_id")
         self._client = client
         self._role = role
-        self._patience = Patience(retry or RetryPolicy(attempts=MAX_FAILURES))
+        self._patience = Backoff(retry or RetryPolicy(attempts=MAX_FAILURES))
         self._members = Members(client.client_id, auto_pull=auto_pull, emit=self._emit, on_stale=self._note_stale)
         self._publications = Publications(self._wake, self._hear_of_end)
         self._joining = Joining(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from signal_manager.errors import InvalidRequestError
 
-__all__ = ["Clock", "Patience", "RetryPolicy"]
+__all__ = ["Backoff", "Clock", "RetryPolicy"]
 
 # 2**32 times any base delay is past every `max_delay`; larger powers only risk an overflow.
 _LARGEST_EXPONENT = 32
@@ -70,7 +70,7 @@ class RetryPolicy:
         return self.random() * ceiling
 
 
-class Patience:
+class Backoff:
     """How patient something is that is tried again: what went wrong in a row, and the waits between."""
 
     def __init__(self, policy: RetryPolicy) -> None:

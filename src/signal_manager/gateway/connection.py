@@ -1,7 +1,7 @@
 """One client's WebSocket: its frames, the short ways of signals and heartbeats, and what is written to it.
 
 The relay path is here, as short as it can be: read what routes a signal, look its target up, write. Everything else
-is decoded, and talked about, in `conversation.py`.
+is decoded, and talked about, in `gateway/conversation.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from signal_manager.gateway.conversation import Conversation
 from signal_manager.gateway.dispatcher import acknowledgement
 from signal_manager.gateway.frames import Frames
 from signal_manager.gateway.limits import BEFORE_CONNECT, Allowance, ClientAddress
-from signal_manager.gateway.registry import Switchboard
+from signal_manager.gateway.registry import ConnectionRegistry
 from signal_manager.gateway.sessions import relay_each
 from signal_manager.model import ClientId, SessionId, taken_up_at
 from signal_manager.protocol import heartbeat, relay
@@ -28,7 +28,7 @@ from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import Connect, Message, MessageType, PayloadType, SignalAck
 from signal_manager.protocol.relay import RelayedSignal, RelayEnd
 from signal_manager.protocol.resume import Journal
-from signal_manager.protocol.session import Received, Session
+from signal_manager.protocol.state_machine import ConnectionStateMachine, Received
 from signal_manager.protocol.websocket import frame_head, is_text
 
 __all__ = ["Connection"]
@@ -60,7 +60,6 @@ class Connection(WSListener):
 
     __slots__ = (
         "_allowance",
-        "_board",
         "_bucket",
         "_buffered",
         "_conversation",
@@ -77,6 +76,7 @@ class Connection(WSListener):
         "_next_tick",
         "_opened_at",
         "_outbound",
+        "_registry",
         "_relays",
         "_session",
         "_transport",
@@ -93,7 +93,7 @@ class Connection(WSListener):
 
     def __init__(
         self,
-        board: Switchboard,
+        registry: ConnectionRegistry,
         framing: Framing,
         *,
         source: ClientAddress,
@@ -101,14 +101,14 @@ class Connection(WSListener):
         names_protocol: bool = True,
     ) -> None:
         super().__init__()
-        self._board = board
+        self._registry = registry
         self._framing = framing
         # How its messages are framed (RFC 6455, section 5.2): a final, unmasked frame of text or of bytes.
         self._first_byte, self._frame_type = (0x81, _TEXT) if framing is Framing.JSON else (0x82, _BINARY)
         self.source = source
         self._opened_at = opened_at
-        self._session = Session(board.settings, now=self._opened_at, names_protocol=names_protocol)
-        self._conversation = Conversation(self, board, self._session, framing)
+        self._session = ConnectionStateMachine(registry.settings, now=self._opened_at, names_protocol=names_protocol)
+        self._conversation = Conversation(self, registry, self._session, framing)
         self.client_id = ClientId("")  # the client that it proves to be
         self.instance_id: str | None = None
         self._transport: WSTransport | None = None
@@ -125,7 +125,7 @@ class Connection(WSListener):
         self._outbound: list[bytes] = []  # heads and messages, in turn, that wait for the end of this read
         self._waiting = 0  # bytes of these messages
         self.is_behind = False  # whether the client reads more slowly than others write to it
-        self._allowance = Allowance(board.usage, now=opened_at)
+        self._allowance = Allowance(registry.usage, now=opened_at)
         self._bucket = self._allowance.messages
         self._volume = self._allowance.volume
         self._buffered = self._kept = 0  # bytes of read buffer and of fragments, where they are many
@@ -138,23 +138,23 @@ class Connection(WSListener):
         """Start the session."""
         self._transport = transport
         self._frames = Frames(transport, self, self._allowance)
-        transport.underlying_transport.set_write_buffer_limits(high=self._board.limits.write_buffer_bytes)
+        transport.underlying_transport.set_write_buffer_limits(high=self._registry.limits.write_buffer_bytes)
         # The handshake's headers are not needed again, and they are a tenth of what an idle connection costs.
         transport.request.headers.clear()
         transport.response.headers.clear()
-        if self._board.sample.takes("connection opened", time.monotonic()):
+        if self._registry.sample.takes("connection opened", time.monotonic()):
             log.info("connection opened", address=self.address, framing=self._framing.value)
-        self._board.metrics.connections_opened.labelled().add()
-        no_room = self._board.enter(self)
+        self._registry.metrics.connections_opened.labelled().add()
+        no_room = self._registry.enter(self)
         if no_room is not None:
             self._conversation.perform(self._session.turned_away(no_room))
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Handle one frame, and write what a whole read has caused once its last frame was handled."""
-        board = self._board
+        registry = self._registry
         last = frame.last_in_buffer
         if not last:
-            board.joining = True
+            registry.joining = True
         try:
             self._heard = True
             if (
@@ -166,7 +166,7 @@ class Connection(WSListener):
             ):
                 data = frame.get_payload_as_bytes()
                 size = len(data)
-                board.bytes_received.value += size
+                registry.bytes_received.value += size
                 bucket, volume = self._bucket, self._volume
                 bucket.left = left = bucket.left - 1
                 volume.left = room = volume.left - size
@@ -179,19 +179,19 @@ class Connection(WSListener):
             log.exception("connection failed", client_id=self._session.client_id)
             self.broken(CloseCode.INTERNAL, "internal error")
         finally:
-            if last and board.joining:
-                board.flush()
+            if last and registry.joining:
+                registry.flush()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """End the session, whoever ended the connection."""
         frames = self._frames
         assert frames is not None  # noqa: S101 - it was connected
         frames.closed()
-        self._board.leave(self)
+        self._registry.leave(self)
         self._conversation.leave(may_resume=True)
         self._session.lost()
-        self._board.metrics.connections_closed.labelled(frames.outcome).add()
-        if not self.client_id and not self._board.sample.takes("connection closed", time.monotonic()):
+        self._registry.metrics.connections_closed.labelled(frames.outcome).add()
+        if not self.client_id and not self._registry.sample.takes("connection closed", time.monotonic()):
             return
         log.info(
             "connection closed",
@@ -222,7 +222,7 @@ class Connection(WSListener):
         end = self.relay_end
         if end is None:
             return relay_each(self.deliver, self.client_id, sender, signals)
-        sent, origin, write = self._board.sent, relay.sender_end(sender), relay.write
+        sent, origin, write = self._registry.sent, relay.sender_end(sender), relay.write
         exceptional: list[Exceptional] = []
         for place, (head, body) in enumerate(signals):
             outgoing = write(head, body, origin, end)
@@ -354,7 +354,7 @@ class Connection(WSListener):
         self._outbound = []
         count, data = len(outbound) // 2, b"".join(outbound)
         self.sent += count
-        self._board.bytes_sent.value += self._waiting
+        self._registry.bytes_sent.value += self._waiting
         self._waiting = 0
         if self._journal is not None:
             self._journal.keep(data, count)
@@ -368,17 +368,17 @@ class Connection(WSListener):
 
     def _relay(self, data: bytes) -> bool:
         """Send a signal the short way; False leaves it to the session and the codec."""
-        board = self._board
+        registry = self._registry
         end = self.relay_end
         assert end is not None  # noqa: S101 - `_relays` says so
         signal = relay.read(data, end)
         if signal is None:
             return False
-        relayed = board.relayed[data[1]]
+        relayed = registry.relayed[data[1]]
         began = 0.0 if relayed.value % _TIMED_ONE_OF else perf_counter()
-        target = board.bus.subscribers.get(signal.target_client_id)
+        target = registry.bus.subscribers.get(signal.target_client_id)
         if target is None:
-            return board.forwarder is not None and self._forward(board.forwarder, data, signal)
+            return registry.forwarder is not None and self._forward(registry.forwarder, data, signal)
         if target.relay_end is None:
             return False
         outgoing = relay.write(data, signal.signal_data, end, target.relay_end)
@@ -388,7 +388,7 @@ class Connection(WSListener):
         relayed.value += 1
         target.write(outgoing)
         if began:
-            board.timed(began)
+            registry.timed(began)
         journal = self._journal
         if journal is not None and journal.take(len(data)):
             self._conversation.confirm()
@@ -398,13 +398,13 @@ class Connection(WSListener):
 
     def _forward(self, forwarder: Forwarder, data: bytes, signal: RelayedSignal) -> bool:
         """Send a signal to a client that is not here; False leaves it to the session, which says what is wrong."""
-        target, is_alone = signal.target_client_id, not self._board.joining
+        target, is_alone = signal.target_client_id, not self._registry.joining
         try:
             forwarder.forward(self, target, data, signal.signal_data, wants_ack=signal.ack, is_alone=is_alone)
         except SignalManagerError:
             return False
         self.received += 1
-        self._board.forwarded[data[1]].value += 1
+        self._registry.forwarded[data[1]].value += 1
         journal = self._journal
         if journal is not None and journal.take(len(data)):
             self._conversation.confirm()
@@ -428,9 +428,9 @@ class Connection(WSListener):
                 return False  # the long way has the words for that
             journal.confirm(beat.received)
         self.received += 1
-        board = self._board
-        board.received[MessageType.HEARTBEAT].value += 1
-        board.sent[MessageType.HEARTBEAT_ACK].value += 1
+        registry = self._registry
+        registry.received[MessageType.HEARTBEAT].value += 1
+        registry.sent[MessageType.HEARTBEAT_ACK].value += 1
         server_time = time.time_ns() // 1_000_000
         came = None if journal is None else journal.tell()
         answer = heartbeat.acknowledgement(data, beat, end, server_time=server_time, received=came)
@@ -457,13 +457,13 @@ class Connection(WSListener):
         self._pause()
 
     def _hold(self) -> None:
-        self._board.hold(self, self._buffered + self._kept)
+        self._registry.hold(self, self._buffered + self._kept)
 
     # -- what its frames call (`Reader`) -------------------------------------------------------------------------
 
     def message(self, data: bytes, frame_type: WSMsgType) -> None:
         """Let a message in if it is within the rate, and if text is text (RFC 6455, section 8.1)."""
-        self._board.bytes_received.value += len(data)
+        self._registry.bytes_received.value += len(data)
         self._bucket.left -= 1
         self._volume.left -= len(data)
         if (self._bucket.left < 0 or self._volume.left < 0) and not self._may_send(data):
@@ -537,7 +537,7 @@ class Connection(WSListener):
         self._bucket = self._allowance.of_client(connect.client_id, time.monotonic())
         self._volume = self._allowance.volume
         if self._frames is not None:
-            self._frames.longest = self._board.max_message_size
+            self._frames.longest = self._registry.max_message_size
         self.client_id = ClientId(connect.client_id)
         self.instance_id = connect.instance_id
         if self._framing is not Framing.JSON:
@@ -596,11 +596,11 @@ class Connection(WSListener):
     def write(self, data: bytes, *, counts: bool = True) -> None:
         """Write one message: at once, or with the others of this read; keep it where it `counts` for the session."""
         size = len(data)
-        board = self._board
-        if board.joining and counts:
+        registry = self._registry
+        if registry.joining and counts:
             outbound = self._outbound
             if not outbound:
-                board.written.append(self)
+                registry.written.append(self)
             outbound.append(frame_head(self._first_byte, size))
             outbound.append(data)
             self._waiting = waiting = self._waiting + size
@@ -612,7 +612,7 @@ class Connection(WSListener):
         if counts and self._journal is not None:
             self._journal.keep(data)
         self.sent += 1
-        board.bytes_sent.value += size
+        registry.bytes_sent.value += size
         if self._transport is not None and (not self.is_behind or self._has_room(size)):
             self._transport.send(self._frame_type, data)
 
@@ -620,7 +620,7 @@ class Connection(WSListener):
         """Tell whether a client that is behind may be sent `size` bytes more; if not, its connection ends."""
         transport = self._transport
         assert transport is not None  # noqa: S101 - without one, nothing can be behind
-        if transport.underlying_transport.get_write_buffer_size() + size <= self._board.limits.outbound_queue_bytes:
+        if transport.underlying_transport.get_write_buffer_size() + size <= self._registry.limits.outbound_queue_bytes:
             return True
         self._conversation.perform(self._session.fell_behind())
         return False

@@ -1,7 +1,8 @@
-"""What a client and the service say to each other: message → session → actions, and requests on to the router.
+"""What a client and the service say to each other: message → session → actions, and requests on to the dispatcher.
 
-`connection.py` brings messages in and takes bytes out; signals and heartbeats that it can handle without decoding them
-never get here. What must be waited for runs in the background: `admission.py` for CONNECT, the router for requests.
+`gateway/connection.py` brings messages in and takes bytes out; signals and heartbeats that it can handle without
+decoding them never get here. What must be waited for runs in the background: `gateway/sign_in.py` for CONNECT, the
+dispatcher for requests.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.gateway.limits import BEFORE_CONNECT, PENDING_REQUESTS
-from signal_manager.gateway.registry import Line, Switchboard
+from signal_manager.gateway.registry import ConnectionRegistry, Line
 from signal_manager.gateway.sessions import ResumableSession
-from signal_manager.gateway.sign_in import Admission, NoSeatError, admit, renew, session_to_go_on_with
+from signal_manager.gateway.sign_in import Admission, ServiceFullError, admit, renew, session_to_go_on_with
 from signal_manager.model import Caller
 from signal_manager.protocol import heartbeat
 from signal_manager.protocol.catalogue import spec_of
@@ -50,20 +51,20 @@ from signal_manager.protocol.messages import (
     SignalAck,
     TokenRenew,
 )
-from signal_manager.protocol.resume import UNCOUNTED, Journal, Manner
-from signal_manager.protocol.session import (
+from signal_manager.protocol.resume import UNCOUNTED, Journal, WireFormat
+from signal_manager.protocol.state_machine import (
     Absent,
     Action,
     Authenticate,
     Close,
     Confirm,
+    ConnectionStateMachine,
     Dispatch,
     Ping,
     Received,
     Relay,
     ResumeTerms,
     Send,
-    Session,
     State,
 )
 
@@ -120,19 +121,21 @@ class Conversation:
     """
 
     __slots__ = (
-        "_board",
         "_caller",
         "_farewell",
         "_framing",
+        "_registry",
         "_resumable",
         "_session",
         "_wire",
         "pending",
     )
 
-    def __init__(self, wire: Wire, board: Switchboard, session: Session, framing: Framing) -> None:
+    def __init__(
+        self, wire: Wire, registry: ConnectionRegistry, session: ConnectionStateMachine, framing: Framing
+    ) -> None:
         self._wire = wire
-        self._board = board
+        self._registry = registry
         self._session = session
         self._framing = framing
         self._caller: Caller | None = None
@@ -168,7 +171,7 @@ class Conversation:
                 raise MalformedMessageError(f"expected a {wanted} WebSocket message, got a {came} one")
             header = decode_frame(self._framing, data)
             payload_type = header.payload_type
-            self._board.received[header.message_type].value += 1
+            self._registry.received[header.message_type].value += 1
             if not session.reads(header.message_type):
                 shape = guess_shape(payload_type, header.payload)
                 self._count(header.message_type, data)
@@ -203,24 +206,24 @@ class Conversation:
             pass
         else:
             message_id, payload_type, message_type = header.message_id, header.payload_type, header.message_type
-            self._board.received[message_type].value += 1
+            self._registry.received[message_type].value += 1
         self._count(message_type, data)
         self.perform(self._session.limited(refusal, message_id=message_id, payload_type=payload_type))
 
     def _count(self, message_type: MessageType | None, data: bytes) -> None:
         """Count a message for the session, and confirm it when that is due; None is for what has no type."""
         resumable = self._resumable
-        if resumable is not None and message_type not in UNCOUNTED and resumable.stay.journal.take(len(data)):
+        if resumable is not None and message_type not in UNCOUNTED and resumable.client_session.journal.take(len(data)):
             self.confirm()
 
     def confirm(self) -> None:
         """Tell the client how many of its messages have come, so that it need not keep them."""
         resumable, session = self._resumable, self._session
         assert resumable is not None  # noqa: S101 - whoever counts has one
-        timestamp, received = time.time_ns() // 1_000_000, resumable.stay.journal.tell()
+        timestamp, received = time.time_ns() // 1_000_000, resumable.client_session.journal.tell()
         end = self._wire.relay_end
         if end is not None and session.payload_type is PayloadType.JSON:  # only plain sessions can be resumed
-            self._board.sent[MessageType.HEARTBEAT].value += 1
+            self._registry.sent[MessageType.HEARTBEAT].value += 1
             beat = heartbeat.confirmation(end, uuid4().bytes, timestamp=timestamp, received=received)
         else:
             message = Heartbeat(timestamp=timestamp, received=received)
@@ -272,7 +275,7 @@ class Conversation:
             and self._resumable is not None
             and action.payload_type not in _WITHOUT_ROOM
         ):
-            told = msgspec.structs.replace(action.message, received=self._resumable.stay.journal.tell())
+            told = msgspec.structs.replace(action.message, received=self._resumable.client_session.journal.tell())
             action = msgspec.structs.replace(action, message=told)
         counts = spec_of(action.message).message_type not in UNCOUNTED
         self._wire.write(self._encoded(action), counts=counts)
@@ -280,7 +283,7 @@ class Conversation:
     def _encoded(self, action: Send) -> bytes:
         """Return a message's bytes, or those of the ERROR that it is too large for this client's framing."""
         if isinstance(action.message, ErrorMessage):
-            self._board.failed(action.message, self._session.client_id)
+            self._registry.failed(action.message, self._session.client_id)
         try:
             return self._encode(action.message, action.message_id, action.payload_type, action.shape)
         except TooLargeError as error:
@@ -291,7 +294,7 @@ class Conversation:
         payload_type, payload = encode_payload(message, payload_type, shape, sent_by=Peer.SERVICE)
         message_type = spec_of(message).message_type
         frame = encode_frame(self._framing, message_type, message_id or uuid4().bytes, payload_type, payload)
-        self._board.sent[message_type].value += 1
+        self._registry.sent[message_type].value += 1
         return frame
 
     # -- actions -------------------------------------------------------------------------------------------------
@@ -306,8 +309,8 @@ class Conversation:
                     self._relay(action.signal)
                 case Authenticate():
                     self._wire.hold()
-                    self._board.introduced(self._wire)
-                    self._board.start(self._authenticate(action.connect), name="authenticate")
+                    self._registry.introduced(self._wire)
+                    self._registry.start(self._authenticate(action.connect), name="authenticate")
                 case Dispatch():
                     self._dispatch(action.request)
                 case Confirm():
@@ -316,7 +319,7 @@ class Conversation:
                     self._wire.ping()
                 case Absent():
                     if self._caller is not None:
-                        self._board.router.mark(self._caller.session_id, is_away=action.is_away)
+                        self._registry.dispatcher.mark(self._caller.session_id, is_away=action.is_away)
                 case Close():
                     self.leave(_REASONS.get(action.code, _LOST), may_resume=CLOSE_CODES[action.code].keeps_session)
                     self._wire.close(action.code, action.reason)
@@ -326,7 +329,7 @@ class Conversation:
     def _confirmed(self, action: Confirm) -> None:
         if self._resumable is not None:
             try:
-                self._resumable.stay.journal.confirm(action.received)
+                self._resumable.client_session.journal.confirm(action.received)
             except InvalidRequestError as error:
                 self._send(self._session.error(error, action.heartbeat))
 
@@ -335,11 +338,13 @@ class Conversation:
         signal, caller = received.message, self._caller
         assert isinstance(signal, Signal) and caller is not None  # noqa: S101, PT018 - the session says so
         try:
-            ack = self._board.router.relay(caller, signal, received.message_id, later=partial(self.tell, received))
+            ack = self._registry.dispatcher.relay(
+                caller, signal, received.message_id, later=partial(self.tell, received)
+            )
         except SignalManagerError as error:
             self._send(self._session.error(error, received))
             return
-        self._board.relayed_otherwise += 1
+        self._registry.relayed_otherwise += 1
         if isinstance(ack, SignalAck) and self._session.shape is not Shape.TAGGED:
             self._send(self._session.reply(ack, received))
 
@@ -357,16 +362,16 @@ class Conversation:
 
     def _look_for_room(self) -> None:
         caller = self._caller
-        self._session.is_in_room = caller is not None and self._board.router.is_in_room(caller.session_id)
+        self._session.is_in_room = caller is not None and self._registry.dispatcher.is_in_room(caller.session_id)
 
     # -- how it begins -------------------------------------------------------------------------------------------
 
     async def _authenticate(self, connect: Connect) -> None:
-        session, board = self._session, self._board
-        manner = self._manner(connect)
+        session, registry = self._session, self._registry
+        wire_format = self._wire_format(connect)
         try:
-            admission = await admit(board, connect, wire=self._wire, manner=manner)
-        except NoSeatError as error:
+            admission = await admit(registry, connect, wire=self._wire, wire_format=wire_format)
+        except ServiceFullError as error:
             self.perform(session.turned_away(error.message))
             self._wire.release()
             return
@@ -377,60 +382,65 @@ class Conversation:
         caller, claimed = admission.caller, admission.claimed
         if session.state is not State.AUTHENTICATING:  # the client has gone meanwhile
             if claimed.is_won:
-                board.bus.release(caller.identity.client_id)
+                registry.bus.release(caller.identity.client_id)
         elif not claimed.is_won and connect.resume is not None:  # the device that its user has left
             self.perform(session.refused(ConflictError("replaced: another device of this client has come since")))
         elif not claimed.is_won:  # it is on another node by now
             self.perform(self._accepted(caller))
             self.perform(session.replaced(same_instance=False))
         else:
-            self._welcome(admission, connect, manner)
+            self._welcome(admission, connect, wire_format)
         if self._resumable is None or not self._resumable.is_busy:
             self._wire.release()
 
-    def _manner(self, connect: Connect) -> Manner | None:
+    def _wire_format(self, connect: Connect) -> WireFormat | None:
         """Return how this client's session is written; None for one that ends with its connection.
 
         A tagged client knows nothing of sessions that can be resumed.
         """
         session = self._session
-        may_resume = connect.resumable and session.shape is Shape.PLAIN and self._board.resumption.settings.window > 0
-        return Manner(self._framing, session.payload_type, session.shape) if may_resume else None
+        may_resume = (
+            connect.resumable and session.shape is Shape.PLAIN and self._registry.session_store.settings.window > 0
+        )
+        return WireFormat(self._framing, session.payload_type, session.shape) if may_resume else None
 
-    def _welcome(self, admission: Admission, connect: Connect, manner: Manner | None) -> None:
+    def _welcome(self, admission: Admission, connect: Connect, wire_format: WireFormat | None) -> None:
         """Accept a client: to the session it had, with all that it misses, or to a new one."""
-        caller, resumption = admission.caller, self._board.resumption
-        former = session_to_go_on_with(self._board, admission)
-        if manner is None:
+        caller, session_store = admission.caller, self._registry.session_store
+        former = session_to_go_on_with(self._registry, admission)
+        if wire_format is None:
             actions = self._accepted(caller)
             self._join(caller, connect)
-            self._board.bus.attach(caller.identity.client_id, self._wire)
+            self._registry.bus.attach(caller.identity.client_id, self._wire)
             self.perform(actions)
             return
         offer = connect.resume
-        if offer is not None and resumption.judge(former, offer, caller.identity.client_id, manner) and former:
+        if offer is not None and session_store.judge(former, offer, caller.identity.client_id, wire_format) and former:
             caller = msgspec.structs.replace(caller, session_id=former.session_id)
             self._carry(former, caller, connect, missing_from=offer.received)
             return
-        self._carry(resumption.open(self._wire, caller, connect, manner), caller, connect, missing_from=None)
+        self._carry(session_store.open(self._wire, caller, connect, wire_format), caller, connect, missing_from=None)
 
     def _carry(
         self, resumable: ResumableSession, caller: Caller, connect: Connect, *, missing_from: int | None
     ) -> None:
         """Make a session that outlives its connections go on here, from where its client was, or begin."""
-        stay = resumable.stay
+        client_session = resumable.client_session
         terms = ResumeTerms(
-            token=stay.token, window=stay.window, resumed=missing_from is not None, received=stay.journal.tell()
+            token=client_session.token,
+            window=client_session.window,
+            resumed=missing_from is not None,
+            received=client_session.journal.tell(),
         )
         actions = self._accepted(caller, terms)
         self._join(caller, connect)
         missing: tuple[bytes, ...] = ()
         if missing_from is None:
-            self._board.bus.attach(caller.identity.client_id, self._wire)
+            self._registry.bus.attach(caller.identity.client_id, self._wire)
         else:
             missing = resumable.resume(self._wire, caller, missing_from)
         self._resumable, self.pending = resumable, resumable.pending
-        self._wire.keep_in(stay.journal)
+        self._wire.keep_in(client_session.journal)
         self.perform(actions)
         for data in missing:
             self._wire.write(data, counts=False)
@@ -463,7 +473,7 @@ class Conversation:
             self._wire.hold()
             if self._resumable is not None:
                 self._resumable.is_busy = True
-        self._board.start(self._answer(caller, request, self._resumable, exclusive=exclusive), name="answer")
+        self._registry.start(self._answer(caller, request, self._resumable, exclusive=exclusive), name="answer")
 
     async def _answer(
         self, caller: Caller, request: Received, resumable: ResumableSession | None, *, exclusive: bool
@@ -482,19 +492,19 @@ class Conversation:
         else:
             is_there = resumable.answered(request, reply, exclusive=exclusive)
         if not is_there:  # the session has ended, and this request may have come in after that
-            self._board.router.left(caller, _LOST)
+            self._registry.dispatcher.left(caller, _LOST)
 
     async def _ask(self, caller: Caller, message: Message) -> Message:
         if isinstance(message, TokenRenew):
-            return self._renewed(await renew(self._board, caller, message.auth_token, source=self._wire.source))
+            return self._renewed(await renew(self._registry, caller, message.auth_token, source=self._wire.source))
         token = getattr(message, "auth_token", None)
         if not token:
-            return await self._board.router.answer(caller, message)
+            return await self._registry.dispatcher.answer(caller, message)
         # A request that brings a token of its own is no cheaper way to guess one.
-        usage, source = self._board.usage, self._wire.source
+        usage, source = self._registry.usage, self._wire.source
         usage.check_authentication(source, time.monotonic())
         try:
-            return await self._board.router.answer(caller, message)
+            return await self._registry.dispatcher.answer(caller, message)
         except AuthenticationError:
             usage.authentication_failed(source, time.monotonic())
             raise
@@ -535,8 +545,8 @@ class Conversation:
     def freeze(self) -> None:
         """Let nothing count that still comes; `part` says good-bye (`Line.freeze`)."""
         self._farewell = self._session.stopped()
-        if self._resumable is not None and self._resumable.stay.journal.is_complete:
-            self._board.bus.detach(self._wire.client_id, self._wire)
+        if self._resumable is not None and self._resumable.client_session.journal.is_complete:
+            self._registry.bus.detach(self._wire.client_id, self._wire)
             self._let_go()
 
     def part(self) -> None:
@@ -555,8 +565,8 @@ class Conversation:
             if may_resume and resumable.suspend(self._wire, self._session):
                 return
             resumable.ended()
-        self._board.bus.detach(caller.identity.client_id, self._wire)
-        self._board.depart(caller, reason)
+        self._registry.bus.detach(caller.identity.client_id, self._wire)
+        self._registry.depart(caller, reason)
 
     def _let_go(self) -> None:
         self._caller = None

@@ -54,7 +54,7 @@ from signal_manager.protocol.messages import (
 from signal_manager.records.registrations import Registrations
 from signal_manager.rooms import RoomService
 
-__all__ = ["Router", "acknowledgement", "check_handlers"]
+__all__ = ["Dispatcher", "acknowledgement", "check_handlers"]
 
 # Called with what its sender is to be told of a signal, or None for nothing.
 Later = Callable[[SignalAck | SignalManagerError | None], None]
@@ -71,7 +71,7 @@ def acknowledgement(
     return SignalAck(status=result, target_client_id=target) if wants_ack else None
 
 
-class Router:
+class Dispatcher:
     """Answer requests.
 
     Args:
@@ -285,19 +285,19 @@ class Router:
         return UnregisterAck(version=PROTOCOL_VERSION, status=200, message="unregistered", client_id=client_id)
 
 
-_Handler = Callable[[Router, Caller, Any], Awaitable[Message]]
+_Handler = Callable[[Dispatcher, Caller, Any], Awaitable[Message]]
 
 
 def _of_rooms(answer: Callable[[RoomService, Caller, Any], Awaitable[Message]]) -> _Handler:
-    async def handler(router: Router, caller: Caller, request: Any) -> Message:
-        return await answer(router.rooms, caller, request)
+    async def handler(dispatcher: Dispatcher, caller: Caller, request: Any) -> Message:
+        return await answer(dispatcher.rooms, caller, request)
 
     return handler
 
 
 _HANDLERS: dict[type[Message], _Handler] = {
-    Register: Router._register,
-    Unregister: Router._unregister,
+    Register: Dispatcher._register,
+    Unregister: Dispatcher._unregister,
     RoomCreate: _of_rooms(RoomService.create),
     RoomJoin: _of_rooms(RoomService.join),
     RoomLeave: _of_rooms(RoomService.leave),
@@ -326,5 +326,6 @@ def check_handlers(specs: Iterable[Spec], handlers: Collection[type[Message]]) -
         raise TypeError(f"handlers for messages that are no requests: {', '.join(sorted(e.__name__ for e in extra))}")
 
 
-# The connection renews its own token (`conversation.py`); everything else that the catalogue calls a request is here.
+# The connection renews its own token (`gateway/conversation.py`); everything else that the catalogue calls a request is
+# here.
 check_handlers(SPECS.values(), _HANDLERS)

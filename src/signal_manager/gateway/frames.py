@@ -1,6 +1,7 @@
 """A connection's WebSocket frames as RFC 6455 wants them handled: fragments, control frames, the closing handshake.
 
-Whole binary messages, which nearly all are, pass by in `connection.py`; whatever else a client sends comes here.
+Whole binary messages, which nearly all are, pass by in `gateway/connection.py`; whatever else a client sends comes
+here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Who is connected to this process, as an operator sees it, and what an operator may do about it.
 
-`connection.py` and `resumption.py` fulfil these promises; `admin/` relies on them and knows nothing else of sockets.
+`gateway/connection.py` and `gateway/sessions.py` fulfil these promises; `admin/` relies on them and knows nothing else
+of sockets.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What all connections of one server share: who is there, what is counted, and the end of all of them.
 
-`connection.py` puts each of its connections on the switchboard, and finds others there to relay to; `server.py` starts
-and stops it.
+`gateway/connection.py` registers each connection here, and finds others there to relay to;
+`gateway/server.py` starts and stops it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import structlog
 
 from signal_manager.bus.base import Bus
 from signal_manager.errors import SignalManagerError
-from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.gateway.limits import ClientAddress, Holdings, Limits, Sample, Usage
 from signal_manager.gateway.live_sessions import LiveSession, Phase, RecentError
-from signal_manager.gateway.sessions import Carrier, Reachable, ResumableSession, ResumeSettings, Resumption
+from signal_manager.gateway.sessions import Carrier, Reachable, ResumableSession, ResumeSettings, SessionStore
 from signal_manager.model import Caller, ClientId, SessionId
 from signal_manager.observe.metrics import Counter, CounterFamily, Metrics
 from signal_manager.protocol.catalogue import SIGNAL_TYPES
 from signal_manager.protocol.messages import ErrorMessage, MessageType
-from signal_manager.protocol.session import SessionSettings
+from signal_manager.protocol.state_machine import SessionSettings
 from signal_manager.storage.base import Storage
 
-__all__ = ["Line", "Switchboard"]
+__all__ = ["ConnectionRegistry", "Line"]
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ _RECENT_ERRORS = 100
 
 
 class Line(Carrier, LiveSession, Protocol):
-    """A connection, as far as the switchboard knows it."""
+    """A connection, as far as the registry knows it."""
 
     @property
     def source(self) -> ClientAddress:
@@ -107,11 +107,11 @@ class Line(Carrier, LiveSession, Protocol):
         """Close the socket without waiting for the client."""
 
 
-class Switchboard:
+class ConnectionRegistry:
     """What all connections of one server share.
 
     Args:
-        router: answers requests.
+        dispatcher: answers requests.
         bus: who is connected here.
         settings: time limits of every session.
         limits: what the service allows.
@@ -124,7 +124,7 @@ class Switchboard:
     def __init__(
         self,
         *,
-        router: Router,
+        dispatcher: Dispatcher,
         bus: Bus[Reachable],
         settings: SessionSettings,
         limits: Limits,
@@ -133,7 +133,7 @@ class Switchboard:
         resume: ResumeSettings,
         storage: Storage | None,
     ) -> None:
-        self.router = router
+        self.dispatcher = dispatcher
         self.bus = bus
         self.forwarder = bus.forwarder
         self.settings = settings
@@ -145,8 +145,8 @@ class Switchboard:
         self.usage = Usage(limits)
         self._holdings: Holdings[Line] = Holdings(limits.half_read_bytes)
         self.sample = Sample()
-        self.resumption = Resumption(
-            bus=bus, router=router, storage=storage, settings=resume, metrics=metrics, depart=self.depart
+        self.session_store = SessionStore(
+            bus=bus, dispatcher=dispatcher, storage=storage, settings=resume, metrics=metrics, depart=self.depart
         )
         self._seated: set[Line] = set()  # whose clients have proved who they are
         self._empty = asyncio.Event()
@@ -183,12 +183,12 @@ class Switchboard:
     def sessions(self) -> Iterator[LiveSession]:
         """Yield every connection that has proved who it is, and who is away (`LiveSessions.sessions`)."""
         yield from (connection for connection in tuple(self.connections) if connection.is_established)
-        yield from self.resumption.away()
+        yield from self.session_store.away()
 
     def depart(self, caller: Caller, reason: str) -> None:
         """Let a session that has ended leave its room and its record."""
-        self.router.left(caller, reason)
-        self.start(self.router.depart(caller), name="depart")
+        self.dispatcher.left(caller, reason)
+        self.start(self.dispatcher.depart(caller), name="depart")
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run `work` in the background and keep its reference."""
@@ -246,7 +246,7 @@ class Switchboard:
             close_timeout: seconds for clients to answer our close frames before they are cut.
         """
         self.phase = Phase.DRAINING
-        if self.connections or any(self.resumption.away()):
+        if self.connections or any(self.session_store.away()):
             await self._drain(timeout)
         await self._emptied(min(close_timeout, timeout * _CLOSE_SHARE))
         for connection in tuple(self.connections):
@@ -260,13 +260,13 @@ class Switchboard:
         self._send_away()
         await asyncio.sleep(min(_MOMENT, timeout * _MOMENT_SHARE))
         await self._within(timeout * _ANSWER_SHARE, self._answered(), "requests not answered in time")
-        await self._within(timeout * _ROOMS_SHARE, self.router.restart_rooms(), "rooms not left in time")
+        await self._within(timeout * _ROOMS_SHARE, self.dispatcher.restart_rooms(), "rooms not left in time")
         # From here on no message counts, all at once: whatever a client has sent since stays with it, unconfirmed.
         connections = tuple(self.connections)
         carried = {connection.session_id: connection for connection in connections if connection.is_established}
         for connection in connections:
             connection.freeze()
-        sessions = self.resumption.freeze()
+        sessions = self.session_store.freeze()
         kept = {session.session_id for session in sessions}
         for connection in connections:
             if carried.get(connection.session_id) is not connection or connection.session_id not in kept:
@@ -289,7 +289,7 @@ class Switchboard:
         async def work() -> None:
             nonlocal unsaved
             while batch := list(islice(waiting, _SAVED_AT_ONCE)):
-                await self.resumption.save(batch)
+                await self.session_store.save(batch)
                 unsaved -= len(batch)
                 for session in batch:
                     if session.session_id in carried:
@@ -351,7 +351,7 @@ class Switchboard:
         """Let every connection do what is due."""
         for connection in tuple(self.connections):
             connection.tick(now)
-        self.resumption.sweep(now)
+        self.session_store.sweep(now)
 
 
 def _by_type(family: CounterFamily) -> dict[int, Counter]:

@@ -1,7 +1,7 @@
 """The WebSocket port: decides what a request gets, answers `GET /health`, looks for silent clients, stops in order.
 
-What one connection does is `connection.py`'s business and how its socket got here `listener.py`'s; this module decides
-whether there is a connection at all.
+What one connection does is `gateway/connection.py`'s business and how its socket got here `gateway/listener.py`'s; this
+module decides whether there is a connection at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithLis
 
 from signal_manager.bus.base import Bus
 from signal_manager.gateway.connection import Connection
-from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.gateway.limits import (
     TURNED_AWAY,
     ClientAddress,
@@ -32,13 +32,13 @@ from signal_manager.gateway.limits import (
 )
 from signal_manager.gateway.listener import Listener
 from signal_manager.gateway.live_sessions import LiveSessions, Phase
-from signal_manager.gateway.registry import Switchboard
+from signal_manager.gateway.registry import ConnectionRegistry
 from signal_manager.gateway.sessions import Reachable, ResumeSettings
 from signal_manager.gateway.tls import Certificate
 from signal_manager.model import ClientId
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.framing import SUBPROTOCOLS, Framing, choose_subprotocol
-from signal_manager.protocol.session import SessionSettings
+from signal_manager.protocol.state_machine import SessionSettings
 from signal_manager.storage.base import Storage
 
 __all__ = ["Dashboard", "Server"]
@@ -81,7 +81,7 @@ class Server:
     """Listen for clients.
 
     Args:
-        router: answers requests.
+        dispatcher: answers requests.
         bus: where connections make themselves known.
         listening: where clients come in, made by `listener.listen`; the server closes it.
         version: told to clients and by `/health`.
@@ -103,7 +103,7 @@ class Server:
     def __init__(
         self,
         *,
-        router: Router,
+        dispatcher: Dispatcher,
         bus: Bus[Reachable],
         listening: socket.socket,
         version: str,
@@ -127,8 +127,8 @@ class Server:
         self._proxies = TrustedProxies(trusted_proxies)
         self._session = session
         self._resume = resume or ResumeSettings()
-        self._board = Switchboard(
-            router=router,
+        self._registry = ConnectionRegistry(
+            dispatcher=dispatcher,
             bus=bus,
             settings=session,
             limits=limits,
@@ -138,7 +138,7 @@ class Server:
             storage=storage,
         )
         # What is written to clients between the two goes out to each of them in one go.
-        self.join_writes, self.flush_writes = self._board.join, self._board.flush
+        self.join_writes, self.flush_writes = self._registry.join, self._registry.flush
         self._drain_timeout = drain_timeout
         self._listener = Listener(
             self._upgrade,
@@ -149,7 +149,7 @@ class Server:
             max_frame_size=max_message_size,
             read_buffer_size=read_buffer_size,
             certificate=certificate,
-            sample=self._board.sample,
+            sample=self._registry.sample,
         )
         self._publish(metrics)
         self._sweeper: asyncio.Task[None] | None = None
@@ -168,7 +168,7 @@ class Server:
     @property
     def presence(self) -> LiveSessions:
         """Who is connected."""
-        return self._board
+        return self._registry
 
     async def reclaim(self) -> int:
         """Expect the clients whose sessions an earlier start has saved; return how many.
@@ -178,11 +178,11 @@ class Server:
         Raises:
             UnavailableError: the store does not answer.
         """
-        return await self._board.resumption.reclaim()
+        return await self._registry.session_store.reclaim()
 
     def hand_over(self, client_id: ClientId, wants: bytes) -> bytes | None:
         """Give a client's session to the node that it has come to (`bus.base.HandOver`)."""
-        return self._board.resumption.hand_over(client_id, wants)
+        return self._registry.session_store.hand_over(client_id, wants)
 
     async def start(self) -> None:
         """Accept clients.
@@ -193,7 +193,7 @@ class Server:
         await self._listener.start()
         self._started_at = time.monotonic()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="sweep")
-        self._board.phase = Phase.SERVING
+        self._registry.phase = Phase.SERVING
 
     async def stop(self) -> None:
         """Stop listening, send every client away, save sessions, and cut those that do not answer."""
@@ -203,11 +203,11 @@ class Server:
         sweeper.cancel()
         await asyncio.wait([sweeper])
         await self._listener.stop()
-        await self._board.stop(timeout=self._drain_timeout, close_timeout=STOP_TIMEOUT)
+        await self._registry.stop(timeout=self._drain_timeout, close_timeout=STOP_TIMEOUT)
 
     def _publish(self, metrics: Metrics) -> None:
         """Let metrics know how much waits; everything is counted when somebody asks."""
-        connections = self._board.connections
+        connections = self._registry.connections
         metrics.sessions.read_from(lambda: sum(each.is_established for each in connections))
         metrics.handshakes_pending.read_from(lambda: self._listener.half_open)
         metrics.requests_pending.read_from(lambda: sum(each.pending_requests for each in connections))
@@ -238,8 +238,8 @@ class Server:
             request.headers["Connection"] = "upgrade"
         subprotocol = choose_subprotocol(_words(request, "Sec-WebSocket-Protocol"))
         if subprotocol is None:
-            return Connection(self._board, Framing.V1, source=address, opened_at=accepted_at, names_protocol=False)
-        connection = Connection(self._board, SUBPROTOCOLS[subprotocol], source=address, opened_at=accepted_at)
+            return Connection(self._registry, Framing.V1, source=address, opened_at=accepted_at, names_protocol=False)
+        connection = Connection(self._registry, SUBPROTOCOLS[subprotocol], source=address, opened_at=accepted_at)
         response = WSUpgradeResponse.create_101_response({"Sec-WebSocket-Protocol": subprotocol})
         return WSUpgradeResponseWithListener(response, connection)
 
@@ -264,16 +264,16 @@ class Server:
         if wrong is not None:
             return _refusal(HTTPStatus.BAD_REQUEST, wrong)
         if not self._origins.allow(request.headers.getall("Origin", [])):
-            if self._board.sample.takes("origin refused", time.monotonic()):
+            if self._registry.sample.takes("origin refused", time.monotonic()):
                 log.info("origin refused", address=address.text)
             return _refusal(HTTPStatus.FORBIDDEN, "this origin may not connect")
-        wait = self._board.usage.authentication_wait(address, time.monotonic())
+        wait = self._registry.usage.authentication_wait(address, time.monotonic())
         if wait:
             return _refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many failed authentications", retry_after=wait)
-        wait = self._board.usage.connect_wait(address, time.monotonic())
+        wait = self._registry.usage.connect_wait(address, time.monotonic())
         if wait:
             return _refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many connections in a minute", retry_after=wait)
-        if self._board.usage.is_full and len(self._board.strangers) >= TURNED_AWAY:
+        if self._registry.usage.is_full and len(self._registry.strangers) >= TURNED_AWAY:
             return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is full", retry_after=_FULL_RETRY)
         return None
 
@@ -282,7 +282,7 @@ class Server:
             "status": "healthy",
             "version": self._version,
             "uptime": round(time.monotonic() - self._started_at, 3),
-            "connections": len(self._board.connections),
+            "connections": len(self._registry.connections),
         }
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
         response = WSUpgradeResponse.create_ok_response(msgspec.json.encode(body) + b"\n", headers)
@@ -296,11 +296,11 @@ class Server:
         interval = min(max(shortest, _SHORTEST_SWEEP), _LONGEST_SWEEP)
         while True:
             await asyncio.sleep(interval)
-            left_out = self._board.sample.left_out(time.monotonic())
+            left_out = self._registry.sample.left_out(time.monotonic())
             if left_out:
                 log.info("lines about strangers left out", counts=left_out)
             try:
-                self._board.sweep(time.monotonic())
+                self._registry.sweep(time.monotonic())
             except Exception:
                 log.exception("sweep failed")
 

@@ -1,7 +1,8 @@
 """Sessions that outlive their connections: who is away, what waits for whom, and what another start needs of them.
 
-A `connection.py` hands its session over when it drops and gets it back on the next one; meanwhile the session itself
-stands for its client on the bus. What may be resumed is decided in `protocol/resume.py`; `switchboard.py` drains.
+A `gateway/connection.py` hands its session over when it drops and gets it back on the next one; meanwhile the session
+itself stands for its client on the bus. What may be resumed is decided in `protocol/resume.py`; `gateway/registry.py`
+drains.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from signal_manager.errors import (
     TooLargeError,
     UnavailableError,
 )
-from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId, taken_up_at
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.catalogue import spec_of
@@ -48,16 +49,16 @@ from signal_manager.protocol.resume import (
     SERVICE_CONFIRM_WEIGHT,
     SESSION_OVERHEAD,
     Budget,
+    ClientSession,
     Journal,
-    Manner,
     Outcome,
-    Standing,
-    Stay,
+    SessionPhase,
+    WireFormat,
 )
-from signal_manager.protocol.session import Received, Session
+from signal_manager.protocol.state_machine import ConnectionStateMachine, Received
 from signal_manager.storage.base import Storage
 
-__all__ = ["Carrier", "Reachable", "ResumableSession", "ResumeSettings", "Resumption"]
+__all__ = ["Carrier", "Reachable", "ResumableSession", "ResumeSettings", "SessionStore"]
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +113,7 @@ class ResumableSession:
 
     Args:
         owner: where it is known by its id.
-        stay: what it is, and what it keeps.
+        client_session: its state, and what it keeps for the client.
         caller: who it is to the rest of the service.
         connection: what carries it now.
     """
@@ -120,12 +121,24 @@ class ResumableSession:
     # How signals reach a client that is away: through the codec, which tells their sender what became of them.
     relay_end: RelayEnd | None = None
 
-    __slots__ = ("_opened_at", "_owner", "address", "caller", "connection", "is_busy", "left_by", "pending", "stay")
+    __slots__ = (
+        "_opened_at",
+        "_owner",
+        "address",
+        "caller",
+        "client_session",
+        "connection",
+        "is_busy",
+        "left_by",
+        "pending",
+    )
 
-    def __init__(self, owner: Resumption, stay: Stay, caller: Caller, connection: Carrier | None) -> None:
+    def __init__(
+        self, owner: SessionStore, client_session: ClientSession, caller: Caller, connection: Carrier | None
+    ) -> None:
         self._owner = owner
         self._opened_at = time.monotonic()
-        self.stay = stay
+        self.client_session = client_session
         self.caller = caller
         self.connection = connection
         self.address = connection.address if connection is not None else "unknown"
@@ -141,7 +154,7 @@ class ResumableSession:
     @property
     def instance_id(self) -> str | None:
         """What the client calls the running copy of itself."""
-        return self.stay.instance_id
+        return self.client_session.instance_id
 
     @property
     def taken_up_at(self) -> int:
@@ -155,7 +168,7 @@ class ResumableSession:
             TooLargeError: no buffer could hold the signal.
             RateLimitedError: there is no room for the signal. Its sender is refused, the session stays.
         """
-        data = self._encode(message, message_id, self.stay.manner.payload_type)
+        data = self._encode(message, message_id, self.client_session.wire_format.payload_type)
         sender = message.sender_client_id if isinstance(message, Signal) else None
         if sender is None or not self.is_away:
             return self._queue(data)
@@ -188,14 +201,14 @@ class ResumableSession:
 
     # -- what its connection calls -------------------------------------------------------------------------------
 
-    def suspend(self, connection: Carrier, session: Session) -> bool:
+    def suspend(self, connection: Carrier, session: ConnectionStateMachine) -> bool:
         """Wait for the client to come back, now that its connection is gone; False when the session ends instead.
 
         Args:
             session: what the connection has been; it knows how long its client may be missed in a room.
         """
         now = time.monotonic()
-        if not self.stay.drop(now, latest=session.must_return_by(now)):
+        if not self.client_session.drop(now, latest=session.must_return_by(now)):
             self._owner.forget(self)
             return False
         self.connection = None
@@ -205,14 +218,14 @@ class ResumableSession:
     def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> bool:
         """Hand over the reply to a request, wherever the client is now; False when the session has ended."""
         if id(request) not in self.pending:
-            return self.stay.standing is not Standing.ENDED  # it was answered when the session was saved
+            return self.client_session.phase is not SessionPhase.ENDED  # it was answered when the session was saved
         if self.connection is not None:
             self.connection.answered(request, reply, exclusive=exclusive)
             return True
         del self.pending[id(request)]
         if exclusive:
             self.is_busy = False
-        if self.stay.standing is not Standing.AWAY:
+        if self.client_session.phase is not SessionPhase.AWAY:
             return False
         self._owner.mark(self, is_away=True)  # the request may have brought it into a room
         return self._queue(reply) is Delivery.QUEUED
@@ -221,7 +234,7 @@ class ResumableSession:
         """Go on, on a new connection, and return what the client misses."""
         former, self.connection, self.caller = self.connection, connection, caller
         self.address = connection.address
-        missing = self.stay.resume(received)
+        missing = self.client_session.resume(received)
         self._owner.resumed(self, former, connection)
         if former is not None:
             former.handed_over()
@@ -229,13 +242,13 @@ class ResumableSession:
 
     def ended(self) -> None:
         """Take note that the client has left, or was made to, together with its connection."""
-        self.stay.end()
+        self.client_session.end()
         self.connection = None
         self._owner.forget(self)
 
     def end(self, reason: str) -> None:
         """End while the client is away."""
-        self.stay.end()
+        self.client_session.end()
         self._owner.ended(self, reason)
 
     def freeze(self) -> None:
@@ -244,7 +257,7 @@ class ResumableSession:
         for request in self.pending.values():
             error = UnavailableError(_RESTARTING)
             refusal = ErrorMessage(error_code=error.code, error_message=error.message, retryable=True)
-            self.stay.journal.keep(self._encode(refusal, request.message_id, request.payload_type))
+            self.client_session.journal.keep(self._encode(refusal, request.message_id, request.payload_type))
         self.pending.clear()
 
     # -- what operators see and do (`LiveSession`) -----------------------------------------------------------------
@@ -252,27 +265,27 @@ class ResumableSession:
     @property
     def client_id(self) -> ClientId:
         """The client that it proved to be."""
-        return self.stay.client_id
+        return self.client_session.client_id
 
     @property
     def session_id(self) -> SessionId:
         """The session's id."""
-        return self.stay.session_id
+        return self.client_session.session_id
 
     @property
     def is_away(self) -> bool:
         """Whether it waits for its client to come back."""
-        return self.stay.standing is Standing.AWAY
+        return self.client_session.phase is SessionPhase.AWAY
 
     @property
     def framing(self) -> str:
         """How its messages are wrapped."""
-        return self.stay.manner.framing.value
+        return self.client_session.wire_format.framing.value
 
     @property
     def encoding(self) -> str:
         """How it writes payloads."""
-        return self.stay.manner.payload_type.name.lower()
+        return self.client_session.wire_format.payload_type.name.lower()
 
     @property
     def age(self) -> float:
@@ -282,12 +295,12 @@ class ResumableSession:
     @property
     def received(self) -> int:
         """Messages from the client, over all its connections."""
-        return self.stay.journal.received
+        return self.client_session.journal.received
 
     @property
     def sent(self) -> int:
         """Messages to the client, over all its connections."""
-        return self.stay.journal.sent
+        return self.client_session.journal.sent
 
     def evict(self) -> None:
         """End the session because an operator says so."""
@@ -299,16 +312,16 @@ class ResumableSession:
     def _queue(self, data: bytes) -> Delivery:
         if not self.is_away:
             return Delivery.OFFLINE
-        if self.stay.queue(data):
+        if self.client_session.queue(data):
             return Delivery.QUEUED
         self._owner.ended(self, _LOST)
         return Delivery.OFFLINE
 
     def _encode(self, message: Message, message_id: bytes | None, payload_type: PayloadType) -> bytes:
-        manner = self.stay.manner
+        wire_format = self.client_session.wire_format
         payload_type, payload = encode_payload(message, payload_type, Shape.PLAIN, sent_by=Peer.SERVICE)
         message_type = spec_of(message).message_type
-        data = encode_frame(manner.framing, message_type, message_id or uuid4().bytes, payload_type, payload)
+        data = encode_frame(wire_format.framing, message_type, message_id or uuid4().bytes, payload_type, payload)
         self._owner.metrics.messages_sent.labelled(message_type.name).add()
         return data
 
@@ -347,12 +360,12 @@ def relay_each(
     return exceptional
 
 
-class Resumption:
+class SessionStore:
     """All sessions of this process that can be resumed.
 
     Args:
         bus: where they stand for their clients while those are away.
-        router: is told of sessions that have ended.
+        dispatcher: is told of sessions that have ended.
         storage: keeps them from one start to the next; None for a service that does not.
         metrics: counts what becomes of them.
         depart: called with every session that has ended while its client was away.
@@ -362,7 +375,7 @@ class Resumption:
         self,
         *,
         bus: Bus[Reachable],
-        router: Router,
+        dispatcher: Dispatcher,
         storage: Storage | None,
         settings: ResumeSettings,
         metrics: Metrics,
@@ -371,7 +384,7 @@ class Resumption:
         self.metrics = metrics
         self.settings = settings
         self._bus = bus
-        self._router = router
+        self._dispatcher = dispatcher
         self._storage = storage
         self._depart = depart
         self._budget = Budget(settings.total_bytes)
@@ -387,15 +400,15 @@ class Resumption:
         """Yield the sessions whose clients are away."""
         return iter(tuple(self._away.values()))
 
-    def open(self, connection: Carrier, caller: Caller, connect: Connect, manner: Manner) -> ResumableSession:
+    def open(self, connection: Carrier, caller: Caller, connect: Connect, wire_format: WireFormat) -> ResumableSession:
         """Begin a session that outlives its connection."""
         settings = self.settings
-        stay = Stay(
+        client_session = ClientSession(
             session_id=caller.session_id,
             client_id=caller.identity.client_id,
             instance_id=connect.instance_id,
             token=secrets.token_urlsafe(_TOKEN_BYTES),
-            manner=manner,
+            wire_format=wire_format,
             window=settings.window,
             journal=Journal(
                 limit=settings.buffer_bytes,
@@ -404,13 +417,17 @@ class Resumption:
                 overhead=SESSION_OVERHEAD,
             ),
         )
-        session = self._sessions[stay.session_id] = ResumableSession(self, stay, caller, connection)
+        session = self._sessions[client_session.session_id] = ResumableSession(self, client_session, caller, connection)
         return session
 
     def give_up(self, session: ResumableSession, offer: Resume, client_id: ClientId) -> None:
         """End the session that a client names and has lost to a newer device; nothing if it is somebody else's."""
         is_here = self._sessions.get(session.session_id) is session
-        if is_here and session.stay.judge(offer, client_id, session.stay.manner) is not Outcome.FORBIDDEN:
+        if (
+            is_here
+            and session.client_session.judge(offer, client_id, session.client_session.wire_format)
+            is not Outcome.FORBIDDEN
+        ):
             (session.connection or session).replaced(same_instance=False)
 
     async def find(self, offer: Resume, client_id: ClientId) -> ResumableSession | None:
@@ -426,15 +443,18 @@ class Resumption:
         saved = await self._storage.take_session(session_id, now=time.time())
         if saved is None:
             return None
-        stay = self._load(saved)
-        if stay is not None and stay.judge(offer, client_id, stay.manner) is Outcome.FORBIDDEN:
+        client_session = self._load(saved)
+        if (
+            client_session is not None
+            and client_session.judge(offer, client_id, client_session.wire_format) is Outcome.FORBIDDEN
+        ):
             await self._storage.save_sessions([saved])  # it is for somebody else to come back to
             return None
-        return self._admit(stay) if stay is not None else None
+        return self._admit(client_session) if client_session is not None else None
 
-    def ask(self, offer: Resume, manner: Manner) -> bytes:
+    def ask(self, offer: Resume, wire_format: WireFormat) -> bytes:
         """Return what another node needs to know to hand a session over."""
-        return _encode_wanted(_Wanted(offer, manner.framing, manner.payload_type, manner.shape))
+        return _encode_wanted(_Wanted(offer, wire_format.framing, wire_format.payload_type, wire_format.shape))
 
     def hand_over(self, client_id: ClientId, wants: bytes) -> bytes | None:
         """End a session here so that it can go on at another node, and return it; None when it cannot go on there."""
@@ -443,8 +463,8 @@ class Resumption:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         session = self._sessions.get(SessionId(wanted.offer.session_id))
-        manner = Manner(wanted.framing, wanted.payload_type, wanted.shape)
-        if session is None or session.stay.judge(wanted.offer, client_id, manner) is not Outcome.RESUMED:
+        wire_format = WireFormat(wanted.framing, wanted.payload_type, wanted.shape)
+        if session is None or session.client_session.judge(wanted.offer, client_id, wire_format) is not Outcome.RESUMED:
             return None
         former = session.connection
         self.forget(session)
@@ -452,21 +472,23 @@ class Resumption:
         session.freeze()
         if former is not None:
             former.handed_over()
-        session.stay.is_registered = self._router.hand_over(session.caller)
-        return session.stay.save()
+        session.client_session.is_registered = self._dispatcher.hand_over(session.caller)
+        return session.client_session.save()
 
     def receive(self, client_id: ClientId, state: bytes) -> ResumableSession | None:
         """Take a session that another node has handed over; None when it is of no use here."""
         saved = SavedSession(session_id=SessionId(""), client_id=client_id, state=state, expires_at=0.0)
-        stay = self._load(saved)
-        return self._admit(stay) if stay is not None else None
+        client_session = self._load(saved)
+        return self._admit(client_session) if client_session is not None else None
 
-    def judge(self, session: ResumableSession | None, offer: Resume, client_id: ClientId, manner: Manner) -> bool:
+    def judge(
+        self, session: ResumableSession | None, offer: Resume, client_id: ClientId, wire_format: WireFormat
+    ) -> bool:
         """Say whether a client may go on with a session, and count what became of its wish.
 
         A session that is the client's own and cannot go on ends: it would only wait for nobody.
         """
-        outcome = Outcome.UNKNOWN if session is None else session.stay.judge(offer, client_id, manner)
+        outcome = Outcome.UNKNOWN if session is None else session.client_session.judge(offer, client_id, wire_format)
         self.metrics.resumes.labelled(outcome.value).add()
         if session is not None and outcome in {Outcome.DIFFERENT, Outcome.INCOMPLETE}:
             former = session.connection
@@ -479,7 +501,7 @@ class Resumption:
     def sweep(self, now: float) -> None:
         """End the sessions whose clients stayed away for too long, or whose messages gave way to others'."""
         for session in tuple(self._away.values()):
-            if session.stay.has_expired(now) or session.stay.has_overflowed():
+            if session.client_session.has_expired(now) or session.client_session.has_overflowed():
                 self.ended(session, _LOST)
 
     async def reclaim(self) -> int:
@@ -493,25 +515,25 @@ class Resumption:
             page = await self._storage.take_sessions(now=time.time())
             if not page:
                 break
-            for stay in map(self._load, page):
-                if stay is not None:
-                    session = self._admit(stay)
+            for client_session in map(self._load, page):
+                if client_session is not None:
+                    session = self._admit(client_session)
                     await self.adopt(session)
                     reclaimed += 1
         return reclaimed
 
     async def adopt(self, session: ResumableSession) -> None:
         """Let the record of a client that had registered be this session's again, on this node."""
-        if not session.stay.is_registered:
+        if not session.client_session.is_registered:
             return
         try:
-            await self._router.adopt(session.caller)
+            await self._dispatcher.adopt(session.caller)
         except SignalManagerError as error:
             log.warning("client record not updated", client_id=session.client_id, reason=error.message)
 
     def freeze(self) -> list[ResumableSession]:
         """Stop all sessions that can be saved, forget them here, and return them."""
-        frozen = [session for session in self._sessions.values() if session.stay.journal.is_complete]
+        frozen = [session for session in self._sessions.values() if session.client_session.journal.is_complete]
         self._sessions.clear()
         self._away.clear()
         for session in frozen:
@@ -529,7 +551,7 @@ class Resumption:
             SavedSession(
                 session_id=session.session_id,
                 client_id=session.client_id,
-                state=session.stay.save(),
+                state=session.client_session.save(),
                 expires_at=expires_at,
             )
             for session in sessions
@@ -545,7 +567,7 @@ class Resumption:
     async def _release(self, session: ResumableSession) -> None:
         """Let storage say that a client is offline until it comes back to the next start."""
         try:
-            session.stay.is_registered = await self._router.release(session.caller)
+            session.client_session.is_registered = await self._dispatcher.release(session.caller)
         except SignalManagerError as error:
             log.warning("client record not updated", client_id=session.client_id, reason=error.message)
 
@@ -567,7 +589,7 @@ class Resumption:
 
     def mark(self, session: ResumableSession, *, is_away: bool) -> None:
         """Let the members of a session's room know that its client is away, or back."""
-        self._router.mark(session.session_id, is_away=is_away)
+        self._dispatcher.mark(session.session_id, is_away=is_away)
 
     def forget(self, session: ResumableSession) -> None:
         """Forget a session that has ended."""
@@ -592,7 +614,7 @@ class Resumption:
         if (
             left + weight > share
             or left_in_all + weight > self.settings.total_bytes * _TOTAL_SHARE
-            or not session.stay.journal.has_room(weight - MESSAGE_OVERHEAD)
+            or not session.client_session.journal.has_room(weight - MESSAGE_OVERHEAD)
         ):
             raise RateLimitedError(f"client {session.client_id} is away, and no more of this is kept for it")
 
@@ -616,10 +638,10 @@ class Resumption:
         self._bus.detach(session.client_id, session)
         self._depart(session.caller, reason)
 
-    def _load(self, saved: SavedSession) -> Stay | None:
+    def _load(self, saved: SavedSession) -> ClientSession | None:
         settings = self.settings
         try:
-            stay = Stay.load(
+            client_session = ClientSession.load(
                 saved.state,
                 window=settings.window,
                 limit=settings.buffer_bytes,
@@ -629,13 +651,15 @@ class Resumption:
         except MalformedMessageError as error:
             log.warning("saved session not readable", session_id=saved.session_id, reason=error.message)
             return None
-        return stay if stay.standing is Standing.AWAY else None  # it may be larger than what is kept here
+        return (
+            client_session if client_session.phase is SessionPhase.AWAY else None
+        )  # it may be larger than what is kept here
 
-    def _admit(self, stay: Stay) -> ResumableSession:
+    def _admit(self, client_session: ClientSession) -> ResumableSession:
         """Expect the client of a session that was saved; one that is here already is not disturbed."""
-        caller = Caller(Identity(client_id=stay.client_id), stay.session_id, "")
-        session = self._sessions[stay.session_id] = ResumableSession(self, stay, caller, None)
-        self._away[stay.session_id] = session
-        if stay.client_id not in self._bus.subscribers:
-            self._bus.attach(stay.client_id, session)
+        caller = Caller(Identity(client_id=client_session.client_id), client_session.session_id, "")
+        session = self._sessions[client_session.session_id] = ResumableSession(self, client_session, caller, None)
+        self._away[client_session.session_id] = session
+        if client_session.client_id not in self._bus.subscribers:
+            self._bus.attach(client_session.client_id, session)
         return session

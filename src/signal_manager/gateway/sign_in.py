@@ -1,6 +1,6 @@
 """Who a client is, and which session it may go on with: what has to be waited for between CONNECT and its answer.
 
-`conversation.py` asks here in the background, and welcomes the client or turns it away by what comes out.
+`gateway/conversation.py` asks here in the background, and welcomes the client or turns it away by what comes out.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import structlog
 from signal_manager.bus.base import Claimed
 from signal_manager.errors import AuthenticationError, RateLimitedError, SignalManagerError, UnavailableError
 from signal_manager.gateway.limits import ClientAddress
-from signal_manager.gateway.registry import Line, Switchboard
+from signal_manager.gateway.registry import ConnectionRegistry, Line
 from signal_manager.gateway.sessions import ResumableSession
 from signal_manager.model import Caller, taken_up_at
 from signal_manager.protocol.messages import Connect
-from signal_manager.protocol.resume import Manner
+from signal_manager.protocol.resume import WireFormat
 
-__all__ = ["Admission", "NoSeatError", "admit", "renew", "session_to_go_on_with"]
+__all__ = ["Admission", "ServiceFullError", "admit", "renew", "session_to_go_on_with"]
 
 log = structlog.get_logger(__name__)
 
@@ -32,11 +32,13 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     former: ResumableSession | None  # the session that it wants to go on with, as far as it is here or in storage
 
 
-class NoSeatError(UnavailableError):
+class ServiceFullError(UnavailableError):
     """The client is who it says, and the service is full."""
 
 
-async def admit(board: Switchboard, connect: Connect, *, wire: Line, manner: Manner | None) -> Admission:
+async def admit(
+    registry: ConnectionRegistry, connect: Connect, *, wire: Line, wire_format: WireFormat | None
+) -> Admission:
     """Find out who a client is, and have the other nodes let go of it.
 
     Args:
@@ -50,73 +52,79 @@ async def admit(board: Switchboard, connect: Connect, *, wire: Line, manner: Man
     """
     source = wire.source
     try:
-        board.usage.check_authentication(source, time.monotonic())
-        caller = await board.router.admit(connect, is_near=source.is_near)
-        if not board.take_seat(wire):  # before others let go of the client
-            raise NoSeatError("the service is full")
-        former = await _former(board, caller, connect) if manner is not None else None
-        claimed = await _claim(board, caller, connect, manner if former is None else None)
+        registry.usage.check_authentication(source, time.monotonic())
+        caller = await registry.dispatcher.admit(connect, is_near=source.is_near)
+        if not registry.take_seat(wire):  # before others let go of the client
+            raise ServiceFullError("the service is full")
+        former = await _former(registry, caller, connect) if wire_format is not None else None
+        claimed = await _claim(registry, caller, connect, wire_format if former is None else None)
         if not claimed.is_won and former is not None and connect.resume is not None:
-            board.resumption.give_up(former, connect.resume, caller.identity.client_id)
+            registry.session_store.give_up(former, connect.resume, caller.identity.client_id)
     except SignalManagerError as error:
-        _count(board, error, source)
-        if board.sample.takes("connection refused", time.monotonic()):
+        _count(registry, error, source)
+        if registry.sample.takes("connection refused", time.monotonic()):
             log.info("connection refused", client_id=connect.client_id, address=source.text, reason=error.message)
         raise
-    board.metrics.authentications.labelled("accepted").add()
+    registry.metrics.authentications.labelled("accepted").add()
     return Admission(caller=caller, claimed=claimed, former=former)
 
 
-async def renew(board: Switchboard, caller: Caller, token: str, *, source: ClientAddress) -> Caller:
+async def renew(registry: ConnectionRegistry, caller: Caller, token: str, *, source: ClientAddress) -> Caller:
     """Find out what a client may do by another token of its own; failures count as those of CONNECT.
 
     Raises:
         SignalManagerError: it is refused, or nobody can tell now; that is counted and in the log by then.
     """
     try:
-        board.usage.check_authentication(source, time.monotonic())
-        renewed = await board.router.renew(caller, token, is_near=source.is_near)
+        registry.usage.check_authentication(source, time.monotonic())
+        renewed = await registry.dispatcher.renew(caller, token, is_near=source.is_near)
     except SignalManagerError as error:
-        _count(board, error, source)
+        _count(registry, error, source)
         client_id = caller.identity.client_id
         log.info("token not renewed", client_id=client_id, address=source.text, reason=error.message)
         raise
-    board.metrics.authentications.labelled("renewed").add()
+    registry.metrics.authentications.labelled("renewed").add()
     return renewed
 
 
-def _count(board: Switchboard, error: SignalManagerError, source: ClientAddress) -> None:
+def _count(registry: ConnectionRegistry, error: SignalManagerError, source: ClientAddress) -> None:
     outcome = "unavailable" if error.may_retry else "refused"
     if isinstance(error, AuthenticationError):
-        board.usage.authentication_failed(source, time.monotonic())
+        registry.usage.authentication_failed(source, time.monotonic())
     elif isinstance(error, RateLimitedError):
         outcome = "limited"
-    board.metrics.authentications.labelled(outcome).add()
+    registry.metrics.authentications.labelled(outcome).add()
 
 
-def session_to_go_on_with(board: Switchboard, admission: Admission) -> ResumableSession | None:
+def session_to_go_on_with(registry: ConnectionRegistry, admission: Admission) -> ResumableSession | None:
     """Return the session that an admitted client had, wherever it was; None when there is none."""
     former, handed_over = admission.former, admission.claimed.handed_over
     if former is None and handed_over is not None:
-        former = board.resumption.receive(admission.caller.identity.client_id, handed_over)
+        former = registry.session_store.receive(admission.caller.identity.client_id, handed_over)
         if former is not None:
-            board.start(board.resumption.adopt(former), name="adopt")
+            registry.start(registry.session_store.adopt(former), name="adopt")
     return former
 
 
-async def _former(board: Switchboard, caller: Caller, connect: Connect) -> ResumableSession | None:
+async def _former(registry: ConnectionRegistry, caller: Caller, connect: Connect) -> ResumableSession | None:
     if connect.resume is None:
         return None
-    return await board.resumption.find(connect.resume, caller.identity.client_id)
+    return await registry.session_store.find(connect.resume, caller.identity.client_id)
 
 
-async def _claim(board: Switchboard, caller: Caller, connect: Connect, manner: Manner | None) -> Claimed:
+async def _claim(
+    registry: ConnectionRegistry, caller: Caller, connect: Connect, wire_format: WireFormat | None
+) -> Claimed:
     """Have the other nodes let go of the client, and of its session where it wants to go on with that.
 
     The device that its user has left must not take the client back from the one that is used now.
     """
-    wants = board.resumption.ask(connect.resume, manner) if connect.resume is not None and manner is not None else None
-    return await board.bus.claim(
+    wants = (
+        registry.session_store.ask(connect.resume, wire_format)
+        if connect.resume is not None and wire_format is not None
+        else None
+    )
+    return await registry.bus.claim(
         caller.identity.client_id,
         connect.instance_id,
         wants=wants,

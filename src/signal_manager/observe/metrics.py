@@ -1,7 +1,8 @@
 """Counters and histograms of the whole service, declared once and read by Prometheus when it asks.
 
 Counting is adding to a plain int, so that hot paths may count; `Metrics` is a prometheus-client collector and does the
-work of presenting the numbers. It imports nothing of ours, and `app.py` hands the one instance to whoever counts.
+work of presenting the numbers. It imports nothing of ours, and `service/app.py` hands the one instance to whoever
+counts.
 
 To add one: declare a family in `Metrics.__init__` with its help text and label names, and count with
 `metrics.the_family.labelled("value", …).add()` or `.observe(seconds)`. A hot path looks its child up once and keeps

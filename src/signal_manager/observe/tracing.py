@@ -1,7 +1,7 @@
 """Optional traces: where the time of a request goes, for whoever has OpenTelemetry configured with its own variables.
 
-`app.py` opens it and puts it around storage and the SFU; `router.py` has a span for each request. Without configuration
-there is no `Tracing`, and nothing of OpenTelemetry's SDK is imported.
+`service/app.py` opens it and puts it around storage and the SFU; `gateway/dispatcher.py` has a span for each request.
+Without configuration there is no `Tracing`, and nothing of OpenTelemetry's SDK is imported.
 """
 
 from __future__ import annotations

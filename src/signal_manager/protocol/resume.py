@@ -1,7 +1,7 @@
 """What lets a session outlive its connections and prove that nothing was lost: counts, and what is not confirmed yet.
 
-Both sides keep a `Journal`; the service keeps a `Stay` besides, which says whether a client may go on where it was.
-docs/protocol.md, "Resume", has the rules; `resumption.py` and the client's `link.py` do the rest.
+Both sides keep a `Journal`; the service keeps a `ClientSession` besides, which says whether a client may go on where it
+was. docs/protocol.md, "Resume", has the rules; `gateway/sessions.py` and the client's `link.py` do the rest.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from signal_manager.protocol.websocket import frame_head, messages_in
 __all__ = [
     "CONFIRM_WEIGHT",
     "MESSAGE_OVERHEAD",
+    "PHASES",
     "SERVICE_CONFIRM_WEIGHT",
     "SESSION_OVERHEAD",
-    "STANDINGS",
     "UNCOUNTED",
     "Budget",
+    "ClientSession",
     "Journal",
-    "Manner",
     "Outcome",
-    "Standing",
-    "Stay",
-    "Turn",
+    "SessionInput",
+    "SessionPhase",
+    "WireFormat",
 ]
 
 # What each side sends again in its own way, or only once per connection.
@@ -255,7 +255,7 @@ class Journal:
             self.is_complete = False
 
 
-class Standing(StrEnum):
+class SessionPhase(StrEnum):
     """Where a session stands that may outlive its connection."""
 
     CONNECTED = "connected"
@@ -263,7 +263,7 @@ class Standing(StrEnum):
     ENDED = "ended"
 
 
-class Turn(StrEnum):
+class SessionInput(StrEnum):
     """What can happen to such a session."""
 
     DROPPED = "connection lost"
@@ -274,18 +274,18 @@ class Turn(StrEnum):
     SAVED = "saved for another start"
 
 
-# The legal moves, whole: nothing else assigns `Stay.standing`.
-STANDINGS: dict[tuple[Standing, Turn], Standing] = {
-    (Standing.CONNECTED, Turn.DROPPED): Standing.AWAY,
+# The legal moves, whole: nothing else assigns `ClientSession.phase`.
+PHASES: dict[tuple[SessionPhase, SessionInput], SessionPhase] = {
+    (SessionPhase.CONNECTED, SessionInput.DROPPED): SessionPhase.AWAY,
     # The new connection came before the old one's end was noticed.
-    (Standing.CONNECTED, Turn.RESUMED): Standing.CONNECTED,
-    (Standing.CONNECTED, Turn.LEFT): Standing.ENDED,
-    (Standing.CONNECTED, Turn.SAVED): Standing.ENDED,
-    (Standing.AWAY, Turn.RESUMED): Standing.CONNECTED,
-    (Standing.AWAY, Turn.OVERFLOWED): Standing.ENDED,
-    (Standing.AWAY, Turn.EXPIRED): Standing.ENDED,
-    (Standing.AWAY, Turn.LEFT): Standing.ENDED,
-    (Standing.AWAY, Turn.SAVED): Standing.ENDED,
+    (SessionPhase.CONNECTED, SessionInput.RESUMED): SessionPhase.CONNECTED,
+    (SessionPhase.CONNECTED, SessionInput.LEFT): SessionPhase.ENDED,
+    (SessionPhase.CONNECTED, SessionInput.SAVED): SessionPhase.ENDED,
+    (SessionPhase.AWAY, SessionInput.RESUMED): SessionPhase.CONNECTED,
+    (SessionPhase.AWAY, SessionInput.OVERFLOWED): SessionPhase.ENDED,
+    (SessionPhase.AWAY, SessionInput.EXPIRED): SessionPhase.ENDED,
+    (SessionPhase.AWAY, SessionInput.LEFT): SessionPhase.ENDED,
+    (SessionPhase.AWAY, SessionInput.SAVED): SessionPhase.ENDED,
 }
 
 
@@ -299,7 +299,7 @@ class Outcome(StrEnum):
     INCOMPLETE = "incomplete"  # messages are missing, or the counts cannot be
 
 
-class Manner(NamedTuple):
+class WireFormat(NamedTuple):
     """How a connection speaks; what was kept for one manner is of no use to another."""
 
     framing: Framing
@@ -307,7 +307,7 @@ class Manner(NamedTuple):
     shape: Shape
 
 
-class Stay:
+class ClientSession:
     """One session of one client, over all its connections.
 
     Args:
@@ -321,11 +321,11 @@ class Stay:
         "instance_id",
         "is_registered",
         "journal",
-        "manner",
+        "phase",
         "session_id",
-        "standing",
         "token",
         "window",
+        "wire_format",
     )
 
     def __init__(
@@ -335,7 +335,7 @@ class Stay:
         client_id: ClientId,
         instance_id: str | None,
         token: str,
-        manner: Manner,
+        wire_format: WireFormat,
         window: float,
         journal: Journal,
     ) -> None:
@@ -343,26 +343,26 @@ class Stay:
         self.client_id = client_id
         self.instance_id = instance_id
         self.token = token
-        self.manner = manner
+        self.wire_format = wire_format
         self.window = window
         self.journal = journal
-        self.standing = Standing.CONNECTED
+        self.phase = SessionPhase.CONNECTED
         self.expires_at: float | None = None  # in time as `drop` was given it, while away
         self.is_registered = False  # whether storage has a record that this session keeps online
 
-    def judge(self, offer: Resume, client_id: ClientId, manner: Manner) -> Outcome:
+    def judge(self, offer: Resume, client_id: ClientId, wire_format: WireFormat) -> Outcome:
         """Say whether a client may go on from `offer`; nothing changes."""
         if self.client_id != client_id or not hmac.compare_digest(_bytes(offer.resume_token), _bytes(self.token)):
             return Outcome.FORBIDDEN
-        if self.standing is Standing.ENDED:
+        if self.phase is SessionPhase.ENDED:
             return Outcome.UNKNOWN
-        if manner != self.manner:
+        if wire_format != self.wire_format:
             return Outcome.DIFFERENT
         return Outcome.RESUMED if self.journal.can_continue_from(offer.received) else Outcome.INCOMPLETE
 
     def resume(self, received: int) -> tuple[bytes, ...]:
         """Go on, on a new connection, and return what the client misses; `judge` has said that it may."""
-        self._turn(Turn.RESUMED)
+        self._turn(SessionInput.RESUMED)
         self.expires_at = None
         self.journal.confirm(received)
         return self.journal.unconfirmed
@@ -376,7 +376,7 @@ class Stay:
         if not self.journal.is_complete:
             self.end()
             return False
-        self._turn(Turn.DROPPED)
+        self._turn(SessionInput.DROPPED)
         self.expires_at = now + self.window if latest is None else min(now + self.window, latest)
         return True
 
@@ -389,7 +389,7 @@ class Stay:
         """Tell whether a client that is away has lost what was kept for it, and end the session if so."""
         if self.journal.is_complete:
             return False
-        self._turn(Turn.OVERFLOWED)
+        self._turn(SessionInput.OVERFLOWED)
         self.journal.give_up()
         return True
 
@@ -397,29 +397,29 @@ class Stay:
         """Tell whether the client has stayed away for too long, and end the session if so."""
         if self.expires_at is None or now < self.expires_at:
             return False
-        self._turn(Turn.EXPIRED)
+        self._turn(SessionInput.EXPIRED)
         self.journal.give_up()
         return True
 
     def end(self) -> None:
         """End the session: the client has left, was refused or replaced. An end is final, and may come twice."""
-        if self.standing is not Standing.ENDED:
-            self._turn(Turn.LEFT)
+        if self.phase is not SessionPhase.ENDED:
+            self._turn(SessionInput.LEFT)
         self.journal.give_up()
 
     def save(self) -> bytes:
         """End the session here and return it whole, for another process to `load`."""
         journal = self.journal
-        self._turn(Turn.SAVED)
+        self._turn(SessionInput.SAVED)
         state = _Saved(
             version=_VERSION,
             session_id=self.session_id,
             client_id=self.client_id,
             instance_id=self.instance_id,
             token=self.token,
-            framing=self.manner.framing,
-            payload_type=self.manner.payload_type,
-            shape=self.manner.shape,
+            framing=self.wire_format.framing,
+            payload_type=self.wire_format.payload_type,
+            shape=self.wire_format.shape,
             received=journal.received,
             sent=journal.sent,
             unconfirmed=journal.unconfirmed,
@@ -429,7 +429,7 @@ class Stay:
         return _encode(state)
 
     @classmethod
-    def load(cls, data: bytes, *, window: float, limit: int, budget: Budget, now: float) -> Stay:
+    def load(cls, data: bytes, *, window: float, limit: int, budget: Budget, now: float) -> ClientSession:
         """Return a session that was saved, away from `now` on.
 
         Raises:
@@ -450,21 +450,21 @@ class Stay:
             sent=saved.sent,
             unconfirmed=saved.unconfirmed,
         )
-        stay = cls(
+        client_session = cls(
             session_id=saved.session_id,
             client_id=saved.client_id,
             instance_id=saved.instance_id,
             token=saved.token,
-            manner=Manner(saved.framing, saved.payload_type, saved.shape),
+            wire_format=WireFormat(saved.framing, saved.payload_type, saved.shape),
             window=window,
             journal=journal,
         )
-        stay.is_registered = saved.is_registered
-        stay.drop(now)
-        return stay
+        client_session.is_registered = saved.is_registered
+        client_session.drop(now)
+        return client_session
 
-    def _turn(self, turn: Turn) -> None:
-        self.standing = STANDINGS[self.standing, turn]
+    def _turn(self, turn: SessionInput) -> None:
+        self.phase = PHASES[self.phase, turn]
 
 
 def _bytes(token: str) -> bytes:

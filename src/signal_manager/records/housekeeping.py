@@ -1,7 +1,7 @@
 """What keeps storage true while nobody asks: leases, records of nodes that are gone, records past their time.
 
 A node vouches for its records with one lease. When it ends without a word its lease runs out, and whichever node sees
-that first cleans up after it, once. `app.py` runs this beside the server.
+that first cleans up after it, once. `service/app.py` runs this beside the server.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What clients put on record: capabilities, metadata, and whether they are there.
 
-The router calls it for REGISTER and UNREGISTER and when a session ends; `housekeeping.py` when a whole node has ended.
-Relaying never waits for any of this.
+The dispatcher calls it for REGISTER and UNREGISTER and when a session ends; `records/housekeeping.py` when a whole node
+has ended. Relaying never waits for any of this.
 """
 
 from __future__ import annotations

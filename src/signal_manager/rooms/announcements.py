@@ -1,7 +1,7 @@
 """How a change of a room becomes known: to the other nodes, and in the order of `sequence` to the members here.
 
-`roster.py` and other nodes bring changes; `chronicle.py` says which of them can be told, and what is missing is read
-from the room's record.
+`memberships.py` and other nodes bring changes; `room_log.py` says which of them can be told, and what is missing is
+read from the room's record.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 
 from signal_manager.bus.base import Messaging
 from signal_manager.model import NodeId, Room, RoomId
-from signal_manager.rooms import membership
-from signal_manager.rooms.chronicle import Change, Chronicle, write_change
-from signal_manager.rooms.duties import Duties
+from signal_manager.rooms import changes as membership
+from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.events import event, tell
 from signal_manager.rooms.local_room import LocalRoom, Membership
+from signal_manager.rooms.room_log import Change, RoomLog, write_change
 from signal_manager.storage.base import Storage
 
 __all__ = ["REMOVED", "Announcements"]
@@ -43,14 +43,14 @@ class Announcements:
         *,
         storage: Storage,
         bus: Messaging,
-        duties: Duties,
+        background: BackgroundTasks,
         node_id: NodeId,
         on_removed: Callable[[Membership, str], object],
         on_marked: Callable[[Membership, bool], object],
     ) -> None:
         self._storage = storage
         self._bus = bus
-        self._duties = duties
+        self._background = background
         self._node_id = node_id
         self._on_removed = on_removed
         self._on_marked = on_marked
@@ -61,26 +61,26 @@ class Announcements:
         nodes = {each.node_id for each in affected if each.node_id is not None} - {self._node_id}
         if nodes:
             self._bus.announce(nodes, room.room_id, write_change(change))
-        if local.chronicle is None and local.members:
-            local.chronicle = Chronicle(room)
+        if local.room_log is None and local.members:
+            local.room_log = RoomLog(room)
             local.early, early = [], local.early
             for later in early:
-                self._tell(local, room.room_id, local.chronicle.take(later))
-        elif local.chronicle is not None:
+                self._tell(local, room.room_id, local.room_log.take(later))
+        elif local.room_log is not None:
             # Of a room that is closed, nothing is worth waiting for.
-            chronicle = local.chronicle
-            self._tell(local, room.room_id, chronicle.take(change, room))
+            room_log = local.room_log
+            self._tell(local, room.room_id, room_log.take(change, room))
             if not room.is_active:
-                self._tell(local, room.room_id, chronicle.catch_up(room))
+                self._tell(local, room.room_id, room_log.catch_up(room))
         self._mind_gap(local, room.room_id)
 
     def hear(self, local: LocalRoom, room_id: RoomId, change: Change) -> None:
         """Take note of a change that another node has announced."""
-        if local.chronicle is None:
+        if local.room_log is None:
             if len(local.early) < _MOST_EARLY:
                 local.early.append(change)
             return
-        self._tell(local, room_id, local.chronicle.take(change))
+        self._tell(local, room_id, local.room_log.take(change))
         self._mind_gap(local, room_id)
 
     def catch_up(self, local: LocalRoom, room_id: RoomId, *, after: float) -> None:
@@ -92,18 +92,18 @@ class Announcements:
         async def read() -> None:
             await asyncio.sleep(after)
             local.is_catching_up = False
-            chronicle = local.chronicle
-            if chronicle is None or (after and not chronicle.has_gap):
+            room_log = local.room_log
+            if room_log is None or (after and not room_log.has_gap):
                 return
             room = await self._storage.get_room(room_id)
             if room is not None:
-                self._tell(local, room_id, chronicle.catch_up(room))
+                self._tell(local, room_id, room_log.catch_up(room))
                 self._mind_gap(local, room_id)
 
         async def catch_up() -> None:
-            await self._duties.persist(read)
+            await self._background.persist(read)
 
-        self._duties.start(catch_up, f"catch up with room {room_id}")
+        self._background.start(catch_up, f"catch up with room {room_id}")
 
     def _tell(self, local: LocalRoom, room_id: RoomId, changes: Sequence[Change]) -> None:
         """Tell the members here of changes, and end the memberships that others have ended."""
@@ -124,5 +124,5 @@ class Announcements:
                         self._on_removed(member, REMOVED)
 
     def _mind_gap(self, local: LocalRoom, room_id: RoomId) -> None:
-        if local.chronicle is not None and local.chronicle.has_gap:
+        if local.room_log is not None and local.room_log.has_gap:
             self.catch_up(local, room_id, after=_GAP_PATIENCE)

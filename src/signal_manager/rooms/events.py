@@ -14,7 +14,7 @@ from signal_manager.bus.base import Messaging
 from signal_manager.errors import InvalidRequestError, SignalManagerError
 from signal_manager.model import ClientId, Participant, RoomId, Track
 from signal_manager.protocol.messages import Member, PublishedTrack, RoomEvent
-from signal_manager.rooms.chronicle import Change
+from signal_manager.rooms.room_log import Change
 
 __all__ = ["describe", "describe_all", "event", "tell"]
 

@@ -1,6 +1,6 @@
 """What this process knows of a room and of each membership in it.
 
-Memberships begin and end in `roster.py`; what the room's record says is kept up to date by `announcements.py`.
+Memberships begin and end in `memberships.py`; what the room's record says is kept up to date by `announcements.py`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import asyncio
 
 from signal_manager.errors import NotFoundError
 from signal_manager.model import Caller, ClientId, Participant, Room, RoomId, SessionId
-from signal_manager.rooms import membership
+from signal_manager.rooms import changes as membership
 from signal_manager.rooms.absence import Absence
-from signal_manager.rooms.chronicle import Change, Chronicle
+from signal_manager.rooms.changes import MemberKey
 from signal_manager.rooms.member_media import MemberMedia
-from signal_manager.rooms.membership import MemberKey
+from signal_manager.rooms.room_log import Change, RoomLog
 
 __all__ = ["LocalRoom", "Membership"]
 
@@ -24,7 +24,7 @@ class LocalRoom:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.creation = asyncio.Lock()  # held by whoever makes the room, so that others do not negotiate in vain
-        self.chronicle: Chronicle | None = None  # from the first member on
+        self.room_log: RoomLog | None = None  # from the first member on
         self.members: dict[ClientId, Membership] = {}
         self.present: set[Membership] = set()  # members, and those coming in
         self.early: list[Change] = []  # what other nodes said while the first member was coming in
@@ -33,7 +33,7 @@ class LocalRoom:
     @property
     def record(self) -> Room | None:
         """The room, as far as this process knows."""
-        return self.chronicle.latest if self.chronicle is not None else None
+        return self.room_log.latest if self.room_log is not None else None
 
     def find(self, key: MemberKey) -> Participant | None:
         """Return a participant as this process knows it."""

@@ -3,7 +3,7 @@
 The negotiator keeps the order and closes what is given up; here is what a room has to know about it. A track is
 negotiated long before its first packet reaches the SFU, and pulling it before that fails: so the SFU is asked, with
 growing pauses, and the room is told when a track is sending. Of what was announced it is asked now and then, since it
-forgets tracks that send nothing and tells nobody (`pulse.py`).
+forgets tracks that send nothing and tells nobody (`track_health.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from signal_manager.model import SessionId, Track
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.messages import PublishedTrack
 from signal_manager.rooms.ledger import MediaLedger
-from signal_manager.rooms.pulse import Pulse
+from signal_manager.rooms.track_health import TrackHealth
 
 __all__ = ["MediaShared", "MemberMedia", "Watching", "kinds_of"]
 
@@ -117,7 +117,7 @@ class MemberMedia:
         self._watcher: asyncio.Task[None] | None = None
         self._is_watched = False
         self._published = asyncio.Event()
-        self._pulse = Pulse()
+        self._health = TrackHealth()
         self._next_check: asyncio.TimerHandle | None = None
         self._check: asyncio.Task[None] | None = None
         self._checked_at = float("-inf")
@@ -188,7 +188,7 @@ class MemberMedia:
         for mid in closed_mids(closed):
             self.tracks.pop(mid, None)
             self._silent.pop(mid, None)
-            self._pulse.forget((mid,))
+            self._health.forget((mid,))
         return closed
 
     def mute(self, muted: Mapping[str, bool]) -> None:
@@ -233,8 +233,8 @@ class MemberMedia:
     def doubt(self, failed: Iterable[RemoteTrack]) -> None:
         """Take note that somebody has failed to pull tracks: of those that were announced here the SFU is asked."""
         names = {track.track_name for track in failed if track.session_id == self._negotiator.session_id}
-        self._pulse.doubt(mid for mid, track in self.tracks.items() if track.track_name in names)
-        if self._pulse.is_doubted:
+        self._health.doubt(mid for mid, track in self.tracks.items() if track.track_name in names)
+        if self._health.is_doubted:
             self._check_after(0.0)
 
     def check(self) -> None:
@@ -260,7 +260,7 @@ class MemberMedia:
     def _forget_tracks(self) -> None:
         self.tracks.clear()
         self._silent.clear()
-        self._pulse.clear()
+        self._health.clear()
 
     def _watch(self) -> None:
         self._published.set()
@@ -304,7 +304,7 @@ class MemberMedia:
     # -- whether announced tracks still send -----------------------------------------------------------------------
 
     def _note_announced(self, tracks: Iterable[Track]) -> None:
-        self._pulse.announce(track.mid for track in tracks if track.mid in self.tracks)
+        self._health.announce(track.mid for track in tracks if track.mid in self.tracks)
         if self._next_check is None:
             self._check_after(self._usual_pause())
 
@@ -323,17 +323,17 @@ class MemberMedia:
 
     def _begin_check(self) -> None:
         self._next_check = None
-        if self._is_watched and self._pulse.is_worth_asking:
+        if self._is_watched and self._health.is_worth_asking:
             self._check = self._shared.start(self._check_announced, f"check tracks of {self._label}")
 
     async def _check_announced(self) -> None:
         pause = self._usual_pause()
-        doubted = self._pulse.ask()
+        doubted = self._health.ask()
         try:
-            if await self._ask_for_announced(doubted) or self._pulse.is_doubted:
+            if await self._ask_for_announced(doubted) or self._health.is_doubted:
                 pause = 0.0
         except SignalManagerError as error:  # which says nothing about tracks
-            self._pulse.doubt(doubted)
+            self._health.doubt(doubted)
             log.info("announced tracks not checked", session_id=self.session_id, reason=error.message)
         finally:
             self._check = None
@@ -351,15 +351,15 @@ class MemberMedia:
             state = SessionState()
         if session_id != self._negotiator.session_id:
             return False
-        dead, back, is_urgent = self._pulse.read(state, doubted)
+        dead, back, is_urgent = self._health.read(state, doubted)
         if dead:
             log.info("announced tracks are dead", session_id=session_id, mids=sorted(dead))
             await self._on_dead(dead)
-            self._pulse.bury(dead)
+            self._health.bury(dead)
         again = tuple(self.tracks[mid] for mid in sorted(back) if mid in self.tracks)
         if again:
             await self._on_sending(again)
-            self._pulse.announce(track.mid for track in again if track.mid in self.tracks)
+            self._health.announce(track.mid for track in again if track.mid in self.tracks)
         return is_urgent
 
     def _give_up_silent(self) -> None:

@@ -1,7 +1,8 @@
 """Everything a client can ask about rooms: who may, what is checked, and what the answer says.
 
-It stands on the interfaces of storage, bus and media alone (docs/architecture.md, "Rooms and media"). `router.py`
-brings it requests and the news that a connection has ended; `roster.py` keeps the memberships.
+It stands on the interfaces of storage, bus and media alone (docs/architecture.md, "Rooms and media").
+`gateway/dispatcher.py` brings it requests and the news that a connection has ended; `memberships.py` keeps the
+memberships.
 """
 
 from __future__ import annotations
@@ -60,15 +61,16 @@ from signal_manager.protocol.messages import (
     TracksUpdate,
     TracksUpdateAck,
 )
-from signal_manager.rooms import membership, requests
-from signal_manager.rooms.duties import Duties
+from signal_manager.rooms import changes as membership
+from signal_manager.rooms import requests
+from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.events import describe_all
 from signal_manager.rooms.ice_servers import IceServerBook, TurnServers
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.local_room import Membership
 from signal_manager.rooms.member_media import MediaShared, MemberMedia, Watching
+from signal_manager.rooms.memberships import Memberships
 from signal_manager.rooms.requests import Entered
-from signal_manager.rooms.roster import Roster
 from signal_manager.storage.base import Expired, Storage
 
 __all__ = ["RoomService", "RoomSettings"]
@@ -136,8 +138,8 @@ class RoomService:
         self._media = media
         self._settings = settings or RoomSettings()
         self._clock = clock
-        self._duties = Duties()
-        self._questions = Duties()  # not waited for when the service stops
+        self._background = BackgroundTasks()
+        self._questions = BackgroundTasks()  # not waited for when the service stops
         self._ledger = MediaLedger(storage, node_id=node_id, clock=clock)
         self._ice_servers = IceServerBook(
             media,
@@ -157,21 +159,21 @@ class RoomService:
                 metrics=metrics,
                 limits=self._settings.limits,
                 watching=self._settings.watching,
-                start=self._duties.start,
+                start=self._background.start,
             )
-        self._roster = Roster(
+        self._memberships = Memberships(
             storage=storage,
             bus=bus,
             ledger=self._ledger,
             shared=shared,
-            duties=self._duties,
+            background=self._background,
             node_id=node_id,
             clock=clock,
         )
-        bus.listen(on_news=self._roster.hear, on_reunion=self._roster.reunite, on_gone=self._roster.miss)
-        metrics.rooms.read_from(self._roster.count_rooms)
-        metrics.participants.read_from(self._roster.count_participants)
-        metrics.media_operations_pending.read_from(self._roster.count_media_operations)
+        bus.listen(on_news=self._memberships.hear, on_reunion=self._memberships.reunite, on_gone=self._memberships.miss)
+        metrics.rooms.read_from(self._memberships.count_rooms)
+        metrics.participants.read_from(self._memberships.count_participants)
+        metrics.media_operations_pending.read_from(self._memberships.count_media_operations)
 
     async def __aenter__(self) -> Self:
         if self._closer is not None:
@@ -181,22 +183,22 @@ class RoomService:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._roster.all_left("service stopped")
+        self._memberships.all_left("service stopped")
         try:
             async with asyncio.timeout(min(STOP_TIMEOUT, self._settings.stop_timeout)):
-                await self._duties.done()
+                await self._background.done()
                 if self._closer is not None:
                     await self._closer.attended()
         except TimeoutError:
             log.warning("rooms not cleaned up in time; the ledger has the rest")
-        await self._duties.stop()
+        await self._background.stop()
         await self._questions.stop()
         if self._closer is not None:
             await self._closer.__aexit__(kind, error, traceback)
 
     async def idle(self) -> None:
         """Wait until nothing is left to do in the background; the caller sets the time limit."""
-        await self._duties.done()
+        await self._background.done()
         if self._closer is not None:
             await self._closer.drained()
 
@@ -217,14 +219,14 @@ class RoomService:
             return await self._storage.create_room(self._opened(room_id, participant, request))
 
         async with (
-            self._roster.entering(caller, room_id, role, request.metadata or {}) as member,
+            self._memberships.entering(caller, room_id, role, request.metadata or {}) as member,
             member.local.creation,
         ):
             room = await self._storage.get_room(room_id)
             if room is not None and room.is_active:
                 raise ConflictError(f"room {room_id} is there already")
             entered = await self._negotiate_entry(member, request, ())
-            room = await self._roster.let_in(member, open_room)
+            room = await self._memberships.let_in(member, open_room)
             return self._welcome(RoomCreateAck, member, room, entered, _CREATED)
 
     async def join(self, caller: Caller, request: RoomJoin) -> RoomJoinAck:
@@ -238,8 +240,8 @@ class RoomService:
         room_id = RoomId(request.room_id)
         role = self._check_entry(caller, room_id, request)
         self._limit_of(request)
-        async with self._roster.entering(caller, room_id, role, request.metadata or {}) as member:
-            room = await self._roster.room_without_former(member)
+        async with self._memberships.entering(caller, room_id, role, request.metadata or {}) as member:
+            room = await self._memberships.room_without_former(member)
             if request.create_if_missing and (room is None or not room.is_active):
                 # One makes the room; the others wait for it rather than negotiate in vain.
                 async with member.local.creation:
@@ -281,7 +283,7 @@ class RoomService:
                     created = True
                     return room
 
-        room = await self._roster.let_in(member, enter)
+        room = await self._memberships.let_in(member, enter)
         if not created:
             return self._welcome(RoomJoinAck, member, room, entered, "Joined room successfully")
         ack = self._welcome(RoomJoinAck, member, room, entered, _CREATED)
@@ -289,9 +291,9 @@ class RoomService:
 
     async def leave(self, caller: Caller, request: RoomLeave) -> RoomLeaveAck:
         """Leave a room, or come no further into it: the request to come in that is under way gets a 404."""
-        if self._roster.room_of(caller.session_id) != request.room_id:
+        if self._memberships.room_of(caller.session_id) != request.room_id:
             raise NotFoundError(f"not in room {request.room_id}")
-        await self._roster.part(caller, request.reason or "left")
+        await self._memberships.part(caller, request.reason or "left")
         return RoomLeaveAck(
             version=PROTOCOL_VERSION,
             status=200,
@@ -302,31 +304,31 @@ class RoomService:
 
     async def part(self, caller: Caller) -> None:
         """Take a session out of whatever room it is in, for UNREGISTER."""
-        await self._roster.part(caller, "left")
+        await self._memberships.part(caller, "left")
 
     def left(self, caller: Caller, reason: str = "connection lost") -> None:
         """Take note that a session has ended; its membership, if any, ends in the background.
 
         May be called again, and must be when a request of the session was answered only after its end.
         """
-        self._roster.left(caller, reason)
+        self._memberships.left(caller, reason)
 
     def mark(self, session_id: SessionId, *, is_away: bool) -> None:
         """Take note that nothing comes from a session's client any more, or that something does again.
 
         The other members of its room, if it is in one, are told so.
         """
-        self._roster.mark(session_id, is_away=is_away)
+        self._memberships.mark(session_id, is_away=is_away)
 
     async def restart(self) -> None:
         """Take all members of this process out of their rooms, since it is about to stop, and tell them why."""
-        await self._roster.vacate("restarting")
+        await self._memberships.vacate("restarting")
 
     # -- what members ask for ------------------------------------------------------------------------------------
 
     async def state(self, caller: Caller, request: RoomState) -> RoomStateAck:
         """Return the room as its members have been told of it."""
-        room = self._roster.member(caller, request.room_id).room
+        room = self._memberships.member(caller, request.room_id).room
         created_at = room.metadata.get("created_at")
         return RoomStateAck(
             room_id=room.room_id,
@@ -339,13 +341,13 @@ class RoomService:
 
     async def update_metadata(self, caller: Caller, request: MetadataUpdate) -> MetadataUpdateAck:
         """Replace a member's own metadata, or with the grant `admin` the room's, and tell everybody."""
-        member = self._roster.member(caller, request.room_id)
+        member = self._memberships.member(caller, request.room_id)
         _check_metadata(request.metadata)
         if request.scope == "participant":
-            return MetadataUpdateAck(sequence=await self._roster.describe(member, request.metadata))
+            return MetadataUpdateAck(sequence=await self._memberships.describe(member, request.metadata))
         if not caller.identity.grants.admin:
             raise ForbiddenError("the token does not allow to change the room's metadata, expected the grant admin")
-        return MetadataUpdateAck(sequence=await self._roster.describe_room(member.room_id, request.metadata))
+        return MetadataUpdateAck(sequence=await self._memberships.describe_room(member.room_id, request.metadata))
 
     async def change_tracks(self, caller: Caller, request: TracksNew) -> TracksNewAck:
         """Publish tracks with an offer, or pull tracks without one."""
@@ -356,11 +358,11 @@ class RoomService:
             results = requests.published_results(published, media.tracks)
             return TracksNewAck(tracks=results, answer_sdp=published.answer_sdp)
         self._check_may_subscribe(caller)
-        sources = requests.to_pull(request.tracks, self._roster.publishers(member, member.room.participants))
+        sources = requests.to_pull(request.tracks, self._memberships.publishers(member, member.room.participants))
         if not sources.remote:
             return TracksNewAck(tracks=sources.results(()))
         pulled = await media.pull(sources.remote)
-        self._roster.doubt(member, requests.not_there(pulled.tracks))
+        self._memberships.doubt(member, requests.not_there(pulled.tracks))
         return TracksNewAck(
             tracks=sources.results(pulled.tracks),
             offer_sdp=pulled.offer_sdp,
@@ -389,7 +391,7 @@ class RoomService:
         if request.tracks:
             self._check_may_publish(caller)  # by its present token; the member may have come in with another
         former = await media.reopen()
-        await self._roster.replace_media(member, former, request.tracks)
+        await self._memberships.replace_media(member, former, request.tracks)
         if request.offer_sdp is None:
             return RenegotiateAck(status=200, session_id=media.session_id, tracks=[])
         published = await media.publish(request.offer_sdp, request.tracks)
@@ -411,7 +413,7 @@ class RoomService:
         closed = await media.close_tracks(mids, offer_sdp=request.offer_sdp)
         gone = published - media.tracks.keys()
         if gone:
-            await self._roster.unpublish(member, gone, request.reason or "closed")
+            await self._memberships.unpublish(member, gone, request.reason or "closed")
         return TracksCloseAck(tracks=requests.closed_results(closed), answer_sdp=closed.answer_sdp)
 
     async def mute_tracks(self, caller: Caller, request: TracksMute) -> TracksMuteAck:
@@ -421,14 +423,14 @@ class RoomService:
             raise InvalidRequestError("tracks is empty, expected at least one")
         results = requests.muted_results(request.tracks, media.tracks.keys())
         media.mute({track.mid: track.muted for track in request.tracks})
-        await self._roster.mute(member, {track.mid for track in request.tracks})
+        await self._memberships.mute(member, {track.mid for track in request.tracks})
         return TracksMuteAck(tracks=results)
 
     async def update_tracks(self, caller: Caller, request: TracksUpdate) -> TracksUpdateAck:
         """Switch layer or source of tracks that this member pulls."""
         member, media = self._media_of(caller, request.room_id)
         self._check_may_subscribe(caller)
-        wanted = requests.to_update(request.tracks, self._roster.publishers(member, member.room.participants))
+        wanted = requests.to_update(request.tracks, self._memberships.publishers(member, member.room.participants))
         updated = await media.update_tracks(wanted.updates) if wanted.updates else ()
         return TracksUpdateAck(tracks=wanted.results(updated))
 
@@ -452,7 +454,7 @@ class RoomService:
             self._check_may_publish(caller)
         if "remote" in locations:
             self._check_may_subscribe(caller)
-        publishers = self._roster.publishers(member, member.room.participants)
+        publishers = self._memberships.publishers(member, member.room.participants)
         wanted = requests.to_channels(request.data_channels, publishers)
         opened = await media.open_channels(wanted.channels) if wanted.channels else ()
         return DataChannelsNewAck(data_channels=wanted.results(opened))
@@ -466,10 +468,11 @@ class RoomService:
     def others(self, caller: Caller, room_id: str) -> list[ClientId]:
         """Return the other members of a room, for a SIGNAL_MESSAGE to it."""
         own = caller.identity.client_id
-        participants = self._roster.member(caller, room_id).room.participants
+        participants = self._memberships.member(caller, room_id).room.participants
         return [participant.client_id for participant in participants if participant.client_id != own]
 
-    # -- duties that somebody calls at intervals -----------------------------------------------------------------
+    # -- work that the housekeeping asks for at intervals
+    # -----------------------------------------------------------------
 
     async def close_due_media(self, now: float) -> int:
         """Have media closed that the ledger says is due, and return how many entries that are."""
@@ -492,7 +495,7 @@ class RoomService:
             for room in rooms.items:
                 for participant in room.participants:
                     if participant.node_id == node_id:
-                        await self._roster.remove(room.room_id, participant, "connection lost")
+                        await self._memberships.remove(room.room_id, participant, "connection lost")
             if rooms.next is None:
                 break
             after = rooms.next
@@ -502,22 +505,22 @@ class RoomService:
         """Do as `Storage.expire`, and tell the members of rooms that are closed by that."""
         expired = await self._storage.expire(now=now, keep_closed_for=membership.CLOSED_ROOM_KEPT)
         for room in expired.closed_rooms:
-            await self._roster.dissolve(room)
+            await self._memberships.dissolve(room)
         return expired
 
     # -- what operators see and do -----------------------------------------------------------------------------
 
     def room_of(self, session_id: SessionId) -> RoomId | None:
         """Return the room that a session is in, or None."""
-        return self._roster.room_of(session_id)
+        return self._memberships.room_of(session_id)
 
     async def evict(self, room_id: RoomId, client_id: ClientId) -> None:
         """Take a client out of a room; NotFoundError when it is not in one of that id."""
-        await self._roster.evict(room_id, client_id)
+        await self._memberships.evict(room_id, client_id)
 
     async def close(self, room_id: RoomId, reason: str) -> None:
         """Close a room with its members in it; NotFoundError or InvalidRequestError when there is none to close."""
-        await self._roster.close(room_id, reason)
+        await self._memberships.close(room_id, reason)
 
     async def describe(self, room_id: RoomId, client_id: ClientId | None, metadata: dict[str, Any]) -> None:
         """Replace the metadata of a room, or of a client in it.
@@ -528,9 +531,9 @@ class RoomService:
         """
         _check_metadata(metadata)
         if client_id is None:
-            await self._roster.describe_room(room_id, metadata)
+            await self._memberships.describe_room(room_id, metadata)
         else:
-            await self._roster.describe_client(room_id, client_id, metadata)
+            await self._memberships.describe_client(room_id, client_id, metadata)
 
     # -- what these have in common -------------------------------------------------------------------------------
 
@@ -582,7 +585,7 @@ class RoomService:
             raise ForbiddenError("the token does not allow to subscribe")
 
     def _media_of(self, caller: Caller, room_id: str) -> tuple[Membership, MemberMedia]:
-        member = self._roster.member(caller, room_id)
+        member = self._memberships.member(caller, room_id)
         if member.media is None:
             raise InvalidRequestError("this service has no media backend")
         return member, member.media
@@ -600,11 +603,11 @@ class RoomService:
             requests.require_some(published.tracks)
             results = requests.published_results(published, media.tracks)
             return Entered(ice_servers=servers, answer_sdp=published.answer_sdp, tracks=results)
-        sources = requests.everything(self._roster.publishers(member, present))
+        sources = requests.everything(self._memberships.publishers(member, present))
         if not sources.remote:
             return Entered(ice_servers=servers)
         pulled = await media.pull(sources.remote)
-        self._roster.doubt(member, requests.not_there(pulled.tracks))
+        self._memberships.doubt(member, requests.not_there(pulled.tracks))
         return Entered(
             ice_servers=servers,
             offer_sdp=pulled.offer_sdp,

@@ -1,7 +1,7 @@
 """The composition root: a Config becomes a running service, and a running service stops in order.
 
 Only this module and the command line know every part; each part gets what it needs as keyword arguments, and those that
-the configuration chooses are built by `backends.py`.
+the configuration chooses are built by `service/backends.py`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import structlog
 import uvloop
 
 from signal_manager import __version__
-from signal_manager.admin.everywhere import Everywhere
-from signal_manager.admin.numbers import Numbers
+from signal_manager.admin.cluster import ClusterSessions
+from signal_manager.admin.exposition import MetricsExposition
 from signal_manager.errors import ConfigurationError
-from signal_manager.gateway.dispatcher import Router
+from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.gateway.limits import HALF_OPEN, STRANGERS, Limits
 from signal_manager.gateway.listener import listen
 from signal_manager.gateway.server import Dashboard, Server
@@ -35,7 +35,7 @@ from signal_manager.model import NodeId
 from signal_manager.observe import logs
 from signal_manager.observe.metrics import Metrics
 from signal_manager.observe.tracing import Tracing, tracing_from
-from signal_manager.protocol.session import SessionSettings
+from signal_manager.protocol.state_machine import SessionSettings
 from signal_manager.records.housekeeping import Housekeeping
 from signal_manager.records.registrations import Registrations
 from signal_manager.rooms import RoomService, RoomSettings, TurnServers
@@ -75,7 +75,7 @@ log = structlog.get_logger(__name__)
 # File descriptors beside the connections: the second port's, the listener, the log file, the event loop, a database.
 _OTHER_DESCRIPTORS = 256
 
-# What `server.drain_timeout` has left for these once the switchboard has had its shares of it.
+# What `server.drain_timeout` has left for these once the connections have had its shares of it.
 _ROOMS_STOP_SHARE = 0.15
 _RECORDS_STOP_SHARE = 0.08
 
@@ -148,11 +148,11 @@ async def running(
             )
         )
         await stack.enter_async_context(rooms)
-        doors = await stack.enter_async_context(authenticators_for(config, storage))
+        authenticators = await stack.enter_async_context(authenticators_for(config, storage))
         server = Server(
-            router=Router(
-                authenticator=doors.near,
-                far=doors.far,
+            dispatcher=Dispatcher(
+                authenticator=authenticators.near,
+                far=authenticators.far,
                 bus=bus,
                 registrations=registrations,
                 rooms=rooms,
@@ -209,9 +209,9 @@ async def running(
         def degradations() -> list[str]:
             return [] if bus.is_connected else ["the other nodes cannot be reached"]
 
-        everywhere = Everywhere(presence=server.presence, rooms=rooms, node_id=node_id, others=bus.ask_others)
-        numbers = Numbers(metrics, node_id=node_id, workers=config.server.workers, others=bus.ask_others)
-        bus.respond(lambda question: numbers.answer(question) or everywhere.answer(question))
+        cluster = ClusterSessions(presence=server.presence, rooms=rooms, node_id=node_id, others=bus.ask_others)
+        numbers = MetricsExposition(metrics, node_id=node_id, workers=config.server.workers, others=bus.ask_others)
+        bus.respond(lambda question: numbers.answer(question) or cluster.answer(question))
         if config.metrics.enabled:
 
             def management() -> Management:
@@ -222,7 +222,7 @@ async def running(
                     storage=storage,
                     rooms=rooms,
                     bus=bus,
-                    everywhere=everywhere,
+                    cluster=cluster,
                     tokens=_token_issuer(config),
                     configuration=as_plain(config),
                     node_id=node_id,
@@ -337,7 +337,7 @@ def _admin(
     management: Callable[[], Management],
     metrics: Metrics,
     *,
-    numbers: Numbers,
+    numbers: MetricsExposition,
     degradations: Callable[[], list[str]],
 ) -> AdminServer:
     """Build the second port."""

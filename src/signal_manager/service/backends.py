@@ -1,6 +1,6 @@
 """What the configuration names, built: storage, the bus, the SFU, and who says who a client is.
 
-`app.py` runs the service on these; the command line asks for one where it needs no service.
+`service/app.py` runs the service on these; the command line asks for one where it needs no service.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from signal_manager.storage.firestore import FirestoreStorage
 
 __all__ = [
-    "Doors",
+    "Authenticators",
     "Media",
     "authenticators_for",
     "bus_for",
@@ -222,7 +222,7 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]
             yield Media(backend, sfu.app_id)
 
 
-class Doors(NamedTuple):
+class Authenticators(NamedTuple):
     """Who says who a client is: for requests from this machine, and for all others."""
 
     near: Authenticator
@@ -230,14 +230,14 @@ class Doors(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def authenticators_for(config: Config, storage: Storage) -> AsyncIterator[Doors]:
+async def authenticators_for(config: Config, storage: Storage) -> AsyncIterator[Authenticators]:
     """Build what `auth.auth_method` asks for; keys from a JWKS URL are refreshed while the block lasts.
 
     Credentials that are published open the near door alone.
     """
     if config.auth.auth_method == "store":
         stored = StoredClients(find=storage.get_client, rewrite=storage.update_client)
-        yield Doors(stored, stored)
+        yield Authenticators(stored, stored)
         return
     published = published_credentials(config)
     own_keys = [key for key in static_keys(config) if key not in DEFAULT_API_KEYS]
@@ -247,12 +247,12 @@ async def authenticators_for(config: Config, storage: Storage) -> AsyncIterator[
         public_keys = await stack.enter_async_context(JwksKeys(jwks)) if jwks else None
         near = _authenticator(config, static_keys(config), secrets(config), public_keys)
         if not published:
-            yield Doors(near, near)
+            yield Authenticators(near, near)
         elif own_keys or own_secrets or public_keys is not None:
             # Nothing is signed with a secret that is made here.
-            yield Doors(near, _authenticator(config, own_keys, own_secrets or [token_hex()], public_keys))
+            yield Authenticators(near, _authenticator(config, own_keys, own_secrets or [token_hex()], public_keys))
         else:
-            yield Doors(near, OnThisMachineAlone())
+            yield Authenticators(near, OnThisMachineAlone())
 
 
 def _authenticator(

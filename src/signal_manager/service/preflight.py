@@ -1,6 +1,6 @@
 """What `serve` would refuse, found without starting anything: missing packages and files, folders, addresses.
 
-`check-config` asks here. The configuration alone is judged in `settings.py`; this module looks at the machine.
+`check-config` asks here. The configuration alone is judged in `service/settings.py`; this module looks at the machine.
 """
 
 from __future__ import annotations

@@ -9,24 +9,24 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from signal_manager.bus.base import Delivery
-from signal_manager.bus.nats.routes import Ask, Dispatch, Parcel, Routes, Step, Tell
+from signal_manager.bus.nats.routes import Ask, Dispatch, Envelope, Routes, Step, Tell
 from signal_manager.bus.nats.wire import Content, size_of
 from signal_manager.errors import SignalManagerError, UnavailableError
 
 
-def parcel(text: str = "m", target: str = "a") -> Parcel:
+def envelope(text: str = "m", target: str = "a") -> Envelope:
     content = Content(0, 0, bytes(16), text.encode())
-    return Parcel(target, content, size_of(content), None)
+    return Envelope(target, content, size_of(content), None)
 
 
-def number_of(parcel: Parcel) -> int:
-    assert isinstance(parcel.entry, Content)
-    return int(parcel.entry.payload)
+def number_of(envelope: Envelope) -> int:
+    assert isinstance(envelope.entry, Content)
+    return int(envelope.entry.payload)
 
 
 def test_a_client_is_asked_for_once() -> None:
     routes = Routes()
-    first, second, third = parcel(), parcel(), parcel()
+    first, second, third = envelope(), envelope(), envelope()
 
     assert routes.send(first) == Ask("a")
     assert routes.send(second) is None
@@ -36,7 +36,7 @@ def test_a_client_is_asked_for_once() -> None:
 
 def test_nobody_holds_the_client() -> None:
     routes = Routes()
-    message = parcel()
+    message = envelope()
     routes.send(message)
 
     assert routes.absent("a") == [Tell(message, Delivery.OFFLINE)]
@@ -45,7 +45,7 @@ def test_nobody_holds_the_client() -> None:
 
 def test_everything_comes_back_before_the_client_is_asked_for_again() -> None:
     routes = Routes()
-    first, second, third = parcel(), parcel(), parcel()
+    first, second, third = envelope(), envelope(), envelope()
     routes.send(first)
     routes.found("a", "old")
     routes.send(second)
@@ -58,7 +58,7 @@ def test_everything_comes_back_before_the_client_is_asked_for_again() -> None:
 
 def test_a_client_that_keeps_moving_is_offline_at_last() -> None:
     routes = Routes()
-    message = parcel()
+    message = envelope()
     routes.send(message)
     for _ in range(3):
         routes.found("a", "n")
@@ -70,7 +70,7 @@ def test_a_client_that_keeps_moving_is_offline_at_last() -> None:
 
 def test_what_waits_for_a_client_that_comes_here_is_handed_over_in_order() -> None:
     routes = Routes()
-    first, second = parcel(), parcel()
+    first, second = envelope(), envelope()
     routes.send(first)
     routes.found("a", "n")
     routes.hold("a")
@@ -83,7 +83,7 @@ def test_what_waits_for_a_client_that_comes_here_is_handed_over_in_order() -> No
 
 def test_what_comes_back_after_that_is_not_delivered_out_of_order() -> None:
     routes = Routes()
-    message = parcel()
+    message = envelope()
     routes.send(message)
     routes.found("a", "n")
     routes.hold("a")
@@ -98,7 +98,7 @@ def test_what_comes_back_after_that_is_not_delivered_out_of_order() -> None:
 def test_a_client_that_stays_away_is_asked_for() -> None:
     routes = Routes()
     routes.hold("a")
-    message = parcel()
+    message = envelope()
     routes.send(message)
 
     assert routes.stayed_away("a") == [Ask("a")]
@@ -122,10 +122,10 @@ def test_late_answers_to_questions_change_nothing() -> None:
 
 def test_only_so_many_clients_are_remembered() -> None:
     routes = Routes(max_routes=10)
-    busy = parcel(target="busy")
+    busy = envelope(target="busy")
     routes.send(busy)
     for i in range(30):
-        message = parcel(target=f"c{i}")
+        message = envelope(target=f"c{i}")
         routes.send(message)
         routes.found(message.target, "n")
         routes.delivered(message)
@@ -156,13 +156,13 @@ class MovingClient(RuleBasedStateMachine):
                 case Dispatch():
                     self.out.append(step)
                 case Tell():
-                    number = number_of(step.parcel)
+                    number = number_of(step.envelope)
                     assert number not in self.told
                     self.told[number] = step.result
 
     @rule()
     def send(self) -> None:
-        self.do([self.routes.send(parcel(str(self.sent)))])
+        self.do([self.routes.send(envelope(str(self.sent)))])
         self.sent += 1
 
     @rule(home=st.sampled_from(["n0", "n1", None]))
@@ -185,12 +185,12 @@ class MovingClient(RuleBasedStateMachine):
     def arrive(self, is_lost: bool) -> None:
         step = self.out.pop(0)
         if is_lost:
-            self.do(self.routes.lost(step.parcel, UnavailableError("")))
+            self.do(self.routes.lost(step.envelope, UnavailableError("")))
         elif step.node_id == self.home:
-            self.delivered.append(number_of(step.parcel))
-            self.do(self.routes.delivered(step.parcel))
+            self.delivered.append(number_of(step.envelope))
+            self.do(self.routes.delivered(step.envelope))
         else:
-            self.do(self.routes.refused(step.parcel))
+            self.do(self.routes.refused(step.envelope))
 
     @invariant()
     def order_holds(self) -> None:

@@ -17,8 +17,8 @@ import structlog
 from signal_manager.bus.base import Delivery, Outcome, Sender
 from signal_manager.bus.nats import wire
 from signal_manager.bus.nats.link import NatsLink
-from signal_manager.bus.nats.outbox import Addresses, Letter, Outboxes, Sent
-from signal_manager.bus.nats.routes import KNOWN, Ask, Dispatch, Parcel, Routes, Step, Tell
+from signal_manager.bus.nats.outbox import Addresses, Announcement, Outboxes, Sent
+from signal_manager.bus.nats.routes import KNOWN, Ask, Dispatch, Envelope, Routes, Step, Tell
 from signal_manager.bus.nats.runs import Run, alone
 from signal_manager.errors import InvalidRequestError, SignalManagerError, TooLargeError, UnavailableError
 from signal_manager.model import is_valid_name
@@ -95,7 +95,7 @@ class Batches:
         if not self._link.is_up or size > self._largest() or self.buffered + size > self._max_buffered:
             raise self._refusal(size)
         self.buffered += size
-        step = self.routes.send(Parcel(target, entry, size, outcome))
+        step = self.routes.send(Envelope(target, entry, size, outcome))
         if step is not None:
             self.take((step,))
 
@@ -123,8 +123,8 @@ class Batches:
         if route is None:
             if not is_valid_name(target):  # it was never decoded, and must not become a subject
                 raise InvalidRequestError("target_client_id is no name that a client can have")
-            parcel = alone(sender, target, frame[:HEAD], bytes(body), wants_ack=wants_ack)
-            self.send(target, parcel.entry, parcel.size, parcel.outcome)
+            envelope = alone(sender, target, frame[:HEAD], bytes(body), wants_ack=wants_ack)
+            self.send(target, envelope.entry, envelope.size, envelope.outcome)
             return
         head = wire.SIGNALS_HEAD + len(target) + len(sender.client_id)
         buffered = self.buffered
@@ -145,32 +145,32 @@ class Batches:
         size = wire.size_of(news)
         for node_id in nodes:
             self._news += size
-            self._put(node_id, Letter(node_id, news, size, until))
+            self._put(node_id, Announcement(node_id, news, size, until))
 
     def take(self, steps: Iterable[Step]) -> None:
         """Do what the routes decide."""
         for step in steps:
             match step:
                 case Dispatch():
-                    self._put(step.node_id, step.parcel)
+                    self._put(step.node_id, step.envelope)
                 case Tell():
-                    self.settle(step.parcel, step.result)
+                    self.settle(step.envelope, step.result)
                 case Ask():
                     self._ask(step.target)
                 case _:
                     assert_never(step)
 
-    def settle(self, parcel: Parcel, result: Delivery | SignalManagerError) -> None:
+    def settle(self, envelope: Envelope, result: Delivery | SignalManagerError) -> None:
         """Tell the sender what became of its message."""
-        self.buffered -= parcel.size
-        self._tell(parcel, result)
+        self.buffered -= envelope.size
+        self._tell(envelope, result)
 
-    def _tell(self, parcel: Parcel, result: Delivery | SignalManagerError) -> None:
-        if parcel.outcome is not None:
+    def _tell(self, envelope: Envelope, result: Delivery | SignalManagerError) -> None:
+        if envelope.outcome is not None:
             try:
-                parcel.outcome(result)
+                envelope.outcome(result)
             except Exception:
-                log.exception("sender could not be told what became of a message", target=parcel.target)
+                log.exception("sender could not be told what became of a message", target=envelope.target)
 
     def _tell_all(self, run: Run) -> None:
         try:
@@ -178,7 +178,7 @@ class Batches:
         except Exception:
             log.exception("sender could not be told what became of a message", target=run.target)
 
-    def _put(self, node_id: str, item: Parcel | Letter) -> None:
+    def _put(self, node_id: str, item: Envelope | Announcement) -> None:
         self._run = None  # what comes later must not overtake this
         self.outboxes.put(node_id, item)
 
@@ -213,7 +213,7 @@ class Batches:
         place = 0
         for item in sent.items:
             count = item.count
-            if isinstance(item, Letter):
+            if isinstance(item, Announcement):
                 self._news -= item.size
             elif (
                 item.route is not None
@@ -222,18 +222,18 @@ class Batches:
             ):
                 # Nothing else depends on it.
                 item.route.out -= 1
-                if isinstance(item, Parcel):
+                if isinstance(item, Envelope):
                     self.settle(item, Delivery.DELIVERED)
                 else:
                     self.buffered -= item.size
                     if item.wants_ack:
                         self._tell_all(item)
             else:
-                for index, parcel in enumerate(self._apart(item), place):
+                for index, envelope in enumerate(self._apart(item), place):
                     if index in unsettled:
-                        self._not_delivered(parcel, unsettled[index])
+                        self._not_delivered(envelope, unsettled[index])
                     else:
-                        self.take(self.routes.delivered(parcel))
+                        self.take(self.routes.delivered(envelope))
             place += count
 
     def unheard(self, number: int) -> None:
@@ -247,11 +247,11 @@ class Batches:
         del self._sent[number]
         self.outboxes.forget(sent.node_id)
         for item in sent.items:
-            if isinstance(item, Letter):
+            if isinstance(item, Announcement):
                 self._news -= item.size
                 continue
-            for parcel in self._apart(item):
-                self.take(self.routes.refused(parcel))
+            for envelope in self._apart(item):
+                self.take(self.routes.refused(envelope))
 
     def give_up_late(self, now: float) -> None:
         """Take note of batches whose answer has not come in time."""
@@ -266,22 +266,22 @@ class Batches:
         for number in tuple(self._sent):
             self._lose(number, "cut off")
 
-    def _apart(self, item: Run | Parcel) -> list[Parcel]:
+    def _apart(self, item: Run | Envelope) -> list[Envelope]:
         """Return the signals of a run one by one, where they cannot be settled all alike."""
-        if isinstance(item, Parcel):
+        if isinstance(item, Envelope):
             return [item]
-        parcels = item.parcels()
-        self.buffered += sum(parcel.size for parcel in parcels) - item.size
-        return parcels
+        envelopes = item.envelopes()
+        self.buffered += sum(envelope.size for envelope in envelopes) - item.size
+        return envelopes
 
-    def _not_delivered(self, parcel: Parcel, exception: wire.Unsettled) -> None:
+    def _not_delivered(self, envelope: Envelope, exception: wire.Unsettled) -> None:
         if exception.verdict is wire.Verdict.QUEUED:
-            self.take(self.routes.delivered(parcel, Delivery.QUEUED))
+            self.take(self.routes.delivered(envelope, Delivery.QUEUED))
         elif exception.verdict is wire.Verdict.ABSENT:
-            self.take(self.routes.refused(parcel))
+            self.take(self.routes.refused(envelope))
         else:
             error = wire.as_error(exception.verdict, exception.reason)
-            self.take(self.routes.delivered(parcel, error))
+            self.take(self.routes.delivered(envelope, error))
 
     def _lose(self, number: int, reason: str, *, again: bool = False) -> None:
         """Take note that nobody knows what became of a batch."""
@@ -292,10 +292,10 @@ class Batches:
         now = asyncio.get_running_loop().time()
         lost = self._metrics.bus_lost.labelled(reason)
         for item in sent.items:
-            if not isinstance(item, Letter):
-                for parcel in self._apart(item):
+            if not isinstance(item, Announcement):
+                for envelope in self._apart(item):
                     lost.value += 1
-                    self.take(self.routes.lost(parcel, error))
+                    self.take(self.routes.lost(envelope, error))
             elif again and now < item.until:
                 self._put(item.target, item)
             else:

@@ -276,8 +276,8 @@ class NatsBus(LocalBus[S]):
             if coming.count <= 0:
                 del self._coming[client_id]
             self._answer_those_who_ask(client_id, coming)
-        for parcel in self._routes.arrived(client_id):
-            self._batches.settle(parcel, self._deliveries.deliver_parcel(parcel))
+        for envelope in self._routes.arrived(client_id):
+            self._batches.settle(envelope, self._deliveries.deliver_parcel(envelope))
 
     def detach(self, client_id: ClientId, subscriber: S) -> None:
         """Forget a connection that has ended."""

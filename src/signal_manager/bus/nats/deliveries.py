@@ -10,7 +10,7 @@ from signal_manager.bus.base import Delivery, Exceptional, NewsHandler, Subscrib
 from signal_manager.bus.nats import wire
 from signal_manager.bus.nats.batches import Batches
 from signal_manager.bus.nats.link import Arrival
-from signal_manager.bus.nats.routes import Parcel
+from signal_manager.bus.nats.routes import Envelope
 from signal_manager.errors import MalformedMessageError, SignalManagerError, UnavailableError
 from signal_manager.model import RoomId
 from signal_manager.observe.metrics import Metrics
@@ -116,11 +116,11 @@ class Deliveries:
             log.exception("message from another node not delivered", client_id=target)
             return UnavailableError(_FAILED)
 
-    def deliver_parcel(self, parcel: Parcel) -> Delivery | SignalManagerError:
+    def deliver_parcel(self, envelope: Envelope) -> Delivery | SignalManagerError:
         """Deliver what was meant for another node to a client that has come here."""
-        if isinstance(parcel.entry, wire.Content):
-            return self._deliver(parcel.target, parcel.entry)
-        exceptional = self._relay(parcel.entry)  # of one signal
+        if isinstance(envelope.entry, wire.Content):
+            return self._deliver(envelope.target, envelope.entry)
+        exceptional = self._relay(envelope.entry)  # of one signal
         return exceptional[0][1] if exceptional else Delivery.DELIVERED
 
 

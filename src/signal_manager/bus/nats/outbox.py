@@ -16,11 +16,11 @@ import msgspec
 
 from signal_manager.bus.nats import wire
 from signal_manager.bus.nats.link import NatsLink
-from signal_manager.bus.nats.routes import Parcel
+from signal_manager.bus.nats.routes import Envelope
 from signal_manager.bus.nats.runs import Run
 from signal_manager.observe.metrics import Metrics
 
-__all__ = ["Addresses", "Item", "Letter", "Outboxes", "Sent"]
+__all__ = ["Addresses", "Announcement", "Item", "Outboxes", "Sent"]
 
 # Signals of one millisecond that are sent by themselves, and not with the others of their turn of the loop.
 _MOST_LONE = 4
@@ -37,7 +37,7 @@ class Addresses(NamedTuple):
     reply_to: Callable[[str], str]  # this node's subject for replies, by token
 
 
-class Letter(msgspec.Struct, eq=False):
+class Announcement(msgspec.Struct, eq=False):
     """News on its way to a node."""
 
     target: str  # the node
@@ -47,7 +47,7 @@ class Letter(msgspec.Struct, eq=False):
     count: ClassVar[int] = 1
 
 
-Item = Run | Parcel | Letter
+Item = Run | Envelope | Announcement
 
 
 class Sent(msgspec.Struct, eq=False):

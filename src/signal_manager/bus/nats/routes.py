@@ -16,7 +16,7 @@ from signal_manager.bus.base import Delivery, Outcome
 from signal_manager.bus.nats.wire import Content, Signals
 from signal_manager.errors import SignalManagerError, UnavailableError
 
-__all__ = ["KNOWN", "MAX_ROUTES", "Ask", "Dispatch", "Parcel", "Route", "Routes", "Step", "Tell"]
+__all__ = ["KNOWN", "MAX_ROUTES", "Ask", "Dispatch", "Envelope", "Route", "Routes", "Step", "Tell"]
 
 # Clients of other nodes that are remembered; those with nothing on its way are forgotten first.
 MAX_ROUTES = 100_000
@@ -47,8 +47,8 @@ class Route:
         self.stage = stage
         self.node_id = ""
         self.out = 0  # what was sent there and not answered
-        self.returned: list[Parcel] = []
-        self.waiting: deque[Parcel] = deque()
+        self.returned: list[Envelope] = []
+        self.waiting: deque[Envelope] = deque()
 
     @property
     def is_idle(self) -> bool:
@@ -56,7 +56,7 @@ class Route:
         return self.stage is KNOWN and not self.out
 
 
-class Parcel(msgspec.Struct, eq=False):
+class Envelope(msgspec.Struct, eq=False):
     """One message on its way to a client of another node; `size` is what it takes on the way, in bytes."""
 
     target: str
@@ -78,13 +78,13 @@ class Dispatch(NamedTuple):
     """Send this to a node, and call `delivered`, `refused` or `lost` with what became of it."""
 
     node_id: str
-    parcel: Parcel
+    envelope: Envelope
 
 
 class Tell(NamedTuple):
     """Tell the sender what became of its message; nothing is kept of it."""
 
-    parcel: Parcel
+    envelope: Envelope
     result: Delivery | SignalManagerError
 
 
@@ -109,19 +109,19 @@ class Routes:
         route = self._routes.get(target)
         return route if route is not None and route.stage is KNOWN else None
 
-    def send(self, parcel: Parcel) -> Step | None:
+    def send(self, envelope: Envelope) -> Step | None:
         """Take a new message; None when it waits."""
-        route = self._routes.get(parcel.target)
+        route = self._routes.get(envelope.target)
         if route is None:
             self._make_room()
-            route = self._routes[parcel.target] = Route(_Stage.ASKING)
-            route.waiting.append(parcel)
-            return Ask(parcel.target)
+            route = self._routes[envelope.target] = Route(_Stage.ASKING)
+            route.waiting.append(envelope)
+            return Ask(envelope.target)
         if route.stage is KNOWN:
             route.out += 1
-            parcel.route = route
-            return Dispatch(route.node_id, parcel)
-        route.waiting.append(parcel)
+            envelope.route = route
+            return Dispatch(route.node_id, envelope)
+        route.waiting.append(envelope)
         return None
 
     # -- answers to Ask ------------------------------------------------------------------------------------------
@@ -132,11 +132,11 @@ class Routes:
         if route is None:
             return []
         route.stage, route.node_id = _Stage.KNOWN, node_id
-        parcels, route.waiting = route.waiting, deque()
-        route.out += len(parcels)
-        for parcel in parcels:
-            parcel.route = route
-        return [Dispatch(node_id, parcel) for parcel in parcels]
+        envelopes, route.waiting = route.waiting, deque()
+        route.out += len(envelopes)
+        for envelope in envelopes:
+            envelope.route = route
+        return [Dispatch(node_id, envelope) for envelope in envelopes]
 
     def absent(self, target: str) -> list[Step]:
         """Take note that nobody holds a client."""
@@ -148,41 +148,41 @@ class Routes:
 
     # -- answers to Dispatch -------------------------------------------------------------------------------------
 
-    def delivered(self, parcel: Parcel, result: Delivery | SignalManagerError = Delivery.DELIVERED) -> list[Step]:
+    def delivered(self, envelope: Envelope, result: Delivery | SignalManagerError = Delivery.DELIVERED) -> list[Step]:
         """Take note of what the client's node did with a message."""
-        steps: list[Step] = [Tell(parcel, result)]
-        route = self._route_of(parcel)
+        steps: list[Step] = [Tell(envelope, result)]
+        route = self._route_of(envelope)
         if route is not None:
             route.out -= 1
             if isinstance(result, Delivery):
                 # The client was away and is back: what was refused before must not arrive after this.
                 steps += [Tell(overtaken, UnavailableError(_MOVED)) for overtaken in route.returned]
                 route.returned = []
-            steps += self._all_back(parcel.target, route)
+            steps += self._all_back(envelope.target, route)
         return steps
 
-    def refused(self, parcel: Parcel) -> list[Step]:
+    def refused(self, envelope: Envelope) -> list[Step]:
         """Take note that the node does not hold the client, and has not delivered the message."""
-        route = self._route_of(parcel)
+        route = self._route_of(envelope)
         if route is None:  # the client has come here meanwhile, and later messages may have reached it already
-            return [Tell(parcel, UnavailableError(_MOVED))]
+            return [Tell(envelope, UnavailableError(_MOVED))]
         steps: list[Step] = []
-        parcel.attempts += 1
-        if parcel.attempts >= _ATTEMPTS:
-            steps.append(Tell(parcel, Delivery.OFFLINE))
+        envelope.attempts += 1
+        if envelope.attempts >= _ATTEMPTS:
+            steps.append(Tell(envelope, Delivery.OFFLINE))
         else:
-            route.returned.append(parcel)
+            route.returned.append(envelope)
         route.out -= 1
         if route.stage is KNOWN:
             route.stage = _Stage.RETURNING
-        return steps + self._all_back(parcel.target, route)
+        return steps + self._all_back(envelope.target, route)
 
-    def lost(self, parcel: Parcel, error: UnavailableError) -> list[Step]:
+    def lost(self, envelope: Envelope, error: UnavailableError) -> list[Step]:
         """Take note that nobody knows what became of a message."""
-        route = self._route_of(parcel)
+        route = self._route_of(envelope)
         if route is not None and route.stage is KNOWN:
             route.stage = _Stage.RETURNING
-        return self.delivered(parcel, error)
+        return self.delivered(envelope, error)
 
     # -- clients that come here ----------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class Routes:
         else:
             route.stage = _Stage.HELD
 
-    def arrived(self, target: str) -> list[Parcel]:
+    def arrived(self, target: str) -> list[Envelope]:
         """Return what has waited for a client that is this node's own now."""
         route = self._routes.pop(target, None)
         if route is None:
@@ -210,9 +210,9 @@ class Routes:
         route.stage = _Stage.RETURNING
         return self._all_back(target, route)
 
-    def _route_of(self, parcel: Parcel) -> Route | None:
+    def _route_of(self, envelope: Envelope) -> Route | None:
         """Return the route that a message took, if it is still the client's."""
-        return parcel.route if self._routes.get(parcel.target) is parcel.route else None
+        return envelope.route if self._routes.get(envelope.target) is envelope.route else None
 
     def _asking(self, target: str) -> Route | None:
         route = self._routes.get(target)
@@ -235,7 +235,7 @@ class Routes:
         if route is None:
             return []
         del self._routes[target]
-        return [Tell(parcel, result) for parcel in route.waiting]
+        return [Tell(envelope, result) for envelope in route.waiting]
 
     def _make_room(self) -> None:
         if len(self._routes) < self._max_routes:

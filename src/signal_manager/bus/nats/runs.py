@@ -12,7 +12,7 @@ import msgspec
 
 from signal_manager.bus.base import Delivery, Sender
 from signal_manager.bus.nats import wire
-from signal_manager.bus.nats.routes import Parcel, Route
+from signal_manager.bus.nats.routes import Envelope, Route
 
 __all__ = ["Run", "alone"]
 
@@ -42,7 +42,7 @@ class Run(msgspec.Struct, eq=False):
         for head, _ in self.entry.signals:
             self.sender.told(head, self.target, True, Delivery.DELIVERED)
 
-    def parcels(self) -> list[Parcel]:
+    def envelopes(self) -> list[Envelope]:
         """Return its signals one by one; each is settled by itself from then on."""
         self.route.out += self.count - 1
         return [
@@ -53,7 +53,7 @@ class Run(msgspec.Struct, eq=False):
 
 def alone(
     sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool, route: Route | None = None
-) -> Parcel:
+) -> Envelope:
     """Return one signal as a parcel whose sender is told what became of it."""
     entry = wire.Signals(target, sender.client_id, [(head, body)])
-    return Parcel(target, entry, wire.size_of(entry), partial(sender.told, head, target, wants_ack), route=route)
+    return Envelope(target, entry, wire.size_of(entry), partial(sender.told, head, target, wants_ack), route=route)

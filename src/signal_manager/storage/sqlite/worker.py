@@ -1,7 +1,7 @@
 """The process that writes a SQLite file: each request is one transaction, and a transaction is one flush to disk.
 
 A thread in the service could do the same, but would fight with the event loop, and so with relaying, for the
-interpreter's lock. `sqlite_writer.py` runs this file by its path: it needs nothing but the standard library, so that it
+interpreter's lock. `writer.py` runs this file by its path: it needs nothing but the standard library, so that it
 starts within milliseconds, and ends when the service has closed its end of the socket, however the service ended.
 
 A request is a list of (collection, name of the id's column, bodies expected there, bodies to write); a body is the text

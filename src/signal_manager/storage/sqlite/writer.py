@@ -1,7 +1,7 @@
 """The service's end of the process that writes a SQLite file: who waits to write, what goes out together, who is told.
 
 Writes that wait together share one transaction, and so one flush to disk. What shall be written is worked out here,
-from what was last seen; the process (`sqlite_worker.py`) writes it if that is there still, or says what is.
+from what was last seen; the process (`worker.py`) writes it if that is there still, or says what is.
 """
 
 from __future__ import annotations

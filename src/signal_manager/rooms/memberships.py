@@ -23,19 +23,19 @@ from signal_manager.errors import ConflictError, NotFoundError, SignalManagerErr
 from signal_manager.media.base import RemoteTrack
 from signal_manager.model import Caller, ClientId, NodeId, Participant, Role, Room, RoomId, SessionId, Track
 from signal_manager.protocol.messages import PublishedTrack
-from signal_manager.rooms import membership
+from signal_manager.rooms import changes as membership
 from signal_manager.rooms.announcements import REMOVED, Announcements
-from signal_manager.rooms.chronicle import Change, Happening, read_change
-from signal_manager.rooms.duties import Duties
+from signal_manager.rooms.background import BackgroundTasks
+from signal_manager.rooms.changes import MemberKey
 from signal_manager.rooms.events import event, tell
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.local_room import LocalRoom, Membership
 from signal_manager.rooms.member_media import MediaShared, MemberMedia
-from signal_manager.rooms.membership import MemberKey
 from signal_manager.rooms.requests import Publisher
+from signal_manager.rooms.room_log import Change, Happening, read_change
 from signal_manager.storage.base import ClientFields, RoomChange, Storage
 
-__all__ = ["Roster"]
+__all__ = ["Memberships"]
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ _RESTARTING = "restarting"
 _NOWHERE: ClientFields = {"room_id": None, "role": None, "tracks": ()}
 
 
-class Roster:
+class Memberships:
     """Keep the memberships of this process, and the rooms' records in step with them.
 
     Args:
@@ -66,7 +66,7 @@ class Roster:
         bus: Messaging,
         ledger: MediaLedger,
         shared: MediaShared | None,
-        duties: Duties,
+        background: BackgroundTasks,
         node_id: NodeId,
         clock: Callable[[], float],
     ) -> None:
@@ -74,7 +74,7 @@ class Roster:
         self._bus = bus
         self._ledger = ledger
         self._shared = shared
-        self._duties = duties
+        self._background = background
         self._node_id = node_id
         self._clock = clock
         self._members: dict[SessionId, Membership] = {}
@@ -84,7 +84,7 @@ class Roster:
         self._announcements = Announcements(
             storage=storage,
             bus=bus,
-            duties=duties,
+            background=background,
             node_id=node_id,
             on_removed=self._begin_parting,
             on_marked=self._meet_mark,
@@ -150,7 +150,7 @@ class Roster:
         if former is not None:
             if former.parting is None:
                 raise ConflictError(f"client {member.client_id} is already in room {member.room_id}")
-            await self._duties.wait_for(former.parting)
+            await self._background.wait_for(former.parting)
         else:
             stale = membership.find_client(room, member.client_id) if room is not None and room.is_active else None
             if stale is None:
@@ -172,7 +172,7 @@ class Roster:
             if member.ended is not None:
                 raise NotFoundError(f"not let into room {member.room_id}: {member.ended}")
             if not member.local.members:  # what was known of the room before is of no use
-                member.local.chronicle, member.local.early = None, []
+                member.local.room_log, member.local.early = None, []
             room = await enter(participant)
             member.local.members[member.client_id] = member
             member.since = room.sequence
@@ -242,7 +242,7 @@ class Roster:
         if member.parting is None:
             await member.entered.wait()
         if member.parting is not None:
-            await self._duties.wait_for(member.parting)
+            await self._background.wait_for(member.parting)
 
     async def remove(self, room_id: RoomId, participant: Participant, reason: str) -> None:
         """Take a participant out of a room and tell those who stay; if it is out already, that is well."""
@@ -275,7 +275,7 @@ class Roster:
         if member is None:  # of another node, or of one that is gone
             await self.remove(room_id, participant, REMOVED)
         else:
-            await self._duties.wait_for(self._begin_parting(member, REMOVED))
+            await self._background.wait_for(self._begin_parting(member, REMOVED))
 
     async def close(self, room_id: RoomId, reason: str) -> None:
         """Close a room with its members in it.
@@ -318,7 +318,7 @@ class Roster:
             await self.close(room_id, reason)
             return
         for member in tuple(local.members.values()):
-            await self._duties.wait_for(self._begin_parting(member, reason))
+            await self._background.wait_for(self._begin_parting(member, reason))
 
     def _end(self, local: LocalRoom, room: Room) -> None:
         """Tell members that their room is closed, while its lock is held, and end their memberships."""
@@ -335,13 +335,13 @@ class Roster:
             if member.media is not None:
                 member.media.close()
             member.local.end_source(member.media_session_id)
-            member.parting = self._duties.start(lambda: self._part(member, reason), f"leave {member.room_id}")
+            member.parting = self._background.start(lambda: self._part(member, reason), f"leave {member.room_id}")
         return member.parting
 
     async def _part(self, member: Membership, reason: str) -> None:
         members = member.local.members
         try:
-            await self._duties.persist(lambda: self.remove(member.room_id, member.participant, reason))
+            await self._background.persist(lambda: self.remove(member.room_id, member.participant, reason))
         finally:
             if members.get(member.client_id) is member:
                 del members[member.client_id]
@@ -372,7 +372,7 @@ class Roster:
         if wait:
             loop.call_later(wait, self._report_absence_now, member)
         else:
-            self._duties.start(lambda: self._tell_absence(member), f"absence in {member.room_id}")
+            self._background.start(lambda: self._tell_absence(member), f"absence in {member.room_id}")
 
     def _meet_mark(self, member: Membership, is_away: bool) -> None:
         """Set right what another node has said of a member of ours, which it took for gone."""
@@ -386,7 +386,7 @@ class Roster:
     async def _tell_absence(self, member: Membership) -> None:
         is_away = member.absence.tell(asyncio.get_running_loop().time())
         try:
-            await self._duties.persist(
+            await self._background.persist(
                 lambda: self._set_away(member.local, member.room_id, member.key, is_away=is_away)
             )
         finally:
@@ -467,9 +467,9 @@ class Roster:
         """Tell the room that a member has closed these tracks; UnavailableError when that takes too long."""
 
         async def work() -> None:
-            await self._duties.persist(lambda: self._unpublish(member, reason, mids))
+            await self._background.persist(lambda: self._unpublish(member, reason, mids))
 
-        await self._duties.wait_for(self._duties.start(work, f"unpublish in {member.room_id}"))
+        await self._background.wait_for(self._background.start(work, f"unpublish in {member.room_id}"))
 
     async def replace_media(
         self, member: Membership, former: SessionId | None, tracks: Sequence[PublishedTrack]
@@ -484,11 +484,11 @@ class Roster:
         )
 
         async def work() -> None:
-            await self._duties.persist(lambda: self._replace_media(member, coming))
+            await self._background.persist(lambda: self._replace_media(member, coming))
             if former is not None:
                 await self._abandon(former)
 
-        await self._duties.wait_for(self._duties.start(work, f"replace media in {member.room_id}"))
+        await self._background.wait_for(self._background.start(work, f"replace media in {member.room_id}"))
 
     async def _replace_media(self, member: Membership, coming: tuple[Track, ...]) -> None:
         async with member.local.lock:
@@ -533,10 +533,10 @@ class Roster:
         """
 
         async def work() -> None:
-            await self._duties.persist(lambda: self._mute(member, "tracks_muted", mids, muted=True))
-            await self._duties.persist(lambda: self._mute(member, "tracks_unmuted", mids, muted=False))
+            await self._background.persist(lambda: self._mute(member, "tracks_muted", mids, muted=True))
+            await self._background.persist(lambda: self._mute(member, "tracks_unmuted", mids, muted=False))
 
-        await self._duties.wait_for(self._duties.start(work, f"mute in {member.room_id}"))
+        await self._background.wait_for(self._background.start(work, f"mute in {member.room_id}"))
 
     async def _mute(self, member: Membership, happening: Happening, mids: Collection[str], *, muted: bool) -> None:
         media = member.media
@@ -590,14 +590,14 @@ class Roster:
 
         async def clean_up() -> None:
             if member.media_session_id == session_id:  # else the client has replaced it already
-                await self._duties.persist(lambda: self._unpublish(member, "media session lost"))
+                await self._background.persist(lambda: self._unpublish(member, "media session lost"))
             await self._abandon(session_id)
 
-        self._duties.start(clean_up, f"clean up media session {session_id}")
+        self._background.start(clean_up, f"clean up media session {session_id}")
 
     async def _abandon(self, session_id: SessionId) -> None:
         """Let the ledger bring up what is not confirmed to be closed by then."""
-        await self._duties.persist(lambda: self._ledger.abandon(session_id, at=self._clock() + _SECOND_LOOK))
+        await self._background.persist(lambda: self._ledger.abandon(session_id, at=self._clock() + _SECOND_LOOK))
 
     # -- records -------------------------------------------------------------------------------------------------
 
@@ -656,9 +656,9 @@ class Roster:
 
     def _note_missed(self, local: LocalRoom, room_id: RoomId, key: MemberKey) -> None:
         async def work() -> None:
-            await self._duties.persist(lambda: self._set_away(local, room_id, key, is_away=True))
+            await self._background.persist(lambda: self._set_away(local, room_id, key, is_away=True))
 
-        self._duties.start(work, f"member of a node that is missed in {room_id}")
+        self._background.start(work, f"member of a node that is missed in {room_id}")
 
     def reunite(self, node_id: NodeId | None) -> None:
         """Look what was missed in rooms that are shared with this node, or with any other."""

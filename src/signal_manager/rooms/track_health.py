@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from signal_manager.media.base import SessionState
 
-__all__ = ["Findings", "Pulse"]
+__all__ = ["Findings", "TrackHealth"]
 
 # So many bad answers in a row mean that a track is dead.
 _ENOUGH = 2
@@ -26,7 +26,7 @@ class Findings(NamedTuple):
     is_urgent: bool
 
 
-class Pulse:
+class TrackHealth:
     """The announced tracks of one session, by mid."""
 
     def __init__(self) -> None:

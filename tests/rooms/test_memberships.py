@@ -17,8 +17,8 @@ from signal_manager.errors import (
 from signal_manager.media import errors as media_errors
 from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId
 from signal_manager.protocol.messages import RoomState
-from signal_manager.rooms import absence, duties, service
-from signal_manager.rooms.chronicle import difference, write_change
+from signal_manager.rooms import absence, background, service
+from signal_manager.rooms.room_log import difference, write_change
 from tests.rooms.house import ROOM, SOON, Client, House
 from tests.waiting import until
 
@@ -135,7 +135,7 @@ async def test_whoever_leaves_while_it_comes_in_does_not_come_in(house: House, h
     await leaving
     await house.settled()
     assert not alice.told("participant_joined")
-    assert house.rooms._roster.room_of(bob.caller.session_id) is None
+    assert house.rooms._memberships.room_of(bob.caller.session_id) is None
 
 
 async def test_whoever_goes_while_it_comes_in_does_not_come_in(house: House) -> None:
@@ -231,7 +231,7 @@ async def test_a_membership_that_nobody_knows_of_gives_way(house: House) -> None
 def hear(house: House, before: Room, after: Room) -> None:
     """Let a house hear what another node has done."""
     for change in difference(before, after):
-        house.rooms._roster.hear(ROOM, write_change(change))
+        house.rooms._memberships.hear(ROOM, write_change(change))
 
 
 def with_ghost(room: Room, ghost: Participant) -> Room:
@@ -307,7 +307,7 @@ async def test_members_who_cannot_be_told_keep_nobody_else_from_it(house: House)
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duties, "_PAUSES", (0.001,))
+    monkeypatch.setattr(background, "_PAUSES", (0.001,))
 
 
 @pytest.mark.parametrize("is_made", [False, True], ids=["not made", "made all the same"])
@@ -356,7 +356,7 @@ async def test_a_store_that_fails_while_tracks_are_announced_is_asked_again(hous
 
 @pytest.mark.usefixtures("_impatient")
 async def test_leaving_does_not_wait_forever_for_a_store(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duties, "PATIENCE", 0.01)
+    monkeypatch.setattr(background, "PATIENCE", 0.01)
     alice, bob = await in_one_room(house, "alice", "bob")
     house.flaky.extend([(UnavailableError("disk"), False)] * 100_000)
 
@@ -386,7 +386,7 @@ async def test_work_that_fails_for_good_is_given_up(house: House) -> None:
 async def test_a_node_that_has_died_is_cleaned_up_after(house: House) -> None:
     await in_one_room(house, "bob")
     dead = House(storage=house.storage, node_id=NodeId("dead"), sfu=house.sfu)
-    dead.bus.announced = house.rooms._roster.hear
+    dead.bus.announced = house.rooms._memberships.hear
     await dead.rooms.__aenter__()
     await dead.client("ghost").join()
     await dead.settled()  # and then it is gone without another word

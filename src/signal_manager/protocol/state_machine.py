@@ -1,7 +1,7 @@
 """One connection's life as a pure state machine: messages and time come in, actions come out.
 
-The codec has read the bytes before; `server.py` performs the actions after; `router.py` says who answers a request.
-docs/protocol.md, "Conversation" and "Errors and close codes", are the rules kept here.
+The codec has read the bytes before; `gateway/server.py` performs the actions after; `gateway/dispatcher.py` says who
+answers a request. docs/protocol.md, "Conversation" and "Errors and close codes", are the rules kept here.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ __all__ = [
     "Authenticate",
     "Close",
     "Confirm",
+    "ConnectionStateMachine",
     "Dispatch",
     "Input",
     "Ping",
@@ -60,7 +61,6 @@ __all__ = [
     "Relay",
     "ResumeTerms",
     "Send",
-    "Session",
     "SessionSettings",
     "State",
     "check_version",
@@ -128,7 +128,7 @@ class Input(StrEnum):
 
 
 class Reaction(StrEnum):
-    """What the session does about an input; each is one method of `Session`."""
+    """What the session does about an input; each is one method of `ConnectionStateMachine`."""
 
     IGNORE = "ignore"
     AUTHENTICATE = "authenticate"
@@ -166,8 +166,9 @@ def _stay(state: State, reactions: dict[Input, Reaction]) -> dict[tuple[State, I
     return {(state, event): _Move(state, reaction) for event, reaction in reactions.items()}
 
 
-# The legal moves, whole: nothing else assigns `Session.state`, and docs/architecture.md draws its picture from here.
-# A session that outlives its connection has a table of its own, in `resume.py`: here it ends with CLOSING or CLOSED.
+# The legal moves, whole: nothing else assigns `ConnectionStateMachine.state`, and docs/architecture.md draws its
+# picture from here. A session that outlives its connection has a table of its own, in `resume.py`: here it ends with
+# CLOSING or CLOSED.
 TRANSITIONS: dict[tuple[State, Input], _Move] = {
     **_stay(
         State.AWAITING_CONNECT,
@@ -277,7 +278,7 @@ class Authenticate(msgspec.Struct, frozen=True, gc=False):
 
 
 class Dispatch(msgspec.Struct, frozen=True, gc=False):
-    """Have the router answer this request."""
+    """Have the dispatcher answer this request."""
 
     request: Received
 
@@ -356,7 +357,7 @@ def error_code_for(error: SignalManagerError, shape: Shape) -> int:
     return error.code % 256
 
 
-class Session:
+class ConnectionStateMachine:
     """What one connection may do now, and what it has to be told.
 
     Every method that takes an input returns the actions to perform, in order. `now` is a monotonic time in seconds,

@@ -43,7 +43,7 @@ from signal_manager.protocol.messages import (
     TracksNew,
     Unregister,
 )
-from signal_manager.protocol.session import (
+from signal_manager.protocol.state_machine import (
     MALFORMED_LIMIT,
     MALFORMED_WINDOW,
     TRANSITIONS,
@@ -52,6 +52,7 @@ from signal_manager.protocol.session import (
     Authenticate,
     Close,
     Confirm,
+    ConnectionStateMachine,
     Dispatch,
     Input,
     Ping,
@@ -59,7 +60,6 @@ from signal_manager.protocol.session import (
     Relay,
     ResumeTerms,
     Send,
-    Session,
     SessionSettings,
     State,
     check_version,
@@ -81,7 +81,7 @@ class Client:
 
     def __init__(self, *, names_protocol: bool = True) -> None:
         self.now = 1000.0
-        self.session = Session(SETTINGS, now=self.now, names_protocol=names_protocol)
+        self.session = ConnectionStateMachine(SETTINGS, now=self.now, names_protocol=names_protocol)
 
     def __rshift__(self, message: Message) -> list[Action]:
         return self.receive(received(message))
@@ -622,7 +622,7 @@ class Holder(Client):
 
     def __init__(self, on_expiry: TokenExpiry, *, shape: Shape = Shape.PLAIN) -> None:
         super().__init__()
-        self.session = Session(msgspec.structs.replace(SETTINGS, on_expiry=on_expiry), now=self.now)
+        self.session = ConnectionStateMachine(msgspec.structs.replace(SETTINGS, on_expiry=on_expiry), now=self.now)
         self.receive(received(CONNECT, shape=shape))
         self.welcome = self.session.accepted(self.identity(100), SessionId("s"), now=self.now, server_time=EPOCH)
 

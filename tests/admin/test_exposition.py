@@ -7,19 +7,19 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from signal_manager.admin.numbers import Numbers
+from signal_manager.admin.exposition import MetricsExposition
 from signal_manager.model import NodeId
 from signal_manager.observe.metrics import Metrics
 
 
-def numbers(node_id: str, opened: int, *others: Numbers, workers: int = 2) -> Numbers:
+def numbers(node_id: str, opened: int, *others: MetricsExposition, workers: int = 2) -> MetricsExposition:
     metrics = Metrics()
     metrics.connections_opened.labelled().add(opened)
 
     async def ask(question: bytes) -> list[bytes]:
         return [answer for other in others if (answer := other.answer(question)) is not None]
 
-    return Numbers(metrics, node_id=NodeId(node_id), workers=workers, others=ask)
+    return MetricsExposition(metrics, node_id=NodeId(node_id), workers=workers, others=ask)
 
 
 def read(text: bytes, name: str) -> dict[str | None, float]:
@@ -66,16 +66,16 @@ def test_questions_of_another_kind_are_for_others_to_answer() -> None:
 
 
 async def test_those_who_ask_at_the_same_time_share_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    read_alone, readings = Numbers._read, 0
+    read_alone, readings = MetricsExposition._read, 0
 
-    async def counted(self: Numbers) -> bytes:
+    async def counted(self: MetricsExposition) -> bytes:
         nonlocal readings
         readings += 1
         return await read_alone(self)
 
-    monkeypatch.setattr(Numbers, "_read", counted)
+    monkeypatch.setattr(MetricsExposition, "_read", counted)
     metrics = Metrics()
-    asked = Numbers(metrics)
+    asked = MetricsExposition(metrics)
 
     await asyncio.gather(*(asked.text() for _ in range(100)))
     assert readings == 1

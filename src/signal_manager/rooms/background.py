@@ -10,7 +10,7 @@ import structlog
 
 from signal_manager.errors import UnavailableError
 
-__all__ = ["PATIENCE", "Duties"]
+__all__ = ["PATIENCE", "BackgroundTasks"]
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +20,7 @@ PATIENCE = 10.0
 _PAUSES = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
-class Duties:
+class BackgroundTasks:
     """Run work in the background and keep its references; `finish` is the end of all of it."""
 
     def __init__(self) -> None:

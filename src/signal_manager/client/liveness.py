@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-__all__ = ["ANSWER_TIME", "PROBE_AFTER", "ROOM_INTERVAL", "Due", "Signs", "Vigil"]
+__all__ = ["ANSWER_TIME", "PROBE_AFTER", "ROOM_INTERVAL", "Due", "LivenessMonitor", "Signs"]
 
 # What was sent has this long (s) for any frame to follow; then a HEARTBEAT asks for one.
 PROBE_AFTER = 2.0
@@ -36,7 +36,7 @@ class Signs(NamedTuple):
     is_in_room: bool
 
 
-class Vigil:
+class LivenessMonitor:
     """Watch over one connection. `now` is a time in seconds that never goes back.
 
     Args:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId, SessionId, Track
-from signal_manager.rooms.chronicle import Change, Chronicle, applied, difference, read_change, write_change
+from signal_manager.rooms.room_log import Change, RoomLog, applied, difference, read_change, write_change
 
 EMPTY = Room(room_id=RoomId("r"), is_active=True, sequence=1)
 CAMERA = Track(mid="0", track_name="camera")
@@ -84,29 +84,29 @@ def test_changes_are_told_in_order_and_each_once_however_they_come(states: list[
     changes = changes_of(states)
     came = changes + changes[::2]
     random.shuffle(came)  # type: ignore[attr-defined]  # hypothesis hides the type
-    chronicle = Chronicle(states[0])
+    room_log = RoomLog(states[0])
 
-    told = [change for each in came for change in chronicle.take(each)]
+    told = [change for each in came for change in room_log.take(each)]
 
     assert told == changes
-    assert chronicle.told.participants == chronicle.latest.participants == states[-1].participants
-    assert not chronicle.has_gap
+    assert room_log.told.participants == room_log.latest.participants == states[-1].participants
+    assert not room_log.has_gap
 
 
 @given(histories(), st.data())
 def test_what_is_missing_is_made_up_for_from_the_record(states: list[Room], data: st.DataObject) -> None:
     changes = changes_of(states)
     lost = data.draw(st.sets(st.integers(0, len(changes) - 1)))
-    chronicle = Chronicle(states[0])
+    room_log = RoomLog(states[0])
     told = []
     for place, change in enumerate(changes):
         if place not in lost:
-            told += chronicle.take(change)
-    told += chronicle.catch_up(states[-1])
+            told += room_log.take(change)
+    told += room_log.catch_up(states[-1])
 
     sequences = [change.sequence for change in told]
     assert sequences == sorted(set(sequences))
-    assert chronicle.told == states[-1]
+    assert room_log.told == states[-1]
     room = states[0]
     for change in told:
         room = applied(room, change)
@@ -116,21 +116,21 @@ def test_what_is_missing_is_made_up_for_from_the_record(states: list[Room], data
 
 
 def test_an_own_change_waits_for_those_of_others_and_is_known_at_once() -> None:
-    chronicle = Chronicle(EMPTY)
+    room_log = RoomLog(EMPTY)
     own = msgspec.structs.replace(EMPTY, sequence=3, participants=(who("ann", 2), who("ben", 3)))
 
-    assert chronicle.take(joined(3, "ben"), own) == []
-    assert chronicle.has_gap
-    assert chronicle.latest == own
-    assert chronicle.take(joined(2)) == [joined(2), joined(3, "ben")]
-    assert chronicle.told == own
+    assert room_log.take(joined(3, "ben"), own) == []
+    assert room_log.has_gap
+    assert room_log.latest == own
+    assert room_log.take(joined(2)) == [joined(2), joined(3, "ben")]
+    assert room_log.told == own
 
 
 def test_a_room_that_was_closed_meanwhile_is_closed_last() -> None:
     before = msgspec.structs.replace(EMPTY, participants=(who("ann"),))
     after = msgspec.structs.replace(before, sequence=5, participants=(who("ben"),), is_active=False, close_reason="x")
 
-    told = Chronicle(before).catch_up(after)
+    told = RoomLog(before).catch_up(after)
 
     assert [(change.sequence, change.event) for change in told] == [
         (3, "participant_left"),
@@ -140,7 +140,7 @@ def test_a_room_that_was_closed_meanwhile_is_closed_last() -> None:
 
 
 def test_an_older_record_says_nothing_new() -> None:
-    assert Chronicle(EMPTY).catch_up(EMPTY) == []
+    assert RoomLog(EMPTY).catch_up(EMPTY) == []
 
 
 def test_a_closed_room_is_not_active() -> None:

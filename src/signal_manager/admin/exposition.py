@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import Metric
 from signal_manager.model import NodeId
 from signal_manager.observe.metrics import Metrics
 
-__all__ = ["Numbers"]
+__all__ = ["MetricsExposition"]
 
 
 class _Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -49,7 +49,7 @@ _read_question = msgspec.msgpack.Decoder(_Question).decode
 _read_answer = msgspec.msgpack.Decoder(_Answer).decode
 
 
-class Numbers:
+class MetricsExposition:
     """Present what this process counts, together with its fellow workers.
 
     Args:

@@ -1,7 +1,7 @@
 """The order of a room's changes on one node: told in the order of `sequence`, each once, whatever order they come in.
 
-Pure. Changes come from this node and from others (`roster.py`); what comes too early waits, and what does not come at
-all is made up for from the room's record, which is the truth.
+Pure. Changes come from this node and from others (`memberships.py`); what comes too early waits, and what does not come
+at all is made up for from the room's record, which is the truth.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from signal_manager.model import Participant, Room, Track
 
-__all__ = ["Change", "Chronicle", "Happening", "applied", "difference", "read_change", "write_change"]
+__all__ = ["Change", "Happening", "RoomLog", "applied", "difference", "read_change", "write_change"]
 
 _replace = msgspec.structs.replace
 
@@ -64,7 +64,7 @@ def read_change(data: bytes) -> Change | None:
         return None
 
 
-class Chronicle:
+class RoomLog:
     """What the members on this node have been told of their room, and what is known besides.
 
     Args:

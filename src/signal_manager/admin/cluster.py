@@ -16,7 +16,7 @@ from signal_manager.gateway.live_sessions import LiveSession, LiveSessions
 from signal_manager.model import NodeId
 from signal_manager.rooms import RoomService
 
-__all__ = ["AskOthers", "Connected", "Everywhere"]
+__all__ = ["AskOthers", "ClusterSessions", "Connected"]
 
 # Asks all other nodes the same and returns what they say.
 AskOthers = Callable[[bytes], Awaitable[list[bytes]]]
@@ -49,7 +49,7 @@ class Connected(NamedTuple):
     until: str | None
 
 
-class Everywhere:
+class ClusterSessions:
     """Look for sessions on all nodes, and end them.
 
     Args:
