@@ -54,6 +54,13 @@ class FakeMedia:
     async def accept(self, _answer_sdp: str, _refused: Sequence[Any]) -> None:
         await asyncio.sleep(0)
 
+    async def suspect(self) -> None:
+        await asyncio.sleep(0)
+
+    async def has_lost_path(self, _is_receiving: Callable[[], bool]) -> bool:
+        await asyncio.sleep(0)
+        return False
+
     async def close(self) -> None:
         await asyncio.sleep(0)
 
