@@ -22,6 +22,7 @@ from signal_manager.admin.statistics import Statistics
 from signal_manager.asgi import HttpServer
 from signal_manager.errors import ConfigurationError
 from signal_manager.gateway.live_sessions import LiveSessions
+from signal_manager.loading import load
 from signal_manager.observe.metrics import Metrics
 from signal_manager.storage.base import Storage
 
@@ -135,7 +136,7 @@ class _Late:
 
     def load(self) -> None:
         """Begin to build it."""
-        self._building = asyncio.create_task(asyncio.to_thread(self._build), name="second port")
+        self._building = asyncio.create_task(load(self._build), name="second port")
         self._building.add_done_callback(_report)
 
     async def loaded(self) -> None:

@@ -9,10 +9,10 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
 import jwt
 import msgspec
 import structlog
@@ -57,6 +57,8 @@ class JwksKeys:
         self._cooldown = cooldown
         self._timeout = timeout
         self._clock = clock
+        import httpx  # noqa: PLC0415 - few services have such keys, and it takes long to import
+
         self._client = httpx.AsyncClient()
         self._keys: list[jwt.PyJWK] = []
         self._asked_at = -math.inf  # when the last request ended
@@ -118,7 +120,7 @@ class JwksKeys:
     async def _fetch(self) -> bytes:
         body = bytearray()
         async with self._client.stream("GET", self._url, headers={"accept": "application/json"}) as response:
-            if response.status_code != httpx.codes.OK:
+            if response.status_code != HTTPStatus.OK:
                 raise _UnusableKeySetError(f"expected status 200, got {response.status_code}")
             async for chunk in response.aiter_bytes():
                 body += chunk

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import importlib
 import importlib.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import structlog
 
 from signal_manager.adapters import load_adapter
 from signal_manager.auth.authenticators import (
@@ -22,8 +26,9 @@ from signal_manager.auth.authenticators import (
 )
 from signal_manager.auth.jwks import JwksKeys
 from signal_manager.bus.base import Bus
-from signal_manager.errors import ConfigurationError
+from signal_manager.errors import ConfigurationError, UnavailableError
 from signal_manager.gateway.sessions import Reachable
+from signal_manager.loading import load
 from signal_manager.media.base import MediaBackend
 from signal_manager.model import NodeId
 from signal_manager.observe.metrics import Metrics
@@ -46,6 +51,8 @@ __all__ = [
     "media_for",
     "storage_for",
 ]
+
+log = structlog.get_logger(__name__)
 
 
 def _nats_security(config: Config) -> NatsSecurity:
@@ -198,28 +205,88 @@ async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
 
 @contextlib.asynccontextmanager
 async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
-    """Run the local SFU while the block lasts, and speak to it as to Cloudflare."""
+    """Run the local SFU while the block lasts, and speak to it as to Cloudflare.
+
+    Its libraries take as long to import as all others together, so that it starts while the service runs already, and
+    the first who needs it waits. A port of its own may be taken: then it starts first, to say so.
+    """
+    if importlib.util.find_spec("aiortc") is None:
+        raise ConfigurationError("media.backend \"local\" needs: pip install 'signal-manager[rtc]'")
+    app_id, app_secret = token_hex(16), token_hex()
+    opened: asyncio.Future[MediaBackend] = asyncio.get_running_loop().create_future()
+    over = asyncio.Event()
+
+    async def run() -> None:
+        try:
+            async with _local_backend(config, metrics, app_id, app_secret) as backend:
+                opened.set_result(backend)
+                await over.wait()
+        except Exception as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)
+
+    running = asyncio.create_task(run(), name="local SFU")
     try:
-        from signal_manager.sfu import LocalSfu, SfuSettings  # noqa: PLC0415 - needs an optional dependency
-    except ModuleNotFoundError as error:
-        raise ConfigurationError("media.backend \"local\" needs: pip install 'signal-manager[rtc]'") from error
-    sfu = LocalSfu(
+        if config.media.sfu_udp_port:
+            yield Media(await asyncio.shield(opened), app_id)
+        else:
+            opened.add_done_callback(_report)
+            yield Media(cast("MediaBackend", _LateBackend(opened)), app_id)
+    finally:
+        over.set()
+        await running
+
+
+@contextlib.asynccontextmanager
+async def _local_backend(config: Config, metrics: Metrics, app_id: str, app_secret: str) -> AsyncIterator[MediaBackend]:
+    def imported() -> Any:
+        load_adapter("media", "cloudflare")
+        return importlib.import_module("signal_manager.sfu")
+
+    module = await load(imported)
+    sfu = module.LocalSfu(
         http_port=0,
         udp_port=config.media.sfu_udp_port,
         public_addresses=config.media.sfu_public_addresses,
-        settings=SfuSettings(max_packets_per_second=config.media.sfu_max_packets_per_second),
+        app_id=app_id,
+        app_secret=app_secret,
+        settings=module.SfuSettings(max_packets_per_second=config.media.sfu_max_packets_per_second),
     )
     async with sfu:
         backend: MediaBackend = load_adapter("media", "cloudflare")(
-            app_id=sfu.app_id,
-            app_secret=sfu.app_secret,
+            app_id=app_id,
+            app_secret=app_secret,
             metrics=metrics,
             base_url=sfu.base_url,
             stun_url="",  # the SFU is on this machine: its own address is all that a client needs
             request_timeout=config.cloudflare.request_timeout,
         )
         async with backend:
-            yield Media(backend, sfu.app_id)
+            yield backend
+
+
+class _LateBackend:
+    """A backend that is not there yet: each of its methods waits for it."""
+
+    def __init__(self, opened: asyncio.Future[MediaBackend]) -> None:
+        self._opened = opened
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def wait_and_call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                # A request that is given up must not take the SFU with it.
+                backend = await asyncio.shield(self._opened)
+            except Exception as error:
+                raise UnavailableError("the local SFU could not start; the log says why") from error
+            return await getattr(backend, name)(*args, **kwargs)
+
+        return wait_and_call
+
+
+def _report(opened: asyncio.Future[MediaBackend]) -> None:
+    if not opened.cancelled() and opened.exception() is not None:
+        log.error("the local SFU could not start", exc_info=opened.exception())
 
 
 class Authenticators(NamedTuple):

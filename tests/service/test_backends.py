@@ -1,0 +1,87 @@
+"""The local SFU starts while the service runs already."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from signal_manager.errors import ConfigurationError, UnavailableError
+from signal_manager.observe.metrics import Metrics
+from signal_manager.service import backends
+from signal_manager.service.backends import media_for
+from signal_manager.service.config import Config
+
+
+async def test_the_first_who_needs_the_local_sfu_waits_for_it() -> None:
+    async with media_for(Config(), Metrics()) as media:
+        assert media.backend is not None
+        assert len(media.app_id) == 32
+
+        await media.backend.validate_credentials()
+        session = await media.backend.open_session()
+
+        assert session
+
+
+async def test_a_service_may_stop_before_its_sfu_has_started() -> None:
+    async with media_for(Config(), Metrics()) as media:
+        assert media.backend is not None
+
+
+async def test_an_sfu_that_cannot_start_is_logged_and_refused_as_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(function: object) -> Any:
+        raise RuntimeError("no SFU today")
+
+    monkeypatch.setattr(backends, "load", fail)
+    structlog.reset_defaults()
+    with capture_logs() as lines:
+        async with media_for(Config(), Metrics()) as media:
+            assert media.backend is not None
+            with pytest.raises(UnavailableError, match="the local SFU could not start"):
+                await media.backend.open_session()
+
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["the local SFU could not start"]
+
+
+async def test_a_media_port_that_is_taken_is_still_a_reason_not_to_start() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        config = Config.model_validate({"media": {"sfu_udp_port": taken.getsockname()[1]}})
+
+        with pytest.raises(ConfigurationError, match="cannot listen on UDP"):
+            async with media_for(config, Metrics()):
+                pass
+
+
+async def test_a_port_of_its_own_is_there_from_the_start() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with media_for(Config.model_validate({"media": {"sfu_udp_port": port}}), Metrics()) as media:
+        assert media.backend is not None
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+
+
+async def test_without_its_library_a_local_sfu_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "aiortc" else find_spec(name))
+
+    with pytest.raises(ConfigurationError, match=r"pip install 'signal-manager\[rtc\]'"):
+        async with media_for(Config.model_validate({"media": {"backend": "local"}}), Metrics()):
+            pass
+
+
+def test_nothing_of_the_sfu_is_imported_before_it_starts() -> None:
+    code = "import sys, signal_manager.service.app; print({'aiortc', 'av', 'httpx', 'dns'} & set(sys.modules))"
+
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ended.stdout == "set()\n"
