@@ -20,7 +20,7 @@ from signal_manager.errors import MalformedMessageError
 from signal_manager.gateway.limits import TrustedProxies, address_of, is_from_this_machine
 from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.codec import decode_payload
-from signal_manager.protocol.framing import Framing, decode_frame
+from signal_manager.protocol.framing import HEAD, Framing, decode_frame
 from signal_manager.protocol.messages import MessageType, PayloadType, Peer, Shape
 from signal_manager.protocol.resume import Budget, ClientSession
 from signal_manager.rooms.room_log import read_change
@@ -78,7 +78,7 @@ def relayed(data: bytes) -> None:
         signal = relay.read(data, sender)
         if signal is not None:
             for receiver in _ENDS:
-                relay.write(data[: relay.HEAD], signal.signal_data, sender, receiver)
+                relay.write(data[:HEAD], signal.signal_data, sender, receiver)
 
 
 def saved_session(data: bytes) -> None:

@@ -30,8 +30,8 @@ from signal_manager.bus.base import (
 )
 from signal_manager.errors import ConfigurationError, InvalidRequestError, SignalManagerError, UnavailableError
 from signal_manager.model import ClientId, NodeId, RoomId, is_valid_name
+from signal_manager.protocol.framing import HEAD
 from signal_manager.protocol.messages import Message
-from signal_manager.protocol.relay import HEAD
 
 __all__ = ["Broker", "QueueBus"]
 

@@ -31,7 +31,7 @@ from signal_manager.errors import (
 )
 from signal_manager.model import ClientId, NodeId
 from signal_manager.observe.metrics import Metrics
-from signal_manager.protocol.relay import HEAD
+from signal_manager.protocol.framing import HEAD
 from signal_manager.testing.bus import Phone, come, result_of
 from signal_manager.testing.bus.fixtures import message
 from tests.certificates import Authority

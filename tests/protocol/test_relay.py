@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from signal_manager.protocol import relay
 from signal_manager.protocol.codec import decode_payload, encode_payload
-from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
+from signal_manager.protocol.framing import HEAD, Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import MessageType, PayloadType, Peer, Shape, Signal, SignalOffer
 from signal_manager.protocol.relay import RelayEnd
 
@@ -196,7 +196,7 @@ def test_a_signal_that_was_taken_apart_goes_on_from_another_place(payload_type: 
     signal = relay.read(data, sender)
     assert signal is not None
 
-    out = relay.write(data[: relay.HEAD], bytes(signal.signal_data), relay.sender_end("a"), receiver)
+    out = relay.write(data[:HEAD], bytes(signal.signal_data), relay.sender_end("a"), receiver)
     again = relay.client_payload(payload_type, "b", bytes(signal.signal_data))
 
     assert out == relay.write(data, bytes(signal.signal_data), sender, receiver)

@@ -113,7 +113,7 @@ class Subscriber(Protocol):
 
         Args:
             sender: the client that sent them.
-            signals: of each the first `protocol.relay.HEAD` bytes of its frame, and `signal_data` in the payload type
+            signals: of each the first `protocol.framing.HEAD` bytes of its frame, and `signal_data` in the payload type
                 that these name.
 
         Returns:
@@ -141,7 +141,7 @@ class Sender(Protocol):
         May be called inside the call that sends the signal.
 
         Args:
-            head: the first `protocol.relay.HEAD` bytes of its frame.
+            head: the first `protocol.framing.HEAD` bytes of its frame.
             target: the client that it was for.
             wants_ack: whether its sender asked to be told that it was delivered.
             result: as for an `Outcome`.
@@ -162,7 +162,7 @@ class Forwarder(Protocol):
             sender: the connection that sent it. It is told once, unless it does not want an acknowledgement and the
                 signal was delivered: then a bus may leave it untold.
             target: a client that is not in `subscribers`.
-            frame: the frame that it came in, or its first `protocol.relay.HEAD` bytes.
+            frame: the frame that it came in, or its first `protocol.framing.HEAD` bytes.
             body: `signal_data` in the payload type that these name; valid during the call, so keep `bytes(body)`.
             wants_ack: whether the sender asked to be told that it was delivered.
             is_alone: whether no other signal comes with it in the same read, so that waiting for more is pointless.

@@ -24,7 +24,7 @@ from signal_manager.gateway.sessions import relay_each
 from signal_manager.model import ClientId, SessionId, taken_up_at
 from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.close_codes import CloseCode
-from signal_manager.protocol.framing import Framing
+from signal_manager.protocol.framing import ID_AT, PAYLOAD_TYPE_AT, TYPE_AT, Framing
 from signal_manager.protocol.messages import Connect, Message, MessageType, PayloadType, SignalAck
 from signal_manager.protocol.relay import RelayedSignal, RelayEnd
 from signal_manager.protocol.resume import Journal
@@ -230,7 +230,7 @@ class Connection(WSListener):
                 odd = relay_each(self.deliver, self.client_id, sender, ((head, body),))
                 exceptional += [(place, result) for _, result in odd]
             else:
-                sent[head[1]].value += 1
+                sent[head[TYPE_AT]].value += 1
                 self.write(outgoing)
         return exceptional
 
@@ -374,7 +374,7 @@ class Connection(WSListener):
         signal = relay.read(data, end)
         if signal is None:
             return False
-        relayed = registry.relayed[data[1]]
+        relayed = registry.relayed[data[TYPE_AT]]
         began = 0.0 if relayed.value % _TIMED_ONE_OF else perf_counter()
         target = registry.bus.subscribers.get(signal.target_client_id)
         if target is None:
@@ -404,7 +404,7 @@ class Connection(WSListener):
         except SignalManagerError:
             return False
         self.received += 1
-        self._registry.forwarded[data[1]].value += 1
+        self._registry.forwarded[data[TYPE_AT]].value += 1
         journal = self._journal
         if journal is not None and journal.take(len(data)):
             self._conversation.confirm()
@@ -414,7 +414,12 @@ class Connection(WSListener):
         """Tell the client what became of a signal to a client of another node (`Sender.told`)."""
         told = acknowledgement(target, result, wants_ack=wants_ack)
         if told is not None:
-            request = Received(SignalAck(status=""), head[2:18], PayloadType(head[18]), self._session.shape)
+            request = Received(
+                SignalAck(status=""),
+                head[ID_AT:PAYLOAD_TYPE_AT],
+                PayloadType(head[PAYLOAD_TYPE_AT]),
+                self._session.shape,
+            )
             self._conversation.tell(request, told)
 
     def _beat(self, data: bytes, end: RelayEnd) -> bool:

@@ -36,7 +36,7 @@ from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.close_codes import CLOSE_CODES, CloseCode
 from signal_manager.protocol.codec import decode_payload, encode_payload, guess_shape
 from signal_manager.protocol.codec.fields import raw_signal_data
-from signal_manager.protocol.framing import Framing, decode_frame, encode_frame
+from signal_manager.protocol.framing import ID_AT, PAYLOAD_TYPE_AT, Framing, decode_frame, encode_frame
 from signal_manager.protocol.messages import (
     Connect,
     ErrorMessage,
@@ -254,7 +254,9 @@ class Conversation:
         """Tell the client that the signal in `data`, a whole frame, was written to its target."""
         ack = SignalAck(status="delivered", target_client_id=target)
         if self._session.shape is not Shape.TAGGED:
-            self._wire.write(self._encode(ack, data[2:18], PayloadType(data[18]), self._session.shape))
+            self._wire.write(
+                self._encode(ack, data[ID_AT:PAYLOAD_TYPE_AT], PayloadType(data[PAYLOAD_TYPE_AT]), self._session.shape)
+            )
 
     def tell(self, request: Received, told: SignalAck | SignalManagerError | None) -> None:
         """Answer a signal whose way was known only after others were handled, wherever its client is by now."""

@@ -31,7 +31,7 @@ from signal_manager.model import Caller, ClientId, Identity, SavedSession, Sessi
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.codec import decode_payload, encode_payload
-from signal_manager.protocol.framing import Framing, encode_frame
+from signal_manager.protocol.framing import ID_AT, PAYLOAD_TYPE_AT, TYPE_AT, Framing, encode_frame
 from signal_manager.protocol.messages import (
     Connect,
     ErrorMessage,
@@ -347,10 +347,12 @@ def relay_each(
     for place, (head, body) in enumerate(signals):
         result: Delivery | SignalManagerError
         try:
-            payload = client_payload(head[18], target, body)
-            decoded = decode_payload(MessageType(head[1]), PayloadType(head[18]), payload, sent_by=Peer.CLIENT)
+            payload = client_payload(head[PAYLOAD_TYPE_AT], target, body)
+            decoded = decode_payload(
+                MessageType(head[TYPE_AT]), PayloadType(head[PAYLOAD_TYPE_AT]), payload, sent_by=Peer.CLIENT
+            )
             message = msgspec.structs.replace(decoded.message, sender_client_id=sender)
-            result = deliver(message, head[2:18])
+            result = deliver(message, head[ID_AT:PAYLOAD_TYPE_AT])
         except MalformedMessageError as error:
             result = InvalidRequestError(error.message)
         except SignalManagerError as error:

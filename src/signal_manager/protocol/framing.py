@@ -1,11 +1,12 @@
 """Headers: where a message starts, what it is, and how long it is (docs/protocol.md, first section).
 
-Neighbours: `codec` reads what a frame's payload holds; `session` decides whether the message may come now.
+`codec` reads what a frame's payload holds. `state_machine` decides whether the message may come now.
 """
 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -16,7 +17,20 @@ import msgspec
 from signal_manager.errors import MalformedMessageError, TooLargeError
 from signal_manager.protocol.messages import MessageType, PayloadType
 
-__all__ = ["SUBPROTOCOLS", "Frame", "Framing", "choose_subprotocol", "decode_frame", "encode_frame"]
+__all__ = [
+    "HEAD",
+    "ID_AT",
+    "LENGTH_STRUCTS",
+    "PAYLOAD_TYPE_AT",
+    "START_BYTES",
+    "SUBPROTOCOLS",
+    "TYPE_AT",
+    "Frame",
+    "Framing",
+    "choose_subprotocol",
+    "decode_frame",
+    "encode_frame",
+]
 
 
 class Framing(StrEnum):
@@ -43,18 +57,25 @@ class Frame(NamedTuple):
     payload: bytes
 
 
+# Where the fields of a v1 or v2 header begin: one start byte, then these. The message id ends where the payload type
+# begins.
+TYPE_AT = 1
+ID_AT = 2
+PAYLOAD_TYPE_AT = 18
+# The length field begins here. The bytes before it are the head: all that relaying needs of a frame beside its signal.
+HEAD = 19
+START_BYTES = {Framing.V1: 0xAA, Framing.V2: 0xAB}
+LENGTH_STRUCTS = {Framing.V1: struct.Struct(">H"), Framing.V2: struct.Struct(">I")}
+
+
 class _Header(NamedTuple):
     start_byte: int
-    length_size: int
+    length: struct.Struct
     size: int
 
 
-# start 1, message type 1, UUID 16, payload type 1, then the length field.
-_LENGTH_AT = 19
-_ID_ENDS_AT = 18
 _HEADERS = {
-    Framing.V1: _Header(0xAA, 2, _LENGTH_AT + 2),
-    Framing.V2: _Header(0xAB, 4, _LENGTH_AT + 4),
+    framing: _Header(START_BYTES[framing], length, HEAD + length.size) for framing, length in LENGTH_STRUCTS.items()
 }
 _V1_MAX_PAYLOAD = 0xFFFF
 
@@ -95,9 +116,9 @@ def decode_frame(framing: Framing, data: bytes) -> Frame:
     if framing is Framing.JSON:
         return _decode_text_frame(data)
     header = _HEADERS[framing]
-    if len(data) < _ID_ENDS_AT:
+    if len(data) < PAYLOAD_TYPE_AT:
         raise MalformedMessageError(f"frame is {len(data)} bytes, expected at least {header.size}")
-    message_id = data[2:_ID_ENDS_AT]
+    message_id = data[ID_AT:PAYLOAD_TYPE_AT]
     if data[0] != header.start_byte:
         raise MalformedMessageError(
             f"frame starts with 0x{data[0]:02X}, expected 0x{header.start_byte:02X}", message_id=message_id
@@ -106,14 +127,14 @@ def decode_frame(framing: Framing, data: bytes) -> Frame:
         raise MalformedMessageError(
             f"frame is {len(data)} bytes, expected at least {header.size}", message_id=message_id
         )
-    length = int.from_bytes(data[_LENGTH_AT : header.size], "big")
+    length = header.length.unpack_from(data, HEAD)[0]
     if len(data) - header.size != length:
         raise MalformedMessageError(
             f"payload is {len(data) - header.size} bytes, expected the {length} that the header names",
             message_id=message_id,
         )
-    message_type = _message_type(data[1], message_id)
-    return Frame(message_type, message_id, _payload_type(data[18], message_id), data[header.size :])
+    message_type = _message_type(data[TYPE_AT], message_id)
+    return Frame(message_type, message_id, _payload_type(data[PAYLOAD_TYPE_AT], message_id), data[header.size :])
 
 
 def encode_frame(
@@ -137,7 +158,7 @@ def encode_frame(
         )
     header = _HEADERS[framing]
     start = bytes((header.start_byte, message_type))
-    length = len(payload).to_bytes(header.length_size, "big")
+    length = header.length.pack(len(payload))
     return b"".join((start, message_id, bytes((payload_type,)), length, payload))
 
 

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import msgspec
 
+from signal_manager.protocol.framing import HEAD, ID_AT, PAYLOAD_TYPE_AT, TYPE_AT
 from signal_manager.protocol.messages import MessageType, PayloadType
-from signal_manager.protocol.relay import HEAD, RelayEnd
+from signal_manager.protocol.relay import RelayEnd
 
 __all__ = ["Beat", "acknowledgement", "confirmation", "read"]
 
@@ -38,7 +39,7 @@ _NOTHING = Beat()
 def read(data: bytes, end: RelayEnd) -> Beat | None:
     """Return what the HEARTBEAT in `data`, a whole frame, says, or None when that is for the codec to say."""
     start = end.body_start
-    if len(data) < start or data[1] != _HEARTBEAT or data[18] != _JSON or data[0] != end.start_byte:
+    if len(data) < start or data[TYPE_AT] != _HEARTBEAT or data[PAYLOAD_TYPE_AT] != _JSON or data[0] != end.start_byte:
         return None
     if end.unpack_length(data, HEAD)[0] != len(data) - start:
         return None
@@ -61,7 +62,7 @@ def acknowledgement(data: bytes, beat: Beat, end: RelayEnd, *, server_time: int,
         payload = b'{"timestamp":%d,"server_time":%d}' % (beat.timestamp, server_time)
     else:
         payload = b'{"timestamp":%d,"server_time":%d,"received":%d}' % (beat.timestamp, server_time, received)
-    return b"".join((end.start, _HEARTBEAT_ACK, data[2:HEAD], end.pack_length(len(payload)), payload))
+    return b"".join((end.start, _HEARTBEAT_ACK, data[ID_AT:HEAD], end.pack_length(len(payload)), payload))
 
 
 def confirmation(end: RelayEnd, message_id: bytes, *, timestamp: int, received: int) -> bytes:

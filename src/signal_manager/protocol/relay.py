@@ -7,20 +7,16 @@ message in full and has the last word, on errors too.
 
 from __future__ import annotations
 
-import struct
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from signal_manager.protocol.catalogue import SIGNAL_TYPES, SPECS
-from signal_manager.protocol.framing import Framing
+from signal_manager.protocol.framing import HEAD, LENGTH_STRUCTS, PAYLOAD_TYPE_AT, START_BYTES, TYPE_AT, Framing
 from signal_manager.protocol.messages import PayloadType, Shape
 
-__all__ = ["HEAD", "RelayEnd", "RelayedSignal", "client_payload", "read", "sender_end", "write"]
-
-_LENGTH = {Framing.V1: struct.Struct(">H"), Framing.V2: struct.Struct(">I")}
-_START = {Framing.V1: b"\xaa", Framing.V2: b"\xab"}
+__all__ = ["RelayEnd", "RelayedSignal", "client_payload", "read", "sender_end", "write"]
 
 # Plain ints: comparing enum members would cost more than the rest of the check.
 _JSON = int(PayloadType.JSON)
@@ -28,8 +24,6 @@ _BINARY = int(PayloadType.BINARY)
 _TEXT = int(PayloadType.TEXT)
 _FIRST_SIGNAL = int(min(SIGNAL_TYPES))
 _LAST_SIGNAL = int(max(SIGNAL_TYPES))
-# Start byte, type, id and payload type; the length follows. All that `write` needs of a frame beside its signal.
-HEAD = 19
 
 
 class RelayedSignal(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -83,9 +77,9 @@ class RelayEnd:
         self.name = client_id.encode()
         self.payload_type = int(payload_type)
         self.is_tagged = shape is Shape.TAGGED
-        self.start = _START[framing]
-        self.start_byte = self.start[0]
-        length = _LENGTH[framing]
+        self.start_byte = START_BYTES[framing]
+        self.start = bytes((self.start_byte,))
+        length = LENGTH_STRUCTS[framing]
         self.unpack_length, self.pack_length = length.unpack_from, length.pack
         self.body_start = HEAD + length.size
         self.largest = 256**length.size - 1
@@ -97,16 +91,16 @@ class RelayEnd:
 def read(data: bytes, sender: RelayEnd) -> RelayedSignal | None:
     """Return what routes the signal in `data`, a whole frame, or None when that is for the codec to say."""
     start = sender.body_start
-    if len(data) <= start or not _FIRST_SIGNAL <= data[1] <= _LAST_SIGNAL or data[0] != sender.start_byte:
+    if len(data) <= start or not _FIRST_SIGNAL <= data[TYPE_AT] <= _LAST_SIGNAL or data[0] != sender.start_byte:
         return None
     body = data[start:]
     if sender.unpack_length(data, HEAD)[0] != len(body):
         return None
-    payload_type = data[18]
+    payload_type = data[PAYLOAD_TYPE_AT]
     if payload_type == _JSON:
         try:
             tagged = body.startswith(b'{"Signal')
-            signal = _TAGGED[data[1]][0](body).signal if tagged else _decode_plain(body)
+            signal = _TAGGED[data[TYPE_AT]][0](body).signal if tagged else _decode_plain(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             return None
         # msgspec does not look into the strings that it passes over.
@@ -127,7 +121,7 @@ def write(head: bytes, body: bytes | msgspec.Raw, sender: RelayEnd, receiver: Re
         head: the frame that it came in, or its first `HEAD` bytes.
         body: its `signal_data`.
     """
-    payload_type = head[18]
+    payload_type = head[PAYLOAD_TYPE_AT]
     if payload_type != receiver.payload_type:
         return None
     if payload_type == _JSON and not receiver.is_tagged:
@@ -136,11 +130,11 @@ def write(head: bytes, body: bytes | msgspec.Raw, sender: RelayEnd, receiver: Re
         size = len(sending) + len(sent_to) + len(body) + 1
         if size > receiver.largest:
             return None
-        return b"".join((receiver.start, head[1:HEAD], receiver.pack_length(size), sending, sent_to, body, b"}"))
+        return b"".join((receiver.start, head[TYPE_AT:HEAD], receiver.pack_length(size), sending, sent_to, body, b"}"))
     if payload_type == _JSON:
-        if head[1] not in _TAGGED or not _is_harmless(bytes(body)):
+        if head[TYPE_AT] not in _TAGGED or not _is_harmless(bytes(body)):
             return None
-        opening = _TAGGED[head[1]][1]
+        opening = _TAGGED[head[TYPE_AT]][1]
         before, after = b"".join((opening, sender.json_sender, receiver.json_target)), b"}}"
         if len(before) + len(body) + len(after) > receiver.largest:
             # The original service never names the sender, so its clients miss nothing; the signal itself counts more.
@@ -152,7 +146,7 @@ def write(head: bytes, body: bytes | msgspec.Raw, sender: RelayEnd, receiver: Re
     size = len(before) + len(body) + len(after)
     if size > receiver.largest:
         return None
-    return b"".join((receiver.start, head[1:HEAD], receiver.pack_length(size), before, body, after))
+    return b"".join((receiver.start, head[TYPE_AT:HEAD], receiver.pack_length(size), before, body, after))
 
 
 @lru_cache(maxsize=4096)

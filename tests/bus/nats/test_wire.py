@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from signal_manager.bus.nats import wire
 from signal_manager.errors import InvalidRequestError, MalformedMessageError, TooLargeError, UnavailableError
-from signal_manager.protocol.relay import HEAD
+from signal_manager.protocol.framing import HEAD
 
 NAMES = st.text("abcXYZ019._~@+=-", min_size=1, max_size=128)
 NUMBERS = st.integers(0, 2**63 - 1)

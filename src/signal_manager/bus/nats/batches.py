@@ -23,7 +23,7 @@ from signal_manager.bus.nats.runs import Run, alone
 from signal_manager.errors import InvalidRequestError, SignalManagerError, TooLargeError, UnavailableError
 from signal_manager.model import is_valid_name
 from signal_manager.observe.metrics import Metrics
-from signal_manager.protocol.relay import HEAD
+from signal_manager.protocol.framing import HEAD
 
 __all__ = ["AWAY", "Batches"]
 

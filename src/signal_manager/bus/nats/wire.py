@@ -24,7 +24,7 @@ from signal_manager.errors import (
     TooLargeError,
     UnavailableError,
 )
-from signal_manager.protocol.relay import HEAD
+from signal_manager.protocol.framing import HEAD
 
 __all__ = [
     "OVERHEAD",

@@ -8,7 +8,7 @@ import pytest
 from signal_manager.bus.base import Bus, Delivery, Forwarder
 from signal_manager.errors import InvalidRequestError, SignalManagerError, TooLargeError, UnavailableError
 from signal_manager.model import ClientId
-from signal_manager.protocol.relay import HEAD
+from signal_manager.protocol.framing import HEAD
 from signal_manager.testing.bus.fixtures import NodesFixtures, Phone, come, message, result_of, until
 
 __all__ = ["ForwardingContract"]
