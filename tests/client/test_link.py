@@ -80,15 +80,17 @@ async def plain_server(answer: bytes | None) -> AsyncIterator[str]:
         await within(done.wait())
 
 
-def refuse_with(service: FakeService, error: ErrorMessage, *, times: int) -> None:
-    """Answer that many CONNECTs with an error, then as usual."""
+def refuse_with(service: FakeService, error: ErrorMessage | None, *, times: int, code: int) -> None:
+    """Refuse that many CONNECTs as the service does, with an error or without and a close code; then as usual."""
     left = times
 
     async def answer(client: Client, message_id: bytes, message: Message) -> None:
         nonlocal left
         if isinstance(message, Connect) and left:
             left -= 1
-            await client.send(error, message_id)
+            if error is not None:
+                await client.send(error, message_id)
+            await client.close(code, "refused")
         else:
             await service.default_answer(client, message_id, message)
 
@@ -204,14 +206,14 @@ async def test_a_cancelled_connect_leaves_no_connection(service: FakeService) ->
 
 
 async def test_the_first_connect_is_tried_as_often_as_asked(service: FakeService) -> None:
-    refuse_with(service, ErrorMessage(error_code=503, error_message="draining"), times=2)
+    refuse_with(service, ErrorMessage(error_code=503, error_message="draining"), times=2, code=1012)
 
     async with make_client(service, retry=RetryPolicy(first_attempts=3, random=lambda: 0.0)) as client:
         assert client.is_connected
 
 
 async def test_the_first_connect_gives_up_after_its_attempts(service: FakeService) -> None:
-    refuse_with(service, ErrorMessage(error_code=503, error_message="draining"), times=3)
+    refuse_with(service, ErrorMessage(error_code=503, error_message="draining"), times=3, code=1012)
     client = make_client(service, retry=RetryPolicy(first_attempts=3, random=lambda: 0.0))
 
     with pytest.raises(UnavailableError, match="draining"):
@@ -350,7 +352,7 @@ async def test_delays_grow_until_a_connection_lasts() -> None:
     clock = ManualClock()
     policy = RetryPolicy(first_attempts=4, base_delay=1, max_delay=3, random=lambda: 1.0)
     async with FakeService() as service:
-        refuse_with(service, ErrorMessage(error_code=503, error_message="full"), times=3)
+        refuse_with(service, ErrorMessage(error_code=503, error_message="full"), times=3, code=4503)
         client = make_client(service, clock=clock, retry=policy)
         connecting = asyncio.create_task(client.connect())
         for expected in (1, 2, 3):
@@ -387,7 +389,7 @@ async def test_a_client_gives_up_after_its_attempts(service: FakeService) -> Non
 
         assert first == Disconnected(1012, "", will_reconnect=True)
         assert isinstance(last, Disconnected)
-        assert last.code == 1012
+        assert last.code == 1006  # the last attempt met nobody
         assert "cannot connect" in last.reason
         assert not last.will_reconnect
         with pytest.raises(UnavailableError, match="cannot connect"):
@@ -396,17 +398,62 @@ async def test_a_client_gives_up_after_its_attempts(service: FakeService) -> Non
 
 async def test_a_token_that_is_refused_later_ends_the_client(service: FakeService) -> None:
     async with make_client(service) as client:
-        refuse_with(service, ErrorMessage(error_code=401, error_message="expired"), times=1)
+        refuse_with(service, ErrorMessage(error_code=401, error_message="expired"), times=1, code=4401)
         service.clients["alice"].abort()
 
-        assert [event async for event in client][2:] == [Disconnected(1006, "expired", will_reconnect=False)]
+        assert [event async for event in client][2:] == [Disconnected(4401, "expired", will_reconnect=False)]
         with pytest.raises(AuthenticationError, match="expired"):
             await client.heartbeat()
 
 
+@pytest.mark.parametrize("says_why", [True, False])
+@pytest.mark.parametrize("code", [code for code, ending in CLOSE_CODES.items() if ending.returns is Return.NO])
+async def test_the_last_event_has_the_code_that_refused_the_client(
+    service: FakeService, code: int, says_why: bool
+) -> None:
+    """Not that of the connection before, which the network cut: whoever was replaced while away hears of 4409."""
+    async with make_client(service) as client:
+        error = ErrorMessage(error_code=CLOSE_CODES[code].error_code, error_message="why") if says_why else None
+        refuse_with(service, error, times=1, code=code)
+        service.clients["alice"].abort()
+
+        events = [event async for event in client]
+
+        reason = "why" if says_why else "refused"
+        assert events[1:] == [
+            Disconnected(1006, "connection lost", will_reconnect=True),
+            Disconnected(code, reason, will_reconnect=False),
+        ]
+        with pytest.raises(SignalManagerError, match=reason) as caught:
+            await client.heartbeat()
+        assert caught.value.code == CLOSE_CODES[code].error_code
+
+
+@pytest.mark.parametrize("code", [code for code, ending in CLOSE_CODES.items() if ending.returns is not Return.NO])
+async def test_a_close_in_place_of_an_answer_may_bring_the_client_back(service: FakeService, code: int) -> None:
+    async with make_client(service) as client:
+        refuse_with(service, None, times=1, code=code)
+        service.clients["alice"].abort()
+
+        assert isinstance((await following(client, 3))[2], Reconnected)
+
+
+async def test_a_service_that_refuses_and_does_not_close_is_left(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        await client.send(ErrorMessage(error_code=401, error_message="no"), message_id)
+
+    service.answer = answer
+    monkeypatch.setattr("signal_manager.client.link.CLOSE_TIMEOUT", 0.05)
+
+    with pytest.raises(AuthenticationError, match="no"):
+        await within(make_client(service).connect())
+
+
 async def test_an_internal_error_on_reconnect_is_tried_again(service: FakeService) -> None:
     async with make_client(service) as client:
-        refuse_with(service, ErrorMessage(error_code=500, error_message="oops"), times=1)
+        refuse_with(service, ErrorMessage(error_code=500, error_message="oops"), times=1, code=1011)
         service.clients["alice"].abort()
 
         assert isinstance((await following(client, 3))[2], Reconnected)

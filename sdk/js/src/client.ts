@@ -148,9 +148,6 @@ const FAREWELL_TIME = 2000;
 // In ms; a service that names more does not know when it will be back.
 const MAX_GOAWAY_DELAY = 60_000;
 
-// The close code that asks for a new token: its 401 is no refusal of what the client comes back with.
-const TOKEN_EXPIRED = 4402;
-
 const aUrl = rule("a URL such as wss://host/ws", (url) => typeof url === "string" && /^wss?:\/\/[^/]/.test(url));
 const aToken = rule("a string or a function", (token) => typeof token === "string" || typeof token === "function");
 const aRequest = rule(
@@ -650,8 +647,8 @@ export class SignalClient extends Emitter<ClientEvents> {
       this.#askedAgain = true;
       return this.#open();
     }
-    const isRefused = error.code < 500 && !error.retryable && !mayRenew && closed.code !== TOKEN_EXPIRED;
-    const isFinal = !mayReconnect(closed) || isRefused;
+    const isRefused = error.code < 500 && !error.retryable;
+    const isFinal = (isRefused || !mayReconnect(closed)) && !mayRenew;
     if (isExpiry(error) && !mayRenew) error = explainExpiry(error);
     if (isFirst || isFinal || this.#attempts >= this.#retry.attempts) {
       return this.#end(error, isFirst ? null : closed);

@@ -105,7 +105,7 @@ const ROOM_INTERVAL = 2000;
 // In bytes; more than a network takes in seconds, and far from what would fill a page's memory.
 const MAX_BUFFERED = 16 * 1024 * 1024;
 
-// How long DISCONNECT waits for the service's close, in ms.
+// How long DISCONNECT, and a refused CONNECT, wait for the service's close, in ms.
 const CLOSE_TIMEOUT = 2000;
 
 /** Tell whether a close code invites the client back (docs/protocol.md, "Errors and close codes"). */
@@ -263,8 +263,10 @@ export class Connection {
 
   #hearAnswer(message: Message): void {
     if (message.type === "ERROR") {
-      this.#refusal = errorFromMessage(message.fields);
-      this.abort(message.fields.error_message);
+      const { message: why } = (this.#refusal = errorFromMessage(message.fields));
+      // The service's close follows, with a code.
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.abort(why), CLOSE_TIMEOUT);
     } else if (message.type === "CONNECT_ACK") {
       const { session } = this.#settings;
       const isResumed = session.accept(message.fields);
@@ -327,14 +329,16 @@ export class Connection {
     this.#stop();
     this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close(farewell);
-    this.#listener.onClosed(closed, this.#refusal ?? errorOf(closed));
+    const error = this.#refusal ?? errorOf(closed);
+    this.#listener.onClosed({ ...closed, reason: this.#refusal?.message ?? closed.reason }, error);
   }
 }
 
 /** Return the error that this ending is to a caller. */
-function errorOf({ code, reason }: Closed): SignalManagerError {
-  const message = reason || `the connection ended with code ${code}`;
-  return errorFromWire(message, { code: CLOSE_CODES.get(code)?.errorCode ?? UnavailableError.code });
+function errorOf(closed: Closed): SignalManagerError {
+  const message = closed.reason || `the connection ended with code ${closed.code}`;
+  const code = CLOSE_CODES.get(closed.code)?.errorCode ?? UnavailableError.code;
+  return errorFromWire(message, { code, retryable: mayReconnect(closed) || undefined });
 }
 
 /** Return what the service named where that is a sensible number of seconds. */

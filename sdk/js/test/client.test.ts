@@ -415,6 +415,35 @@ for (const { code, error_code } of closeCodes.filter(({ returns }) => returns ==
   });
 }
 
+for (const { code, error_code } of closeCodes.filter(({ returns }) => returns === "no")) {
+  for (const saysWhy of [true, false]) {
+    test(`close code ${code} on the way back, ${saysWhy ? "after" : "without"} an ERROR, is that of the last event`, async () => {
+      const [client, connection] = await connect();
+      const events: ClientEvents["disconnected"][] = [];
+      client.on("disconnected", (event) => events.push(event));
+      const closed = nextEvent(client, "closed");
+      service.door = (next, request) => {
+        if (saysWhy) next.refuse(request, error_code, "why");
+        next.socket.close(code, "refused");
+      };
+
+      connection.socket.terminate();
+
+      const { error } = await closed;
+      const reason = saysWhy ? "why" : "refused";
+      assert.deepEqual(
+        events.map(({ code, willReconnect }) => [code, willReconnect]),
+        [
+          [1006, true],
+          [code, false],
+        ],
+      );
+      assert.equal(events[1]!.reason, reason);
+      assert.deepEqual([error.code, error.message], [error_code, reason]);
+    });
+  }
+}
+
 const returning = closeCodes.filter(({ returns }) => returns !== "no");
 for (const code of [1001, 4999, ...returning.map(({ code }) => code)]) {
   test(`close code ${code} brings the client back`, async () => {
@@ -456,7 +485,10 @@ test("GOAWAY cannot send a client away for hours", async () => {
 
 test("a token that is refused on the way back ends the client", async () => {
   const [client, connection] = await connect();
-  service.door = (next, request) => next.refuse(request, 401, "expired");
+  service.door = (next, request) => {
+    next.refuse(request, 401, "expired");
+    next.socket.close(4401);
+  };
   const ended = new Promise<void>((resolve) =>
     client.on("disconnected", ({ willReconnect }) => willReconnect || resolve()),
   );
@@ -534,7 +566,7 @@ test("at most 1024 calls wait at the same time", async () => {
   service = await TestService.start();
 });
 
-test("a refusal in the service's own name is not tried again as if it were a network fault", async () => {
+test("a refusal is not tried again as if it were a network fault, even where the service does not close", async () => {
   service.door = (connection, request) => connection.refuse(request, 403, "not from here");
   const client = makeClient();
 

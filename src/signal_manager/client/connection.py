@@ -92,7 +92,9 @@ class Closed(NamedTuple):
     def error(self) -> SignalManagerError:
         """Return the error that this ending is to a caller."""
         reason = self.reason or f"the service closed the connection with code {self.code}"
-        return UnavailableError(reason) if self._ending is None else error_from_wire(self._ending.error_code, reason)
+        if self._ending is None:
+            return UnavailableError(reason)
+        return error_from_wire(self._ending.error_code, reason, may_retry=self.may_reconnect)
 
     @property
     def _ending(self) -> Ending | None:
@@ -299,9 +301,10 @@ class Connection(WSListener):
         """Fail what is still waiting and cannot be answered on another connection."""
         self._is_closed = True
         self._writable.set()
-        reason = f"no reply before the connection ended: {self._closed.error().message}"
+        end = self._closed.error()
+        reason = f"no reply before the connection ended: {end.message}"
         if self._connect is not None and not self._connect[1].done():
-            self._connect[1].set_exception(UnavailableError(reason))
+            self._connect[1].set_exception(end if self._closed.was_announced else UnavailableError(reason))
         if self._is_accepted and (self._exchange.offer is None or not self._closed.may_reconnect):
             self._exchange.fail(reason)
 

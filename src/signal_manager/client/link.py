@@ -28,7 +28,7 @@ __all__ = ["CLOSE_TIMEOUT", "Link"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds that `close` waits for the service to answer DISCONNECT.
+# Seconds that the service has to close: after DISCONNECT, and after it has refused CONNECT.
 CLOSE_TIMEOUT = 2.0
 
 # Seconds; for a service whose CONNECT_ACK does not name them (the TEXT payload type has no room for them).
@@ -97,6 +97,7 @@ class Link:
         self._is_in_room = is_in_room
         self._exchange = Exchange()
         self._connection: Connection | None = None  # the last one that was accepted
+        self._closed = Closed(ABNORMAL, "")  # how the last one ended, accepted or not
         self._ended: SignalManagerError | None = UnavailableError("not connected: enter 'async with client' first")
         self._settled = asyncio.Event()  # set while connected, and once the link has ended
         self._heartbeat = (DEFAULT_HEARTBEAT_INTERVAL, DEFAULT_HEARTBEAT_TIMEOUT)
@@ -232,11 +233,10 @@ class Link:
 
     async def _run(self, connection: Connection) -> None:
         """Keep the link up until it ends; cancelling leaves the present connection to `close`."""
-        closed = Closed(ABNORMAL, "")
         try:
             while True:
                 started = self._clock.now()
-                closed = await self._attend(connection)
+                closed = self._closed = await self._attend(connection)
                 if self._clock.now() - started > self._retry.max_delay:
                     self._failures = 0
                 if not closed.may_reconnect or self._retry.attempts == 0:
@@ -245,10 +245,10 @@ class Link:
                 self._on_event(Disconnected(closed.code, closed.reason, will_reconnect=True, delay=delay))
                 connection = await self._establish(attempts=self._retry.attempts, delay=delay)
         except SignalManagerError as error:
-            self._give_up(closed.code, error)
+            self._give_up(self._closed.code, error)
         except Exception:  # the background task's edge
             logger.exception("the client ends by a fault of its own")
-            self._give_up(closed.code, SignalManagerError("a fault of the client itself; its log has more"))
+            self._give_up(ABNORMAL, SignalManagerError("a fault of the client itself; its log has more"))
 
     async def _attend(self, connection: Connection) -> Closed:
         """Watch over a connection until it ends, or another takes its place; return how it ended."""
@@ -351,7 +351,8 @@ class Link:
                 return await self._open_with_a_valid_token()
             except SignalManagerError as error:
                 may_renew = is_expiry(error) and self._token.can_renew
-                is_final = error.code < 500 and not error.may_retry and not may_renew
+                is_refused = error.code < 500 and not error.may_retry
+                is_final = (is_refused or not self._closed.may_reconnect) and not may_renew
                 if is_final or attempt == attempts:
                     raise self._token.explain(error) from None
                 logger.info("attempt %d to connect failed: %s", attempt, error.message)
@@ -400,36 +401,47 @@ class Link:
 
     async def _open(self) -> Connection:
         """Connect and authenticate once."""
+        self._closed = Closed(ABNORMAL, "")
         token = await self._token.fetch(timeout=self._connect_timeout)
         connection, self._dialed = self._dialed, None
         is_dialed = connection is not None
         connection = connection or self._make_connection()
         connect = msgspec.structs.replace(self._connect, auth_token=token, resume=self._exchange.former)
+        has_asked = False
         try:
             async with asyncio.timeout(self._connect_timeout):
                 if not is_dialed:
                     await connection.open(self._url, time_limit=self._connect_timeout, ssl_context=self._ssl_context)
+                has_asked = True
                 await connection.log_in(connect)
         except BaseException as error:
-            connection.abort("not accepted")
-            closed = await connection.wait_closed()
+            try:
+                if has_asked and isinstance(error, SignalManagerError):
+                    await self._wait_closed(connection)  # the service's close follows its refusal, with a code
+            finally:
+                connection.abort("not accepted")
+            self._closed = await connection.wait_closed()
             if isinstance(error, TimeoutError):
                 raise UnavailableError(f"no answer from the service within {self._connect_timeout} s") from None
-            if isinstance(error, UnavailableError) and closed.was_announced:
-                raise closed.error() from None
             raise
         return connection
 
+    async def _wait_closed(self, connection: Connection) -> Closed | None:
+        """Return how the service ended a connection, within bounds; None when it did not."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                return await connection.wait_closed()
+        except TimeoutError:
+            return None
+
     async def _say(self, goodbye: Disconnect, connection: Connection) -> bool:
         """Send DISCONNECT and wait for the service to close, within bounds; False when the connection was lost."""
-        closed = None
         try:
             if not connection.is_closed:
                 connection.send(goodbye, uuid4().bytes)
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                closed = await connection.wait_closed()
-        except TimeoutError:
-            logger.info("the service did not answer DISCONNECT within %s s", CLOSE_TIMEOUT)
+            closed = await self._wait_closed(connection)
+            if closed is None:
+                logger.info("the service did not answer DISCONNECT within %s s", CLOSE_TIMEOUT)
         finally:
             connection.abort("closed by this client", code=_NORMAL)
         return closed is None or closed.was_announced
