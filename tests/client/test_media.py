@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import pytest
+from av import AudioFrame
 
 from signal_manager.client import media
 from signal_manager.client.media import MediaSession
+from signal_manager.client.publications import Publications
+from tests.client.fake_service import within
+from tests.client.test_tracks import Source
 
 
 class Session(MediaSession):
@@ -80,3 +85,18 @@ async def test_what_had_come_is_noted_when_the_path_may_be_lost(session: Session
 
     assert session._suspicion is not None
     assert session._suspicion[1] == 6000
+
+
+async def test_replacing_a_track_that_hangs_reaches_what_sends_it(session: Session) -> None:
+    hanging, fresh = Source(), Source()
+    [publication] = Publications(lambda: None, lambda _: None).add([hanging])
+    await session.offer([publication])
+    outgoing = session._senders[publication].sender.track
+    receiving = asyncio.create_task(outgoing.recv())
+    await within(hanging.is_asked.wait())
+
+    publication.replace_track(fresh)
+    fresh.put(960)
+
+    assert isinstance(frame := await within(receiving), AudioFrame)
+    assert frame.samples == 960

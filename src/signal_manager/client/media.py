@@ -139,6 +139,7 @@ class MediaSession:
         """Make the offer that publishes tracks; `accept` or `withdraw` must follow."""
         for each in publications:
             outgoing = OutgoingTrack(each.kind, lambda each=each: each.track, lambda each=each: not each.muted)  # type: ignore[misc]  # lambdas' defaults
+            each.on_replaced = outgoing.turn
             each.said = each.muted
             self._senders[each] = self._peer.addTransceiver(outgoing, direction="sendonly")
         sdp = await self._make_offer()

@@ -38,6 +38,7 @@ class Publication:
         self.said = False  # what the service has been told of `muted`
         self.is_named = is_named
         self._room = room
+        self.on_replaced: Callable[[], None] = lambda: None  # what sends it is told that its track is another
         self._watch(track)
         self.is_wanted = True
         self.has_ended = False  # by itself, for which it is unpublished
@@ -67,6 +68,7 @@ class Publication:
             raise InvalidRequestError(f"the track is of kind {getattr(track, 'kind', None)}, expected {self.kind}")
         self.track = track
         self._watch(track)
+        self.on_replaced()
 
     def _watch(self, track: MediaStreamTrack) -> None:
         def ended() -> None:

@@ -43,17 +43,26 @@ class OutgoingTrack(MediaStreamTrack):
         self._present: MediaStreamTrack | None = None
         self._shift = Fraction(0)  # from the present source's time to ours, in seconds
         self._last: Fraction | None = None  # when the last frame was, in our time
+        self._asking: asyncio.Timeout | None = None  # for the source
+
+    def turn(self) -> None:
+        """Wait no longer for a source that has been replaced: its next frame may never come."""
+        if self._asking is not None and not self._asking.expired():
+            self._asking.reschedule(asyncio.get_running_loop().time())
 
     async def recv(self) -> Frame | Packet[Any]:
         """Return the source's next frame, or what replaces it."""
         while True:
             source = self._source()
             try:
-                frame = await source.recv()
-            except MediaStreamError:
+                async with asyncio.timeout(None) as self._asking:
+                    frame = await source.recv()
+            except (MediaStreamError, TimeoutError):
                 if self._source() is source:
                     raise
                 continue
+            finally:
+                self._asking = None
             if self._source() is not source:
                 continue
             self._retime(source, frame)
