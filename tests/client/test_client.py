@@ -510,7 +510,7 @@ def test_there_is_no_callback_for_an_unknown_name() -> None:
     name: Any = "offfer"
     nothing: Any = None
 
-    with pytest.raises(InvalidRequestError, match=r"no event is called 'offfer', expected one of answer, connected"):
+    with pytest.raises(InvalidRequestError, match=r"the event's name is 'offfer', expected one of answer, connected"):
         client.on(name, print)
     with pytest.raises(InvalidRequestError, match="expected a function"):
         client.on("offer", nothing)

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any, Generic, Protocol, TypeVar
 
+from signal_manager.client.arguments import a_function, one_of
 from signal_manager.client.events import EVENT_NAMES, EventQueue
-from signal_manager.errors import InvalidRequestError
 
 __all__ = ["Callbacks"]
 
@@ -43,11 +43,8 @@ class Callbacks(Generic[Happening]):
         Raises:
             InvalidRequestError: there is no event of that name, or what is to be called cannot be.
         """
-        if name not in self._names:
-            expected = ", ".join(sorted(self._names))
-            raise InvalidRequestError(f"no event is called {name!r}, expected one of {expected}")
-        if not callable(callback):
-            raise InvalidRequestError(f"a callback is {type(callback).__name__}, expected a function")
+        one_of(self._names)(name, "the event's name")
+        a_function(callback, "callback")
         callbacks = self._by_name.setdefault(name, [])
         callbacks.append(callback)
 

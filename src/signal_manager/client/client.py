@@ -11,10 +11,22 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
-from urllib.parse import urlsplit
 from uuid import uuid4
 
-from signal_manager.client.arguments import a_name, a_time_limit, an_object, texts
+from signal_manager.client.arguments import (
+    a_flag,
+    a_name,
+    a_text,
+    a_time_limit,
+    a_token,
+    a_url,
+    an_object,
+    instance_of,
+    maybe,
+    refuse,
+    texts,
+    tracks_of,
+)
 from signal_manager.client.callbacks import Callbacks
 from signal_manager.client.departures import Departures
 from signal_manager.client.events import (
@@ -143,8 +155,7 @@ class SignalClient:
         clock: where time comes from.
 
     Raises:
-        InvalidRequestError: the URL, the client id, a time limit or the combination of framing and payload type cannot
-            work.
+        InvalidRequestError: an argument, or the combination of framing and payload type, cannot work.
     """
 
     def __init__(
@@ -162,16 +173,19 @@ class SignalClient:
         resumable: bool = True,
         clock: Clock | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-            raise InvalidRequestError("expected a URL such as ws://127.0.0.1:8080 or wss://host/ws")
+        a_url(url, "url")
+        a_token(token, "token")
+        instance_of(Framing)(framing, "framing")
+        instance_of(PayloadType)(payload_type, "payload_type")
+        a_flag(resumable, "resumable")
+        maybe(instance_of(SSLContext), ssl_context, "ssl_context")
         if framing is Framing.JSON and payload_type is not PayloadType.JSON:
             raise InvalidRequestError(
                 f"payload_type is {payload_type.name}, expected JSON: JSON framing carries nothing else"
             )
         self.client_id = a_name(client_id, "client_id")
         self._request_timeout = a_time_limit(request_timeout, "request_timeout")
-        self._clock = clock or Clock()
+        self._clock = maybe(instance_of(Clock), clock, "clock") or Clock()
         self._link = Link(
             url=url,
             connect=_make_connect(client_id, payload_type, resumable=resumable),
@@ -179,7 +193,7 @@ class SignalClient:
             framing=framing,
             payload_type=payload_type,
             connect_timeout=a_time_limit(connect_timeout, "connect_timeout"),
-            retry=retry or RetryPolicy(),
+            retry=maybe(instance_of(RetryPolicy), retry, "retry") or RetryPolicy(),
             ssl_context=ssl_context,
             clock=self._clock,
             on_message=self._receive,
@@ -229,6 +243,7 @@ class SignalClient:
         Args:
             reason: one line for the service's log.
         """
+        maybe(a_text, reason, "reason")
         self._is_used = True
         self._callbacks.clear()
         for room in tuple(self._rooms):
@@ -253,7 +268,7 @@ class SignalClient:
             InvalidRequestError: `retry` allows no second connection.
             SignalManagerError: whatever ended the client.
         """
-        limit = self._request_timeout if timeout is None else timeout
+        limit = self._limit(timeout)
         try:
             async with asyncio.timeout(limit):
                 await self._link.reconnect()
@@ -365,6 +380,8 @@ class SignalClient:
             ForbiddenError: the token does not allow it.
             InvalidRequestError: the room is closed, the arguments cannot be, or aiortc is missing.
         """
+        wanted = tracks_of(tracks, "tracks")
+        a_flag(create, "create")
         room = Room(
             self,
             room_id,
@@ -379,7 +396,7 @@ class SignalClient:
             raise ConflictError(f"this client is in room {room_id} already, or is joining it")
         self._rooms.append(room)
         try:
-            await room.enter(tracks, create=create)
+            await room.enter(wanted, create=create)
         except BaseException:
             self.forget_room(room)
             raise
@@ -403,6 +420,9 @@ class SignalClient:
         Raises:
             MalformedMessageError: the reply is of another type.
         """
+        instance_of(Message)(message, "message")
+        if not isinstance(expected, type) or not issubclass(expected, Message):
+            raise refuse(expected, "expected", "a class of messages")
         return await self._request(message, expected, timeout)
 
     async def register(
@@ -419,7 +439,9 @@ class SignalClient:
             metadata: any JSON object.
             timeout: seconds in place of `request_timeout`.
         """
-        message = Register(capabilities=texts(capabilities, "capabilities"), metadata=an_object(metadata, "metadata"))
+        message = Register(
+            capabilities=maybe(texts, capabilities, "capabilities"), metadata=maybe(an_object, metadata, "metadata")
+        )
         await self._request(message, RegisterAck, timeout)
 
     async def unregister(self, *, timeout: float | None = None) -> None:
@@ -482,7 +504,7 @@ class SignalClient:
     async def _signal(self, signal: Signal, timeout: float | None) -> str:
         room_id = signal.room_id if isinstance(signal, SignalMessage) else None
         target = a_name(signal.target_client_id if room_id is None else room_id, "target")
-        if signal.ack:
+        if a_flag(signal.ack, "ack"):
             return (await self._request(signal, SignalAck, timeout)).status
         limit = self._limit(timeout)
         try:

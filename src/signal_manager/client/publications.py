@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from signal_manager.client.arguments import a_name
+from signal_manager.client.arguments import a_name, a_track, maybe
 from signal_manager.client.room_events import TrackKind
 from signal_manager.errors import InvalidRequestError, SignalManagerError, error_from_wire
 from signal_manager.protocol.messages import TrackResult
@@ -64,8 +64,8 @@ class Publication:
         Raises:
             InvalidRequestError: it is of another kind.
         """
-        if getattr(track, "kind", None) != self.kind:
-            raise InvalidRequestError(f"the track is of kind {getattr(track, 'kind', None)}, expected {self.kind}")
+        if a_track(track, "track").kind != self.kind:
+            raise InvalidRequestError(f"the track is of kind {track.kind}, expected {self.kind}")
         self.track = track
         self._watch(track)
         self.on_replaced()
@@ -124,12 +124,11 @@ class Publications:
         if not tracks:
             raise InvalidRequestError("there are no tracks, expected at least one")
         for track in tracks:
-            kind = getattr(track, "kind", None)
-            if kind not in {"audio", "video"}:
-                raise InvalidRequestError(f"a track is of kind {kind}, expected audio or video")
+            a_track(track, "a track")
+        maybe(a_name, prefix, "name")
         if self.of(tracks) or len({id(track) for track in tracks}) < len(tracks):
             raise InvalidRequestError("a track is published already, expected new ones")
-        wanted = [f"{prefix}-{track.kind}" if prefix else track.kind for track in tracks]
+        wanted = [f"{prefix}-{track.kind}" if prefix is not None else track.kind for track in tracks]
         for name in wanted:
             a_name(name, "a track's name")
         added = []
@@ -168,7 +167,7 @@ class Publications:
         for publication in self._all:
             publication.is_published = False
 
-    def mute(self, kind: TrackKind | None, *, muted: bool) -> None:
+    def mute(self, kind: str | None, *, muted: bool) -> None:
         """Mute camera and microphone, or one of them: what was published without a name."""
         for publication in self._all:
             if not publication.is_named and kind in {None, publication.kind}:

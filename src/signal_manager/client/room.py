@@ -13,7 +13,18 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
 
-from signal_manager.client.arguments import a_name, an_object
+from signal_manager.client.arguments import (
+    a_flag,
+    a_kind,
+    a_name,
+    a_text,
+    a_track,
+    an_object,
+    instance_of,
+    maybe,
+    one_of,
+    whole,
+)
 from signal_manager.client.callbacks import Callbacks
 from signal_manager.client.events import Disconnected, Event, EventQueue, Reconnected
 from signal_manager.client.joining import Joining
@@ -72,6 +83,12 @@ logger = logging.getLogger(__name__)
 # Media sessions lost, or not even had, in a row before the room is given up: with the delays between, about a minute.
 MAX_FAILURES = 10
 
+# Of a room (docs/protocol.md, "Rooms").
+_MAX_PLACES = 65_535
+
+_a_role = one_of(("sender", "receiver"))
+_a_scope = one_of(("participant", "room"))
+
 # The reason of ends that ask for a new session rather than mean what they say (docs/protocol.md, "Rooms").
 _RESTARTING = "restarting"
 
@@ -114,15 +131,18 @@ class Room:
         self.id = a_name(room_id, "room_id")
         self._client = client
         self._role = role
-        self._patience = Backoff(retry or RetryPolicy(attempts=MAX_FAILURES))
+        maybe(_a_role, role, "role")
+        a_flag(auto_pull, "auto_pull")
+        policy = maybe(instance_of(RetryPolicy), retry, "retry")
+        self._patience = Backoff(policy or RetryPolicy(attempts=MAX_FAILURES))
         self._members = Members(client.client_id, auto_pull=auto_pull, emit=self._emit, on_stale=self._note_stale)
         self._publications = Publications(self._wake, self._hear_of_end)
         self._joining = Joining(
             client,
             room_id,
             role=role,
-            metadata=an_object(metadata, "metadata"),
-            max_participants=max_participants,
+            metadata=maybe(an_object, metadata, "metadata"),
+            max_participants=maybe(whole(1, _MAX_PLACES), max_participants, "max_participants"),
             publications=self._publications,
             open_media=self._open_media,
             connection=lambda: None if self._is_closed else self._connections,
@@ -224,6 +244,7 @@ class Room:
         """
         if self._is_closed:
             raise InvalidRequestError("the room is closed; join it again")
+        a_flag(muted, "muted")
         added = self._publications.add(tracks, name)
         for each in added:
             each.muted = muted
@@ -239,7 +260,7 @@ class Room:
 
     async def unpublish(self, *tracks: MediaStreamTrack) -> None:
         """Stop sending tracks; returns when the SFU has closed them."""
-        leaving = self._publications.of(tracks)
+        leaving = self._publications.of([a_track(each, "a track") for each in tracks])
         for each in leaving:
             each.is_wanted = False
         self._wake()
@@ -247,11 +268,11 @@ class Room:
 
     def mute(self, kind: TrackKind | None = None) -> None:
         """Mute camera and microphone, or one of them: what was published without a name, so not the screen."""
-        self._publications.mute(kind, muted=True)
+        self._publications.mute(maybe(a_kind, kind, "kind"), muted=True)
 
     def unmute(self, kind: TrackKind | None = None) -> None:
         """Send sound and picture of camera and microphone again."""
-        self._publications.mute(kind, muted=False)
+        self._publications.mute(maybe(a_kind, kind, "kind"), muted=False)
 
     async def set_metadata(
         self, metadata: Mapping[str, Any], *, scope: Literal["participant", "room"] = "participant"
@@ -263,11 +284,10 @@ class Room:
             TooLargeError: it is larger than 16,384 bytes as JSON.
             InvalidRequestError: the room is closed, or `scope` is another.
         """
+        wanted = an_object(metadata, "metadata")
+        _a_scope(scope, "scope")
         if self._is_closed:
             raise InvalidRequestError("the room is closed; join it again")
-        if scope not in {"participant", "room"}:
-            raise InvalidRequestError(f"scope is {scope!r}, expected participant or room")
-        wanted = an_object(metadata, "metadata") or {}
         message = MetadataUpdate(room_id=self.id, metadata=wanted, scope=scope)
         ack = await self._client.request(message, MetadataUpdateAck)
         # Otherwise the event has come already, and perhaps one of a later change too.
@@ -280,7 +300,7 @@ class Room:
         Raises:
             NotFoundError: nobody publishes it.
         """
-        track = self._members.find(client_id, name)
+        track = self._members.find(a_name(client_id, "client_id"), a_name(name, "name"))
         if track is None:
             raise NotFoundError(f"{client_id} publishes no track {name}")
         track.is_wanted = True
@@ -298,7 +318,12 @@ class Room:
             self._lose(self._entry, UnavailableError("the media session is replaced"), stays_in=True)
 
     async def leave(self, reason: str | None = None) -> None:
-        """Leave the room. It never fails: a service that cannot be reached is told as soon as it can be."""
+        """Leave the room. It never fails: a service that cannot be reached is told as soon as it can be.
+
+        Raises:
+            InvalidRequestError: the reason is no string, or one of more than 256 bytes.
+        """
+        maybe(a_text, reason, "reason")
         if not self._is_closed:
             self._close("left")
             self._joining.note_departure(reason)
@@ -365,8 +390,6 @@ class Room:
 
     async def enter(self, tracks: Sequence[MediaStreamTrack], *, create: bool) -> None:
         """Join for the first time; `SignalClient.join` is the way to call this."""
-        if self._role not in {None, "sender", "receiver"}:
-            raise InvalidRequestError(f"role is {self._role!r}, expected sender or receiver")
         if self._role == "sender" and not tracks:
             raise InvalidRequestError("a sender joins with what it sends, expected tracks")
         if tracks:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from signal_manager.client.arguments import a_function, a_time_limit, maybe, whole
 from signal_manager.errors import InvalidRequestError
 
 __all__ = ["Backoff", "Clock", "RetryPolicy"]
@@ -55,14 +56,12 @@ class RetryPolicy:
     random: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
-        if self.first_attempts is not None and self.first_attempts < 1:
-            raise InvalidRequestError(f"first_attempts is {self.first_attempts}, expected at least 1 or None")
-        if self.attempts is not None and self.attempts < 0:
-            raise InvalidRequestError(f"attempts is {self.attempts}, expected at least 0 or None")
-        if not 0 < self.base_delay <= self.max_delay:
-            raise InvalidRequestError(
-                f"expected 0 < base_delay <= max_delay, got {self.base_delay} and {self.max_delay}"
-            )
+        maybe(whole(1), self.first_attempts, "first_attempts")
+        maybe(whole(0), self.attempts, "attempts")
+        a_function(self.random, "random")
+        base, longest = a_time_limit(self.base_delay, "base_delay"), a_time_limit(self.max_delay, "max_delay")
+        if not 0 < base <= longest:
+            raise InvalidRequestError(f"expected 0 < base_delay <= max_delay, got {base} and {longest}")
 
     def delay(self, failures: int) -> float:
         """Return the seconds to wait after `failures` failures in a row."""
