@@ -10,6 +10,7 @@ from pathlib import Path
 from signal_manager import errors
 from signal_manager.client import RetryPolicy, Room, SignalClient, SignalReceived
 from signal_manager.client.events import EVENT_NAMES
+from signal_manager.client.publications import Publication
 from signal_manager.client.room_events import ROOM_EVENT_NAMES
 from signal_manager.errors import SignalManagerError
 
@@ -40,6 +41,69 @@ def members(module: str, name: str) -> set[str]:
 
 def fields(module: str, name: str) -> set[str]:
     return set(re.findall(r'^  "?([a-zA-Z][\w-]*)"?\??:', body(source(module), name), re.MULTILINE))
+
+
+def split(text: str) -> list[str]:
+    """Return what commas or semicolons separate, outside of brackets."""
+    parts, depth = [""], 0
+    for char in text.replace("=>", "  "):
+        depth += (char in "({<[") - (char in ")}>]")
+        if depth == 0 and char in ",;":
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts if part.strip()]
+
+
+def browser_options(kind: str) -> dict[str, bool]:
+    """Return the fields of a type of options, and whether they are optional."""
+    if kind.startswith("{"):
+        parameters = (re.match(r"(\w+)(\??):", each) for each in split(kind[1 : kind.rindex("}")]))
+        return {each[1]: bool(each[2]) for each in parameters if each}
+    if picked := re.match(r'Pick<(\w+), "(\w+)">', kind):
+        return {picked[2]: browser_options(picked[1])[picked[2]]}
+    kind = re.split(r"\W", kind)[0]
+    text = source("room") + source("client")
+    match = re.search(rf"^export interface {kind}(?: extends (\w+))? \{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL)
+    assert match, kind
+    inherited = browser_options(match[1]) if match[1] else {}
+    return inherited | {name: mark == "?" for name, mark in re.findall(r"^  (\w+)(\??):", match[2], re.MULTILINE)}
+
+
+def browser_parameters(modules: list[tuple[str, str]]) -> dict[str, dict[str, bool]]:
+    """Return each method's parameters by name, with the fields of its options, and whether they are optional."""
+    found: dict[str, dict[str, bool]] = {}
+    for module, name in modules:
+        methods = re.findall(
+            r"^  (?:async )?(?!constructor)([a-z]\w*)(?:<[^(]*>)?\((.*?)\): [^\n]*\{$",
+            body(source(module), name),
+            re.MULTILINE | re.DOTALL,
+        )
+        for method, text in methods:
+            parameters: dict[str, bool] = {}
+            for each in split(text):
+                match = re.match(r"(\w+)(\??): (.*)", each, re.DOTALL)
+                assert match, each
+                is_options = match[1] == "options" or match[3].startswith("{")
+                parameters |= (
+                    browser_options(match[3]) if is_options else {match[1]: match[2] == "?" or " = " in match[3]}
+                )
+            found[method] = parameters
+    return found
+
+
+def python_parameters(kind: type) -> dict[str, dict[str, bool]]:
+    """Return the same of a class of the Python SDK, in the browser's words."""
+    found = {}
+    for method in public(kind):
+        if inspect.isfunction(function := getattr(kind, method)):
+            parameters = list(inspect.signature(function).parameters.values())[1:]
+            found[word(method)] = {word(each.name): each.default is not each.empty for each in parameters}
+    return found
+
+
+def word(name: str) -> str:
+    return next(iter(camel([name])))
 
 
 def public(kind: type) -> set[str]:
@@ -111,3 +175,32 @@ def test_what_only_one_sdk_has_is_on_the_page_with_a_reason() -> None:
 
     assert only_python == explained["Python"]
     assert only_browser == explained["browser"]
+
+
+def test_a_verb_of_both_sdks_has_the_same_parameters_or_the_page_says_why_not() -> None:
+    """Their names, and which of them may be left out; a call is given up by `signal` there and by its task here."""
+    explained = {
+        verb: tuple({word(each) for each in re.findall(r"`(\w+)`", names)} for names in (python, browser))
+        for verb, python, browser, reason in re.findall(
+            r"^\| verb: `(\w+)` \| (.*?) \| (.*?) \| (.{20,}) \|$", PAGE, re.MULTILINE
+        )
+    }
+    differing = {}
+    compared = 0
+    for kind, modules in (
+        (SignalClient, [("emitter", "Emitter"), ("client", "SignalClient")]),
+        (Room, [("room", "Room")]),
+        (Publication, [("publications", "Publication")]),
+    ):
+        browser = browser_parameters(modules)
+        for verb, ours in python_parameters(kind).items():
+            if verb not in browser:
+                continue
+            theirs = {name: may_miss for name, may_miss in browser[verb].items() if name != "signal"}
+            compared += 1
+            if ours.keys() != theirs.keys() and verb != "join":  # whose options are compared above
+                differing[verb] = (ours.keys() - theirs.keys(), theirs.keys() - ours.keys())
+            for name in ours.keys() & theirs.keys():
+                assert ours[name] is theirs[name], f"{kind.__name__}.{verb}: {name}"
+    assert differing == explained
+    assert compared > 20

@@ -223,7 +223,7 @@ async def test_rooms_refuse_every_wrong_argument(quiet: Quiet) -> None:
             },
             "pull": {
                 "client_id": (lambda value: room.pull(value, "audio"), nothing),
-                "name": (lambda value: room.pull("bob", value), nothing),
+                "track_name": (lambda value: room.pull("bob", value), nothing),
             },
             "leave": {"reason": (room.leave, option(text))},
             "on": {

@@ -111,9 +111,9 @@ class Publications:
         """Those that only need to be forgotten."""
         return [each for each in self._all if not each.is_wanted and not each.is_published]
 
-    def of(self, tracks: Sequence[MediaStreamTrack]) -> list[Publication]:
-        """Return those of these tracks."""
-        return [each for each in self._all if any(each.track is track for track in tracks)]
+    def of(self, tracks: Sequence[MediaStreamTrack | Publication]) -> list[Publication]:
+        """Return those of these tracks, and those that are named themselves."""
+        return [each for each in self._all if any(track is each or track is each.track for track in tracks)]
 
     def add(self, tracks: Sequence[MediaStreamTrack], prefix: str | None = None) -> list[Publication]:
         """Want tracks to be published, under names that are free.

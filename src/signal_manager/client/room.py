@@ -258,9 +258,12 @@ class Room:
             raise
         return added
 
-    async def unpublish(self, *tracks: MediaStreamTrack) -> None:
-        """Stop sending tracks; returns when the SFU has closed them."""
-        leaving = self._publications.of([a_track(each, "a track") for each in tracks])
+    async def unpublish(self, *tracks: MediaStreamTrack | Publication) -> None:
+        """Stop sending tracks, or publications; returns when the SFU has closed them."""
+        for each in tracks:
+            if not isinstance(each, Publication):
+                a_track(each, "a track")
+        leaving = self._publications.of(tracks)
         for each in leaving:
             each.is_wanted = False
         self._wake()
@@ -294,15 +297,15 @@ class Room:
         if scope == "participant" and not self._news.shows(ack.sequence):
             self._take_own_metadata(wanted)
 
-    def pull(self, client_id: str, name: str) -> None:
+    def pull(self, client_id: str, track_name: str) -> None:
         """Receive a track that is not received yet: without `auto_pull`, or after it failed. A `TrackAdded` follows.
 
         Raises:
             NotFoundError: nobody publishes it.
         """
-        track = self._members.find(a_name(client_id, "client_id"), a_name(name, "name"))
+        track = self._members.find(a_name(client_id, "client_id"), a_name(track_name, "track_name"))
         if track is None:
-            raise NotFoundError(f"{client_id} publishes no track {name}")
+            raise NotFoundError(f"{client_id} publishes no track {track_name}")
         track.is_wanted = True
         track.attempts = 0
         self._wake()
