@@ -103,6 +103,12 @@ bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside ref
 soak: $(VENV)/.dev ## Ten minutes of 2,000 clients that talk, move and are dropped: memory, losses, errors, lag
 	$(BIN)/python -m benchmarks.soak
 
+# The site goes to build/site. Strictly: a broken link, or a public name of either SDK that says nothing, fails it.
+docs: $(VENV)/.dev sdk/js/node_modules ## Build the documentation's site into build/site
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	cd sdk/js && npm run --silent docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 release-check: $(VENV)/.dev ## Build wheel, sdist and npm tarball, look through them, install and use them
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
 	$(BIN)/python tools/release_check.py
@@ -114,4 +120,4 @@ fuzz: $(VENV)/.dev ## Fuzz every decoder and parser for a minute
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
 
-.PHONY: help run setup lint tools test test-js protocol bench soak release-check fuzz clean
+.PHONY: help run setup lint tools test test-js protocol bench soak docs release-check fuzz clean

@@ -25,11 +25,17 @@ export interface WebSocketLike {
   readonly protocol: string;
   readonly bufferedAmount: number;
   readonly readyState: number;
+  /** Called once the WebSocket is open. */
   onopen: ((event: never) => void) | null;
+  /** Called with each message. */
   onmessage: ((event: never) => void) | null;
+  /** Called before `onclose` when the connection failed. */
   onerror: ((event: never) => void) | null;
+  /** Called with the close code and the reason. */
   onclose: ((event: never) => void) | null;
+  /** Send one message. */
   send(data: Encoded): void;
+  /** Begin the closing handshake. */
   close(code?: number, reason?: string): void;
 }
 

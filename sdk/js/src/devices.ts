@@ -9,7 +9,8 @@ import { InvalidRequestError, type Publication } from "./index.js";
 // How often (ms) a released camera's black picture is drawn: an SFU forgets tracks of which nothing comes.
 const BLACK_INTERVAL = 500;
 
-type Reopen = () => Promise<MediaStreamTrack>;
+/** Opens a device again, and returns its track. */
+export type Reopen = () => Promise<MediaStreamTrack>;
 
 interface Released {
   reopen: Reopen;

@@ -16,9 +16,33 @@ export * from "./errors.js";
 export type { Framing } from "./frames.js";
 export type { PeerConnectionConstructor } from "./media.js";
 export type { MemberEvents, Participant, RemoteTrack, TrackEvent } from "./members.js";
-export type { Fields, IceServer, JsonObject, TrackKind } from "./messages.js";
+export type {
+  ConnectionInfo,
+  DataChannelRequest,
+  DataChannelResult,
+  Fields,
+  IceServer,
+  JsonObject,
+  Member,
+  MessageType,
+  PublishedTrack,
+  Request,
+  Resume,
+  RoomAck,
+  RoomChange,
+  RoomEntry,
+  Signal,
+  Simulcast,
+  TrackKind,
+  TrackMid,
+  TrackMute,
+  TrackRequest,
+  TrackResult,
+  TrackUpdate,
+} from "./messages.js";
 export { isValidName } from "./fields.js";
 export type { Publication } from "./publications.js";
 export type { RetryOptions } from "./retry.js";
+export type { Encoded } from "./session.js";
 export { Room, type JoinOptions, type RoomEvents } from "./room.js";
 export type { Token } from "./tokens.js";

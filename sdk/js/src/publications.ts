@@ -70,10 +70,12 @@ export class Publication implements LocalTrack {
     this.#watch();
   }
 
+  /** What is sent now. */
   get track(): MediaStreamTrack {
     return this.#track;
   }
 
+  /** Whether silence or black is sent in place of the track. */
   get muted(): boolean {
     return this.#isMuted;
   }
@@ -88,6 +90,7 @@ export class Publication implements LocalTrack {
     this.setMuted(false);
   }
 
+  /** Mute or unmute. */
   setMuted(isMuted: boolean): void {
     this.#isMuted = isMuted;
     this.#track.enabled = !isMuted;

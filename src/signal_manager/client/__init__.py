@@ -17,6 +17,7 @@ from signal_manager.client.events import (
     SignalReceived,
     ToRoom,
 )
+from signal_manager.client.publications import Publication
 from signal_manager.client.room import Room
 from signal_manager.client.room_events import (
     Participant,
@@ -59,6 +60,7 @@ __all__ = [
     "ParticipantJoined",
     "ParticipantLeft",
     "PayloadType",
+    "Publication",
     "PublicationEnded",
     "Reconnected",
     "RemoteTrack",

@@ -36,8 +36,11 @@ logger = logging.getLogger(__name__)
 # Holds the longest burst that a service lets a client fall behind by; an application that reads nothing at all keeps
 # at most this many events in memory.
 EVENT_QUEUE_SIZE = 4096
+"""How many events wait at most for an application that does not keep up; then the oldest are dropped."""
 
 SignalKind: TypeAlias = Literal["offer", "answer", "ice_candidate", "message"]
+"""What a signal is."""
+
 EventName: TypeAlias = Literal[
     SignalKind, "connected", "disconnected", "reconnected", "room_event", "error", "going_away"
 ]
@@ -183,6 +186,7 @@ class GoingAway:
 Event: TypeAlias = (
     SignalReceived | Connected | Disconnected | Reconnected | RoomEventReceived | ErrorReceived | GoingAway
 )
+"""What a client tells its application."""
 
 
 class EventQueue(Generic[Queued]):

@@ -246,6 +246,7 @@ RoomHappening: TypeAlias = (
     | RoomReconnected
     | RoomClosed
 )
+"""What a room tells its application."""
 RoomEventName: TypeAlias = Literal[
     "participant_joined",
     "participant_left",

@@ -68,7 +68,7 @@ class CounterFamily:
     def __init__(self, name: str, help_text: str, labels: Sequence[str] = ()) -> None:
         self._name = name
         self._help = help_text
-        self._labels = labels
+        self.labels = labels
         self._children: dict[tuple[str, ...], Counter] = {}
         self._shared: dict[tuple[str, ...], list[Counter]] = {}
 
@@ -97,7 +97,7 @@ class CounterFamily:
 
     def read(self) -> Metric:
         """Return the present numbers in Prometheus's words."""
-        family = CounterMetricFamily(self._name, self._help, labels=self._labels)
+        family = CounterMetricFamily(self._name, self._help, labels=self.labels)
         for values, count in self._counts():
             family.add_metric(values, count)
         return family
@@ -113,7 +113,7 @@ class HistogramFamily:
     def __init__(self, name: str, help_text: str, labels: Sequence[str] = (), *, bounds: Sequence[float]) -> None:
         self._name = name
         self._help = help_text
-        self._labels = labels
+        self.labels = labels
         self._bounds = bounds
         self._children: dict[tuple[str, ...], Histogram] = {}
 
@@ -126,7 +126,7 @@ class HistogramFamily:
 
     def read(self) -> Metric:
         """Return the present numbers in Prometheus's words: buckets are cumulative there."""
-        family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
+        family = HistogramMetricFamily(self._name, self._help, labels=self.labels)
         names = [*map(str, self._bounds), "+Inf"]
         for values, child in self._children.items():
             buckets = list(zip(names, map(float, accumulate(child.counts)), strict=True))
@@ -136,6 +136,8 @@ class HistogramFamily:
 
 class KeptElsewhere:
     """One number that somebody keeps anyway, asked for when it is read."""
+
+    labels: Sequence[str] = ()
 
     def __init__(self, name: str, help_text: str, *, only_grows: bool = False) -> None:
         self._name = name
@@ -154,7 +156,7 @@ class KeptElsewhere:
     def read(self) -> Metric:
         """Return the present number in Prometheus's words; no sample while nobody keeps it."""
         kind = CounterMetricFamily if self._only_grows else GaugeMetricFamily
-        family = kind(self._name, self._help, labels=())
+        family = kind(self._name, self._help, labels=self.labels)
         if self._source is not None:
             family.add_metric((), self._source())
         return family
@@ -276,5 +278,9 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family, as prometheus-client's collector interface asks."""
-        for family in vars(self).values():
+        for family in self.families():
             yield family.read()
+
+    def families(self) -> Iterator[CounterFamily | HistogramFamily | KeptElsewhere]:
+        """Yield every family as it was declared."""
+        yield from vars(self).values()
