@@ -19,15 +19,21 @@ _START = 20.0
 
 
 class TurnServer:
-    """A coturn on loopback that relays to loopback too, as it would never do in earnest."""
+    """A coturn on loopback that relays to loopback too, as it would never do in earnest.
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    Args:
+        folder: where its files go.
+        arguments: of its command line; they win over the configuration.
+        configuration: a file; none without it.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, configuration: Path | None = None) -> None:
         found = shutil.which("turnserver") or shutil.which("turnserver", path="/usr/bin:/usr/sbin:/usr/local/bin")
         if found is None:
             pytest.skip("no coturn on this machine: apt-get install coturn")
         self._binary = found
         self._folder = folder
-        self._arguments = arguments
+        self._arguments = (*(("-c", str(configuration)) if configuration else ("-n",)), *arguments)
         self.port = free_port()
         self._process: asyncio.subprocess.Process | None = None
 
@@ -38,7 +44,7 @@ class TurnServer:
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
             self._binary,
-            *("-n", "--no-cli", "--no-tls", "--no-dtls", "--allow-loopback-peers", "--realm=test", "--log-file=stdout"),
+            *("--no-cli", "--no-tls", "--no-dtls", "--allow-loopback-peers", "--realm=test", "--log-file=stdout"),
             *("--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", f"--listening-port={self.port}"),
             *(f"--pidfile={self._folder / 'turn.pid'}", f"--userdb={self._folder / 'turn.db'}", "--min-port=49152"),
             *self._arguments,

@@ -58,14 +58,20 @@ async def browser(playwright: Playwright) -> AsyncIterator[Browser]:
     await browser.close()
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the tests' pages are, beside the SDK, which is built again if its sources have changed since it was."""
+@pytest.fixture(scope="session")
+def bundles() -> list[Path]:
+    """The SDK's files for browsers; they are built again if its sources have changed since they were."""
     newest = max(source.stat().st_mtime for source in SDK.glob("src/*.ts"))
     if any(not bundle.exists() or bundle.stat().st_mtime < newest for bundle in BUNDLES):
         subprocess.run(["npm", "run", "build"], cwd=SDK, check=True, capture_output=True)
+    return BUNDLES
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, bundles: list[Path]) -> Iterator[str]:
+    """Where the tests' pages are, beside the SDK."""
     folder = tmp_path_factory.mktemp("site")
-    for file in (*BUNDLES, *PAGES.iterdir()):
+    for file in (*bundles, *PAGES.iterdir()):
         shutil.copy(file, folder)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as http:
         thread = threading.Thread(target=http.serve_forever)

@@ -26,7 +26,7 @@ def on_config(config: Any) -> Any:
     if not browser_pages(_TOP):
         raise PluginError("TypeDoc has written nothing: run `make docs`")
     for section in config.nav:
-        for entry in section["Reference"] if "Reference" in section else ():
+        for entry in section.get("Reference", ()):
             if "Browser SDK" in entry:
                 entry["Browser SDK"] = list(browser_pages(_TOP))
     return config

@@ -41,8 +41,8 @@ def configuration() -> str:
     parts = [
         "# Configuration\n\n"
         "Settings come from `--config FILE`, `app-config.toml` or `config.toml`. The environment wins: "
-        "`SIGNAL_MANAGER_SERVER_PORT` is `port` of `[server]`, with lists written as JSON. `signal-manager init` writes "
-        "a file with all that stands here, and `signal-manager check-config` prints what is in effect, and why."
+        "`SIGNAL_MANAGER_SERVER_PORT` is `port` of `[server]`, with lists written as JSON. `signal-manager init` "
+        "writes a file with all that stands here, and `signal-manager check-config` prints what is in effect, and why."
     ]
     for section, field in Config.model_fields.items():
         kind: Any = field.annotation
@@ -59,18 +59,21 @@ def metrics() -> str:
     own = [(family.read(), family.labels) for family in Metrics().families()]
     gauges = SfuCollector(Counters(), lambda: Gauges(*[0] * len(Gauges.__dataclass_fields__)))
     sfu = [(family, getattr(family, "_labelnames", ())) for family in gauges.collect()]
-    return "\n\n".join(
-        [
-            "# Metrics",
-            "`/metrics` of the second port has these for Prometheus, beside those of the Python process (`process_*`, "
-            "`python_gc_*`). With several workers each number has a label `worker` too.",
-            "## The service",
-            _table(("metric", "kind", "labels", "what it is"), map(_metric, own)),
-            "## The local SFU",
-            "`/metrics` of `signal-manager sfu` has these.",
-            _table(("metric", "kind", "labels", "what it is"), map(_metric, sfu)),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Metrics",
+                "`/metrics` of the second port has these for Prometheus, beside those of the Python process "
+                "(`process_*`, `python_gc_*`). With several workers each number has a label `worker` too.",
+                "## The service",
+                _table(("metric", "kind", "labels", "what it is"), map(_metric, own)),
+                "## The local SFU",
+                "`/metrics` of `signal-manager sfu` has these.",
+                _table(("metric", "kind", "labels", "what it is"), map(_metric, sfu)),
+            ]
+        )
+        + "\n"
+    )
 
 
 def _metric(entry: tuple[Any, Sequence[str]]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,7 +37,9 @@ def _described_constants(folder: Path) -> Iterator[str]:
     """Yield the names that are assigned in a module and followed by a string."""
     for file in folder.rglob("*.py"):
         body = ast.parse(file.read_text()).body
-        for statement, following in zip(body, body[1:], strict=False):
+        for statement, following in pairwise(body):
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-                targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+                targets = (
+                    statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+                )
                 yield from (target.id for target in targets if isinstance(target, ast.Name))
