@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import httpx
@@ -119,6 +120,13 @@ async def test_where_tokens_are_not_accepted_none_are_given_and_pages_elsewhere_
     assert (await office.http.post("/demo/token", content=b"name=Ann")).status_code == 415
     assert (await office.http.post("/demo/token", json={"name": "x" * 65})).status_code == 400
     assert (await office.http.post("/demo/token", json={"name": "Ann"})).status_code == 200
+
+
+async def test_the_dashboard_links_to_the_documentation(office: Office) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    page = await office.http.get("/")
+
+    assert f'<a href="{project["urls"]["Documentation"]}"' in page.text
 
 
 async def test_the_dashboard_loads_nothing_from_elsewhere(office: Office) -> None:

@@ -16,7 +16,7 @@ from aiortc.mediastreams import AudioStreamTrack
 
 from benchmarks.processes import free_port, running
 from signal_manager.client import SignalClient, SignalReceived, TrackAdded
-from signal_manager.media.sfu import LocalSfu
+from signal_manager.sfu import LocalSfu
 from tests.docs.blocks import DOCS, TAUGHT, Block, blocks, program
 from tests.docs.programs import TIME_LIMIT, finished, started
 from tests.integration.processes import ServiceProcess, service_process

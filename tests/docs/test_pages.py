@@ -17,9 +17,9 @@ import typer
 import yaml
 
 from signal_manager import client
-from signal_manager.cli import application
-from signal_manager.config import Config
-from signal_manager.metrics import Metrics
+from signal_manager.cli.main import application
+from signal_manager.observe.metrics import Metrics
+from signal_manager.service.config import Config
 from tests.docs.blocks import DOCS, TAUGHT, blocks
 from tools.docs import pages
 from tools.docs.public import undocumented

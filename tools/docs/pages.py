@@ -10,10 +10,10 @@ from typing import Any
 
 import typer
 
-from signal_manager.cli import application
-from signal_manager.config import Config, example_toml
-from signal_manager.media.sfu.metrics import Counters, Gauges, SfuCollector
-from signal_manager.metrics import Metrics
+from signal_manager.cli.main import application
+from signal_manager.observe.metrics import Metrics
+from signal_manager.service.config import Config, example_toml
+from signal_manager.sfu.metrics import Counters, Gauges, SfuCollector
 
 __all__ = ["PAGES", "browser_pages", "command_line", "configuration", "metrics"]
 
