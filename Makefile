@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REFERENCES := benchmarks/references
+PROSE := src docs tests tools benchmarks examples fuzz sdk/js/src sdk/js/README.md README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
 
 .DEFAULT_GOAL := help
 
@@ -34,12 +35,14 @@ run: $(VENV)/.run ## Install what is missing and start the service on its defaul
 
 setup: $(VENV)/.dev ## Install everything that developing needs into .venv
 
-lint: $(VENV)/.dev ## Formatting, lint, types, import contracts and generated files
+lint: $(VENV)/.dev ## Formatting, lint, types, import contracts, generated files and prose
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.protocol --check
+	$(BIN)/codespell $(PROSE)
+	$(BIN)/python -m tools.prose
 
 # Browser tests drive Debian's Chromium, tests of several nodes its nats-server, those of TURN its coturn: installed where
 # that is allowed, else those tests are skipped and say why.

@@ -121,11 +121,12 @@ def test_other_settings_of_the_repository_are_yaml(name: str) -> None:
 
 def test_hooks_run_what_make_lint_runs() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    tools = ("ruff", "mypy", "lint-imports", "codespell", "python")
     entries = {hook["entry"].split()[0] for hook in hooks}
     recipe = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
 
-    assert {".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/lint-imports"} <= entries
-    assert all(f"$(BIN)/{tool}" in recipe for tool in ("ruff", "mypy", "lint-imports"))
+    assert {f".venv/bin/{tool}" for tool in tools} <= entries
+    assert all(f"$(BIN)/{tool}" in recipe for tool in tools)
 
 
 @pytest.mark.skipif(shutil.which("actionlint") is None, reason="actionlint is not installed")

@@ -78,7 +78,7 @@ class Commands(typer.Typer):
 
 
 def _plain(docstring: str) -> str:
-    """Return a docstring without its Markdown: examples stand on lines of their own, which \\b keeps apart."""
+    r"""Return a docstring without its Markdown; `\b` keeps each example on a line of its own."""
     return "\n\n".join(
         "\b\n" + paragraph.replace("- `", "  ").replace("`", "")
         if paragraph.startswith("- ")

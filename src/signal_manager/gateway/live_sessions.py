@@ -61,7 +61,7 @@ class LiveSession(Protocol):
 
     @property
     def encoding(self) -> str:
-        """How it writes payloads: json, cbor, …"""
+        """How it writes payloads, for example json or cbor."""
 
     @property
     def age(self) -> float:

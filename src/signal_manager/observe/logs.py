@@ -199,7 +199,7 @@ def _without_secrets(name: str, value: Any) -> Any:
 
 
 def escape_control_characters(text: str) -> str:
-    r"""Return `text` on one line and without terminal commands: what cannot be printed becomes `\n`, `\x1b`…"""
+    r"""Return `text` on one line, with `\n`, `\x1b` and the like in place of characters that do not print."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -468,7 +468,7 @@ class ClientSession:
 
 
 def _bytes(token: str) -> bytes:
-    """A token that a client sends may hold what no UTF-8 can."""
+    """Encode a token, which may hold surrogates that strict UTF-8 refuses."""
     return token.encode("utf-8", "surrogatepass")
 
 

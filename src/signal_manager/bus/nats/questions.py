@@ -80,24 +80,24 @@ class Gone(msgspec.Struct, frozen=True, tag="gone"):
 
 
 class Late(msgspec.Struct, frozen=True, tag="late"):
-    """The client was here before, which nats-server did not know yet when it passed the question on."""
+    """The client has left this node; nats-server passed the question on before it knew."""
 
 
 class Newer(msgspec.Struct, frozen=True, tag="newer"):
-    """This node has a newer presence of the client."""
+    """The answering node has a newer presence of the client."""
 
     instance_id: str | None
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """This node is there, for as long as it says so; `is_new` asks the others to say so too."""
+    """A node's sign of life; with `is_new` it asks the other nodes for theirs."""
 
     node_id: str
     is_new: bool = False
 
 
 class Query(msgspec.Struct, frozen=True, tag="query"):
-    """A question to all nodes, which is none of this module's business."""
+    """A question to all nodes; this module does not read it."""
 
     question: bytes
 
@@ -110,7 +110,7 @@ class Response(msgspec.Struct, frozen=True, tag="response"):
 
 
 class Away(msgspec.Struct, frozen=True, tag="away"):
-    """This node could not reach the others for a while, and what it announced was lost."""
+    """The node was cut off from the others for a while, and its announcements were lost."""
 
     node_id: str
 
