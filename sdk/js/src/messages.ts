@@ -84,39 +84,39 @@ export type RoomChange = "participant_joined" | "participant_left" | "participan
 /** Why a member left, where its own WEBRTC_ROOM_LEAVE does not say. */
 export type LeaveReason = "left" | "connection lost" | "replaced" | "removed" | "restarting" | "service stopped";
 
-/** The session that a CONNECT asks to continue, and how many of its messages the client has received. */
+/** The session that a CONNECT asks to resume, and how many of its messages the client has received. */
 export interface Resume {
-  /** The session to go on with. */
+  /** The session to resume. */
   session_id: string;
-  /** That of its CONNECT_ACK, or empty to name a lost session. */
+  /** The `resume_token` of its CONNECT_ACK; empty to name a session that cannot be resumed. */
   resume_token: string;
-  /** Messages of the session that the client has received. */
+  /** How many messages of the session the client has received. */
   received: number;
 }
 
-/** A track that its publisher sends: the m-section of the publisher's offer, and the name others pull it by. */
+/** A track that a publisher sends. */
 export interface PublishedTrack {
-  /** The m-section in the publisher's offer. */
+  /** The mid of the m-section in the publisher's offer. */
   mid: string;
-  /** The name by which others pull it. */
+  /** The name by which subscribers pull it. */
   track_name: string;
-  /** What it carries: "audio" or "video". */
+  /** Either "audio" or "video". */
   kind?: TrackKind | undefined;
-  /** Silent or black by intention. */
+  /** True when the publisher sends silence or black on purpose. */
   muted?: boolean | undefined;
 }
 
-/** Which layer of a simulcast track a subscriber wants (docs/protocol.md, "Rooms"). */
+/** The layer of a simulcast track that a subscriber wants (docs/protocol.md, "Rooms"). */
 export interface Simulcast {
-  /** The layer to receive. */
+  /** The rid of the layer to receive. */
   preferred_rid: string;
   priority_ordering?: "asciibetical" | "none" | undefined;
   rid_not_available?: "asciibetical" | "none" | undefined;
 }
 
-/** One track of TRACKS_NEW: to publish with a `mid`, or to pull from a client or a media session. */
+/** One track of TRACKS_NEW, either to publish or to pull. */
 export interface TrackRequest {
-  /** To publish: the m-section; to pull: a transceiver to reuse. */
+  /** To publish: the m-section in the offer. To pull: a transceiver to reuse. */
   mid?: string | undefined;
   track_name: string;
   /** Only to publish. */
@@ -133,7 +133,7 @@ export interface TrackRequest {
 
 /** One track of TRACKS_MUTE. */
 export interface TrackMute {
-  /** Of a track that the client publishes. */
+  /** The mid of a track that the client publishes. */
   mid: string;
   muted: boolean;
 }
@@ -143,35 +143,35 @@ export interface TrackMid {
   mid: string;
 }
 
-/** One pulled track of TRACKS_UPDATE: another simulcast layer, or another source. */
+/** One pulled track of TRACKS_UPDATE, with another simulcast layer or another source. */
 export interface TrackUpdate {
   mid: string;
-  /** Another source, with `client_id` or `session_id`. */
+  /** The track to receive instead, with `client_id` or `session_id`. */
   track_name?: string | undefined;
   client_id?: string | undefined;
   session_id?: string | undefined;
   simulcast?: Simulcast | undefined;
 }
 
-/** What became of one track: its `mid` in the requester's own media session, or an error. */
+/** The result for one track: its `mid`, or an error. */
 export interface TrackResult {
-  /** In the client's own media session. */
+  /** The mid in the media session of the client that asked. */
   mid?: string | undefined;
   track_name?: string | undefined;
-  /** What it carries: "audio" or "video". */
+  /** Either "audio" or "video". */
   kind?: TrackKind | undefined;
   /** The publisher of a pulled track. */
   client_id?: string | undefined;
   /** The publisher's media session. */
   session_id?: string | undefined;
-  /** Present where the track failed. */
+  /** Present when the track failed. */
   error_code?: number | undefined;
   error_message?: string | undefined;
 }
 
-/** One data channel to publish ("local") or to subscribe to ("remote"); `max_packet_life_time` is in ms. */
+/** One data channel to publish or to subscribe to. */
 export interface DataChannelRequest {
-  /** Publish with "local", subscribe with "remote". */
+  /** Either "local" to publish or "remote" to subscribe. */
   location: "local" | "remote";
   data_channel_name: string;
   /** With "remote": the publisher. */
@@ -180,7 +180,7 @@ export interface DataChannelRequest {
   session_id?: string | undefined;
   ordered?: boolean | undefined;
   max_retransmits?: number | undefined;
-  /** Milliseconds; not together with `max_retransmits`. */
+  /** Milliseconds; never with `max_retransmits`. */
   max_packet_life_time?: number | undefined;
   /** Only with "remote". */
   wait_for_ack?: boolean | undefined;
@@ -188,16 +188,16 @@ export interface DataChannelRequest {
   can_reply?: boolean | undefined;
 }
 
-/** What became of one data channel: the `id` to open it with (`negotiated: true`), or an error. */
+/** The result for one data channel: its `id`, or an error. */
 export interface DataChannelResult {
   data_channel_name: string;
   /** Open the channel with `negotiated: true` and this id. */
   id?: number | undefined;
-  /** As asked: "local" or "remote". */
+  /** The location that the client asked for: "local" or "remote". */
   location?: string | undefined;
   client_id?: string | undefined;
   session_id?: string | undefined;
-  /** Present where the channel failed. */
+  /** Present when the data channel failed. */
   error_code?: number | undefined;
   error_message?: string | undefined;
 }
@@ -219,64 +219,64 @@ export interface ConnectionInfo {
   metadata: JsonObject;
 }
 
-/** A member of a room as the others see it; `session_id` is that of its media. */
+/** A member of a room as the other members see it. */
 export interface Member {
   client_id: string;
   role: string;
-  /** That of its media. */
+  /** The id of its media session. */
   session_id?: string | undefined;
   metadata?: JsonObject | undefined;
-  /** Those that can be pulled. */
+  /** The tracks that subscribers can pull. */
   tracks?: PublishedTrack[] | undefined;
-  /** Nothing has come from it for a while; it is expected back. */
+  /** True when the member is silent for a while or has lost its connection, and the service expects it back. */
   away?: boolean | undefined;
 }
 
-/** What two clients tell each other; the service adds `sender_client_id` and passes it on. */
+/** One client's message to another. The service adds `sender_client_id` and relays the rest unchanged. */
 export interface Signal {
   /** Required from a client, except in a SIGNAL_MESSAGE to a room. */
   target_client_id?: string | undefined;
-  /** Always there from the service, ignored from a client. */
+  /** Always present from the service; ignored from a client. */
   sender_client_id?: string | undefined;
   /** Any JSON value, null included, or bytes. */
   signal_data: unknown;
-  /** Answer with SIGNAL_ACK. */
+  /** Asks the service to answer with SIGNAL_ACK. */
   ack?: boolean | undefined;
 }
 
-/** What every request about rooms may carry, and what must then be the connection's own. */
+/** The fields that every request about rooms may carry. */
 export interface Request {
   version?: string | undefined;
-  /** The connection's own. */
+  /** When present, equal to the connection's client id. */
   client_id?: string | undefined;
-  /** A valid one of the same client. */
+  /** When present, a valid token of the same client. */
   auth_token?: string | undefined;
 }
 
-/** What WEBRTC_ROOM_CREATE and WEBRTC_ROOM_JOIN share; `role` is "sender" or "receiver". */
+/** The fields that WEBRTC_ROOM_CREATE and WEBRTC_ROOM_JOIN share. */
 export interface RoomEntry extends Request {
   /** Either "sender" or "receiver". */
   role: string;
-  /** Required of a sender when the service has a media backend. */
+  /** Required from a sender when the service has a media backend. */
   offer_sdp?: string | undefined;
-  /** Those of the offer. */
+  /** The tracks of the offer. */
   tracks?: PublishedTrack[] | undefined;
   /** Shown to the other members. */
   metadata?: JsonObject | undefined;
 }
 
-/** A new member's welcome; `status` is 200, and `session_id` is empty without a media backend. */
+/** The service accepts a new member. */
 export interface RoomAck {
   version: string;
   /** Always 200. */
   status: number;
   message: string;
   room_id: string;
-  /** This member's media session; empty without a media backend. */
+  /** The new member's media session; empty without a media backend. */
   session_id: string;
-  /** Empty where there is none. */
+  /** Empty when there is none. */
   app_id: string;
-  /** Empty where there is none. */
+  /** Empty when there is none. */
   stun_url: string;
   ice_servers: IceServer[];
   connection_info: ConnectionInfo;
@@ -284,13 +284,13 @@ export interface RoomAck {
   answer_sdp?: string | undefined;
   /** The SFU's offer to a receiver. */
   offer_sdp?: string | undefined;
-  /** Answer `offer_sdp` with RENEGOTIATE. */
+  /** True when the client must answer `offer_sdp` with RENEGOTIATE. */
   requires_renegotiation?: boolean | undefined;
-  /** This one included. */
+  /** All members, the new one included. */
   participants: Member[];
-  /** Published by the sender, or pulled. */
+  /** The tracks that the sender publishes, or those that the receiver pulls. */
   tracks: TrackResult[];
-  /** The room's, with this member's coming. */
+  /** The room's sequence number after this join. */
   sequence: number;
 }
 
@@ -300,78 +300,78 @@ export interface Fields {
   CONNECT: {
     client_id: string;
     auth_token: string;
-    /** Of the protocol. */
+    /** The protocol version of the client. */
     version?: string | undefined;
     capabilities?: string[] | undefined;
     metadata?: JsonObject | undefined;
-    /** The same on every connection of one running client. */
+    /** Identifies one running client; the same on all its connections. */
     instance_id?: string | undefined;
-    /** Ask for a session that outlives its connection. */
+    /** Asks for a session that outlives its connection. */
     resumable?: boolean | undefined;
-    /** The session to go on with. */
+    /** The session to resume. */
     resume?: Resume | undefined;
   };
-  /** The service's welcome. Intervals and windows are in seconds. */
+  /** The service accepts a CONNECT. Intervals, time-outs and the resume window are in seconds. */
   CONNECT_ACK: {
     /** Always "success". */
     status: string;
     session_id: string;
     server_version?: string | undefined;
-    /** Seconds. */
+    /** Seconds of silence after which the service sends a ping. */
     heartbeat_interval?: number | undefined;
-    /** Seconds. */
+    /** Seconds of silence after which the service closes the connection. */
     heartbeat_timeout?: number | undefined;
     capabilities?: string[] | undefined;
-    /** Proof that a later connection belongs to this session. */
+    /** Proves that a later connection belongs to this session. */
     resume_token?: string | undefined;
-    /** Seconds that the session outlives a connection. */
+    /** Seconds for which the session outlives a lost connection. */
     resume_window?: number | undefined;
-    /** The session of `resume` goes on. */
+    /** True when the service has resumed the session that `resume` names. */
     resumed?: boolean | undefined;
-    /** Messages of the session that the service has received. */
+    /** How many messages of the session the service has received. */
     received?: number | undefined;
-    /** Milliseconds since 1970; absent when the token does not end. */
+    /** Milliseconds since 1970; absent when the token does not expire. */
     token_expires_at?: number | undefined;
-    /** What happens to the session when its token ends: "continue" or "close". */
+    /** What happens to the session when its token expires: "continue" or "close". */
     token_expiry?: string | undefined;
   };
-  /** A client's good-bye; an empty payload is one too. */
+  /** The client closes the connection on purpose. The payload may be empty. */
   DISCONNECT: {
     client_id?: string | undefined;
     reason?: string | undefined;
   };
-  /** A sign of life from either side; an empty payload counts as timestamp 0. */
+  /** A sign of life from either side. An empty payload means timestamp 0. */
   HEARTBEAT: {
-    /** Any number; the answer repeats it. */
+    /** Any number; the HEARTBEAT_ACK repeats it. */
     timestamp?: number | undefined;
-    /** Messages of the session that the sender has received. */
+    /** How many messages of the session the sender has received. */
     received?: number | undefined;
   };
-  /** The answer to a HEARTBEAT, with its timestamp. `server_time` is in ms since the epoch, `received` confirms. */
+  /** The answer to a HEARTBEAT. It confirms the messages that the service has received. */
   HEARTBEAT_ACK: {
-    /** That of the HEARTBEAT. */
+    /** The timestamp of the HEARTBEAT. */
     timestamp: number;
     /** Milliseconds since 1970; from the service only. */
     server_time?: number | undefined;
-    /** Messages of the session that the service has received. */
+    /** How many messages of the session the service has received. */
     received?: number | undefined;
   };
-  /** The service is about to close; come back after `reconnect_after` ms. */
+  /** The service is about to close the connection; the client reconnects after `reconnect_after`. */
   GOAWAY: {
     reason: string;
-    /** Milliseconds to wait before the client comes back. */
+    /** Milliseconds that the client waits before it reconnects. */
     reconnect_after: number;
   };
-  /** Go on with another token, on the same connection. */
+  /** Replace the token of a connection without reconnecting. */
   TOKEN_RENEW: {
-    /** Another token of the same client. */
+    /** A new token for the same client. */
     auth_token: string;
   };
-  /** The new token counts; `status` is 200, `expires_at` is its end in ms since the epoch, absent when it has none. */
+  /** The service accepts the new token. */
   TOKEN_RENEW_ACK: {
     /** Always 200. */
     status: number;
-    /** Milliseconds since 1970; absent when the token does not end. */
+    /** Milliseconds since 1970; absent when the token does not expire. */
     expires_at?: number | undefined;
   };
   /** An SDP offer for another client. */
@@ -382,27 +382,27 @@ export interface Fields {
   SIGNAL_ICE_CANDIDATE: Signal;
   /** Application data for another client, or for all other members of `room_id`. */
   SIGNAL_MESSAGE: Signal & {
-    /** In place of `target_client_id`, never both. */
+    /** Present instead of `target_client_id`, never with it. */
     room_id?: string | undefined;
   };
-  /** What became of a signal that asked for `ack`: "delivered", "queued" or "offline". */
+  /** The fate of a signal that asked for `ack`. */
   SIGNAL_ACK: {
-    /** Either "delivered", "queued" or "offline". */
+    /** One of "delivered", "queued" or "offline". */
     status: string;
     target_client_id?: string | undefined;
   };
-  /** Put the client's capabilities and metadata on record. */
+  /** Store the client's capabilities and metadata. */
   REGISTER: {
     version?: string | undefined;
-    /** The connection's own. */
+    /** When present, equal to the connection's client id. */
     client_id?: string | undefined;
-    /** A valid one of the same client. */
+    /** When present, a valid token of the same client. */
     auth_token?: string | undefined;
     room_id?: string | undefined;
     capabilities?: string[] | undefined;
     metadata?: JsonObject | undefined;
   };
-  /** The answer to REGISTER; `status` is 200. */
+  /** The answer to REGISTER. */
   REGISTER_ACK: {
     version: string;
     /** Always 200. */
@@ -411,15 +411,15 @@ export interface Fields {
     client_id: string;
     session_id: string;
   };
-  /** Take the client's record away again. */
+  /** Remove what REGISTER stored. */
   UNREGISTER: {
     version?: string | undefined;
-    /** The connection's own. */
+    /** When present, equal to the connection's client id. */
     client_id?: string | undefined;
-    /** A valid one of the same client. */
+    /** When present, a valid token of the same client. */
     auth_token?: string | undefined;
   };
-  /** The answer to UNREGISTER; `status` is 200. */
+  /** The answer to UNREGISTER. */
   UNREGISTER_ACK: {
     version: string;
     /** Always 200. */
@@ -427,34 +427,34 @@ export interface Fields {
     message: string;
     client_id: string;
   };
-  /** Open a room and be its first member. */
+  /** Create a room and become its first member. */
   WEBRTC_ROOM_CREATE: RoomEntry & {
-    /** The service makes one up when it is absent. */
+    /** When absent, the service chooses an id. */
     room_id?: string | undefined;
     max_participants?: number | undefined;
   };
   /** The answer to WEBRTC_ROOM_CREATE. */
   WEBRTC_ROOM_CREATE_ACK: RoomAck;
-  /** Become a member of a room that is there, or of one that this request makes. */
+  /** Become a member of a room that exists, or of a room that this request creates. */
   WEBRTC_ROOM_JOIN: RoomEntry & {
     room_id: string;
-    /** Make the room when it is not there or closed. */
+    /** Creates the room when it does not exist or is closed. */
     create_if_missing?: boolean | undefined;
-    /** Of a room that is made. */
+    /** The limit of a room that this request creates. */
     max_participants?: number | undefined;
   };
-  /** The answer to WEBRTC_ROOM_JOIN; `created` is true when the request has made the room, absent otherwise. */
+  /** The answer to WEBRTC_ROOM_JOIN. */
   WEBRTC_ROOM_JOIN_ACK: RoomAck & {
-    /** This request has made the room. */
+    /** True when this request created the room; absent otherwise. */
     created?: boolean | undefined;
   };
-  /** Leave a room; the others are told the `reason`. */
+  /** Leave a room. */
   WEBRTC_ROOM_LEAVE: Request & {
     room_id: string;
-    /** Shown to the others. */
+    /** Shown to the other members. */
     reason?: string | undefined;
   };
-  /** The answer to WEBRTC_ROOM_LEAVE; `status` is 200. */
+  /** The answer to WEBRTC_ROOM_LEAVE. */
   WEBRTC_ROOM_LEAVE_ACK: {
     version: string;
     /** Always 200. */
@@ -463,77 +463,77 @@ export interface Fields {
     room_id: string;
     client_id: string;
   };
-  /** One change of a room, told to all its members in the order of `sequence`. */
+  /** One change of a room. The service sends it to all members in the order of `sequence`. */
   ROOM_EVENT: {
     room_id: string;
-    /** The room's, after the change. */
+    /** The room's sequence number after the change. */
     sequence: number;
     /** One of the [room events](#rooms). */
     event: RoomChange;
     /** The member that the event is about, as it is after the change. */
     participant?: Member | undefined;
-    /** Those that the event is about. */
+    /** The tracks that the event is about. */
     tracks?: PublishedTrack[] | undefined;
     reason?: string | undefined;
-    /** The room's, in a metadata_changed without `participant`. */
+    /** The room's metadata, in a metadata_changed without `participant`. */
     metadata?: JsonObject | undefined;
   };
-  /** Ask for the whole of a room that one is in. */
+  /** Ask for the complete state of a room that the client is in. */
   ROOM_STATE: Request & {
     room_id: string;
   };
-  /** A room as it was at `sequence`; `created_at` is in ms since the epoch. */
+  /** The state of a room at `sequence`. */
   ROOM_STATE_ACK: {
     room_id: string;
     sequence: number;
     participants: Member[];
-    /** The room's. */
+    /** The room's metadata. */
     metadata: JsonObject;
     max_participants: number;
     /** Milliseconds since 1970. */
     created_at?: number | undefined;
   };
-  /** Replace one's own metadata as the other members see it, or the room's. */
+  /** Replace the metadata of the client in this room, or that of the room. */
   METADATA_UPDATE: Request & {
     room_id: string;
-    /** Up to 16,384 bytes as JSON. */
+    /** At most 16,384 bytes as JSON. */
     metadata: JsonObject;
-    /** The client's own metadata, or the room's. */
+    /** What to replace: the client's metadata or the room's. */
     scope?: "participant" | "room" | undefined;
   };
-  /** The room's `sequence` after the change. */
+  /** The answer to METADATA_UPDATE. */
   METADATA_UPDATE_ACK: {
-    /** The room's, after the change. */
+    /** The room's sequence number after the change. */
     sequence: number;
   };
-  /** Publish tracks with an offer, or pull tracks without one; with an offer and no tracks the SFU names them. */
+  /** Publish tracks with an offer, or pull tracks without one. An offer with no tracks lets the SFU name them. */
   TRACKS_NEW: Request & {
     room_id: string;
     tracks: TrackRequest[];
-    /** Present: publish; absent: pull. */
+    /** Present to publish, absent to pull. */
     offer_sdp?: string | undefined;
   };
-  /** The answer to one's offer, or the SFU's offer to answer with RENEGOTIATE. */
+  /** The SFU's answer to the client's offer, or an offer of its own. */
   TRACKS_NEW_ACK: {
     tracks: TrackResult[];
     /** The SFU's answer to the client's offer. */
     answer_sdp?: string | undefined;
     /** The SFU's offer. */
     offer_sdp?: string | undefined;
-    /** Answer `offer_sdp` with RENEGOTIATE. */
+    /** True when the client must answer `offer_sdp` with RENEGOTIATE. */
     requires_renegotiation?: boolean | undefined;
   };
-  /** Answer the SFU's last offer with `answer_sdp`, or begin a new media session with `tracks`. */
+  /** Answer the SFU's last offer with `answer_sdp`, or start a new media session with `tracks`. */
   RENEGOTIATE: Request & {
     room_id: string;
-    /** The answer to the SFU's last offer. */
+    /** The client's answer to the SFU's last offer. */
     answer_sdp?: string | undefined;
-    /** Of a new peer connection, with `tracks` that are not empty. */
+    /** The offer of a new peer connection; required when `tracks` has items. */
     offer_sdp?: string | undefined;
-    /** In place of `answer_sdp`: begin a [new media session](#rooms) with these, perhaps none. */
+    /** Present instead of `answer_sdp` to start a [new media session](#rooms) with these tracks; may be empty. */
     tracks?: PublishedTrack[] | undefined;
   };
-  /** The SFU has accepted the answer, or there is a new media session; `status` is 200. */
+  /** The SFU has accepted the answer, or the new media session has started. */
   RENEGOTIATE_ACK: {
     /** Always 200. */
     status: number;
@@ -541,70 +541,70 @@ export interface Fields {
     session_id?: string | undefined;
     /** The SFU's answer to `offer_sdp`. */
     answer_sdp?: string | undefined;
-    /** Those of the new media session. */
+    /** The tracks of the new media session. */
     tracks?: TrackResult[] | undefined;
   };
-  /** Stop tracks that one publishes or pulls: at once, or by negotiation with an offer. */
+  /** Close tracks that the client publishes or pulls, at once or by negotiation. */
   TRACKS_CLOSE: Request & {
     room_id: string;
     tracks: TrackMid[];
-    /** Present: close by negotiation; absent: close at once. */
+    /** Present to close by negotiation, absent to close at once. */
     offer_sdp?: string | undefined;
-    /** Shown to the others: "ended" for a track that ended by itself; absent: "closed". */
+    /** Shown to the other members: "ended" for a track that ended by itself; "closed" when absent. */
     reason?: string | undefined;
   };
-  /** What became of each track, and the answer to the offer if there was one. */
+  /** The result for each track. */
   TRACKS_CLOSE_ACK: {
     tracks: TrackResult[];
     /** The SFU's answer to the client's offer. */
     answer_sdp?: string | undefined;
   };
-  /** Switch pulled tracks to another simulcast layer or source, without negotiation. */
+  /** Switch pulled tracks to another simulcast layer or source without negotiation. */
   TRACKS_UPDATE: Request & {
     room_id: string;
-    /** Each with `simulcast` or a new source. */
+    /** Each has `simulcast` or a new source. */
     tracks: TrackUpdate[];
   };
-  /** What became of each track. */
+  /** The result for each track. */
   TRACKS_UPDATE_ACK: {
     tracks: TrackResult[];
   };
-  /** Open data channels; with none, negotiate the transport for them, with one's own offer or the SFU's. */
+  /** Open data channels, or negotiate their transport with an offer of the client or of the SFU. */
   DATACHANNELS_NEW: Request & {
     room_id: string;
-    /** Empty: negotiate the transport for data channels. */
+    /** Empty to negotiate the transport for data channels. */
     data_channels: DataChannelRequest[];
     /** Only with an empty `data_channels`. */
     offer_sdp?: string | undefined;
   };
-  /** What became of each data channel, or what completes the negotiation of their transport. */
+  /** The result for each data channel, or the SFU's part of the negotiation of their transport. */
   DATACHANNELS_NEW_ACK: {
     data_channels: DataChannelResult[];
     /** The SFU's answer to the client's offer. */
     answer_sdp?: string | undefined;
     /** The SFU's offer. */
     offer_sdp?: string | undefined;
-    /** Answer `offer_sdp` with RENEGOTIATE. */
+    /** True when the client must answer `offer_sdp` with RENEGOTIATE. */
     requires_renegotiation?: boolean | undefined;
   };
-  /** Ask for STUN and TURN servers; an empty payload does too. */
+  /** Ask for STUN and TURN servers. The payload may be empty. */
   ICE_SERVERS: Request;
-  /** Servers as RTCPeerConnection wants them; `expires_at` is in ms since the epoch, absent when nothing expires. */
+  /** STUN and TURN servers in the form that RTCPeerConnection takes. */
   ICE_SERVERS_ACK: {
     ice_servers: IceServer[];
-    /** Milliseconds since 1970: ask again before; absent when nothing in them expires. */
+    /** Milliseconds since 1970; the client asks again before then. Absent when nothing expires. */
     expires_at?: number | undefined;
   };
-  /** Say of tracks that one publishes whether they are silent or black by intention. */
+  /** Mark published tracks as muted or unmuted. */
   TRACKS_MUTE: Request & {
     room_id: string;
     tracks: TrackMute[];
   };
-  /** What became of each track. */
+  /** The result for each track. */
   TRACKS_MUTE_ACK: {
     tracks: TrackResult[];
   };
-  /** A refusal (docs/protocol.md, "Errors and close codes"). */
+  /** The service or the SFU refuses a message or a request (docs/protocol.md, "Errors and close codes"). */
   ERROR: {
     error_code: number;
     error_message: string;

@@ -1,11 +1,11 @@
-"""What the protocol consists of, said once: message types, room events, reasons and who does what with them.
+"""The table of the protocol: message types, room events and leave reasons, with who sends and answers each.
 
-This table drives the session's inputs, the dispatcher's routes and the codecs. `tools/protocol.py` writes from it
-the Protobuf schema, the browser SDK's types and rules, the tables of docs/protocol.md, docs/asyncapi.yaml and the
-lists in docs/vectors.json. Structs and bounds stand in `messages.py`, error classes in `errors.py`, close codes in
-`close_codes.py`.
+The connection state machine's inputs, the dispatcher's routes and the codecs follow from this table.
+`python -m tools.protocol` generates from it the Protobuf schema, the browser SDK's types and rules, the tables of
+docs/protocol.md, docs/asyncapi.yaml and the lists in docs/vectors.json. `messages.py` has the structs and bounds,
+`errors.py` the error classes, `close_codes.py` the close codes.
 
-A new message type takes a struct, a row here, a handler in the dispatcher if it is a request, and a vector.
+A new message type needs a struct, a row here and a vector. A request also needs a handler in the dispatcher.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ __all__ = [
 
 
 class Handling(StrEnum):
-    """What a connection's session does with a message from its client."""
+    """What the service does with a message from a client."""
 
     CONNECT = "authenticate"
     DISCONNECT = "close"
@@ -89,9 +89,10 @@ class Handling(StrEnum):
 class Spec(NamedTuple):
     """One message type.
 
-    `variant` is its name in the tagged shape; a type without one never reaches a tagged connection. `sent_by` is None
-    for a type that either side sends. Later messages of a connection wait for the answer to an exclusive request. A
-    request that needs a valid token is refused after the connection's token has expired.
+    `variant` is the name of the type in the tagged shape. The service never sends a type without a variant to a tagged
+    connection. `sent_by` is None for a type that either side sends. Later messages of a connection wait until an
+    exclusive request is answered. After its token has expired, a connection is refused a request that needs a valid
+    token.
     """
 
     message_type: MessageType
@@ -113,7 +114,7 @@ def _request(
     is_exclusive: bool = False,
     needs_valid_token: bool = False,
 ) -> Spec:
-    """Return the row of a request; its answer is the type of the same name with `_ACK`."""
+    """Return the row of a request, which the type of the same name with `_ACK` answers."""
     return Spec(
         message_type,
         struct,
@@ -217,7 +218,7 @@ SIGNAL_TYPES = frozenset(spec.message_type for spec in SPECS.values() if spec.ha
 
 
 class RoomEventSpec(NamedTuple):
-    """One kind of ROOM_EVENT: what its fields hold, and "" for a field that it does not carry."""
+    """One kind of ROOM_EVENT. Each attribute describes the field of that name; "" means that the event lacks it."""
 
     participant: str = ""
     tracks: str = ""
@@ -225,36 +226,38 @@ class RoomEventSpec(NamedTuple):
     metadata: str = ""
 
 
-# Why a member left, where its own WEBRTC_ROOM_LEAVE does not say.
+# Reasons for leaving a room, used when a WEBRTC_ROOM_LEAVE gives no other.
 LEAVE_REASONS: dict[str, str] = {
-    "left": "it asked to, without a reason of its own",
-    "connection lost": "its connection was lost and it did not come back in time",
-    "replaced": "a newer session of the same client took its place",
-    "removed": "an operator removed it",
-    "restarting": "the service restarts; the member comes in again by itself",
+    "left": "the member left without giving a reason",
+    "connection lost": "the member lost its connection and did not come back in time",
+    "replaced": "a newer session of the same client took the member's place",
+    "removed": "an operator removed the member",
+    "restarting": "the service restarts; the member joins again by itself",
     "service stopped": "the service stops",
 }
 
 ROOM_EVENTS: dict[str, RoomEventSpec] = {
     "participant_joined": RoomEventSpec("the new member"),
     "participant_left": RoomEventSpec(
-        "the member that left, with the tracks it had",
-        reason="that of WEBRTC_ROOM_LEAVE, or one of the leave reasons",
+        "the member that left, with its tracks",
+        reason="the reason in WEBRTC_ROOM_LEAVE, or one of the leave reasons",
     ),
-    "participant_away": RoomEventSpec("the member that the service no longer hears from and expects back"),
-    "participant_back": RoomEventSpec("the member that is there again"),
-    "tracks_published": RoomEventSpec("the publisher with all its tracks", "the new ones"),
+    "participant_away": RoomEventSpec("the member that has fallen silent and is expected back"),
+    "participant_back": RoomEventSpec("the member that is back"),
+    "tracks_published": RoomEventSpec("the publisher with all its tracks", "the new tracks"),
     "tracks_unpublished": RoomEventSpec(
-        "the publisher with the tracks that it still has",
-        "those that are gone",
-        '"closed", that of TRACKS_CLOSE, "media lost" or "media session lost"',
+        "the publisher with its remaining tracks",
+        "the removed tracks",
+        '"closed", the reason in TRACKS_CLOSE, "media lost" or "media session lost"',
     ),
-    "tracks_muted": RoomEventSpec("the publisher with all its tracks", "those that are muted now"),
-    "tracks_unmuted": RoomEventSpec("the publisher with all its tracks", "those that are no longer muted"),
-    "media_replaced": RoomEventSpec("the publisher with its new `session_id`", "those that it is about to publish"),
+    "tracks_muted": RoomEventSpec("the publisher with all its tracks", "the tracks that are now muted"),
+    "tracks_unmuted": RoomEventSpec("the publisher with all its tracks", "the tracks that are no longer muted"),
+    "media_replaced": RoomEventSpec(
+        "the publisher with its new `session_id`", "the tracks that it is about to publish"
+    ),
     "metadata_changed": RoomEventSpec(
-        "the member whose metadata changed; absent where the room's changed",
-        metadata="the room's new metadata, where `participant` is absent",
+        "the member whose metadata changed; absent when the room's metadata changed",
+        metadata="the room's new metadata, when `participant` is absent",
     ),
     "room_closed": RoomEventSpec(reason='"expired", "restarting" or another'),
 }

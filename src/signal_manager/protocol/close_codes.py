@@ -1,7 +1,7 @@
-"""WebSocket close codes: what each says, and what it asks of the client; the one table of docs/protocol.md's.
+"""WebSocket close codes: what each one means, and whether the client reconnects (docs/protocol.md).
 
-The session closes with these, the conversation asks which of them leave the session alive, and the SDKs which of them a
-client may come back from. docs/vectors.json carries the table to other SDKs.
+The connection state machine closes with these codes. The conversation looks up whether a session outlives the close,
+and the SDKs whether they reconnect. docs/vectors.json carries the table to other SDKs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CloseCode(IntEnum):
 
 
 class Return(StrEnum):
-    """Whether a client comes back by itself, and when."""
+    """Whether a client reconnects by itself, and when."""
 
     NO = "no"
     AT_ONCE = "yes"
@@ -46,50 +46,56 @@ class Ending(NamedTuple):
 
     meaning: str
     returns: Return
-    keeps_session: bool  # a session that can be resumed outlives this end (docs/protocol.md, "Resume")
-    error_code: int  # that of the error which a waiting caller gets
+    keeps_session: bool  # a resumable session outlives the connection (docs/protocol.md, "Resume")
+    error_code: int  # code of the error that waiting callers of an SDK get
 
 
 CLOSE_CODES: dict[int, Ending] = {
-    CloseCode.NORMAL: Ending("asked for", Return.NO, keeps_session=False, error_code=503),
-    CloseCode.PROTOCOL: Ending("the WebSocket protocol was broken", Return.NO, keeps_session=False, error_code=400),
-    CloseCode.NOT_TEXT: Ending("text that is not UTF-8", Return.NO, keeps_session=False, error_code=400),
+    CloseCode.NORMAL: Ending(
+        "the client or the service closed on purpose", Return.NO, keeps_session=False, error_code=503
+    ),
+    CloseCode.PROTOCOL: Ending(
+        "the client broke the WebSocket protocol", Return.NO, keeps_session=False, error_code=400
+    ),
+    CloseCode.NOT_TEXT: Ending("a text message was not valid UTF-8", Return.NO, keeps_session=False, error_code=400),
     CloseCode.TOO_LARGE: Ending(
-        "message larger than `server.max_message_size`", Return.NO, keeps_session=False, error_code=413
+        "a message was larger than `server.max_message_size`", Return.NO, keeps_session=False, error_code=413
     ),
     CloseCode.INTERNAL: Ending("internal error", Return.WITH_BACKOFF, keeps_session=False, error_code=503),
-    CloseCode.RESTARTING: Ending("restarting or draining", Return.WHEN_TOLD, keeps_session=True, error_code=503),
+    CloseCode.RESTARTING: Ending(
+        "the service restarts or drains", Return.WHEN_TOLD, keeps_session=True, error_code=503
+    ),
     CloseCode.MALFORMED: Ending("too many malformed messages", Return.NO, keeps_session=False, error_code=400),
     CloseCode.UNAUTHENTICATED: Ending("authentication failed", Return.NO, keeps_session=False, error_code=401),
     CloseCode.TOKEN_EXPIRED: Ending(
-        "the token has expired: come back with a new one", Return.AT_ONCE, keeps_session=True, error_code=401
+        "the token has expired; reconnect with a new one", Return.AT_ONCE, keeps_session=True, error_code=401
     ),
-    CloseCode.EVICTED: Ending("disconnected by an operator", Return.NO, keeps_session=False, error_code=403),
+    CloseCode.EVICTED: Ending("an operator disconnected the client", Return.NO, keeps_session=False, error_code=403),
     CloseCode.TIMED_OUT: Ending(
-        "no CONNECT in time, heartbeats stopped, or continued on another connection",
+        "no CONNECT in time, no heartbeat in time, or the session continues on another connection",
         Return.AT_ONCE,
         keeps_session=True,
         error_code=408,
     ),
     CloseCode.REPLACED: Ending(
-        "replaced by a newer session of the same client", Return.NO, keeps_session=False, error_code=409
+        "a newer session of the same client replaced this one", Return.NO, keeps_session=False, error_code=409
     ),
     CloseCode.SLOW_CONSUMER: Ending(
-        "slow consumer: its outbound queue is full", Return.AT_ONCE, keeps_session=True, error_code=503
+        "the client reads too slowly: its outbound queue is full", Return.AT_ONCE, keeps_session=True, error_code=503
     ),
     CloseCode.RATE_LIMITED: Ending(
-        "rate limit exceeded for too long, or too many failed authentications",
+        "the rate limit was exceeded for too long, or too many authentications failed",
         Return.WITH_BACKOFF,
         keeps_session=True,
         error_code=429,
     ),
     CloseCode.FULL: Ending(
-        "the service is full, or has too many connections of this address",
+        "the service is full, or has too many connections from this address",
         Return.WITH_BACKOFF,
         keeps_session=False,
         error_code=503,
     ),
 }
 
-# Any other code, and none at all, comes from a network or a proxy and not from the service, which may be well.
+# Any other code, or no code, comes from a network or a proxy. The service itself may be healthy.
 RETURN_OF_OTHERS = Return.WITH_BACKOFF

@@ -1,7 +1,7 @@
 """Every message of the protocol as a frozen struct, with the bound of each field.
 
-`catalogue.py` says of each message who sends it, what answers it and how it is handled. A field's docstring says
-what it means. `tools/protocol.py` writes the schemas, the TypeScript and the tables of docs/protocol.md from them.
+`catalogue.py` adds who sends each message, what answers it and how the service handles it. `python -m tools.protocol`
+generates the schemas, the TypeScript and the tables of docs/protocol.md; a field's docstring becomes its text there.
 """
 
 from __future__ import annotations
@@ -97,23 +97,23 @@ MAX_TIMESTAMP = 2**64 - 1
 # Tracks or data channels in one request: what Cloudflare Realtime takes at once.
 MAX_ITEMS = 64
 
-# What fields may hold at most, in bytes of UTF-8. A message with more is malformed (docs/protocol.md, "Bounds").
-MAX_LABEL = 256  # names of things, versions, reasons, ids that are not client or room names
+# The longest value of a field in bytes of UTF-8. A message with a longer one is malformed (docs/protocol.md, "Bounds").
+MAX_LABEL = 256  # names, versions, reasons, and ids other than those of clients and rooms
 MAX_TOKEN = 16_384  # a real one is below 4 KiB
-MAX_SDP = 262_144  # of a client: some eighty m-sections as Chromium writes them
-MAX_TEXT = 65_536  # what the service says in words, or passes on from others
+MAX_SDP = 262_144  # from a client: about eighty m-sections as Chromium writes them
+MAX_TEXT = 65_536  # text of the service, or text that it passes on from others
 MAX_SERVICE_SDP = 1_048_576
-# Metadata as JSON, counted where it is kept: an event with it, and with 64 tracks, still fits a v1 frame.
+# Metadata as JSON, checked where it is stored. A ROOM_EVENT with metadata of this size and 64 tracks fits a v1 frame.
 MAX_METADATA = 16_384
-# Members of one object: no more fit into `MAX_METADATA`.
+# Keys of one metadata object: no more fit into `MAX_METADATA`.
 _MAX_KEYS = 4096
-# Items of lists that the service sends: the m-sections of one description, and the members of a room.
+# Longest lists that the service sends: the m-sections of one description, and the members of a room.
 _MAX_RESULTS = 1024
 _MAX_MEMBERS = 65_536
 
 
 class MessageType(IntEnum):
-    """The second byte of a frame. Values up to 0x35 and 0xFF are the original service's and may not change."""
+    """The second byte of a frame. Values up to 0x35, and 0xFF, belong to the original service and never change."""
 
     CONNECT = 0x01
     CONNECT_ACK = 0x02
@@ -161,7 +161,7 @@ class MessageType(IntEnum):
 
 
 class PayloadType(IntEnum):
-    """How a payload is written (docs/protocol.md, "Payload types")."""
+    """The encoding of a payload (docs/protocol.md, "Payload types")."""
 
     BINARY = 0x01
     JSON = 0x02
@@ -171,14 +171,14 @@ class PayloadType(IntEnum):
 
 
 class Shape(StrEnum):
-    """The two shapes of a JSON (and CBOR) object; TAGGED is what the original service's clients send."""
+    """The two shapes of a JSON or CBOR object; clients of the original service send TAGGED."""
 
     PLAIN = "plain"
     TAGGED = "tagged"
 
 
 class Peer(StrEnum):
-    """Who sent a message: BINARY and TEXT signals look different in the two directions."""
+    """The side that sent a message. BINARY and TEXT signals look different in the two directions."""
 
     CLIENT = "client"
     SERVICE = "service"
@@ -188,9 +188,9 @@ Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Places = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
-# In HTTP's manner; bounded so that every payload type can carry it.
 # What happens to a session that outlives its token.
 TokenExpiry = Literal["continue", "close"]
+# A code as HTTP has them, bounded so that every payload type can carry it.
 StatusCode = Uint16
 # The identification tag of an m-section (RFC 5888); clients choose short ones.
 Mid = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -207,22 +207,22 @@ Kind = Literal["audio", "video"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What all messages share: a field that has its default value may be absent on the wire.
+    """The base of all messages: a field with its default value may be absent on the wire.
 
-    Clients may only send words that the service knows. The service may send words of a newer version, such as an event
-    or a kind of track: their fields are of type `Label`, and a client ignores the words that it does not know.
+    A client sends only the words that the service knows. The service may send words of a newer version, such as a new
+    room event or a new kind of track. Such a field has the type `Label`; a client ignores words that it does not know.
     """
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
-    """The session that a CONNECT asks to continue, and how many of its messages the client has received."""
+    """The session that a CONNECT asks to resume, and how many of its messages the client has received."""
 
     session_id: Label
-    """The session to go on with."""
+    """The session to resume."""
     resume_token: Label
-    """That of its CONNECT_ACK, or empty to name a lost session."""
+    """The `resume_token` of its CONNECT_ACK; empty to name a session that cannot be resumed."""
     received: Count
-    """Messages of the session that the client has received."""
+    """How many messages of the session the client has received."""
 
 
 class Connect(Message, frozen=True, kw_only=True):
@@ -231,100 +231,96 @@ class Connect(Message, frozen=True, kw_only=True):
     client_id: Name
     auth_token: Token
     version: Label | None = None
-    """Of the protocol."""
+    """The protocol version of the client."""
     capabilities: Capabilities | None = None
     metadata: Metadata | None = None
     instance_id: Label | None = None
-    """The same on every connection of one running client."""
+    """Identifies one running client; the same on all its connections."""
     resumable: bool = False
-    """Ask for a session that outlives its connection."""
+    """Asks for a session that outlives its connection."""
     resume: Resume | None = None
-    """The session to go on with."""
+    """The session to resume."""
 
 
 class ConnectAck(Message, frozen=True, kw_only=True):
-    """The service's welcome. Intervals and windows are in seconds.
-
-    `token_expires_at` is in ms since the epoch, absent when the token does not end; `token_expiry` says what happens to
-    the session then.
-    """
+    """The service accepts a CONNECT. Intervals, time-outs and the resume window are in seconds."""
 
     status: Label
     """Always "success"."""
     session_id: Label
     server_version: Label | None = None
     heartbeat_interval: float | None = None
-    """Seconds."""
+    """Seconds of silence after which the service sends a ping."""
     heartbeat_timeout: float | None = None
-    """Seconds."""
+    """Seconds of silence after which the service closes the connection."""
     capabilities: Capabilities | None = None
     resume_token: Label | None = None
-    """Proof that a later connection belongs to this session."""
+    """Proves that a later connection belongs to this session."""
     resume_window: float | None = None
-    """Seconds that the session outlives a connection."""
+    """Seconds for which the session outlives a lost connection."""
     resumed: bool = False
-    """The session of `resume` goes on."""
+    """True when the service has resumed the session that `resume` names."""
     received: Count | None = None
-    """Messages of the session that the service has received."""
+    """How many messages of the session the service has received."""
     token_expires_at: Count | None = None
-    """Milliseconds since 1970; absent when the token does not end."""
+    """Milliseconds since 1970; absent when the token does not expire."""
     token_expiry: Label | None = None
-    """What happens to the session when its token ends: "continue" or "close"."""
+    """What happens to the session when its token expires: "continue" or "close"."""
 
 
 class TokenRenew(Message, frozen=True, kw_only=True):
-    """Go on with another token, on the same connection."""
+    """Replace the token of a connection without reconnecting."""
 
     auth_token: Token
-    """Another token of the same client."""
+    """A new token for the same client."""
 
 
 class TokenRenewAck(Message, frozen=True, kw_only=True):
-    """The new token counts; `status` is 200, `expires_at` is its end in ms since the epoch, absent when it has none."""
+    """The service accepts the new token."""
 
     status: StatusCode
     """Always 200."""
     expires_at: Count | None = None
-    """Milliseconds since 1970; absent when the token does not end."""
+    """Milliseconds since 1970; absent when the token does not expire."""
 
 
 class Disconnect(Message, frozen=True, kw_only=True):
-    """A client's good-bye; an empty payload is one too."""
+    """The client closes the connection on purpose. The payload may be empty."""
 
     client_id: Name | None = None
     reason: Label | None = None
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
-    """A sign of life from either side; an empty payload counts as timestamp 0."""
+    """A sign of life from either side. An empty payload means timestamp 0."""
 
     timestamp: Count = 0
-    """Any number; the answer repeats it."""
+    """Any number; the HEARTBEAT_ACK repeats it."""
     received: Count | None = None
-    """Messages of the session that the sender has received."""
+    """How many messages of the session the sender has received."""
 
 
 class HeartbeatAck(Message, frozen=True, kw_only=True):
-    """The answer to a HEARTBEAT, with its timestamp. `server_time` is in ms since the epoch, `received` confirms."""
+    """The answer to a HEARTBEAT. It confirms the messages that the service has received."""
 
     timestamp: Count
-    """That of the HEARTBEAT."""
+    """The timestamp of the HEARTBEAT."""
     server_time: Count | None = None
     """Milliseconds since 1970; from the service only."""
     received: Count | None = None
-    """Messages of the session that the service has received."""
+    """How many messages of the session the service has received."""
 
 
 class GoAway(Message, frozen=True, kw_only=True):
-    """The service is about to close; come back after `reconnect_after` ms."""
+    """The service is about to close the connection; the client reconnects after `reconnect_after`."""
 
     reason: Label
     reconnect_after: Count
-    """Milliseconds to wait before the client comes back."""
+    """Milliseconds that the client waits before it reconnects."""
 
 
 class Signal(Message, frozen=True, kw_only=True):
-    """What two clients tell each other; the service adds `sender_client_id` and passes it on.
+    """One client's message to another. The service adds `sender_client_id` and relays the rest unchanged.
 
     `signal_data` is a JSON value or bytes (docs/protocol.md, "Between encodings").
     """
@@ -332,11 +328,11 @@ class Signal(Message, frozen=True, kw_only=True):
     target_client_id: Name | None = None
     """Required from a client, except in a SIGNAL_MESSAGE to a room."""
     sender_client_id: Name | None = None
-    """Always there from the service, ignored from a client."""
+    """Always present from the service; ignored from a client."""
     signal_data: Any
     """Any JSON value, null included, or bytes."""
     ack: bool = False
-    """Answer with SIGNAL_ACK."""
+    """Asks the service to answer with SIGNAL_ACK."""
 
 
 class SignalOffer(Signal, frozen=True, kw_only=True):
@@ -355,32 +351,32 @@ class SignalMessage(Signal, frozen=True, kw_only=True):
     """Application data for another client, or for all other members of `room_id`."""
 
     room_id: Name | None = None
-    """In place of `target_client_id`, never both."""
+    """Present instead of `target_client_id`, never with it."""
 
 
 class SignalAck(Message, frozen=True, kw_only=True):
-    """What became of a signal that asked for `ack`: "delivered", "queued" or "offline"."""
+    """The fate of a signal that asked for `ack`."""
 
     status: Label
-    """Either "delivered", "queued" or "offline"."""
+    """One of "delivered", "queued" or "offline"."""
     target_client_id: Name | None = None
 
 
 class Register(Message, frozen=True, kw_only=True):
-    """Put the client's capabilities and metadata on record."""
+    """Store the client's capabilities and metadata."""
 
     version: Label = PROTOCOL_VERSION
     client_id: Name | None = None
-    """The connection's own."""
+    """When present, equal to the connection's client id."""
     auth_token: Token | None = None
-    """A valid one of the same client."""
+    """When present, a valid token of the same client."""
     room_id: Name | None = None
     capabilities: Capabilities | None = None
     metadata: Metadata | None = None
 
 
 class RegisterAck(Message, frozen=True, kw_only=True):
-    """The answer to REGISTER; `status` is 200."""
+    """The answer to REGISTER."""
 
     version: Label
     status: StatusCode
@@ -391,17 +387,17 @@ class RegisterAck(Message, frozen=True, kw_only=True):
 
 
 class Unregister(Message, frozen=True, kw_only=True):
-    """Take the client's record away again."""
+    """Remove what REGISTER stored."""
 
     version: Label = PROTOCOL_VERSION
     client_id: Name | None = None
-    """The connection's own."""
+    """When present, equal to the connection's client id."""
     auth_token: Token | None = None
-    """A valid one of the same client."""
+    """When present, a valid token of the same client."""
 
 
 class UnregisterAck(Message, frozen=True, kw_only=True):
-    """The answer to UNREGISTER; `status` is 200."""
+    """The answer to UNREGISTER."""
 
     version: Label
     status: StatusCode
@@ -411,49 +407,50 @@ class UnregisterAck(Message, frozen=True, kw_only=True):
 
 
 class Request(Message, frozen=True, kw_only=True):
-    """What every request about rooms may carry, and what must then be the connection's own."""
+    """The fields that every request about rooms may carry."""
 
     version: Label = PROTOCOL_VERSION
     client_id: Name | None = None
-    """The connection's own."""
+    """When present, equal to the connection's client id."""
     auth_token: Token | None = None
-    """A valid one of the same client."""
+    """When present, a valid token of the same client."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the objects inside messages share: a field that has its default value may be absent on the wire."""
+    """The base of objects inside messages: a field with its default value may be absent on the wire."""
 
 
 class PublishedTrack(Part, frozen=True, kw_only=True):
-    """A track that its publisher sends: the m-section of the publisher's offer, and the name others pull it by.
+    """A track that a publisher sends.
 
-    `kind` is "audio" or "video"; the codec refuses clients any other (`build_message`).
+    The service may send kinds of a newer version. From clients the codec accepts only "audio" and "video"
+    (`build_message`).
     """
 
     mid: Mid
-    """The m-section in the publisher's offer."""
+    """The mid of the m-section in the publisher's offer."""
     track_name: Name
-    """The name by which others pull it."""
+    """The name by which subscribers pull it."""
     kind: Label | None = None
-    """What it carries: "audio" or "video"."""
+    """Either "audio" or "video"."""
     muted: bool = False
-    """Silent or black by intention."""
+    """True when the publisher sends silence or black on purpose."""
 
 
 class Simulcast(Part, frozen=True, kw_only=True):
-    """Which layer of a simulcast track a subscriber wants (docs/protocol.md, "Rooms")."""
+    """The layer of a simulcast track that a subscriber wants (docs/protocol.md, "Rooms")."""
 
     preferred_rid: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    """The layer to receive."""
+    """The rid of the layer to receive."""
     priority_ordering: Literal["none", "asciibetical"] | None = None
     rid_not_available: Literal["none", "asciibetical"] | None = None
 
 
 class TrackRequest(Part, frozen=True, kw_only=True):
-    """One track of TRACKS_NEW: to publish with a `mid`, or to pull from a client or a media session."""
+    """One track of TRACKS_NEW, either to publish or to pull."""
 
     mid: Mid | None = None
-    """To publish: the m-section; to pull: a transceiver to reuse."""
+    """To publish: the m-section in the offer. To pull: a transceiver to reuse."""
     track_name: Name
     kind: Kind | None = None
     """Only to publish."""
@@ -471,7 +468,7 @@ class TrackMute(Part, frozen=True, kw_only=True):
     """One track of TRACKS_MUTE."""
 
     mid: Mid
-    """Of a track that the client publishes."""
+    """The mid of a track that the client publishes."""
     muted: bool
 
 
@@ -482,41 +479,38 @@ class TrackMid(Part, frozen=True, kw_only=True):
 
 
 class TrackUpdate(Part, frozen=True, kw_only=True):
-    """One pulled track of TRACKS_UPDATE: another simulcast layer, or another source."""
+    """One pulled track of TRACKS_UPDATE, with another simulcast layer or another source."""
 
     mid: Mid
     track_name: Name | None = None
-    """Another source, with `client_id` or `session_id`."""
+    """The track to receive instead, with `client_id` or `session_id`."""
     client_id: Name | None = None
     session_id: Name | None = None
     simulcast: Simulcast | None = None
 
 
 class TrackResult(Part, frozen=True, kw_only=True):
-    """What became of one track: its `mid` in the requester's own media session, or an error.
-
-    `client_id` and `session_id` name the publisher of a pulled track.
-    """
+    """The result for one track: its `mid`, or an error."""
 
     mid: Label | None = None
-    """In the client's own media session."""
+    """The mid in the media session of the client that asked."""
     track_name: Label | None = None
     kind: Label | None = None
-    """What it carries: "audio" or "video"."""
+    """Either "audio" or "video"."""
     client_id: Label | None = None
     """The publisher of a pulled track."""
     session_id: Label | None = None
     """The publisher's media session."""
     error_code: StatusCode | None = None
-    """Present where the track failed."""
+    """Present when the track failed."""
     error_message: Text | None = None
 
 
 class DataChannelRequest(Part, frozen=True, kw_only=True):
-    """One data channel to publish ("local") or to subscribe to ("remote"); `max_packet_life_time` is in ms."""
+    """One data channel to publish or to subscribe to."""
 
     location: Literal["local", "remote"]
-    """Publish with "local", subscribe with "remote"."""
+    """Either "local" to publish or "remote" to subscribe."""
     data_channel_name: Name
     client_id: Name | None = None
     """With "remote": the publisher."""
@@ -525,7 +519,7 @@ class DataChannelRequest(Part, frozen=True, kw_only=True):
     ordered: bool | None = None
     max_retransmits: Uint16 | None = None
     max_packet_life_time: Uint16 | None = None
-    """Milliseconds; not together with `max_retransmits`."""
+    """Milliseconds; never with `max_retransmits`."""
     wait_for_ack: bool | None = None
     """Only with "remote"."""
     can_reply: bool | None = None
@@ -533,17 +527,17 @@ class DataChannelRequest(Part, frozen=True, kw_only=True):
 
 
 class DataChannelResult(Part, frozen=True, kw_only=True):
-    """What became of one data channel: the `id` to open it with (`negotiated: true`), or an error."""
+    """The result for one data channel: its `id`, or an error."""
 
     data_channel_name: Label
     id: Uint16 | None = None
     """Open the channel with `negotiated: true` and this id."""
     location: Label | None = None
-    """As asked: "local" or "remote"."""
+    """The location that the client asked for: "local" or "remote"."""
     client_id: Label | None = None
     session_id: Label | None = None
     error_code: StatusCode | None = None
-    """Present where the channel failed."""
+    """Present when the data channel failed."""
     error_message: Text | None = None
 
 
@@ -567,61 +561,55 @@ class ConnectionInfo(Part, frozen=True, kw_only=True):
 
 
 class Member(Part, frozen=True, kw_only=True):
-    """A member of a room as the others see it; `session_id` is that of its media.
-
-    `away`: nothing has come from it for a while, or its connection is lost; it is expected back.
-    """
+    """A member of a room as the other members see it."""
 
     client_id: Label
     role: Label
     session_id: Label | None = None
-    """That of its media."""
+    """The id of its media session."""
     metadata: Metadata | None = None
     tracks: Annotated[list[PublishedTrack], Results] | None = None
-    """Those that can be pulled."""
+    """The tracks that subscribers can pull."""
     away: bool = False
-    """Nothing has come from it for a while; it is expected back."""
+    """True when the member is silent for a while or has lost its connection, and the service expects it back."""
 
 
 class RoomEntry(Request, frozen=True, kw_only=True):
-    """What WEBRTC_ROOM_CREATE and WEBRTC_ROOM_JOIN share; `role` is "sender" or "receiver"."""
+    """The fields that WEBRTC_ROOM_CREATE and WEBRTC_ROOM_JOIN share."""
 
     role: Label
     """Either "sender" or "receiver"."""
     offer_sdp: Sdp | None = None
-    """Required of a sender when the service has a media backend."""
+    """Required from a sender when the service has a media backend."""
     tracks: Annotated[list[PublishedTrack], Bounded] | None = None
-    """Those of the offer."""
+    """The tracks of the offer."""
     metadata: Metadata | None = None
     """Shown to the other members."""
 
 
 class RoomCreate(RoomEntry, frozen=True, kw_only=True):
-    """Open a room and be its first member."""
+    """Create a room and become its first member."""
 
     room_id: Name | None = None
-    """The service makes one up when it is absent."""
+    """When absent, the service chooses an id."""
     max_participants: Places | None = None
 
 
 class RoomJoin(RoomEntry, frozen=True, kw_only=True):
-    """Become a member of a room that is there, or of one that this request makes.
-
-    `max_participants` is for a room that is made.
-    """
+    """Become a member of a room that exists, or of a room that this request creates."""
 
     room_id: Name
     create_if_missing: bool | None = None  # so that the tagged shape, which writes defaults, stays as it was
-    """Make the room when it is not there or closed."""
+    """Creates the room when it does not exist or is closed."""
     max_participants: Places | None = None
-    """Of a room that is made."""
+    """The limit of a room that this request creates."""
 
 
 class RoomAck(Message, frozen=True, kw_only=True):
-    """A new member's welcome; `status` is 200, and `session_id` is empty without a media backend.
+    """The service accepts a new member.
 
-    A sender gets `answer_sdp`; a receiver gets `offer_sdp` when there is something to pull, and `tracks` with the mids.
-    `participants` and `sequence` are the room with this member in it: ROOM_EVENTs go on from there.
+    A sender gets `answer_sdp`. A receiver gets `offer_sdp` when there is something to pull, and `tracks` with the mids.
+    `participants` and `sequence` describe the room with the new member in it; the next ROOM_EVENT has `sequence` + 1.
     """
 
     version: Label
@@ -630,11 +618,11 @@ class RoomAck(Message, frozen=True, kw_only=True):
     message: Text
     room_id: Label
     session_id: Label
-    """This member's media session; empty without a media backend."""
+    """The new member's media session; empty without a media backend."""
     app_id: Label
-    """Empty where there is none."""
+    """Empty when there is none."""
     stun_url: Text
-    """Empty where there is none."""
+    """Empty when there is none."""
     ice_servers: Annotated[list[IceServer], Bounded]
     connection_info: ConnectionInfo
     answer_sdp: ServiceSdp | None = None
@@ -642,13 +630,13 @@ class RoomAck(Message, frozen=True, kw_only=True):
     offer_sdp: ServiceSdp | None = None
     """The SFU's offer to a receiver."""
     requires_renegotiation: bool = False
-    """Answer `offer_sdp` with RENEGOTIATE."""
+    """True when the client must answer `offer_sdp` with RENEGOTIATE."""
     participants: Annotated[list[Member], msgspec.Meta(max_length=_MAX_MEMBERS)]
-    """This one included."""
+    """All members, the new one included."""
     tracks: Annotated[list[TrackResult], Results]
-    """Published by the sender, or pulled."""
+    """The tracks that the sender publishes, or those that the receiver pulls."""
     sequence: Count
-    """The room's, with this member's coming."""
+    """The room's sequence number after this join."""
 
 
 class RoomCreateAck(RoomAck, frozen=True, kw_only=True):
@@ -656,22 +644,22 @@ class RoomCreateAck(RoomAck, frozen=True, kw_only=True):
 
 
 class RoomJoinAck(RoomAck, frozen=True, kw_only=True):
-    """The answer to WEBRTC_ROOM_JOIN; `created` is true when the request has made the room, absent otherwise."""
+    """The answer to WEBRTC_ROOM_JOIN."""
 
     created: bool | None = None
-    """This request has made the room."""
+    """True when this request created the room; absent otherwise."""
 
 
 class RoomLeave(Request, frozen=True, kw_only=True):
-    """Leave a room; the others are told the `reason`."""
+    """Leave a room."""
 
     room_id: Name
     reason: Label | None = None
-    """Shown to the others."""
+    """Shown to the other members."""
 
 
 class RoomLeaveAck(Message, frozen=True, kw_only=True):
-    """The answer to WEBRTC_ROOM_LEAVE; `status` is 200."""
+    """The answer to WEBRTC_ROOM_LEAVE."""
 
     version: Label
     status: StatusCode
@@ -682,74 +670,72 @@ class RoomLeaveAck(Message, frozen=True, kw_only=True):
 
 
 class RoomEvent(Message, frozen=True, kw_only=True):
-    """One change of a room, told to all its members in the order of `sequence`.
+    """One change of a room. The service sends it to all members in the order of `sequence`.
 
-    An `event` that a client does not know is a change all the same: it counts, and is otherwise ignored.
-    `participant` is the member it is about, as it is after the change; `tracks` are those published or unpublished, or
-    those that a replaced media session is about to publish. `metadata` is the room's, where that has changed.
+    A client counts an `event` that it does not know, and ignores the rest of it.
     """
 
     room_id: Label
     sequence: Count
-    """The room's, after the change."""
+    """The room's sequence number after the change."""
     event: Label
     """One of the [room events](#rooms)."""
     participant: Member | None = None
     """The member that the event is about, as it is after the change."""
     tracks: Annotated[list[PublishedTrack], Results] | None = None
-    """Those that the event is about."""
+    """The tracks that the event is about."""
     reason: Label | None = None
     metadata: Metadata | None = None
-    """The room's, in a metadata_changed without `participant`."""
+    """The room's metadata, in a metadata_changed without `participant`."""
 
 
 class RoomState(Request, frozen=True, kw_only=True):
-    """Ask for the whole of a room that one is in."""
+    """Ask for the complete state of a room that the client is in."""
 
     room_id: Name
 
 
 class RoomStateAck(Message, frozen=True, kw_only=True):
-    """A room as it was at `sequence`; `created_at` is in ms since the epoch."""
+    """The state of a room at `sequence`."""
 
     room_id: Label
     sequence: Count
     participants: Annotated[list[Member], msgspec.Meta(max_length=_MAX_MEMBERS)]
     metadata: Metadata
-    """The room's."""
+    """The room's metadata."""
     max_participants: Count
     created_at: Count | None = None
     """Milliseconds since 1970."""
 
 
 class MetadataUpdate(Request, frozen=True, kw_only=True):
-    """Replace one's own metadata as the other members see it, or the room's."""
+    """Replace the metadata of the client in this room, or that of the room."""
 
     room_id: Name
     metadata: Metadata
-    """Up to 16,384 bytes as JSON."""
+    """At most 16,384 bytes as JSON."""
     scope: Literal["participant", "room"] = "participant"
-    """The client's own metadata, or the room's."""
+    """What to replace: the client's metadata or the room's."""
 
 
 class MetadataUpdateAck(Message, frozen=True, kw_only=True):
-    """The room's `sequence` after the change."""
+    """The answer to METADATA_UPDATE."""
 
     sequence: Count
-    """The room's, after the change."""
+    """The room's sequence number after the change."""
 
 
 class TracksNew(Request, frozen=True, kw_only=True):
-    """Publish tracks with an offer, or pull tracks without one; with an offer and no tracks the SFU names them."""
+    """Publish tracks with an offer, or pull tracks without one. An offer with no tracks lets the SFU name them."""
 
     room_id: Name
     tracks: Annotated[list[TrackRequest], Bounded]
     offer_sdp: Sdp | None = None
-    """Present: publish; absent: pull."""
+    """Present to publish, absent to pull."""
 
 
 class TracksNewAck(Message, frozen=True, kw_only=True):
-    """The answer to one's offer, or the SFU's offer to answer with RENEGOTIATE."""
+    """The SFU's answer to the client's offer, or an offer of its own."""
 
     tracks: Annotated[list[TrackResult], Results]
     answer_sdp: ServiceSdp | None = None
@@ -757,26 +743,27 @@ class TracksNewAck(Message, frozen=True, kw_only=True):
     offer_sdp: ServiceSdp | None = None
     """The SFU's offer."""
     requires_renegotiation: bool = False
-    """Answer `offer_sdp` with RENEGOTIATE."""
+    """True when the client must answer `offer_sdp` with RENEGOTIATE."""
 
 
 class Renegotiate(Request, frozen=True, kw_only=True):
-    """Answer the SFU's last offer with `answer_sdp`, or begin a new media session with `tracks`.
+    """Answer the SFU's last offer with `answer_sdp`, or start a new media session with `tracks`.
 
-    A new session publishes `tracks` of `offer_sdp`, which a new peer connection has made; with no tracks, nothing.
+    A new media session publishes `tracks`; `offer_sdp` comes from a new peer connection. It publishes nothing when
+    `tracks` is empty.
     """
 
     room_id: Name
     answer_sdp: Sdp | None = None
-    """The answer to the SFU's last offer."""
+    """The client's answer to the SFU's last offer."""
     offer_sdp: Sdp | None = None
-    """Of a new peer connection, with `tracks` that are not empty."""
+    """The offer of a new peer connection; required when `tracks` has items."""
     tracks: Annotated[list[PublishedTrack], Bounded] | None = None
-    """In place of `answer_sdp`: begin a [new media session](#rooms) with these, perhaps none."""
+    """Present instead of `answer_sdp` to start a [new media session](#rooms) with these tracks; may be empty."""
 
 
 class RenegotiateAck(Message, frozen=True, kw_only=True):
-    """The SFU has accepted the answer, or there is a new media session; `status` is 200."""
+    """The SFU has accepted the answer, or the new media session has started."""
 
     status: StatusCode
     """Always 200."""
@@ -785,25 +772,22 @@ class RenegotiateAck(Message, frozen=True, kw_only=True):
     answer_sdp: ServiceSdp | None = None
     """The SFU's answer to `offer_sdp`."""
     tracks: Annotated[list[TrackResult], Results] | None = None
-    """Those of the new media session."""
+    """The tracks of the new media session."""
 
 
 class TracksClose(Request, frozen=True, kw_only=True):
-    """Stop tracks that one publishes or pulls: at once, or by negotiation with an offer.
-
-    The others are told the `reason`: "closed" unless there is another one, "ended" for a track that ended by itself.
-    """
+    """Close tracks that the client publishes or pulls, at once or by negotiation."""
 
     room_id: Name
     tracks: Annotated[list[TrackMid], Bounded]
     offer_sdp: Sdp | None = None
-    """Present: close by negotiation; absent: close at once."""
+    """Present to close by negotiation, absent to close at once."""
     reason: Label | None = None
-    """Shown to the others: "ended" for a track that ended by itself; absent: "closed"."""
+    """Shown to the other members: "ended" for a track that ended by itself; "closed" when absent."""
 
 
 class TracksCloseAck(Message, frozen=True, kw_only=True):
-    """What became of each track, and the answer to the offer if there was one."""
+    """The result for each track."""
 
     tracks: Annotated[list[TrackResult], Results]
     answer_sdp: ServiceSdp | None = None
@@ -811,44 +795,44 @@ class TracksCloseAck(Message, frozen=True, kw_only=True):
 
 
 class TracksUpdate(Request, frozen=True, kw_only=True):
-    """Switch pulled tracks to another simulcast layer or source, without negotiation."""
+    """Switch pulled tracks to another simulcast layer or source without negotiation."""
 
     room_id: Name
     tracks: Annotated[list[TrackUpdate], Bounded]
-    """Each with `simulcast` or a new source."""
+    """Each has `simulcast` or a new source."""
 
 
 class TracksUpdateAck(Message, frozen=True, kw_only=True):
-    """What became of each track."""
+    """The result for each track."""
 
     tracks: Annotated[list[TrackResult], Results]
 
 
 class TracksMute(Request, frozen=True, kw_only=True):
-    """Say of tracks that one publishes whether they are silent or black by intention."""
+    """Mark published tracks as muted or unmuted."""
 
     room_id: Name
     tracks: Annotated[list[TrackMute], Bounded]
 
 
 class TracksMuteAck(Message, frozen=True, kw_only=True):
-    """What became of each track."""
+    """The result for each track."""
 
     tracks: Annotated[list[TrackResult], Results]
 
 
 class DataChannelsNew(Request, frozen=True, kw_only=True):
-    """Open data channels; with none, negotiate the transport for them, with one's own offer or the SFU's."""
+    """Open data channels, or negotiate their transport with an offer of the client or of the SFU."""
 
     room_id: Name
     data_channels: Annotated[list[DataChannelRequest], Bounded]
-    """Empty: negotiate the transport for data channels."""
+    """Empty to negotiate the transport for data channels."""
     offer_sdp: Sdp | None = None
     """Only with an empty `data_channels`."""
 
 
 class DataChannelsNewAck(Message, frozen=True, kw_only=True):
-    """What became of each data channel, or what completes the negotiation of their transport."""
+    """The result for each data channel, or the SFU's part of the negotiation of their transport."""
 
     data_channels: Annotated[list[DataChannelResult], Results]
     answer_sdp: ServiceSdp | None = None
@@ -856,23 +840,23 @@ class DataChannelsNewAck(Message, frozen=True, kw_only=True):
     offer_sdp: ServiceSdp | None = None
     """The SFU's offer."""
     requires_renegotiation: bool = False
-    """Answer `offer_sdp` with RENEGOTIATE."""
+    """True when the client must answer `offer_sdp` with RENEGOTIATE."""
 
 
 class IceServers(Request, frozen=True, kw_only=True):
-    """Ask for STUN and TURN servers; an empty payload does too."""
+    """Ask for STUN and TURN servers. The payload may be empty."""
 
 
 class IceServersAck(Message, frozen=True, kw_only=True):
-    """Servers as RTCPeerConnection wants them; `expires_at` is in ms since the epoch, absent when nothing expires."""
+    """STUN and TURN servers in the form that RTCPeerConnection takes."""
 
     ice_servers: Annotated[list[IceServer], Bounded]
     expires_at: Count | None = None
-    """Milliseconds since 1970: ask again before; absent when nothing in them expires."""
+    """Milliseconds since 1970; the client asks again before then. Absent when nothing expires."""
 
 
 class ErrorMessage(Message, frozen=True, kw_only=True):
-    """A refusal (docs/protocol.md, "Errors and close codes")."""
+    """The service or the SFU refuses a message or a request (docs/protocol.md, "Errors and close codes")."""
 
     error_code: StatusCode
     error_message: Text
