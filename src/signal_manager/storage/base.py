@@ -1,24 +1,25 @@
-"""What the service may rely on when it stores something: clients, rooms, media to close, saved sessions, leases.
+"""The promises of a store: clients, rooms, the ledger of media to close, saved sessions and leases.
 
-`records.py` implements it once over the few operations that an adapter brings; `signal_manager.testing` holds the
-contract suite that proves an adapter keeps it.
+`records.py` implements this interface once, over the few operations that an adapter brings. The contract suite in
+`signal_manager.testing` checks an adapter against it.
 
-What holds for every method:
+These promises hold for every method:
 
-- **Atomic**: one method on one record takes effect wholly or not at all, for every process that shares the store, and
-  an answer means that the effect is durable (the memory adapter's is, until its process ends). Where a method touches
-  several records its docstring says what is atomic.
-- **Ordered**: a caller that has its answer sees the effect in every later read, through any handle on the store.
+- **Atomic**: one method on one record takes effect completely or not at all, for every process that shares the store.
+  When the method returns, the effect is durable (in the memory adapter until its process ends). If a method touches
+  several records, its docstring says what is atomic.
+- **Ordered**: once a method has returned, every later read sees its effect, through any handle on the store.
 - **Bounded**: each access to the store ends within the adapter's `operation_timeout` (s).
-- **Cancellation and time limits** leave a write either wholly applied or not at all; the caller cannot know which.
-- **Errors**: `UnavailableError` (503, may retry) when the store fails, is full or does not answer in time;
-  `InvalidRequestError` when an id breaks the rule of `model.NAME_RULE` or a record cannot be written down (reads of
-  such an id find nothing); `TooLargeError` when it is more than the store can hold. Nothing else, unless a method says
-  so, and `SignalManagerError` (500) where one record was asked for and what is stored under its id cannot be read.
-- **Damaged records** (edited by hand: missing or wrongly typed fields) are reported in the log by collection and id.
-  Lists skip them, writing or deleting them repairs.
-- Records past `expires_at` are still returned until `expire` removes them; who grants rights by them compares.
-- Times are seconds since the epoch, and none is read from a clock here. Stores keep them to the microsecond.
+- **Cancellation and time limits** leave a write either fully applied or not applied; the caller cannot know which.
+- **Errors**: `UnavailableError` (503, may retry) if the store fails, is full or does not answer in time.
+  `InvalidRequestError` if an id breaks `model.NAME_RULE` or a record has no form in JSON; a read of such an id finds
+  nothing. `TooLargeError` if a record is larger than the store can hold. `SignalManagerError` (500) if the caller asks
+  for one record and its document is damaged. A method that raises other errors says so.
+- **Damaged records** have missing or wrongly typed fields, for example after an edit by hand. The log names their
+  collection and id. Lists skip them. Writing or deleting such a record repairs it.
+- **Expired records** are returned until `expire` removes them. A caller that grants rights by a record compares
+  `expires_at` itself.
+- **Times** are seconds since the epoch, kept to the microsecond. The store reads no clock.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ __all__ = ["DEFAULT_PAGE", "MAX_PAGE", "ClientChange", "ClientFields", "Expired"
 ItemT = TypeVar("ItemT")
 
 DEFAULT_PAGE = 100
-# A page is held in memory whole, and a record may weigh 100 KB and more.
+# A whole page is held in memory, and a record may weigh more than 100 KB.
 MAX_PAGE = 1000
 
 ClientChange = Callable[[ClientRecord | None], ClientRecord | None]
@@ -63,7 +64,7 @@ class Page(NamedTuple, Generic[ItemT]):
 
 
 class Expired(NamedTuple):
-    """What one call of `expire` did; `is_complete` is False when its limit was reached, so that more is waiting."""
+    """The result of `expire`; `is_complete` is False if the limit was reached and more records may be due."""
 
     closed_rooms: tuple[Room, ...]
     removed_rooms: int
@@ -92,8 +93,11 @@ class ClientFields(TypedDict, total=False):
 class Storage(Protocol):
     """The store behind the service; the module's docstring has the promises that hold for every method.
 
-    An async context manager: entering opens it and raises `ConfigurationError` when the store cannot be used as
-    configured (with one line for a person) or `UnavailableError` when it does not answer; leaving ends every access.
+    An async context manager. Entering opens the store and leaving ends every access.
+
+    Entering raises:
+        ConfigurationError: the store cannot work as configured, in one line for a person.
+        UnavailableError: the store does not answer.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -102,59 +106,59 @@ class Storage(Protocol):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    # Clients: whoever writes one, an `auth_token` in clear is replaced by its hash on the way in.
+    # Clients. Every method that writes a client replaces an `auth_token` in clear by its hash.
 
     async def create_client(self, record: ClientRecord) -> None:
-        """Add a client that is not there yet; raise `ConflictError` when it is."""
+        """Add a client; raise `ConflictError` if there is a record of it."""
 
     async def put_client(self, record: ClientRecord) -> None:
-        """Write a client as it is, whatever was there."""
+        """Write a client and replace any record of it."""
 
     async def get_client(self, client_id: ClientId) -> ClientRecord | None:
-        """Return a client, or None when there is none."""
+        """Return a client, or None if there is no record of it."""
 
     async def update_client(self, client_id: ClientId, **fields: Unpack[ClientFields]) -> ClientRecord:
-        """Replace the named fields alone and return the record as it is then.
+        """Replace only the named fields and return the new record.
 
-        Updates of different fields at the same time are all kept.
+        Concurrent updates of different fields all take effect.
 
         Raises:
-            NotFoundError: there is no such client.
+            NotFoundError: there is no record of the client.
         """
 
     async def change_client(self, client_id: ClientId, change: ClientChange) -> ClientRecord | None:
-        """Apply a function from the present record, or None, to the record that shall be, or None for none.
+        """Apply `change` to a client's record and return the result as stored.
 
-        Read and write are one atomic step. `change` must be quick and without side effects: it runs again when
-        another writer was faster. An error that it raises passes through and nothing is written. What it returns is
-        returned, as it was stored.
+        `change` gets the present record, or None if there is none, and returns the new record, or None to remove it.
+        Read and write are one atomic step. `change` must be quick and without side effects, because it runs again if
+        another writer was faster. An error that it raises passes through, and nothing is written.
         """
 
     async def delete_client(self, client_id: ClientId) -> None:
-        """Remove a client; one that is not there is no error."""
+        """Remove a client's record, if there is one."""
 
     async def list_clients(
         self, *, node_id: NodeId | None = None, after: str | None = None, limit: int = DEFAULT_PAGE
     ) -> Page[ClientRecord]:
-        """Return a page of all clients, or of those that carry `node_id`.
+        """Return a page of all clients, or of those whose record has this `node_id`.
 
-        The list is no snapshot: a record that is there all the while is listed exactly once, one that comes or goes
-        meanwhile may or may not be.
+        The pages are no snapshot. A record that exists from the first page to the last is listed exactly once; a record
+        that is added or removed in between may be listed or not.
         """
 
     # Rooms
 
     async def create_room(self, room: Room) -> Room:
-        """Add an active room and return it as stored; raise `ConflictError` when an active one has its id.
+        """Add an active room and return it as stored; raise `ConflictError` if an active room has its id.
 
-        A closed room of that id is replaced. `sequence` is set by storage: 1, or one more than the closed room's.
+        A closed room with that id is replaced. The store sets `sequence`: 1, or the closed room's plus one.
         """
 
     async def put_room(self, room: Room) -> None:
-        """Write a room as it is, its `sequence` included, whatever was there; meant for imports."""
+        """Write a room with its `sequence` and replace any record of it; meant for imports."""
 
     async def get_room(self, room_id: RoomId) -> Room | None:
-        """Return a room, active or closed, or None when there is none."""
+        """Return a room, active or closed, or None if there is no record of it."""
 
     async def list_rooms(
         self,
@@ -164,51 +168,50 @@ class Storage(Protocol):
         after: str | None = None,
         limit: int = DEFAULT_PAGE,
     ) -> Page[Room]:
-        """Return a page of all rooms, of the active or closed ones, or of the active ones with a member on `node_id`.
+        """Return a page of all rooms, of active or closed rooms, or of active rooms with a member on `node_id`.
 
-        No snapshot, as `list_clients`. With `node_id`, closed rooms are never listed.
+        The pages are no snapshot (`list_clients`). With `node_id`, closed rooms are never listed.
         """
 
     async def change_room(self, room_id: RoomId, change: RoomChange) -> Room:
-        """Apply a function from room to room; the only way in which a room changes.
+        """Apply `change` to a room; a room changes in no other way.
 
-        Read and write are one atomic step, `sequence` rises by exactly one (whatever `change` did to it), and changes
-        at the same time all apply, one after the other. Where `change` returns its argument unchanged, or None,
-        nothing is written and the sequence stays. It must be quick and without side effects: it runs again when
-        another writer was faster. An error that it raises passes through and leaves the room unharmed.
+        Read and write are one atomic step. The store raises `sequence` by exactly one and ignores what `change` does to
+        it. Concurrent changes all apply, one after the other. If `change` returns its argument or None, nothing is
+        written and `sequence` stays. `change` must be quick and without side effects, because it runs again if another
+        writer was faster. An error that it raises passes through, and nothing is written.
 
         Returns:
-            The room as it is after the change.
+            The room after the change.
 
         Raises:
-            NotFoundError: there is no such room. A closed room is there; refusing it is up to `change`.
+            NotFoundError: there is no record of the room. A closed room has one; `change` decides whether to refuse it.
         """
 
     async def delete_room(self, room_id: RoomId) -> None:
-        """Remove a room's record; one that is not there is no error."""
+        """Remove a room's record, if there is one."""
 
     # The ledger of media to close: docs/operations.md, "The ledger". An entry is in use (`next_attempt_at` None), then
     # due, then gone.
 
     async def add_media(self, *entries: MediaClosing) -> None:
-        """Write entries, all or none; one with the same `entry_id` is replaced. At most `MAX_PAGE` at once."""
+        """Write at most `MAX_PAGE` entries, all or none, and replace those with the same `entry_id`."""
 
     async def schedule_media(self, entry_ids: Collection[EntryId], *, at: float) -> None:
-        """Let these be closed from `at` on: their owner has gone, or an attempt has failed.
+        """Make entries due from `at` on, because their owner has gone or an attempt has failed.
 
-        Entries that are not there any more are left out. Atomic per entry.
+        Missing entries are ignored. Atomic per entry.
         """
 
     async def claim_media(self, *, now: float, until: float, limit: int = DEFAULT_PAGE) -> tuple[MediaClosing, ...]:
-        """Return due entries for the caller to close, the longest due first, each counted as one more attempt.
+        """Return due entries for the caller to close, the longest due first, and raise `attempts` of each by one.
 
-        Nobody else is given an entry before `until`: it is both the claim's end and the time of the next attempt, so
-        that a caller that dies loses nothing. Atomic per entry; what a failed or cancelled call had claimed is due
-        again at `until`.
+        No other caller gets these entries before `until`. Then they are due again, so a caller that dies loses nothing.
+        Atomic per entry. Entries that a failed or cancelled call had claimed are also due again at `until`.
         """
 
     async def confirm_media(self, entry_ids: Collection[EntryId]) -> None:
-        """Remove entries that are closed for certain, all or none; those that are not there are no error."""
+        """Remove entries whose media is certainly closed, all or none; ignore missing ones."""
 
     async def list_media(
         self,
@@ -218,60 +221,59 @@ class Storage(Protocol):
         after: str | None = None,
         limit: int = DEFAULT_PAGE,
     ) -> Page[MediaClosing]:
-        """Return a page of all entries, of one media session's, or of those that `node_id` caused.
+        """Return a page of all entries, of those of one media session, or of those that `node_id` wrote.
 
-        No snapshot, as `list_clients`.
+        The pages are no snapshot (`list_clients`).
         """
 
     # Saved sessions
 
     async def save_sessions(self, sessions: Sequence[SavedSession]) -> tuple[SessionId, ...]:
-        """Write drained sessions and return the ids of those that the store cannot hold, too large each.
+        """Write drained sessions and return the ids of those that are too large for the store.
 
-        Atomic per session: when it fails or is cancelled, some are saved and the others are not.
+        Atomic per session: a call that fails or is cancelled may have saved some of them.
         """
 
     async def take_session(self, session_id: SessionId, *, now: float) -> SavedSession | None:
-        """Remove a saved session and return it; None when there is none, it was taken, or it has expired.
+        """Remove a saved session and return it; None if it is missing, was taken before, or has expired.
 
-        Of all callers anywhere exactly one gets it. After an `UnavailableError` or a cancellation it may be gone.
+        Exactly one caller on all nodes gets it. After an `UnavailableError` or a cancellation it may be lost.
         """
 
     async def take_sessions(self, *, now: float, limit: int = DEFAULT_PAGE) -> tuple[SavedSession, ...]:
-        """Remove up to `limit` saved sessions and return them; none means that there are no more.
+        """Remove up to `limit` saved sessions and return them; an empty result means that none are left.
 
-        For a service that has its store to itself. Each is given to exactly one caller, as by `take_session`; those
-        that have expired are removed too, and not returned.
+        For a service that is alone on its store. Exactly one caller gets each session (`take_session`). Expired
+        sessions are removed and not returned.
         """
 
-    # Leases: a node vouches for every record that carries its `node_id`, so that keeping a hundred thousand of them
-    # alive costs one write.
+    # Leases. A node's lease covers every record with its `node_id`, so one write keeps them all alive.
 
     async def hold_lease(self, node_id: NodeId, *, until: float) -> None:
-        """Start vouching for a node's records.
+        """Start a node's lease.
 
-        A node whose id is fixed cleans up what its earlier life left under it before it calls this.
+        A node with a fixed id first cleans up the records that its earlier run left under that id.
         """
 
     async def renew_lease(self, node_id: NodeId, *, until: float) -> bool:
-        """Extend a lease; False means that it was lost to another node, which is cleaning up or has done so."""
+        """Extend a lease; return False if another node has taken it over and cleans up or has done so."""
 
     async def take_over(self, *, now: float, until: float) -> NodeId | None:
-        """Return a node whose lease has run out for the caller to clean up after, or None.
+        """Return a node whose lease has run out, for the caller to clean up after, or None.
 
-        Nobody else is given it before `until`. The caller lists what carries the node's id, cleans it up, and calls
-        `release_lease` last; one that dies half-way is followed by another after `until`.
+        No other caller gets this node before `until`. The caller lists the records with the node's id, cleans them up
+        and then calls `release_lease`. If the caller dies half-way, another caller gets the node after `until`.
         """
 
     async def release_lease(self, node_id: NodeId) -> None:
-        """End a lease whose records are cleaned up; one that is not there is no error."""
+        """End a lease whose records are cleaned up; ignore a missing one."""
 
     # Expiry
 
     async def expire(self, *, now: float, limit: int = MAX_PAGE, keep_closed_for: float = 3600.0) -> Expired:
-        """Remove what is past its `expires_at`, and close active rooms that are: up to `limit` records of each sort.
+        """Remove records past their `expires_at` and close active rooms past theirs, up to `limit` of each sort.
 
-        An expired active room is closed with the reason "expired" and kept for another `keep_closed_for` seconds. It
-        is reported, with the members it had, to exactly one caller anywhere. Atomic per record; when the call fails
-        or is cancelled some are done, and the next call goes on.
+        An expired active room is closed with the reason "expired" and kept for another `keep_closed_for` seconds.
+        Exactly one caller on all nodes gets it in the result, with its members. Atomic per record: after a call that
+        fails or is cancelled, the next call does the rest.
         """

@@ -1,6 +1,6 @@
-"""What a stored document is: its collection, its id, its text, and the few questions that are asked of a collection.
+"""Stored documents: their collections, ids and text, and the conditions by which a collection is searched.
 
-The adapters keep such documents without knowing what they mean; `records.py` gives them their meaning.
+Adapters keep documents and do not know their meaning; `records.py` does.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Equals(NamedTuple):
 
 
 class UpTo(NamedTuple):
-    """Documents whose time in `field` has come at `at`, the earliest first and then in order of id."""
+    """Documents whose time in `field` is at or before `at`, ordered by that time and then by id."""
 
     field: str
     at: float
@@ -93,19 +93,19 @@ class HasMemberOn(NamedTuple):
 
 Condition = Equals | UpTo | HasMemberOn | None
 
-# From what is stored (None: nothing) to what shall be (None: nothing).
+# From the stored record to the new one; None means that there is none.
 Change = Callable[[RecordT | None], RecordT | None]
 
 
 class Changed(NamedTuple, Generic[RecordT]):
-    """What a change found and what it left."""
+    """The record before and after a change."""
 
     before: RecordT | None
     after: RecordT | None
 
 
 class TimeCursor(msgspec.Struct, frozen=True, array_like=True):
-    """Where a page of an `UpTo` condition ended: the last document's time and id."""
+    """The end of a page of an `UpTo` condition: the last document's time and id."""
 
     at: float
     key: str
@@ -115,7 +115,7 @@ class TimeCursor(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def parse(cls, text: str) -> TimeCursor:
-        """Return the cursor that `str` wrote."""
+        """Return the cursor from its text (`str`)."""
         return msgspec.json.decode(text, type=cls)
 
 
@@ -125,7 +125,7 @@ def member_nodes(room: Room) -> list[str]:
 
 
 def encode(record: object) -> bytes:
-    """Return the record as one line of JSON; raise `InvalidRequestError` where a value of it has no form in JSON."""
+    """Return the record as one line of JSON; raise `InvalidRequestError` if a value has no form in JSON."""
     try:
         return msgspec.json.encode(record)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -133,7 +133,7 @@ def encode(record: object) -> bytes:
 
 
 def decode(kind: Kind[RecordT], key: str, document: bytes | str | dict[str, Any]) -> RecordT:
-    """Return the record in a document, JSON or already a dict; raise `ValueError` for a damaged one."""
+    """Return the record in a document (JSON or a dict); raise `ValueError` if the document is damaged."""
     if not isinstance(document, dict):
         record = msgspec.json.decode(document, type=kind.record)
     elif kind.of_original is not None and original.is_of_the_original(document) and kind.key in document:
@@ -148,7 +148,7 @@ def decode(kind: Kind[RecordT], key: str, document: bytes | str | dict[str, Any]
 def _of_original(
     of_original: Callable[[dict[str, Any]], RecordT], record: type[RecordT], document: dict[str, Any]
 ) -> RecordT:
-    """Return the record in a document that the original service made, and this one may have changed since."""
+    """Return the record in a document of the original service, which this service may have changed since."""
     try:
         return msgspec.convert(document, record, builtin_types=(bytes,))
     except msgspec.ValidationError:
@@ -156,7 +156,7 @@ def _of_original(
 
 
 def readable(kind: Kind[RecordT], key: str, document: bytes | str | dict[str, Any]) -> RecordT | None:
-    """Return the record in a document, or None after reporting that it is damaged."""
+    """Return the record in a document; log a damaged document and return None."""
     try:
         return decode(kind, key, document)
     except (ValueError, RecursionError) as error:
@@ -165,7 +165,7 @@ def readable(kind: Kind[RecordT], key: str, document: bytes | str | dict[str, An
 
 
 def require_readable(kind: Kind[RecordT], key: str, document: bytes | str | dict[str, Any]) -> RecordT:
-    """Return the record that was asked for by its id; report and raise `SignalManagerError` when it is damaged."""
+    """Return the record in a document; log a damaged document and raise `SignalManagerError`."""
     record = readable(kind, key, document)
     if record is None:
         raise SignalManagerError(f"the record {key} in {kind.collection} is damaged; the log says how")

@@ -1,8 +1,7 @@
-"""The shared store: Google Firestore, which may hold the original service's documents beside ours.
+"""A store that several nodes share: Google Firestore, which may also hold documents of the original service.
 
-Every change of one document is a read and a commit that holds only if the document was not written meanwhile, tried
-again after a random pause. That costs two round trips and no locks, where a transaction costs three and keeps others
-waiting.
+A change of a document is a read and a commit. The commit fails if another writer was faster; the change is then retried
+after a random pause. That costs two round trips and no lock; a transaction would cost three and block other writers.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
-    # gRPC's own pause between attempts to reconnect grows to two minutes: too long after an outage has ended.
+    # gRPC's default pause between attempts to reconnect grows to two minutes, which is too long after an outage.
     ("grpc.initial_reconnect_backoff_ms", 250),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
@@ -66,7 +65,7 @@ ATTEMPTS = 12
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 0.64
 
-# What the first read answers to wrong settings. FailedPrecondition: the database is in Datastore mode.
+# Errors of the first read for wrong settings. FailedPrecondition: the database is in Datastore mode.
 REFUSALS = (
     google_errors.Unauthenticated,
     google_errors.PermissionDenied,
@@ -75,7 +74,7 @@ REFUSALS = (
     google_errors.FailedPrecondition,
 )
 
-# What a commit answers when the document is not as it was read. NotFound: it was deleted.
+# Errors of a commit whose document has changed since it was read. NotFound: it was deleted.
 CONFLICTS = (
     google_errors.Aborted,
     google_errors.AlreadyExists,
@@ -83,7 +82,7 @@ CONFLICTS = (
     google_errors.NotFound,
 )
 
-# Documents of the original service that are read at a time.
+# Documents of the original service to read at once.
 ORIGINALS_PAGE = 300
 
 # Firestore's own limits for metadata kept as a map: 20 levels, of which a participant's takes three; integers of
@@ -123,7 +122,7 @@ class FirestoreStorage(RecordStorage):
         self._prefix = collection_prefix
         self._client: AsyncClient
         self._channel: grpc.aio.Channel
-        # Changes of one document from this process take turns, so that only other nodes can conflict with them.
+        # Changes of one document in this process take turns, so that conflicts come from other nodes only.
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
@@ -131,11 +130,11 @@ class FirestoreStorage(RecordStorage):
             raise ConfigurationError("firestore.project_id is empty, expected the id of a Google Cloud project")
         if "/" in self._prefix:
             raise ConfigurationError(f"firestore.collection_prefix is {self._prefix!r}, expected no slash in it")
-        # In a thread: looking for default credentials may ask Google's metadata server.
+        # In a thread, because the search for default credentials may call Google's metadata server.
         self._client = await asyncio.to_thread(self._make_client)
         self._channel = _open_channel(self._client)
         transport = FirestoreGrpcAsyncIOTransport(channel=self._channel)
-        # The client would open a channel whose options cannot be chosen, on first use, and only if it has none.
+        # Without a channel the client would open one on first use, with options that cannot be chosen.
         self._client._firestore_api_internal = FirestoreAsyncClient(transport=transport)
         try:
             await self._probe()
@@ -166,7 +165,7 @@ class FirestoreStorage(RecordStorage):
             ) from error
 
     async def _probe(self) -> None:
-        """Read one document that need not be there, to find out about wrong settings at start."""
+        """Read one document, which may be missing, to detect wrong settings at the start."""
         try:
             await self._bounded(self._reference(NODES, "start").get(retry=None, timeout=self._operation_timeout))
         except google_errors.GoogleAPIError as error:
@@ -195,8 +194,8 @@ class FirestoreStorage(RecordStorage):
                 return
             page = query.start_after([snapshots[-1].id])
 
-    # The five operations. Retries of the client library are off throughout: they go on past any time limit of ours,
-    # and repeat a commit whose answer was lost.
+    # The five operations. The client library's retries are off: they ignore our time limits, and repeat a commit whose
+    # answer was lost.
 
     async def _read(self, kind: Kind[RecordT], key: str) -> RecordT | None:
         return _record(kind, await self._get_snapshot(kind, key))
@@ -210,12 +209,14 @@ class FirestoreStorage(RecordStorage):
                 after = change(before)
                 if after == before or await self._commits(kind, snapshot, after):
                     return Changed(before, after)
-                # Spreads load and guards nothing, so that any random number does.
+                # The pause spreads load and guards no secret, so any random number will do.
                 await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)))  # noqa: S311
-        raise UnavailableError(f"others kept changing {key} in {kind.collection}, {ATTEMPTS} attempts failed")
+        raise UnavailableError(
+            f"{ATTEMPTS} attempts to change {key} in {kind.collection} failed: other writers were faster"
+        )
 
     async def _commits(self, kind: Kind[RecordT], snapshot: DocumentSnapshot[Any], after: RecordT | None) -> bool:
-        """Write or remove the document; False when it is not as it was read any more."""
+        """Write or remove the document; return False if it has changed since it was read."""
         batch = self._client.batch()
         reference = self._reference(kind, snapshot.id)
         if snapshot.exists:
@@ -223,7 +224,7 @@ class FirestoreStorage(RecordStorage):
             if after is None:
                 batch.delete(reference, option=unchanged)
             else:
-                # Not set: fields that other tools added stay.
+                # `update` instead of `set` keeps fields that other tools added.
                 batch.update(reference, _fields(kind, after), option=unchanged)
         elif after is not None:
             batch.create(reference, _fields(kind, after))
@@ -263,7 +264,7 @@ class FirestoreStorage(RecordStorage):
         return Page(tuple(record for record in records if record is not None), following)
 
     def _query(self, kind: Kind[Any], condition: Condition, after: str | None) -> Any:
-        """Return the query for a page; each needs only the index that Firestore makes of a single field."""
+        """Return the query for a page; it needs only the single-field indexes that Firestore makes by itself."""
         query: Any = self._client.collection(self._prefix + kind.collection)
         match condition:
             case None:
@@ -301,7 +302,7 @@ def _translating() -> Iterator[None]:
 
 
 def _translated(error: google_errors.GoogleAPIError) -> SignalManagerError:
-    # What `_fields` makes is well formed, so that only its size is left to refuse.
+    # The output of `_fields` is well formed, so Firestore can refuse only its size.
     if isinstance(error, google_errors.InvalidArgument):
         return TooLargeError(f"Firestore cannot hold the record: {_first_line(error)}")
     return UnavailableError(f"Firestore failed: {type(error).__name__}")
@@ -323,7 +324,7 @@ def _record(kind: Kind[RecordT], snapshot: DocumentSnapshot[Any]) -> RecordT | N
 
 
 def _fields(kind: Kind[RecordT], record: RecordT) -> dict[str, Any]:
-    """Return the document's fields: JSON, but for times of expiry, bytes, and metadata that a map cannot hold."""
+    """Return the document's fields: JSON except for times of expiry, bytes, and metadata that a map cannot hold."""
     fields: dict[str, Any] = msgspec.json.decode(encode(record))
     if fields.get("expires_at") is not None:
         fields["expires_at"] = _time("expires_at", fields["expires_at"])
@@ -338,7 +339,7 @@ def _fields(kind: Kind[RecordT], record: RecordT) -> dict[str, Any]:
 
 
 def _document(snapshot: DocumentSnapshot[Any]) -> dict[str, Any]:
-    """Return what `_fields` was given, as far as the document lets: a person may have edited it."""
+    """Return the record's fields as `_fields` got them, unless a person has edited the document."""
     document: dict[str, Any] = _plain(snapshot.to_dict())
     participants = document.get("participants")
     for holder in (document, *(participants if isinstance(participants, list) else ())):
@@ -349,7 +350,7 @@ def _document(snapshot: DocumentSnapshot[Any]) -> dict[str, Any]:
 
 
 def _fits(value: Any, depth: int, values_left: list[int]) -> bool:
-    """Tell whether Firestore can hold metadata as it is: see the limits above, and no array directly in another."""
+    """Tell whether Firestore can hold metadata as a map: within the limits above, and no array directly in an array."""
     values_left[0] -= 1
     if depth == 0 or values_left[0] < 0:
         return False
@@ -382,5 +383,5 @@ def _plain(value: Any) -> Any:
 
 
 def _time(field: str, seconds: float) -> datetime | float:
-    """Return a time as it is stored: `expires_at` as a timestamp, which Firestore's TTL policies need."""
+    """Return a time in its stored form: `expires_at` is a timestamp, because Firestore's TTL policies need one."""
     return datetime.fromtimestamp(min(seconds, LAST_TIME), UTC) if field == "expires_at" else seconds

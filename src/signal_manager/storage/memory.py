@@ -1,6 +1,6 @@
-"""The store that lasts as long as its process: for tests, trials and services whose clients all come back anyway.
+"""A store in memory that ends with its process: for tests, first runs, and services whose clients all reconnect anyway.
 
-It keeps documents as text, as the other adapters do, so that nobody changes a stored record by keeping a reference.
+It keeps documents as text, as the other adapters do, so that no caller changes a stored record through a reference.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["MemoryStorage"]
 
 
 class Document(NamedTuple):
-    """A stored record, and those of its fields that conditions name, so that a search decodes only what it returns."""
+    """A stored record beside its indexed fields, so that a search decodes only the records that it returns."""
 
     body: bytes
     indexed: dict[str, Any]
@@ -42,7 +42,7 @@ class Document(NamedTuple):
 
 
 class MemoryStorage(RecordStorage):
-    """Implement `Storage` in dictionaries. What is atomic is so because nothing here awaits."""
+    """Implement `Storage` in dictionaries. Its methods never await, which makes them atomic."""
 
     def __init__(self, *, operation_timeout: float = 5.0) -> None:
         super().__init__(operation_timeout=operation_timeout)

@@ -1,7 +1,8 @@
-"""The documents of the original service, as this one's records.
+"""Converts documents of the original service to records of this service.
 
-It kept rooms in `webrtc_rooms` and their members in `webrtc_clients`, with times as RFC 3339 text. `documents` reads
-them where they are met in a collection of ours, and `storage import --from original` takes them over.
+The original service kept rooms in `webrtc_rooms` and their members in `webrtc_clients`, with times as RFC 3339 text.
+`documents.py` converts those that it finds in a collection of this service; `storage import --from original` imports
+the others.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ __all__ = ["CLIENTS_COLLECTION", "ROOMS_COLLECTION", "client_of", "is_of_the_ori
 ROOMS_COLLECTION = "webrtc_rooms"
 CLIENTS_COLLECTION = "webrtc_clients"
 
-# Its record of when a document was made, which no document of ours has.
+# The original's field for when a document was made; documents of this service lack it.
 _MARK = "record_created_at"
 _TERMINATED = "Terminated"
 
 
 class _Document(msgspec.Struct, kw_only=True):
-    """What its two kinds of document share."""
+    """The fields that both kinds of the original's documents have."""
 
     room_id: str
     session_id: str | None = None
@@ -52,10 +53,10 @@ def is_of_the_original(document: dict[str, Any]) -> bool:
 
 
 def room_of(document: dict[str, Any]) -> Room:
-    """Return a room of the original as a record of ours; what is "Pending" there is open, and has no members here.
+    """Return a room of the original as a record. A "Pending" room becomes active, without members.
 
     Raises:
-        msgspec.ValidationError: it is no such room.
+        msgspec.ValidationError: the document is not a room of the original.
     """
     theirs = msgspec.convert(document, _Room)
     is_active = theirs.status != _TERMINATED
@@ -67,7 +68,7 @@ def room_of(document: dict[str, Any]) -> Room:
         sender_client_id=_client_id(theirs.sender_client_id),
         receiver_client_id=_client_id(theirs.receiver_client_id),
         session_id=_session_id(theirs.session_id),
-        # Rooms of ours have the time in ms there.
+        # This service stores the time in ms there.
         metadata=metadata if created_at is None else {**metadata, "created_at": int(created_at * 1000)},
         is_active=is_active,
         closed_at=None if is_active else _seconds(theirs.record_created_at),
@@ -76,16 +77,16 @@ def room_of(document: dict[str, Any]) -> Room:
 
 
 def client_of(document: dict[str, Any]) -> ClientRecord:
-    """Return a member of the original's rooms as a client record of ours, which has no token and is offline.
+    """Return a member of the original's rooms as a record of an offline client without a token.
 
     Raises:
-        msgspec.ValidationError: it is no such client.
+        msgspec.ValidationError: the document is not a client of the original.
     """
     theirs = msgspec.convert(document, _Client)
     return ClientRecord(
         client_id=ClientId(theirs.client_id),
         auth_token="",
-        room_id=RoomId(theirs.room_id) if theirs.room_id else None,  # empty once it has left
+        room_id=RoomId(theirs.room_id) if theirs.room_id else None,  # empty after the member has left
         role=None if theirs.role is None else theirs.role.lower(),
         session_id=_session_id(theirs.session_id),
         metadata=_metadata(theirs.metadata),
@@ -94,14 +95,14 @@ def client_of(document: dict[str, Any]) -> ClientRecord:
 
 
 def _metadata(value: Any) -> dict[str, Any]:
-    """Return metadata as a map, which it need not have been."""
+    """Return metadata as a mapping; the original also allowed other values."""
     if value is None:
         return {}
     return value if isinstance(value, dict) else {"metadata": value}
 
 
 def _seconds(time: str | float | None) -> float | None:
-    """Return seconds since the epoch; None for what is no time."""
+    """Return a time in seconds since the epoch, or None if the value is not a time."""
     if not isinstance(time, str):
         return time
     try:

@@ -1,7 +1,7 @@
-"""The promises of `base.Storage`, kept once over five operations on documents that an adapter brings.
+"""Implements the promises of `base.Storage` once, over five operations on documents that each adapter brings.
 
-What a room change, a claim or an expiry means is said here, so that it means the same in every store; an adapter only
-keeps documents (`documents.py`).
+Room changes, claims and expiry are defined here, so they work alike in every store. An adapter only keeps documents
+(`documents.py`).
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ T = TypeVar("T")
 # One write of saved sessions stays below what Firestore (10 MiB) and its emulator (4 MiB) take in a request.
 SAVE_BYTES = 2 * 1024 * 1024
 SAVE_RECORDS = 100
-# How many records of a batch are worked on at once: enough to share commits, few enough to leave others a turn.
+# Records of a batch in progress at once: enough to share commits, few enough to leave other callers a turn.
 PARALLEL = 50
 
 
 class RecordStorage(ABC):
-    """Implement `base.Storage` for an adapter that implements the five abstract methods and opens and closes itself.
+    """Base class of adapters: implements `base.Storage` over five abstract methods; an adapter opens and closes itself.
 
     Args:
         operation_timeout: seconds after which an operation of the adapter is given up.
@@ -91,46 +91,46 @@ class RecordStorage(ABC):
 
     @abstractmethod
     async def _change(self, kind: Kind[RecordT], key: str, change: Change[RecordT]) -> Changed[RecordT]:
-        """Read, apply and write back as one atomic step; write nothing where the change returns what it was given.
+        """Read, apply and write back as one atomic step; write nothing if `change` returns its argument.
 
         An error that `change` raises passes through. A damaged record raises as in `_read`.
         """
 
     @abstractmethod
     async def _write(self, kind: Kind[RecordT], records: Sequence[RecordT]) -> None:
-        """Write the records, all or none, whatever was there."""
+        """Write the records, all or none, and replace those with the same ids."""
 
     @abstractmethod
     async def _remove(self, kind: Kind[Any], keys: Sequence[str]) -> None:
-        """Remove the documents, all or none; those that are not there are no error."""
+        """Remove the documents, all or none; ignore those that are missing."""
 
     @abstractmethod
     async def _select(self, kind: Kind[RecordT], condition: Condition, after: str | None, limit: int) -> Page[RecordT]:
-        """Return up to `limit` documents that fit, without the damaged ones, after where the last page ended."""
+        """Return up to `limit` undamaged documents that meet `condition` and come after the cursor `after`."""
 
     # Clients
 
     async def create_client(self, record: ClientRecord) -> None:
-        """See `Storage.create_client`."""
+        """Add a client; raise `ConflictError` if its id is taken."""
         hashed = with_hashed_token(record)
 
         def change(present: ClientRecord | None) -> ClientRecord:
             if present is not None:
-                raise ConflictError(f"client {record.client_id} is there already")
+                raise ConflictError(f"client {record.client_id} exists already")
             return hashed
 
         await self._apply(CLIENTS, record.client_id, change)
 
     async def put_client(self, record: ClientRecord) -> None:
-        """See `Storage.put_client`."""
+        """Write a client and replace any record with its id."""
         await self._put(CLIENTS, [with_hashed_token(record)])
 
     async def get_client(self, client_id: ClientId) -> ClientRecord | None:
-        """See `Storage.get_client`."""
+        """Return a client, or None if there is no record of it."""
         return await self._get(CLIENTS, client_id)
 
     async def update_client(self, client_id: ClientId, **fields: Unpack[ClientFields]) -> ClientRecord:
-        """See `Storage.update_client`."""
+        """Replace the named fields and return the new record; raise `NotFoundError` if there is none."""
 
         def change(present: ClientRecord | None) -> ClientRecord:
             if present is None:
@@ -142,7 +142,7 @@ class RecordStorage(ABC):
         return changed.after
 
     async def change_client(self, client_id: ClientId, change: ClientChange) -> ClientRecord | None:
-        """See `Storage.change_client`."""
+        """Apply a function to a client's record in one atomic step and return the result."""
 
         def apply(present: ClientRecord | None) -> ClientRecord | None:
             wanted = change(present)
@@ -151,19 +151,19 @@ class RecordStorage(ABC):
         return (await self._apply(CLIENTS, client_id, apply)).after
 
     async def delete_client(self, client_id: ClientId) -> None:
-        """See `Storage.delete_client`."""
+        """Remove a client's record, if there is one."""
         await self._delete(CLIENTS, [client_id])
 
     async def list_clients(
         self, *, node_id: NodeId | None = None, after: str | None = None, limit: int = DEFAULT_PAGE
     ) -> Page[ClientRecord]:
-        """See `Storage.list_clients`."""
+        """Return a page of all clients, or of those of one node."""
         return await self._list(CLIENTS, None if node_id is None else Equals("node_id", node_id), after, limit)
 
     # Rooms
 
     async def create_room(self, room: Room) -> Room:
-        """See `Storage.create_room`."""
+        """Add an active room and return it as stored; raise `ConflictError` if an active room has its id."""
 
         def change(present: Room | None) -> Room:
             if present is not None and present.is_active:
@@ -175,11 +175,11 @@ class RecordStorage(ABC):
         return changed.after
 
     async def put_room(self, room: Room) -> None:
-        """See `Storage.put_room`."""
+        """Write a room with its `sequence` and replace any record with its id."""
         await self._put(ROOMS, [room])
 
     async def get_room(self, room_id: RoomId) -> Room | None:
-        """See `Storage.get_room`."""
+        """Return a room, or None if there is no record of it."""
         return await self._get(ROOMS, room_id)
 
     async def list_rooms(
@@ -190,7 +190,7 @@ class RecordStorage(ABC):
         after: str | None = None,
         limit: int = DEFAULT_PAGE,
     ) -> Page[Room]:
-        """See `Storage.list_rooms`."""
+        """Return a page of rooms, filtered by activity or by node."""
         if node_id is not None:
             if is_active is False:
                 return Page((), None)
@@ -198,7 +198,7 @@ class RecordStorage(ABC):
         return await self._list(ROOMS, None if is_active is None else Equals("is_active", is_active), after, limit)
 
     async def change_room(self, room_id: RoomId, change: RoomChange) -> Room:
-        """See `Storage.change_room`."""
+        """Apply a function to a room in one atomic step that raises `sequence` by one."""
 
         def apply(present: Room | None) -> Room:
             if present is None:
@@ -211,17 +211,17 @@ class RecordStorage(ABC):
         return changed.after
 
     async def delete_room(self, room_id: RoomId) -> None:
-        """See `Storage.delete_room`."""
+        """Remove a room's record, if there is one."""
         await self._delete(ROOMS, [room_id])
 
     # The ledger of media to close
 
     async def add_media(self, *entries: MediaClosing) -> None:
-        """See `Storage.add_media`."""
+        """Write ledger entries, all or none."""
         await self._put(MEDIA, entries)
 
     async def schedule_media(self, entry_ids: Collection[EntryId], *, at: float) -> None:
-        """See `Storage.schedule_media`."""
+        """Make ledger entries due from `at` on."""
 
         def change(present: MediaClosing | None) -> MediaClosing | None:
             return None if present is None else msgspec.structs.replace(present, next_attempt_at=at)
@@ -229,7 +229,7 @@ class RecordStorage(ABC):
         await _each(self._apply(MEDIA, entry_id, change) for entry_id in entry_ids)
 
     async def claim_media(self, *, now: float, until: float, limit: int = DEFAULT_PAGE) -> tuple[MediaClosing, ...]:
-        """See `Storage.claim_media`."""
+        """Return due ledger entries and reserve them for the caller until `until`."""
 
         def claim(present: MediaClosing | None) -> MediaClosing | None:
             if present is None or present.next_attempt_at is None or present.next_attempt_at > now:
@@ -241,7 +241,7 @@ class RecordStorage(ABC):
         return tuple(after for before, after in outcomes if after is not None and after != before)
 
     async def confirm_media(self, entry_ids: Collection[EntryId]) -> None:
-        """See `Storage.confirm_media`."""
+        """Remove ledger entries whose media is closed, all or none."""
         await self._delete(MEDIA, list(entry_ids))
 
     async def list_media(
@@ -252,7 +252,7 @@ class RecordStorage(ABC):
         after: str | None = None,
         limit: int = DEFAULT_PAGE,
     ) -> Page[MediaClosing]:
-        """See `Storage.list_media`."""
+        """Return a page of ledger entries, of all, of one media session or of one node."""
         if session_id is not None and node_id is not None:
             raise InvalidRequestError("expected session_id or node_id, got both")
         condition: Condition = None
@@ -265,7 +265,7 @@ class RecordStorage(ABC):
     # Saved sessions
 
     async def save_sessions(self, sessions: Sequence[SavedSession]) -> tuple[SessionId, ...]:
-        """See `Storage.save_sessions`."""
+        """Write drained sessions and return the ids of those that are too large."""
         refused: list[SessionId] = []
         for batch in _batches(sessions):
             try:
@@ -283,14 +283,14 @@ class RecordStorage(ABC):
         return True
 
     async def take_session(self, session_id: SessionId, *, now: float) -> SavedSession | None:
-        """See `Storage.take_session`."""
+        """Remove a saved session and return it to exactly one caller; None if it is missing or expired."""
         if not is_valid_name(session_id):
             return None
         taken = (await self._apply(SESSIONS, session_id, lambda _present: None)).before
         return taken if taken is not None and taken.expires_at > now else None
 
     async def take_sessions(self, *, now: float, limit: int = DEFAULT_PAGE) -> tuple[SavedSession, ...]:
-        """See `Storage.take_sessions`."""
+        """Remove up to `limit` saved sessions and return those that have not expired."""
         taken: list[SavedSession] = []
         after: str | None = None
         while len(taken) < limit:
@@ -305,11 +305,11 @@ class RecordStorage(ABC):
     # Leases
 
     async def hold_lease(self, node_id: NodeId, *, until: float) -> None:
-        """See `Storage.hold_lease`."""
+        """Start a node's lease."""
         await self._put(NODES, [NodeLease(node_id=node_id, lease_expires_at=until)])
 
     async def renew_lease(self, node_id: NodeId, *, until: float) -> bool:
-        """See `Storage.renew_lease`."""
+        """Extend a node's lease; return False if another node has taken it over."""
 
         def change(present: NodeLease | None) -> NodeLease | None:
             if present is None or present.is_taken_over:
@@ -320,7 +320,7 @@ class RecordStorage(ABC):
         return after is not None and not after.is_taken_over
 
     async def take_over(self, *, now: float, until: float) -> NodeId | None:
-        """See `Storage.take_over`."""
+        """Return a node whose lease has run out, reserved for the caller until `until`, or None."""
 
         def change(present: NodeLease | None) -> NodeLease | None:
             if present is None or present.lease_expires_at > now:
@@ -334,13 +334,13 @@ class RecordStorage(ABC):
         return None
 
     async def release_lease(self, node_id: NodeId) -> None:
-        """See `Storage.release_lease`."""
+        """End a lease whose records are cleaned up."""
         await self._delete(NODES, [node_id])
 
     # Expiry
 
     async def expire(self, *, now: float, limit: int = MAX_PAGE, keep_closed_for: float = 3600.0) -> Expired:
-        """See `Storage.expire`."""
+        """Remove expired records and close expired active rooms, up to `limit` of each sort."""
 
         def close(room: Room) -> Room | None:
             if not room.is_active:
@@ -369,7 +369,7 @@ class RecordStorage(ABC):
     async def _expire(
         self, kind: Kind[RecordT], now: float, limit: int, fate: Callable[[RecordT], RecordT | None]
     ) -> list[Changed[RecordT]]:
-        """Let `fate` decide about every record past its time; leave out those that others were faster with."""
+        """Replace each expired record by what `fate` returns for it; skip those that another caller handled first."""
 
         def change(present: RecordT | None) -> RecordT | None:
             expires_at: float | None = getattr(present, "expires_at", None)
@@ -413,7 +413,7 @@ class RecordStorage(ABC):
         return await self._bounded(self._select(kind, condition, after, limit))
 
     async def _collect(self, kind: Kind[RecordT], condition: Condition, limit: int) -> list[RecordT]:
-        """Return up to `limit` records, reading on past damaged ones so that these never block the others."""
+        """Return up to `limit` records; read on past damaged ones, so that these never block the others."""
         found: list[RecordT] = []
         after: str | None = None
         while len(found) < limit:
@@ -432,7 +432,7 @@ class RecordStorage(ABC):
             raise UnavailableError(f"storage did not answer within {self._operation_timeout:g} s") from None
 
     def _bounded_write(self, operation: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """Bound what writes; an adapter that keeps the time of its writes by itself has nothing to add."""
+        """Limit the time of a write. An adapter that limits its writes itself overrides this."""
         return self._bounded(operation)
 
 
@@ -444,7 +444,7 @@ def _require_names(kind: Kind[Any], keys: Sequence[str]) -> None:
 
 
 def with_hashed_token(record: ClientRecord) -> ClientRecord:
-    """Return the record with its token as it is stored, never in clear."""
+    """Return the record with its token hashed."""
     if not record.auth_token or is_token_hash(record.auth_token):
         return record
     return msgspec.structs.replace(record, auth_token=hash_token(record.auth_token))
@@ -468,7 +468,7 @@ def _batches(sessions: Iterable[SavedSession]) -> Iterator[list[SavedSession]]:
 
 
 async def _each(operations: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Await all of them, some at a time; when one fails, the others of its turn end before its error is raised."""
+    """Await all operations, a few at a time. When one fails, the others of its batch end before its error is raised."""
     waiting = iter(operations)
     results: list[T] = []
     while turn := list(islice(waiting, PARALLEL)):

@@ -1,7 +1,7 @@
-"""What the command line does with a store: see whether it works, write it out as JSON lines, read such lines in.
+"""Checks a store, exports it as JSON lines and imports such lines, for the command line.
 
-All of it goes through `base.Storage`, so that any store can be moved to any other. An export begins with a header line
-and holds clients, rooms and the ledger; saved sessions and leases mean nothing elsewhere and stay.
+Everything goes through `base.Storage`, so the content of any store can move to any other. An export is a header line,
+then clients, rooms and the ledger. It leaves out saved sessions and leases, which mean nothing in another store.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ FORMAT = "signal-manager storage"
 VERSION = 1
 EXPORTED: dict[str, Kind[Any]] = {kind.collection: kind for kind in (CLIENTS, ROOMS, MEDIA)}
 
-# Lines stored at a time: enough to share commits.
+# Lines to store at once: enough to share commits.
 BATCH = 100
-# A file of another kind is bad in every line; more examples than these help nobody.
+# The most bad lines to report: a file of another kind is bad in every line.
 MAX_REPORTED = 100
-# How long (s) what was taken over from the original service stays if nobody comes for it.
+# Seconds for which imported records of the original service stay if their client does not connect.
 ORIGINALS_KEPT = 86_400.0
-# How long (s) an importing store gives the nodes that the records name to show that they are alive.
+# Seconds that the nodes named in imported records have to renew their lease.
 NODE_GRACE = 60.0
 
 
@@ -47,14 +47,14 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """Every other line: a record and the collection it belongs to."""
+    """Any other line of an export: a record and its collection."""
 
     collection: str
     record: msgspec.Raw
 
 
 class Checked(NamedTuple):
-    """How long (s) a store took to write a record, to read it and to remove it."""
+    """Seconds that a store took to write, read and remove a record."""
 
     write: float
     read: float
@@ -62,14 +62,14 @@ class Checked(NamedTuple):
 
 
 class BadLine(NamedTuple):
-    """A line that was left out, counted from 1, and why."""
+    """The number, counted from 1, of a line that was skipped, and the reason."""
 
     number: int
     reason: str
 
 
 class Imported(NamedTuple):
-    """How many records were stored and how many lines were left out, the first of them with their reasons."""
+    """The number of stored records and of skipped lines, with the reasons for the first of them."""
 
     clients: int
     rooms: int
@@ -79,13 +79,13 @@ class Imported(NamedTuple):
 
 
 async def check(storage: Storage) -> Checked:
-    """Write, read and remove a client of an unlikely name, and return how long each took.
+    """Write, read and remove a client with an unlikely name, and return how long each step took.
 
     Raises:
-        UnavailableError: the store fails or does not return what was written.
+        UnavailableError: the store fails, or returns another record than the one written.
     """
     client_id = ClientId(f"storage-check-{uuid4().hex}")
-    # Expires, so that a check that is interrupted leaves nothing for ever.
+    # The record expires, in case the check is interrupted.
     record = ClientRecord(client_id=client_id, auth_token="", expires_at=float(int(time.time()) + 60))
     written = await _timed(storage.put_client(record))
     read = await _timed(storage.get_client(client_id))
@@ -96,7 +96,7 @@ async def check(storage: Storage) -> Checked:
 
 
 async def export_lines(storage: Storage) -> AsyncIterator[bytes]:
-    """Yield the store as JSON lines, each with its line end; tokens are hashed, damaged records left out and logged."""
+    """Yield the store as JSON lines with line ends; tokens are hashed, damaged records are logged and skipped."""
     yield msgspec.json.encode(Header(FORMAT, VERSION)) + b"\n"
     async for client in _all(storage.list_clients):
         yield _line(CLIENTS, with_hashed_token(client))
@@ -107,14 +107,14 @@ async def export_lines(storage: Storage) -> AsyncIterator[bytes]:
 
 
 async def import_lines(storage: Storage, lines: AsyncIterable[bytes]) -> Imported:
-    """Store the records of an export, each in place of what is there under its id; a second import changes nothing.
+    """Store the records of an export and replace those with the same ids; a second import changes nothing.
 
-    The nodes that the records name are given a minute to renew their lease; those that do not are cleaned up after, as
-    after a crash. A line that is no record is left out and reported.
+    Nodes named in the records have a minute to renew their lease; the service cleans up after the others as after a
+    crash. Lines that are not records are skipped and reported.
 
     Raises:
-        ConfigurationError: the lines are no export that this version can read; nothing was stored.
-        UnavailableError: the store failed; import again, it is safe.
+        ConfigurationError: the lines are not an export that this version can read; nothing was stored.
+        UnavailableError: the store failed; it is safe to import again.
     """
     run = _Import(storage)
     number = 0
@@ -130,13 +130,13 @@ async def import_lines(storage: Storage, lines: AsyncIterable[bytes]) -> Importe
 
 
 class TakenOver(NamedTuple):
-    """What was, or would be, taken over from the original service, and what was left as it is."""
+    """Counts of records that were, or would be, imported from the original service, and of those that were skipped."""
 
     rooms: int
-    open_rooms: int  # of these
+    open_rooms: int  # of the imported rooms
     clients: int
-    kept: int  # that the store has already
-    unreadable: tuple[str, ...]  # each with its document and a reason
+    kept: int  # records that the store has already
+    unreadable: tuple[str, ...]  # each names its document and a reason
 
 
 async def take_over(
@@ -147,18 +147,18 @@ async def take_over(
     apply: bool,
     now: float,
 ) -> TakenOver:
-    """Store the original service's rooms and clients where there is no record of their id yet.
+    """Store the original service's rooms and clients whose ids have no record yet.
 
-    Both expire after a day unless somebody comes: their members are not connected here.
+    Their members are not connected here, so both expire after a day unless the members connect.
 
     Args:
         rooms: documents of `webrtc_rooms`, each with its id.
         clients: documents of `webrtc_clients`.
-        apply: store them; otherwise only count.
+        apply: store the records; otherwise only count them.
         now: seconds since the epoch.
 
     Raises:
-        UnavailableError: the store failed; take over again, it is safe.
+        UnavailableError: the store failed; it is safe to repeat the call.
     """
     found: list[ClientRecord | Room] = []
     kept, unreadable = 0, []
@@ -183,7 +183,7 @@ async def take_over(
 async def _documents(
     rooms: AsyncIterable[tuple[str, dict[str, Any]]], clients: AsyncIterable[tuple[str, dict[str, Any]]]
 ) -> AsyncIterator[tuple[str, dict[str, Any], Callable[[dict[str, Any]], ClientRecord | Room]]]:
-    """Yield documents of the original service, rooms first, each with its name and with what reads it."""
+    """Yield documents of the original service, rooms first, each with its name and the function that reads it."""
     async for key, document in rooms:
         yield f"{original.ROOMS_COLLECTION}/{key}", document, original.room_of
     async for key, document in clients:
@@ -207,7 +207,7 @@ async def _store(storage: Storage, record: ClientRecord | Room | MediaClosing) -
 
 
 class _Import:
-    """One import under way: what waits to be stored together, and what became of the rest."""
+    """One import: the records that wait to be stored together, and counts of those stored and skipped."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage

@@ -1,1 +1,1 @@
-"""The SQLite adapter: what it promises, its tables, and the process that writes."""
+"""The SQLite adapter, its tables, and the process that writes the file."""

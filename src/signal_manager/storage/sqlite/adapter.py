@@ -1,7 +1,7 @@
 """The embedded store: one SQLite file in WAL mode, every acknowledged write on disk, for one process or several.
 
-Documents are JSON text beside columns that SQLite computes from it, so that a record edited or added by hand needs
-nothing but its id and its body. Writes that wait together share one transaction, and so one flush to disk.
+Documents are JSON text; SQLite computes the other columns from it, so a record added by hand needs only its id and
+its body. Writes that wait together share one transaction, and so one flush to disk.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ T = TypeVar("T")
 
 
 class SqliteStorage(RecordStorage):
-    """Implement `Storage` in the file at `path`, which is made when it is not there.
+    """Implement `Storage` in the file at `path`, which is created if it is missing.
 
-    Reads have a connection of their own and see what is committed; a process of the store's own does all writes.
-    Another writer of the same file is waited for up to `operation_timeout` seconds.
+    Reads use a connection of their own and see committed writes. A separate process does all writes and waits up to
+    `operation_timeout` seconds for other writers of the file.
     """
 
     def __init__(self, *, path: str | os.PathLike[str], operation_timeout: float = 5.0) -> None:
@@ -83,7 +83,7 @@ class SqliteStorage(RecordStorage):
         return await opened.enter_async_context(connection)
 
     def _bounded_write(self, operation: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """Leave it to the writer, which bounds what it is asked to write."""
+        """Add no limit: the writer limits the time of its writes."""
         return operation
 
     # The five operations
@@ -132,12 +132,12 @@ class SqliteStorage(RecordStorage):
 
 
 def _create_private(path: str) -> None:
-    """Make the file readable by its owner alone: it holds what resumes sessions. SQLite's other files follow it."""
+    """Make the file readable by its owner alone, because saved sessions are secret. SQLite's other files follow it."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _translated(error: sqlite3.Error) -> SignalManagerError:
-    """Return the error of ours for one of SQLite's: full, locked, failing or damaged storage is unavailable."""
+    """Return UnavailableError for an error of SQLite: the file is full, locked, failing or damaged."""
     return UnavailableError(f"storage failed: {error}")
 
 
@@ -145,7 +145,10 @@ def _translated(error: sqlite3.Error) -> SignalManagerError:
 
 
 def _query(kind: Kind[Any], condition: Condition, after: str | None) -> tuple[str, list[Any]]:
-    """Return the statement for a page of id, body and (where it is the order) time, and its values but the limit."""
+    """Return the statement for a page, and its values except the limit.
+
+    A row is id, body and, where the page is ordered by time, that time.
+    """
     key, order, time = kind.key, kind.key, "NULL"
     values: list[Any] = []
     match condition:

@@ -1,7 +1,7 @@
-"""The tables of the SQLite store, and how an older file becomes a current one.
+"""The tables of the SQLite store, and the migrations from older files.
 
-A change of the tables is one more entry at the end of `MIGRATIONS`; what is there already is never edited, because
-files in the world were made by it.
+To change the tables, append an entry to `MIGRATIONS`. Never edit an existing entry, because existing files were made
+by it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from signal_manager.errors import ConfigurationError
 
 __all__ = ["MIGRATIONS", "prepare"]
 
-# "SGNM": tells our files from those of other programs.
+# "SGNM" marks files of this program.
 APPLICATION_ID = 0x53474E4D
 
-# Seconds for which others may keep us from turning the WAL on, and between two attempts.
+# Seconds during which other processes may prevent turning the WAL on, and seconds between two attempts.
 WAL_PATIENCE = 5.0
 WAL_PAUSE = 0.02
 
-# The statements that lead from one version to the next; PRAGMA user_version says how many entries a file has seen.
-# Columns after `body` are computed from it, and exist for the indexes.
+# The statements that lead from one version to the next. PRAGMA user_version is the number of entries that a file has.
+# SQLite computes the columns after `body` from it, for the indexes.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE clients (
@@ -70,9 +70,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 
 async def prepare(writer: aiosqlite.Connection, path: str) -> None:
-    """Make the file ours and current, or raise `ConfigurationError`; safe while other processes do the same.
+    """Create the tables or migrate them; safe while other processes do the same.
 
     Raises:
+        ConfigurationError: the file belongs to another program or a newer version, or cannot have a WAL.
         sqlite3.Error: the file is damaged, cannot be written, or stays locked.
     """
     # Write lock first: of several processes that start together, one migrates and the others find it done.
@@ -96,7 +97,7 @@ async def prepare(writer: aiosqlite.Connection, path: str) -> None:
 
 
 async def _journal_mode(writer: aiosqlite.Connection) -> str:
-    """Turn the WAL on and return the mode; this is the one statement for which SQLite does not wait for others."""
+    """Turn the WAL on and return the mode. SQLite does not wait for other processes here, so this function does."""
     deadline = time.monotonic() + WAL_PATIENCE
     while True:
         try:
@@ -111,7 +112,7 @@ async def _journal_mode(writer: aiosqlite.Connection) -> str:
 
 
 async def _version(writer: aiosqlite.Connection, path: str) -> int:
-    """Return the version of the file's tables; refuse files of other programs and of the future."""
+    """Return the version of the file's tables; refuse files of other programs and of newer versions."""
     version: int = await _pragma(writer, "user_version")
     is_empty = not list(await writer.execute_fetchall("SELECT 1 FROM sqlite_master LIMIT 1"))
     if await _pragma(writer, "application_id") != APPLICATION_ID and not is_empty:

@@ -1,17 +1,17 @@
 """The process that writes a SQLite file: each request is one transaction, and a transaction is one flush to disk.
 
-A thread in the service could do the same, but would fight with the event loop, and so with relaying, for the
-interpreter's lock. `writer.py` runs this file by its path: it needs nothing but the standard library, so that it
-starts within milliseconds, and ends when the service has closed its end of the socket, however the service ended.
+A thread in the service would compete with the event loop, and so with relaying, for the interpreter's lock. `writer.py`
+runs this file by its path. It imports only the standard library, so it starts within milliseconds. It ends when the
+service closes its end of the socket, even if the service was killed.
 
-A request is a list of (collection, name of the id's column, bodies expected there, bodies to write); a body is the text
-of a document, None for no document. The reply is one of
+A request is a list of (collection, name of the id's column, expected bodies, bodies to write). A body is the text of a
+document, or None if there is no document. The reply is one of
 
-    "done", None        it is written and on disk
-    "found", bodies     nothing is written, since the expected bodies are not what is there: this is, by collection
+    "done", None        the bodies are written and on disk
+    "found", bodies     nothing is written, because the file holds these bodies (by collection) instead of the expected
     "failed", reason    nothing is written
 
-After "found" the transaction stays open, so that the next request, made from what was found, cannot miss again.
+After "found" the transaction stays open, so that the next request, made from these bodies, succeeds.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from typing import Any, BinaryIO
 
 __all__ = ["DONE", "LENGTH", "Documents", "Reply", "Request", "connect", "packed", "reading", "serve"]
 
-# Bodies by id, of one collection; None: there is no such document.
+# Bodies of one collection by id; None means that there is no such document.
 Documents = dict[str, str | None]
 Request = list[tuple[str, str, Documents, Documents]]
 Reply = tuple[str, Any]
 
-# A message is its length in bytes and then itself. Marshal is what both ends have: they run on the same interpreter.
+# A message is its length in bytes, then its content in marshal: both ends run on the same interpreter.
 LENGTH = struct.Struct(">Q")
 
 DONE: Reply = ("done", None)
 
 
 def packed(message: Request | Reply) -> bytes:
-    """Return a message as it goes over the socket."""
+    """Encode a message for the socket."""
     data = marshal.dumps(message)
     return LENGTH.pack(len(data)) + data
 
@@ -50,9 +50,9 @@ def serve(channel: socket.socket, open_file: Callable[[], sqlite3.Connection], *
     """Answer requests until the other end closes.
 
     Args:
-        open_file: opens it, when the first request has come.
-        patience: seconds for which a transaction stays open for the next request: others wait for the file's only
-            write lock meanwhile.
+        open_file: opens the file when the first request arrives.
+        patience: seconds for which a transaction stays open for the next request. Other processes wait for the file's
+            only write lock meanwhile.
     """
     connection: sqlite3.Connection | None = None
     with channel, channel.makefile("rb") as requests:
@@ -81,7 +81,7 @@ def serve(channel: socket.socket, open_file: Callable[[], sqlite3.Connection], *
 
 def _performed(connection: sqlite3.Connection, request: Request) -> Reply:
     if not connection.in_transaction:
-        # The write lock first: what is read under it stays true until the commit.
+        # Take the write lock first: what is read under it stays true until the commit.
         connection.execute("BEGIN IMMEDIATE")
     found = {}
     for collection, key, expected, _ in request:
@@ -128,21 +128,21 @@ def _store(connection: sqlite3.Connection, collection: str, key: str, documents:
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
-    """End a transaction that failed, at once, for the lock of other processes' sake."""
-    # Should this fail too, the transaction is still there, and the next request's commit or failure ends it.
+    """End a failed transaction at once, so that other processes get the lock."""
+    # If this fails too, the commit or the failure of the next request ends the transaction.
     with suppress(sqlite3.Error):
         if connection.in_transaction:
             connection.execute("ROLLBACK")
 
 
 def _roll_back_unless_asked(channel: socket.socket, connection: sqlite3.Connection, patience: float) -> None:
-    """Wait for the next request, but not for ever: nothing is lost, since it says what it expects to be there."""
+    """Wait up to `patience` seconds for the next request, then roll back. A late request is still safe: it is checked."""
     if not select.select([channel], [], [], patience)[0]:
         _roll_back(connection)
 
 
 def _received(requests: BinaryIO) -> Request | None:
-    """Return the next request, or None when there are no more."""
+    """Return the next request, or None at the end."""
     head = requests.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None
@@ -153,7 +153,7 @@ def _received(requests: BinaryIO) -> Request | None:
 
 
 def connect(path: str, timeout: float) -> sqlite3.Connection:
-    """Open the file for writing; `timeout` is how long another writer is waited for (s)."""
+    """Open the file for writing; wait up to `timeout` seconds for other writers."""
     # isolation_level None: transactions begin and end where this module says so.
     connection = sqlite3.connect(path, isolation_level=None, timeout=timeout)
     # FULL: an acknowledged write survives a power cut, not only a crash of the process.
@@ -162,8 +162,8 @@ def connect(path: str, timeout: float) -> sqlite3.Connection:
 
 
 def main() -> None:
-    """Serve on the socket, on the file and with the seconds that the command line names."""
-    # Whoever stops the service may signal the whole group or container: what it has still to write comes first.
+    """Serve with the socket, file and time limit (s) of the command line."""
+    # A signal to stop may reach the whole group or container. This process ignores it and writes what is left first.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     descriptor, path, timeout = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])

@@ -1,7 +1,8 @@
-"""The service's end of the process that writes a SQLite file: who waits to write, what goes out together, who is told.
+"""The service's end of the process that writes a SQLite file: the queue of writes, their batches and their results.
 
-Writes that wait together share one transaction, and so one flush to disk. What shall be written is worked out here,
-from what was last seen; the process (`worker.py`) writes it if that is there still, or says what is.
+Writes that wait together share one transaction, and so one flush to disk. This module computes the new documents from
+those last seen. The process (`worker.py`) writes them if the file still holds what was seen; otherwise it replies with
+what the file holds.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ __all__ = ["Worker", "Writer"]
 
 T = TypeVar("T")
 
-# Enough for a second of 500 writes/s behind a slow disk many times over; past it, waiting would only end in time-outs.
+# Many seconds of 500 writes/s behind a slow disk. Writes beyond it would only wait until they time out.
 MAX_WAITING = 10_000
-# How many waiting writes share a transaction: it holds the file's only write lock, so other processes wait for it.
+# The most writes in one transaction. It holds the file's only write lock, so other processes wait for it.
 MAX_BATCH = 200
-# Characters of documents that are remembered: a right guess of what is there saves a question.
+# Characters of documents to remember: knowing what the file holds saves a round trip to the process.
 MAX_REMEMBERED = 4 * 1024 * 1024
 
-# The one reply that is known before it comes.
+# The usual reply; comparing bytes saves decoding it.
 _DONE = packed(DONE)
 
 log = structlog.get_logger(__name__)
@@ -46,8 +47,8 @@ log = structlog.get_logger(__name__)
 class _Write(msgspec.Struct, Generic[T], frozen=True):
     """A write that waits for its turn.
 
-    `apply` finds the documents that `reads` names, and sets those that shall be written; it raises before it sets any.
-    It runs again when the documents were not what was last seen of them. `until` is when its caller gives up.
+    `apply` gets the documents that `reads` names and sets those to write; if it raises, it has set none. It runs again
+    if the file holds other documents than those last seen. `until` is the time when its caller gives up.
     """
 
     kind: Kind[Any]
@@ -58,11 +59,11 @@ class _Write(msgspec.Struct, Generic[T], frozen=True):
 
 
 class Worker(asyncio.Protocol):
-    """One writing process, and the socket to it: it is asked one thing at a time.
+    """One writing process and the socket to it; it gets one request at a time.
 
     Args:
         on_reply: called with every reply.
-        on_end: called when the process has ended, whoever ended it.
+        on_end: called when the process has ended for any reason.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Worker(asyncio.Protocol):
         """Start a process that writes the file at `path`, and waits up to `timeout` seconds for other writers.
 
         Raises:
-            OSError: the machine has no room for one more.
+            OSError: the machine cannot start another process.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -99,15 +100,15 @@ class Worker(asyncio.Protocol):
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The id of the process."""
         return self._process.pid
 
     def ask(self, request: Request) -> None:
-        """Send a request; a process that has ended does not answer, and has said so."""
+        """Send a request. A process that has ended does not answer; `on_end` has reported its end."""
         self._transport.write(packed(request))
 
     async def stop(self, timeout: float) -> None:
-        """Let the process end after what it is doing, or kill it after `timeout` seconds: what it commits is whole."""
+        """Let the process finish and end, or kill it after `timeout` seconds. SQLite never commits in part."""
         if not self.has_ended:
             self._transport.write_eof()
             with suppress(TimeoutError):
@@ -115,7 +116,7 @@ class Worker(asyncio.Protocol):
         if not self.has_ended:
             self._process.kill()
             await self._ended.wait()
-        # Its end of the socket is closed, so it has ended, but for what the kernel does.
+        # Its end of the socket is closed, so the process has ended and the kernel only cleans up.
         await asyncio.to_thread(self._process.wait)
 
     # What asyncio calls
@@ -137,38 +138,38 @@ class Worker(asyncio.Protocol):
         self._on_reply(marshal.loads(memoryview(received)[LENGTH.size :]))  # noqa: S302 - from our own process
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Say that the process has ended."""
+        """Report that the process has ended."""
         self.has_ended = True
         self._ended.set()
         self._on_end()
 
 
 class Writer:
-    """Write to the file at `path`, from one process that is started again should it end.
+    """Write to the file at `path` through one process, which is restarted if it ends.
 
-    One batch is on its way at a time. All steps are plain calls, from the caller's or from the socket's: a task would
-    take one more turn of the event loop for each of them, which is long where the loop is busy relaying. One alarm
-    keeps the time of all writes, since a timer for each would cost as much as the rest of a write does here.
+    One batch is in progress at a time. All steps are plain calls from the caller or from the socket: a task would take
+    one more turn of the event loop for each step, which is long while the loop is busy relaying. One timer serves all
+    writes, because a timer for each would double the cost of a write here.
     """
 
     def __init__(self, *, path: str, operation_timeout: float) -> None:
         self._path = path
         self._operation_timeout = operation_timeout
         self._waiting: deque[_Write[Any]] = deque()
-        self._alone: deque[_Write[Any]] = deque()  # came from a batch that failed, and are tried one by one
-        self._batch: _Batch | None = None  # on its way
+        self._alone: deque[_Write[Any]] = deque()  # writes of a batch that failed, retried one by one
+        self._batch: _Batch | None = None  # in progress
         self._seen = _Memory()
         self._worker: Worker | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._alarm: asyncio.TimerHandle | None = None  # rings when the oldest write may have to be given up
-        self._idle: asyncio.Event | None = None  # what `stop` waits for
+        self._alarm: asyncio.TimerHandle | None = None  # fires when the oldest write may have timed out
+        self._idle: asyncio.Event | None = None  # `stop` waits for it
 
     async def start(self) -> None:
-        """Start the process; raise `OSError` where that is not possible."""
+        """Start the process; raise `OSError` if the machine cannot."""
         self._worker = await self._start_worker()
 
     async def stop(self, timeout: float) -> None:
-        """Write what waits, and end the process, within `timeout` seconds each."""
+        """Finish the waiting writes, then end the process, within `timeout` seconds each."""
         if self._batch is not None:
             self._idle = asyncio.Event()
             try:
@@ -186,14 +187,15 @@ class Writer:
             await worker.stop(timeout)
 
     async def write(self, kind: Kind[Any], reads: Sequence[str], apply: Callable[[Documents], T]) -> T:
-        """Return what `apply` returned once what it set is on disk.
+        """Return the result of `apply` once the documents that it set are on disk.
 
         Args:
-            reads: the ids of the documents that `apply` looks at.
+            reads: the ids of the documents that `apply` reads.
             apply: sets documents to their new bodies, or None. It may run more than once.
 
         Raises:
-            UnavailableError: nothing could be written; or the process ended or took too long, and nobody knows.
+            UnavailableError: nothing was written; or the process ended or took too long, and the write may be on
+                disk or not.
         """
         if len(self._waiting) >= MAX_WAITING:
             raise UnavailableError(f"storage has {MAX_WAITING} writes waiting already")
@@ -210,7 +212,7 @@ class Writer:
     # From batch to batch
 
     def _send_next(self) -> None:
-        """Send what waits, if there is anything."""
+        """Send the next batch, if any write waits."""
         self._batch = None
         while self._batch is None:
             writes = self._next_writes()
@@ -225,7 +227,7 @@ class Writer:
                 self._starting = asyncio.create_task(self._restart(), name="sqlite writer")
 
     def _next_writes(self) -> list[_Write[Any]]:
-        # A caller that gave up before its turn gets no effect, and nobody waits for the lock on its behalf.
+        # Drop writes whose caller has given up: they must have no effect, and would only hold the lock.
         while self._alone:
             write = self._alone.popleft()
             if not write.done.done():
@@ -240,7 +242,7 @@ class Writer:
     def _ask(self, worker: Worker, batch: _Batch) -> None:
         try:
             worker.ask(batch.request())
-        except Exception as error:  # whatever a caller gave us, the others go on
+        except Exception as error:  # the fault of one caller must not stop the other writes
             log.exception("storage writes failed")
             batch.fail(error)
             self._batch = None
@@ -248,7 +250,7 @@ class Writer:
     def _replied(self, reply: Reply) -> None:
         worker, batch = self._worker, self._batch
         if worker is None or batch is None:
-            return  # we are closing
+            return  # `stop` has begun
         match reply:
             case ("done", _):
                 batch.remember()
@@ -261,29 +263,29 @@ class Writer:
             case (_, reason):
                 batch.forget()
                 if len(batch.writes) > 1:
-                    self._alone.extend(batch.writes)  # one that fails must not fail the others
+                    self._alone.extend(batch.writes)  # one failing write must not fail the others
                 else:
                     log.warning("storage write failed", reason=reason)
-                    # Full, locked, failing or damaged storage is unavailable.
+                    # The file is full, locked, failing or damaged.
                     batch.fail(UnavailableError(f"storage failed: {reason}"))
         self._send_next()
 
     def _give_up(self) -> None:
-        """Tell the callers whose time is over; a write of theirs that is on its way may be done or not."""
+        """Fail the writes that have timed out; one in progress may still reach the disk."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._alarm = None
         for write in self._pending():
             if write.done.done():
                 continue
-            if write.until > now:  # they stand in the order in which they came
+            if write.until > now:  # the writes are in order of arrival, and so of `until`
                 self._alarm = loop.call_at(write.until, self._give_up)
                 return
             error = UnavailableError(f"storage did not answer within {self._operation_timeout:g} s")
             write.done.set_exception(error)
 
     def _pending(self) -> Iterable[_Write[Any]]:
-        """Return all writes that are on their way or wait, in the order in which they came."""
+        """Return all writes that are in progress or wait, in order of arrival."""
         return chain(() if self._batch is None else self._batch.writes, self._alone, self._waiting)
 
     # From process to process
@@ -295,7 +297,7 @@ class Writer:
 
     def _worker_ended(self) -> None:
         if self._worker is None:
-            return  # we have stopped it
+            return  # `stop` ended it
         log.error("sqlite writer ended", pid=self._worker.pid)
         if self._batch is not None:
             self._batch.forget()
@@ -303,7 +305,7 @@ class Writer:
             self._send_next()
 
     async def _restart(self) -> None:
-        """Start another process for the batch that waits for one."""
+        """Start another process for the waiting batch."""
         try:
             if self._worker is not None:
                 await self._worker.stop(self._operation_timeout)
@@ -332,7 +334,7 @@ class Writer:
 
 
 class _Batch:
-    """Writes that share a transaction, and what is known of the documents that they read."""
+    """Writes that share a transaction, and the documents that they read as last seen."""
 
     def __init__(self, writes: Sequence[_Write[Any]], seen: _Memory) -> None:
         self.writes = writes
@@ -349,8 +351,8 @@ class _Batch:
         self._outcomes: list[Any] = []
 
     def request(self) -> Request:
-        """Apply the writes one after the other to what is known, and return what came of it."""
-        # Loops rather than comprehensions, which are calls of their own: this is what the service does for every write.
+        """Apply the writes in order to the known documents, and return the request that writes the result."""
+        # Loops instead of comprehensions, which are calls of their own: this runs for every write.
         documents: dict[str, Documents] = {}
         for collection, known in self.known.items():
             documents[collection] = known.copy()
@@ -358,7 +360,7 @@ class _Batch:
         for write in self.writes:
             try:
                 outcomes.append(write.apply(documents[write.kind.collection]))
-            except Exception as error:  # whatever a change raises belongs to its caller alone
+            except Exception as error:  # an error of `apply` goes to its caller alone
                 outcomes.append(error)
         request: Request = []
         for collection, known in self.known.items():
@@ -371,17 +373,17 @@ class _Batch:
         return request
 
     def remember(self) -> None:
-        """Take note of what is in the file now."""
+        """Remember the documents that the file holds now."""
         for collection, bodies in self._documents.items():
             self._seen.note(collection, bodies)
 
     def forget(self) -> None:
-        """Take note that nobody knows what is in the file."""
+        """Forget these documents, because the file may hold others now."""
         for collection, bodies in self._documents.items():
             self._seen.forget(collection, bodies)
 
     def settle(self) -> None:
-        """Tell the callers what became of their writes."""
+        """Give each caller its result or error."""
         for write, outcome in zip(self.writes, self._outcomes, strict=True):
             if write.done.done():
                 continue
@@ -391,26 +393,26 @@ class _Batch:
                 write.done.set_result(outcome)
 
     def fail(self, error: Exception) -> None:
-        """Tell all callers that their writes failed."""
+        """Fail the writes of all callers."""
         self._outcomes = [error] * len(self.writes)
         self.settle()
 
 
 class _Memory:
-    """What was last seen of documents, up to so many characters; other processes may have changed them since."""
+    """Documents as last seen, up to `MAX_REMEMBERED` characters; other processes may have changed them since."""
 
     def __init__(self) -> None:
-        self._bodies: dict[tuple[str, str], str] = {}  # the longest unused first
+        self._bodies: dict[tuple[str, str], str] = {}  # least recently used first
         self._size = 0
 
     def recall(self, collection: str, key: str) -> str | None:
-        """Return the body, or None: probably there is none."""
+        """Return the body as last seen, or None if none was seen."""
         return self._bodies.get((collection, key))
 
     def note(self, collection: str, documents: Documents) -> None:
-        """Keep these bodies, and let go of the oldest that are too much."""
+        """Keep these bodies and drop the least recently used beyond the limit."""
         for key, body in documents.items():
-            # Even the same one is put in anew, at the end.
+            # Re-insert even an equal body, to move it to the end.
             self._size -= len(self._bodies.pop((collection, key), ""))
             if body is not None:
                 self._bodies[collection, key] = body
@@ -419,15 +421,15 @@ class _Memory:
             self._size -= len(self._bodies.pop(next(iter(self._bodies))))
 
     def forget(self, collection: str, keys: Iterable[str]) -> None:
-        """Let go of these."""
+        """Drop these bodies."""
         for key in keys:
             self._size -= len(self._bodies.pop((collection, key), ""))
 
 
 def _spawn(channel: socket.socket, path: str, timeout: float) -> subprocess.Popen[bytes]:
-    """Start the worker with its end of the socket; a group of its own keeps Ctrl-C away from it."""
+    """Start the worker with its end of the socket, in a process group that Ctrl-C does not reach."""
     descriptor = channel.fileno()
-    # Isolated and without site packages: it needs none, and starts in a third of the time.
+    # Isolated and without site packages, which it does not need, it starts in a third of the time.
     command = [sys.executable, "-I", "-S", str(_PROGRAM), str(descriptor), os.path.abspath(path), str(timeout)]
     return subprocess.Popen(  # noqa: S603 - nothing in it comes from outside
         command, stdin=subprocess.DEVNULL, pass_fds=[descriptor], process_group=0
