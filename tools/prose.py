@@ -59,7 +59,6 @@ PHRASES = (
     Phrase("whatever", "it hides what is meant", "The caller loses the client even if None is returned."),
     Phrase("whatsoever", "it adds nothing", "no input"),
     Phrase("somebody", "it hides the subject", "another client joins"),
-    Phrase("someone", "it hides the subject", "another client joins"),
     Phrase("nobody's", "it names an owner by its absence", "Detach from the client."),
     Phrase("is said of", "it hides the subject and the content", "Log configuration warnings."),
     Phrase("is said on", "it hides the subject and the content", "the decoded messages of one connection"),

@@ -212,7 +212,7 @@ class FirestoreStorage(RecordStorage):
                 # The pause spreads load and guards no secret, so any random number will do.
                 await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)))  # noqa: S311
         raise UnavailableError(
-            f"{ATTEMPTS} attempts to change {key} in {kind.collection} failed: other writers were faster"
+            f"cannot change {key} in {kind.collection}: {ATTEMPTS} attempts failed, other writers were faster"
         )
 
     async def _commits(self, kind: Kind[RecordT], snapshot: DocumentSnapshot[Any], after: RecordT | None) -> bool:

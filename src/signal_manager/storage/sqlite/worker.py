@@ -136,7 +136,7 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 
 
 def _roll_back_unless_asked(channel: socket.socket, connection: sqlite3.Connection, patience: float) -> None:
-    """Wait up to `patience` seconds for the next request, then roll back. A late request is still safe: it is checked."""
+    """Wait up to `patience` seconds for the next request, then roll back; a later request is checked again."""
     if not select.select([channel], [], [], patience)[0]:
         _roll_back(connection)
 
