@@ -74,8 +74,8 @@ def is_deserted(service: Service) -> bool:
         registry.connections
         or server._listener.half_open
         or registry.bus.subscribers
-        or registry._tasks
-        or len(registry.usage._by_address)
+        or registry.background.tasks
+        or len(registry.occupancy.usage._by_address)
         or len(server._listener._by_address)
     )
 

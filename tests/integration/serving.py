@@ -11,8 +11,8 @@ from signal_manager.bus.local import LocalBus
 from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.gateway.limits import Limits
 from signal_manager.gateway.listener import listen
+from signal_manager.gateway.ports import RelayTarget
 from signal_manager.gateway.server import Server
-from signal_manager.gateway.sessions import Reachable
 from signal_manager.media.base import MediaBackend
 from signal_manager.media.closing import Closings
 from signal_manager.model import NodeId
@@ -44,7 +44,7 @@ async def serving_rooms(
 ) -> AsyncIterator[Served]:
     """Run a service while the block lasts; `clients` are the names and tokens that it knows."""
     async with AsyncExitStack() as stack:
-        bus: LocalBus[Reachable] = LocalBus()
+        bus: LocalBus[RelayTarget] = LocalBus()
         storage = storage or MemoryStorage()
         rooms = await stack.enter_async_context(
             RoomService(

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.processes import ROOT
 from signal_manager.client import SignalClient
-from signal_manager.gateway import registry as switchboard
+from signal_manager.gateway import drain
 from signal_manager.protocol.messages import RoomCreate, RoomCreateAck
 from signal_manager.service import app
 from tests.integration.v1_client import ALICE
@@ -84,7 +84,7 @@ async def test_a_service_whose_storage_hangs_stops_in_time_and_says_what_is_lost
 
 
 def test_all_that_a_stop_may_wait_for_fits_into_its_time() -> None:
-    parts = (switchboard._MOMENT_SHARE, switchboard._ANSWER_SHARE, switchboard._ROOMS_SHARE, switchboard._SAVE_SHARE)
-    closing = 2 * switchboard._CLOSE_SHARE  # for close frames to be answered, and for sockets to be cut
+    parts = (drain._MOMENT_SHARE, drain._ANSWER_SHARE, drain._ROOMS_SHARE, drain._SAVE_SHARE)
+    closing = 2 * drain._CLOSE_SHARE  # for close frames to be answered, and for sockets to be cut
 
     assert sum(parts) + closing + app._ROOMS_STOP_SHARE + app._RECORDS_STOP_SHARE <= 1.0 + 1e-9

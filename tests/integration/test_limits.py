@@ -251,7 +251,7 @@ async def test_silent_sockets_of_one_ipv6_site_leave_room_for_others(attacked: S
         for number in range(256):
             await stack.enter_async_context(from_address(service, f"2001:db8:1:{number:x}::1"))
 
-        await until(lambda: len(service.server._registry.strangers) == 40)
+        await until(lambda: len(service.server._registry.occupancy.strangers) == 40)
         async with from_address(service, HOME) as client:
             client.write(login(MALLORY))
             assert b"success" in (await client.read_frame()).payload
@@ -265,7 +265,7 @@ async def test_silent_sockets_from_everywhere_keep_no_client_out(
     service = await attacked(**BEHIND_A_PROXY, **{"server.max_connections": 8})
     async with talking(service.url), AsyncExitStack() as flood:
         silent = [await flood.enter_async_context(from_address(service, f"203.0.113.{number}")) for number in range(60)]
-        assert len(service.server._registry.strangers) == 20
+        assert len(service.server._registry.occupancy.strangers) == 20
         assert {await client.read_close() for client in silent[:40]} <= {4503, None}
         await silent[-1].check_alive()
         async with AsyncExitStack() as clients:
@@ -288,7 +288,9 @@ async def test_who_has_sent_its_credentials_waits_behind_those_who_say_nothing(
     monkeypatch.setattr(service.server._registry.dispatcher, "admit", slowly)
     async with RudeClient.upgraded(service.port) as mallory, RudeClient.upgraded(service.port) as silent:
         mallory.write(login(MALLORY))
-        await until(lambda: any(task.get_name() == "authenticate" for task in service.server._registry._tasks))
+        await until(
+            lambda: any(task.get_name() == "authenticate" for task in service.server._registry.background.tasks)
+        )
         async with RudeClient.upgraded(service.port):
             assert await silent.read_close() in (4503, None)
             answer.set()

@@ -83,7 +83,7 @@ async def test_messages_that_came_in_one_go_are_missed_one_by_one(service: Servi
             await say(alice, BOB[0], *numbers, "x" * 70_000 if subprotocol else "x")
             assert await heard(bob, 25) == numbers[:25]
             await bob.send("HEARTBEAT", {"timestamp": 1, "received": 20})
-            await until(lambda: service.server._registry.received[4].value == 1, limit=LIMIT)
+            await until(lambda: service.server._registry.counters.received[4].value == 1, limit=LIMIT)
             drop(bob)
             await until_away(service)
             (session,) = service.server._registry.session_store.away()

@@ -21,6 +21,7 @@ from signal_manager.gateway.frames import Frames
 from signal_manager.gateway.limits import BEFORE_CONNECT, Allowance, ClientAddress
 from signal_manager.gateway.registry import ConnectionRegistry
 from signal_manager.gateway.sessions import relay_each
+from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.model import ClientId, SessionId, taken_up_at
 from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.close_codes import CloseCode
@@ -63,6 +64,7 @@ class Connection(WSListener):
         "_bucket",
         "_buffered",
         "_conversation",
+        "_counters",
         "_first_byte",
         "_frame_type",
         "_frames",
@@ -102,6 +104,7 @@ class Connection(WSListener):
     ) -> None:
         super().__init__()
         self._registry = registry
+        self._counters = registry.counters  # a field, because the relay path reads it
         self._framing = framing
         # How its messages are framed (RFC 6455, section 5.2): a final, unmasked frame of text or of bytes.
         self._first_byte, self._frame_type = (0x81, _TEXT) if framing is Framing.JSON else (0x82, _BINARY)
@@ -125,14 +128,14 @@ class Connection(WSListener):
         self._outbound: list[bytes] = []  # heads and messages, in turn, that wait for the end of this read
         self._waiting = 0  # bytes of these messages
         self.is_behind = False  # whether the client reads more slowly than others write to it
-        self._allowance = Allowance(registry.usage, now=opened_at)
+        self._allowance = Allowance(registry.occupancy.usage, now=opened_at)
         self._bucket = self._allowance.messages
         self._volume = self._allowance.volume
         self._buffered = self._kept = 0  # bytes of read buffer and of fragments, where they are many
         self.received = 0  # messages from the client
         self.sent = 0  # and to it
 
-    # -- what picows calls ---------------------------------------------------------------------------------------
+    # -- what picows calls ---------------------------------------------------------------------------------------------
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Start the session."""
@@ -145,16 +148,17 @@ class Connection(WSListener):
         if self._registry.sample.takes("connection opened", time.monotonic()):
             log.info("connection opened", address=self.address, framing=self._framing.value)
         self._registry.metrics.connections_opened.labelled().add()
-        no_room = self._registry.enter(self)
+        no_room = self._registry.occupancy.enter(self)
         if no_room is not None:
             self._conversation.perform(self._session.turned_away(no_room))
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Handle one frame, and write what a whole read has caused once its last frame was handled."""
         registry = self._registry
+        batch = registry.batch
         last = frame.last_in_buffer
-        if not last:
-            registry.joining = True
+        if batch is None and not last:
+            batch = registry.open_batch()
         try:
             self._heard = True
             if (
@@ -166,11 +170,13 @@ class Connection(WSListener):
             ):
                 data = frame.get_payload_as_bytes()
                 size = len(data)
-                registry.bytes_received.value += size
+                self._counters.bytes_received.value += size
                 bucket, volume = self._bucket, self._volume
                 bucket.left = left = bucket.left - 1
                 volume.left = room = volume.left - size
-                if ((left >= 0 and room >= 0) or self._may_send(data)) and not (self._relays and self._relay(data)):
+                if ((left >= 0 and room >= 0) or self._may_send(data)) and not (
+                    self._relays and self._relay(data, batch)
+                ):
                     self._take(data, _BINARY)
             else:
                 assert self._frames is not None  # noqa: S101 - frames come after the upgrade
@@ -179,15 +185,15 @@ class Connection(WSListener):
             log.exception("connection failed", client_id=self._session.client_id)
             self.broken(CloseCode.INTERNAL, "internal error")
         finally:
-            if last and registry.joining:
-                registry.flush()
+            if last and batch is not None:
+                registry.close_batch()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """End the session, whoever ended the connection."""
         frames = self._frames
         assert frames is not None  # noqa: S101 - it was connected
         frames.closed()
-        self._registry.leave(self)
+        self._registry.occupancy.leave(self)
         self._conversation.leave(may_resume=True)
         self._session.lost()
         self._registry.metrics.connections_closed.labelled(frames.outcome).add()
@@ -211,7 +217,7 @@ class Connection(WSListener):
         """Take note that the client has caught up."""
         self.is_behind = False
 
-    # -- what the bus calls --------------------------------------------------------------------------------------
+    # -- what the bus calls --------------------------------------------------------------------------------------------
 
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
         """Send a message to this client in its own encoding (`Subscriber.deliver`)."""
@@ -222,7 +228,8 @@ class Connection(WSListener):
         end = self.relay_end
         if end is None:
             return relay_each(self.deliver, self.client_id, sender, signals)
-        sent, origin, write = self._registry.sent, relay.sender_end(sender), relay.write
+        sent, batch = self._counters.sent, self._registry.batch
+        origin, write = relay.sender_end(sender), relay.write
         exceptional: list[Exceptional] = []
         for place, (head, body) in enumerate(signals):
             outgoing = write(head, body, origin, end)
@@ -231,24 +238,24 @@ class Connection(WSListener):
                 exceptional += [(place, result) for _, result in odd]
             else:
                 sent[head[TYPE_AT]].value += 1
-                self.write(outgoing)
+                self.write(outgoing, batch)
         return exceptional
 
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection in favour of a newer one (`Subscriber.replaced`)."""
         self._conversation.replaced(same_instance=same_instance)
 
-    # -- what its session calls (`Carrier`) ----------------------------------------------------------------------
+    # -- what its session calls (`SessionConnection`) ------------------------------------------------------------------
 
     def handed_over(self) -> None:
-        """Close, since the session goes on elsewhere (`Carrier.handed_over`)."""
+        """Close, since the session goes on elsewhere (`SessionConnection.handed_over`)."""
         self._conversation.handed_over()
 
     def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
-        """Send the reply to a request (`Carrier.answered`)."""
+        """Send the reply to a request (`SessionConnection.answered`)."""
         self._conversation.answered(request, reply, exclusive=exclusive)
 
-    # -- what operators see and do (`LiveSession`) -----------------------------------------------------------------
+    # -- what operators see and do (`LiveSession`) ---------------------------------------------------------------------
 
     @property
     def is_established(self) -> bool:
@@ -285,7 +292,7 @@ class Connection(WSListener):
         """Seconds since it was opened."""
         return time.monotonic() - self._opened_at
 
-    # -- what metrics ask for --------------------------------------------------------------------------------------
+    # -- what metrics ask for ------------------------------------------------------------------------------------------
 
     @property
     def queued_bytes(self) -> int:
@@ -297,13 +304,13 @@ class Connection(WSListener):
         """Requests of the client that are being answered."""
         return len(self._conversation.pending)
 
-    # -- what ends it ----------------------------------------------------------------------------------------------
+    # -- what ends it --------------------------------------------------------------------------------------------------
 
     def evict(self) -> None:
         """End the connection because an operator says so."""
         self._conversation.perform(self._session.evicted())
 
-    # -- what the server calls -----------------------------------------------------------------------------------
+    # -- what the server calls -----------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Do what is due at `now`: pings and time limits."""
@@ -325,19 +332,19 @@ class Connection(WSListener):
         return self._conversation.is_answering
 
     def go_away(self, reconnect_after: int) -> None:
-        """Tell the client that the service is about to stop (`Line.go_away`)."""
+        """Tell the client that the service is about to stop (`RegisteredConnection.go_away`)."""
         self._conversation.perform(self._session.draining(reconnect_after=reconnect_after))
 
     def freeze(self) -> None:
-        """Let nothing count that still comes; `part` says good-bye (`Line.freeze`)."""
+        """Let nothing count that still comes; `part` says good-bye (`RegisteredConnection.freeze`)."""
         self._conversation.freeze()
 
     def part(self) -> None:
-        """Say good-bye after `freeze` (`Line.part`)."""
+        """Say good-bye after `freeze` (`RegisteredConnection.part`)."""
         self._conversation.part()
 
     def give_way(self) -> None:
-        """Say so, and close the socket without waiting for the client (`Line.give_way`)."""
+        """Say so, and close the socket without waiting for the client (`RegisteredConnection.give_way`)."""
         self._conversation.perform(self._session.turned_away("others want in"))
         self.cut()
 
@@ -354,7 +361,7 @@ class Connection(WSListener):
         self._outbound = []
         count, data = len(outbound) // 2, b"".join(outbound)
         self.sent += count
-        self._registry.bytes_sent.value += self._waiting
+        self._counters.bytes_sent.value += self._waiting
         self._waiting = 0
         if self._journal is not None:
             self._journal.keep(data, count)
@@ -364,9 +371,9 @@ class Connection(WSListener):
         if not self.is_behind or self._has_room(len(data)):
             transport.underlying_transport.write(data)
 
-    # -- the short ways ------------------------------------------------------------------------------------------
+    # -- the short ways ------------------------------------------------------------------------------------------------
 
-    def _relay(self, data: bytes) -> bool:
+    def _relay(self, data: bytes, batch: WriteBatch | None) -> bool:
         """Send a signal the short way; False leaves it to the session and the codec."""
         registry = self._registry
         end = self.relay_end
@@ -374,11 +381,13 @@ class Connection(WSListener):
         signal = relay.read(data, end)
         if signal is None:
             return False
-        relayed = registry.relayed[data[TYPE_AT]]
+        relayed = self._counters.relayed[data[TYPE_AT]]
         began = 0.0 if relayed.value % _TIMED_ONE_OF else perf_counter()
         target = registry.bus.subscribers.get(signal.target_client_id)
         if target is None:
-            return registry.forwarder is not None and self._forward(registry.forwarder, data, signal)
+            return registry.forwarder is not None and self._forward(
+                registry.forwarder, data, signal, is_alone=batch is None
+            )
         if target.relay_end is None:
             return False
         outgoing = relay.write(data, signal.signal_data, end, target.relay_end)
@@ -386,25 +395,28 @@ class Connection(WSListener):
             return False
         self.received += 1
         relayed.value += 1
-        target.write(outgoing)
+        target.write(outgoing, batch)
         if began:
-            registry.timed(began)
+            if batch is None:
+                self._counters.relay_seconds.observe(perf_counter() - began)
+            else:
+                batch.time(began)
         journal = self._journal
         if journal is not None and journal.take(len(data)):
             self._conversation.confirm()
         if signal.ack:
-            self._conversation.acknowledge(signal.target_client_id, data)
+            self._conversation.acknowledge(signal.target_client_id, data, batch)
         return True
 
-    def _forward(self, forwarder: Forwarder, data: bytes, signal: RelayedSignal) -> bool:
+    def _forward(self, forwarder: Forwarder, data: bytes, signal: RelayedSignal, *, is_alone: bool) -> bool:
         """Send a signal to a client that is not here; False leaves it to the session, which says what is wrong."""
-        target, is_alone = signal.target_client_id, not self._registry.joining
+        target = signal.target_client_id
         try:
             forwarder.forward(self, target, data, signal.signal_data, wants_ack=signal.ack, is_alone=is_alone)
         except SignalManagerError:
             return False
         self.received += 1
-        self._registry.forwarded[data[TYPE_AT]].value += 1
+        self._counters.forwarded[data[TYPE_AT]].value += 1
         journal = self._journal
         if journal is not None and journal.take(len(data)):
             self._conversation.confirm()
@@ -433,19 +445,18 @@ class Connection(WSListener):
                 return False  # the long way has the words for that
             journal.confirm(beat.received)
         self.received += 1
-        registry = self._registry
-        registry.received[MessageType.HEARTBEAT].value += 1
-        registry.sent[MessageType.HEARTBEAT_ACK].value += 1
+        self._counters.received[MessageType.HEARTBEAT].value += 1
+        self._counters.sent[MessageType.HEARTBEAT_ACK].value += 1
         server_time = time.time_ns() // 1_000_000
         came = None if journal is None else journal.tell()
         answer = heartbeat.acknowledgement(data, beat, end, server_time=server_time, received=came)
         self.write(answer, counts=False)
         return True
 
-    # -- what its read buffer calls (`Receiver`) -------------------------------------------------------------------
+    # -- what its read buffer calls (`BufferedConnection`) -------------------------------------------------------------
 
     def buffered(self, size: int) -> None:
-        """Bound the read buffer of a stranger, and count that of a client (`Receiver.buffered`)."""
+        """Bound the read buffer of a stranger, and count that of a client (`BufferedConnection.buffered`)."""
         if self.is_established:
             if size > _FREE_BUFFER:
                 self._buffered = size
@@ -462,13 +473,13 @@ class Connection(WSListener):
         self._pause()
 
     def _hold(self) -> None:
-        self._registry.hold(self, self._buffered + self._kept)
+        self._registry.occupancy.hold(self, self._buffered + self._kept)
 
-    # -- what its frames call (`Reader`) -------------------------------------------------------------------------
+    # -- what its frames call (`FramedConnection`) ---------------------------------------------------------------------
 
     def message(self, data: bytes, frame_type: WSMsgType) -> None:
         """Let a message in if it is within the rate, and if text is text (RFC 6455, section 8.1)."""
-        self._registry.bytes_received.value += len(data)
+        self._counters.bytes_received.value += len(data)
         self._bucket.left -= 1
         self._volume.left -= len(data)
         if (self._bucket.left < 0 or self._volume.left < 0) and not self._may_send(data):
@@ -479,30 +490,30 @@ class Connection(WSListener):
         self._take_or_hold(data, frame_type)
 
     def keeps(self, size: int) -> None:
-        """Count what is kept of a message in fragments (`Reader.keeps`)."""
+        """Count what is kept of a message in fragments (`FramedConnection.keeps`)."""
         kept = size if size > _FREE_FRAGMENTS else 0
         if kept != self._kept:
             self._kept = kept
             self._hold()
 
     def may_write(self, size: int) -> bool:
-        """Tell whether the client may be sent so many bytes more (`Reader.may_write`)."""
+        """Tell whether the client may be sent so many bytes more (`FramedConnection.may_write`)."""
         return not self.is_behind or self._has_room(size)
 
     def hung_up(self, *, may_return: bool) -> None:
-        """End the session, since the client has closed (`Reader.hung_up`)."""
+        """End the session, since the client has closed (`FramedConnection.hung_up`)."""
         self._session.lost()
         self._conversation.leave(may_resume=may_return)
 
     def broken(self, code: CloseCode, reason: str) -> None:
-        """Close because frames came that are no messages, or because handling one failed (`Reader.broken`)."""
+        """Close because a frame is invalid or its handling failed (`FramedConnection.broken`)."""
         self._conversation.perform(self._session.broken(code, reason))
 
     def insistent(self) -> None:
-        """Close because the client goes beyond the rate for too long (`Reader.insistent`)."""
+        """Close because the client goes beyond the rate for too long (`FramedConnection.insistent`)."""
         self._conversation.perform(self._session.insistent())
 
-    # -- inbound -------------------------------------------------------------------------------------------------
+    # -- inbound -------------------------------------------------------------------------------------------------------
 
     def _may_send(self, data: bytes) -> bool:
         """Look whether the rates allow a message after all, and refuse it if not; what is left of one is below zero."""
@@ -524,7 +535,7 @@ class Connection(WSListener):
         if self._held is not None:
             self._held.append((data, frame_type))
             self._pause()
-        elif not (frame_type is _BINARY and self._relays and self._relay(data)):
+        elif not (frame_type is _BINARY and self._relays and self._relay(data, self._registry.batch)):
             self._take(data, frame_type)
 
     def _take(self, data: bytes, frame_type: WSMsgType) -> None:
@@ -534,15 +545,15 @@ class Connection(WSListener):
         self.received += 1
         self._conversation.take(data, is_text=frame_type is _TEXT)
 
-    # -- what its conversation calls (`Wire`) -------------------------------------------------------------------
+    # -- what its conversation calls (`ConversationConnection`) --------------------------------------------------------
 
     def identified(self, connect: Connect, *, relays: bool) -> None:
-        """Serve the client as what it has proved to be (`Wire.identified`)."""
+        """Serve the client as what it has proved to be (`ConversationConnection.identified`)."""
         session = self._session
         self._bucket = self._allowance.of_client(connect.client_id, time.monotonic())
         self._volume = self._allowance.volume
         if self._frames is not None:
-            self._frames.longest = self._registry.max_message_size
+            self._frames.longest = self._registry.limits.largest_message
         self.client_id = ClientId(connect.client_id)
         self.instance_id = connect.instance_id
         if self._framing is not Framing.JSON:
@@ -550,27 +561,27 @@ class Connection(WSListener):
             self._relays = relays
 
     def restrict(self, *, relays: bool) -> None:
-        """Let the client's signals take the short way from now on, or not (`Wire.restrict`)."""
+        """Let the client's signals take the short way from now on, or not (`ConversationConnection.restrict`)."""
         self._relays = relays and self.relay_end is not None
 
     def keep_in(self, journal: Journal) -> None:
-        """Count and keep all messages in this journal (`Wire.keep_in`)."""
+        """Count and keep all messages in this journal (`ConversationConnection.keep_in`)."""
         self._journal = journal
 
     def let_go(self) -> None:
-        """Be nobody's presence any more (`Wire.let_go`)."""
+        """Be nobody's presence any more (`ConversationConnection.let_go`)."""
         self.flush()  # what has been written to the client so far counts
         self._journal = None
         self.relay_end = None
         self._relays = False
 
     def ping(self) -> None:
-        """Ask the other end whether it is there (`Wire.ping`)."""
+        """Ask the other end whether it is there (`ConversationConnection.ping`)."""
         if self._transport is not None:
             self._transport.send_ping()
 
     def hold(self) -> None:
-        """Let later messages wait (`Wire.hold`)."""
+        """Let later messages wait (`ConversationConnection.hold`)."""
         self._held = []
 
     def _pause(self) -> None:
@@ -583,7 +594,7 @@ class Connection(WSListener):
             self._transport.underlying_transport.pause_reading()
 
     def release(self) -> None:
-        """Handle what has waited, up to the next request that others must wait for (`Wire.release`)."""
+        """Handle the messages that were held back, up to the next exclusive request."""
         self._next_tick = 0.0  # whoever has come into a room is looked after sooner
         waiting, self._held = self._held or [], None
         for index, (data, frame_type) in enumerate(waiting):
@@ -596,16 +607,15 @@ class Connection(WSListener):
             self._is_paused = False
             transport.underlying_transport.resume_reading()
 
-    # -- outbound ------------------------------------------------------------------------------------------------
+    # -- outbound ------------------------------------------------------------------------------------------------------
 
-    def write(self, data: bytes, *, counts: bool = True) -> None:
-        """Write one message: at once, or with the others of this read; keep it where it `counts` for the session."""
+    def write(self, data: bytes, batch: WriteBatch | None = None, *, counts: bool = True) -> None:
+        """Send one encoded message: with the others of `batch`, or at once (`ConversationConnection.write`)."""
         size = len(data)
-        registry = self._registry
-        if registry.joining and counts:
+        if batch is not None and counts:
             outbound = self._outbound
             if not outbound:
-                registry.written.append(self)
+                batch.queues.append(self)
             outbound.append(frame_head(self._first_byte, size))
             outbound.append(data)
             self._waiting = waiting = self._waiting + size
@@ -617,7 +627,7 @@ class Connection(WSListener):
         if counts and self._journal is not None:
             self._journal.keep(data)
         self.sent += 1
-        registry.bytes_sent.value += size
+        self._counters.bytes_sent.value += size
         if self._transport is not None and (not self.is_behind or self._has_room(size)):
             self._transport.send(self._frame_type, data)
 
@@ -631,6 +641,6 @@ class Connection(WSListener):
         return False
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """Start the closing handshake (`Wire.close`)."""
+        """Start the closing handshake (`ConversationConnection.close`)."""
         if self._frames is not None:
             self._frames.close(code, reason)

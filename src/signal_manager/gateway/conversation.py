@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Protocol, assert_never
+from typing import assert_never
 from uuid import uuid4
 
 import msgspec
@@ -27,9 +27,11 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.gateway.limits import BEFORE_CONNECT, PENDING_REQUESTS
-from signal_manager.gateway.registry import ConnectionRegistry, Line
+from signal_manager.gateway.ports import ConversationConnection
+from signal_manager.gateway.registry import ConnectionRegistry
 from signal_manager.gateway.sessions import ResumableSession
 from signal_manager.gateway.sign_in import Admission, ServiceFullError, admit, renew, session_to_go_on_with
+from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.model import Caller
 from signal_manager.protocol import heartbeat
 from signal_manager.protocol.catalogue import spec_of
@@ -51,7 +53,7 @@ from signal_manager.protocol.messages import (
     SignalAck,
     TokenRenew,
 )
-from signal_manager.protocol.resume import UNCOUNTED, Journal, WireFormat
+from signal_manager.protocol.resume import UNCOUNTED, WireFormat
 from signal_manager.protocol.state_machine import (
     Absent,
     Action,
@@ -68,7 +70,7 @@ from signal_manager.protocol.state_machine import (
     State,
 )
 
-__all__ = ["Conversation", "Wire"]
+__all__ = ["Conversation"]
 
 log = structlog.get_logger(__name__)
 
@@ -79,62 +81,35 @@ _LOST = "connection lost"
 _WITHOUT_ROOM = frozenset({PayloadType.BINARY, PayloadType.TEXT})
 
 
-class Wire(Line, Protocol):
-    """A connection, as far as what is said on it knows it."""
-
-    def write(self, data: bytes, *, counts: bool = True) -> None:
-        """Send one encoded message; keep it where it `counts` for the session."""
-
-    def ping(self) -> None:
-        """Ask the other end whether it is there."""
-
-    def close(self, code: CloseCode, reason: str) -> None:
-        """Start the closing handshake."""
-
-    def hold(self) -> None:
-        """Let the messages that come from now on wait."""
-
-    def release(self) -> None:
-        """Handle what has waited."""
-
-    def identified(self, connect: Connect, *, relays: bool) -> None:
-        """Serve the client as what it has proved to be; `relays` lets its signals take the short way."""
-
-    def restrict(self, *, relays: bool) -> None:
-        """Let the client's signals take the short way from now on, or not."""
-
-    def keep_in(self, journal: Journal) -> None:
-        """Count and keep all messages in this journal."""
-
-    def let_go(self) -> None:
-        """Be nobody's presence any more: what still comes does not count, and what is written reaches nobody."""
-
-
 class Conversation:
     """What is said on one connection.
 
     Args:
-        wire: the connection.
-        board: what all connections share.
+        connection: carries the messages.
+        registry: what all connections share.
         session: decides what may be said.
         framing: how messages are wrapped.
     """
 
     __slots__ = (
         "_caller",
+        "_connection",
         "_farewell",
         "_framing",
         "_registry",
         "_resumable",
         "_session",
-        "_wire",
         "pending",
     )
 
     def __init__(
-        self, wire: Wire, registry: ConnectionRegistry, session: ConnectionStateMachine, framing: Framing
+        self,
+        connection: ConversationConnection,
+        registry: ConnectionRegistry,
+        session: ConnectionStateMachine,
+        framing: Framing,
     ) -> None:
-        self._wire = wire
+        self._connection = connection
         self._registry = registry
         self._session = session
         self._framing = framing
@@ -171,7 +146,7 @@ class Conversation:
                 raise MalformedMessageError(f"expected a {wanted} WebSocket message, got a {came} one")
             header = decode_frame(self._framing, data)
             payload_type = header.payload_type
-            self._registry.received[header.message_type].value += 1
+            self._registry.counters.received[header.message_type].value += 1
             if not session.reads(header.message_type):
                 shape = guess_shape(payload_type, header.payload)
                 self._count(header.message_type, data)
@@ -206,7 +181,7 @@ class Conversation:
             pass
         else:
             message_id, payload_type, message_type = header.message_id, header.payload_type, header.message_type
-            self._registry.received[message_type].value += 1
+            self._registry.counters.received[message_type].value += 1
         self._count(message_type, data)
         self.perform(self._session.limited(refusal, message_id=message_id, payload_type=payload_type))
 
@@ -221,14 +196,14 @@ class Conversation:
         resumable, session = self._resumable, self._session
         assert resumable is not None  # noqa: S101 - whoever counts has one
         timestamp, received = time.time_ns() // 1_000_000, resumable.client_session.journal.tell()
-        end = self._wire.relay_end
+        end = self._connection.relay_end
         if end is not None and session.payload_type is PayloadType.JSON:  # only plain sessions can be resumed
-            self._registry.sent[MessageType.HEARTBEAT].value += 1
+            self._registry.counters.sent[MessageType.HEARTBEAT].value += 1
             beat = heartbeat.confirmation(end, uuid4().bytes, timestamp=timestamp, received=received)
         else:
             message = Heartbeat(timestamp=timestamp, received=received)
             beat = self._encode(message, None, session.payload_type, session.shape)
-        self._wire.write(beat, counts=False)
+        self._connection.write(beat, counts=False)
 
     # -- what goes -----------------------------------------------------------------------------------------------
 
@@ -247,16 +222,15 @@ class Conversation:
             # As `relay.write` does: without its sender it may fit, and the original's clients know of none.
             message = msgspec.structs.replace(message, sender_client_id=None)
             data = self._encode(message, message_id, session.payload_type, session.shape)
-        self._wire.write(data)
+        self._connection.write(data, self._registry.batch)
         return Delivery.DELIVERED
 
-    def acknowledge(self, target: str, data: bytes) -> None:
+    def acknowledge(self, target: str, data: bytes, batch: WriteBatch | None) -> None:
         """Tell the client that the signal in `data`, a whole frame, was written to its target."""
         ack = SignalAck(status="delivered", target_client_id=target)
         if self._session.shape is not Shape.TAGGED:
-            self._wire.write(
-                self._encode(ack, data[ID_AT:PAYLOAD_TYPE_AT], PayloadType(data[PAYLOAD_TYPE_AT]), self._session.shape)
-            )
+            message_id, payload_type = data[ID_AT:PAYLOAD_TYPE_AT], PayloadType(data[PAYLOAD_TYPE_AT])
+            self._connection.write(self._encode(ack, message_id, payload_type, self._session.shape), batch)
 
     def tell(self, request: Received, told: SignalAck | SignalManagerError | None) -> None:
         """Answer a signal whose way was known only after others were handled, wherever its client is by now."""
@@ -267,9 +241,9 @@ class Conversation:
         else:
             reply = self._encoded(self._session.reply(told, request))
         if self._resumable is not None:
-            self._resumable.tell(reply)
+            self._resumable.tell(reply, self._registry.batch)
         elif self._caller is not None:
-            self._wire.write(reply)
+            self._connection.write(reply, self._registry.batch)
 
     def _send(self, action: Send) -> None:
         if (
@@ -280,12 +254,12 @@ class Conversation:
             told = msgspec.structs.replace(action.message, received=self._resumable.client_session.journal.tell())
             action = msgspec.structs.replace(action, message=told)
         counts = spec_of(action.message).message_type not in UNCOUNTED
-        self._wire.write(self._encoded(action), counts=counts)
+        self._connection.write(self._encoded(action), self._registry.batch, counts=counts)
 
     def _encoded(self, action: Send) -> bytes:
         """Return a message's bytes, or those of the ERROR that it is too large for this client's framing."""
         if isinstance(action.message, ErrorMessage):
-            self._registry.failed(action.message, self._session.client_id)
+            self._registry.errors.record(action.message, self._session.client_id)
         try:
             return self._encode(action.message, action.message_id, action.payload_type, action.shape)
         except TooLargeError as error:
@@ -296,7 +270,7 @@ class Conversation:
         payload_type, payload = encode_payload(message, payload_type, shape, sent_by=Peer.SERVICE)
         message_type = spec_of(message).message_type
         frame = encode_frame(self._framing, message_type, message_id or uuid4().bytes, payload_type, payload)
-        self._registry.sent[message_type].value += 1
+        self._registry.counters.sent[message_type].value += 1
         return frame
 
     # -- actions -------------------------------------------------------------------------------------------------
@@ -310,21 +284,21 @@ class Conversation:
                 case Relay():
                     self._relay(action.signal)
                 case Authenticate():
-                    self._wire.hold()
-                    self._registry.introduced(self._wire)
-                    self._registry.start(self._authenticate(action.connect), name="authenticate")
+                    self._connection.hold()
+                    self._registry.occupancy.introduced(self._connection)
+                    self._registry.background.start(self._authenticate(action.connect), name="authenticate")
                 case Dispatch():
                     self._dispatch(action.request)
                 case Confirm():
                     self._confirmed(action)
                 case Ping():
-                    self._wire.ping()
+                    self._connection.ping()
                 case Absent():
                     if self._caller is not None:
                         self._registry.dispatcher.mark(self._caller.session_id, is_away=action.is_away)
                 case Close():
                     self.leave(_REASONS.get(action.code, _LOST), may_resume=CLOSE_CODES[action.code].keeps_session)
-                    self._wire.close(action.code, action.reason)
+                    self._connection.close(action.code, action.reason)
                 case _:
                     assert_never(action)
 
@@ -346,7 +320,7 @@ class Conversation:
         except SignalManagerError as error:
             self._send(self._session.error(error, received))
             return
-        self._registry.relayed_otherwise += 1
+        self._registry.counters.relayed_decoded.value += 1
         if isinstance(ack, SignalAck) and self._session.shape is not Shape.TAGGED:
             self._send(self._session.reply(ack, received))
 
@@ -372,14 +346,14 @@ class Conversation:
         session, registry = self._session, self._registry
         wire_format = self._wire_format(connect)
         try:
-            admission = await admit(registry, connect, wire=self._wire, wire_format=wire_format)
+            admission = await admit(registry, connect, connection=self._connection, wire_format=wire_format)
         except ServiceFullError as error:
             self.perform(session.turned_away(error.message))
-            self._wire.release()
+            self._connection.release()
             return
         except SignalManagerError as error:
             self.perform(session.refused(error))
-            self._wire.release()
+            self._connection.release()
             return
         caller, claimed = admission.caller, admission.claimed
         if session.state is not State.AUTHENTICATING:  # the client has gone meanwhile
@@ -393,7 +367,7 @@ class Conversation:
         else:
             self._welcome(admission, connect, wire_format)
         if self._resumable is None or not self._resumable.is_busy:
-            self._wire.release()
+            self._connection.release()
 
     def _wire_format(self, connect: Connect) -> WireFormat | None:
         """Return how this client's session is written; None for one that ends with its connection.
@@ -413,7 +387,7 @@ class Conversation:
         if wire_format is None:
             actions = self._accepted(caller)
             self._join(caller, connect)
-            self._registry.bus.attach(caller.identity.client_id, self._wire)
+            self._registry.bus.attach(caller.identity.client_id, self._connection)
             self.perform(actions)
             return
         offer = connect.resume
@@ -421,7 +395,9 @@ class Conversation:
             caller = msgspec.structs.replace(caller, session_id=former.session_id)
             self._carry(former, caller, connect, missing_from=offer.received)
             return
-        self._carry(session_store.open(self._wire, caller, connect, wire_format), caller, connect, missing_from=None)
+        self._carry(
+            session_store.open(self._connection, caller, connect, wire_format), caller, connect, missing_from=None
+        )
 
     def _carry(
         self, resumable: ResumableSession, caller: Caller, connect: Connect, *, missing_from: int | None
@@ -438,14 +414,14 @@ class Conversation:
         self._join(caller, connect)
         missing: tuple[bytes, ...] = ()
         if missing_from is None:
-            self._registry.bus.attach(caller.identity.client_id, self._wire)
+            self._registry.bus.attach(caller.identity.client_id, self._connection)
         else:
-            missing = resumable.resume(self._wire, caller, missing_from)
+            missing = resumable.resume(self._connection, caller, missing_from)
         self._resumable, self.pending = resumable, resumable.pending
-        self._wire.keep_in(client_session.journal)
+        self._connection.keep_in(client_session.journal)
         self.perform(actions)
         for data in missing:
-            self._wire.write(data, counts=False)
+            self._connection.write(data, counts=False)
 
     def _accepted(self, caller: Caller, terms: ResumeTerms | None = None) -> list[Action]:
         now, server_time = time.monotonic(), time.time_ns() // 1_000_000
@@ -456,8 +432,8 @@ class Conversation:
     def _join(self, caller: Caller, connect: Connect) -> None:
         """Make this connection its client's presence."""
         self._caller = caller
-        self._wire.identified(connect, relays=caller.identity.grants.signal_to is None)
-        log.info("connection authenticated", client_id=connect.client_id, address=self._wire.address)
+        self._connection.identified(connect, relays=caller.identity.grants.signal_to is None)
+        log.info("connection authenticated", client_id=connect.client_id, address=self._connection.address)
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -472,10 +448,12 @@ class Conversation:
         self.pending[id(request)] = request
         exclusive = spec_of(request.message).is_exclusive
         if exclusive:
-            self._wire.hold()
+            self._connection.hold()
             if self._resumable is not None:
                 self._resumable.is_busy = True
-        self._registry.start(self._answer(caller, request, self._resumable, exclusive=exclusive), name="answer")
+        self._registry.background.start(
+            self._answer(caller, request, self._resumable, exclusive=exclusive), name="answer"
+        )
 
     async def _answer(
         self, caller: Caller, request: Received, resumable: ResumableSession | None, *, exclusive: bool
@@ -498,12 +476,14 @@ class Conversation:
 
     async def _ask(self, caller: Caller, message: Message) -> Message:
         if isinstance(message, TokenRenew):
-            return self._renewed(await renew(self._registry, caller, message.auth_token, source=self._wire.source))
+            return self._renewed(
+                await renew(self._registry, caller, message.auth_token, source=self._connection.source)
+            )
         token = getattr(message, "auth_token", None)
         if not token:
             return await self._registry.dispatcher.answer(caller, message)
         # A request that brings a token of its own is no cheaper way to guess one.
-        usage, source = self._registry.usage, self._wire.source
+        usage, source = self._registry.occupancy.usage, self._connection.source
         usage.check_authentication(source, time.monotonic())
         try:
             return await self._registry.dispatcher.answer(caller, message)
@@ -519,17 +499,17 @@ class Conversation:
         self._caller = caller
         if self._resumable is not None:
             self._resumable.caller = caller
-        self._wire.restrict(relays=caller.identity.grants.signal_to is None)
+        self._connection.restrict(relays=caller.identity.grants.signal_to is None)
         return ack
 
     def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
-        """Send the reply to a request (`Carrier.answered`)."""
+        """Send the reply to a request (`SessionConnection.answered`)."""
         self.pending.pop(id(request), None)
-        self._wire.write(reply)
+        self._connection.write(reply)
         if exclusive:
             if self._resumable is not None:
                 self._resumable.is_busy = False
-            self._wire.release()
+            self._connection.release()
 
     # -- how it ends ---------------------------------------------------------------------------------------------
 
@@ -540,19 +520,19 @@ class Conversation:
         self.perform(actions)
 
     def handed_over(self) -> None:
-        """End since the session goes on elsewhere (`Carrier.handed_over`)."""
+        """End since the session goes on elsewhere (`SessionConnection.handed_over`)."""
         self._let_go()
         self.perform(self._session.replaced(same_instance=True))
 
     def freeze(self) -> None:
-        """Let nothing count that still comes; `part` says good-bye (`Line.freeze`)."""
+        """Let nothing count that still comes; `part` says good-bye (`RegisteredConnection.freeze`)."""
         self._farewell = self._session.stopped()
         if self._resumable is not None and self._resumable.client_session.journal.is_complete:
-            self._registry.bus.detach(self._wire.client_id, self._wire)
+            self._registry.bus.detach(self._connection.client_id, self._connection)
             self._let_go()
 
     def part(self) -> None:
-        """Say good-bye after `freeze` (`Line.part`)."""
+        """Say good-bye after `freeze` (`RegisteredConnection.part`)."""
         farewell, self._farewell = self._farewell, []
         self.perform(farewell)
 
@@ -564,17 +544,17 @@ class Conversation:
         if caller is None:
             return
         if resumable is not None:
-            if may_resume and resumable.suspend(self._wire, self._session):
+            if may_resume and resumable.suspend(self._connection, self._session):
                 return
             resumable.ended()
-        self._registry.bus.detach(caller.identity.client_id, self._wire)
+        self._registry.bus.detach(caller.identity.client_id, self._connection)
         self._registry.depart(caller, reason)
 
     def _let_go(self) -> None:
         self._caller = None
         self._resumable = None
         self.pending = {}
-        self._wire.let_go()
+        self._connection.let_go()
 
 
 def _as_request(action: Send) -> Received:

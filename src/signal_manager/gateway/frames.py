@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
 
 from picows import WSFrame, WSMsgType, WSTransport
 
 from signal_manager.gateway.limits import BEFORE_CONNECT, Allowance
+from signal_manager.gateway.ports import FramedConnection
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.websocket import may_be_sent
 
-__all__ = ["Frames", "Reader"]
+__all__ = ["Frames"]
 
 # How long a client may take to answer our close frame before its socket is cut (RFC 6455, section 7.1.1).
 CLOSE_TIMEOUT = 2.0
@@ -28,45 +28,20 @@ _BINARY = WSMsgType.BINARY
 _TEXT = WSMsgType.TEXT
 
 
-class Reader(Protocol):
-    """A connection, as far as its frames know it."""
-
-    def message(self, data: bytes, frame_type: WSMsgType) -> None:
-        """Handle a whole message."""
-
-    def keeps(self, size: int) -> None:
-        """Take note that so many bytes of a message are kept until the rest of it comes."""
-
-    def may_write(self, size: int) -> bool:
-        """Tell whether the client may be sent so many bytes more; if not, its connection ends."""
-
-    def flush(self) -> None:
-        """Write what has waited for the end of a read."""
-
-    def hung_up(self, *, may_return: bool) -> None:
-        """End the session, since the client has closed; what it still sends does not count."""
-
-    def broken(self, code: CloseCode, reason: str) -> None:
-        """End the session, since its frames are no messages."""
-
-    def insistent(self) -> None:
-        """End the session, since it goes beyond the rate for too long."""
-
-
 class Frames:
     """The frames of one connection.
 
     Args:
         transport: the socket.
-        reader: takes the messages.
+        connection: takes the messages.
         allowance: how many frames may come.
     """
 
-    __slots__ = ("_allowance", "_fragments", "_outcome", "_reader", "_reason", "_timer", "_transport", "longest")
+    __slots__ = ("_allowance", "_connection", "_fragments", "_outcome", "_reason", "_timer", "_transport", "longest")
 
-    def __init__(self, transport: WSTransport, reader: Reader, allowance: Allowance) -> None:
+    def __init__(self, transport: WSTransport, connection: FramedConnection, allowance: Allowance) -> None:
         self._transport = transport
-        self._reader = reader
+        self._connection = connection
         self._allowance = allowance
         self.longest = BEFORE_CONNECT  # of a message, in bytes; more for whoever has proved to be a client
         self._fragments: bytearray | None = None  # the frame type, then what has come of the message so far
@@ -77,16 +52,16 @@ class Frames:
     def handle(self, frame: WSFrame) -> bool:
         """Handle a frame; tell whether the rest of a message is still to come."""
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self._reader.broken(CloseCode.PROTOCOL, "reserved bits are set, and no extension was agreed on")
+            self._connection.broken(CloseCode.PROTOCOL, "reserved bits are set, and no extension was agreed on")
             return self._fragments is not None
         is_message = frame.fin and (frame.msg_type is _BINARY or frame.msg_type is _TEXT)
         if not is_message and self._allowance.has_too_many_frames(time.monotonic()):
-            self._reader.insistent()
+            self._connection.insistent()
             return self._fragments is not None
         match frame.msg_type:
             case WSMsgType.PING:
                 payload = frame.get_payload_as_bytes()
-                if self._reader.may_write(len(payload)):
+                if self._connection.may_write(len(payload)):
                     self._transport.send_pong(payload)
             case WSMsgType.PONG:
                 pass
@@ -100,24 +75,24 @@ class Frames:
         """Put the frames of one message together (section 5.4)."""
         fragments = self._fragments
         if (frame_type is WSMsgType.CONTINUATION) is (fragments is None):
-            self._reader.broken(CloseCode.PROTOCOL, "fragments out of order")
+            self._connection.broken(CloseCode.PROTOCOL, "fragments out of order")
             return
         if fragments is None:
             if frame.fin:
-                self._reader.message(frame.get_payload_as_bytes(), frame_type)
+                self._connection.message(frame.get_payload_as_bytes(), frame_type)
                 return
             fragments = self._fragments = bytearray((frame_type.value,))
         fragments += frame.get_payload_as_bytes()
         if len(fragments) - 1 > self.longest:
             self._fragments = None
-            self._reader.keeps(0)
-            self._reader.broken(CloseCode.TOO_LARGE, f"message larger than {self.longest} bytes")
+            self._connection.keeps(0)
+            self._connection.broken(CloseCode.TOO_LARGE, f"message larger than {self.longest} bytes")
         elif frame.fin:
             self._fragments = None
-            self._reader.keeps(0)
-            self._reader.message(bytes(fragments[1:]), WSMsgType(fragments[0]))
+            self._connection.keeps(0)
+            self._connection.message(bytes(fragments[1:]), WSMsgType(fragments[0]))
         else:
-            self._reader.keeps(len(fragments))
+            self._connection.keeps(len(fragments))
 
     # -- closing -------------------------------------------------------------------------------------------------
 
@@ -146,9 +121,9 @@ class Frames:
         """Answer a close frame (section 5.5.1); whatever the client sends after it does not count."""
         code = int.from_bytes(frame.get_payload_as_bytes()[:2]) if frame.payload_size else CloseCode.NORMAL
         if not may_be_sent(code):
-            self._reader.broken(CloseCode.PROTOCOL, "no such close code")
+            self._connection.broken(CloseCode.PROTOCOL, "no such close code")
             return
-        self._reader.hung_up(may_return=code not in _LEFT)
+        self._connection.hung_up(may_return=code not in _LEFT)
         if not self._reason:
             self._reason, self._outcome = "closed by the client", "client"
         if not self._transport.is_close_frame_sent:
@@ -158,7 +133,7 @@ class Frames:
 
     def _say_good_bye(self, code: int, reason: str) -> None:
         """Send the close frame, after all that has waited."""
-        self._reader.flush()
+        self._connection.flush()
         self._transport.send_close(code, reason)  # type: ignore[arg-type]  # the stub has no private codes
 
     def cut_later(self) -> None:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from aiofastnet import connect_accepted_socket
@@ -26,6 +26,7 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub l
 
 from signal_manager.errors import ConfigurationError
 from signal_manager.gateway.limits import HALF_OPEN, ClientAddress, Sample, Tally, TrustedProxies, address_of
+from signal_manager.gateway.ports import BufferedConnection
 from signal_manager.gateway.tls import Certificate
 
 __all__ = ["Listener", "Upgrade", "listen"]
@@ -336,17 +337,6 @@ class Listener:
         return protocol
 
 
-class Receiver(Protocol):
-    """A connection, as far as its read buffer knows it."""
-
-    @property
-    def is_established(self) -> bool:
-        """Whether it has proved who it is."""
-
-    def buffered(self, size: int) -> None:
-        """Take note that the read buffer has grown, and now has so many bytes free."""
-
-
 class _Reading(WSProtocol):  # type: ignore[misc]  # the stub leaves its base out
     """picows' protocol, with a bound on what it reads at once and an eye on how large its buffer is.
 
@@ -365,13 +355,13 @@ class _Reading(WSProtocol):  # type: ignore[misc]  # the stub leaves its base ou
         return free if len(free) <= self.at_once else self._bounded(free)
 
     def _bounded(self, free: memoryview) -> memoryview:
-        receiver: Receiver | None = self.listener
-        if receiver is None:
+        connection: BufferedConnection | None = self.listener
+        if connection is None:
             return free[: self.at_once]
         if len(free) > self.largest:
             self.largest = len(free)
-            receiver.buffered(len(free))
-        if receiver.is_established:
+            connection.buffered(len(free))
+        if connection.is_established:
             self.at_once = _CLIENTS_READ
         return free[: self.at_once]
 

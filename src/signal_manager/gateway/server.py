@@ -21,6 +21,7 @@ from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithLis
 from signal_manager.bus.base import Bus
 from signal_manager.gateway.connection import Connection
 from signal_manager.gateway.dispatcher import Dispatcher
+from signal_manager.gateway.drain import Drain
 from signal_manager.gateway.limits import (
     TURNED_AWAY,
     ClientAddress,
@@ -32,8 +33,9 @@ from signal_manager.gateway.limits import (
 )
 from signal_manager.gateway.listener import Listener
 from signal_manager.gateway.live_sessions import LiveSessions, Phase
+from signal_manager.gateway.ports import RelayTarget
 from signal_manager.gateway.registry import ConnectionRegistry
-from signal_manager.gateway.sessions import Reachable, ResumeSettings
+from signal_manager.gateway.sessions import ResumeSettings
 from signal_manager.gateway.tls import Certificate
 from signal_manager.model import ClientId
 from signal_manager.observe.metrics import Metrics
@@ -89,7 +91,7 @@ class Server:
         allowed_origins: web pages that may connect; "*" is any.
         trusted_proxies: addresses and networks whose X-Forwarded-For is believed.
         certificate: for wss://.
-        max_message_size, read_buffer_size: in bytes.
+        read_buffer_size: in bytes.
         session: the time limits of every session.
         metrics: where everything is counted.
         resume: how long sessions outlive their connections, and what is kept for them.
@@ -104,14 +106,13 @@ class Server:
         self,
         *,
         dispatcher: Dispatcher,
-        bus: Bus[Reachable],
+        bus: Bus[RelayTarget],
         listening: socket.socket,
         version: str,
         limits: Limits,
         allowed_origins: tuple[str, ...] = ("*",),
         trusted_proxies: tuple[str, ...] = (),
         certificate: Certificate | None = None,
-        max_message_size: int = 1048576,
         read_buffer_size: int = 2048,
         session: SessionSettings,
         metrics: Metrics,
@@ -132,13 +133,10 @@ class Server:
             bus=bus,
             settings=session,
             limits=limits,
-            max_message_size=max_message_size,
             metrics=metrics,
             resume=self._resume,
             storage=storage,
         )
-        # What is written to clients between the two goes out to each of them in one go.
-        self.join_writes, self.flush_writes = self._registry.join, self._registry.flush
         self._drain_timeout = drain_timeout
         self._listener = Listener(
             self._upgrade,
@@ -146,7 +144,7 @@ class Server:
             time_limit=session.connection_timeout,
             max_half_open=limits.max_connections_per_address,
             proxies=self._proxies,
-            max_frame_size=max_message_size,
+            max_frame_size=limits.largest_message,
             read_buffer_size=read_buffer_size,
             certificate=certificate,
             sample=self._registry.sample,
@@ -184,6 +182,14 @@ class Server:
         """Give a client's session to the node that it has come to (`bus.base.HandOver`)."""
         return self._registry.session_store.hand_over(client_id, wants)
 
+    def join_writes(self) -> None:
+        """Collect what is written to clients until `flush_writes` (`Bus.serve_others`)."""
+        self._registry.open_batch()
+
+    def flush_writes(self) -> None:
+        """Write what was collected since `join_writes`."""
+        self._registry.close_batch()
+
     async def start(self) -> None:
         """Accept clients.
 
@@ -203,7 +209,7 @@ class Server:
         sweeper.cancel()
         await asyncio.wait([sweeper])
         await self._listener.stop()
-        await self._registry.stop(timeout=self._drain_timeout, close_timeout=STOP_TIMEOUT)
+        await Drain(self._registry, timeout=self._drain_timeout, close_timeout=STOP_TIMEOUT).run()
 
     def _publish(self, metrics: Metrics) -> None:
         """Let metrics know how much waits; everything is counted when somebody asks."""
@@ -267,13 +273,13 @@ class Server:
             if self._registry.sample.takes("origin refused", time.monotonic()):
                 log.info("origin refused", address=address.text)
             return _refusal(HTTPStatus.FORBIDDEN, "this origin may not connect")
-        wait = self._registry.usage.authentication_wait(address, time.monotonic())
+        wait = self._registry.occupancy.usage.authentication_wait(address, time.monotonic())
         if wait:
             return _refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many failed authentications", retry_after=wait)
-        wait = self._registry.usage.connect_wait(address, time.monotonic())
+        wait = self._registry.occupancy.usage.connect_wait(address, time.monotonic())
         if wait:
             return _refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many connections in a minute", retry_after=wait)
-        if self._registry.usage.is_full and len(self._registry.strangers) >= TURNED_AWAY:
+        if self._registry.occupancy.usage.is_full and len(self._registry.occupancy.strangers) >= TURNED_AWAY:
             return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is full", retry_after=_FULL_RETRY)
         return None
 

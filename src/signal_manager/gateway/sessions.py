@@ -1,8 +1,8 @@
 """Sessions that outlive their connections: who is away, what waits for whom, and what another start needs of them.
 
 A `gateway/connection.py` hands its session over when it drops and gets it back on the next one; meanwhile the session
-itself stands for its client on the bus. What may be resumed is decided in `protocol/resume.py`; `gateway/registry.py`
-drains.
+itself stands for its client on the bus. What may be resumed is decided in `protocol/resume.py`; `gateway/drain.py`
+saves them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 from uuid import uuid4
 
 import msgspec
 import structlog
 
-from signal_manager.bus.base import Bus, Delivery, Exceptional, Subscriber
+from signal_manager.bus.base import Bus, Delivery, Exceptional
 from signal_manager.errors import (
     InvalidRequestError,
     MalformedMessageError,
@@ -27,6 +26,8 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.gateway.dispatcher import Dispatcher
+from signal_manager.gateway.ports import RelayTarget, SessionConnection
+from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId, taken_up_at
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.catalogue import spec_of
@@ -58,7 +59,7 @@ from signal_manager.protocol.resume import (
 from signal_manager.protocol.state_machine import ConnectionStateMachine, Received
 from signal_manager.storage.base import Storage
 
-__all__ = ["Carrier", "Reachable", "ResumableSession", "ResumeSettings", "SessionStore"]
+__all__ = ["ResumableSession", "ResumeSettings", "SessionStore"]
 
 log = structlog.get_logger(__name__)
 
@@ -70,34 +71,6 @@ _TOTAL_SHARE = 1 / 16
 # What the other members of a room are told of a client that did not come back.
 _LOST = "connection lost"
 _RESTARTING = "the service is restarting, expected the request to be sent again"
-
-
-class Reachable(Subscriber, Protocol):
-    """Whatever stands for a client on the bus."""
-
-    @property
-    def relay_end(self) -> RelayEnd | None:
-        """How signals reach it the short way; None for whom the codec has to write."""
-
-    def write(self, data: bytes) -> None:
-        """Send one encoded message."""
-
-
-class Carrier(Reachable, Protocol):
-    """A connection, as far as its session knows it."""
-
-    @property
-    def address(self) -> str:
-        """Where it comes from."""
-
-    def handed_over(self) -> None:
-        """Close: the session goes on elsewhere, and nothing that still comes here counts."""
-
-    def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
-        """Send the reply to a request, and let go of what waited for it."""
-
-    def evict(self) -> None:
-        """End the connection because an operator says so."""
 
 
 class ResumeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +107,7 @@ class ResumableSession:
     )
 
     def __init__(
-        self, owner: SessionStore, client_session: ClientSession, caller: Caller, connection: Carrier | None
+        self, owner: SessionStore, client_session: ClientSession, caller: Caller, connection: SessionConnection | None
     ) -> None:
         self._owner = owner
         self._opened_at = time.monotonic()
@@ -184,15 +157,15 @@ class ResumableSession:
         """Keep signals of another node's client for the client (`Subscriber.relay`)."""
         return relay_each(self.deliver, self.client_id, sender, signals)
 
-    def tell(self, data: bytes) -> None:
-        """Send the client an encoded message, wherever it is now."""
+    def tell(self, data: bytes, batch: WriteBatch | None) -> None:
+        """Send an encoded message on the session's connection, or keep it while the client is away."""
         if self.connection is not None:
-            self.connection.write(data)
+            self.connection.write(data, batch)
         else:
             self._queue(data)
 
-    def write(self, data: bytes) -> None:
-        """Keep an encoded message for the client (`Reachable.write`)."""
+    def write(self, data: bytes, batch: WriteBatch | None = None) -> None:
+        """Keep an encoded message for the client (`RelayTarget.write`)."""
         self._queue(data)
 
     def replaced(self, *, same_instance: bool) -> None:
@@ -201,7 +174,7 @@ class ResumableSession:
 
     # -- what its connection calls -------------------------------------------------------------------------------
 
-    def suspend(self, connection: Carrier, session: ConnectionStateMachine) -> bool:
+    def suspend(self, connection: SessionConnection, session: ConnectionStateMachine) -> bool:
         """Wait for the client to come back, now that its connection is gone; False when the session ends instead.
 
         Args:
@@ -230,7 +203,7 @@ class ResumableSession:
         self._owner.mark(self, is_away=True)  # the request may have brought it into a room
         return self._queue(reply) is Delivery.QUEUED
 
-    def resume(self, connection: Carrier, caller: Caller, received: int) -> tuple[bytes, ...]:
+    def resume(self, connection: SessionConnection, caller: Caller, received: int) -> tuple[bytes, ...]:
         """Go on, on a new connection, and return what the client misses."""
         former, self.connection, self.caller = self.connection, connection, caller
         self.address = connection.address
@@ -376,7 +349,7 @@ class SessionStore:
     def __init__(
         self,
         *,
-        bus: Bus[Reachable],
+        bus: Bus[RelayTarget],
         dispatcher: Dispatcher,
         storage: Storage | None,
         settings: ResumeSettings,
@@ -402,7 +375,9 @@ class SessionStore:
         """Yield the sessions whose clients are away."""
         return iter(tuple(self._away.values()))
 
-    def open(self, connection: Carrier, caller: Caller, connect: Connect, wire_format: WireFormat) -> ResumableSession:
+    def open(
+        self, connection: SessionConnection, caller: Caller, connect: Connect, wire_format: WireFormat
+    ) -> ResumableSession:
         """Begin a session that outlives its connection."""
         settings = self.settings
         client_session = ClientSession(
@@ -575,13 +550,15 @@ class SessionStore:
 
     # -- what sessions report ------------------------------------------------------------------------------------
 
-    def suspended(self, session: ResumableSession, connection: Carrier) -> None:
+    def suspended(self, session: ResumableSession, connection: SessionConnection) -> None:
         """Let a session stand for its client in its connection's place."""
         self._away[session.session_id] = session
         self.mark(session, is_away=True)
         self._bus.swap(session.client_id, connection, session)
 
-    def resumed(self, session: ResumableSession, former: Carrier | None, connection: Carrier) -> None:
+    def resumed(
+        self, session: ResumableSession, former: SessionConnection | None, connection: SessionConnection
+    ) -> None:
         """Let a new connection stand for its client in its session's place, or in another connection's."""
         self._away.pop(session.session_id, None)
         self._take_back(session)

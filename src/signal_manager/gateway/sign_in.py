@@ -13,7 +13,8 @@ import structlog
 from signal_manager.bus.base import Claimed
 from signal_manager.errors import AuthenticationError, RateLimitedError, SignalManagerError, UnavailableError
 from signal_manager.gateway.limits import ClientAddress
-from signal_manager.gateway.registry import ConnectionRegistry, Line
+from signal_manager.gateway.ports import RegisteredConnection
+from signal_manager.gateway.registry import ConnectionRegistry
 from signal_manager.gateway.sessions import ResumableSession
 from signal_manager.model import Caller, taken_up_at
 from signal_manager.protocol.messages import Connect
@@ -37,24 +38,24 @@ class ServiceFullError(UnavailableError):
 
 
 async def admit(
-    registry: ConnectionRegistry, connect: Connect, *, wire: Line, wire_format: WireFormat | None
+    registry: ConnectionRegistry, connect: Connect, *, connection: RegisteredConnection, wire_format: WireFormat | None
 ) -> Admission:
     """Find out who a client is, and have the other nodes let go of it.
 
     Args:
-        board: what all connections share.
+        registry: what all connections share.
         connect: what the client says.
-        wire: its connection, which is counted among `max_connections` once it is let in.
-        manner: how its session would be written; None for a client whose session ends with its connection.
+        connection: its connection, which is counted among `max_connections` once it is let in.
+        wire_format: how its session would be written; None for a client whose session ends with its connection.
 
     Raises:
         SignalManagerError: it is refused, or nobody can tell now; that is counted and in the log by then.
     """
-    source = wire.source
+    source = connection.source
     try:
-        registry.usage.check_authentication(source, time.monotonic())
+        registry.occupancy.usage.check_authentication(source, time.monotonic())
         caller = await registry.dispatcher.admit(connect, is_near=source.is_near)
-        if not registry.take_seat(wire):  # before others let go of the client
+        if not registry.occupancy.take_seat(connection):  # before others let go of the client
             raise ServiceFullError("the service is full")
         former = await _former(registry, caller, connect) if wire_format is not None else None
         claimed = await _claim(registry, caller, connect, wire_format if former is None else None)
@@ -76,7 +77,7 @@ async def renew(registry: ConnectionRegistry, caller: Caller, token: str, *, sou
         SignalManagerError: it is refused, or nobody can tell now; that is counted and in the log by then.
     """
     try:
-        registry.usage.check_authentication(source, time.monotonic())
+        registry.occupancy.usage.check_authentication(source, time.monotonic())
         renewed = await registry.dispatcher.renew(caller, token, is_near=source.is_near)
     except SignalManagerError as error:
         _count(registry, error, source)
@@ -90,7 +91,7 @@ async def renew(registry: ConnectionRegistry, caller: Caller, token: str, *, sou
 def _count(registry: ConnectionRegistry, error: SignalManagerError, source: ClientAddress) -> None:
     outcome = "unavailable" if error.may_retry else "refused"
     if isinstance(error, AuthenticationError):
-        registry.usage.authentication_failed(source, time.monotonic())
+        registry.occupancy.usage.authentication_failed(source, time.monotonic())
     elif isinstance(error, RateLimitedError):
         outcome = "limited"
     registry.metrics.authentications.labelled(outcome).add()
@@ -102,7 +103,7 @@ def session_to_go_on_with(registry: ConnectionRegistry, admission: Admission) ->
     if former is None and handed_over is not None:
         former = registry.session_store.receive(admission.caller.identity.client_id, handed_over)
         if former is not None:
-            registry.start(registry.session_store.adopt(former), name="adopt")
+            registry.background.start(registry.session_store.adopt(former), name="adopt")
     return former
 
 

@@ -179,7 +179,6 @@ async def running(
             allowed_origins=config.security.allowed_origins,
             trusted_proxies=config.server.trusted_proxies,
             certificate=certificate,
-            max_message_size=config.server.max_message_size,
             read_buffer_size=config.server.read_buffer_size,
             session=SessionSettings(
                 connection_timeout=config.server.connection_timeout,

@@ -27,7 +27,7 @@ from signal_manager.auth.authenticators import (
 from signal_manager.auth.jwks import JwksKeys
 from signal_manager.bus.base import Bus
 from signal_manager.errors import ConfigurationError, UnavailableError
-from signal_manager.gateway.sessions import Reachable
+from signal_manager.gateway.ports import RelayTarget
 from signal_manager.loading import load
 from signal_manager.media.base import MediaBackend
 from signal_manager.model import NodeId
@@ -140,7 +140,7 @@ def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
 
 
 @contextlib.asynccontextmanager
-async def bus_for(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIterator[Bus[Reachable]]:
+async def bus_for(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIterator[Bus[RelayTarget]]:
     """Run the bus that `bus.backend` names while the block lasts."""
     name = bus_backend_of(config)
     adapter, settings = _adapter(config, "bus", name)
@@ -154,7 +154,7 @@ async def bus_for(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIte
             "security": _nats_security(config),
             "prefix": config.bus.nats_subject_prefix,
         }
-    bus: Bus[Reachable] = adapter(**settings)
+    bus: Bus[RelayTarget] = adapter(**settings)
     async with bus:
         yield bus
 
