@@ -13,6 +13,7 @@ from av import AudioFrame
 from signal_manager.client import media
 from signal_manager.client.media import MediaSession
 from signal_manager.client.publications import Publications
+from signal_manager.protocol.messages import IceServers, IceServersAck, Message
 from tests.client.fake_service import within
 from tests.client.test_tracks import Source
 
@@ -22,10 +23,20 @@ class Session(MediaSession):
 
     counts: Sequence[int] = ()
     looks = 0
+    is_fed = True
+    expires_at: int | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.lost: list[str] = []
 
     @property
     def is_connected(self) -> bool:
         return True
+
+    async def _ask(self, message: Message, expected: type[Any]) -> Any:
+        assert isinstance(message, IceServers)
+        return IceServersAck(ice_servers=[], expires_at=self.expires_at)
 
     async def _count_received(self) -> int:
         self.looks += 1
@@ -35,12 +46,13 @@ class Session(MediaSession):
 @pytest.fixture
 async def session(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Session]:
     monkeypatch.setattr(media, "_LOOK", 0.01)
-    made = Session(
+    made: Session = Session(
         cast("Any", None),
         "demo",
         [],
+        is_receiving=lambda: made.is_fed,
         on_connected=lambda: None,
-        on_lost=lambda _: None,
+        on_lost=lambda error: made.lost.append(error.message),
         on_track=lambda *_: None,
     )
     made._connected_at = time.monotonic() - 60
@@ -52,7 +64,7 @@ async def test_silence_counts_from_when_the_loss_was_suspected(session: Session)
     session.counts = [6000]
     session._suspicion = (time.monotonic() - 2.0, 6000)
 
-    assert await session.has_lost_path(lambda: True)
+    assert await session.has_lost_path()
     assert session.looks == 1
 
 
@@ -61,7 +73,7 @@ async def test_silence_is_longer_where_packets_are_rare(session: Session, monkey
     session.counts = [12]
     session._suspicion = (time.monotonic() - 2.0, 12)
 
-    assert await session.has_lost_path(lambda: True)
+    assert await session.has_lost_path()
     assert session.looks > 1
 
 
@@ -69,12 +81,14 @@ async def test_a_path_on_which_something_comes_is_not_lost(session: Session) -> 
     session.counts = [6000, 6001, 6001]
     session._suspicion = (time.monotonic() - 2.0, 5000)
 
-    assert not await session.has_lost_path(lambda: True)
+    assert not await session.has_lost_path()
     assert session.looks == 2
 
 
 async def test_a_path_on_which_nothing_need_come_is_not_looked_at(session: Session) -> None:
-    assert not await session.has_lost_path(lambda: False)
+    session.is_fed = False
+
+    assert not await session.has_lost_path()
     assert session.looks == 0
 
 
@@ -100,3 +114,23 @@ async def test_replacing_a_track_that_hangs_reaches_what_sends_it(session: Sessi
 
     assert isinstance(frame := await within(receiving), AudioFrame)
     assert frame.samples == 960
+
+
+async def test_a_silent_relay_is_lost_once_its_credentials_have_ended(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media, "_RELAY_SILENCE", 0.01)
+    monkeypatch.setattr(media, "SILENCE", (0.01, 0.01))
+    session.counts = [6000]
+    session.expires_at = int(time.time() * 1000) - 1000
+
+    await within(session._watch_relay())
+
+    assert session.lost == ["the relay is lost"]
+
+
+async def test_a_relay_whose_credentials_never_end_is_not_looked_at(session: Session) -> None:
+    await within(session._watch_relay())
+
+    assert session.looks == 0
+    assert session.lost == []

@@ -52,7 +52,7 @@ class Joining:
 
     Args:
         publications: learn what became of those that joining offers.
-        open_media: makes a media session with these ICE servers.
+        open_media: makes a media session with these ICE servers, and when their credentials end, where that is known.
         connection: returns which of the client's connections is the present one, or None once the room is closed.
     """
 
@@ -65,7 +65,7 @@ class Joining:
         metadata: dict[str, Any] | None,
         max_participants: int | None,
         publications: Publications,
-        open_media: Callable[[list[IceServer]], MediaSession],
+        open_media: Callable[[list[IceServer], int | None], MediaSession],
         connection: Callable[[], int | None],
     ) -> None:
         self._client = client
@@ -96,7 +96,7 @@ class Joining:
             offer: tuple[str, list[PublishedTrack]] | None = None
             if is_sender:
                 servers = await self._client.request(IceServers(), IceServersAck)
-                media = self._open_media(servers.ice_servers)
+                media = self._open_media(servers.ice_servers, servers.expires_at)
                 offer = await media.offer(fresh)
             ack = await self._knock(offer, may_create=may_create)
             connection = self._connection()
@@ -105,7 +105,7 @@ class Joining:
                     await media.close()
                 media = None
             elif media is None:
-                media = self._open_media(ack.ice_servers)
+                media = self._open_media(ack.ice_servers, None)
             elif offer is not None:
                 await self._finish_offer(media, fresh, offer[1], ack)
             if connection is None or connection != self._connection():
@@ -130,7 +130,7 @@ class Joining:
             is_member: tells whether the membership is still there.
         """
         servers = await self._client.request(IceServers(), IceServersAck)
-        media = self._open_media(servers.ice_servers)
+        media = self._open_media(servers.ice_servers, servers.expires_at)
         try:
             offer_sdp, tracks = await media.offer(fresh) if fresh else (None, [])
             message = Renegotiate(room_id=self._room_id, offer_sdp=offer_sdp, tracks=tracks)

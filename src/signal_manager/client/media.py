@@ -28,9 +28,11 @@ from signal_manager.client.descriptions import Descriptions
 from signal_manager.client.members import PulledTrack
 from signal_manager.client.publications import Publication
 from signal_manager.client.tracks import IncomingTrack, OutgoingTrack
-from signal_manager.errors import UnavailableError
+from signal_manager.errors import SignalManagerError, UnavailableError
 from signal_manager.protocol.messages import (
     IceServer,
+    IceServers,
+    IceServersAck,
     Message,
     PublishedTrack,
     Renegotiate,
@@ -67,6 +69,14 @@ _YOUNG = 2.0
 # Seconds between two looks.
 _LOOK = 0.1
 
+# Seconds. A TURN server may drop a relay when its credentials end, which is a weaker sign of a loss than a lost
+# connection: the silence must be longer. Clocks differ: looks begin a tenth of the time earlier, but no more than this.
+_RELAY_SILENCE = 2.0
+_RELAY_LOOK = 1.0
+_RELAY_MARGIN = 60.0
+# Between two questions when credentials end.
+_RELAY_PAUSE = 10.0
+
 UNDECODABLE = "its codec cannot be decoded here, expected VP8, baseline H.264, Opus, G.711 or G.722"
 
 Reply = TypeVar("Reply", bound=Message)
@@ -79,6 +89,8 @@ class MediaSession:
         client: carries the negotiations.
         room_id: the room they are about.
         ice_servers: as the service named them; with none, host candidates have to do.
+        expires_at: when their credentials end (ms since the epoch), where that is known.
+        is_receiving: tells whether something should come in.
         on_connected: called when media can flow.
         on_lost: called when the session cannot go on; once, and not after `close`.
         on_track: called with the receiving end of a pulled track, and its mid.
@@ -90,6 +102,8 @@ class MediaSession:
         room_id: str,
         ice_servers: Sequence[IceServer],
         *,
+        expires_at: int | None = None,
+        is_receiving: Callable[[], bool],
         on_connected: Callable[[], None],
         on_lost: Callable[[UnavailableError], None],
         on_track: Callable[[PulledTrack, str, MediaStreamTrack], None],
@@ -104,6 +118,9 @@ class MediaSession:
             ],
             bundlePolicy=RTCBundlePolicy.MAX_BUNDLE,
         )
+        self._expires_at = expires_at
+        self._relay_watch: asyncio.Task[None] | None = None
+        self._is_receiving = is_receiving
         self._on_connected = on_connected
         self._on_lost = on_lost
         self._on_track = on_track
@@ -131,6 +148,8 @@ class MediaSession:
         """End the connection; what still waits for the service raises UnavailableError."""
         self._is_closed = True
         self._changed.set()
+        if self._relay_watch is not None:
+            self._relay_watch.cancel()
         for task in self._asking:
             task.cancel()
         await self._peer.close()
@@ -271,14 +290,14 @@ class MediaSession:
         """Note what has come in until now, since the path may be lost: `has_lost_path` counts its silence from here."""
         self._suspicion = time.monotonic(), await self._count_received()
 
-    async def has_lost_path(self, is_receiving: Callable[[], bool]) -> bool:
-        """Tell whether the path to the SFU is lost.
+    async def has_lost_path(self, least: float = SILENCE[0]) -> bool:
+        """Tell whether the path to the SFU is lost, on which nothing has come for `least` seconds or more.
 
         It is silent by itself where nothing is sent, which the SFU reports on, and nothing comes in.
         """
         silent_since = began = time.monotonic()
         before: int | None = None
-        while self._is_fed(is_receiving):
+        while self._is_fed():
             await asyncio.sleep(_LOOK)  # what was on its way still comes
             received = await self._count_received()
             if before is None:
@@ -287,7 +306,7 @@ class MediaSession:
                     silent_since = self._suspicion[0]
             elif received != before:
                 return False
-            if time.monotonic() - silent_since > self._patience(began, received):
+            if time.monotonic() - silent_since > max(self._patience(began, received), least):
                 return True
         return False
 
@@ -297,12 +316,39 @@ class MediaSession:
         age = max(now - (self._connected_at or now), _YOUNG)
         return min(max(MISSED_PACKETS * age / max(received, 1), least), most)
 
-    def _is_fed(self, is_receiving: Callable[[], bool]) -> bool:
-        return self.is_connected and (bool(self._senders) or is_receiving())
+    def _is_fed(self) -> bool:
+        return self.is_connected and (bool(self._senders) or self._is_receiving())
 
     async def _count_received(self) -> int:
         reports = await self._peer.getStats()
         return sum(report.packetsReceived for report in reports.values() if report.type == "transport")
+
+    async def _watch_relay(self) -> None:
+        """Look at a relay each second once its credentials end, since aiortc takes no new ones for it."""
+        ends = self._expires_at
+        while ends is None:
+            try:
+                ends = (await self._ask(IceServers(), IceServersAck)).expires_at
+            except SignalManagerError as error:
+                logger.debug("the service does not say when the relay's credentials end: %s", error.message)
+                await asyncio.sleep(_RELAY_PAUSE)
+            else:
+                if ends is None:
+                    return
+        left = ends / 1000 - time.time()
+        await asyncio.sleep(left - min(left / 10, _RELAY_MARGIN))
+        while not await self.has_lost_path(_RELAY_SILENCE):  # noqa: ASYNC110 - nothing tells when a relay is dropped
+            await asyncio.sleep(_RELAY_LOOK)
+        self._lose("the relay is lost")
+
+    def _is_relayed(self) -> bool:
+        # aiortc's statistics have no candidate pairs.
+        connections = [each.sender.transport.transport._connection for each in self._peer.getTransceivers()]
+        return any(
+            pair.local_candidate.type == "relay"
+            for connection in connections
+            for pair in connection._nominated.values()
+        )
 
     async def _ready(self) -> None:
         """Wait for the connection once it was negotiated: the SFU refuses what it is asked long before that."""
@@ -354,10 +400,15 @@ class MediaSession:
         if self._peer.connectionState == "connected":
             if self._connected_at is None:
                 self._connected_at = time.monotonic()
+                if self._is_relayed():
+                    self._relay_watch = asyncio.create_task(self._watch_relay(), name="watch of the relay")
             self._on_connected()
         elif self._peer.connectionState in {"failed", "closed"}:
-            self._is_closed = True
-            self._on_lost(UnavailableError(f"the peer connection {self._peer.connectionState}"))
+            self._lose(f"the peer connection {self._peer.connectionState}")
+
+    def _lose(self, reason: str) -> None:
+        self._is_closed = True
+        self._on_lost(UnavailableError(reason))
 
 
 def _is_decodable(kind: str, name: str, parameters: str) -> bool:

@@ -443,7 +443,7 @@ class Room:
         self._news.begin()
         await self._joining.enter(self._publications.fresh, may_create=may_create, welcome=self._welcome)
 
-    def _open_media(self, ice_servers: list[IceServer]) -> MediaSession:
+    def _open_media(self, ice_servers: list[IceServer], expires_at: int | None) -> MediaSession:
         try:
             from signal_manager.client.media import MediaSession  # noqa: PLC0415 - needs an optional dependency
         except ModuleNotFoundError as error:
@@ -452,6 +452,8 @@ class Room:
             self._client,
             self.id,
             ice_servers,
+            expires_at=expires_at,
+            is_receiving=self._members.are_heard,
             on_connected=self._calm_down,
             on_lost=lambda error: self._lose_media_of(media, error),
             on_track=self._members.announce,
@@ -487,7 +489,7 @@ class Room:
 
     async def _check_path(self, entry: Entry, media: MediaSession) -> None:
         """After a reconnect, which often comes of another network, see whether the media's path is lost too."""
-        if await media.has_lost_path(self._members.are_heard):
+        if await media.has_lost_path():
             self._lose_media(entry, UnavailableError("the path to the SFU is lost"))
 
     def _lose_media_of(self, media: MediaSession, error: Exception) -> None:
