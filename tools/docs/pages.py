@@ -15,9 +15,11 @@ from signal_manager.observe.metrics import Metrics
 from signal_manager.service.config import Config, example_toml
 from signal_manager.sfu.metrics import Counters, Gauges, SfuCollector
 
-__all__ = ["PAGES", "browser_pages", "command_line", "configuration", "metrics"]
+__all__ = ["PAGES", "PAGE_OF", "browser_guide", "browser_pages", "command_line", "configuration", "metrics"]
 
-_BROWSER_FOLDER = Path("build/docs/browser")
+_TOP = Path(__file__).parents[2]
+_BROWSER_FOLDER = _TOP / "build/docs/browser"
+_BROWSER_GUIDE = _TOP / "sdk/js/README.md"
 
 
 def command_line() -> str:
@@ -87,15 +89,28 @@ def _table(head: Sequence[str], rows: Any) -> str:
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
+def browser_guide() -> str:
+    """Return the README of the browser SDK."""
+    return _BROWSER_GUIDE.read_text(encoding="utf-8")
+
+
 # What is made while the site is built, by its path below docs/.
 PAGES: dict[str, Callable[[], str]] = {
+    "guides/browser.md": browser_guide,
     "reference/cli.md": command_line,
     "reference/configuration.md": configuration,
     "reference/metrics.md": metrics,
 }
+# Files outside docs/ that are pages of the site.
+PAGE_OF = {"sdk/js/README.md": "guides/browser.md"}
 
 
-def browser_pages(top: Path) -> dict[str, str]:
+def browser_pages() -> dict[str, str]:
     """Return the pages that TypeDoc wrote of the browser SDK, by their path below docs/."""
-    files = sorted((top / _BROWSER_FOLDER).glob("*.md"), key=lambda file: (file.stem != "index", file.stem))
-    return {f"reference/browser/{file.name}": file.read_text() for file in files if file.stem != "modules"}
+    files = sorted(_BROWSER_FOLDER.glob("*.md"), key=lambda file: (file.stem != "index", file.stem))
+    # Python's Markdown has no escape of `<`.
+    return {
+        f"reference/browser/{file.name}": file.read_text(encoding="utf-8").replace("\\<", "&lt;")
+        for file in files
+        if file.stem != "modules"
+    }
