@@ -1,6 +1,6 @@
-"""Headers: where a message starts, what it is, and how long it is (docs/protocol.md, first section).
+"""Frames: the header and payload of a message, and their bytes in each framing (docs/protocol.md, first section).
 
-`codec` reads what a frame's payload holds. `state_machine` decides whether the message may come now.
+`codec` decodes the payload. `state_machine.py` decides whether the message is allowed now.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class Framing(StrEnum):
-    """How the messages of one connection are wrapped."""
+    """The framings; a connection uses one."""
 
     V1 = "v1"
     V2 = "v2"
@@ -79,7 +79,7 @@ _HEADERS = {
 }
 _V1_MAX_PAYLOAD = 0xFFFF
 
-# An enumeration called with a value takes two calls to find its member.
+# Calling an enumeration with a value takes two calls to find the member; a dictionary takes none.
 _MESSAGE_TYPES = {member.value: member for member in MessageType}
 _PAYLOAD_TYPES = {member.value: member for member in PayloadType}
 
@@ -91,7 +91,7 @@ _NULL = msgspec.Raw(b"null")
 
 
 class _TextFrame(msgspec.Struct, gc=False):
-    """The members of a text message that are known, unread: the payload's own codec reads its part, once."""
+    """The known members of a text message, undecoded, so that only the JSON codec decodes the payload."""
 
     type: msgspec.Raw = _NULL
     id: msgspec.Raw = _NULL
@@ -103,7 +103,7 @@ _decode_name = msgspec.json.Decoder(str | None).decode
 
 
 def choose_subprotocol(offered: Sequence[str]) -> str | None:
-    """Return the first offered WebSocket subprotocol that the service speaks, or None: the caller then uses v1."""
+    """Return the first offered WebSocket subprotocol that the service knows; None if there is none, which means v1."""
     return next((name for name in offered if name in SUBPROTOCOLS), None)
 
 
@@ -111,7 +111,7 @@ def decode_frame(framing: Framing, data: bytes) -> Frame:
     """Split one WebSocket message into its header and payload.
 
     Raises:
-        MalformedMessageError: for anything but one whole frame; with its `message_id` where that could be read.
+        MalformedMessageError: the bytes are not exactly one frame; the error has the `message_id` if it could be read.
     """
     if framing is Framing.JSON:
         return _decode_text_frame(data)
@@ -178,7 +178,7 @@ def _payload_type(value: int, message_id: bytes) -> PayloadType:
 
 def _decode_text_frame(data: bytes) -> Frame:
     try:
-        # msgspec does not look into the strings that it skips, and a payload must be UTF-8 as a whole.
+        # msgspec does not check the strings that it skips, but the whole payload must be UTF-8.
         members = _decode_members(str(data, "utf-8"))
     except UnicodeDecodeError as error:
         raise MalformedMessageError("message is not UTF-8") from error
@@ -197,7 +197,7 @@ def _decode_text_frame(data: bytes) -> Frame:
 
 
 def _text(member: msgspec.Raw) -> str | None:
-    """Return a member's text, or None for everything else."""
+    """Return a member's text, or None if it is not a string."""
     try:
         text: str | None = _decode_name(member)
     except (msgspec.DecodeError, RecursionError):
@@ -206,7 +206,7 @@ def _text(member: msgspec.Raw) -> str | None:
 
 
 def _text_id(member: msgspec.Raw) -> bytes:
-    # A person who types messages may leave the id out.
+    # A person who types messages by hand may omit the id.
     if bytes(member) == b"null":
         return _NIL_ID
     text = _text(member)

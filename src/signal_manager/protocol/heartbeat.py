@@ -1,7 +1,7 @@
-"""The short way of a HEARTBEAT: what idle clients send, and what confirms the messages of resumable sessions.
+"""The fast path of a HEARTBEAT, which idle clients send and which confirms the messages of resumable sessions.
 
-As with `relay.py`, bytes become bytes with no message objects in between, and whatever is not known for certain is left
-to the codec: `read` returns None for it.
+As in `relay.py`, bytes become bytes without message objects. `read` returns None if it is not certain; then the codec
+decodes the message.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _HEARTBEAT = int(MessageType.HEARTBEAT)
 _HEARTBEAT_ACK = bytes((MessageType.HEARTBEAT_ACK,))
 _CONFIRMATION = bytes((MessageType.HEARTBEAT,))
 
-# Larger counts are allowed, and seen so rarely that they may take the long way.
+# The codec handles larger counts, which are allowed but rare.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Beat(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What a HEARTBEAT says (docs/protocol.md, "Fields"); one with any other field is for the codec."""
+    """The fields of a HEARTBEAT (docs/protocol.md, "Fields"). Messages with other fields go to the codec."""
 
     timestamp: _Count = 0
     received: _Count | None = None
@@ -37,7 +37,7 @@ _NOTHING = Beat()
 
 
 def read(data: bytes, end: RelayEnd) -> Beat | None:
-    """Return what the HEARTBEAT in `data`, a whole frame, says, or None when that is for the codec to say."""
+    """Return the fields of the HEARTBEAT in `data`, a whole frame; None if the codec must decode it."""
     start = end.body_start
     if len(data) < start or data[TYPE_AT] != _HEARTBEAT or data[PAYLOAD_TYPE_AT] != _JSON or data[0] != end.start_byte:
         return None
@@ -56,7 +56,7 @@ def acknowledgement(data: bytes, beat: Beat, end: RelayEnd, *, server_time: int,
 
     Args:
         server_time: ms since the epoch.
-        received: how many messages have come, where the session can be resumed.
+        received: the count of received messages; None if the session cannot be resumed.
     """
     if received is None:
         payload = b'{"timestamp":%d,"server_time":%d}' % (beat.timestamp, server_time)
@@ -66,7 +66,7 @@ def acknowledgement(data: bytes, beat: Beat, end: RelayEnd, *, server_time: int,
 
 
 def confirmation(end: RelayEnd, message_id: bytes, *, timestamp: int, received: int) -> bytes:
-    """Return a HEARTBEAT that confirms what has come; `timestamp` is in ms since the epoch."""
+    """Return a HEARTBEAT that confirms the received messages; `timestamp` is in ms since the epoch."""
     payload = b'{"timestamp":%d,"received":%d}' % (timestamp, received)
     head = (end.start, _CONFIRMATION, message_id, bytes((_JSON,)))
     return b"".join((*head, end.pack_length(len(payload)), payload))

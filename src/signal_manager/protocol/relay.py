@@ -1,8 +1,8 @@
-"""The short way of a signal: from the bytes of one client to the bytes for another, without objects in between.
+"""The fast path of a signal: from the bytes of one client to the bytes for another, without message objects.
 
-Only what routes a signal is decoded; its body travels as bytes with the sender spliced in (docs/protocol.md,
-SIGNAL_*). `read` and `write` return None for whatever they do not know for certain; then the codec decodes the
-message in full and has the last word, on errors too.
+This module decodes only the fields that route a signal. The body stays bytes, with the sender written before it
+(docs/protocol.md, SIGNAL_*). `read` and `write` return None if they are not certain; then the codec decodes the whole
+message and decides, on errors too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LAST_SIGNAL = int(max(SIGNAL_TYPES))
 
 
 class RelayedSignal(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What routes a signal, and its body as it came; a message with any other field is one for the codec."""
+    """The fields that route a signal, and its undecoded body. Messages with other fields go to the codec."""
 
     target_client_id: str
     signal_data: msgspec.Raw
@@ -35,7 +35,7 @@ class RelayedSignal(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 def _tagged_forms() -> dict[int, tuple[Any, bytes]]:
-    """Return, for each signal type that has a tagged form, its decoder and the opening of its JSON."""
+    """Return the decoder and the opening of the JSON for each signal type that has a tagged form."""
     forms: dict[int, tuple[Any, bytes]] = {}
     for message_type in SIGNAL_TYPES:
         variant = SPECS[message_type].variant
@@ -46,7 +46,7 @@ def _tagged_forms() -> dict[int, tuple[Any, bytes]]:
     return forms
 
 
-# How a signal's JSON goes on where it does not name its sender.
+# The continuation of a signal's JSON that omits the sender.
 _ANONYMOUS = b'{"target_client_id":"'
 
 _decode_plain = msgspec.json.Decoder(RelayedSignal).decode
@@ -54,9 +54,9 @@ _TAGGED = _tagged_forms()
 
 
 class RelayEnd:
-    """One established connection as the relay sees it: how to read what it sends, and how to write to it.
+    """The relay's view of an established connection: how to read its signals, and how to write signals to it.
 
-    Everything that depends on the connection alone is made once, here. Only v1 and v2 connections have one.
+    It computes everything that depends on the connection alone, once. Only v1 and v2 connections have one.
     """
 
     __slots__ = (
@@ -83,13 +83,13 @@ class RelayEnd:
         self.unpack_length, self.pack_length = length.unpack_from, length.pack
         self.body_start = HEAD + length.size
         self.largest = 256**length.size - 1
-        # The rules for names leave nothing in them that JSON would have to escape.
+        # Valid names have no character that JSON escapes.
         self.json_sender = b'{"sender_client_id":"%b","target_client_id":"' % self.name
         self.json_target = b'%b","signal_data":' % self.name
 
 
 def read(data: bytes, sender: RelayEnd) -> RelayedSignal | None:
-    """Return what routes the signal in `data`, a whole frame, or None when that is for the codec to say."""
+    """Return the routing fields and body of the signal in `data`, a whole frame; None if the codec must decode it."""
     start = sender.body_start
     if len(data) <= start or not _FIRST_SIGNAL <= data[TYPE_AT] <= _LAST_SIGNAL or data[0] != sender.start_byte:
         return None
@@ -103,7 +103,7 @@ def read(data: bytes, sender: RelayEnd) -> RelayedSignal | None:
             signal = _TAGGED[data[TYPE_AT]][0](body).signal if tagged else _decode_plain(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             return None
-        # msgspec does not look into the strings that it passes over.
+        # msgspec does not check the strings that it skips.
         return signal if body.isascii() or _is_utf8(body) else None
     if payload_type == _BINARY:
         name_end = 1 + body[0]
@@ -115,17 +115,17 @@ def read(data: bytes, sender: RelayEnd) -> RelayedSignal | None:
 
 
 def write(head: bytes, body: bytes | msgspec.Raw, sender: RelayEnd, receiver: RelayEnd) -> bytes | None:
-    """Return a signal's frame for `receiver` with `sender` spliced in, or None when the two do not speak alike.
+    """Return a signal's frame for `receiver`, with the sender; None if the codec must convert it.
 
     Args:
-        head: the frame that it came in, or its first `HEAD` bytes.
-        body: its `signal_data`.
+        head: the received frame, or its first `HEAD` bytes.
+        body: the signal's `signal_data`.
     """
     payload_type = head[PAYLOAD_TYPE_AT]
     if payload_type != receiver.payload_type:
         return None
     if payload_type == _JSON and not receiver.is_tagged:
-        # By far the most common; pieces that go straight into the frame save a copy.
+        # By far the most common case. Joining all pieces at once saves a copy.
         sending, sent_to = sender.json_sender, receiver.json_target
         size = len(sending) + len(sent_to) + len(body) + 1
         if size > receiver.largest:
@@ -137,7 +137,7 @@ def write(head: bytes, body: bytes | msgspec.Raw, sender: RelayEnd, receiver: Re
         opening = _TAGGED[head[TYPE_AT]][1]
         before, after = b"".join((opening, sender.json_sender, receiver.json_target)), b"}}"
         if len(before) + len(body) + len(after) > receiver.largest:
-            # The original service never names the sender, so its clients miss nothing; the signal itself counts more.
+            # The original service never names the sender, so its clients miss nothing.
             before = b"".join((opening, _ANONYMOUS, receiver.json_target))
     elif payload_type == _BINARY:
         before, after = bytes((len(sender.name),)) + sender.name, b""
@@ -151,12 +151,12 @@ def write(head: bytes, body: bytes | msgspec.Raw, sender: RelayEnd, receiver: Re
 
 @lru_cache(maxsize=4096)
 def sender_end(client_id: str) -> RelayEnd:
-    """Return as much as `write` needs of a sender that is on another node."""
+    """Return a `RelayEnd` for a sender on another node, of which `write` needs only the name."""
     return RelayEnd(client_id, Framing.V1, PayloadType.JSON, Shape.PLAIN)
 
 
 def client_payload(payload_type: int, target: str, body: bytes) -> bytes:
-    """Return the payload that a signal's body was read from, or one that means the same, for the codec to decode."""
+    """Return a payload with this target and body, for the codec to decode."""
     name = target.encode()
     if payload_type == _JSON:
         return b'{"target_client_id":"%b","signal_data":%b}' % (name, body)
@@ -178,9 +178,9 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _is_harmless(body: bytes) -> bool:
-    """Tell whether no strict JSON parser can choke on `body`.
+    """Tell whether every strict JSON parser accepts `body`.
 
-    The original's clients end their connection at what they cannot decode, and their parser refuses lone surrogates,
-    deep nesting and huge numbers; a string without escaped characters is none of these.
+    Clients of the original service close their connection if they cannot decode a message, and their parser refuses
+    lone surrogates, deep nesting and huge numbers. A string without escapes has none of these.
     """
     return body.startswith(b'"') and b"\\u" not in body

@@ -1,7 +1,7 @@
-"""What lets a session outlive its connections and prove that nothing was lost: counts, and what is not confirmed yet.
+"""The pure part of resuming a session: counts of messages, and the messages that are not confirmed yet.
 
-Both sides keep a `Journal`; the service keeps a `ClientSession` besides, which says whether a client may go on where it
-was. docs/protocol.md, "Resume", has the rules; `gateway/sessions.py` and the client's `link.py` do the rest.
+Each side keeps a `Journal`. The service also keeps a `ClientSession`, which decides whether a client may resume.
+docs/protocol.md, "Resume", has the rules; `gateway/sessions.py` and the client's `link.py` do the I/O.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ __all__ = [
     "WireFormat",
 ]
 
-# What each side sends again in its own way, or only once per connection.
+# Types that no journal counts: each side repeats them by itself, or sends them once per connection.
 UNCOUNTED = frozenset({MessageType.CONNECT, MessageType.CONNECT_ACK, MessageType.HEARTBEAT, MessageType.HEARTBEAT_ACK})
-# What a kept message weighs beside its bytes: the object around them and its place in the queue.
+# Bytes that a kept message costs beside its content: the object and its place in the queue.
 MESSAGE_OVERHEAD = 64
-# What a session takes beside its messages: its ids of up to 256 bytes, its counts, and who its client is.
+# Bytes that a session costs beside its messages: ids of up to 256 bytes, counts, and its identity.
 SESSION_OVERHEAD = 4096
-# A client that has received this much since it last told `received` tells it now: well below what the service keeps
-# by default, so that a buffer never overflows while its reader keeps up; at 64 per message that is 1536 messages at
-# most. The service's answer tells what it has received itself; unasked it does so only where more comes than goes.
+# A client confirms with `received` after this many bytes, which include `MESSAGE_OVERHEAD` per message (at most 1536
+# messages). This is well below what the service keeps by default, so a buffer does not overflow while the client keeps
+# up. The service confirms in each HEARTBEAT_ACK, and by itself after twice as many bytes.
 CONFIRM_WEIGHT = 98_304
 SERVICE_CONFIRM_WEIGHT = 2 * CONFIRM_WEIGHT
 
-# Which kind of frames it was matters to nobody when they are taken apart.
+# The opcode of stored frames does not matter: only their payloads are read.
 _ANY_FRAME = 0x82
 
 _VERSION = 1
 
 
 class Budget:
-    """What the journals of one process may keep together, in bytes.
+    """The bytes that all journals of one process may keep together.
 
-    When it is used up the journals that keep most give way, until a sixteenth of it is free: looking for them costs as
-    much as there are journals, and so is not done for every message.
+    When the budget is used up, the largest journals drop their messages until a sixteenth of it is free. The search for
+    them visits every journal, so it must not run for every message.
     """
 
     __slots__ = ("_journals", "limit", "used")
@@ -69,20 +69,20 @@ class Budget:
         self._journals: dict[Journal, None] = {}
 
     def join(self, journal: Journal) -> None:
-        """Count a journal, with what its session takes beside its messages."""
+        """Add a journal and count its `overhead`."""
         self._journals[journal] = None
         self.used += journal.overhead
         if self.used > self.limit:
             self.make_room()
 
     def leave(self, journal: Journal) -> None:
-        """Forget a journal that keeps nothing any more."""
+        """Remove a journal, which keeps no messages any more."""
         if journal in self._journals:
             del self._journals[journal]
             self.used -= journal.overhead
 
     def make_room(self) -> None:
-        """Let the journals that keep most give way."""
+        """Make the largest journals drop their messages."""
         enough = self.limit - self.limit // 16
         for journal in sorted(self._journals, key=_weight_of, reverse=True):
             if self.used <= enough or not journal.weight:
@@ -95,24 +95,24 @@ def _weight_of(journal: Journal) -> int:
 
 
 class _Run(NamedTuple):
-    """Messages that were written in one go, as they were: in WebSocket frames. Kept and dropped as one."""
+    """Messages of one write, in their WebSocket frames; kept and dropped as one."""
 
     frames: bytes
     length: int
 
 
 class Journal:
-    """One side's account of a session: how many messages have come, and what it sent that is not confirmed.
+    """One side's record of a session: the count of received messages, and the sent messages that are not confirmed.
 
-    A journal that outgrows its bounds drops the oldest. Until the other side has confirmed what was dropped, it cannot
-    prove completeness; then it is whole again.
+    A journal beyond its limit drops its oldest messages. It is then incomplete until the other side has confirmed the
+    dropped messages.
 
     Args:
-        limit: the weight of what it may keep.
-        budget: shared with others, or None for one of its own.
-        confirm_at: the weight of what may come before the other side is told.
-        overhead: what the budget counts for the session itself.
-        received, sent, unconfirmed: where an earlier process left off.
+        limit: bytes of messages to keep, with `MESSAGE_OVERHEAD` for each.
+        budget: shared with other journals; None for a budget of its own.
+        confirm_at: bytes to receive before this side confirms.
+        overhead: bytes that the budget counts for the session itself.
+        received, sent, unconfirmed: the state that an earlier process saved.
     """
 
     __slots__ = (
@@ -146,43 +146,43 @@ class Journal:
         self._budget = budget or Budget(limit + overhead)
         self._confirm_at = confirm_at
         self.received = received
-        self.is_complete = True  # nothing was dropped that is not confirmed
+        self.is_complete = True  # no unconfirmed message was dropped
         self._is_over = False
         self.overhead = overhead
         self.weight = 0
-        self._owed = 0  # the weight of what has come since `received` was last told
+        self._owed = 0  # bytes received since the last confirmation
         self._unconfirmed: deque[bytes | _Run] = deque()
         earlier = tuple(unconfirmed)
         self._confirmed = self.sent = sent - len(earlier)
-        self._begun = 0  # how many messages of the oldest run are confirmed already
+        self._begun = 0  # confirmed messages of the oldest run
         self._budget.join(self)
-        if earlier:  # as one, so that what was within the bounds is so again
+        if earlier:  # as one run, so that messages within the limit stay within it
             self.keep(b"".join(frame_head(_ANY_FRAME, len(data)) + data for data in earlier), len(earlier))
 
     @property
     def unconfirmed(self) -> tuple[bytes, ...]:
-        """What the other side has not confirmed, oldest first."""
+        """The messages that the other side has not confirmed, oldest first."""
         messages: list[bytes] = []
         for kept in self._unconfirmed:
             messages += (kept,) if isinstance(kept, bytes) else messages_in(kept.frames)
         return tuple(messages[self._begun :])
 
     def take(self, size: int) -> bool:
-        """Count a message of `size` bytes that has come; True when it is time to tell the other side."""
+        """Count a received message of `size` bytes; return True when it is time to confirm."""
         self.received += 1
         self._owed += size + MESSAGE_OVERHEAD
         return self._owed >= self._confirm_at
 
     def tell(self) -> int:
-        """Return how many messages have come, for the other side to know."""
+        """Return the count of received messages, to send to the other side as a confirmation."""
         self._owed = 0
         return self.received
 
     def keep(self, data: bytes, run: int = 0) -> None:
-        """Count a message that is sent, and keep it until it is confirmed; or so many, in their frames, as one.
+        """Count a sent message and keep it until it is confirmed.
 
-        One object that is as long as all of them costs a busy service much less than one for each: memory that is
-        not freed at once is no longer in the processor's caches when it is.
+        With `run`, `data` is the frames of that many messages, kept as one object. That costs a busy service much less
+        than one object per message: memory that is freed late is out of the processor's caches by then.
         """
         self.sent += run or 1
         if self._is_over:
@@ -198,10 +198,10 @@ class Journal:
                 budget.make_room()
 
     def confirm(self, received: int) -> None:
-        """Drop what the other side has received.
+        """Drop the messages that the other side has received.
 
         Raises:
-            InvalidRequestError: it claims more than was sent.
+            InvalidRequestError: the other side claims more messages than were sent.
         """
         if received > self.sent:
             raise InvalidRequestError(f"received is {received}, expected at most the {self.sent} messages sent so far")
@@ -223,26 +223,26 @@ class Journal:
         self.is_complete = not self._is_over
 
     def can_continue_from(self, received: int) -> bool:
-        """Tell whether all that the other side misses is here."""
+        """Tell whether this journal has every message after the first `received`."""
         return not self._is_over and self._confirmed <= received <= self.sent
 
     def has_room(self, size: int) -> bool:
-        """Tell whether a message of `size` bytes can be kept without dropping any."""
+        """Tell whether the limit allows another message of `size` bytes."""
         return self.weight + size + MESSAGE_OVERHEAD <= self._limit
 
     def give_way(self) -> None:
-        """Drop all that is kept, for others."""
+        """Drop all messages, to make room for other journals."""
         self._drop_oldest(0)
 
     def give_up(self) -> None:
-        """Keep nothing any more."""
+        """Drop all messages, and keep none from now on."""
         self._drop_oldest(0)
         self._budget.leave(self)
         self._is_over = True
         self.is_complete = False
 
     def _drop_oldest(self, limit: int) -> None:
-        """Drop messages until so much of them is left, those that came first before the others."""
+        """Drop the oldest messages until at most `limit` bytes are left."""
         kept, first, weight = self._unconfirmed, self._confirmed - self._begun, self.weight
         while kept and weight > limit:
             oldest = kept.popleft()
@@ -256,7 +256,7 @@ class Journal:
 
 
 class SessionPhase(StrEnum):
-    """Where a session stands that may outlive its connection."""
+    """The phases of a session that may outlive its connection."""
 
     CONNECTED = "connected"
     AWAY = "away"
@@ -264,7 +264,7 @@ class SessionPhase(StrEnum):
 
 
 class SessionInput(StrEnum):
-    """What can happen to such a session."""
+    """The events in the life of such a session."""
 
     DROPPED = "connection lost"
     RESUMED = "resumed"
@@ -274,10 +274,10 @@ class SessionInput(StrEnum):
     SAVED = "saved for another start"
 
 
-# The legal moves, whole: nothing else assigns `ClientSession.phase`.
+# All legal moves; `ClientSession.phase` changes in no other way.
 PHASES: dict[tuple[SessionPhase, SessionInput], SessionPhase] = {
     (SessionPhase.CONNECTED, SessionInput.DROPPED): SessionPhase.AWAY,
-    # The new connection came before the old one's end was noticed.
+    # The client came back before the service noticed the end of the old connection.
     (SessionPhase.CONNECTED, SessionInput.RESUMED): SessionPhase.CONNECTED,
     (SessionPhase.CONNECTED, SessionInput.LEFT): SessionPhase.ENDED,
     (SessionPhase.CONNECTED, SessionInput.SAVED): SessionPhase.ENDED,
@@ -290,17 +290,17 @@ PHASES: dict[tuple[SessionPhase, SessionInput], SessionPhase] = {
 
 
 class Outcome(StrEnum):
-    """What became of the wish to resume."""
+    """The result of an attempt to resume."""
 
     RESUMED = "resumed"
-    UNKNOWN = "unknown"  # no such session: its window is over, it has ended, or it never was
-    FORBIDDEN = "forbidden"  # another client's, or not its token
-    DIFFERENT = "different"  # framing, payload type or shape have changed
-    INCOMPLETE = "incomplete"  # messages are missing, or the counts cannot be
+    UNKNOWN = "unknown"  # no such session: it has expired, has ended or never existed
+    FORBIDDEN = "forbidden"  # the session is another client's, or the token is wrong
+    DIFFERENT = "different"  # framing, payload type or shape has changed
+    INCOMPLETE = "incomplete"  # messages are missing, or the counts are impossible
 
 
 class WireFormat(NamedTuple):
-    """How a connection speaks; what was kept for one manner is of no use to another."""
+    """The framing, payload type and shape of a connection. Kept messages fit one wire format only."""
 
     framing: Framing
     payload_type: PayloadType
@@ -311,7 +311,7 @@ class ClientSession:
     """One session of one client, over all its connections.
 
     Args:
-        token: what proves that it is the client's own; never told to anybody else, never logged.
+        token: proves that a client owns the session; it goes to that client only, and never into the log.
         window: seconds for which the session outlives its connection.
     """
 
@@ -347,11 +347,11 @@ class ClientSession:
         self.window = window
         self.journal = journal
         self.phase = SessionPhase.CONNECTED
-        self.expires_at: float | None = None  # in time as `drop` was given it, while away
-        self.is_registered = False  # whether storage has a record that this session keeps online
+        self.expires_at: float | None = None  # on the clock of `drop`, while away
+        self.is_registered = False  # whether storage has a record that this session marks as online
 
     def judge(self, offer: Resume, client_id: ClientId, wire_format: WireFormat) -> Outcome:
-        """Say whether a client may go on from `offer`; nothing changes."""
+        """Return whether a client may resume with `offer`; nothing changes."""
         if self.client_id != client_id or not hmac.compare_digest(_bytes(offer.resume_token), _bytes(self.token)):
             return Outcome.FORBIDDEN
         if self.phase is SessionPhase.ENDED:
@@ -361,17 +361,17 @@ class ClientSession:
         return Outcome.RESUMED if self.journal.can_continue_from(offer.received) else Outcome.INCOMPLETE
 
     def resume(self, received: int) -> tuple[bytes, ...]:
-        """Go on, on a new connection, and return what the client misses; `judge` has said that it may."""
+        """Resume on a new connection, after `judge` allowed it, and return the messages that the client misses."""
         self._turn(SessionInput.RESUMED)
         self.expires_at = None
         self.journal.confirm(received)
         return self.journal.unconfirmed
 
     def drop(self, now: float, *, latest: float | None = None) -> bool:
-        """Take note that the connection is gone; False when the session ends with it.
+        """Handle the end of the connection; return False if the session ends with it.
 
         Args:
-            latest: when the session ends in any case, where that is sooner than its window says.
+            latest: when the session ends at the latest, even if its window is longer.
         """
         if not self.journal.is_complete:
             self.end()
@@ -381,12 +381,12 @@ class ClientSession:
         return True
 
     def queue(self, data: bytes) -> bool:
-        """Keep a message for a client that is away; False when that was one too many, and the session has ended."""
+        """Keep a message for a client that is away; return False if it did not fit and the session has ended."""
         self.journal.keep(data)
         return not self.has_overflowed()
 
     def has_overflowed(self) -> bool:
-        """Tell whether a client that is away has lost what was kept for it, and end the session if so."""
+        """Tell whether messages for a client that is away were dropped; if so, end the session."""
         if self.journal.is_complete:
             return False
         self._turn(SessionInput.OVERFLOWED)
@@ -394,7 +394,7 @@ class ClientSession:
         return True
 
     def has_expired(self, now: float) -> bool:
-        """Tell whether the client has stayed away for too long, and end the session if so."""
+        """Tell whether the client has stayed away for too long; if so, end the session."""
         if self.expires_at is None or now < self.expires_at:
             return False
         self._turn(SessionInput.EXPIRED)
@@ -402,13 +402,13 @@ class ClientSession:
         return True
 
     def end(self) -> None:
-        """End the session: the client has left, was refused or replaced. An end is final, and may come twice."""
+        """End the session, because the client has left, was refused or was replaced. A second call does nothing."""
         if self.phase is not SessionPhase.ENDED:
             self._turn(SessionInput.LEFT)
         self.journal.give_up()
 
     def save(self) -> bytes:
-        """End the session here and return it whole, for another process to `load`."""
+        """End the session in this process and return its state, for another process to `load`."""
         journal = self.journal
         self._turn(SessionInput.SAVED)
         state = _Saved(
@@ -430,10 +430,10 @@ class ClientSession:
 
     @classmethod
     def load(cls, data: bytes, *, window: float, limit: int, budget: Budget, now: float) -> ClientSession:
-        """Return a session that was saved, away from `now` on.
+        """Return a saved session, which is away from `now` on.
 
         Raises:
-            MalformedMessageError: these are not its bytes, or they are another version's.
+            MalformedMessageError: the bytes are not a saved session of this version.
         """
         try:
             saved = _decode(data)

@@ -1,7 +1,8 @@
-"""One connection's life as a pure state machine: messages and time come in, actions come out.
+"""The life of one connection as a pure state machine: messages and time go in, actions come out.
 
-The codec has read the bytes before; `gateway/server.py` performs the actions after; `gateway/dispatcher.py` says who
-answers a request. docs/protocol.md, "Conversation" and "Errors and close codes", are the rules kept here.
+The codec decodes a message before it comes here. `gateway/conversation.py` performs the actions, and
+`gateway/dispatcher.py` finds the handler of a request. The rules are those of docs/protocol.md, "Conversation" and
+"Errors and close codes".
 """
 
 from __future__ import annotations
@@ -67,29 +68,28 @@ __all__ = [
     "error_code_for",
 ]
 
-# docs/protocol.md, "Errors and close codes": a client that sends this many malformed messages in this many seconds
-# is not one that will get better.
+# A client that sends this many malformed messages in this many seconds is closed with 4400 (docs/protocol.md, "Errors
+# and close codes").
 MALFORMED_LIMIT = 20
 MALFORMED_WINDOW = 60.0
 
-# A silent client in a room is asked for a sign of life after this part of the time that makes it away.
+# The part of `away_after` after which the service pings a silent client in a room.
 PINGED_AFTER = 0.5
 
-# What tagged clients know authentication failures and malformed messages as (docs/protocol.md, "Payload types").
+# Error codes of authentication failures and malformed messages for tagged clients (docs/protocol.md, "Payload types").
 _TAGGED_AUTHENTICATION_FAILED = 1
 _TAGGED_MALFORMED = 2
 
-
-# What the original service's clients write beside tagged JSON (docs/protocol.md, "Payload types").
+# Payload types of the original service's clients beside tagged JSON (docs/protocol.md, "Payload types").
 _ORIGINAL_LAYOUTS = frozenset({PayloadType.BINARY, PayloadType.TEXT})
 
 _OUR_MAJOR = int(PROTOCOL_VERSION.split(".", maxsplit=1)[0])
-# Far beyond any version, and short enough that int() stays cheap.
+# More digits than any version has, and few enough that int() stays cheap.
 _VERSION_DIGITS = 9
 
 
 class State(StrEnum):
-    """Where a connection stands."""
+    """The states of a connection."""
 
     AWAITING_CONNECT = "awaiting connect"
     AUTHENTICATING = "authenticating"
@@ -99,7 +99,7 @@ class State(StrEnum):
 
 
 class Input(StrEnum):
-    """What can happen to a connection."""
+    """The events in a connection's life."""
 
     CONNECT = "CONNECT"
     REQUEST = "request"
@@ -128,7 +128,7 @@ class Input(StrEnum):
 
 
 class Reaction(StrEnum):
-    """What the session does about an input; each is one method of `ConnectionStateMachine`."""
+    """What the state machine does about an input."""
 
     IGNORE = "ignore"
     AUTHENTICATE = "authenticate"
@@ -166,9 +166,8 @@ def _stay(state: State, reactions: dict[Input, Reaction]) -> dict[tuple[State, I
     return {(state, event): _Move(state, reaction) for event, reaction in reactions.items()}
 
 
-# The legal moves, whole: nothing else assigns `ConnectionStateMachine.state`, and docs/architecture.md draws its
-# picture from here. A session that outlives its connection has a table of its own, in `resume.py`: here it ends with
-# CLOSING or CLOSED.
+# All legal moves: `ConnectionStateMachine.state` changes in no other way. docs/transitions.py draws the picture in
+# docs/architecture.md from this table. `resume.py` has the table of sessions, which may outlive a connection.
 TRANSITIONS: dict[tuple[State, Input], _Move] = {
     **_stay(
         State.AWAITING_CONNECT,
@@ -193,8 +192,8 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
     (State.AWAITING_CONNECT, Input.DRAINING): _Move(State.CLOSING, Reaction.STOP),
     (State.AWAITING_CONNECT, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
     (State.AWAITING_CONNECT, Input.LOST): _Move(State.CLOSED, Reaction.END),
-    # Between CONNECT and its answer the server holds further messages back, so none of them can arrive here; those
-    # beyond the rate are refused before they are held.
+    # Between CONNECT and its answer the connection holds further messages back, so none of them arrives here. Messages
+    # beyond the rate are refused before that.
     **_stay(State.AUTHENTICATING, {Input.LIMITED: Reaction.SLOW_DOWN}),
     (State.AUTHENTICATING, Input.ACCEPTED): _Move(State.ESTABLISHED, Reaction.WELCOME),
     (State.AUTHENTICATING, Input.REFUSED): _Move(State.CLOSING, Reaction.REFUSE),
@@ -221,7 +220,7 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
             Input.RENEWED: Reaction.GRANT,
         },
     ),
-    # Only where the service closes what outlives its token; where it goes on, requests are looked at one by one.
+    # Only if `token_expiry` is "close". If it is "continue", `_check_token` refuses single requests.
     (State.ESTABLISHED, Input.OUTLIVED): _Move(State.CLOSING, Reaction.CALL_BACK),
     (State.ESTABLISHED, Input.DISCONNECT): _Move(State.CLOSING, Reaction.GOOD_BYE),
     (State.ESTABLISHED, Input.INCORRIGIBLE): _Move(State.CLOSING, Reaction.GIVE_UP),
@@ -233,7 +232,7 @@ TRANSITIONS: dict[tuple[State, Input], _Move] = {
     (State.ESTABLISHED, Input.EVICTED): _Move(State.CLOSING, Reaction.EVICT),
     (State.ESTABLISHED, Input.STOPPED): _Move(State.CLOSING, Reaction.STOP),
     (State.ESTABLISHED, Input.LOST): _Move(State.CLOSED, Reaction.END),
-    # A close frame is on its way: whatever the client had sent before it read that frame no longer counts.
+    # A close frame is on its way. What the client sent before it read that frame no longer counts.
     **_stay(State.CLOSING, dict.fromkeys(Input, Reaction.IGNORE)),
     (State.CLOSING, Input.LOST): _Move(State.CLOSED, Reaction.END),
     **_stay(State.CLOSED, dict.fromkeys(Input, Reaction.IGNORE)),
@@ -254,7 +253,7 @@ _NOT_CONNECTED = "not connected: send CONNECT first"
 
 
 class Received(msgspec.Struct, frozen=True, gc=False):
-    """A message as it came, with what its reply has to match."""
+    """A received message, with the id, payload type and shape that its reply must match."""
 
     message: Message
     message_id: bytes
@@ -263,7 +262,7 @@ class Received(msgspec.Struct, frozen=True, gc=False):
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """Send `message`; the service's own messages carry a fresh id, so theirs is None."""
+    """Send `message`. A `message_id` of None stands for a fresh id: the message is no reply."""
 
     message: Message
     message_id: bytes | None
@@ -272,29 +271,29 @@ class Send(msgspec.Struct, frozen=True, gc=False):
 
 
 class Authenticate(msgspec.Struct, frozen=True, gc=False):
-    """Find out whether CONNECT's credentials are right, then call `accepted` or `refused`."""
+    """Check the credentials of CONNECT, then call `accepted` or `refused`."""
 
     connect: Connect
 
 
 class Dispatch(msgspec.Struct, frozen=True, gc=False):
-    """Have the dispatcher answer this request."""
+    """Let the dispatcher answer this request."""
 
     request: Received
 
 
 class Relay(msgspec.Struct, frozen=True, gc=False):
-    """Pass this signal on to its target."""
+    """Relay this signal to its target."""
 
     signal: Received
 
 
 class Ping(msgspec.Struct, frozen=True, gc=False):
-    """Send a WebSocket ping, so that a quiet but living client shows itself."""
+    """Send a WebSocket ping, which a live client answers with a pong."""
 
 
 class Absent(msgspec.Struct, frozen=True, gc=False):
-    """Let the members of the client's room know that nothing comes from it any more, or that something does again."""
+    """Tell the members of the client's room that the client has fallen silent (`is_away`) or is back."""
 
     is_away: bool
 
@@ -307,7 +306,7 @@ class Close(msgspec.Struct, frozen=True, gc=False):
 
 
 class Confirm(msgspec.Struct, frozen=True, gc=False):
-    """The client says how many of the session's messages it has; sessions that cannot be resumed have no use for it."""
+    """Confirm the session's messages that the client has received. A session that cannot be resumed ignores it."""
 
     received: int
     heartbeat: Received
@@ -317,7 +316,7 @@ Action = Send | Authenticate | Dispatch | Relay | Confirm | Ping | Absent | Clos
 
 
 class ResumeTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """What CONNECT_ACK says of a session that outlives its connection; `window` is in seconds."""
+    """The fields of CONNECT_ACK for a session that outlives its connection; `window` is in seconds."""
 
     token: str
     window: float
@@ -326,11 +325,10 @@ class ResumeTerms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every session of a service shares. Times are in seconds.
+    """The settings that all sessions of a service share. Times are in seconds.
 
-    `away_after` and `leave_after` are of a client in a room: the silence after which the others hear that it is away,
-    and after which it has left. `token_leeway` is how long a session outlives its token in any case, `on_expiry` what
-    happens to it then.
+    `away_after` and `leave_after` are for a client in a room: after that much silence the other members see it as away,
+    and as having left. A session outlives its token by `token_leeway`; `on_expiry` says what happens then.
     """
 
     connection_timeout: float = 10.0
@@ -344,7 +342,7 @@ class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def error_code_for(error: SignalManagerError, shape: Shape) -> int:
-    """Return the code that stands for `error` on a connection of this shape.
+    """Return the wire code of `error` on a connection of this shape.
 
     A tagged client reads the code into an unsigned byte (docs/protocol.md, "Payload types").
     """
@@ -358,14 +356,14 @@ def error_code_for(error: SignalManagerError, shape: Shape) -> int:
 
 
 class ConnectionStateMachine:
-    """What one connection may do now, and what it has to be told.
+    """Decides what one connection may do now, and what the service sends it.
 
-    Every method that takes an input returns the actions to perform, in order. `now` is a monotonic time in seconds,
+    Every method for an input returns the actions to perform, in order. `now` is a monotonic time in seconds,
     `server_time` is milliseconds since the epoch.
 
     Args:
-        names_protocol: whether the client has named a WebSocket subprotocol of the service; the original service's
-            clients name none, and read no reply but JSON in the tagged shape.
+        names_protocol: whether the client has named a WebSocket subprotocol of the service. Clients of the original
+            service name none, and read only replies in JSON of the tagged shape.
     """
 
     __slots__ = (
@@ -398,26 +396,26 @@ class ConnectionStateMachine:
         self._names_protocol = names_protocol
         self._speaks_original = False  # known once it has sent CONNECT
         self.state = State.AWAITING_CONNECT
-        # How the service speaks of its own accord on this connection; its CONNECT decides.
+        # The form of messages that are no reply. CONNECT decides it.
         self.payload_type = payload_type
         self.shape = Shape.PLAIN
         self.identity: Identity | None = None
         self.session_id: SessionId | None = None
-        self._connect: Received | None = None  # waiting for its answer
-        self._token_ends: float | None = None  # with the leeway
-        self._deadline_from = now  # opened, then last heard of
+        self._connect: Received | None = None  # the CONNECT that waits for its answer
+        self._token_ends: float | None = None  # including the leeway
+        self._deadline_from = now  # when the connection was opened, later when the client was last heard
         self._pinged_at = now
-        self.is_in_room = False  # as its owner says: then its silence is noticed sooner
-        self._is_away = False  # whether it was silent for so long that others were told
-        self._malformed: deque[float] | None = None  # when; made at the first one, since most clients send none
+        self.is_in_room = False  # set by the owner; in a room, silence is noticed sooner
+        self._is_away = False  # whether the other members were told that the client is away
+        self._malformed: deque[float] | None = None  # times; made at the first one, because most clients send none
 
     @property
     def client_id(self) -> ClientId | None:
-        """The client that this connection proved to be."""
+        """The client that has authenticated on this connection, or None."""
         return self.identity.client_id if self.identity is not None else None
 
     def receive(self, received: Received, *, now: float, server_time: int) -> list[Action]:
-        """Take a message that the codec could read."""
+        """Handle a decoded message."""
         if self.state is State.AWAITING_CONNECT and isinstance(received.message, Connect):
             try:
                 check_version(received.message.version)
@@ -443,9 +441,9 @@ class ConnectionStateMachine:
         raise AssertionError(f"no such reaction to a message: {reaction}")  # pragma: no cover - the table's mistake
 
     def reads(self, message_type: MessageType) -> bool:
-        """Tell whether the payload of such a message matters now; `unread` takes those whose does not.
+        """Tell whether to decode the payload of such a message now; pass the others to `unread`.
 
-        Whoever has not proved anything may make the service decode no more than it takes to do so.
+        Before a client has authenticated, the service decodes only the messages that authentication needs.
         """
         if self.state is State.AWAITING_CONNECT:
             return SPECS[message_type].is_read_before_connect
@@ -454,7 +452,7 @@ class ConnectionStateMachine:
     def unread(
         self, message_type: MessageType, *, message_id: bytes, payload_type: PayloadType, shape: Shape | None
     ) -> list[Action]:
-        """Take a message of which only the header was read; see `malformed` for its shape."""
+        """Handle a message of which only the header was decoded; `shape` is as for `malformed`."""
         if self._advance(_INPUTS[message_type]) is Reaction.IGNORE:
             return []
         payload_type, shape = self._form_of_reply(payload_type, shape)
@@ -463,10 +461,10 @@ class ConnectionStateMachine:
     def malformed(
         self, error: MalformedMessageError, *, payload_type: PayloadType, shape: Shape | None, now: float
     ) -> list[Action]:
-        """Take bytes that are no message; the complaint carries their id where it could be read.
+        """Handle bytes that are no valid message. The ERROR carries their message id if it could be read.
 
         Args:
-            shape: of what could be read; None where that is not known.
+            shape: the shape of the payload, or None if it is unknown.
         """
         if self._advance(Input.MALFORMED) is Reaction.IGNORE:
             return []
@@ -481,26 +479,26 @@ class ConnectionStateMachine:
         return actions
 
     def limited(self, error: RateLimitedError, *, message_id: bytes | None, payload_type: PayloadType) -> list[Action]:
-        """Take the news that a message came beyond the rate and was dropped unread."""
+        """Handle a message beyond the rate, which was dropped unread."""
         if self._advance(Input.LIMITED) is Reaction.IGNORE:
             return []
         payload_type, shape = self._form_of_reply(payload_type, None)
         return [Send(_error_message(error, shape), message_id, payload_type, shape)]
 
     def insistent(self) -> list[Action]:
-        """Take the news that the client goes on sending in spite of all refusals."""
+        """Handle a client that keeps sending beyond the rate."""
         if self._advance(Input.INSISTENT) is Reaction.IGNORE:
             return []
         return [Close(CloseCode.RATE_LIMITED, "rate limit exceeded for too long")]
 
     def fell_behind(self) -> list[Action]:
-        """Take the news that the client reads too slowly for what others send it."""
+        """Handle a client that reads more slowly than others send to it."""
         if self._advance(Input.BEHIND) is Reaction.IGNORE:
             return []
         return [Close(CloseCode.SLOW_CONSUMER, "outbound queue is full")]
 
     def broken(self, code: CloseCode, reason: str) -> list[Action]:
-        """Take the news that frames came that are no messages, or that handling one failed."""
+        """Handle frames that break RFC 6455, or a failure while handling a message."""
         if self._advance(Input.BROKEN) is Reaction.IGNORE:
             return []
         return [Close(code, reason)]
@@ -514,7 +512,7 @@ class ConnectionStateMachine:
         server_time: int,
         resume: ResumeTerms | None = None,
     ) -> list[Action]:
-        """Take the news that CONNECT's credentials are right, and that the session outlives this connection so."""
+        """Handle valid credentials of CONNECT; `resume` is for a session that outlives this connection."""
         if self._advance(Input.ACCEPTED) is Reaction.IGNORE:
             return []
         connect = self._pending_connect()
@@ -522,7 +520,7 @@ class ConnectionStateMachine:
         self.session_id = session_id
         self.heard(now)
         settings = self._settings
-        # The original's protocol knows nothing of tokens that end.
+        # The original's protocol has no field for the end of a token.
         expires_at = None if self.shape is Shape.TAGGED else _milliseconds(identity.expires_at)
         welcome = ConnectAck(
             status="success",
@@ -540,20 +538,20 @@ class ConnectionStateMachine:
         return [Send(welcome, connect.message_id, self.payload_type, self.shape)]
 
     def renewed(self, identity: Identity, *, now: float, server_time: int) -> TokenRenewAck | None:
-        """Take the news that the client has another valid token, and return the answer; None where it is too late."""
+        """Handle a new valid token and return the answer to TOKEN_RENEW; None if the connection is closing."""
         if self._advance(Input.RENEWED) is Reaction.IGNORE:
             return None
         self._grant(identity, now, server_time)
         return TokenRenewAck(status=200, expires_at=_milliseconds(identity.expires_at))
 
     def _grant(self, identity: Identity, now: float, server_time: int) -> None:
-        """Let the client do what its token says, for as long as that is valid."""
+        """Set what the client may do, and until when."""
         self.identity = identity
         ends = identity.expires_at
         self._token_ends = None if ends is None else now + ends - server_time / 1000 + self._settings.token_leeway
 
     def refused(self, error: SignalManagerError) -> list[Action]:
-        """Take the news that CONNECT cannot be accepted."""
+        """Handle a CONNECT that the service refuses."""
         if self._advance(Input.REFUSED) is Reaction.IGNORE:
             return []
         code, reason = CloseCode.UNAUTHENTICATED, "authentication failed"
@@ -561,15 +559,15 @@ class ConnectionStateMachine:
             code, reason = CloseCode.RATE_LIMITED, error.message
         elif isinstance(error, ConflictError):
             code, reason = CloseCode.REPLACED, "replaced by a newer session"
-        elif error.may_retry:  # what checks the credentials is away: the client is not to blame
+        elif error.may_retry:  # the credentials cannot be checked now; the client may come back
             code, reason = CloseCode.RESTARTING, "authentication unavailable"
         return [self.error(error, self._pending_connect()), Close(code, reason)]
 
     def replaced(self, *, same_instance: bool) -> list[Action]:
-        """Take the news that the client has a newer connection.
+        """Handle a newer connection of the same client.
 
-        The same instance on a new connection means that this one is stale; its code lets the client come back,
-        so that not even a delayed, overtaken CONNECT can leave an instance with no connection at all.
+        If the newer connection is of the same instance, this one is stale. Its close code lets the client come back, so
+        a CONNECT that was overtaken on the network cannot leave the instance without a connection.
         """
         if self._advance(Input.REPLACED) is Reaction.IGNORE:
             return []
@@ -578,19 +576,19 @@ class ConnectionStateMachine:
         return [Close(CloseCode.REPLACED, "replaced by a newer session")]
 
     def evicted(self) -> list[Action]:
-        """Take the news that an operator wants the client gone."""
+        """Handle an operator's order to disconnect the client."""
         if self._advance(Input.EVICTED) is Reaction.IGNORE:
             return []
         return [Close(CloseCode.EVICTED, "disconnected by an operator")]
 
     def turned_away(self, reason: str = "the service is full") -> list[Action]:
-        """Take the news that the service has no room for the connection."""
+        """Handle a service that is full."""
         if self._advance(Input.NO_ROOM) is Reaction.IGNORE:
             return []
         return [Close(CloseCode.FULL, reason)]
 
     def draining(self, *, reconnect_after: int) -> list[Action]:
-        """Take the news that the service is about to stop; `reconnect_after` is in milliseconds."""
+        """Handle the start of a drain; `reconnect_after` is in milliseconds."""
         match self._advance(Input.DRAINING):
             case Reaction.STOP:
                 return [Close(CloseCode.RESTARTING, "service is stopping")]
@@ -600,18 +598,18 @@ class ConnectionStateMachine:
         return []
 
     def stopped(self) -> list[Action]:
-        """Take the news that the service is about to stop."""
+        """Handle the end of the service."""
         if self._advance(Input.STOPPED) is Reaction.IGNORE:
             return []
         return [Close(CloseCode.RESTARTING, "service is stopping")]
 
     def lost(self) -> None:
-        """Take the news that the connection is gone."""
+        """Handle the end of the connection."""
         self._advance(Input.LOST)
 
     def heard(self, now: float) -> list[Action]:
-        """Take a sign of life: any frame counts (docs/protocol.md, "Liveness")."""
-        if self.state is not State.ESTABLISHED:  # until then only CONNECT's answer counts
+        """Handle a sign of life, which is any frame (docs/protocol.md, "Liveness")."""
+        if self.state is not State.ESTABLISHED:  # before that only the answer to CONNECT counts
             return []
         self._deadline_from = now
         self._pinged_at = now
@@ -621,13 +619,13 @@ class ConnectionStateMachine:
         return [Absent(is_away=False)]
 
     def must_return_by(self, now: float) -> float | None:
-        """Return until when the client of a connection that ends now may stay in its room; None when it is in none."""
+        """Return until when the client may stay in its room if the connection ends now; None if it is in no room."""
         if not self.is_in_room:
             return None
         return (self._deadline_from if self._is_away else now) + self._settings.leave_after
 
     def next_deadline(self) -> float | None:
-        """Return when `tick` has something to do next, or None for never."""
+        """Return when to call `tick` next, or None for never."""
         if self.state is State.ESTABLISHED:
             deadline = min(self._pinged_at + self._interval, self._deadline_from + self._limit)
             if self.is_in_room and not self._is_away:
@@ -671,7 +669,7 @@ class ConnectionStateMachine:
 
     @property
     def _interval(self) -> float:
-        """The silence after which the client is pinged."""
+        """Seconds of silence after which the service pings the client."""
         settings = self._settings
         if not self.is_in_room:
             return settings.heartbeat_interval
@@ -679,7 +677,7 @@ class ConnectionStateMachine:
 
     @property
     def _limit(self) -> float:
-        """The silence that ends the connection."""
+        """Seconds of silence after which the service closes the connection."""
         settings = self._settings
         if not self.is_in_room:
             return settings.heartbeat_timeout
@@ -696,10 +694,10 @@ class ConnectionStateMachine:
         return self.reply(_error_message(error, shape), request)
 
     def _form_of_reply(self, payload_type: PayloadType, shape: Shape | None) -> tuple[PayloadType, Shape]:
-        """Return how to answer a message of this form.
+        """Return the payload type and shape of the reply to a message of this form.
 
-        The shape of CONNECT is the shape of every reply; until then, clients are answered as they speak. The original
-        service's clients are answered in the only form that their codec reads.
+        Every reply has the shape of CONNECT. Before CONNECT, a reply has the shape of its message. Clients of the
+        original service get the only form that their codec reads.
         """
         if self.state is not State.AWAITING_CONNECT:
             return (PayloadType.JSON, Shape.TAGGED) if self._speaks_original else (payload_type, self.shape)
@@ -714,7 +712,7 @@ class ConnectionStateMachine:
     def _authenticate(self, received: Received) -> list[Action]:
         connect = received.message
         assert isinstance(connect, Connect)  # noqa: S101 - the table sends only CONNECT here
-        # Remembered before anything can go wrong, so that even a refusal speaks the client's language.
+        # Set before anything can fail, so that a refusal has the client's form too.
         self._connect = received
         self._speaks_original = not self._names_protocol and _is_originals(received.payload_type, received.shape)
         self.payload_type, self.shape = received.payload_type, received.shape
@@ -723,7 +721,7 @@ class ConnectionStateMachine:
         return [Authenticate(connect)]
 
     def _admit(self, received: Received, reaction: Reaction, now: float) -> list[Action]:
-        """Let a signal or request through if it speaks in its own name and in a version that we know."""
+        """Return the action for a signal or request; an ERROR if its target, client id, version or token is refused."""
         message = received.message
         try:
             if isinstance(message, Signal):
@@ -743,7 +741,7 @@ class ConnectionStateMachine:
 
     def _check_token(self, message: Message, now: float) -> None:
         spec = spec_of(message)
-        # A request that brings a token of its own is judged by that.
+        # The token inside a request takes precedence; the dispatcher checks it.
         if spec.needs_valid_token and not getattr(message, "auth_token", None) and self._has_outlived_its_token(now):
             raise AuthenticationError(
                 f"the token has expired: {spec.message_type.name} needs a new one, send TOKEN_RENEW first",
@@ -770,7 +768,7 @@ class ConnectionStateMachine:
 
 
 def _milliseconds(seconds: float | None) -> int | None:
-    """Return a time as clients are told it: those of JavaScript cannot read what is beyond 2**53."""
+    """Return a time in ms for clients; None for one beyond 2**53, which JavaScript cannot represent."""
     return None if seconds is None or seconds * 1000 >= 2**53 else int(seconds * 1000)
 
 
@@ -779,10 +777,10 @@ def _is_originals(payload_type: PayloadType, shape: Shape) -> bool:
 
 
 def check_version(version: str | None) -> None:
-    """Refuse a major version newer than ours (docs/protocol.md, "Conversation").
+    """Refuse a major version newer than `PROTOCOL_VERSION` (docs/protocol.md, "Conversation").
 
     Raises:
-        InvalidRequestError: the version is no dotted list of numbers, or newer.
+        InvalidRequestError: the version is newer, or is not a list of numbers separated by dots.
     """
     if version is None or version == PROTOCOL_VERSION:
         return

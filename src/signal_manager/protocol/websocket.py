@@ -1,6 +1,6 @@
-"""What RFC 6455 asks of an endpoint and picows leaves to it: which close codes may be sent, and that text is text.
+"""The rules of RFC 6455 that picows leaves to its user: valid close codes, valid text, and the heads of frames.
 
-`connection` asks here before it believes a frame. The frames that it writes itself begin and are taken apart here too.
+`gateway/frames.py` checks received frames here. `gateway/connection.py` builds the heads of the frames that it writes.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Iterator
 
 __all__ = ["frame_head", "is_text", "may_be_sent", "messages_in"]
 
-# Two and four bytes of head, or ten (section 5.2).
+# Heads of two, four or ten bytes (section 5.2).
 _SHORT = struct.Struct(">BB")
 _MEDIUM = struct.Struct(">BBH")
 _LONG = struct.Struct(">BBQ")
 
 
 def may_be_sent(code: int) -> bool:
-    """Tell whether this close code may stand in a close frame (section 7.4, and the registry it began)."""
+    """Tell whether a close frame may have this close code (section 7.4, and IANA's registry)."""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
 def is_text(data: bytes) -> bool:
-    """Tell whether the payload of a text message is UTF-8, as it must be (section 8.1)."""
+    """Tell whether the payload of a text message is UTF-8 (section 8.1)."""
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -31,7 +31,7 @@ def is_text(data: bytes) -> bool:
 
 
 def frame_head(first: int, size: int) -> bytes:
-    """Return what stands before an unmasked payload of so many bytes (section 5.2); `first` has FIN and the opcode."""
+    """Return the head of an unmasked frame of `size` bytes (section 5.2); `first` holds FIN and the opcode."""
     if size < 126:
         return _SHORT.pack(first, size)
     if size < 65536:
@@ -40,7 +40,7 @@ def frame_head(first: int, size: int) -> bytes:
 
 
 def messages_in(frames: bytes) -> Iterator[bytes]:
-    """Yield the payloads of whole, unmasked frames, as this side wrote them."""
+    """Yield the payloads of complete, unmasked frames, which this side wrote."""
     start = 0
     while start < len(frames):
         size = frames[start + 1]

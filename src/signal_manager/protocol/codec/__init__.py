@@ -1,6 +1,7 @@
 """Payloads: bytes to messages and back, one module per payload type (docs/protocol.md, "Payload types").
 
-`payload` chooses among the modules, `fields` holds the rules that they share; `framing` is what lies around a payload.
+`payload.py` chooses the module, and `fields.py` holds the rules that all modules share. `framing.py` handles the frame
+around a payload.
 """
 
 from signal_manager.protocol.codec.fields import Decoded

@@ -1,6 +1,6 @@
 """The BINARY payload: the compact layouts of docs/protocol.md, "Payload types".
 
-Every length is one byte and most optional fields have no place; what does not fit has no BINARY form.
+Every length is one byte, and most optional fields have no place. A message that does not fit has no BINARY form.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Messa
     """Return the message of a BINARY payload; `signal_data` comes as bytes.
 
     Raises:
-        MalformedMessageError: when the type has no layout or the payload does not follow it to its end.
+        MalformedMessageError: the type has no layout, or the payload does not match it exactly.
     """
     reader = _Reader(payload)
     fields: dict[str, Any]
@@ -45,7 +45,7 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Messa
                 "client_id": reader.string() or None,
                 "auth_token": reader.string() or None,
             }
-            if not reader.is_at_end:  # the original service's reader takes no more than this
+            if not reader.is_at_end:  # the original service reads no further
                 fields["capabilities"] = [reader.string() for _ in range(reader.integer(1))] or None
                 fields["metadata"] = decode_json(reader.metadata() or b"null")
         case MessageType.UNREGISTER:
@@ -66,7 +66,7 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Messa
 
 
 def encode(message: Message, *, sent_by: Peer) -> bytes | None:
-    """Return a message's BINARY form, or None when it has none or a request would lose something in it."""
+    """Return a message's BINARY form; None if it has none, or if a request would lose a field."""
     match message:
         case Connect(client_id=client_id, auth_token=auth_token) if message == Connect(
             client_id=client_id, auth_token=auth_token
@@ -75,7 +75,7 @@ def encode(message: Message, *, sent_by: Peer) -> bytes | None:
         case Register():
             return _register(message)
         case Unregister(version=version, client_id=client_id, auth_token=auth_token):
-            # Absent and empty look alike in a layout.
+            # A layout cannot tell absent from empty.
             return None if auth_token == "" else _strings(version, client_id or "", auth_token or "")
         case Heartbeat(timestamp=timestamp, received=None):
             return timestamp.to_bytes(8, "big")
@@ -117,9 +117,9 @@ class _Reader:
         return self._position == len(self._data)
 
     def metadata(self) -> bytes:
-        """Take REGISTER's last field, whose length is a u16, or a u8 as the original service's clients write it.
+        """Read REGISTER's last field. Its length is a u16, or a u8 from clients of the original service.
 
-        It may be left out. The length must reach the end of the payload, so no payload fits both.
+        The field may be absent. Its length must reach the end of the payload, so no payload matches both.
         """
         left = self._data[self._position :]
         if not left:
@@ -142,7 +142,7 @@ def _strings(*values: str) -> bytes | None:
 
 
 def _register(message: Register) -> bytes | None:
-    # Absent and empty look alike in a layout, and the room has no place.
+    # A layout cannot tell absent from empty, and has no place for the room.
     if message.room_id is not None or message.auth_token == "" or message.capabilities == []:
         return None
     head = _strings(message.version, message.client_id or "", message.auth_token or "")

@@ -1,6 +1,7 @@
 """The CBOR payload: the JSON object's map in CBOR, RFC 8949, with byte strings for opaque `signal_data`.
 
-CBOR can say far more than JSON; only what JSON can say too is let in, so that a signal can always be relayed as JSON.
+CBOR has more types than JSON. This module accepts only values that JSON has too, so that every signal can be relayed
+as JSON.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def _refuse_tag(_value: object, _immutable: bool) -> Any:
 
 
 class _EveryTag(dict[int, Callable[[Any, bool], Any]]):
-    """Replaces all of cbor2's own tags: dates and regular expressions, but above all references to shared values.
+    """Refuses every tag that cbor2 knows: dates, regular expressions and, above all, references to shared values.
 
-    A few bytes of those stand for a value of any size, or for one that contains itself.
+    A few bytes of references can stand for a value of any size, or for a value that contains itself.
     """
 
     def __missing__(self, tag: int) -> Callable[[Any, bool], Any]:
@@ -40,7 +41,7 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Decod
     """Return the message of a CBOR payload.
 
     Raises:
-        MalformedMessageError: when the payload is not exactly one map with this type's fields.
+        MalformedMessageError: the payload is not exactly one map with this type's fields.
     """
     check_cbor(payload)
     stream = BytesIO(payload)

@@ -1,6 +1,7 @@
-"""What every payload type shares: a message as a mapping from field names to JSON values, and the rules for it.
+"""A message as a mapping from field names to JSON values, and the rules that all payload types share.
 
-The codec modules turn bytes into such a mapping; `build_message` makes the struct of it, or says what is wrong.
+The codec modules turn bytes into such a mapping. `build_message` turns the mapping into the struct, or raises an error
+that says what is wrong.
 """
 
 from __future__ import annotations
@@ -41,40 +42,40 @@ __all__ = [
     "write_object",
 ]
 
-# Objects and arrays within each other, the message itself included: far more than signaling needs, far less than would
-# exhaust the stack. Every payload type has the same bound, so that what one of them lets in every other can carry.
+# Levels of nested objects and arrays, with the message itself: far more than signaling needs, and far fewer than would
+# exhaust the stack. All payload types have the same bound, so each can carry what another accepts.
 MAX_DEPTH = 64
 
-# What all of JSON, CBOR and Protobuf carry without loss.
+# Integers that JSON, CBOR and Protobuf all carry without loss.
 _MIN_INTEGER = -(2**63)
 _MAX_INTEGER = 2**64 - 1
 
 _STRUCTS = {spec.struct: msgspec.structs.fields(spec.struct) for spec in SPECS.values()}
 _OPTIONAL = {struct: [field.name for field in fields if not field.required] for struct, fields in _STRUCTS.items()}
-# Name, whether it is required, and what it is when it is absent.
+# Each field's name, whether it is required, and its default.
 _FIELDS = {
     struct: [(field.name, field.required, field.default) for field in fields] for struct, fields in _STRUCTS.items()
 }
 
-# Values of these types are what JSON and CBOR write, as they are.
+# JSON and CBOR write values of these types unchanged.
 _BUILTIN = frozenset({str, int, bool, float, bytes, type(None)})
 
 
 class Decoded(NamedTuple):
-    """A message and the shape its object had; PLAIN for payload types that are no objects."""
+    """A message and the shape of its object; PLAIN for payload types without objects."""
 
     message: Message
     shape: Shape
 
 
 def build_message(message_type: MessageType, fields: dict[str, Any], *, sent_by: Peer) -> Message:
-    """Return the message of these fields; the mapping itself is used up.
+    """Return the message of these fields; the call modifies the mapping.
 
-    Fields that the type does not have are ignored, null stands for an optional field that is absent, and a sender that
-    a client names is ignored: nobody speaks for another.
+    Unknown fields are ignored, and null means that an optional field is absent. `sender_client_id` from a client is
+    ignored, so no client can speak for another.
 
     Raises:
-        MalformedMessageError: when a field is missing, wrong or too long, or a signal has no receiver or no sender.
+        MalformedMessageError: a field is missing, wrong or too long, or a signal has no receiver or no sender.
     """
     struct = SPECS[message_type].struct
     if message_type in SIGNAL_TYPES and sent_by is Peer.CLIENT:
@@ -98,9 +99,9 @@ def build_message(message_type: MessageType, fields: dict[str, Any], *, sent_by:
 
 
 def fields_of(message: Message, *, with_defaults: bool) -> dict[str, Any]:
-    """Return the fields that are worth writing as JSON values (or bytes, for opaque `signal_data`).
+    """Return the fields to write, as JSON values (or bytes, for opaque `signal_data`).
 
-    Optional fields that are None are left out, and so are those with another default unless `with_defaults`.
+    Optional fields that are None are omitted. Fields that equal another default are omitted unless `with_defaults`.
     """
     fields = {}
     for name, required, default in _FIELDS[type(message)]:
@@ -114,8 +115,8 @@ def fields_of(message: Message, *, with_defaults: bool) -> dict[str, Any]:
 def object_fields(message: Message, shape: Shape) -> dict[str, Any]:
     """Return the fields of a JSON or CBOR object.
 
-    The tagged shape writes defaults too: the original service's clients have required fields where ours are optional.
-    `ack` alone is left out, because it asks the service for something and says nothing to the receiver.
+    The tagged shape writes defaults too, because clients of the original service require fields that are optional here.
+    It omits `ack`, which is for the service and means nothing to the receiver.
     """
     fields = fields_of(message, with_defaults=shape is Shape.TAGGED)
     if shape is Shape.TAGGED and fields.get("ack") is False:
@@ -124,10 +125,10 @@ def object_fields(message: Message, shape: Shape) -> dict[str, Any]:
 
 
 def read_object(message_type: MessageType, value: object, *, sent_by: Peer) -> Decoded:
-    """Return the message that a decoded JSON or CBOR item stands for, in either shape.
+    """Return the message of a decoded JSON or CBOR item in either shape.
 
     Raises:
-        MalformedMessageError: as `build_message`, and for what is not an object.
+        MalformedMessageError: as `build_message`; also if the item is not an object.
     """
     shape = Shape.PLAIN
     variant = SPECS[message_type].variant
@@ -142,15 +143,16 @@ def read_object(message_type: MessageType, value: object, *, sent_by: Peer) -> D
 
 
 def write_object(message: Message, fields: dict[str, Any], shape: Shape) -> dict[str, Any]:
-    """Return the object of these fields in the shape asked for; a type without a variant name is always plain."""
+    """Return the object of these fields in the given shape; a type without a variant is always plain."""
     variant = spec_of(message).variant
     return {variant: fields} if shape is Shape.TAGGED and variant is not None else fields
 
 
 def address_of(message: Signal, sent_by: Peer) -> str | None:
-    """Return the one client id that stands before `signal_data` in BINARY and TEXT, or None when there is no such form.
+    """Return the client id before `signal_data` in BINARY and TEXT, or None if the message has no such form.
 
-    From the service that is the sender, and `ack` and `room_id` are left out; from a client they would be lost.
+    It is the sender in messages of the service, which omit `ack` and `room_id`. It is the target in messages of a
+    client, which have no such form if they set `ack` or `room_id`.
     """
     if sent_by is Peer.SERVICE:
         return message.sender_client_id
@@ -160,7 +162,7 @@ def address_of(message: Signal, sent_by: Peer) -> str | None:
 
 
 def raw_signal_data(data: Any) -> bytes:
-    """Return `signal_data` as it stands in BINARY and TEXT (docs/protocol.md, "Between encodings")."""
+    """Return the bytes of `signal_data` in BINARY and TEXT (docs/protocol.md, "Between encodings")."""
     if isinstance(data, bytes):
         return data
     return data.encode() if isinstance(data, str) else msgspec.json.encode(data)
@@ -170,7 +172,7 @@ def decode_json(text: bytes | str) -> Any:
     """Return the JSON value of a text.
 
     Raises:
-        MalformedMessageError: for anything else, invalid UTF-8, lone surrogates and too many values included.
+        MalformedMessageError: the text is not JSON or not UTF-8, has lone surrogates, or has too many values.
     """
     check_json(text if isinstance(text, bytes) else text.encode())
     try:
@@ -212,7 +214,7 @@ def _check_value(value: Any, levels: int) -> None:
         if not _MIN_INTEGER <= value <= _MAX_INTEGER:
             raise MalformedMessageError("integer is out of range, expected -2^63 to 2^64-1")
     elif kind is float:
-        # NaN and the infinities are CBOR's; JSON has no word for them.
+        # CBOR has NaN and infinities, JSON has none.
         if not math.isfinite(value):
             raise MalformedMessageError("number is not finite")
     elif kind is list or kind is dict:
@@ -245,7 +247,7 @@ def _check_addresses(message: Signal, sent_by: Peer) -> None:
 
 
 def _check_kinds(tracks: list[PublishedTrack]) -> None:
-    """Refuse a client the kinds of tracks that there are not; a newer service may announce others."""
+    """Refuse unknown kinds of tracks from a client; a newer service may announce other kinds."""
     for number, track in enumerate(tracks):
         if track.kind not in {None, "audio", "video"}:
             raise MalformedMessageError(f"Invalid enum value '{track.kind}' - at `$.tracks[{number}].kind`")
@@ -253,7 +255,7 @@ def _check_kinds(tracks: list[PublishedTrack]) -> None:
 
 def _reason(error: msgspec.DecodeError) -> str:
     reason, at, path = str(error).partition(" - at ")
-    # The rule in words: its pattern helps nobody.
+    # The rule in words is easier to read than its pattern.
     if "matching regex" in reason:
         reason = f"Expected a name of {NAME_RULE}"
     return reason + at + path

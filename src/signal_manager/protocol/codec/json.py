@@ -1,6 +1,6 @@
 """The JSON payload: one object per message, in either of its two shapes (docs/protocol.md, "Payload types").
 
-`fields` has the object's rules, which CBOR shares; this module has its text, and bytes in a format that has none.
+`fields.py` has the rules of the object, which CBOR shares. This module adds the text, and bytes, which JSON lacks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Decod
     """Return the message of a JSON payload.
 
     Raises:
-        MalformedMessageError: when the payload is not one JSON object with this type's fields.
+        MalformedMessageError: the payload is not one JSON object with this type's fields.
     """
     return read_object(message_type, decode_json(payload), sent_by=sent_by)
 
@@ -28,7 +28,7 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Decod
 def encode(message: Message, shape: Shape) -> bytes:
     """Return a message's JSON.
 
-    Bytes in `signal_data` become a string when they are UTF-8, else base64 (docs/protocol.md, "Between encodings").
+    Bytes in `signal_data` become a string if they are UTF-8, else base64 (docs/protocol.md, "Between encodings").
     """
     fields = object_fields(message, shape)
     data = fields.get("signal_data")

@@ -1,6 +1,6 @@
-"""Which codec module reads and writes a payload; callers of the codec need no other.
+"""Decodes and encodes payloads of any type. Callers of the codec need only this module.
 
-Whatever a module is given, it returns a message or raises `MalformedMessageError`.
+Every codec module returns a message or raises `MalformedMessageError`, for any input.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from signal_manager.protocol.messages import Message, MessageType, PayloadType, 
 
 __all__ = ["decode_payload", "encode_payload", "guess_shape"]
 
-# How every tagged object begins, whichever message it is in.
+# The beginning of every tagged object.
 _TAGS = tuple(b'{"%b"' % spec.variant.encode() for spec in SPECS.values() if spec.variant is not None)
 _MAY_BE_EMPTY = frozenset({MessageType.HEARTBEAT, MessageType.DISCONNECT, MessageType.ICE_SERVERS})
 
@@ -25,10 +25,10 @@ def decode_payload(message_type: MessageType, payload_type: PayloadType, payload
     """Return the message that a frame's payload holds, and the shape of its object.
 
     Args:
-        sent_by: who wrote the payload: signals differ by direction, and a client's `sender_client_id` is ignored.
+        sent_by: the side that wrote the payload. Signals differ by direction; a client's `sender_client_id` is ignored.
 
     Raises:
-        MalformedMessageError: for every payload that is not such a message.
+        MalformedMessageError: the payload is not such a message.
     """
     if not payload:
         if message_type not in _MAY_BE_EMPTY:
@@ -45,9 +45,9 @@ def decode_payload(message_type: MessageType, payload_type: PayloadType, payload
 
 
 def guess_shape(payload_type: PayloadType, payload: bytes) -> Shape | None:
-    """Return the shape that an unreadable payload seems to be in, so that its sender can read the complaint.
+    """Guess the shape of an unreadable payload, so that its sender can read the ERROR.
 
-    None stands for one that may be in either: it is no JSON object, and CBOR and Protobuf are never the original's.
+    None means that it may be either: the payload is no JSON object. CBOR and Protobuf are never the original's.
     """
     if payload_type in {PayloadType.PROTOBUF, PayloadType.CBOR}:
         return Shape.PLAIN
@@ -60,11 +60,11 @@ def guess_shape(payload_type: PayloadType, payload: bytes) -> Shape | None:
 def encode_payload(
     message: Message, payload_type: PayloadType, shape: Shape, *, sent_by: Peer
 ) -> tuple[PayloadType, bytes]:
-    """Return a message as a payload of the type asked for, or of type JSON where it has no form in that type.
+    """Return a message as a payload of the given type, or of type JSON if it has no form in that type.
 
     Args:
-        shape: of the object in JSON and CBOR; the other payload types have none.
-        sent_by: who will send the payload.
+        shape: the shape of the object in JSON and CBOR; the other payload types ignore it.
+        sent_by: the side that sends the payload.
     """
     payload = _encode(message, payload_type, shape, sent_by)
     return (PayloadType.JSON, json.encode(message, shape)) if payload is None else (payload_type, payload)

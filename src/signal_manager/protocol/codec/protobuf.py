@@ -1,6 +1,6 @@
-"""The PROTOBUF payload: the messages of signal_manager.proto, which are named like the structs and have their fields.
+"""The PROTOBUF payload: the messages of signal_manager.proto, which have the names and fields of the structs.
 
-The schema drives the conversion, so a new message type needs its row there and nothing here.
+The generated schema drives the conversion, so a new message type changes nothing here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from signal_manager.protocol.messages import Message, MessageType, Peer
 
 __all__ = ["decode", "encode"]
 
-# JSON text stands in a string field where the struct's field is an open object: Protobuf's own Struct would turn every
-# integer into a double.
+# An open object is JSON text in a string field, because Protobuf's own Struct would turn every integer into a double.
 _JSON_FIELDS = frozenset({"metadata", "details", "signal_json"})
 
 
@@ -30,7 +29,7 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Messa
     """Return the message of a PROTOBUF payload.
 
     Raises:
-        MalformedMessageError: when the payload is not this type's Protobuf message or its fields are wrong.
+        MalformedMessageError: the payload is not this type's Protobuf message, or its fields are wrong.
     """
     wire = _wire_class(SPECS[message_type].struct)()
     try:
@@ -64,13 +63,13 @@ def _read(wire: ProtobufMessage) -> dict[str, Any]:
 
 
 def _is_list(wire: ProtobufMessage) -> bool:
-    """Tell whether `wire` is one of the schema's lists, which may be absent where a repeated field could not."""
+    """Tell whether `wire` is one of the schema's list messages, which can be absent, unlike a repeated field."""
     return list(wire.DESCRIPTOR.fields_by_name) == ["items"]
 
 
 def _read_list(wire: ProtobufMessage) -> list[Any]:
     items = getattr(wire, "items")  # noqa: B009 - a field of the schema, which the base class does not have
-    if len(items) > MAX_VALUES:  # each becomes an object before its list's own bound is looked at
+    if len(items) > MAX_VALUES:  # each item becomes an object before the list's own bound is checked
         raise MalformedMessageError(f"{len(items)} items, expected at most {MAX_VALUES}")
     return [_read(item) if isinstance(item, ProtobufMessage) else item for item in items]
 
@@ -83,7 +82,7 @@ def _write(wire: ProtobufMessage, fields: dict[str, Any]) -> None:
             setattr(wire, name, msgspec.json.encode(value).decode())
         elif isinstance(value, list):
             part = getattr(wire, name)
-            part.SetInParent()  # an empty list is there, too
+            part.SetInParent()  # marks an empty list as present
             for item in value:
                 if isinstance(item, dict):
                     _write(part.items.add(), item)
@@ -98,6 +97,6 @@ def _write(wire: ProtobufMessage, fields: dict[str, Any]) -> None:
 
 
 def _field_name(field: FieldDescriptor) -> str:
-    # Fields of their own have a oneof as well, a synthetic one named after them with an underscore in front.
+    # An optional field has a synthetic oneof, whose name is the field's with an underscore before it.
     oneof = field.containing_oneof
     return "signal_data" if oneof is not None and oneof.name == "signal_data" else field.name

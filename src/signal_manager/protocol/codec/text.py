@@ -1,6 +1,6 @@
-"""The TEXT payload: fields between colons, of which the last one may hold colons itself (docs/protocol.md).
+"""The TEXT payload: fields separated by colons; only the last one may contain colons (docs/protocol.md).
 
-A field has no escape for its colons, so a message with one elsewhere than at its end has no TEXT form.
+Colons cannot be escaped, so a message with a colon in another field has no TEXT form.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LAYOUTS: dict[MessageType, tuple[str, ...]] = {
     MessageType.ERROR: ("error_code", "error_message"),
 }
 
-# Requests that may leave out who is asking.
+# Requests that may omit the client id.
 _REGISTRATIONS = frozenset({MessageType.REGISTER, MessageType.UNREGISTER})
 
 _NUMBERS = {
@@ -33,7 +33,7 @@ _NUMBERS = {
     MessageType.ERROR: "error_code",
 }
 
-# Numbers in these layouts have at most five digits; a bound keeps `int` from reading megabytes of them.
+# Numbers in these layouts have at most five digits. The bound keeps `int` from parsing megabytes of digits.
 _MAX_DIGITS = 20
 
 
@@ -41,7 +41,7 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Messa
     """Return the message of a TEXT payload; `signal_data` comes as a string.
 
     Raises:
-        MalformedMessageError: when the type has no layout or the payload does not follow it.
+        MalformedMessageError: the type has no layout, or the payload does not match it.
     """
     names: tuple[str, ...]
     if message_type in SIGNAL_TYPES:
@@ -64,7 +64,7 @@ def decode(message_type: MessageType, payload: bytes, *, sent_by: Peer) -> Messa
 
 
 def encode(message: Message, *, sent_by: Peer) -> bytes | None:
-    """Return a message's TEXT form, or None when it has none or a request would lose something in it."""
+    """Return a message's TEXT form; None if it has none, or if a request would lose a field."""
     if isinstance(message, Signal):
         return _signal(message, sent_by)
     if message in (Heartbeat(), Disconnect()):
@@ -75,7 +75,7 @@ def encode(message: Message, *, sent_by: Peer) -> bytes | None:
     values = {name: getattr(message, name) for name in _LAYOUTS[spec.message_type]}
     if spec.sent_by is Peer.CLIENT and message != spec.struct(**values):
         return None
-    # Absent and empty look alike there.
+    # The layout cannot tell absent from empty.
     if spec.message_type in _REGISTRATIONS and values["auth_token"] == "":
         return None
     return _join(["" if value is None else str(value) for value in values.values()])
@@ -85,7 +85,7 @@ def _signal(message: Signal, sent_by: Peer) -> bytes | None:
     address = address_of(message, sent_by)
     data = raw_signal_data(message.signal_data)
     try:
-        # Only bytes can fail: a receiver of TEXT would have to refuse them.
+        # Only bytes can fail: they may be no UTF-8, which a receiver of TEXT must refuse.
         data.decode()
     except UnicodeDecodeError:
         return None
