@@ -235,7 +235,7 @@ async def test_metadata_that_is_on_its_way_when_the_socket_dies_changes_once_and
     """Both requests, or their answers, are lost with the old socket; an operator's change comes between."""
     rooms = service.server._registry.dispatcher.rooms
     assert rooms is not None
-    described = rooms._memberships._describe
+    described = rooms._memberships.metadata._replace
     begun, gate = asyncio.Event(), asyncio.Event()
 
     async def slow(*arguments: Any) -> int:
@@ -257,7 +257,7 @@ async def test_metadata_that_is_on_its_way_when_the_socket_dies_changes_once_and
         begin = len(told)
 
         if lost == "answers":
-            monkeypatch.setattr(rooms._memberships, "_describe", slow)
+            monkeypatch.setattr(rooms._memberships.metadata, "_replace", slow)
         else:
             network.swallow()
         changing = [asyncio.ensure_future(mine.set_metadata({"n": number})) for number in (1, 2)]

@@ -11,7 +11,7 @@ from signal_manager.media.cloudflare import CloudflareBackend
 from signal_manager.media.negotiation import Limits
 from signal_manager.observe.metrics import Metrics
 from signal_manager.rooms import RoomSettings
-from signal_manager.rooms.member_media import Watching
+from signal_manager.rooms.probes import ProbeSettings
 from signal_manager.sfu import LocalSfu, SfuSettings
 from signal_manager.testing.media.peers import Camera, Microphone
 from tests.integration.serving import serving_rooms
@@ -46,7 +46,7 @@ async def test_a_track_that_the_sfu_has_collected_is_unpublished_when_somebody_f
     sfu_settings = SfuSettings(track_timeout=COLLECTED_AFTER, tick=0.2, first_packet_wait=0.2)
     rooms = RoomSettings(
         limits=Limits(pauses=(0.01,), patience=0.3),
-        watching=Watching(first_pause=0.01, longest_pause=0.05, check=1000.0, second_look=0.01),
+        probing=ProbeSettings(first_pause=0.01, longest_pause=0.05, check=1000.0, second_look=0.01),
     )
     async with (
         LocalSfu(http_port=0, settings=sfu_settings) as sfu,

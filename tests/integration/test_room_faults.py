@@ -21,7 +21,7 @@ from signal_manager.media.cloudflare import CloudflareBackend
 from signal_manager.media.negotiation import Limits
 from signal_manager.observe.metrics import Metrics
 from signal_manager.rooms import RoomService, RoomSettings
-from signal_manager.rooms.member_media import Watching
+from signal_manager.rooms.probes import ProbeSettings
 from signal_manager.sfu import LocalSfu
 from signal_manager.sfu.faults import Fault, Faults
 from signal_manager.testing.media.peers import Camera, Microphone, Peer
@@ -222,7 +222,7 @@ async def house() -> AsyncIterator[House]:
             media=backend,
             clients=(ALICE, BOB),
             settings=RoomSettings(
-                limits=Limits(pauses=(0.01,), patience=1.0), watching=Watching(first_pause=0.01, longest_pause=0.05)
+                limits=Limits(pauses=(0.01,), patience=1.0), probing=ProbeSettings(first_pause=0.01, longest_pause=0.05)
             ),
             # Longer than anything here is carried out after its caller has given up.
             closings=Closings(first_pause=0.01, settling_time=0.4),

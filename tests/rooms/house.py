@@ -38,7 +38,7 @@ from signal_manager.protocol.messages import (
     TracksNewAck,
 )
 from signal_manager.rooms import RoomService, RoomSettings
-from signal_manager.rooms.member_media import Watching
+from signal_manager.rooms.probes import ProbeSettings
 from signal_manager.storage.base import RoomChange
 from signal_manager.storage.memory import MemoryStorage
 from tests.fakes.media import FakeSfu
@@ -47,7 +47,7 @@ NODE = NodeId("node-1")
 ROOM = RoomId("room-1")
 # Nothing here takes long; what comes too early is tried again soon, and given up soon.
 LIMITS = Limits(patience=0.2, pauses=(0.005,))
-WATCHING = Watching(first_pause=0.005, longest_pause=0.02, patience=30.0)
+PROBING = ProbeSettings(first_pause=0.005, longest_pause=0.02, patience=30.0)
 # For what must come, however slow the machine is.
 SOON = 10.0
 
@@ -156,48 +156,50 @@ class Client:
     async def create(self, room_id: str | None = ROOM, *, role: str = "sender", **fields: Any) -> RoomCreateAck:
         """Send WEBRTC_ROOM_CREATE; a sender offers a camera unless told otherwise."""
         request = RoomCreate(room_id=room_id, role=role, **(self._camera(role) | fields))
-        ack = await self.house.rooms.create(self.caller, request)
+        ack = await self.house.rooms.entry.create(self.caller, request)
         self._forget()
         return ack
 
     async def join(self, room_id: str = ROOM, *, role: str = "sender", **fields: Any) -> RoomJoinAck:
         """Send WEBRTC_ROOM_JOIN; a sender offers a camera unless told otherwise."""
         request = RoomJoin(room_id=room_id, role=role, **(self._camera(role) | fields))
-        ack = await self.house.rooms.join(self.caller, request)
+        ack = await self.house.rooms.entry.join(self.caller, request)
         self._forget()
         return ack
 
     async def leave(self, room_id: str = ROOM, reason: str | None = None) -> RoomLeaveAck:
         """Send WEBRTC_ROOM_LEAVE."""
-        return await self.house.rooms.leave(self.caller, RoomLeave(room_id=room_id, reason=reason))
+        return await self.house.rooms.entry.leave(self.caller, RoomLeave(room_id=room_id, reason=reason))
 
     async def publish(self, *mids: str, room_id: str = ROOM, names: Sequence[str] = ()) -> TracksNewAck:
         """Send TRACKS_NEW with an offer."""
         names = names or [f"track-{mid}" for mid in mids]
         tracks = [TrackRequest(mid=mid, track_name=name) for mid, name in zip(mids, names, strict=True)]
         request = TracksNew(room_id=room_id, offer_sdp=offer(*mids), tracks=tracks)
-        return await self.house.rooms.change_tracks(self.caller, request)
+        return await self.house.rooms.members.change_tracks(self.caller, request)
 
     async def pull(self, publisher: str, *names: str, room_id: str = ROOM) -> TracksNewAck:
         """Send TRACKS_NEW without an offer."""
         tracks = [TrackRequest(client_id=publisher, track_name=name) for name in names or ("camera",)]
-        return await self.house.rooms.change_tracks(self.caller, TracksNew(room_id=room_id, tracks=tracks))
+        return await self.house.rooms.members.change_tracks(self.caller, TracksNew(room_id=room_id, tracks=tracks))
 
     async def answer(self, answer_sdp: str = "v=0 answer", room_id: str = ROOM) -> RenegotiateAck:
         """Send RENEGOTIATE."""
-        return await self.house.rooms.renegotiate(self.caller, Renegotiate(room_id=room_id, answer_sdp=answer_sdp))
+        return await self.house.rooms.members.renegotiate(
+            self.caller, Renegotiate(room_id=room_id, answer_sdp=answer_sdp)
+        )
 
     async def mute(self, room_id: str = ROOM, **muted: bool) -> TracksMuteAck:
         """Send TRACKS_MUTE; mids are the numbers after the underscore."""
         tracks = [TrackMute(mid=name.removeprefix("mid_"), muted=each) for name, each in muted.items()]
-        return await self.house.rooms.mute_tracks(self.caller, TracksMute(room_id=room_id, tracks=tracks))
+        return await self.house.rooms.members.mute_tracks(self.caller, TracksMute(room_id=room_id, tracks=tracks))
 
     async def describe(
         self, metadata: dict[str, Any], *, scope: Literal["participant", "room"] = "participant", room_id: str = ROOM
     ) -> int:
         """Send METADATA_UPDATE."""
         request = MetadataUpdate(room_id=room_id, metadata=metadata, scope=scope)
-        return (await self.house.rooms.update_metadata(self.caller, request)).sequence
+        return (await self.house.rooms.members.update_metadata(self.caller, request)).sequence
 
     async def close(
         self, *mids: str, offer_sdp: str | None = None, reason: str | None = None, room_id: str = ROOM
@@ -205,11 +207,11 @@ class Client:
         """Send TRACKS_CLOSE."""
         tracks = [TrackMid(mid=mid) for mid in mids]
         request = TracksClose(room_id=room_id, tracks=tracks, offer_sdp=offer_sdp, reason=reason)
-        return await self.house.rooms.close_tracks(self.caller, request)
+        return await self.house.rooms.members.close_tracks(self.caller, request)
 
     def lose_connection(self) -> None:
         """Go without a word."""
-        self.house.rooms.left(self.caller)
+        self.house.rooms.session_ended(self.caller)
 
     def _camera(self, role: str) -> dict[str, Any]:
         if role.lower() != "sender" or not self.house.has_media:
@@ -230,7 +232,7 @@ class House:
         *,
         has_media: bool = True,
         limits: Limits = LIMITS,
-        watching: Watching = WATCHING,
+        probing: ProbeSettings = PROBING,
         storage: MemoryStorage | None = None,
         node_id: NodeId = NODE,
         sfu: FakeSfu | None = None,
@@ -254,7 +256,7 @@ class House:
                 stun_url="stun:stun.test:3478",
                 max_participants=max_participants,
                 limits=limits,
-                watching=watching,
+                probing=probing,
             ),
             closings=Closings(settling_time=0.05),
             clock=lambda: self.now,

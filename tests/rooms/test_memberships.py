@@ -45,7 +45,7 @@ async def test_every_way_to_go_ends_in_the_same_clean_up(house: House, way: str)
         case "leave":
             await alice.leave(reason="battery is empty")
         case "part":
-            await house.rooms.part(alice.caller)
+            await house.rooms.leave_room(alice.caller)
         case _:
             alice.lose_connection()
     await house.until(lambda: bob.told("participant_left", of="alice"))
@@ -61,7 +61,7 @@ async def test_every_way_to_go_ends_in_the_same_clean_up(house: House, way: str)
     record = await house.record("alice")
     assert (record.room_id, record.role, record.tracks) == (None, None, ())
     with pytest.raises(NotFoundError):
-        await house.rooms.state(alice.caller, RoomState(room_id=ROOM))
+        await house.rooms.members.state(alice.caller, RoomState(room_id=ROOM))
 
 
 async def test_an_empty_room_is_closed(house: House) -> None:
@@ -124,7 +124,7 @@ async def test_whoever_leaves_while_it_comes_in_does_not_come_in(house: House, h
     await house.until(lambda: house.sfu.calls[-1] == "open_session")
 
     async def leave() -> None:
-        await (bob.leave() if how == "leave" else house.rooms.part(bob.caller))
+        await (bob.leave() if how == "leave" else house.rooms.leave_room(bob.caller))
 
     leaving = asyncio.create_task(leave())
     await asyncio.sleep(0)
@@ -135,7 +135,7 @@ async def test_whoever_leaves_while_it_comes_in_does_not_come_in(house: House, h
     await leaving
     await house.settled()
     assert not alice.told("participant_joined")
-    assert house.rooms._memberships.room_of(bob.caller.session_id) is None
+    assert house.rooms._memberships.rooms.room_of(bob.caller.session_id) is None
 
 
 async def test_whoever_goes_while_it_comes_in_does_not_come_in(house: House) -> None:
@@ -482,10 +482,10 @@ async def test_a_change_that_was_never_announced_is_made_up_for(house: House) ->
 async def test_others_hear_that_a_member_is_away_and_back_and_late_joiners_see_it(house: House) -> None:
     alice, bob = await in_one_room(house, "alice", "bob")
 
-    house.rooms.mark(alice.caller.session_id, is_away=True)
+    house.rooms.set_away(alice.caller.session_id, is_away=True)
     await house.settled()
     ack = await house.client("carol").join()
-    house.rooms.mark(alice.caller.session_id, is_away=False)
+    house.rooms.set_away(alice.caller.session_id, is_away=False)
     await house.settled()
 
     assert [each.client_id for each in ack.participants if each.away] == ["alice"]
@@ -505,11 +505,11 @@ async def test_a_member_that_flaps_does_not_flood_its_room_and_the_last_state_wi
     alice, bob = await in_one_room(house, "alice", "bob")
 
     for _ in range(50):
-        house.rooms.mark(alice.caller.session_id, is_away=True)
+        house.rooms.set_away(alice.caller.session_id, is_away=True)
         await house.settled()
-        house.rooms.mark(alice.caller.session_id, is_away=False)
+        house.rooms.set_away(alice.caller.session_id, is_away=False)
         await house.settled()
-    house.rooms.mark(alice.caller.session_id, is_away=True)
+    house.rooms.set_away(alice.caller.session_id, is_away=True)
     await until(lambda: bob.events[-1].event == "participant_away")
     await house.settled()
 
@@ -525,7 +525,7 @@ async def test_who_is_away_before_it_has_come_in_comes_in_away(house: House) -> 
     joining = asyncio.ensure_future(alice.join())
     await asyncio.sleep(0)
 
-    house.rooms.mark(alice.caller.session_id, is_away=True)
+    house.rooms.set_away(alice.caller.session_id, is_away=True)
     await joining
     await house.settled()
 
@@ -538,7 +538,7 @@ async def test_a_store_that_fails_while_somebody_is_away_is_asked_again(house: H
     alice, bob = await in_one_room(house, "alice", "bob")
     house.flaky.append((UnavailableError("disk"), is_made))
 
-    house.rooms.mark(alice.caller.session_id, is_away=True)
+    house.rooms.set_away(alice.caller.session_id, is_away=True)
     await house.settled()
 
     assert bob.told("participant_away", of="alice")
@@ -548,7 +548,7 @@ async def test_nobody_hears_of_the_absence_of_who_has_left(house: House) -> None
     alice, bob = await in_one_room(house, "alice", "bob")
     await alice.leave()
 
-    house.rooms.mark(alice.caller.session_id, is_away=True)
+    house.rooms.set_away(alice.caller.session_id, is_away=True)
     await house.settled()
 
     assert not bob.told("participant_away")

@@ -18,7 +18,7 @@ async def replace(client: Client, *mids: str) -> RenegotiateAck:
     """Begin a new media session that publishes cameras."""
     tracks = [PublishedTrack(mid=mid, track_name=f"new-{mid}", kind="video") for mid in mids]
     message = Renegotiate(room_id=ROOM, offer_sdp=offer(*mids) if mids else None, tracks=tracks)
-    return await client.house.rooms.renegotiate(client.caller, message)
+    return await client.house.rooms.members.renegotiate(client.caller, message)
 
 
 async def test_a_replaced_media_session_is_a_pause_and_no_departure(house: House) -> None:
@@ -92,7 +92,7 @@ async def test_renegotiate_is_either_an_answer_or_a_new_session(house: House, fi
     before = await house.room()
 
     with pytest.raises(InvalidRequestError):
-        await house.rooms.renegotiate(alice.caller, Renegotiate(room_id=ROOM, **fields))
+        await house.rooms.members.renegotiate(alice.caller, Renegotiate(room_id=ROOM, **fields))
 
     assert await house.room() == before
 

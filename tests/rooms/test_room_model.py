@@ -89,7 +89,7 @@ class RoomModel(RuleBasedStateMachine):
                 case "close":
                     await client.close("0")
                 case "away" | "back":
-                    self.house.rooms.mark(client.caller.session_id, is_away=action == "away")
+                    self.house.rooms.set_away(client.caller.session_id, is_away=action == "away")
                 case "pull":
                     ack = await client.pull(NAMES[0])
                     if ack.requires_renegotiation:

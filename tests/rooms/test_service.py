@@ -361,7 +361,7 @@ async def test_a_token_says_who_may_publish_and_pull(house: House) -> None:
         await alice.pull("bob")
     update = TracksUpdate(room_id=ROOM, tracks=[TrackUpdate(mid="1", simulcast=Simulcast(preferred_rid="h"))])
     with pytest.raises(ForbiddenError, match="subscribe"):
-        await house.rooms.update_tracks(alice.caller, update)
+        await house.rooms.members.update_tracks(alice.caller, update)
     with pytest.raises(ForbiddenError, match="publish"):
         await open_channels(bob, DataChannelRequest(location="local", data_channel_name="chat"))
     channel = DataChannelRequest(location="remote", data_channel_name="chat", client_id="bob")
@@ -384,8 +384,8 @@ async def test_whoever_is_not_in_a_room_can_do_nothing_in_it(house: House) -> No
         outsider.answer(),
         outsider.close("0"),
         open_channels(outsider),
-        house.rooms.state(outsider.caller, RoomState(room_id=ROOM)),
-        house.rooms.update_tracks(outsider.caller, TracksUpdate(room_id=ROOM, tracks=[])),
+        house.rooms.members.state(outsider.caller, RoomState(room_id=ROOM)),
+        house.rooms.members.update_tracks(outsider.caller, TracksUpdate(room_id=ROOM, tracks=[])),
     ]
 
     for attempt in attempts:
@@ -398,7 +398,7 @@ async def test_whoever_is_not_in_a_room_can_do_nothing_in_it(house: House) -> No
 async def test_the_state_is_what_members_have_been_told(house: House) -> None:
     alice, bob = await in_one_room(house, "alice", "bob")
 
-    state = await house.rooms.state(bob.caller, RoomState(room_id=ROOM))
+    state = await house.rooms.members.state(bob.caller, RoomState(room_id=ROOM))
 
     assert (state.room_id, state.sequence) == (ROOM, alice.events[-1].sequence)
     assert [member.client_id for member in state.participants] == ["alice", "bob"]
@@ -423,7 +423,7 @@ async def test_leaving_is_answered_with_the_originals_fields(house: House) -> No
 
 
 async def test_unregistering_outside_of_rooms_is_nothing_special(house: House) -> None:
-    await house.rooms.part(house.client("alice").caller)
+    await house.rooms.leave_room(house.client("alice").caller)
 
 
 # -- tracks --------------------------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ async def test_an_offer_without_tracks_publishes_all_it_holds(house: House) -> N
     alice, bob = await in_one_room(house, "alice", "bob", role="receiver")
 
     request = TracksNew(room_id=ROOM, offer_sdp=offer("a", "b", kind="audio"), tracks=[])
-    ack = await house.rooms.change_tracks(alice.caller, request)
+    ack = await house.rooms.members.change_tracks(alice.caller, request)
     await house.until(lambda: bob.told("tracks_published"))
 
     assert [(track.mid, track.track_name, track.kind) for track in ack.tracks] == [
@@ -490,7 +490,7 @@ async def test_pulling_what_nobody_publishes_does_not_bother_the_sfu(house: Hous
 
     by_client = await bob.pull("eve")
     elsewhere = TrackRequest(session_id="session-3", track_name="camera")
-    by_session = await house.rooms.change_tracks(bob.caller, TracksNew(room_id=ROOM, tracks=[elsewhere]))
+    by_session = await house.rooms.members.change_tracks(bob.caller, TracksNew(room_id=ROOM, tracks=[elsewhere]))
 
     assert [track.error_code for track in by_client.tracks + by_session.tracks] == [404, 404]
     assert (by_client.offer_sdp, len(house.sfu.calls)) == (None, calls)
@@ -500,7 +500,7 @@ async def test_a_track_is_found_by_its_publishers_session_too(house: House) -> N
     _, bob = await in_one_room(house, "alice", "bob")
     wanted = TrackRequest(session_id="session-1", track_name="camera", simulcast=Simulcast(preferred_rid="h"))
 
-    ack = await house.rooms.change_tracks(bob.caller, TracksNew(room_id=ROOM, tracks=[wanted]))
+    ack = await house.rooms.members.change_tracks(bob.caller, TracksNew(room_id=ROOM, tracks=[wanted]))
     await bob.answer()
 
     assert ack.tracks[0].client_id == "alice"
@@ -524,7 +524,7 @@ async def test_a_wrong_request_for_tracks_is_refused(house: House, request_: Tra
     _, bob = await in_one_room(house, "alice", "bob")
 
     with pytest.raises(InvalidRequestError):
-        await house.rooms.change_tracks(bob.caller, request_)
+        await house.rooms.members.change_tracks(bob.caller, request_)
 
     await bob.publish("1")
 
@@ -575,7 +575,7 @@ async def test_a_pulled_track_is_switched_without_negotiation(house: House) -> N
         TrackUpdate(mid="99", track_name="screen", client_id="alice"),
     ]
 
-    ack = await house.rooms.update_tracks(bob.caller, TracksUpdate(room_id=ROOM, tracks=updates))
+    ack = await house.rooms.members.update_tracks(bob.caller, TracksUpdate(room_id=ROOM, tracks=updates))
 
     assert [(track.mid, track.error_code) for track in ack.tracks] == [(mid, None), (mid, 404), ("99", 502)]
 
@@ -587,7 +587,7 @@ async def test_a_wrong_update_is_refused(house: House, tracks: list[TrackUpdate]
     _, bob = await in_one_room(house, "alice", "bob")
 
     with pytest.raises(InvalidRequestError):
-        await house.rooms.update_tracks(bob.caller, TracksUpdate(room_id=ROOM, tracks=tracks))
+        await house.rooms.members.update_tracks(bob.caller, TracksUpdate(room_id=ROOM, tracks=tracks))
 
 
 async def test_answers_are_for_ones_own_offer_alone(house: House) -> None:
@@ -620,7 +620,7 @@ async def open_channels(
     client: Client, *channels: DataChannelRequest, offer_sdp: str | None = None
 ) -> DataChannelsNewAck:
     request = DataChannelsNew(room_id=ROOM, data_channels=list(channels), offer_sdp=offer_sdp)
-    return await client.house.rooms.open_channels(client.caller, request)
+    return await client.house.rooms.members.open_channels(client.caller, request)
 
 
 async def test_data_channels_are_published_and_subscribed_to(house: House) -> None:
@@ -655,7 +655,7 @@ async def test_wrong_requests_for_data_channels_are_refused(house: House) -> Non
 
 
 async def test_ice_servers_are_given_with_their_end(house: House) -> None:
-    ack = await house.rooms.ice_servers(house.client("alice").caller, IceServers())
+    ack = await house.rooms.members.ice_servers(house.client("alice").caller, IceServers())
 
     assert (ack.ice_servers, ack.expires_at) == ([TURN], 2_000_500)
 
@@ -674,7 +674,7 @@ async def test_without_a_media_backend_rooms_have_members_alone(bare_house: Hous
     for request in (alice.publish("0"), bob.pull("alice"), bob.answer(), alice.close("0"), open_channels(bob)):
         with pytest.raises(InvalidRequestError, match="no media backend"):
             await request
-    ack = await bare_house.rooms.ice_servers(alice.caller, IceServers())
+    ack = await bare_house.rooms.members.ice_servers(alice.caller, IceServers())
     assert (ack.ice_servers, ack.expires_at) == ([STUN], None)
     assert await bare_house.rooms.close_due_media(bare_house.now) == 0
     assert bare_house.sfu.calls == []
@@ -800,7 +800,7 @@ async def test_a_member_changes_its_own_metadata_for_everybody_and_those_who_com
     ack = await carol.join()
     assert ack.participants[0].metadata == {"name": "Alice", "hand": True}
     assert await alice.describe({}) == ack.sequence + 1, "it is replaced as a whole"
-    state = await house.rooms.state(bob.caller, RoomState(room_id=ROOM))
+    state = await house.rooms.members.state(bob.caller, RoomState(room_id=ROOM))
     assert state.participants[0].metadata == {}
 
 
@@ -816,7 +816,7 @@ async def test_the_rooms_metadata_is_for_who_has_the_grant_admin(house: House) -
     told = bob.events[-1]
     metadata = {"topic": "salad", "created_at": 1_000_000}
     assert (told.event, told.participant, told.metadata) == ("metadata_changed", None, metadata)
-    assert (await house.rooms.state(bob.caller, RoomState(room_id=ROOM))).metadata == metadata
+    assert (await house.rooms.members.state(bob.caller, RoomState(room_id=ROOM))).metadata == metadata
 
 
 async def test_metadata_is_bounded_and_of_ones_own_room(house: House) -> None:
@@ -883,7 +883,7 @@ async def test_a_track_may_be_muted_from_the_start_and_before_it_is_announced(ho
     await bob.join(role="receiver")
     await alice.publish("1")
     await alice.mute(mid_1=True)
-    [member, _] = (await house.rooms.state(bob.caller, RoomState(room_id=ROOM))).participants
+    [member, _] = (await house.rooms.members.state(bob.caller, RoomState(room_id=ROOM))).participants
     house.sfu.send(member.session_id or "")
     await house.until(lambda: sum(len(event.tracks or ()) for event in bob.events) == 2)
 

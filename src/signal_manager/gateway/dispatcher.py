@@ -137,7 +137,7 @@ class Dispatcher:
     def left(self, caller: Caller, reason: str) -> None:
         """Take a session that has ended out of its room; at once, so that its client can come back at once."""
         if self._rooms is not None:
-            self._rooms.left(caller, reason)
+            self._rooms.session_ended(caller, reason)
 
     def is_in_room(self, session_id: SessionId) -> bool:
         """Tell whether a session is in a room, or on its way in or out."""
@@ -146,7 +146,7 @@ class Dispatcher:
     def mark(self, session_id: SessionId, *, is_away: bool) -> None:
         """Let the members of a session's room know that its client is away, or back."""
         if self._rooms is not None:
-            self._rooms.mark(session_id, is_away=is_away)
+            self._rooms.set_away(session_id, is_away=is_away)
 
     async def depart(self, caller: Caller) -> None:
         """Clean up after a session that has ended, however it ended."""
@@ -174,7 +174,7 @@ class Dispatcher:
     async def restart_rooms(self) -> None:
         """Take all members of this process out of their rooms, in order, and tell them why."""
         if self._rooms is not None:
-            await self._rooms.restart()
+            await self._rooms.empty()
 
     async def answer(self, caller: Caller, request: Message) -> Message:
         """Return the reply to `request`.
@@ -280,7 +280,7 @@ class Dispatcher:
     async def _unregister(self, caller: Caller, request: Unregister) -> Message:
         client_id = caller.identity.client_id
         if self._rooms is not None:
-            await self._rooms.part(caller)
+            await self._rooms.leave_room(caller)
         await self._registrations.unregister(caller)
         return UnregisterAck(version=PROTOCOL_VERSION, status=200, message="unregistered", client_id=client_id)
 
@@ -288,9 +288,9 @@ class Dispatcher:
 _Handler = Callable[[Dispatcher, Caller, Any], Awaitable[Message]]
 
 
-def _of_rooms(answer: Callable[[RoomService, Caller, Any], Awaitable[Message]]) -> _Handler:
+def _of_rooms(method: Callable[[RoomService], Callable[[Caller, Any], Awaitable[Message]]]) -> _Handler:
     async def handler(dispatcher: Dispatcher, caller: Caller, request: Any) -> Message:
-        return await answer(dispatcher.rooms, caller, request)
+        return await method(dispatcher.rooms)(caller, request)
 
     return handler
 
@@ -298,18 +298,18 @@ def _of_rooms(answer: Callable[[RoomService, Caller, Any], Awaitable[Message]]) 
 _HANDLERS: dict[type[Message], _Handler] = {
     Register: Dispatcher._register,
     Unregister: Dispatcher._unregister,
-    RoomCreate: _of_rooms(RoomService.create),
-    RoomJoin: _of_rooms(RoomService.join),
-    RoomLeave: _of_rooms(RoomService.leave),
-    RoomState: _of_rooms(RoomService.state),
-    MetadataUpdate: _of_rooms(RoomService.update_metadata),
-    TracksNew: _of_rooms(RoomService.change_tracks),
-    Renegotiate: _of_rooms(RoomService.renegotiate),
-    TracksClose: _of_rooms(RoomService.close_tracks),
-    TracksMute: _of_rooms(RoomService.mute_tracks),
-    TracksUpdate: _of_rooms(RoomService.update_tracks),
-    DataChannelsNew: _of_rooms(RoomService.open_channels),
-    IceServers: _of_rooms(RoomService.ice_servers),
+    RoomCreate: _of_rooms(lambda rooms: rooms.entry.create),
+    RoomJoin: _of_rooms(lambda rooms: rooms.entry.join),
+    RoomLeave: _of_rooms(lambda rooms: rooms.entry.leave),
+    RoomState: _of_rooms(lambda rooms: rooms.members.state),
+    MetadataUpdate: _of_rooms(lambda rooms: rooms.members.update_metadata),
+    TracksNew: _of_rooms(lambda rooms: rooms.members.change_tracks),
+    Renegotiate: _of_rooms(lambda rooms: rooms.members.renegotiate),
+    TracksClose: _of_rooms(lambda rooms: rooms.members.close_tracks),
+    TracksMute: _of_rooms(lambda rooms: rooms.members.mute_tracks),
+    TracksUpdate: _of_rooms(lambda rooms: rooms.members.update_tracks),
+    DataChannelsNew: _of_rooms(lambda rooms: rooms.members.open_channels),
+    IceServers: _of_rooms(lambda rooms: rooms.members.ice_servers),
 }
 
 

@@ -1,11 +1,11 @@
-"""Rooms: who is in them, what they publish and pull, and who is told.
+"""Rooms: who is in them, what they publish and pull, and how members learn of changes.
 
-`service.py` answers requests and `memberships.py` keeps the memberships; `changes.py` says how a room changes and
-`events.py` tells the members; `member_media.py` and `ledger.py` keep one member's media in order, and what to close;
-`ice_servers.py` knows the ICE servers that clients are told.
+`service.py` is the entrance. `entry_requests.py` and `member_requests.py` answer requests. `joining.py` and
+`leaving.py` begin and end memberships. `announcements.py` tells nodes and members of every change.
 """
 
 from signal_manager.rooms.ice_servers import TurnServers
-from signal_manager.rooms.service import RoomService, RoomSettings
+from signal_manager.rooms.service import RoomService
+from signal_manager.rooms.settings import RoomSettings
 
 __all__ = ["RoomService", "RoomSettings", "TurnServers"]

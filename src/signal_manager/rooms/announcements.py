@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from signal_manager.bus.base import Messaging
 from signal_manager.model import NodeId, Room, RoomId
-from signal_manager.rooms import changes as membership
+from signal_manager.rooms import changes
 from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.events import event, tell
 from signal_manager.rooms.local_room import LocalRoom, Membership
@@ -105,16 +105,16 @@ class Announcements:
 
         self._background.start(catch_up, f"catch up with room {room_id}")
 
-    def _tell(self, local: LocalRoom, room_id: RoomId, changes: Sequence[Change]) -> None:
+    def _tell(self, local: LocalRoom, room_id: RoomId, due: Sequence[Change]) -> None:
         """Tell the members here of changes, and end the memberships that others have ended."""
-        for change in changes:
+        for change in due:
             news = event(room_id, change)
             if change.event == "participant_left" and change.participant is not None:
                 local.end_source(change.participant.session_id)
             for member in tuple(local.members.values()):
-                is_about = change.participant is not None and membership.key_of(change.participant) == member.key
+                is_about = change.participant is not None and changes.key_of(change.participant) == member.key
                 if change.event == "participant_left" and is_about:
-                    member.since = sys.maxsize  # it is no business of its own any more
+                    member.since = sys.maxsize  # it gets no more events of this room
                     self._on_removed(member, change.reason or REMOVED)
                 elif change.sequence > member.since:
                     tell(self._bus, member.client_id, news)

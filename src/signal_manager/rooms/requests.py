@@ -29,7 +29,7 @@ from signal_manager.protocol.messages import (
 
 __all__ = [
     "Channels",
-    "Entered",
+    "JoinNegotiation",
     "Publisher",
     "Sources",
     "Updates",
@@ -52,8 +52,8 @@ __all__ = [
 _NOT_THERE = frozenset({"not_found_track_error", "empty_track_error"})
 
 
-class Entered(msgspec.Struct, frozen=True, kw_only=True):
-    """What was negotiated for somebody who comes in."""
+class JoinNegotiation(msgspec.Struct, frozen=True, kw_only=True):
+    """What was negotiated with the SFU for a client that joins."""
 
     ice_servers: list[IceServer]
     answer_sdp: str | None = None

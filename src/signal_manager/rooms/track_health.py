@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from signal_manager.media.base import SessionState
 
-__all__ = ["Findings", "TrackHealth"]
+__all__ = ["HealthReport", "TrackHealth"]
 
 # So many bad answers in a row mean that a track is dead.
 _ENOUGH = 2
 
 
-class Findings(NamedTuple):
+class HealthReport(NamedTuple):
     """What an answer means: mids that are dead, those that are back, and whether to ask again soon."""
 
     dead: frozenset[str]
@@ -79,7 +79,7 @@ class TrackHealth:
         self._doubted.clear()
         return doubted
 
-    def read(self, state: SessionState, doubted: frozenset[str]) -> Findings:
+    def read(self, state: SessionState, doubted: frozenset[str]) -> HealthReport:
         """Take note of the answer to a question."""
         own = [track for track in state.tracks if track.location != "remote"]
         # A closed track may still be listed beside its successor in the same m-section.
@@ -90,4 +90,4 @@ class TrackHealth:
         dead = frozenset(mid for mid, misses in self._announced.items() if misses >= _ENOUGH)
         # One that is silent may need its time; one that the SFU does not have will not come back.
         is_urgent = any(mid not in present for mid in self._announced.keys() - dead)
-        return Findings(dead, frozenset(self._dead & active), is_urgent)
+        return HealthReport(dead, frozenset(self._dead & active), is_urgent)
