@@ -1,7 +1,7 @@
-"""How a change of a room becomes known: to the other nodes, and in the order of `sequence` to the members here.
+"""Announcements: tell other nodes of a room's changes at once, and this process's members in the order of `sequence`.
 
-`memberships.py` and other nodes bring changes; `room_log.py` says which of them can be told, and what is missing is
-read from the room's record.
+This process and other nodes make changes. `room_log.py` decides which of them can be told. A change that never
+arrives is derived from the room's record.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from signal_manager.storage.base import Storage
 
 __all__ = ["REMOVED", "Announcements"]
 
-# How long (s) a change waits for an earlier one that another node announces, before the record is read instead.
+# How long (s) a change waits for an earlier one from another node before this process reads the record instead.
 _GAP_PATIENCE = 0.5
-# What other nodes say of a room while its first member here comes in is kept up to so many changes.
+# While the first member here joins a room, so many changes from other nodes are kept.
 _MOST_EARLY = 200
 
-# Why a member left that others took out (docs/protocol.md, ROOM_EVENT).
+# The reason of a member that an operator or another node removed (docs/protocol.md, ROOM_EVENT).
 REMOVED = "removed"
 
 
@@ -34,8 +34,8 @@ class Announcements:
     """Tell nodes and members of changes.
 
     Args:
-        on_removed: called with a membership that a change has ended, and why.
-        on_marked: called with a membership of which members were told that it is away, or back.
+        on_removed: called with a membership that a change has ended, and the reason.
+        on_marked: called with a membership when members are told that it is away (true) or back (false).
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Announcements:
         self._on_marked = on_marked
 
     def settle(self, local: LocalRoom, room: Room, change: Change) -> None:
-        """Make a change of this process known, while its room's lock is held: to members here, and to other nodes."""
+        """Announce a change of this process to members here and to other nodes. The caller holds the room's lock."""
         affected = room.participants if change.participant is None else (*room.participants, change.participant)
         nodes = {each.node_id for each in affected if each.node_id is not None} - {self._node_id}
         if nodes:
@@ -67,7 +67,7 @@ class Announcements:
             for later in early:
                 self._tell(local, room.room_id, local.room_log.take(later))
         elif local.room_log is not None:
-            # Of a room that is closed, nothing is worth waiting for.
+            # A closed room has no earlier change that is worth waiting for.
             room_log = local.room_log
             self._tell(local, room.room_id, room_log.take(change, room))
             if not room.is_active:
@@ -75,7 +75,7 @@ class Announcements:
         self._mind_gap(local, room.room_id)
 
     def hear(self, local: LocalRoom, room_id: RoomId, change: Change) -> None:
-        """Take note of a change that another node has announced."""
+        """Take in a change that another node has announced."""
         if local.room_log is None:
             if len(local.early) < _MOST_EARLY:
                 local.early.append(change)
@@ -84,7 +84,7 @@ class Announcements:
         self._mind_gap(local, room_id)
 
     def catch_up(self, local: LocalRoom, room_id: RoomId, *, after: float) -> None:
-        """Read the room's record if what is missing has not come by then."""
+        """Read the room's record if a missing change has not arrived after `after` seconds."""
         if local.is_catching_up:
             return
         local.is_catching_up = True
@@ -106,7 +106,7 @@ class Announcements:
         self._background.start(catch_up, f"catch up with room {room_id}")
 
     def _tell(self, local: LocalRoom, room_id: RoomId, due: Sequence[Change]) -> None:
-        """Tell the members here of changes, and end the memberships that others have ended."""
+        """Tell the members here of changes, and end the memberships that other nodes have ended."""
         for change in due:
             news = event(room_id, change)
             if change.event == "participant_left" and change.participant is not None:

@@ -1,4 +1,4 @@
-"""Work that must be done whether or not somebody waits for it: cleaning up, and changes that must not be lost."""
+"""Background tasks: cleaning up and changes that must not be lost outlive the request that caused them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ __all__ = ["PATIENCE", "BackgroundTasks"]
 
 log = structlog.get_logger(__name__)
 
-# How long (s) a request waits for a duty, which goes on without it.
+# How long (s) a request waits for a background task; after that the task goes on alone.
 PATIENCE = 10.0
-# Between attempts at a change that must not be lost (s); the last one repeats.
+# The pauses (s) between attempts at a change that must not be lost; the last one repeats.
 _PAUSES = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class BackgroundTasks:
-    """Run work in the background and keep its references; `finish` is the end of all of it."""
+    """Run work in the background, and keep the references that asyncio does not keep."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
-        """Do this once."""
+        """Run work once; an error is logged."""
         task = asyncio.get_running_loop().create_task(_at_the_edge(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def persist(self, change: Callable[[], Awaitable[None]]) -> None:
-        """Make a change that must not be lost, again and again until storage takes it."""
+        """Repeat a change that must not be lost until storage accepts it."""
         for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
             try:
                 await change()
@@ -45,18 +45,18 @@ class BackgroundTasks:
                 return
 
     async def wait_for(self, task: asyncio.Task[None]) -> None:
-        """Wait for a task that goes on if the wait ends; UnavailableError when that takes too long."""
+        """Wait for a task; UnavailableError when that takes too long. The task goes on in any case."""
         done, _ = await asyncio.wait({task}, timeout=PATIENCE)
         if not done:
             raise UnavailableError("the room's record cannot be changed at present; it will be when it can")
 
     async def done(self) -> None:
-        """Wait until nothing is left to do; the caller sets the time limit."""
+        """Wait until all tasks are done; the caller sets the time limit."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def stop(self) -> None:
-        """End what is not done."""
+        """Cancel the tasks that are not done."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,6 +1,6 @@
 """How a room changes: pure functions from room to room, for `Storage.change_room` to apply.
 
-Each returns the change to make. What it finds wrong with the room it raises, and storage leaves the room as it was.
+Each function returns the change to make. A change that does not fit the room raises, and storage keeps the room.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _replace = msgspec.structs.replace
 
 
 class MemberKey(NamedTuple):
-    """One coming of one client: what comes late for it never hits a later coming of the same client."""
+    """Names one membership of a client, so that a late change never hits a later membership of the same client."""
 
     client_id: ClientId
     node_id: NodeId | None
@@ -49,17 +49,17 @@ class MemberKey(NamedTuple):
 
 
 def key_of(participant: Participant) -> MemberKey:
-    """Return what tells this participant from the same client at another time."""
+    """Return the key that tells this participant from the same client in another membership."""
     return MemberKey(participant.client_id, participant.node_id, participant.generation)
 
 
 def find(room: Room, key: MemberKey) -> Participant | None:
-    """Return the participant of this very coming."""
+    """Return the participant of this membership."""
     return next((participant for participant in room.participants if key_of(participant) == key), None)
 
 
 def find_client(room: Room, client_id: str) -> Participant | None:
-    """Return the participant that this client is at present."""
+    """Return the participant that this client is now."""
     return next((participant for participant in room.participants if participant.client_id == client_id), None)
 
 
@@ -88,7 +88,7 @@ def opened(
 
 
 def check_entry(room: Room, client_id: ClientId, *, limit: int) -> None:
-    """Refuse a client that may not come in.
+    """Refuse a client that cannot join.
 
     Raises:
         InvalidRequestError: the room is closed.
@@ -104,7 +104,7 @@ def check_entry(room: Room, client_id: ClientId, *, limit: int) -> None:
 
 
 def with_participant(participant: Participant, *, limit: int, now: float) -> RoomChange:
-    """Let a participant in; raises what `check_entry` does."""
+    """Add a participant; raises what `check_entry` does."""
 
     def change(room: Room) -> Room:
         check_entry(room, participant.client_id, limit=limit)
@@ -125,7 +125,7 @@ def with_participant(participant: Participant, *, limit: int, now: float) -> Roo
 
 
 def without_participant(key: MemberKey, *, now: float) -> RoomChange:
-    """Let a participant go, and close the room behind the last one; NotFoundError when it has gone already."""
+    """Remove a participant, and close the room after the last one; NotFoundError when it has left already."""
 
     def change(room: Room) -> Room:
         _require(room, key)
@@ -148,7 +148,7 @@ def closed(reason: str, *, now: float) -> RoomChange:
 
 
 def with_absence(key: MemberKey, *, away: bool, now: float) -> RoomChange:
-    """Note that a participant is away or back; NotFoundError when it has left or the room says so already."""
+    """Note that a participant is away or back; NotFoundError when it has left or the record says so already."""
 
     def change(room: Room) -> Room:
         participant = _require(room, key)
@@ -169,7 +169,7 @@ def with_metadata(key: MemberKey, metadata: dict[str, Any], *, now: float) -> Ro
 
 
 def with_room_metadata(metadata: dict[str, Any], *, now: float) -> RoomChange:
-    """Replace the room's metadata but for `created_at`; InvalidRequestError when it is closed."""
+    """Replace the room's metadata and keep `created_at`; InvalidRequestError when the room is closed."""
 
     def change(room: Room) -> Room:
         if not room.is_active:
@@ -181,7 +181,7 @@ def with_room_metadata(metadata: dict[str, Any], *, now: float) -> RoomChange:
 
 
 def with_tracks(key: MemberKey, session_id: SessionId | None, tracks: Sequence[Track], *, now: float) -> RoomChange:
-    """Add tracks that others can pull now from this media session; NotFoundError when the publisher has gone."""
+    """Add tracks that others can pull from this media session; NotFoundError when the publisher has left."""
 
     def change(room: Room) -> Room:
         participant = _require(room, key)
@@ -194,7 +194,7 @@ def with_tracks(key: MemberKey, session_id: SessionId | None, tracks: Sequence[T
 
 
 def with_media(key: MemberKey, session_id: SessionId | None, *, now: float) -> RoomChange:
-    """Give a participant another media session, which publishes nothing yet; NotFoundError when it has gone."""
+    """Give a participant a new media session, which publishes nothing yet; NotFoundError when it has left."""
 
     def change(room: Room) -> Room:
         return _swap(room, _replace(_require(room, key), session_id=session_id, tracks=()), now)
@@ -203,7 +203,7 @@ def with_media(key: MemberKey, session_id: SessionId | None, *, now: float) -> R
 
 
 def with_muted(key: MemberKey, mids: Collection[str], *, muted: bool, now: float) -> RoomChange:
-    """Note that tracks are muted or not; NotFoundError when the publisher has gone or that is no news of any."""
+    """Note that tracks are muted or unmuted; NotFoundError when the publisher has left or nothing changes."""
 
     def change(room: Room) -> Room:
         participant = _require(room, key)
@@ -216,7 +216,7 @@ def with_muted(key: MemberKey, mids: Collection[str], *, muted: bool, now: float
 
 
 def without_tracks(key: MemberKey, mids: Collection[str], *, now: float) -> RoomChange:
-    """Take tracks away; NotFoundError when the publisher has gone or has none of them."""
+    """Remove tracks; NotFoundError when the publisher has left or has none of them."""
 
     def change(room: Room) -> Room:
         participant = _require(room, key)

@@ -133,7 +133,7 @@ class EntryRequests:
         created = False
 
         async def enter(participant: Participant) -> Room:
-            # Another request may have made or closed the room meanwhile. Try first what was true before.
+            # Another request may have made or closed the room meanwhile. Try the earlier state first.
             nonlocal is_there, created
             limit = self._settings.max_participants
             while True:

@@ -1,6 +1,6 @@
-"""What members are shown of a room and of each other, and how they are told of its changes.
+"""How members see a room and each other, and how they are told of changes.
 
-docs/protocol.md, "Rooms": one ROOM_EVENT for each change, to all members, in the order of `sequence`.
+Each change is one ROOM_EVENT to all members, in the order of `sequence` (docs/protocol.md, "Rooms").
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def describe(participant: Participant) -> Member:
 
 
 def describe_all(participants: Iterable[Participant]) -> list[Member]:
-    """Return members as they see each other, in the order in which they came."""
+    """Return members as they see each other, in the order in which they joined."""
     return [describe(participant) for participant in participants]
 
 
 def event(room_id: RoomId, change: Change) -> RoomEvent:
-    """Return what members are told of a change."""
+    """Return the event that tells members of a change."""
     return RoomEvent(
         room_id=room_id,
         sequence=change.sequence,
@@ -52,7 +52,7 @@ def event(room_id: RoomId, change: Change) -> RoomEvent:
 
 
 def tell(bus: Messaging, client_id: ClientId, news: RoomEvent) -> None:
-    """Tell one client, if it can be told."""
+    """Send an event to one client; log a failure."""
     try:
         bus.send(client_id, news)
     except InvalidRequestError:

@@ -1,7 +1,7 @@
-"""The ICE servers that clients are told: the operator's own TURN servers, and those of the media backend.
+"""The ICE servers for clients: the operator's own TURN servers, and those of the media backend.
 
-Own credentials are made here, without a call. The backend's are asked for at most once per client and lifetime; while
-it gives none, clients get the rest at once, and a time by which to ask again.
+The service makes credentials for its own servers without a call. It asks the backend at most once per client and
+credential lifetime. While the backend gives none, clients get the other servers at once, and a time to ask again.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ __all__ = ["IceServerBook", "TurnServers", "rest_credential"]
 
 log = structlog.get_logger(__name__)
 
-# Seconds that a client waits for TURN, counted from when the backend was asked.
+# Seconds that a client waits for TURN servers, from the question to the backend on.
 PATIENCE = 1.0
-# Seconds from a failure until the backend is asked again, by one client for all.
+# Seconds from a failure to the next question to the backend, which one client asks for all.
 PAUSE = 5.0
-# Seconds after which clients that got no TURN servers are to ask again.
+# Seconds after which clients without TURN servers ask again.
 ASK_AGAIN = 30.0
 # Seconds between two warnings in the log.
 WARN_EVERY = 60.0
-# The part of its lifetime that a credential must still have to be given again. SDKs ask later than that (at a tenth),
-# so that whoever asks again gets a new one.
+# A credential is given again while this part of its lifetime is left. SDKs ask later than that (at a tenth), so that
+# they get a new one.
 FRESH = 0.25
 # Clients whose servers are remembered: about 1 KB each.
 CAPACITY = 10_000
 
 
 class TurnServers(msgspec.Struct, frozen=True, kw_only=True):
-    """The operator's own TURN servers: with `secret` credentials are made for each client, else they are static.
+    """The operator's own TURN servers. With `secret` each client gets its own credentials, otherwise static ones.
 
-    `ttl` is how long (s) a credential made with the secret lives.
+    `ttl` is the lifetime (s) of a credential made with the secret.
     """
 
     urls: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class IceServerBook:
     Args:
         backend: asked for more servers; None when there is no media backend.
         own: the operator's TURN servers.
-        stun_url: named when the backend names no server, now or at all; "" for none.
+        stun_url: clients get it when the backend names no server; "" for none.
         start: does background work under a name.
         clock: returns seconds since the epoch.
     """
@@ -108,14 +108,14 @@ class IceServerBook:
         self._start = start
         self._clock = clock
         self._known: OrderedDict[ClientId, _Known] = OrderedDict()  # the least recently used first
-        self._asking: dict[ClientId, tuple[asyncio.Task[None], float]] = {}  # and when it began, in loop time
+        self._asking: dict[ClientId, tuple[asyncio.Task[None], float]] = {}  # each with its start in loop time
         self._is_failing = False
         self._ask_after = 0.0  # loop time, while it is failing
         self._warned_at = float("-inf")  # loop time
         self._unlogged = 0  # failures since then
 
     async def servers_for(self, client_id: ClientId) -> IceServers:
-        """Return this client's servers, and the time by which it should ask again, if ever."""
+        """Return this client's servers, and the time by which it should ask again, if there is one."""
         own = self._own.servers_for(client_id, self._clock())
         others = await self._of_backend(client_id)
         ends = [end for end in (own.expires_at, others.expires_at) if end is not None]
@@ -144,7 +144,7 @@ class IceServerBook:
         return known.servers
 
     def _may_ask(self) -> bool:
-        """While the backend fails, let one question through per pause."""
+        """Allow one question per pause while the backend fails."""
         now = asyncio.get_running_loop().time()
         if not self._is_failing:
             return True
@@ -154,9 +154,9 @@ class IceServerBook:
         return True
 
     async def _ask(self, client_id: ClientId, backend: MediaBackend) -> None:
-        """Ask the backend, unless it is being asked for this client already; wait no longer than is left of PATIENCE.
+        """Ask the backend, or join this client's open question; wait for the rest of PATIENCE.
 
-        The question goes on after that, so that the client's next one finds its answer.
+        An unanswered question goes on, so that the client's next request finds its answer.
         """
         loop = asyncio.get_running_loop()
         if client_id not in self._asking:
@@ -168,7 +168,7 @@ class IceServerBook:
         if not task.done():
             self._note_failure(f"no answer within {PATIENCE:g} s")
         elif self._fresh(client_id) is None and not self._is_failing:
-            self._note_failure("no usable answer")  # a fault of the adapter, which is in the log already
+            self._note_failure("no usable answer")  # a fault of the adapter, which the log has already
 
     async def _fetch(self, client_id: ClientId, backend: MediaBackend) -> None:
         asked_at = self._clock()

@@ -1,6 +1,7 @@
-"""The ledger of media to close, kept in storage: what a crash interrupts is closed by whoever comes after.
+"""The ledger of media to close, kept in storage: after a crash another process closes what is left at the SFU.
 
-`negotiator.py` and `closing.py` write it through `media.base.Ledger`; the service schedules what nobody uses any more.
+`media/negotiator.py` and `media/closing.py` write it through `media.base.Ledger`. Rooms schedule entries that no member
+uses any more.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ __all__ = ["MediaLedger"]
 
 
 class MediaLedger:
-    """Keep `media.base.Ledger`'s promises by means of `Storage`.
+    """Implement `media.base.Ledger` with `Storage`.
 
     Args:
-        node_id: who cleans up: entries carry it, so that another node can take over from this one.
+        node_id: the node that cleans up; entries name it, so that another node can take over after its death.
         clock: returns seconds since the epoch.
-        room_id, client_id: on whose behalf things are caused; for people who read the ledger.
+        room_id, client_id: the member that causes the entries, for people who read the ledger.
     """
 
     def __init__(
@@ -40,13 +41,13 @@ class MediaLedger:
         self._client_id = client_id
 
     def on_behalf_of(self, client_id: ClientId, room_id: RoomId) -> MediaLedger:
-        """Return the same ledger for what this member causes."""
+        """Return a ledger whose entries name this member."""
         return MediaLedger(
             self._storage, node_id=self._node_id, clock=self._clock, room_id=room_id, client_id=client_id
         )
 
     async def caused(self, session_id: MediaSessionId, *mids: str) -> None:
-        """See `media.base.Ledger`."""
+        """Record tracks that are about to exist at the SFU, before the SFU is asked."""
         now = self._clock()
         await self._storage.add_media(
             *(
@@ -64,23 +65,23 @@ class MediaLedger:
         )
 
     async def closed(self, session_id: MediaSessionId, *mids: str) -> None:
-        """See `media.base.Ledger`."""
+        """Strike out tracks that the SFU has confirmed to be closed."""
         await self._storage.confirm_media([_entry_id(session_id, mid) for mid in mids])
 
     async def abandon(self, session_id: SessionId, *, at: float) -> None:
-        """Have everything of a session that nobody uses any more closed from `at` on (seconds since the epoch)."""
+        """Schedule the closing of an unused session, from `at` on (seconds since the epoch)."""
         entries = [entry async for entry in self._entries(session_id=session_id)]
         await self._storage.schedule_media([entry.entry_id for entry in entries], at=at)
 
     async def abandon_node(self, node_id: NodeId, *, at: float) -> None:
-        """Have everything that a node caused closed from `at` on (seconds since the epoch)."""
+        """Schedule the closing of everything that a node caused, from `at` on (seconds since the epoch)."""
         entries = [entry async for entry in self._entries(node_id=node_id)]
         await self._storage.schedule_media([entry.entry_id for entry in entries], at=at)
 
     async def _entries(
         self, *, session_id: SessionId | None = None, node_id: NodeId | None = None
     ) -> AsyncIterator[MediaClosing]:
-        """Give what is in use; what is scheduled already keeps its time."""
+        """Yield entries that are in use; a scheduled entry keeps its time."""
         after: str | None = None
         while True:
             page = await self._storage.list_media(session_id=session_id, node_id=node_id, after=after)
@@ -93,8 +94,8 @@ class MediaLedger:
 
 
 def _entry_id(session_id: str, mid: str) -> EntryId:
-    """Return the same id for the same thing, so that writing it twice is writing it once.
+    """Return the same id for the same track, so that a second write changes nothing.
 
-    A hash, because the SFU and the client choose these words, and ids have their rule.
+    The id is a hash because the SFU and the client choose both words freely, and ids allow only some characters.
     """
     return EntryId(hashlib.sha256(f"{session_id}/{mid}".encode()).hexdigest()[:40])

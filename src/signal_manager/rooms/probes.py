@@ -1,7 +1,7 @@
 """Probes: ask the SFU which tracks of one media session send.
 
 A track is negotiated long before its first packet reaches the SFU, and a pull before that fails. So `StartProbe` asks
-with growing pauses until a track sends. The SFU forgets tracks that send nothing and tells nobody. So `HealthProbe`
+with growing pauses until a track sends. The SFU forgets tracks that send nothing, silently. So `HealthProbe`
 asks now and then about announced tracks (`track_health.py` judges the answers).
 """
 
@@ -250,7 +250,7 @@ class HealthProbe:
         if dead:
             log.info("announced tracks are dead", session_id=session_id, mids=sorted(dead))
             await self._on_dead(dead)
-            self._health.bury(dead)
+            self._health.unpublished(dead)
         again = tuple(self._session.tracks[mid] for mid in sorted(back) if mid in self._session.tracks)
         if again:
             await self._on_sending(again)

@@ -1,7 +1,7 @@
-"""What members ask for, in the words of the media interface, and its replies in those of the protocol.
+"""Translate members' requests into the words of the media interface, and its replies into those of the protocol.
 
-A request of several tracks may succeed in part: what cannot even be asked of the SFU, because no member publishes it,
-fails beside what the SFU refuses, and each item keeps its place (docs/protocol.md, "Objects in room messages").
+A request of several tracks may succeed in part. An item that no member publishes fails without a question to the SFU,
+beside items that the SFU refuses. Each item keeps its place (docs/protocol.md, "Objects in room messages").
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
     "to_update",
 ]
 
-# What the SFU says of a track of another session that it does not have, or gets nothing of.
+# The SFU's error codes for a track of another session that it does not have, or that sends nothing.
 _NOT_THERE = frozenset({"not_found_track_error", "empty_track_error"})
 
 
@@ -63,7 +63,7 @@ class JoinNegotiation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Publisher(NamedTuple):
-    """Who publishes what, by track name: what is negotiated, and which of it the room has been told of."""
+    """A publisher and its negotiated tracks by name; `announced` names those that the room knows."""
 
     client_id: ClientId
     session_id: SessionId
@@ -72,7 +72,7 @@ class Publisher(NamedTuple):
 
 
 class _Named(Protocol):
-    """What names a publisher: by client, by media session, or both."""
+    """A request that names a publisher by client, by media session, or by both."""
 
     @property
     def client_id(self) -> str | None: ...
@@ -82,7 +82,7 @@ class _Named(Protocol):
 
 
 def role_of(role: str) -> Role:
-    """Return the role that is meant; the original service did not care about case."""
+    """Return the role of a request, in any case of letters, as the original service allows."""
     match role.lower():
         case "sender":
             return "sender"
@@ -93,7 +93,7 @@ def role_of(role: str) -> Role:
 
 
 def to_ice_servers(found: media.IceServers) -> list[IceServer]:
-    """Return ICE servers as clients are told them."""
+    """Return ICE servers in the protocol's form."""
     return [
         IceServer(urls=list(server.urls), username=server.username, credential=server.credential)
         for server in found.servers
@@ -101,7 +101,7 @@ def to_ice_servers(found: media.IceServers) -> list[IceServer]:
 
 
 def check_distinct(tracks: Iterable[PublishedTrack]) -> None:
-    """Refuse tracks of which two have one mid or one name."""
+    """Refuse tracks when two of them have the same mid or the same name."""
     mids: set[str] = set()
     names: set[str] = set()
     for track in tracks:
@@ -125,7 +125,7 @@ def to_publish(tracks: Iterable[TrackRequest]) -> list[PublishedTrack]:
 
 
 def published_results(published: media.Published, tracks: Mapping[str, Track]) -> list[TrackResult]:
-    """Return what became of tracks to publish."""
+    """Return the result of each track to publish."""
     results = []
     for result in published.tracks:
         track = tracks.get(result.mid)
@@ -144,7 +144,7 @@ def require_some(results: Sequence[media.TrackResult]) -> None:
 
 
 def closed_results(closed: media.ClosedTracks) -> list[TrackResult]:
-    """Return what became of tracks to close; one that was closed already is what it was to become."""
+    """Return the result of each track to close. A track that was closed already is a success."""
     return [
         TrackResult(mid=result.mid)
         if result.error is None or result.error.is_already_closed
@@ -154,7 +154,7 @@ def closed_results(closed: media.ClosedTracks) -> list[TrackResult]:
 
 
 def muted_results(tracks: Iterable[TrackMute], published: Collection[str]) -> list[TrackResult]:
-    """Return what becomes of tracks to mute."""
+    """Return the result of each track to mute."""
     return [
         TrackResult(mid=track.mid) if track.mid in published else _missing(TrackResult(mid=track.mid))
         for track in tracks
@@ -162,7 +162,7 @@ def muted_results(tracks: Iterable[TrackMute], published: Collection[str]) -> li
 
 
 class Sources:
-    """Tracks to pull, as far as members publish them, and the results to which the SFU's replies lead."""
+    """The tracks of a pull request that members publish, and how the SFU's replies become results."""
 
     def __init__(self) -> None:
         self.remote: list[media.RemoteTrack] = []
@@ -186,14 +186,14 @@ class Sources:
         self._results.append((template, remote))
 
     def add_missing(self, request: TrackRequest) -> None:
-        """Answer that nobody in the room publishes this."""
+        """Answer that no member of the room publishes this track."""
         template = TrackResult(
             track_name=request.track_name, client_id=request.client_id, session_id=request.session_id
         )
         self._results.append((template, None))
 
     def results(self, replies: Sequence[media.TrackResult]) -> list[TrackResult]:
-        """Return what became of each track, in the order in which they were added."""
+        """Return the result of each track, in the order in which they were added."""
         found = {(reply.session_id, reply.track_name): reply for reply in replies}
         results = []
         for template, remote in self._results:
@@ -209,7 +209,7 @@ class Sources:
 
 
 def not_there(replies: Sequence[media.TrackResult]) -> list[media.RemoteTrack]:
-    """Return the tracks that could not be pulled because the SFU does not have them, or gets nothing of them."""
+    """Return the tracks whose pull failed because the SFU does not have them or receives nothing of them."""
     return [
         media.RemoteTrack(session_id=reply.session_id, track_name=reply.track_name)
         for reply in replies
@@ -218,7 +218,7 @@ def not_there(replies: Sequence[media.TrackResult]) -> list[media.RemoteTrack]:
 
 
 def everything(publishers: Iterable[Publisher]) -> Sources:
-    """Pull what the room has been told of, as much as one request may hold."""
+    """Pull all announced tracks, up to the bound of one request."""
     sources = Sources()
     for publisher in publishers:
         for name, track in publisher.tracks.items():
@@ -248,13 +248,13 @@ def to_pull(tracks: Sequence[TrackRequest], publishers: Sequence[Publisher]) -> 
 
 
 class Updates(NamedTuple):
-    """Changes to pulled tracks, as far as they can be asked for."""
+    """The changes to pulled tracks that can be asked of the SFU."""
 
     updates: list[media.TrackUpdate]
-    mids: list[tuple[str, bool]]  # in the request's order, each with whether it was asked for
+    mids: list[tuple[str, bool]]  # in the request's order, each with whether the SFU is asked
 
     def results(self, replies: Sequence[media.TrackResult]) -> list[TrackResult]:
-        """Return what became of each track."""
+        """Return the result of each track."""
         found = {reply.mid: reply.error for reply in replies}
         results = []
         for mid, is_asked in self.mids:
@@ -296,13 +296,13 @@ def to_update(tracks: Sequence[TrackUpdate], publishers: Sequence[Publisher]) ->
 
 
 class Channels(NamedTuple):
-    """Data channels, as far as they can be asked for."""
+    """The data channels that can be asked of the SFU."""
 
     channels: list[media.DataChannel]
-    templates: list[tuple[DataChannelResult, bool]]  # in the request's order, each with whether it was asked for
+    templates: list[tuple[DataChannelResult, bool]]  # in the request's order, each with whether the SFU is asked
 
     def results(self, replies: Sequence[media.ChannelResult]) -> list[DataChannelResult]:
-        """Return what became of each channel; the SFU's replies are in the order of what it was asked."""
+        """Return the result of each channel; the SFU replies in the order of the questions."""
         remaining = iter(replies)
         results = []
         for template, is_asked in self.templates:
@@ -361,7 +361,7 @@ def _check_named(request: _Named, name: str) -> None:
 
 
 def _find(publishers: Sequence[Publisher], request: _Named) -> Publisher | None:
-    """Return the member meant, by client, by media session, or by both: ids are locators, not permissions."""
+    """Return the member that a request names by client, by media session, or by both. An id grants nothing."""
     for publisher in publishers:
         if request.client_id in {None, publisher.client_id} and request.session_id in {None, publisher.session_id}:
             return publisher

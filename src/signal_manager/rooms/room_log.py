@@ -1,7 +1,7 @@
-"""The order of a room's changes on one node: told in the order of `sequence`, each once, whatever order they come in.
+"""The order of a room's changes on one node: members hear each change once, in the order of `sequence`; PURE.
 
-Pure. Changes come from this node and from others (`memberships.py`); what comes too early waits, and what does not come
-at all is made up for from the room's record, which is the truth.
+Changes of this node and of others arrive in any order. A change that arrives too early waits. A change that never
+arrives is derived from the room's record, which is the truth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Change", "Happening", "RoomLog", "applied", "difference", "read_chan
 
 _replace = msgspec.structs.replace
 
-# Changes that wait for an earlier one. Beyond so many, the record is quicker.
+# So many changes wait for an earlier one. Beyond that, reading the record is quicker.
 _MOST_EARLY = 200
 
 Happening = Literal[
@@ -39,9 +39,9 @@ _MUTING: tuple[tuple[Happening, bool], ...] = (("tracks_muted", True), ("tracks_
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One change of a room, as nodes tell each other of it.
+    """One change of a room, as nodes send it to each other.
 
-    `participant` is who joined or left, or the member as it is after the change.
+    `participant` is the member that joined or left, or a member's state after the change.
     """
 
     sequence: int
@@ -57,7 +57,7 @@ _decode = msgspec.msgpack.Decoder(Change).decode
 
 
 def read_change(data: bytes) -> Change | None:
-    """Return a change that another node has written, or None when it is not one."""
+    """Return a change that another node has written, or None when the data is no change."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -65,27 +65,27 @@ def read_change(data: bytes) -> Change | None:
 
 
 class RoomLog:
-    """What the members on this node have been told of their room, and what is known besides.
+    """The state of a room that this node's members were told, and the latest state that this node knows.
 
     Args:
-        room: as it is when its first member here comes in.
+        room: its state when its first member here joins.
     """
 
     def __init__(self, room: Room) -> None:
-        self.told = room  # as the members have been told
-        self.latest = room  # as it is, as far as this node knows
+        self.told = room  # the state that the members were told
+        self.latest = room  # the latest state that this node knows
         self._early: dict[int, tuple[Change, Room | None]] = {}
 
     @property
     def has_gap(self) -> bool:
-        """Whether changes wait for one that has not come."""
+        """Whether changes wait for an earlier one."""
         return bool(self._early)
 
     def take(self, change: Change, room: Room | None = None) -> list[Change]:
-        """Take note of a change, and return those that are to be told now, in order.
+        """Take in a change, and return the changes to tell now, in order.
 
         Args:
-            room: as it is after the change, where that is known.
+            room: its state after the change, where that is known.
         """
         if change.sequence > self.told.sequence and len(self._early) < _MOST_EARLY:
             self._early[change.sequence] = (change, room)
@@ -94,7 +94,7 @@ class RoomLog:
         return self._due()
 
     def catch_up(self, room: Room) -> list[Change]:
-        """Take the room's record in place of whatever is missing, and return what is to be told now, in order."""
+        """Take the room's record in place of missing changes, and return the changes to tell now, in order."""
         if room.sequence <= self.told.sequence:
             return []
         missing = difference(self.told, room)
@@ -147,29 +147,29 @@ def applied(room: Room, change: Change) -> Room:
 def difference(before: Room, after: Room) -> list[Change]:
     """Return changes that lead from one state of a room to a later one.
 
-    They may be fewer than there were: who came and went meanwhile is not among them. The last one has the later
-    state's number, so that whoever is told of all of them has caught up.
+    They may be fewer than there were: a member that joined and left meanwhile is missing. The last change has the later
+    state's number, so that a client that hears all of them has caught up.
     """
-    changes = [*_gone(before, after), *_come(before, after), *_told(before, after), *_tracks(before, after)]
+    changes = [*_left(before, after), *_joined(before, after), *_described(before, after), *_tracks(before, after)]
     if before.is_active and not after.is_active:
         changes.append(Change(sequence=0, event="room_closed", reason=after.close_reason))
     first = after.sequence - len(changes) + 1
     return [_replace(change, sequence=first + place) for place, change in enumerate(changes)]
 
 
-def _gone(before: Room, after: Room) -> Iterable[Change]:
+def _left(before: Room, after: Room) -> Iterable[Change]:
     for participant in before.participants:
         if _find(after, participant) is None:
             yield Change(sequence=0, event="participant_left", participant=participant, reason="connection lost")
 
 
-def _come(before: Room, after: Room) -> Iterable[Change]:
+def _joined(before: Room, after: Room) -> Iterable[Change]:
     for participant in after.participants:
         if _find(before, participant) is None:
             yield Change(sequence=0, event="participant_joined", participant=participant)
 
 
-def _told(before: Room, after: Room) -> Iterable[Change]:
+def _described(before: Room, after: Room) -> Iterable[Change]:
     yield from _absences(before, after)
     if before.metadata != after.metadata:
         yield Change(sequence=0, event="metadata_changed", metadata=after.metadata)
@@ -193,7 +193,7 @@ def _tracks(before: Room, after: Room) -> Iterable[Change]:
         if former is None:
             continue
         before_tracks = former.tracks
-        # Where tracks come to a member that had none, their publication brings the session too.
+        # When a member had no tracks, their publication announces the session too.
         if former.session_id != participant.session_id and (before_tracks or not participant.tracks):
             yield Change(
                 sequence=0,
@@ -225,5 +225,5 @@ def _find(room: Room, participant: Participant) -> Participant | None:
 
 
 def _is_same(one: Participant, other: Participant) -> bool:
-    """Tell whether two are one coming of one client (`membership.MemberKey`)."""
+    """Tell whether both are the same membership of a client (`changes.MemberKey`)."""
     return (one.client_id, one.node_id, one.generation) == (other.client_id, other.node_id, other.generation)

@@ -1,8 +1,8 @@
-"""Which tracks that were announced still send, from what the SFU says of them; PURE.
+"""Which announced tracks still send, judged by the SFU's answers; PURE.
 
-An SFU forgets a track without packets and tells nobody. One bad answer may be a moment's silence, so that it takes two
-in a row, or one after somebody has failed to pull the track. What was unpublished for that is announced again when it
-sends again.
+An SFU forgets a track without packets silently. One bad answer may mean a moment's silence, so a track is dead after
+two bad answers in a row, or after one when a member has failed to pull the track. A dead track that sends again is
+announced again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ENOUGH = 2
 
 
 class HealthReport(NamedTuple):
-    """What an answer means: mids that are dead, those that are back, and whether to ask again soon."""
+    """What an answer means: the mids that are dead, the mids that send again, and whether to ask again soon."""
 
     dead: frozenset[str]
     back: frozenset[str]
@@ -30,34 +30,34 @@ class TrackHealth:
     """The announced tracks of one session, by mid."""
 
     def __init__(self) -> None:
-        self._announced: dict[str, int] = {}  # how many bad answers in a row there were about each
-        self._dead: set[str] = set()  # unpublished for that
-        self._doubted: set[str] = set()  # somebody has failed to pull them
+        self._announced: dict[str, int] = {}  # the number of bad answers in a row about each
+        self._dead: set[str] = set()  # unpublished because they are dead
+        self._doubted: set[str] = set()  # a member has failed to pull them
 
     @property
     def is_worth_asking(self) -> bool:
-        """Whether there is anything to ask about."""
+        """Whether there is a track to ask about."""
         return bool(self._announced or self._dead)
 
     @property
     def is_doubted(self) -> bool:
-        """Whether somebody waits for an answer."""
+        """Whether a doubt waits for an answer."""
         return bool(self._doubted)
 
     def announce(self, mids: Iterable[str]) -> None:
-        """Take note that tracks are announced, and send."""
+        """Note that tracks are announced and send."""
         for mid in mids:
             self._announced[mid] = 0
             self._dead.discard(mid)
 
-    def bury(self, mids: Iterable[str]) -> None:
-        """Take note that dead tracks are unpublished."""
+    def unpublished(self, mids: Iterable[str]) -> None:
+        """Note that dead tracks are unpublished."""
         for mid in mids:
             if self._announced.pop(mid, None) is not None:
                 self._dead.add(mid)
 
     def doubt(self, mids: Iterable[str]) -> None:
-        """Take note that somebody has failed to pull tracks."""
+        """Note that a member has failed to pull tracks."""
         self._doubted.update(mid for mid in mids if mid in self._announced)
 
     def forget(self, mids: Iterable[str]) -> None:
@@ -74,13 +74,13 @@ class TrackHealth:
         self._doubted.clear()
 
     def ask(self) -> frozenset[str]:
-        """Return what is doubted at the time of a question; doubts from now on are for the next one."""
+        """Return the doubts that a question now answers; later doubts need the next question."""
         doubted = frozenset(self._doubted)
         self._doubted.clear()
         return doubted
 
     def read(self, state: SessionState, doubted: frozenset[str]) -> HealthReport:
-        """Take note of the answer to a question."""
+        """Judge the answer to a question."""
         own = [track for track in state.tracks if track.location != "remote"]
         # A closed track may still be listed beside its successor in the same m-section.
         present = {track.mid for track in own}
@@ -88,6 +88,6 @@ class TrackHealth:
         for mid, misses in self._announced.items():
             self._announced[mid] = 0 if mid in active else misses + (_ENOUGH if mid in doubted else 1)
         dead = frozenset(mid for mid, misses in self._announced.items() if misses >= _ENOUGH)
-        # One that is silent may need its time; one that the SFU does not have will not come back.
+        # A silent track may need time; a track that the SFU does not have will not come back.
         is_urgent = any(mid not in present for mid in self._announced.keys() - dead)
         return HealthReport(dead, frozenset(self._dead & active), is_urgent)
