@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING
 
+from signal_manager.client.ports import Requester
 from signal_manager.errors import RateLimitedError, SignalManagerError
 from signal_manager.protocol.messages import RoomLeave, RoomLeaveAck
-
-if TYPE_CHECKING:
-    from signal_manager.client.client import SignalClient
 
 __all__ = ["Departures"]
 
@@ -28,7 +25,7 @@ _RETRY = 1.0
 class Departures:
     """What one client has still to tell the service of the rooms that it has left."""
 
-    def __init__(self, client: SignalClient) -> None:
+    def __init__(self, client: Requester) -> None:
         self._client = client
         self._by_room: dict[str, asyncio.Task[None]] = {}
 

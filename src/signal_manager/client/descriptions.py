@@ -15,7 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-__all__ = ["Descriptions"]
+__all__ = ["UNDECODABLE", "Descriptions"]
+
+# The error of a pulled track that aiortc cannot decode.
+UNDECODABLE = "its codec cannot be decoded here, expected VP8, baseline H.264, Opus, G.711 or G.722"
 
 # RFC 3551: those that aiortc takes from a description.
 _DYNAMIC = range(96, 128)

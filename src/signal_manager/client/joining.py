@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from signal_manager.client.departures import Departures
+from signal_manager.client.ports import Requester
 from signal_manager.client.publications import Publication, Publications
 from signal_manager.errors import (
     ConflictError,
@@ -33,7 +35,6 @@ from signal_manager.protocol.messages import (
 )
 
 if TYPE_CHECKING:
-    from signal_manager.client.client import SignalClient
     from signal_manager.client.media import MediaSession
 
 __all__ = ["Joining"]
@@ -58,7 +59,8 @@ class Joining:
 
     def __init__(
         self,
-        client: SignalClient,
+        client: Requester,
+        departures: Departures,
         room_id: str,
         *,
         role: Literal["sender", "receiver"] | None,
@@ -69,6 +71,7 @@ class Joining:
         connection: Callable[[], int | None],
     ) -> None:
         self._client = client
+        self._departures = departures
         self._room_id = room_id
         self._role = role
         self.metadata = metadata  # what the others see of this client
@@ -92,7 +95,7 @@ class Joining:
         media: MediaSession | None = None
         try:
             # The service still counts this client in where it has not heard yet that it left.
-            await self._client.departures.settle(_SETTLE_TIMEOUT)
+            await self._departures.settle(_SETTLE_TIMEOUT)
             offer: tuple[str, list[PublishedTrack]] | None = None
             if is_sender:
                 servers = await self._client.request(IceServers(), IceServersAck)
@@ -168,12 +171,12 @@ class Joining:
 
     def note_departure(self, reason: str | None = None) -> None:
         """Leave the room, now or as soon as the service can be told; see `Departures`."""
-        self._client.departures.note(self._room_id, reason)
+        self._departures.note(self._room_id, reason)
 
     async def depart(self) -> None:
         """Wait a little until the service knows of a departure, if it can be told at the moment."""
         if self._client.is_connected:
-            await self._client.departures.settle(_LEAVE_TIMEOUT)
+            await self._departures.settle(_LEAVE_TIMEOUT)
 
     async def _finish_offer(
         self, media: MediaSession, sent: list[Publication], tracks: list[PublishedTrack], ack: RoomAck | RenegotiateAck

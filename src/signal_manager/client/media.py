@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from aiortc import (
     MediaStreamTrack,
@@ -24,8 +24,9 @@ from aiortc import (
 )
 from msgspec import structs
 
-from signal_manager.client.descriptions import Descriptions
+from signal_manager.client.descriptions import UNDECODABLE, Descriptions
 from signal_manager.client.members import PulledTrack
+from signal_manager.client.ports import Requester
 from signal_manager.client.publications import Publication
 from signal_manager.client.tracks import IncomingTrack, OutgoingTrack
 from signal_manager.errors import SignalManagerError, UnavailableError
@@ -49,10 +50,7 @@ from signal_manager.protocol.messages import (
     TracksNewAck,
 )
 
-if TYPE_CHECKING:
-    from signal_manager.client.client import SignalClient
-
-__all__ = ["MEDIA_TIMEOUT", "UNDECODABLE", "MediaSession"]
+__all__ = ["MEDIA_TIMEOUT", "MediaSession"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +75,6 @@ _RELAY_MARGIN = 60.0
 # Between two questions when credentials end.
 _RELAY_PAUSE = 10.0
 
-UNDECODABLE = "its codec cannot be decoded here, expected VP8, baseline H.264, Opus, G.711 or G.722"
-
 Reply = TypeVar("Reply", bound=Message)
 
 
@@ -98,7 +94,7 @@ class MediaSession:
 
     def __init__(
         self,
-        client: SignalClient,
+        client: Requester,
         room_id: str,
         ice_servers: Sequence[IceServer],
         *,

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from signal_manager.client.descriptions import UNDECODABLE
 from signal_manager.client.members import Members, PulledTrack
 from signal_manager.client.publications import Publication, Publications, error_of
 from signal_manager.client.room_events import RoomHappening, TrackFailed
@@ -179,8 +180,6 @@ class Negotiations:
         """Give up a track that cannot be decoded, and have it closed at the SFU."""
         entry.stale.append(mid)
         if track is not None:
-            from signal_manager.client.media import UNDECODABLE  # noqa: PLC0415 - needs an optional dependency
-
             self._count_attempt(track, MediaBackendError(UNDECODABLE))
 
     def _count_attempt(self, track: Publication | PulledTrack, error: Exception) -> None:

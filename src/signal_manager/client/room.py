@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypeVar, overload
 
 from signal_manager.client.arguments import (
     a_flag,
@@ -26,10 +26,12 @@ from signal_manager.client.arguments import (
     whole,
 )
 from signal_manager.client.callbacks import Callbacks
+from signal_manager.client.departures import Departures
 from signal_manager.client.events import Disconnected, Event, EventQueue, Reconnected
 from signal_manager.client.joining import Joining
 from signal_manager.client.members import Members
 from signal_manager.client.negotiations import Entry, Job, Negotiations, is_final
+from signal_manager.client.ports import Requester
 from signal_manager.client.publications import Publication, Publications
 from signal_manager.client.room_events import (
     ROOM_EVENT_NAMES,
@@ -73,7 +75,6 @@ from signal_manager.protocol.messages import (
 if TYPE_CHECKING:
     from aiortc import MediaStreamTrack
 
-    from signal_manager.client.client import SignalClient
     from signal_manager.client.media import MediaSession
 
 __all__ = ["Room"]
@@ -98,6 +99,15 @@ Happening = TypeVar("Happening", bound=RoomHappening)
 Callback: TypeAlias = Callable[[Happening], object]
 
 
+class RoomHost(Requester, Protocol):
+    """The client of a room."""
+
+    departures: Departures
+
+    def forget_room(self, room: Room) -> None:
+        """Stop telling a room of events; rooms call this when they end."""
+
+
 class Room:
     """A room that a client is in; made by `SignalClient.join`.
 
@@ -119,7 +129,7 @@ class Room:
 
     def __init__(
         self,
-        client: SignalClient,
+        client: RoomHost,
         room_id: str,
         *,
         role: Literal["sender", "receiver"] | None,
@@ -139,6 +149,7 @@ class Room:
         self._publications = Publications(self._wake, self._hear_of_end)
         self._joining = Joining(
             client,
+            client.departures,
             room_id,
             role=role,
             metadata=maybe(an_object, metadata, "metadata"),

@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from signal_manager.client.members import Members
 from signal_manager.client.negotiations import Entry
+from signal_manager.client.ports import Requester
 from signal_manager.errors import SignalManagerError, UnavailableError
 from signal_manager.protocol.messages import RoomAck, RoomEvent, RoomState, RoomStateAck
-
-if TYPE_CHECKING:
-    from signal_manager.client.client import SignalClient
 
 __all__ = ["RoomNews"]
 
@@ -36,7 +34,7 @@ class RoomNews:
 
     def __init__(
         self,
-        client: SignalClient,
+        client: Requester,
         room_id: str,
         members: Members,
         *,

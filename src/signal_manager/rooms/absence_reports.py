@@ -39,7 +39,7 @@ class AbsenceReports:
         member = self._rooms.members.get(session_id)
         if member is not None:
             if member.absence.is_away and not is_away and member.media is not None:
-                member.media.check()  # its tracks may have died meanwhile
+                member.media.health.check_now()  # its tracks may have died meanwhile
             member.absence.is_away = is_away
             self.report(member)
 

@@ -7,7 +7,7 @@ published tracks, when each of them sends (`probes.py`), and when the session is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -52,6 +52,9 @@ class MemberMedia:
         on_sending: awaited with tracks that others can pull from now on; an error means to try again.
         on_dead: awaited with mids of announced tracks that send no more; an error means to try again.
         on_lost: called with the id of a session that was lost.
+
+    Attributes:
+        health: asks the SFU whether announced tracks still send.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class MemberMedia:
         self._is_bound = False  # whether the client's peer connection belongs to this session
         self._session = ProbedSession(context, label=label, current=lambda: self._negotiator.session_id)
         self._start_probe = StartProbe(self._session, self._announce)
-        self._health_probe = HealthProbe(self._session, on_sending=on_sending, on_dead=on_dead)
+        self.health = HealthProbe(self._session, on_sending=on_sending, on_dead=on_dead)
 
     @property
     def tracks(self) -> Mapping[str, Track]:
@@ -153,7 +156,7 @@ class MemberMedia:
         for mid in closed_mids(closed):
             self._session.tracks.pop(mid, None)
             self._start_probe.forget(mid)
-            self._health_probe.forget(mid)
+            self.health.forget(mid)
         return closed
 
     def mute(self, muted: Mapping[str, bool]) -> None:
@@ -190,17 +193,9 @@ class MemberMedia:
         """End the session because the member leaves: refuse waiting operations, and close what exists at the SFU."""
         self._session.is_watched = False
         self._start_probe.stop()
-        self._health_probe.stop()
+        self.health.stop()
         self._forget_tracks()
         self._negotiator.close()
-
-    def doubt(self, failed: Collection[RemoteTrack]) -> None:
-        """Note that a member has failed to pull tracks, and ask the SFU about those that were announced here."""
-        self._health_probe.doubt(failed)
-
-    def check(self) -> None:
-        """Ask the SFU about the announced tracks now, because they may have died."""
-        self._health_probe.check_now()
 
     async def _in_session(self, operation: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -221,11 +216,11 @@ class MemberMedia:
     def _forget_tracks(self) -> None:
         self._session.tracks.clear()
         self._start_probe.clear()
-        self._health_probe.clear()
+        self.health.clear()
 
     async def _announce(self, tracks: tuple[Track, ...]) -> None:
         await self._on_sending(tracks)
-        self._health_probe.announced(tracks)
+        self.health.announced(tracks)
 
 
 def kinds_of(sdp: str) -> dict[str, str | None]:

@@ -45,7 +45,7 @@ class PublishedTracks:
         """Note that a member has failed to pull these tracks. Other nodes check their own tracks themselves."""
         for other in member.local.members.values():
             if other.media is not None:
-                other.media.doubt(failed)
+                other.media.health.doubt(failed)
 
     # -- requests ------------------------------------------------------------------------------------------------
 
