@@ -38,6 +38,9 @@ class Camera:
     def on(self, event: str, listener: Callable[[], None]) -> None:
         pass  # it never ends
 
+    async def recv(self) -> None:
+        pass  # the fake media session never asks for a frame
+
     def stop(self) -> None:
         pass
 
@@ -94,7 +97,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    def open_media(_room: Room, _ice_servers: list[IceServer]) -> Any:
+    def open_media(_room: Room, _ice_servers: list[IceServer], _expires_at: int | None) -> Any:
         return FakeMedia()
 
     monkeypatch.setattr(Room, "_open_media", open_media)

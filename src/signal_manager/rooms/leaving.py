@@ -1,4 +1,4 @@
-"""Leaving: the one way in which every membership ends, whatever the reason."""
+"""Leaving: the one way in which every membership ends, for any reason."""
 
 from __future__ import annotations
 
