@@ -26,7 +26,6 @@ STILL_TOO_LARGE = {
     "client/link.py:Link",
     "client/media.py:MediaSession",
     "client/room.py:Room",
-    "gateway/connection.py:Connection",
     "gateway/conversation.py:Conversation",
     "gateway/listener.py:Listener",
     "gateway/sessions.py:ResumableSession",
@@ -108,14 +107,18 @@ def sizes() -> list[Size]:
 
 def test_a_large_class_says_why(sizes: list[Size]) -> None:
     unexplained = {size.name: size for size in sizes if size.is_large and not size.says_why}
-
-    assert not unexplained.keys() - STILL_TOO_LARGE, [
+    grown = [
         f"{size.name} has {size.methods} methods and {size.attributes} attributes, expected at most {MOST_METHODS} and"
         f" {MOST_ATTRIBUTES}: split it, or add a line '{REASON} ...' to its docstring"
         for name, size in unexplained.items()
         if name not in STILL_TOO_LARGE
     ]
-    assert not sorted(STILL_TOO_LARGE - unexplained.keys()), "well done: take these out of STILL_TOO_LARGE"
+    shrunk = [
+        f"{name} is well now: take it out of STILL_TOO_LARGE" for name in sorted(STILL_TOO_LARGE - set(unexplained))
+    ]
+
+    assert grown == []
+    assert shrunk == []
 
 
 def test_only_a_large_class_says_why(sizes: list[Size]) -> None:

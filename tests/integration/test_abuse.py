@@ -263,7 +263,7 @@ async def fill(service: Service) -> None:
     assert isinstance(mallory, Connection)
     async with connect(service.url) as alice:
         await alice.log_in()
-        while not mallory.is_behind:
+        while not mallory.outgoing.is_behind:
             await alice.signal("SIGNAL_OFFER", MALLORY[0], "x" * 60_000)
             await alice.check_alive()
 
@@ -472,4 +472,4 @@ async def test_many_small_messages_do_not_make_the_read_buffer_grow(attacked: Se
         await mallory.check_alive()
         (connection,) = service.server._registry.connections
         assert isinstance(connection, Connection)
-        assert connection._buffered == 0
+        assert connection.inbound.buffer_bytes == 0

@@ -37,7 +37,7 @@ class MetricsExposition:
 
 async def numbers(port: int) -> MetricsExposition:
     async with plain_http() as http:
-        return MetricsExposition((await http.get(f"http://127.0.0.1:{port}/metrics")).text)
+        return MetricsExposition((await http.get(f"http://127.0.0.1:{port}/metrics", timeout=30)).text)
 
 
 @pytest.fixture

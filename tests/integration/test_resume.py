@@ -142,7 +142,9 @@ async def test_a_request_in_flight_is_answered_on_the_next_connection(
     async with connect(service.url) as bob:
         first = await log_in(bob, BOB)
         request = await bob.send("REGISTER", {"version": "1.0.0", "client_id": BOB[0], "auth_token": BOB[1]})
-        await until(lambda: any(line.is_answering for line in service.server._registry.connections), limit=LIMIT)
+        await until(
+            lambda: any(each.conversation.is_answering for each in service.server._registry.connections), limit=LIMIT
+        )
         drop(bob)
 
     async with connect(service.url) as bob:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from benchmarks.processes import resident_bytes
 from signal_manager.gateway import frames
-from signal_manager.gateway.connection import Connection
+from signal_manager.gateway.outgoing import Outgoing
 from tests.integration.attack import BINARY, MALLORY, PING, RudeClient, talking, wire
 from tests.integration.conftest import ServiceWith
 from tests.integration.processes import service_process
@@ -119,13 +119,13 @@ async def test_what_one_read_causes_for_a_client_does_not_pile_up(
     attacked: ServiceWith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting: list[int] = []
-    flush = Connection.flush
+    flush = Outgoing.flush
 
-    def watched(self: Connection) -> None:
-        waiting.append(sum(map(len, self._outbound)))
+    def watched(self: Outgoing) -> None:
+        waiting.append(sum(map(len, self._queue)))
         flush(self)
 
-    monkeypatch.setattr(Connection, "flush", watched)
+    monkeypatch.setattr(Outgoing, "flush", watched)
     service = await attacked()
     async with RudeClient.mallory(service.port) as mallory:
         mallory.write(wire(BINARY, offer(MALLORY[0], 500_000)))  # makes room for as much in one read

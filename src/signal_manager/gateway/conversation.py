@@ -128,6 +128,11 @@ class Conversation:
         """Whether something that the client has said is still to be answered."""
         return bool(self.pending) and self._caller is not None
 
+    @property
+    def pending_requests(self) -> int:
+        """The number of requests that await their answers."""
+        return len(self.pending)
+
     # -- what comes ----------------------------------------------------------------------------------------------
 
     def take(self, data: bytes, *, is_text: bool) -> None:
@@ -503,7 +508,7 @@ class Conversation:
         return ack
 
     def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
-        """Send the reply to a request (`SessionConnection.answered`)."""
+        """Send the reply to a request (`SessionConversation.answered`)."""
         self.pending.pop(id(request), None)
         self._connection.write(reply)
         if exclusive:
@@ -513,6 +518,35 @@ class Conversation:
 
     # -- how it ends ---------------------------------------------------------------------------------------------
 
+    def go_away(self, reconnect_after: int) -> None:
+        """Tell the client that the service stops (`DrainedConversation.go_away`)."""
+        self.perform(self._session.draining(reconnect_after=reconnect_after))
+
+    def turned_away(self, reason: str) -> None:
+        """End before the client is authenticated, because there is no room for it."""
+        self.perform(self._session.turned_away(reason))
+
+    def evict(self) -> None:
+        """End because an operator asked for it."""
+        self.perform(self._session.evicted())
+
+    def fell_behind(self) -> None:
+        """End because the client reads too slowly (`SlowClient.fell_behind`)."""
+        self.perform(self._session.fell_behind())
+
+    def broken(self, code: CloseCode, reason: str) -> None:
+        """End because what the client sent cannot be handled (`FramedConversation.broken`)."""
+        self.perform(self._session.broken(code, reason))
+
+    def insistent(self) -> None:
+        """End because the client has exceeded its rate for too long (`FramedConversation.insistent`)."""
+        self.perform(self._session.insistent())
+
+    def hung_up(self, *, may_return: bool) -> None:
+        """End because the client closed the connection (`FramedConversation.hung_up`)."""
+        self._session.lost()
+        self.leave(may_resume=may_return)
+
     def replaced(self, *, same_instance: bool) -> None:
         """End in favour of a newer connection (`Subscriber.replaced`)."""
         actions = self._session.replaced(same_instance=same_instance)
@@ -520,19 +554,19 @@ class Conversation:
         self.perform(actions)
 
     def handed_over(self) -> None:
-        """End since the session goes on elsewhere (`SessionConnection.handed_over`)."""
+        """End since the session goes on elsewhere (`SessionConversation.handed_over`)."""
         self._let_go()
         self.perform(self._session.replaced(same_instance=True))
 
     def freeze(self) -> None:
-        """Let nothing count that still comes; `part` says good-bye (`RegisteredConnection.freeze`)."""
+        """Let nothing count that still comes; `part` says good-bye (`DrainedConversation.freeze`)."""
         self._farewell = self._session.stopped()
         if self._resumable is not None and self._resumable.client_session.journal.is_complete:
             self._registry.bus.detach(self._connection.client_id, self._connection)
             self._let_go()
 
     def part(self) -> None:
-        """Say good-bye after `freeze` (`RegisteredConnection.part`)."""
+        """Say good-bye after `freeze` (`DrainedConversation.part`)."""
         farewell, self._farewell = self._farewell, []
         self.perform(farewell)
 

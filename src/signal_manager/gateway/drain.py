@@ -74,22 +74,22 @@ class Drain:
         connections = tuple(registry.connections)
         carriers = {connection.session_id: connection for connection in connections if connection.is_established}
         for connection in connections:
-            connection.freeze()
+            connection.conversation.freeze()
         sessions = registry.session_store.freeze()
         kept = {session.session_id for session in sessions}
         for connection in connections:
             if carriers.get(connection.session_id) is not connection or connection.session_id not in kept:
-                connection.part()
+                connection.conversation.part()
         await self._within(_SAVE_SHARE, self._save(sessions, carriers), "sessions not saved in time")
         for connection in connections:
-            connection.part()
+            connection.conversation.part()
 
     def _announce(self) -> None:
         """Send GOAWAY to every client, with delays that spread their return."""
         connections = tuple(self._registry.connections)
         spread = max(1.0, len(connections) / _RETURNS_PER_SECOND)
         for connection in connections:
-            connection.go_away(int(1000 * random.uniform(_SHORTEST_ABSENCE, spread)))  # noqa: S311 - no secret
+            connection.conversation.go_away(int(1000 * random.uniform(_SHORTEST_ABSENCE, spread)))  # noqa: S311 - no secret
 
     async def _save(
         self, sessions: Sequence[ResumableSession], carriers: Mapping[SessionId, RegisteredConnection]
@@ -105,7 +105,7 @@ class Drain:
                 unsaved -= len(batch)
                 for session in batch:
                     if session.session_id in carriers:
-                        carriers[session.session_id].part()
+                        carriers[session.session_id].conversation.part()
 
         try:
             await asyncio.gather(*(work() for _ in range(_SAVERS)))
@@ -120,7 +120,9 @@ class Drain:
 
     def _is_answering(self) -> bool:
         registry = self._registry
-        return registry.bus.is_waiting or any(connection.is_answering for connection in registry.connections)
+        return registry.bus.is_waiting or any(
+            connection.conversation.is_answering for connection in registry.connections
+        )
 
     async def _emptied(self, timeout: float) -> None:
         """Wait until all connections have ended, for at most `timeout` seconds."""

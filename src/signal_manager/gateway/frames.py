@@ -1,7 +1,6 @@
-"""A connection's WebSocket frames as RFC 6455 wants them handled: fragments, control frames, the closing handshake.
+"""A connection's WebSocket frames, as RFC 6455 requires: fragments, control frames, the closing handshake.
 
-Whole binary messages, which nearly all are, pass by in `gateway/connection.py`; whatever else a client sends comes
-here.
+`gateway/connection.py` handles whole binary messages by itself, which are nearly all. Every other frame comes here.
 """
 
 from __future__ import annotations
@@ -11,8 +10,10 @@ import time
 
 from picows import WSFrame, WSMsgType, WSTransport
 
+from signal_manager.gateway.inbound import Inbound
 from signal_manager.gateway.limits import BEFORE_CONNECT, Allowance
-from signal_manager.gateway.ports import FramedConnection
+from signal_manager.gateway.outgoing import Outgoing
+from signal_manager.gateway.ports import FramedConnection, FramedConversation
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.websocket import may_be_sent
 
@@ -33,35 +34,62 @@ class Frames:
 
     Args:
         transport: the socket.
-        connection: takes the messages.
+        connection: handles whole messages.
+        conversation: ends when the client closes or breaks the protocol.
+        inbound: counts fragments.
+        outgoing: is flushed before the close frame.
         allowance: how many frames may come.
     """
 
-    __slots__ = ("_allowance", "_connection", "_fragments", "_outcome", "_reason", "_timer", "_transport", "longest")
+    __slots__ = (
+        "_allowance",
+        "_connection",
+        "_conversation",
+        "_fragments",
+        "_inbound",
+        "_outcome",
+        "_outgoing",
+        "_reason",
+        "_timer",
+        "_transport",
+        "longest",
+    )
 
-    def __init__(self, transport: WSTransport, connection: FramedConnection, allowance: Allowance) -> None:
+    def __init__(
+        self,
+        transport: WSTransport,
+        connection: FramedConnection,
+        *,
+        conversation: FramedConversation,
+        inbound: Inbound,
+        outgoing: Outgoing,
+        allowance: Allowance,
+    ) -> None:
         self._transport = transport
         self._connection = connection
+        self._conversation = conversation
+        self._inbound = inbound
+        self._outgoing = outgoing
         self._allowance = allowance
-        self.longest = BEFORE_CONNECT  # of a message, in bytes; more for whoever has proved to be a client
+        self.longest = BEFORE_CONNECT  # of a message, in bytes; a client that is authenticated may send more
         self._fragments: bytearray | None = None  # the frame type, then what has come of the message so far
         self._timer: asyncio.TimerHandle | None = None  # cuts the socket
         self._reason = ""
         self._outcome = "lost"
 
     def handle(self, frame: WSFrame) -> bool:
-        """Handle a frame; tell whether the rest of a message is still to come."""
+        """Handle a frame; return whether fragments of a message are still to come."""
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self._connection.broken(CloseCode.PROTOCOL, "reserved bits are set, and no extension was agreed on")
+            self._conversation.broken(CloseCode.PROTOCOL, "reserved bits are set, and no extension was agreed on")
             return self._fragments is not None
         is_message = frame.fin and (frame.msg_type is _BINARY or frame.msg_type is _TEXT)
         if not is_message and self._allowance.has_too_many_frames(time.monotonic()):
-            self._connection.insistent()
+            self._conversation.insistent()
             return self._fragments is not None
         match frame.msg_type:
             case WSMsgType.PING:
                 payload = frame.get_payload_as_bytes()
-                if self._connection.may_write(len(payload)):
+                if self._outgoing.may_write(len(payload)):
                     self._transport.send_pong(payload)
             case WSMsgType.PONG:
                 pass
@@ -75,7 +103,7 @@ class Frames:
         """Put the frames of one message together (section 5.4)."""
         fragments = self._fragments
         if (frame_type is WSMsgType.CONTINUATION) is (fragments is None):
-            self._connection.broken(CloseCode.PROTOCOL, "fragments out of order")
+            self._conversation.broken(CloseCode.PROTOCOL, "fragments out of order")
             return
         if fragments is None:
             if frame.fin:
@@ -85,25 +113,34 @@ class Frames:
         fragments += frame.get_payload_as_bytes()
         if len(fragments) - 1 > self.longest:
             self._fragments = None
-            self._connection.keeps(0)
-            self._connection.broken(CloseCode.TOO_LARGE, f"message larger than {self.longest} bytes")
+            self._inbound.fragmented(0)
+            self._conversation.broken(CloseCode.TOO_LARGE, f"message larger than {self.longest} bytes")
         elif frame.fin:
             self._fragments = None
-            self._connection.keeps(0)
+            self._inbound.fragmented(0)
             self._connection.message(bytes(fragments[1:]), WSMsgType(fragments[0]))
         else:
-            self._connection.keeps(len(fragments))
+            self._inbound.fragmented(len(fragments))
+
+    def ping(self) -> None:
+        """Send a ping."""
+        self._transport.send_ping()
 
     # -- closing -------------------------------------------------------------------------------------------------
 
     @property
+    def is_closing(self) -> bool:
+        """Whether the close frame was sent."""
+        return self._transport.is_close_frame_sent
+
+    @property
     def outcome(self) -> str:
-        """How the connection ended, in one word of a closed set."""
+        """How the connection ended, as one word of a closed set."""
         return self._outcome
 
     @property
     def reason(self) -> str:
-        """Why the connection ended: the client or we closed it, or picows did, or the network."""
+        """Why the connection ended: the client, the service or picows closed it, or the network failed."""
         if self._reason:
             return self._reason
         handshake = self._transport.close_handshake
@@ -118,12 +155,12 @@ class Frames:
         self.cut_later()
 
     def _closed_by_client(self, frame: WSFrame) -> None:
-        """Answer a close frame (section 5.5.1); whatever the client sends after it does not count."""
+        """Answer a close frame (section 5.5.1), and ignore what the client sends after it."""
         code = int.from_bytes(frame.get_payload_as_bytes()[:2]) if frame.payload_size else CloseCode.NORMAL
         if not may_be_sent(code):
-            self._connection.broken(CloseCode.PROTOCOL, "no such close code")
+            self._conversation.broken(CloseCode.PROTOCOL, "no such close code")
             return
-        self._connection.hung_up(may_return=code not in _LEFT)
+        self._conversation.hung_up(may_return=code not in _LEFT)
         if not self._reason:
             self._reason, self._outcome = "closed by the client", "client"
         if not self._transport.is_close_frame_sent:
@@ -132,12 +169,12 @@ class Frames:
         self._transport.disconnect()
 
     def _say_good_bye(self, code: int, reason: str) -> None:
-        """Send the close frame, after all that has waited."""
-        self._connection.flush()
+        """Send the close frame after the queued messages."""
+        self._outgoing.flush()
         self._transport.send_close(code, reason)  # type: ignore[arg-type]  # the stub has no private codes
 
     def cut_later(self) -> None:
-        """Give the client a moment to close the socket."""
+        """Cut the socket if the client does not close it in time."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.cut)
 
@@ -146,6 +183,6 @@ class Frames:
         self._transport.disconnect(graceful=False)
 
     def closed(self) -> None:
-        """Take note that the socket is closed."""
+        """Note that the socket is closed."""
         if self._timer is not None:
             self._timer.cancel()

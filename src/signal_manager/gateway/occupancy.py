@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from signal_manager.gateway.limits import Holdings, Limits, Usage
 from signal_manager.gateway.ports import RegisteredConnection
 
-__all__ = ["Occupancy"]
+__all__ = ["Holder", "Occupancy"]
+
+
+class Holder(Protocol):
+    """What holds incomplete messages of one connection."""
+
+    def give_up(self) -> None:
+        """Close the connection, because its incomplete messages take the most memory."""
 
 
 class Occupancy:
@@ -32,7 +40,7 @@ class Occupancy:
         self.is_empty = asyncio.Event()
         self._max_strangers = limits.max_strangers
         self._seated: set[RegisteredConnection] = set()
-        self._holdings: Holdings[RegisteredConnection] = Holdings(limits.half_read_bytes)
+        self._holdings: Holdings[Holder] = Holdings(limits.half_read_bytes)
 
     def enter(self, connection: RegisteredConnection) -> str | None:
         """Add a connection; return why it must leave again, or None.
@@ -63,17 +71,16 @@ class Occupancy:
         self._seated.add(connection)
         return True
 
-    def hold(self, connection: RegisteredConnection, size: int) -> None:
-        """Count the bytes of a connection's incomplete messages; if all take too much, the largest holder closes."""
-        largest = self._holdings.hold(connection, size)
+    def count_incomplete(self, holder: Holder, size: int) -> None:
+        """Count the bytes of incomplete messages; if all take too much, the largest holder closes."""
+        largest = self._holdings.hold(holder, size)
         if largest is not None:
-            largest.hold_less()
+            largest.give_up()
 
     def leave(self, connection: RegisteredConnection) -> None:
         """Remove a connection whose socket is closed."""
         self.connections.discard(connection)
         self.strangers.pop(connection, None)
-        self._holdings.hold(connection, 0)
         self.usage.leave(connection.source, has_seat=connection in self._seated)
         self._seated.discard(connection)
         if not self.connections:

@@ -1,13 +1,20 @@
-"""Every interface of a connection, named for the part of the gateway that sees it.
+"""Every interface of a connection and of its conversation, named for the part of the gateway that sees it.
 
-`Connection` (`connection.py`) implements all of them. Each part imports the one that lists what it uses:
+`Connection` (`connection.py`) implements these. Each part imports the one that lists what it uses:
 
 - `RelayTarget`: the bus and the relay path of other connections. A session whose client is away implements it too.
 - `SessionConnection`: the session that the connection carries (`sessions.py`).
 - `RegisteredConnection`: the registry, the occupancy, the drain and metrics.
 - `ConversationConnection`: the conversation and sign-in.
 - `FramedConnection`: the frame handler (`frames.py`).
+- `ReceivingConnection`: what the connection has received (`inbound.py`).
 - `BufferedConnection`: the read buffer (`listener.py`).
+
+`Conversation` (`conversation.py`) implements these:
+
+- `SessionConversation`: the session that the connection carries.
+- `DrainedConversation`: the drain and metrics.
+- `FramedConversation`: the frame handler and what the connection has received.
 
 The bus adds `Subscriber` and `Sender` (`bus/base.py`). The second port sees a `LiveSession` (`live_sessions.py`).
 """
@@ -21,6 +28,7 @@ from picows import WSMsgType
 from signal_manager.bus.base import Subscriber
 from signal_manager.gateway.limits import ClientAddress
 from signal_manager.gateway.live_sessions import LiveSession
+from signal_manager.gateway.outgoing import Outgoing
 from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.messages import Connect
@@ -31,11 +39,63 @@ from signal_manager.protocol.state_machine import Received
 __all__ = [
     "BufferedConnection",
     "ConversationConnection",
+    "DrainedConversation",
     "FramedConnection",
+    "FramedConversation",
+    "ReceivingConnection",
     "RegisteredConnection",
     "RelayTarget",
     "SessionConnection",
+    "SessionConversation",
 ]
+
+
+class SessionConversation(Protocol):
+    """A conversation as its session sees it."""
+
+    def handed_over(self) -> None:
+        """Close, because the session continues elsewhere; ignore all further input."""
+
+    def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
+        """Send the reply to a request; handle the messages that waited if the request was `exclusive`."""
+
+
+class DrainedConversation(SessionConversation, Protocol):
+    """A conversation as the drain and metrics see it."""
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether requests of the client await their answers."""
+
+    @property
+    def pending_requests(self) -> int:
+        """The number of requests that await their answers."""
+
+    def go_away(self, reconnect_after: int) -> None:
+        """Tell the client that the service stops, and after how many milliseconds to reconnect."""
+
+    def freeze(self) -> None:
+        """Ignore all further input, because the session is about to be saved; `part` closes the connection."""
+
+    def part(self) -> None:
+        """Send the last messages of a frozen connection and close it."""
+
+
+class FramedConversation(Protocol):
+    """A conversation as the frame handler sees it."""
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the client is authenticated and this connection represents it."""
+
+    def hung_up(self, *, may_return: bool) -> None:
+        """End the session because the client closed the connection; ignore all further input."""
+
+    def broken(self, code: CloseCode, reason: str) -> None:
+        """End the session because what the client sent cannot be handled."""
+
+    def insistent(self) -> None:
+        """End the session because the client has exceeded its rate for too long."""
 
 
 class RelayTarget(Subscriber, Protocol):
@@ -56,11 +116,9 @@ class SessionConnection(RelayTarget, Protocol):
     def address(self) -> str:
         """The client's address."""
 
-    def handed_over(self) -> None:
-        """Close, because the session continues elsewhere; ignore all further input."""
-
-    def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
-        """Send the reply to a request; handle the messages that waited if the request was `exclusive`."""
+    @property
+    def conversation(self) -> SessionConversation:
+        """The decoded messages of the connection."""
 
     def evict(self) -> None:
         """End the connection because an operator asked for it."""
@@ -78,38 +136,18 @@ class RegisteredConnection(SessionConnection, LiveSession, Protocol):
         """Whether the client is authenticated and this connection represents it."""
 
     @property
-    def is_answering(self) -> bool:
-        """Whether requests of the client await their answers."""
+    def conversation(self) -> DrainedConversation:
+        """The decoded messages of the connection."""
 
     @property
-    def pending_requests(self) -> int:
-        """The number of requests that await their answers."""
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the client reads more slowly than others write to it."""
-
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes that the kernel has not taken yet."""
+    def outgoing(self) -> Outgoing:
+        """The messages to the client."""
 
     def tick(self, now: float) -> None:
         """Send pings and enforce the time limits that have passed at `now`."""
 
-    def go_away(self, reconnect_after: int) -> None:
-        """Tell the client that the service stops, and after how many milliseconds to reconnect."""
-
-    def freeze(self) -> None:
-        """Ignore all further input, because the session is about to be saved; `part` closes the connection."""
-
-    def part(self) -> None:
-        """Send the last messages of a frozen connection and close it."""
-
     def give_way(self) -> None:
         """Close the socket at once to make room for other connections."""
-
-    def hold_less(self) -> None:
-        """Close, because incomplete messages of this connection take the most memory."""
 
     def cut(self) -> None:
         """Close the socket without waiting for the client."""
@@ -155,23 +193,16 @@ class FramedConnection(Protocol):
     def message(self, data: bytes, frame_type: WSMsgType) -> None:
         """Handle a complete message."""
 
-    def keeps(self, size: int) -> None:
-        """Count `size` bytes of a message whose remaining fragments are still to come."""
 
-    def may_write(self, size: int) -> bool:
-        """Return whether `size` more bytes may be sent; if not, the connection ends."""
+class ReceivingConnection(Protocol):
+    """A connection as the messages that it has received see it."""
 
-    def flush(self) -> None:
-        """Write the queued messages."""
+    @property
+    def received(self) -> int:
+        """Messages from the client."""
 
-    def hung_up(self, *, may_return: bool) -> None:
-        """End the session because the client closed the connection; ignore all further input."""
-
-    def broken(self, code: CloseCode, reason: str) -> None:
-        """End the session because a frame is invalid."""
-
-    def insistent(self) -> None:
-        """End the session because the client has exceeded its rate for too long."""
+    def handle(self, data: bytes, frame_type: WSMsgType) -> None:
+        """Handle a message that nothing holds back."""
 
 
 class BufferedConnection(Protocol):

@@ -11,6 +11,7 @@ import math
 import re
 import socket
 import time
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from signal_manager.gateway.limits import (
 )
 from signal_manager.gateway.listener import Listener
 from signal_manager.gateway.live_sessions import LiveSessions, Phase
-from signal_manager.gateway.ports import RelayTarget
+from signal_manager.gateway.ports import RegisteredConnection, RelayTarget
 from signal_manager.gateway.registry import ConnectionRegistry
 from signal_manager.gateway.sessions import ResumeSettings
 from signal_manager.gateway.tls import Certificate
@@ -216,9 +217,9 @@ class Server:
         connections = self._registry.connections
         metrics.sessions.read_from(lambda: sum(each.is_established for each in connections))
         metrics.handshakes_pending.read_from(lambda: self._listener.half_open)
-        metrics.requests_pending.read_from(lambda: sum(each.pending_requests for each in connections))
-        metrics.clients_behind.read_from(lambda: sum(each.is_behind for each in connections))
-        metrics.outbound_queue_bytes.read_from(lambda: sum(each.queued_bytes for each in connections if each.is_behind))
+        metrics.requests_pending.read_from(lambda: sum(each.conversation.pending_requests for each in connections))
+        metrics.clients_behind.read_from(lambda: sum(each.outgoing.is_behind for each in connections))
+        metrics.outbound_queue_bytes.read_from(lambda: _waiting_bytes(connections))
 
     def _upgrade(
         self, request: WSUpgradeRequest, peer: str, accepted_at: float
@@ -320,6 +321,11 @@ def _wrong_header(request: WSUpgradeRequest) -> str | None:
     if versions and versions != ["13"]:  # RFC 6455, section 4.2.1; without one, picows says so
         return "expected Sec-WebSocket-Version: 13"
     return None
+
+
+def _waiting_bytes(connections: Iterable[RegisteredConnection]) -> int:
+    """Return how many bytes wait for clients that read too slowly."""
+    return sum(each.outgoing.waiting_bytes for each in connections if each.outgoing.is_behind)
 
 
 def _words(request: WSUpgradeRequest, header: str) -> list[str]:

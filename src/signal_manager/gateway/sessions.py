@@ -193,7 +193,7 @@ class ResumableSession:
         if id(request) not in self.pending:
             return self.client_session.phase is not SessionPhase.ENDED  # it was answered when the session was saved
         if self.connection is not None:
-            self.connection.answered(request, reply, exclusive=exclusive)
+            self.connection.conversation.answered(request, reply, exclusive=exclusive)
             return True
         del self.pending[id(request)]
         if exclusive:
@@ -210,7 +210,7 @@ class ResumableSession:
         missing = self.client_session.resume(received)
         self._owner.resumed(self, former, connection)
         if former is not None:
-            former.handed_over()
+            former.conversation.handed_over()
         return missing
 
     def ended(self) -> None:
@@ -448,7 +448,7 @@ class SessionStore:
         self._bus.detach(client_id, session if former is None else former)
         session.freeze()
         if former is not None:
-            former.handed_over()
+            former.conversation.handed_over()
         session.client_session.is_registered = self._dispatcher.hand_over(session.caller)
         return session.client_session.save()
 
