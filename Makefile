@@ -106,11 +106,12 @@ bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside ref
 soak: $(VENV)/.dev ## Ten minutes of 2,000 clients that talk, move and are dropped: memory, losses, errors, lag
 	$(BIN)/python -m benchmarks.soak
 
-# The site goes to build/site. Strictly: a broken link, or a public name of either SDK that says nothing, fails it.
+# The site goes to build/site. Strictly: a broken link, or a public name of either SDK that says nothing, fails it;
+# with --quiet MkDocs counts no warnings.
 docs: $(VENV)/.dev sdk/js/node_modules ## Build the documentation's site into build/site
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	cd sdk/js && npm run --silent docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 release-check: $(VENV)/.dev ## Build wheel, sdist and npm tarball, look through them, install and use them
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'

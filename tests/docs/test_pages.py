@@ -167,3 +167,12 @@ def test_the_reference_is_made_from_what_there_is() -> None:
     assert all(f"`{family.read().name}" in metrics for family in Metrics().families())
     assert "| `signal_manager_storage_calls_total` | counter | `operation`, `outcome` |" in metrics
     assert "`sfu_packets_forwarded_total`" in metrics
+
+
+def test_make_docs_is_strict() -> None:
+    """With `--quiet` MkDocs counts no warnings, and fails for none."""
+    recipe = (ROOT / "Makefile").read_text().partition("\ndocs:")[2].partition("\n\n")[0]
+    [build] = [line for line in recipe.splitlines() if "mkdocs build" in line]
+
+    assert "--strict" in build.split()
+    assert not {"--quiet", "-q"} & set(build.split())

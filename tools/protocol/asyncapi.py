@@ -77,8 +77,8 @@ def _describe(schema: dict[str, Any], struct: type[Any]) -> None:
     schema.pop("title", None)
     schema["description"] = summary_of(struct)
     for field in struct_fields(struct):
-        if field.meaning and "$ref" not in schema["properties"][field.name]:
-            schema["properties"][field.name] = {"description": field.meaning, **schema["properties"][field.name]}
+        if field.plain_meaning and "$ref" not in schema["properties"][field.name]:
+            schema["properties"][field.name] = {"description": field.plain_meaning, **schema["properties"][field.name]}
 
 
 def _message(spec: Spec) -> dict[str, Any]:

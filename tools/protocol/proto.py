@@ -76,7 +76,7 @@ def _message(struct: type[Any], pinned: dict[str, int]) -> str:
             lines.append((both["bytes"], _SIGNAL.format(**both)))
         else:
             used.add(field.name)
-            comment = "JSON text of an object" if isinstance(field.shape, shapes.DictType) else field.meaning
+            comment = "JSON text of an object" if isinstance(field.shape, shapes.DictType) else field.plain_meaning
             line = f"  optional {_type(field)} {field.name} = {number(field.name)};"
             lines.append((number(field.name), f"{line}  // {comment}\n" if comment else f"{line}\n"))
     if gone := sorted(value for name, value in pinned.items() if name not in used):

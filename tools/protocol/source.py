@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,11 @@ class Field:
     is_required: bool
     default: Any
     meaning: str
+
+    @property
+    def plain_meaning(self) -> str:
+        """The meaning for other files than docs/protocol.md, whose headings it links to."""
+        return re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", self.meaning)
 
 
 @dataclass(frozen=True)

@@ -159,8 +159,8 @@ def _fields_of(name: str, struct: type[Any]) -> str:
 def _members(struct: type[Any], indent: str = "  ") -> str:
     lines = []
     for field in own_fields(struct):
-        if field.meaning:
-            lines.append(f"{indent}/** {field.meaning} */")
+        if field.plain_meaning:
+            lines.append(f"{indent}/** {field.plain_meaning} */")
         kind = _KNOWN_WORDS.get(field.name) or _type(field.shape)
         lines.append(
             f"{indent}{field.name}: {kind};" if field.is_required else f"{indent}{field.name}?: {kind} | undefined;"

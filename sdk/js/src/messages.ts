@@ -468,7 +468,7 @@ export interface Fields {
     room_id: string;
     /** The room's sequence number after the change. */
     sequence: number;
-    /** One of the [room events](#rooms). */
+    /** One of the room events. */
     event: RoomChange;
     /** The member that the event is about, as it is after the change. */
     participant?: Member | undefined;
@@ -530,7 +530,7 @@ export interface Fields {
     answer_sdp?: string | undefined;
     /** The offer of a new peer connection; required when `tracks` has items. */
     offer_sdp?: string | undefined;
-    /** Present instead of `answer_sdp` to start a [new media session](#rooms) with these tracks; may be empty. */
+    /** Present instead of `answer_sdp` to start a new media session with these tracks; may be empty. */
     tracks?: PublishedTrack[] | undefined;
   };
   /** The SFU has accepted the answer, or the new media session has started. */
