@@ -428,6 +428,8 @@ async def test_handshakes_start_after_a_valid_check_only_and_are_bounded() -> No
         for endpoint in endpoints:
             mallory.send(check(endpoint.ufrag, endpoint.pwd))
         await until(lambda: all(endpoint.address for endpoint in endpoints))
+        mallory.send(b"\x80\x60" + os.urandom(100))
+        await until(lambda: sfu.counters.early_datagrams == 1)
         for _ in range(50):
             mallory.send(b"\x16\xfe\xfd" + os.urandom(100))
         mallory.send(b"\x80" + os.urandom(50))

@@ -232,7 +232,11 @@ class SecureTransport:
 
     def _receive_srtp(self, data: bytes) -> None:
         association = self._association
-        if association is None or len(data) < _SMALLEST_SRTCP:
+        if len(data) < _SMALLEST_SRTCP:
+            self._counters.refused_datagrams += 1
+            return
+        if association is None:
+            self._counters.early_datagrams += 1
             return
         # RFC 5761: what would be RTP payload types 64-95 with a marker is RTCP.
         is_rtcp = 191 < data[1] < 224
@@ -241,7 +245,9 @@ class SecureTransport:
         except pylibsrtp.Error:
             self._counters.refused_datagrams += 1
             return
-        if packet is not None:
+        if packet is None:
+            self._counters.early_datagrams += 1
+        else:
             (self.on_rtcp if is_rtcp else self.on_rtp)(packet)
 
     def send_rtp(self, packet: bytes) -> None:

@@ -35,6 +35,7 @@ class Counters:
     refused_for_load: int = 0
     send_failures: int = 0
     datagrams_missed: int = 0  # the kernel had no room for them, because nobody read for too long
+    early_datagrams: int = 0  # media before the handshake has its keys
     refused_datagrams: int = 0
     refused_stun: int = 0
     handshakes: int = 0
