@@ -74,20 +74,20 @@ test-js: tools
 # The tests of one command run two at a time. What fails beside others runs again alone, and is named: a busy machine fails
 # no run, and a test that fails by itself still does.
 define pytest
-	@HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(1) || { \
+	@$(1) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(2) || { \
 		echo "== what failed runs again, alone"; \
-		HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none -rA $(2); }
+		$(1) $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none -rA $(3); }
 endef
 
 # Linting and the browser SDK each keep one processor busy, and installing mostly the network.
 test: ## What a change has to pass: lint, types, the browser SDK, all tests but the long ones
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-js
-	$(call pytest,-m "not long" --cov --cov-report=,-m "not long" --cov --cov-append --cov-report=)
+	$(call pytest,HYPOTHESIS_PROFILE=dev,-m "not long" --cov --cov-report=,-m "not long" --cov --cov-append --cov-report=)
 	@$(BIN)/coverage report --fail-under=90
 	@$(BIN)/coverage report --include='src/signal_manager/protocol/*' --fail-under=100
 
-test-all: $(VENV)/.dev tools ## The long tests: restarts under load, failing nodes, long scenes in browsers, the benchmarks' own
-	$(call pytest,-m long,-m long)
+test-all: $(VENV)/.dev tools ## The long tests: restarts, failing nodes, long browser scenes, benchmarks, properties tried often
+	$(call pytest,HYPOTHESIS_PROFILE=ci,-m "long or property",-m "long or property")
 
 protocol: $(VENV)/.dev ## Write all that follows from the protocol's catalogue: schemas, tables, TypeScript
 	$(BIN)/python -m tools.protocol

@@ -1,4 +1,4 @@
-"""How hard property tests try (HYPOTHESIS_PROFILE=ci in CI, a quick "dev" otherwise), what runs first, and a NATS."""
+"""How hard property tests try (HYPOTHESIS_PROFILE=ci in `make test-all`, else "dev"), what runs first, and a NATS."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {f"tests/{module}.py": rank for rank, module in enumerate(LONG_MODULES)}
     items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
     for item in items:
-        if item.nodeid.startswith(BUSY) or is_hypothesis_test(getattr(item, "obj", None)):
+        is_property = is_hypothesis_test(getattr(item, "obj", None))
+        if is_property:
+            item.add_marker("property")
+        if item.nodeid.startswith(BUSY) or is_property:
             item.add_marker("no_cover")
 
 

@@ -44,6 +44,7 @@ def run(package: Path, *command: str, **variables: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.long
 def test_the_store_of_the_page_keeps_the_contract(package: Path) -> None:
     done = run(package, "pytest", "-q", "-p", "no:randomly", "-o", "asyncio_mode=auto", "--rootdir", str(package))
 
@@ -51,6 +52,7 @@ def test_the_store_of_the_page_keeps_the_contract(package: Path) -> None:
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 50
 
 
+@pytest.mark.long
 def test_the_command_line_finds_the_store_and_passes_on_its_options(package: Path) -> None:
     config = package / "config.toml"
     config.write_text('[storage]\nbackend = "json-file"\n[storage.options]\npath = "store.json"\n')
@@ -67,6 +69,7 @@ def test_the_command_line_finds_the_store_and_passes_on_its_options(package: Pat
     assert (package / "other.json").exists()
 
 
+@pytest.mark.long
 def test_what_an_adapter_misses_is_said_as_the_page_says_it(package: Path) -> None:
     (package / "config.toml").write_text('[storage]\nbackend = "json-file"\n[storage.options]\npth = "store.json"\n')
     (said,) = re.findall(r"```text\n(.*?)```", PAGE.read_text(), re.DOTALL)

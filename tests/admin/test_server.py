@@ -157,6 +157,7 @@ async def test_it_listens_at_once_and_requests_wait_for_what_answers_them() -> N
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["the second port cannot answer"]
 
 
+@pytest.mark.long
 def test_nothing_of_fastapi_is_imported_before_it_is_needed() -> None:
     code = "import sys, signal_manager.service.app, signal_manager.admin.server; print('fastapi' in sys.modules)"
 

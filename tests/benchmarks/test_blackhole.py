@@ -8,6 +8,8 @@ from benchmarks.blackhole import TOKEN, client_id, measure
 from benchmarks.processes import MeasurementError
 from benchmarks.servers import service
 
+pytestmark = pytest.mark.long
+
 
 async def test_returns_are_timed_scene_by_scene(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.blackhole.SCENES", {"asked": "reconnect", "only browsers hear of it": "online"})

@@ -15,7 +15,7 @@ from benchmarks.bus import RATIOS, Taken, app
 from benchmarks.turns import Slice
 from tests.nats_server import NatsServer
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc"), pytest.mark.long]
 
 
 def taken(cpu_us: Sequence[float], *, nats_cpu_us: float = 0.0, messages: int = 100, p50_ms: float = 1.0) -> Taken:

@@ -12,7 +12,10 @@ from benchmarks.connections import measure
 from benchmarks.processes import ROOT, MeasurementError, free_port, running
 from benchmarks.servers import WEBSOCKETS, Server, reference
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and CPU time are read from /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="memory and CPU time are read from /proc"),
+    pytest.mark.long,
+]
 
 
 def test_every_connection_is_held_and_counted() -> None:

@@ -10,7 +10,7 @@ from benchmarks.hoards import INNOCENT, TOKEN, Socket, hoarder, measure_halves, 
 from benchmarks.processes import MeasurementError, free_port
 from benchmarks.servers import service
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"), pytest.mark.long]
 
 
 def test_every_hoard_is_measured_on_a_service_that_has_room_for_it() -> None:

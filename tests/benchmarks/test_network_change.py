@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.network_change import measure
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium: install Debian's package chromium")
 async def test_a_return_is_timed_and_nobody_seems_to_leave() -> None:

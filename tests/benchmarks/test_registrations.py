@@ -13,7 +13,7 @@ from benchmarks.registrations import app, costs_us, kept
 from benchmarks.results import Spread
 from benchmarks.slices import Slice
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc"), pytest.mark.long]
 
 
 def slice_of(*, messages: int, answers: int, server_cpu: float) -> Slice:

@@ -24,7 +24,7 @@ FIGURES = {
     "load_cpu_percent",
 }
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc"), pytest.mark.long]
 
 
 def measurement(*, cpu: float, p50: float = 1.0, p99: float = 2.0) -> Measurement:

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from benchmarks.rooms import figures, measure_news, show
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="servers are watched through /proc")
 async def test_every_member_hears_of_every_visit_in_order() -> None:

@@ -10,7 +10,7 @@ from benchmarks.processes import MeasurementError
 from benchmarks.servers import service
 from benchmarks.slow_consumers import TALKER, TOKEN, client_id, measure
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"), pytest.mark.long]
 
 
 def test_clients_that_do_not_read_are_closed_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from benchmarks.servers import service
 from benchmarks.soak import Watched, measure, missed
 from benchmarks.soak_load import TOKEN, Account, Talker, client_id
 
+pytestmark = pytest.mark.long
+
 
 class Somebody:
     """As much of a talker as the account looks at."""

@@ -11,7 +11,7 @@ from benchmarks import turns
 from benchmarks.processes import MeasurementError, free_port
 from benchmarks.turns import start_load
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc"), pytest.mark.long]
 
 
 def order_on(port: int) -> dict[str, Any]:

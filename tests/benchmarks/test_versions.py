@@ -13,7 +13,7 @@ from benchmarks.servers import service
 from benchmarks.turns import Slice
 from benchmarks.versions import app, ratios
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc"), pytest.mark.long]
 
 
 def slice_of(cpu_us: float) -> Slice:

@@ -413,6 +413,7 @@ async def test_a_cluster_that_is_out_of_reach_is_no_mistake_of_the_settings(monk
         await NatsBus[Phone](node_id=NodeId("n"), url=",".join(urls)).__aenter__()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_systemd_starts_a_node_again_that_found_no_nats_but_none_that_may_not_in(
     tmp_path: Path, workers: int

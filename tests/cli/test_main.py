@@ -686,6 +686,7 @@ def test_online_needs_credentials(run: Run, tmp_path: Path, monkeypatch: pytest.
     assert_one_error(run("check-config", "--online"), "cloudflare.app_id")
 
 
+@pytest.mark.long
 async def test_online_tries_the_credentials(tmp_path: Path) -> None:
     async with LocalSfu(http_port=0) as sfu:
         for secret, status, says in ((sfu.app_secret, 0, ""), ("wrong", 2, "error: ")):

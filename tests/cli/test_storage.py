@@ -67,6 +67,7 @@ def test_a_store_that_does_not_work_is_one_line_and_exit_status_2(tmp_path: Path
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.long
 async def test_an_export_can_be_imported_elsewhere(configs: tuple[Path, Path], tmp_path: Path) -> None:
     old, new = configs
     await filled(old)
@@ -80,6 +81,7 @@ async def test_an_export_can_be_imported_elsewhere(configs: tuple[Path, Path], t
     assert run("export", "--config", str(new)).stdout == exported.stdout
 
 
+@pytest.mark.long
 async def test_lines_that_are_no_records_are_named(configs: tuple[Path, Path], tmp_path: Path) -> None:
     await filled(configs[0])
     file = tmp_path / "export.jsonl"
@@ -108,6 +110,7 @@ def test_a_file_that_is_not_there_is_explained(configs: tuple[Path, Path]) -> No
     assert b"nowhere.jsonl: cannot open it" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments", [("--apply",), ("--from", "original", "--file", "x"), ("--from", "elsewhere"), ("--from", "original")]
 )

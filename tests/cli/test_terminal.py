@@ -67,6 +67,7 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str], allowed: se
     assert HEAVY.intersection(modules) <= allowed
 
 
+@pytest.mark.long
 def test_a_service_runs_without_the_dressing_of_terminals() -> None:
     code = """
 import sys

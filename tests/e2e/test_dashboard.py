@@ -272,6 +272,7 @@ async def test_what_clients_say_is_text(browser: Browser, office: Office) -> Non
         assert await page.title() == "signal-manager"
 
 
+@pytest.mark.long
 async def test_a_token_is_asked_for_until_it_is_right(browser: Browser, unused_tcp_port: int) -> None:
     async with (
         service(unused_tcp_port, token="for operators only") as running_service,
@@ -293,6 +294,7 @@ async def test_a_token_is_asked_for_until_it_is_right(browser: Browser, unused_t
         await one.close()
 
 
+@pytest.mark.long
 async def test_long_lists_come_in_pages_and_are_filtered(browser: Browser, office: Office) -> None:
     office.presence.connected += [
         FakeSession(ClientId(f"client-{number:03}"), SessionId(f"session-{number}")) for number in range(120)
@@ -310,6 +312,7 @@ async def test_long_lists_come_in_pages_and_are_filtered(browser: Browser, offic
         await expect(rows).to_have_count(10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 async def test_it_fits_every_screen(
@@ -333,6 +336,7 @@ async def test_it_fits_every_screen(
         assert box["x"] + box["width"] <= size[0]
 
 
+@pytest.mark.long
 async def test_light_and_dark_can_be_chosen_and_stay(browser: Browser, office: Office) -> None:
     async with opened(browser, office.server.port, scheme="light") as page:
         background = "getComputedStyle(document.body).backgroundColor"
@@ -345,6 +349,7 @@ async def test_light_and_dark_can_be_chosen_and_stay(browser: Browser, office: O
         assert await page.evaluate(background) == dark
 
 
+@pytest.mark.long
 async def test_the_interface_is_documented_offline(browser: Browser, office: Office) -> None:
     async with opened(browser, office.server.port) as page:
         await page.goto(f"http://127.0.0.1:{office.server.port}/docs")

@@ -39,6 +39,7 @@ async def test_two_people_see_and_hear_each_other(guest: OpenGuest) -> None:
     assert await alice.figure(bob, "data-width") > 0
 
 
+@pytest.mark.long
 async def test_a_third_joins_late_and_sees_both(guest: OpenGuest) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
@@ -62,6 +63,7 @@ async def test_a_tile_is_gone_within_a_second_of_leaving(guest: OpenGuest) -> No
     await expect(alice.page.get_by_text("Nobody else is here yet")).to_be_visible()
 
 
+@pytest.mark.long
 async def test_someone_who_left_can_join_again(guest: OpenGuest) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await bob.leave()
@@ -79,6 +81,7 @@ _WATCH_FOR_AWAY = """() => {
 }"""
 
 
+@pytest.mark.long
 async def test_the_tile_of_a_killed_browser_goes_soon_after_the_resume_window(
     guest: OpenGuest, playwright: Playwright, tmp_path: Path
 ) -> None:
@@ -96,6 +99,7 @@ async def test_the_tile_of_a_killed_browser_goes_soon_after_the_resume_window(
     assert await alice.page.evaluate("window.wasAway")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("codec", ["VP8", "H264"])
 async def test_codecs_are_sent_as_asked(guest: OpenGuest, codec: str) -> None:
     alice = await guest("alice", f"room=tests&pattern=1&codec={codec}")
@@ -107,6 +111,7 @@ async def test_codecs_are_sent_as_asked(guest: OpenGuest, codec: str) -> None:
     assert await bob.tile(alice).get_attribute("data-codec") == codec
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["kill", "stop"])
 async def test_a_call_recovers_when_the_service_is_restarted(guest: OpenGuest, service: Service, end: str) -> None:
     alice, bob = await guest("alice"), await guest("bob")
@@ -144,6 +149,7 @@ async def test_muting_stops_sound_and_picture_until_it_is_undone(guest: OpenGues
     await alice.sees(bob)
 
 
+@pytest.mark.long
 async def test_the_others_see_who_is_muted_and_a_letter_in_place_of_a_muted_picture(guest: OpenGuest) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
@@ -199,6 +205,7 @@ _SHARE = """() => {
 _STOP = "() => document.querySelector('[data-own=true] video').srcObject.getVideoTracks()[0].stop()"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", [_STOP, "() => window.stopSharing()"], ids=["stopped by code", "ended by the browser"])
 async def test_a_picture_that_has_ended_is_gone_from_the_others_tiles(guest: OpenGuest, end: str) -> None:
     heard: list[bytes] = []
@@ -234,6 +241,7 @@ async def test_someone_who_only_watches_sees_the_others(guest: OpenGuest) -> Non
     await expect(bob.page.get_by_role("button", name="Mute", exact=True)).to_be_hidden()
 
 
+@pytest.mark.long
 async def test_a_refused_camera_offers_the_test_pattern(guest: OpenGuest) -> None:
     alice = await guest("alice")
     bob = await guest("bob", "room=tests", joins=False)
@@ -259,6 +267,7 @@ async def test_a_room_that_cannot_be_is_refused_before_anything_is_opened(guest:
     assert not any(url.endswith("/token") for url in alice.requests)
 
 
+@pytest.mark.long
 async def test_a_service_that_is_down_is_named_as_the_cause(guest: OpenGuest, service: Service) -> None:
     alice = await guest("alice", joins=False)
     await service.kill()
@@ -269,6 +278,7 @@ async def test_a_service_that_is_down_is_named_as_the_cause(guest: OpenGuest, se
     await expect(alice.page.get_by_role("button", name="Join")).to_be_enabled()
 
 
+@pytest.mark.long
 async def test_a_name_is_shown_as_it_is(guest: OpenGuest) -> None:
     mallory = await guest("<img src=x>")
     alice = await guest("alice")
@@ -313,6 +323,7 @@ async def test_nothing_is_asked_of_other_hosts(guest: OpenGuest, service: Servic
     assert {url for url in alice.requests if not url.startswith((service.admin_url, "data:"))} == set()
 
 
+@pytest.mark.long
 async def test_the_page_fits_phones_and_desktops_in_light_and_dark(guest: OpenGuest) -> None:
     await guest("Bob")
     await guest("Chinonyelum Oyelaran-Fitzgerald", "room=tests")

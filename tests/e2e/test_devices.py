@@ -14,6 +14,7 @@ from tests.e2e.service import Service, context_of, eventually
 from tests.web import plain_http
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium"),
     pytest.mark.skipif(not (SDK / "node_modules").exists(), reason="no SDK: make sdk/js/node_modules"),

@@ -23,6 +23,7 @@ CUTS = 4
 TOKENS = {"alice": "t-1", "bob": "t-2"}
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium"),
     pytest.mark.skipif(not (SDK / "node_modules").exists(), reason="no SDK: make sdk/js/node_modules"),

@@ -8,6 +8,7 @@ from tests.e2e.conftest import CHROMIUM, OpenGuest
 from tests.e2e.service import Service
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium"),
 ]

@@ -15,6 +15,7 @@ from tests.e2e.test_network_change import WATCH_FOR_LEAVING
 from tests.turn_server import TurnServer, relayed
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium"),
 ]

@@ -113,6 +113,7 @@ async def test_camera_and_microphone_arrive_in_another_browser(browser: Browser)
         assert await pixel_share(bob, video["mid"], lambda r, g, b: g > 90 and g > r + 40 and g > b + 40) > 0.5
 
 
+@pytest.mark.long
 async def test_one_session_pulls_twice_and_publishes_twice(browser: Browser) -> None:
     async with running() as sfu, tabs(browser, sfu, 2) as (alice, bob):
         await alice.do("publish", {"first": "video"})
@@ -130,6 +131,7 @@ async def test_one_session_pulls_twice_and_publishes_twice(browser: Browser) -> 
         await alice.grows(sound["mid"], "packetsReceived")
 
 
+@pytest.mark.long
 async def test_a_closed_section_is_used_again(browser: Browser) -> None:
     async with running() as sfu, tabs(browser, sfu, 2) as (alice, bob):
         published = await alice.do("publish", {"one": "video", "two": "video", "sound": "audio"})
@@ -151,6 +153,7 @@ async def test_a_closed_section_is_used_again(browser: Browser) -> None:
         assert await alice.do("sections") == 3
 
 
+@pytest.mark.long
 async def test_media_goes_on_after_an_ice_restart(browser: Browser) -> None:
     async with running() as sfu, tabs(browser, sfu, 2) as (alice, bob):
         await alice.do("publish", {"camera": "video"})
@@ -164,6 +167,7 @@ async def test_media_goes_on_after_an_ice_restart(browser: Browser) -> None:
         await bob.grows(video["mid"], by=30)
 
 
+@pytest.mark.long
 async def test_a_subscriber_changes_the_simulcast_layer(browser: Browser) -> None:
     async with running() as sfu, tabs(browser, sfu, 2) as (alice, bob):
         # Chromium sends two layers at this size, however many are asked for.
@@ -231,6 +235,7 @@ async def test_aiortc_receives_what_a_browser_publishes(browser: Browser) -> Non
         assert (pictures[-1].width, pictures[-1].height) == (320, 240)
 
 
+@pytest.mark.long
 async def test_the_picture_keeps_moving_when_a_tenth_of_the_packets_is_lost(browser: Browser) -> None:
     settings = SfuSettings(drop_rate=0.1)
     async with running(settings) as sfu, tabs(browser, sfu, 2) as (alice, bob):

@@ -45,6 +45,7 @@ def test_seeds_are_understood() -> None:
     assert len(seeds("payload")) > 50
 
 
+@pytest.mark.long
 def test_the_fuzzer_runs() -> None:
     seconds = "4" if importlib.util.find_spec("atheris") is not None else "1"
     ended = subprocess.run(

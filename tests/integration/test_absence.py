@@ -55,6 +55,7 @@ def wake_up(client: Client) -> None:
     client.websocket.transport.resume_reading()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("resumable", [False, True])
 async def test_a_member_that_has_vanished_is_away_and_then_has_left(service_with: ServiceWith, resumable: bool) -> None:
     service = await service_with(**FAST)

@@ -206,6 +206,7 @@ async def test_an_idle_client_keeps_its_connection(service: Service, network: Bl
         assert connection.received == 1  # CONNECT, and no heartbeat
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("word", ["ask", "nothing"])
 async def test_the_browser_sdk_comes_back_too(service: Service, network: BlackHole, tmp_path: Path, word: str) -> None:
     """In a room it does so without a request, and stays a member; a request gets its reply."""

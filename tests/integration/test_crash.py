@@ -70,6 +70,7 @@ def status(database: Path) -> list[tuple[str, str | None]]:
     return [(record["status"], record["node_id"]) for record in records]
 
 
+@pytest.mark.long
 async def test_clients_of_a_killed_service_are_offline_after_its_next_start(
     serve: Callable[[], Awaitable[Serving]], tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ async def test_clients_of_a_killed_service_are_offline_after_its_next_start(
     assert status(tmp_path / "signal.db") == [("offline", None)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("setting", "says"),
     [

@@ -6,12 +6,15 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
 from websockets.exceptions import InvalidHandshake
 
 from benchmarks.processes import cpu_seconds
 from tests.integration.attack import RudeClient, talking
 from tests.integration.processes import service_process
 from tests.integration.v1_client import TIME_LIMIT, connect
+
+pytestmark = pytest.mark.long
 
 FILES = 80
 

@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.processes import ROOT, free_port
 from signal_manager.client import Event, Reconnected, RetryPolicy, SignalClient, SignalReceived
 from signal_manager.client.room import Room
@@ -139,6 +141,7 @@ class Talker:
         await self.client.send_message(self._partner, number)
 
 
+@pytest.mark.long
 async def test_ten_restarts_under_500_talking_clients_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     names = [f"client-{number}" for number in range(CLIENTS)]
     sections = {name: dict(values) for name, values in DEFAULTS.items()}

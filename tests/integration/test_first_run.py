@@ -67,6 +67,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     terminal.close()
 
 
+@pytest.mark.long
 async def test_a_person_sees_three_lines_and_no_json_and_no_warning(terminal: Terminal) -> None:
     terminal.read_until("Ctrl-C stops the service\r\n")
 

@@ -27,6 +27,8 @@ from tests.integration.v1_client import Client, connect
 from tests.nats_server import NatsServer
 from tests.waiting import until
 
+pytestmark = pytest.mark.long
+
 LIMIT = 30.0
 NAMES = ("ann", "ben", "cat", "dan", "eve", "fay")
 # Signals of one client that may be unanswered: enough to keep the nodes busy, few enough to end soon.

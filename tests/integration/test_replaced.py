@@ -124,6 +124,7 @@ async def stack_of(service: Service) -> tuple[AsyncExitStack, Client]:
     return stack, await stack.enter_async_context(connect(service.url, V2))
 
 
+@pytest.mark.long
 async def test_the_newer_device_stays_after_a_crash(tmp_path: Path) -> None:
     """Nothing was saved, and the devices come back in any order."""
     settings = KEYS | {"storage.backend": "sqlite", "storage.sqlite_path": str(tmp_path / "store.db")}
@@ -136,6 +137,7 @@ async def test_the_newer_device_stays_after_a_crash(tmp_path: Path) -> None:
             os.kill(service.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 async def test_the_newer_device_stays_after_the_crash_of_a_node(nats: NatsServer, tmp_path: Path) -> None:
     shared = KEYS | {"bus.backend": "nats", "bus.nats_url": nats.url, "storage.backend": "sqlite"}
     shared["storage.sqlite_path"] = str(tmp_path / "shared.db")

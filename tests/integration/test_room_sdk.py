@@ -223,6 +223,7 @@ async def test_a_restart_of_ice_is_a_pause_for_the_others_and_no_departure(house
     assert gone == []
 
 
+@pytest.mark.long
 async def test_on_another_network_media_comes_back_behind_the_same_membership(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +277,7 @@ async def test_a_pull_that_brings_the_former_session_of_its_publisher_is_done_ag
     assert len(asked) == 2
 
 
+@pytest.mark.long
 async def test_a_silent_path_is_lost_where_something_comes_in_and_nowhere_else(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,7 @@ async def test_what_one_read_causes_for_a_client_does_not_pile_up(
     assert 10_000 < max(waiting) < BOUND + 2_000
 
 
+@pytest.mark.long
 async def test_memory_stays_flat_while_a_hundred_clients_do_not_read(tmp_path: Path) -> None:
     names = [f"stalled-{number}" for number in range(STALLED)]
     settings: dict[str, Any] = {

@@ -8,12 +8,16 @@ import signal
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
+import pytest
+
 from signal_manager.client import ParticipantJoined, ParticipantLeft, SignalClient
 from signal_manager.sfu import LocalSfu
 from tests.integration.processes import service_process
 from tests.integration.test_room_sdk import Picture
 from tests.nats_server import NatsServer
 from tests.waiting import until
+
+pytestmark = pytest.mark.long
 
 LIMIT = 40.0
 NAMES = ("alice", "bob")

@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from signal_manager.storage.sqlite.adapter import SqliteStorage
 from tests.integration.test_nodes import LIMIT, ask, log_in
 from tests.integration.v1_client import Client, connect
@@ -85,6 +87,7 @@ async def workers(folder: Path, nats_url: str) -> AsyncIterator[Workers]:
         await service.stop()
 
 
+@pytest.mark.long
 async def test_workers_share_a_port_a_dead_one_is_replaced_and_all_stop_in_order(
     nats: NatsServer, tmp_path: Path
 ) -> None:

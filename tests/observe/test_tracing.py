@@ -202,6 +202,7 @@ async def test_spans_are_sent_where_the_standard_variables_say(monkeypatch: pyte
     assert resource["deployment.environment"] == "tests"
 
 
+@pytest.mark.long
 def test_a_service_without_traces_does_not_import_the_sdk() -> None:
     check = "import sys, signal_manager.service.app; sys.exit('opentelemetry.sdk' in sys.modules)"
 

@@ -81,6 +81,7 @@ def test_a_protobuf_number_is_never_given_twice() -> None:
     assert "message TrackMid {\n  reserved 1;\n  optional string mid = 3;\n}" in schema(schema(present))
 
 
+@pytest.mark.long
 def test_a_new_message_type_is_written_in_four_files(tmp_path: Path) -> None:
     """A struct, a row, a handler and a vector: everything else follows, in every payload type."""
     for folder in ("src", "tools", "docs", "sdk/js/src"):

@@ -116,6 +116,7 @@ async def homes_of(api: Api, name: str) -> dict[str, tuple[str, str]]:
     return homes
 
 
+@pytest.mark.long
 async def test_sessions_of_one_room_share_a_worker_and_rooms_are_spread(front: Front) -> None:
     async with client_of(front) as api:
         homes = await homes_of(api, "room")

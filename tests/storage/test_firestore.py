@@ -277,6 +277,7 @@ async def test_a_change_that_finds_its_record_gone_meanwhile_starts_again(
     assert seen == [client("a"), None]
 
 
+@pytest.mark.long
 async def test_an_outage_is_unavailable_in_time_and_over_without_a_restart(
     emulator_to_stop: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ async def test_rooms_and_clients_are_counted_first_and_taken_over_once() -> None
         assert await storage.get_client(ClientId("known")) == known
 
 
+@pytest.mark.long
 async def test_rooms_of_the_original_service_are_looked_at_first_and_then_taken_over(
     tmp_path: Path, emulator_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -569,6 +569,7 @@ async def test_processes_that_join_one_room_fill_exactly_its_places(path: Path, 
     assert (len(stored.participants), stored.sequence) == (40, 41)
 
 
+@pytest.mark.long
 async def test_what_a_killed_process_acknowledged_is_there_and_nothing_is_half_written(path: Path) -> None:
     async with SqliteStorage(path=path) as store:
         await store.create_room(room("r"))
