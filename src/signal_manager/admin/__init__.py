@@ -1,4 +1,4 @@
 """The second port: health, metrics, the management interface and the demo page.
 
-`gateway/server.py` serves the rest of this package over HTTP; a fault in here never reaches the clients' connections.
+`server.py` serves it over HTTP. A failure in this package never affects the connections of clients.
 """

@@ -1,6 +1,6 @@
-"""Who may use the second port: checked before anything of a request is read.
+"""Guards the second port: checks a request before its body is read.
 
-Pure ASGI, around the whole application. What it refuses, and why, is in docs/operations.md, "The admin port".
+Pure ASGI around the whole application. docs/operations.md, "The admin port", lists what it refuses and why.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["MAX_BODY", "Guard", "refusal"]
 
 log = structlog.get_logger(__name__)
 
-# In bytes; the largest thing that anybody sends here is a message for a client.
+# In bytes. The largest body here is a message for a client.
 MAX_BODY = 262_144
 _TOO_LARGE = f"expected a body of at most {MAX_BODY} bytes"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# What tells nothing of anybody, and is for machines.
+# Probes for machines, which reveal nothing about clients.
 _PROBES = frozenset({"/health", "/ready", "/metrics"})
-# Sec-Fetch-Site of a page of ours, and of an address that a person typed.
+# Sec-Fetch-Site of a page of this origin, and of an address that a person typed.
 _OUR_SITES = frozenset({"same-origin", "none"})
 
 _HEADERS = {
@@ -37,7 +37,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-# For whatever does not say its own: nothing from elsewhere, nothing inline.
+# For responses without a policy of their own: nothing from other origins, nothing inline.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -50,21 +50,21 @@ def refusal(status: int, message: str, headers: dict[str, str] | None = None) ->
 
 
 class Guard:
-    """Let through what may be let through.
+    """Pass on allowed requests and refuse the others.
 
-    - **DNS rebinding**: on loopback, the Host header must name this machine, for every path: a page of another site
-      whose name was made to point here would have its own name in it. Beyond loopback a token is required, which such
-      a page does not have.
-    - **Token**: where one is set, everything below /api/ and everything that changes something needs it.
-    - **Proxies**: where none is set, only the probes are for requests that came through a proxy: it makes everybody a
-      neighbour. One that says nothing of itself mostly speaks HTTP/1.0, as nginx does unless told otherwise.
-    - **Cross-site requests**: what changes something must be JSON, which a page of another site cannot send without
-      asking first, and must come from a page of this origin if it comes from a page at all.
+    - **DNS rebinding**: on loopback, the Host header must name this machine, for every path. A page of another site
+      whose name resolves to this machine sends that name instead. Beyond loopback a token is required, which such a
+      page does not have.
+    - **Token**: if one is set, every path below /api/ and every change needs it.
+    - **Proxies**: without a token, requests through a proxy reach only the probes, because a proxy makes remote clients
+      look local. A proxy without telling headers mostly speaks HTTP/1.0, as nginx does by default.
+    - **Cross-site requests**: a change must be JSON, which a page of another site cannot send without a preflight. If
+      it comes from a page, the page must be of this origin.
     - **Size**: a body of more than `MAX_BODY` bytes is refused.
 
     Args:
-        host: the name or address that is listened on.
-        is_loopback: whether only this machine can reach that.
+        host: the name or address that the port listens on.
+        is_loopback: whether only this machine can reach `host`.
         token: the bearer token, or "" for none.
     """
 
@@ -75,8 +75,8 @@ class Guard:
         self._digest = sha256(token.encode()).digest() if token else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is refused; pass on any other, with safe headers on its answer."""
-        if scope["type"] != "http":  # pragma: no cover - uvicorn is told to serve nothing else
+        """Refuse the request, or pass it on and add security headers to its response."""
+        if scope["type"] != "http":  # pragma: no cover - the server serves nothing else
             return
         headers = Headers(scope=scope)
 
@@ -132,13 +132,13 @@ class Guard:
         if self._digest is None:
             return True
         scheme, _, token = authorization.partition(" ")
-        # Hashed, so that the comparison takes the same time for a token of any length.
+        # Hashes make the comparison take equal time for tokens of any length.
         given = sha256(token.strip().encode("utf-8", "surrogatepass")).digest()
         return hmac.compare_digest(given, self._digest) and scheme.lower() == "bearer"
 
 
 class _Bounded:
-    """Count the bytes of a body that did not say how long it is."""
+    """Counts the bytes of a body without Content-Length."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive

@@ -1,7 +1,7 @@
-"""The management interface under /api/v1: who and what is here, and what an operator does about it.
+"""The management interface under /api/v1: sessions, clients and rooms, and what an operator does with them.
 
-`access.py` has let the request through before; `lists.py` finds, `views.py` says. Errors of the domain pass through and
-become answers in `gateway/server.py`.
+`access.py` guards it, `lists.py` searches, and `views.py` has the shapes of requests and responses. `application.py`
+turns errors into responses.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ __all__ = ["OPERATOR", "Management", "api"]
 
 log = structlog.get_logger(__name__)
 
-# Who a message comes from that an operator sends; a token for this client would let its holder pass for one.
+# The sender of an operator's messages. No token is issued for this client: its holder could pass for an operator.
 OPERATOR = ClientId("~operator")
 _LARGEST_PAGE = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Management:
-    """What an operator may look at and act on.
+    """The parts of the service that an operator sees and controls.
 
-    `configuration` is section → key → value with secrets hidden; `tokens` is None where the service would not accept
-    what it signs.
+    `configuration` is section → key → value with secrets hidden. `tokens` is None if the service does not accept the
+    tokens that it could sign.
     """
 
     presence: LiveSessions
@@ -81,7 +81,7 @@ class Management:
     started_at: float = field(default_factory=time.monotonic)
 
     async def deliver(self, client_id: ClientId, message: SignalMessage) -> Delivery:
-        """Send a message to a client on whatever node, and return what became of it; raises as `Messaging.send`."""
+        """Send a message to a client on any node and return the delivery; raises the errors of `Messaging.send`."""
         later: asyncio.Future[Delivery | SignalManagerError] = asyncio.get_running_loop().create_future()
         delivery = self.bus.send(client_id, message, outcome=later.set_result)
         result = await later if delivery is Delivery.PENDING else delivery
@@ -90,7 +90,7 @@ class Management:
         return result
 
     async def send(self, client_id: ClientId, message: SignalMessage) -> bool:
-        """Hand a message to a client, if it is there and its protocol has such a message."""
+        """Send a message to a client; return whether it was delivered."""
         try:
             return await self.deliver(client_id, message) is Delivery.DELIVERED
         except (InvalidRequestError, TooLargeError, UnavailableError):
@@ -103,15 +103,15 @@ async def _management(request: Request) -> Management:
 
 
 _Manage = Annotated[Management, Depends(_management)]
-# What breaks the rule for names is not found, like any other name that nobody has.
+# An invalid name is not found, like any other unknown name.
 _Name = Annotated[str, Path(max_length=128)]
 _After = Annotated[str | None, Query(max_length=300, description="`next` of the page before.")]
 _Limit = Annotated[int, Query(ge=1, le=_LARGEST_PAGE, description="Items of one page.")]
-_Contains = Annotated[str, Query(max_length=128, description="Only ids that hold this text.")]
+_Contains = Annotated[str, Query(max_length=128, description="Only ids that contain this text.")]
 
 api = APIRouter(
     prefix="/api/v1",
-    # access.py checks the token; this makes the documentation offer to send one.
+    # access.py checks the token. This makes Swagger UI offer to send one.
     dependencies=[Depends(HTTPBearer(auto_error=False, description="`admin.token`, where one is set."))],
     responses={status: {"model": Failure} for status in (400, 401, 403, 404)},
 )
@@ -143,7 +143,7 @@ async def show_session(management: _Manage, session_id: _Name) -> SessionView:
 
 @api.post("/sessions/{session_id}/disconnect", tags=["sessions"])
 async def disconnect_session(management: _Manage, session_id: _Name) -> Done:
-    """End one session; its client is told not to come back by itself."""
+    """End one session. Its client does not come back by itself."""
     if not await management.cluster.end(session_id=session_id):
         raise NotFoundError(f"no such session: {session_id}")
     log.info("session disconnected by an operator", session_id=session_id)
@@ -161,7 +161,7 @@ async def list_clients(
     after: _After = None,
     limit: _Limit = 100,
 ) -> PageOf[ClientView]:
-    """List the clients that are connected or on record."""
+    """List the clients that are connected or have a record."""
     return await lists.list_clients(
         management.cluster,
         management.storage,
@@ -184,7 +184,7 @@ async def show_client(management: _Manage, client_id: _Name) -> ClientDetails:
 
 @api.post("/clients/{client_id}/disconnect", tags=["clients"])
 async def disconnect_client(management: _Manage, client_id: _Name) -> Done:
-    """End all sessions of a client; it is told not to come back by itself. Its token stays valid."""
+    """End all sessions of a client. It does not come back by itself, and its token stays valid."""
     ended = await management.cluster.end(client_id=client_id)
     if not ended:
         raise NotFoundError(f"client {client_id} is not connected")
@@ -212,7 +212,7 @@ async def list_rooms(
     after: _After = None,
     limit: _Limit = 100,
 ) -> PageOf[RoomView]:
-    """List the rooms on record."""
+    """List the rooms that have a record."""
     return await lists.list_rooms(management.storage, is_active=is_active, contains=contains, after=after, limit=limit)
 
 
@@ -227,7 +227,7 @@ async def show_room(management: _Manage, room_id: _Name) -> RoomDetails:
 
 @api.post("/rooms/{room_id}/close", tags=["rooms"])
 async def close_room(management: _Manage, room_id: _Name, close: Close) -> Done:
-    """Close a room with its members in it."""
+    """Close a room and remove its members."""
     await management.rooms.close(RoomId(room_id), close.reason)
     log.info("room closed by an operator", room_id=room_id)
     return Done(ended=1)
@@ -235,7 +235,7 @@ async def close_room(management: _Manage, room_id: _Name, close: Close) -> Done:
 
 @api.patch("/rooms/{room_id}", tags=["rooms"])
 async def describe_room(management: _Manage, room_id: _Name, wanted: NewMetadata) -> RoomDetails:
-    """Replace a room's metadata; its members are told."""
+    """Replace a room's metadata and tell its members."""
     await management.rooms.describe(RoomId(room_id), None, wanted.metadata)
     log.info("room metadata changed by an operator", room_id=room_id)
     return await show_room(management, room_id)
@@ -245,7 +245,7 @@ async def describe_room(management: _Manage, room_id: _Name, wanted: NewMetadata
 async def describe_participant(
     management: _Manage, room_id: _Name, client_id: _Name, wanted: NewMetadata
 ) -> RoomDetails:
-    """Replace a participant's metadata; all members are told."""
+    """Replace a participant's metadata and tell all members."""
     await management.rooms.describe(RoomId(room_id), ClientId(client_id), wanted.metadata)
     log.info("participant metadata changed by an operator", room_id=room_id, client_id=client_id)
     return await show_room(management, room_id)
@@ -253,7 +253,7 @@ async def describe_participant(
 
 @api.post("/rooms/{room_id}/participants/{client_id}/remove", tags=["rooms"])
 async def remove_participant(management: _Manage, room_id: _Name, client_id: _Name) -> Done:
-    """Take a participant out of a room; its connection stays."""
+    """Remove a participant from a room; its connection stays."""
     await management.rooms.evict(RoomId(room_id), ClientId(client_id))
     log.info("participant removed by an operator", room_id=room_id, client_id=client_id)
     return Done(ended=1)
@@ -284,7 +284,7 @@ async def issue_token(management: _Manage, wanted: NewToken) -> Token:
 
 @api.get("/version", tags=["service"])
 async def show_version(management: _Manage) -> Version:
-    """Show what runs here."""
+    """Show the version, uptime and phase of the service."""
     return Version(
         version=management.version,
         node_id=management.node_id,
@@ -302,5 +302,5 @@ async def show_configuration(management: _Manage) -> dict[str, dict[str, Any]]:
 
 @api.get("/errors", tags=["service"])
 async def list_errors(management: _Manage) -> list[ErrorView]:
-    """List the last errors that clients were sent, newest first."""
+    """List the latest errors that the service sent to clients, newest first."""
     return [ErrorView.of(error) for error in reversed(tuple(management.presence.recent_errors))]

@@ -1,7 +1,7 @@
-"""What the second port serves, put together: probes, the management interface, pages, and the guard around them.
+"""Builds the application of the second port: probes, management interface, pages, and the guard around them.
 
-`server.py` imports this module in a thread while it listens already: FastAPI and the models are a quarter of what a
-service imports.
+`server.py` imports this module in a thread after it listens, because FastAPI and the models are a quarter of all
+imports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from signal_manager.storage.base import Storage
 
 __all__ = ["application"]
 
-# Mistakes of one request that are worth naming.
+# The most mistakes of one request to report.
 _REPORTED = 5
 
 
@@ -47,7 +47,7 @@ def application(
     management: Management | None,
     websocket_url: str,
 ) -> ASGIApp:
-    """Return the application; arguments are those of `AdminServer`."""
+    """Return the application; the arguments are those of `AdminServer`."""
     app = FastAPI(
         title="signal-manager",
         version=version,
@@ -78,7 +78,7 @@ def application(
 
 
 def _add_error_answers(app: FastAPI) -> None:
-    """Let every failure be JSON of one shape, without stacks and without what was sent."""
+    """Make every error a JSON response of one shape, without stack traces and without the request's content."""
 
     @app.exception_handler(HTTPException)
     async def http_error(_request: Request, error: HTTPException) -> JSONResponse:

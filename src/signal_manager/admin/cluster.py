@@ -1,6 +1,6 @@
-"""Sessions of all nodes: each answers for its own, and whoever was asked puts the answers together.
+"""Sessions of all nodes: the node that an operator asks collects the answers of the others.
 
-Where there is one node, nobody else is asked. A node that does not answer in time is left out.
+A single node asks no other. A node that does not answer in time is left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from signal_manager.rooms import RoomService
 
 __all__ = ["AskOthers", "ClusterSessions", "Connected"]
 
-# Asks all other nodes the same and returns what they say.
+# Asks all other nodes one question and returns their answers.
 AskOthers = Callable[[bytes], Awaitable[list[bytes]]]
 
 
@@ -43,17 +43,17 @@ _read_answer = msgspec.msgpack.Decoder(_Answer).decode
 
 
 class Connected(NamedTuple):
-    """Ids of connected clients, complete up to `until`, or to the end where that is None."""
+    """Ids of connected clients, complete up to `until`, or to the end if that is None."""
 
     clients: frozenset[str]
     until: str | None
 
 
 class ClusterSessions:
-    """Look for sessions on all nodes, and end them.
+    """Finds and ends sessions on all nodes.
 
     Args:
-        presence, rooms: what is on this node.
+        presence, rooms: the sessions and rooms of this node.
         node_id: this node.
         others: asks the other nodes.
     """
@@ -65,14 +65,14 @@ class ClusterSessions:
         self._others = others
 
     def answer(self, question: bytes) -> bytes:
-        """Return what this node says to another one."""
+        """Return this node's answer to the question of another node."""
         try:
             return _encode(self._answer(_read_question(question)))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _encode(_Answer())
 
     async def sessions(self, *, client_id: str | None, contains: str, after: str, limit: int) -> PageOf[SessionView]:
-        """Return sessions in the order of their clients' ids."""
+        """Return a page of sessions, ordered by client id."""
         answers = await self._ask(
             _Question(about="sessions", client_id=client_id, contains=contains, after=after, limit=limit + 1)
         )
@@ -81,16 +81,16 @@ class ClusterSessions:
         return PageOf(items=found[:limit], next=_place(found[limit - 1]) if len(found) > limit else None)
 
     async def session(self, session_id: str) -> SessionView | None:
-        """Return one session."""
+        """Return one session, or None if no node has it."""
         answers = await self._ask(_Question(about="sessions", session_id=session_id))
         return next((SessionView.model_validate(view) for answer in answers for view in answer.sessions), None)
 
     async def sessions_of(self, client_id: str) -> list[SessionView]:
-        """Return a client's sessions."""
+        """Return the sessions of a client on all nodes."""
         return (await self.sessions(client_id=client_id, contains="", after="", limit=100)).items
 
     async def connected(self, *, after: str, limit: int) -> Connected:
-        """Return which clients are connected, from one id on: at least `limit` of them, if there are so many."""
+        """Return the connected clients whose ids follow `after`: at least `limit` of them, if there are that many."""
         answers = await self._ask(_Question(about="clients", after=after, limit=limit))
         ends = [answer.clients[-1] for answer in answers if len(answer.clients) >= limit]
         until = min(ends, default=None)
@@ -98,7 +98,7 @@ class ClusterSessions:
         return Connected(frozenset(client for client in clients if until is None or client <= until), until)
 
     async def end(self, *, session_id: str | None = None, client_id: str | None = None) -> int:
-        """End a session, or all of a client; return how many there were."""
+        """End a session, or all sessions of a client, and return how many ended."""
         answers = await self._ask(_Question(about="end", session_id=session_id, client_id=client_id))
         return sum(answer.ended for answer in answers)
 

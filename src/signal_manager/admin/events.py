@@ -1,6 +1,6 @@
-"""What the dashboard follows: samples and errors as they come, as server-sent events (WHATWG HTML, section 9.2).
+"""Sends samples and errors to the dashboard as server-sent events (WHATWG HTML, section 9.2).
 
-The first event brings the last fifteen minutes. A reader that is slow is sent less often, never more: nothing queues.
+The first event holds the last fifteen minutes. A slow reader gets fewer events, because nothing is queued for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from signal_manager.gateway.live_sessions import LiveSessions, RecentError
 
 __all__ = ["MAX_READERS", "event_stream"]
 
-# Dashboards that are open at one time.
+# The most dashboards that may be open at once.
 MAX_READERS = 32
 
 
@@ -49,7 +49,7 @@ def event_stream(statistics: Statistics, presence: LiveSessions) -> APIRouter:
 
     @router.get("/api/v1/events", tags=["service"], response_class=StreamingResponse)
     async def events() -> Response:
-        """Follow samples and errors as server-sent events, beginning with those of the last fifteen minutes."""
+        """Stream samples and errors as server-sent events, starting with those of the last fifteen minutes."""
         if readers >= MAX_READERS:
             return refusal(503, f"{MAX_READERS} dashboards are open already")
         return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})

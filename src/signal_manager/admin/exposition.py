@@ -1,7 +1,7 @@
-"""Every number of this process for Prometheus, and of the other workers that share its port.
+"""The metrics of this process, and of the other workers that share its port, for Prometheus.
 
-Workers have one second port between them, so whoever has it asks the others over the bus and labels each number with
-its worker. A worker that does not answer in time is left out, and `signal_manager_workers_unheard` says so.
+Workers share one second port. The worker that has it asks the others over the bus and labels each sample with its
+worker. `signal_manager_workers_unheard` counts workers that do not answer in time.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class _Family(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Question(msgspec.Struct, frozen=True, tag="numbers"):
-    """What are your numbers, if you are a worker of this supervisor?"""
+    """Asks the workers of one supervisor for their metrics."""
 
     service: str
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    worker: str = ""  # empty where the question was for somebody else
+    worker: str = ""  # empty if the question was for another supervisor's workers
     families: list[_Family] = []
 
 
@@ -50,13 +50,13 @@ _read_answer = msgspec.msgpack.Decoder(_Answer).decode
 
 
 class MetricsExposition:
-    """Present what this process counts, together with its fellow workers.
+    """Writes the metrics of this process and of its fellow workers as text.
 
     Args:
-        metrics: what this process counts.
-        node_id: this node; of a worker, its supervisor's name, a dash and the worker's number.
+        metrics: the metrics of this process.
+        node_id: this node; a worker's is its supervisor's name, a dash and the worker's number.
         workers: how many processes share the port.
-        others: asks all other nodes; without it there are no other workers.
+        others: asks all other nodes; None if there are no other workers.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class MetricsExposition:
         self._workers = workers
         self._others = others
         self._reading = asyncio.Lock()
-        self._begun = 0  # readings so far
-        self._text = b""  # the last one
+        self._begun = 0  # count of readings
+        self._text = b""  # the last reading
 
     async def text(self) -> bytes:
-        """Return every number in Prometheus's text format; those who ask at the same time share one reading."""
+        """Return all metrics in Prometheus's text format; concurrent callers share one reading."""
         begun = self._begun
         async with self._reading:
-            if self._begun == begun:  # else the last reading began after this question
-                await asyncio.sleep(0)  # until all who have just asked wait here
+            if self._begun == begun:  # otherwise the last reading began after this call
+                await asyncio.sleep(0)  # lets all concurrent callers arrive here first
                 self._begun += 1
                 self._text = await self._read()
             return self._text
@@ -99,7 +99,7 @@ class MetricsExposition:
         return generate_latest(together)
 
     def answer(self, question: bytes) -> bytes | None:
-        """Return what this process says to another one; None where the question is none about numbers."""
+        """Return this process's answer to another process; None if the question is not about metrics."""
         try:
             asked = _read_question(question)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -120,14 +120,14 @@ class MetricsExposition:
 
 
 class _Together:
-    """Families of several workers as one, each sample labelled with its worker."""
+    """Merges the metric families of several workers; each sample gets its worker as a label."""
 
     def __init__(self, answers: dict[str, _Answer], *, unheard: int) -> None:
         self._answers = answers
         self._unheard = unheard
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every family, as prometheus-client's collector interface asks."""
+        """Yield every metric family (prometheus-client's collector interface)."""
         families: dict[str, Metric] = {}
         for worker, answer in sorted(self._answers.items()):
             for each in answer.families:

@@ -1,6 +1,6 @@
-"""Pages of clients and rooms: what is on record and what is connected, put together and filtered.
+"""Filtered pages of clients and rooms, from storage and from the connected sessions.
 
-A page costs a bounded number of reads, whatever the filter leaves out.
+A page costs a bounded number of reads, even if the filter drops most items.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["list_clients", "list_rooms"]
 
 ItemT = TypeVar("ItemT")
 
-# Reads of storage for one page; a filter that fits nothing in so many goes on with the next page.
+# The most reads of storage for one page. A filter that matches less continues on the next page.
 _READS = 20
 
 
@@ -30,7 +30,7 @@ async def list_clients(
     after: str | None,
     limit: int,
 ) -> PageOf[ClientView]:
-    """Return clients that are on record or connected, in the order of their ids."""
+    """Return a page of clients that have a record or are connected, ordered by id."""
 
     async def read(after: str | None, limit: int) -> Page[ClientView]:
         page = await storage.list_clients(after=after, limit=limit)
@@ -54,7 +54,7 @@ async def list_clients(
 async def list_rooms(
     storage: Storage, *, is_active: bool | None, contains: str, after: str | None, limit: int
 ) -> PageOf[RoomView]:
-    """Return rooms in the order of their ids."""
+    """Return a page of rooms, ordered by id."""
 
     async def read(after: str | None, limit: int) -> Page[Room]:
         return await storage.list_rooms(is_active=is_active, after=after, limit=limit)
@@ -72,7 +72,7 @@ async def _filtered(
     after: str | None,
     limit: int,
 ) -> tuple[list[ItemT], str | None]:
-    """Return the first `limit` items that fit, and where to go on."""
+    """Return the first `limit` items that match, and the cursor for the next page."""
     found: list[ItemT] = []
     for _ in range(_READS):
         page = await read(after, limit)

@@ -1,6 +1,6 @@
 """Files for browsers: the dashboard, the documentation of the management interface, and the demo page.
 
-What there is in a folder is listed once, when the service starts: no path of a request ever reaches the file system.
+The files of a folder are listed once, at the start, so the path of a request never reaches the file system.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = ["DEMO_FOLDER", "STATIC_FOLDER", "Folder", "demo_pages", "pages"]
 
 STATIC_FOLDER = Path(__file__).with_name("static")
 DEMO_FOLDER = Path(__file__).with_name("demo")
-# Swagger UI comes with this package; nothing is fetched from elsewhere.
+# This package contains Swagger UI, so the page loads nothing from other hosts.
 _SWAGGER_FOLDER = Path(fastapi_offline.__file__).with_name("static")
-# It writes styles into the page.
+# Swagger UI writes styles into the page.
 _SWAGGER_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-# Long enough for a call and a reconnection during it, short enough not to matter when it gets about (s).
+# Seconds: long enough for a call with a reconnection, short enough to limit the harm of a leaked token.
 DEMO_TOKEN_TTL = 3600.0
 _LONGEST_DEMO_NAME = 64
 
@@ -50,7 +50,7 @@ _CONTENT_TYPES = {
     ".webmanifest": "application/manifest+json",
     ".woff2": "font/woff2",
 }
-# Asked for again each time, answered 304 while it is the same: an update is seen at once.
+# The browser asks each time and gets 304 while the file is unchanged, so an update shows at once.
 _CACHING = "no-cache"
 
 
@@ -61,9 +61,9 @@ class _File(NamedTuple):
 
 
 class Folder:
-    """The files of a folder that browsers may have, whatever is in the folders below it included.
+    """The files of a folder and its subfolders that browsers may load.
 
-    A file whose name begins with a dot or whose kind is not known is left out; a folder that is not there is empty.
+    Files with a leading dot or an unknown suffix are left out. A missing folder counts as empty.
 
     Args:
         policy: the Content-Security-Policy of its pages, or None for the strictest.
@@ -71,7 +71,7 @@ class Folder:
 
     def __init__(self, path: Path, *, policy: str | None = None) -> None:
         self._headers = {"Cache-Control": _CACHING} | ({"Content-Security-Policy": policy} if policy else {})
-        self._read: dict[str, _File] = {}  # those that were asked for
+        self._read: dict[str, _File] = {}  # files that a browser has requested
         self._paths = {
             file.relative_to(path).as_posix(): file
             for file in sorted(path.rglob("*"))
@@ -79,7 +79,7 @@ class Folder:
         }
 
     def answer(self, name: str, request: Request) -> Response:
-        """Return a file, or that the browser's copy is good; 404 for anything else."""
+        """Return a file, or 304 if the browser's copy is current, or 404 if there is no such file."""
         if name not in self._paths:
             raise HTTPException(404)
         if name not in self._read:
@@ -92,7 +92,7 @@ class Folder:
 
 
 def pages() -> APIRouter:
-    """Return the routes of the dashboard and what it loads."""
+    """Return the routes of the dashboard and of the files that it loads."""
     router = APIRouter(include_in_schema=False)
     folder = Folder(STATIC_FOLDER)
     swagger = Folder(_SWAGGER_FOLDER)
@@ -119,7 +119,7 @@ def pages() -> APIRouter:
 
 
 class DemoGuest(BaseModel):
-    """Somebody who wants to try the demo."""
+    """A visitor of the demo page, who asks for a token."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -127,7 +127,7 @@ class DemoGuest(BaseModel):
 
 
 def demo_pages(*, websocket_url: str, tokens: TokenIssuer | None, folder: Path = DEMO_FOLDER) -> APIRouter:
-    """Return the routes of the demo page: its files, what it must know, and tokens for its guests."""
+    """Return the routes of the demo page: its files, its configuration, and tokens for its visitors."""
     router = APIRouter(prefix="/demo", include_in_schema=False)
     files = Folder(
         folder,
@@ -168,7 +168,7 @@ def _read(file: Path) -> _File:
 
 
 def _as_id(name: str) -> str:
-    """Return what is left of a name where a client id's rule must hold (`model.NAME_RULE`)."""
+    """Return the characters of a name that a client id may have (`model.NAME_RULE`)."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "guest"
 
 

@@ -1,6 +1,6 @@
-"""What machines ask: is the process alive, should it get clients, and its numbers for Prometheus.
+"""The probes /health and /ready, and the metrics for Prometheus.
 
-None of it needs a token: it tells how much there is, never who or what.
+They need no token, because they contain counts and no names.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["Readiness", "probes"]
 
 log = structlog.get_logger(__name__)
 
-# How long storage may take before the service counts as not ready (s): orchestrators give a probe about as long.
+# Seconds that storage may take before the service is not ready; orchestrators allow about as long for a probe.
 STORAGE_PATIENCE = 1.0
-# How long storage's last answer is good enough (s): anybody may ask here, and in the cloud a read costs money.
+# Seconds for which storage's last answer is reused: a probe needs no token, and cloud stores charge for reads.
 STORAGE_ANSWER_KEPT = 1.0
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Readiness:
-    """Say whether the service should be given clients.
+    """Decides whether the service is ready for clients.
 
     Args:
         timer: seconds, monotonic.
@@ -51,7 +51,7 @@ class Readiness:
         self._asking = asyncio.Lock()
 
     async def faults(self) -> list[str]:
-        """Return why it should not, as short phrases; none when it should."""
+        """Return why the service is not ready, as short phrases; none if it is ready."""
         phase = self._presence.phase
         faults = [] if phase is Phase.SERVING else [phase.value]
         async with self._asking:
@@ -88,7 +88,7 @@ def probes(
 
     @router.get("/health")
     async def health() -> JSONResponse:
-        """Tell that the process is alive: 200 whenever it can answer at all."""
+        """Tell that the process is alive: 200 whenever it answers."""
         body: dict[str, Any] = {
             "status": "healthy",
             "version": version,
@@ -99,9 +99,9 @@ def probes(
 
     @router.get("/ready")
     async def ready() -> JSONResponse:
-        """Tell whether the service should be given clients: 200, or 503 with the reasons.
+        """Tell whether the service is ready for clients: 200, or 503 with the reasons.
 
-        A service that is degraded says so and is ready: where all nodes are, none would be left otherwise.
+        A degraded service reports its faults and stays ready; otherwise no node would be left if all are degraded.
         """
         faults, degraded = await readiness.faults(), degradations()
         status = "not ready" if faults else "degraded" if degraded else "ready"
@@ -110,7 +110,7 @@ def probes(
 
     @router.get("/metrics")
     async def read_metrics() -> Response:
-        """Return every number in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return Response(await numbers.text(), media_type=CONTENT_TYPE_LATEST, headers=_NO_STORE)
 
     return router

@@ -1,7 +1,7 @@
-"""The second port as a whole: what is served there, where it listens, and its orderly stop.
+"""Serves the second port and stops it in order.
 
-`service/app.py` starts it before the WebSocket port and stops it after, so that /ready tells the truth at both ends. It
-listens at once; requests wait until what answers them is loaded.
+`service/app.py` starts it before the WebSocket port and stops it after, so that /ready is right at both ends. It
+listens at once; requests wait until the application is loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["AdminServer"]
 
 log = structlog.get_logger(__name__)
 
-# Connections of one dashboard, a few Prometheus servers and probes; whoever opens more is up to no good.
+# Enough connections for some dashboards, Prometheus servers and probes.
 MAX_CONNECTIONS = 128
 
 
@@ -41,18 +41,17 @@ class AdminServer:
     """Serve the second port; an async context manager.
 
     Args:
-        host, port: where to listen; port 0 takes a free one, which `port` tells once it listens.
+        host, port: where to listen; port 0 takes a free port, which `port` returns once the server listens.
         is_loopback: whether only this machine can reach `host`.
-        version: of the service.
-        presence: who is connected.
-        storage: asked by /ready.
-        degradations: returns what works less well than it should, for /ready.
-        metrics: what this process counts.
-        numbers: served by /metrics; without it, this process's alone.
+        version: the version of the service.
+        presence: the connected sessions.
+        storage: /ready checks it.
+        degradations: returns the present degradations, for /ready.
+        metrics: the metrics of this process.
+        numbers: the metrics for /metrics; None serves those of this process alone.
         connection_stats_interval, message_stats_interval: seconds between two lines of the log.
         token: the bearer token of the management interface, or "" for none; required unless `is_loopback`.
-        management: makes what operators look at and act on, in a thread; None leaves out the interface and the
-            dashboard.
+        management: builds the management interface's parts, in a thread; None omits the interface and the dashboard.
         websocket_url: where the demo page finds the service.
     """
 
@@ -105,11 +104,11 @@ class AdminServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that the server listens on."""
         return self._server.port
 
     async def __aenter__(self) -> Self:
-        """Listen; ConfigurationError when that cannot be, with the reason in one line."""
+        """Listen; raise ConfigurationError with the reason in one line if that fails."""
         try:
             await self._server.start()
         except OSError as error:
@@ -123,31 +122,31 @@ class AdminServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # The statistics end first: streams of them would hold up the server.
+        # End the statistics first: their event streams would delay the stop of the server.
         await self._stack.aclose()
 
 
 class _Late:
-    """An ASGI application that is built in a thread, and for which requests wait."""
+    """An ASGI application that is built in a thread; requests wait until it is built."""
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self._build = build
         self._building: asyncio.Task[Any] | None = None
 
     def load(self) -> None:
-        """Begin to build it."""
+        """Start to build the application."""
         self._building = asyncio.create_task(load(self._build), name="second port")
         self._building.add_done_callback(_report)
 
     async def loaded(self) -> None:
-        """Wait until it is built, or has failed to be: its thread cannot be stopped."""
+        """Wait until the build has ended or failed, because its thread cannot be stopped."""
         if self._building is not None:
             await asyncio.wait([self._building])
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request."""
+        """Wait for the application, then let it answer the request."""
         assert self._building is not None  # noqa: S101 - nothing listens before
-        # A request that is given up must not take the building with it.
+        # A cancelled request must not cancel the build.
         app = await asyncio.shield(self._building)
         await app(scope, receive, send)
 
@@ -158,7 +157,7 @@ def _report(building: asyncio.Task[Any]) -> None:
 
 
 def _explain(error: OSError, host: str, port: int) -> str:
-    """Say in one line why listening failed and which setting to change."""
+    """Return one line: why listening failed and which setting to change."""
     where = f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
         return f"cannot listen on {where}: the port is taken; change metrics.port or stop what uses it"
@@ -166,5 +165,5 @@ def _explain(error: OSError, host: str, port: int) -> str:
         return f"cannot listen on {where}: not permitted; use a metrics.port above 1023"
     if isinstance(error, socket.gaierror):
         return f"cannot listen on {where}: metrics.host is no address of this machine"
-    # socket.create_server puts the address into its text once more.
+    # The text of socket.create_server repeats the address.
     return f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}"

@@ -1,6 +1,7 @@
-"""What happens over time: samples of the last fifteen minutes, the event loop's lag, and lines for the log.
+"""Samples of the last fifteen minutes, the event loop's lag, and statistics for the log.
 
-`Metrics` knows totals since the start; here they become rates. The dashboard draws the samples, `events.py` sends them.
+`Metrics` has totals since the start; this module computes rates. `events.py` sends the samples, the dashboard draws
+them.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ __all__ = ["SAMPLES", "SAMPLE_INTERVAL", "Sample", "Statistics", "quantile"]
 
 log = structlog.get_logger(__name__)
 
-# Fifteen minutes, in steps that a person sees as live (s).
+# Fifteen minutes, in steps (s) that look live to a person.
 SAMPLE_INTERVAL = 2.0
 SAMPLES = 450
-# How often the event loop's lag is looked at (s): often enough to see a stall of its p99, rarely enough to be free.
+# Seconds between two measurements of the event loop's lag: often enough to see a stall, rarely enough to cost nothing.
 LAG_INTERVAL = 0.25
 
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
@@ -36,8 +37,8 @@ _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """The service during one interval that ended `at` (seconds since the epoch).
 
-    Counts are of that moment, rates are per second over the interval, times are in seconds, `memory` is resident bytes
-    and `cpu` the share of one core. Times are None where nothing was timed.
+    Counts are those at that moment, and rates are per second over the interval. Times are in seconds, or None if
+    nothing was timed. `memory` is resident bytes, and `cpu` the share of one core.
     """
 
     at: float
@@ -59,7 +60,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Totals(msgspec.Struct, frozen=True):
-    """Everything that only grows, at one moment."""
+    """All totals at one moment."""
 
     opened: int
     closed: dict[str, int]
@@ -76,10 +77,10 @@ class _Totals(msgspec.Struct, frozen=True):
 
 
 class Statistics:
-    """Watch the service while it runs; an async context manager.
+    """Samples the service while it runs; an async context manager.
 
     Args:
-        metrics: what is watched.
+        metrics: the metrics to sample.
         connection_stats_interval, message_stats_interval: seconds between two lines of the log.
         clock: seconds since the epoch.
         timer: seconds, monotonic.
@@ -129,18 +130,18 @@ class Statistics:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def end(self) -> None:
-        """Tell whoever waits for a sample that there will be none."""
+        """End the waits for a sample: there are no more."""
         self._is_over = True
         self._news.set()
 
     async def next_sample(self) -> Sample | None:
-        """Wait for the next sample; None when there will be none, because the service stops."""
+        """Wait for the next sample; return None if the service stops first."""
         if not self._is_over:
             await self._news.wait()
         return None if self._is_over else self.samples[-1]
 
     def sample(self) -> None:
-        """Add a sample of the time since the last one."""
+        """Add a sample for the time since the last one."""
         now, totals, before = self._timer(), self._read(), self._at_sample
         seconds = max(now - self._sampled_at, 1e-3)
         timed = [after - earlier for after, earlier in zip(totals.relay_counts, before.relay_counts, strict=True)]
@@ -170,7 +171,7 @@ class Statistics:
         news.set()
 
     def log_connections(self) -> None:
-        """Write a line about the connections since the last one, if there were any."""
+        """Log a line about the connections since the last line, if there were any."""
         totals, before = self._read(), self._at_connection_line
         self._at_connection_line = totals
         counted = {
@@ -186,7 +187,7 @@ class Statistics:
             log.info("connection statistics", **counted)
 
     def log_messages(self) -> None:
-        """Write a line about the messages since the last one, if there were any."""
+        """Log a line about the messages since the last line, if there were any."""
         totals, before = self._read(), self._at_message_line
         self._at_message_line = totals
         timed = [after - earlier for after, earlier in zip(totals.relay_counts, before.relay_counts, strict=True)]
@@ -203,7 +204,7 @@ class Statistics:
             log.info("message statistics", **counted, relay_p99_ms=None if p99 is None else round(p99 * 1000, 3))
 
     def lagged(self, seconds: float) -> None:
-        """Take note of how late the event loop ran something."""
+        """Record how many seconds late the event loop ran a call."""
         seconds = max(seconds, 0.0)
         self._lag.observe(seconds)
         self._longest_lag = max(self._longest_lag, seconds)
@@ -233,10 +234,10 @@ class Statistics:
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
-    """Return an estimate of the value below which `share` of the observations lie, or None without observations.
+    """Return an estimate of the value below which `share` of the observations lie; None without observations.
 
     Args:
-        bounds, counts: as in `Histogram`: a bucket for each upper bound, and one for what is above all of them.
+        bounds, counts: as in `Histogram`: a bucket for each upper bound, and one for all larger values.
     """
     wanted = sum(counts) * share
     if not wanted:
@@ -246,7 +247,7 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> fl
         if passed + count >= wanted:
             return lower + (upper - lower) * (wanted - passed) / count
         lower, passed = upper, passed + count
-    return lower  # above every bound: nothing better is known
+    return lower  # above every bound; there is no better estimate
 
 
 async def _every(interval: float, duty: Callable[[], None]) -> None:
@@ -259,7 +260,7 @@ async def _every(interval: float, duty: Callable[[], None]) -> None:
 
 
 def _since(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
-    """Return what was counted between two moments, without what was not."""
+    """Return the counts between two moments, without those that are zero."""
     return dict(Counts(now) - Counts(before))
 
 
@@ -272,5 +273,5 @@ def _resident_bytes() -> int:
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * _PAGE_SIZE
-    except OSError:  # no /proc on this system: the most it ever was is better than nothing
+    except OSError:  # no /proc on this system: the peak is better than nothing
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

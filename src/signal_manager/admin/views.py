@@ -1,6 +1,6 @@
-"""What the management interface says of sessions, clients and rooms, and what it takes, as OpenAPI describes them.
+"""The request and response bodies of the management interface; OpenAPI describes them.
 
-`api.py` has the routes. Tokens and their hashes are in none of these.
+`api.py` has the routes. No body contains a token's hash, and only that of a new token contains a token.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 ItemT = TypeVar("ItemT")
 
-# As docs/protocol.md bounds the reason of WEBRTC_ROOM_LEAVE, which members are shown in the same place.
+# The bound of the reason in WEBRTC_ROOM_LEAVE (docs/protocol.md), which members see in the same field.
 _LONGEST_REASON = 256
 _LONGEST_TTL = 3650 * 86400.0  # ten years; the command line has the same bound
 _LONGEST_PATTERN = 256
@@ -46,33 +46,35 @@ Patterns = Annotated[
 
 
 class Failure(BaseModel):
-    """Every error on this port."""
+    """The body of every error on this port."""
 
     error_code: int = Field(description="The HTTP status.")
-    error_message: str = Field(description="What was expected and what came.")
+    error_message: str = Field(description="The expected value and the one received.")
 
 
 class PageOf(BaseModel, Generic[ItemT]):
-    """Part of a list."""
+    """One page of a list."""
 
     items: list[ItemT]
-    next: str | None = Field(description="Send this as `after` for the next page; null on the last one.")
+    next: str | None = Field(description="Send this as `after` to get the next page; null on the last page.")
 
 
 class SessionView(BaseModel):
-    """A client's session, on whatever node it is."""
+    """A client's session on any node."""
 
     session_id: str
     client_id: str
-    instance_id: str | None = Field(description="What the client calls the running copy of itself.")
+    instance_id: str | None = Field(description="The client's id for its running copy.")
     node_id: str = Field(description="The node that holds it.")
     room_id: str | None
-    is_away: bool = Field(description="Whether its connection is lost and it waits for its client to come back.")
+    is_away: bool = Field(description="Whether the connection is lost and the client may still come back.")
     address: str
     framing: str
     encoding: str
-    age: float = Field(description="Seconds since the connection was opened; of an away session, since it began.")
-    received: int = Field(description="Messages from the client.")
+    age: float = Field(
+        description="Seconds since the connection was opened; for an away session, since the client went away."
+    )
+    received: int = Field(description="Number of messages from the client.")
     sent: int = Field(description="Messages to the client.")
 
     @classmethod
@@ -108,12 +110,12 @@ class TrackView(BaseModel):
 
 
 class ClientView(BaseModel):
-    """A client that is connected, on record, or both."""
+    """A client that is connected, has a record, or both."""
 
     client_id: str
-    is_connected: bool = Field(description="Whether it is connected to any node.")
-    is_registered: bool = Field(description="Whether storage has a record of it.")
-    status: str | None = Field(description="What its record says: online or offline.")
+    is_connected: bool = Field(description="Whether the client is connected to any node.")
+    is_registered: bool = Field(description="Whether storage has a record of the client.")
+    status: str | None = Field(description="The status in the record: online or offline.")
     room_id: str | None
     role: str | None
     last_seen_at: Moment
@@ -164,8 +166,8 @@ class RoomView(BaseModel):
 
     room_id: str
     is_active: bool
-    participants: int = Field(description="How many are in it, or were when it closed.")
-    tracks: int = Field(description="How many tracks they publish.")
+    participants: int = Field(description="Number of participants, or their number when the room closed.")
+    tracks: int = Field(description="Number of tracks that the participants publish.")
     max_participants: int | None
     created_at: Moment
     updated_at: Moment
@@ -182,7 +184,7 @@ class RoomView(BaseModel):
             participants=len(room.participants),
             tracks=sum(len(participant.tracks) for participant in room.participants),
             max_participants=room.max_participants,
-            # The original service keeps it there, in milliseconds.
+            # The original service stores it there, in milliseconds.
             created_at=created_at / 1000 if isinstance(created_at, int | float) else None,
             updated_at=room.updated_at,
             closed_at=room.closed_at,
@@ -199,7 +201,7 @@ class ParticipantView(BaseModel):
     media_session_id: str | None
     node_id: str | None
     metadata: dict[str, Any]
-    away: bool = Field(description="Whether nothing comes from it any more, and it is expected back.")
+    away: bool = Field(description="Whether the participant has fallen silent and is expected back.")
     tracks: list[TrackView]
 
     @classmethod
@@ -238,7 +240,7 @@ class RoomDetails(RoomView):
 
 
 class ErrorView(BaseModel):
-    """An ERROR that a client was sent."""
+    """An ERROR that the service sent to a client."""
 
     at: float
     code: int
@@ -256,7 +258,7 @@ class _Asked(BaseModel):
 
 
 class Close(_Asked):
-    """Why a room is closed."""
+    """The body of a request to close a room."""
 
     reason: Annotated[str, Field(min_length=1, max_length=_LONGEST_REASON)] = Field(
         default="closed by an operator", description="Shown to the members."
@@ -264,33 +266,35 @@ class Close(_Asked):
 
 
 class NewMetadata(_Asked):
-    """What shall be said of a room or a participant."""
+    """New metadata of a room or a participant."""
 
-    metadata: dict[str, Any] = Field(description="Takes the place of all that was said before.")
+    metadata: dict[str, Any] = Field(description="Replaces all earlier metadata.")
 
 
 class NewMessage(_Asked):
     """Application data for clients."""
 
-    data: JsonValue = Field(description="What arrives as `signal_data`; text for clients that speak BINARY or TEXT.")
+    data: JsonValue = Field(description="Arrives as `signal_data`; as text for clients that use BINARY or TEXT.")
 
 
 class NewToken(_Asked):
-    """Who a token is for, for how long, and what it allows; whatever is left out is allowed, except `admin`."""
+    """The client, lifetime and grants of a new token. Absent grants allow everything except `admin`."""
 
     client_id: str = Field(description=f"{NAME_RULE}.")
     ttl: Annotated[float, Field(gt=0, le=_LONGEST_TTL)] | None = Field(
-        default=None, description="Seconds; `auth.token_expiry` when left out."
+        default=None, description="Seconds; `auth.token_expiry` when absent."
     )
-    rooms: Patterns = Field(default=None, description="Rooms it opens, as shell-style patterns.")
+    rooms: Patterns = Field(default=None, description="Rooms that the client may enter, as shell-style patterns.")
     roles: Annotated[list[str], Field(max_length=2)] | None = Field(default=None, description='"sender", "receiver".')
-    signal_to: Patterns = Field(default=None, description="Clients it may signal, as shell-style patterns.")
+    signal_to: Patterns = Field(
+        default=None, description="Clients that the client may signal, as shell-style patterns."
+    )
     publish: bool = True
     subscribe: bool = True
     admin: bool = False
 
     def grants(self) -> Grants:
-        """Return what the token allows."""
+        """Return the grants of the token."""
         return Grants(
             rooms=_frozen(self.rooms),
             roles=_frozen(self.roles),
@@ -302,13 +306,13 @@ class NewToken(_Asked):
 
 
 class Done(BaseModel):
-    """How many connections or members an action ended."""
+    """The number of connections or members that an action ended."""
 
     ended: int
 
 
 class Delivered(BaseModel):
-    """How many clients a message was handed to, and how many cannot have it or are not here."""
+    """The number of clients that got a message, and of those that could not."""
 
     delivered: int
     undelivered: int
@@ -323,7 +327,7 @@ class Token(BaseModel):
 
 
 class Version(BaseModel):
-    """What runs here."""
+    """The version, uptime and phase of the service."""
 
     version: str
     node_id: str

@@ -1,1 +1,1 @@
-"""Who a client is."""
+"""Authentication: static keys, signed tokens and client records."""

@@ -1,7 +1,7 @@
-"""Who a client is: static keys and signed tokens (JWT), verified by shared secrets or published keys (see `jwks`).
+"""Authenticates clients by static keys, signed tokens (JWT) or client records.
 
-Every way implements `Authenticator`; the dispatcher asks it at CONNECT and for each request that carries a token of its
-own. Tokens never reach an error message or a log line.
+Shared secrets or published keys (`jwks.py`) verify signed tokens. Every class here implements `Authenticator`. The
+service calls it at CONNECT and for each request with a token. Tokens never appear in errors or log lines.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ __all__ = [
     "issue_token",
 ]
 
-# Seconds by which the signer's clock and this service's may differ: RFC 7519, section 4.1.4, allows a few minutes.
+# Seconds by which the clocks of signer and service may differ. RFC 7519, section 4.1.4, allows a few minutes.
 DEFAULT_LEEWAY = 60.0
-MAX_TOKEN_BYTES = 16_384  # a real token is below 4 KiB; larger ones cost hashing and parsing before they fail
-MAX_EXPIRY = 2**53  # above it, seconds are no longer whole in a float and dates do not exist
+MAX_TOKEN_BYTES = 16_384  # a real token is below 4 KiB; hashing and parsing a larger one costs time before it fails
+MAX_EXPIRY = 2**53  # beyond it, a float cannot hold whole seconds, and there are no such dates
 REFUSED = "the client id or the token is wrong"
 
 Clock = Callable[[], float]
@@ -61,26 +61,26 @@ class Authenticator(Protocol):
     """Checks one client's credentials."""
 
     async def authenticate(self, client_id: ClientId, token: str) -> Identity:
-        """Return who the client is and what it may do.
+        """Return the client's identity and what it may do.
 
-        May be cancelled at any time.
+        The call may be cancelled at any time.
 
         Raises:
-            AuthenticationError: the credentials are wrong; which part of them is told only to the owner of a token
-                whose signature is right.
-            UnavailableError: they cannot be checked now, and trying again later makes sense.
+            AuthenticationError: the credentials are wrong. The message says which part only if the token's signature is
+                valid.
+            UnavailableError: the credentials cannot be checked now; a later attempt may succeed.
         """
         ...
 
 
 class FirstOf:
-    """Ask several authenticators in order; the first that knows the client wins, the last one's refusal counts."""
+    """Ask several authenticators in order; return the first identity, or raise the last error."""
 
     def __init__(self, *authenticators: Authenticator) -> None:
         self._authenticators = authenticators
 
     async def authenticate(self, client_id: ClientId, token: str) -> Identity:
-        """See `Authenticator.authenticate`."""
+        """Return the identity from the first authenticator that accepts the client."""
         refusal = AuthenticationError(REFUSED)
         for authenticator in self._authenticators:
             try:
@@ -91,23 +91,23 @@ class FirstOf:
 
 
 class OnThisMachineAlone:
-    """Refuse everybody, in a service whose credentials are all published."""
+    """Refuse every client from other machines, for a service with only the published default credentials."""
 
     async def authenticate(self, client_id: ClientId, token: str) -> Identity:
-        """See `Authenticator.authenticate`."""
+        """Raise AuthenticationError, with the setting to change."""
         raise AuthenticationError(
             "the credentials that come with the service are good on its machine alone: set auth.token_secret"
         )
 
 
 class StaticKeys:
-    """Accept fixed pairs of client id and token, which never expire and allow everything but administration.
+    """Accept fixed pairs of client id and token, which never expire and allow everything except administration.
 
     Args:
-        keys: each "client_id:token"; the token may hold colons. A client named twice has two valid tokens.
+        keys: entries "client_id:token"; the token may contain colons. A client with two entries has two valid tokens.
 
     Raises:
-        ConfigurationError: an entry is malformed; the message gives its position only.
+        ConfigurationError: an entry is malformed. The message gives only its position.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
@@ -119,7 +119,7 @@ class StaticKeys:
             self._digests.setdefault(client_id, []).append(_digest(token))
 
     async def authenticate(self, client_id: ClientId, token: str) -> Identity:
-        """See `Authenticator.authenticate`; takes the same time for an unknown client as for a wrong token."""
+        """Return the client's identity, in equal time for an unknown client and for a wrong token."""
         if len(token) > MAX_TOKEN_BYTES:
             raise AuthenticationError(REFUSED)
         digest = _digest(token)
@@ -136,14 +136,14 @@ def _digest(token: str) -> bytes:
 
 
 _NO_TOKEN = "sha256:" + "0" * 64
-_NOBODY = [b"\0" * sha256().digest_size]  # no token is known to have this digest
+_NOBODY = [b"\0" * sha256().digest_size]  # a digest that no known token has
 
 
 FindClient = Callable[[ClientId], Awaitable[ClientRecord | None]]
 
 
 class RewriteToken(Protocol):
-    """Replaces the token of a client's record; storage writes its hash."""
+    """Replaces the token of a client's record. Storage stores its hash."""
 
     async def __call__(self, client_id: ClientId, *, auth_token: str) -> object:
         """Write the token."""
@@ -151,11 +151,11 @@ class RewriteToken(Protocol):
 
 
 class StoredClients:
-    """Accept the clients that storage holds a record of, each by the token of its record.
+    """Accept clients that have a record in storage, by the token of that record.
 
     Args:
         find: returns a client's record, or None.
-        rewrite: replaces a token that an operator has provisioned in clear by its hash.
+        rewrite: replaces a token in clear, which an operator provisioned, by its hash.
         clock: seconds since the epoch.
     """
 
@@ -165,10 +165,10 @@ class StoredClients:
         self._clock = clock
 
     async def authenticate(self, client_id: ClientId, token: str) -> Identity:
-        """See `Authenticator.authenticate`; UnavailableError when storage does not answer."""
+        """Return the client's identity; raise UnavailableError if storage does not answer."""
         record = await self._find(client_id) if is_valid_name(client_id) else None
         expected = record.auth_token if record is not None else ""
-        # An unknown client costs the same comparison as a known one.
+        # An unknown client takes the same comparison as a known one.
         if not token_matches(expected or _NO_TOKEN, token) or record is None or not expected:
             raise AuthenticationError(REFUSED)
         if record.expires_at is not None and record.expires_at <= self._clock():
@@ -185,7 +185,7 @@ class PublicKeys(Protocol):
         """Return the key called `kid` for `algorithm` (without a `kid`: the only key for it), or None.
 
         Raises:
-            UnavailableError: no keys were ever received.
+            UnavailableError: no keys have been received since the start.
         """
         ...
 
@@ -193,21 +193,21 @@ class PublicKeys(Protocol):
 class SignedTokens:
     """Accept JSON Web Tokens (RFC 7519): `sub` is the client's id, `exp` is required, the grants are claims.
 
-    HS256 is verified by the secrets only and RS256 and ES256 by the published keys only, so that no public key can ever
-    pass for a secret (RFC 8725, section 3.1).
+    Only secrets verify HS256, and only published keys verify RS256 and ES256, so a public key cannot pass for a secret
+    (RFC 8725, section 3.1).
 
     Args:
         secret: verifies HS256 tokens.
-        previous_secrets: also accepted, while clients move to tokens of a new secret.
-        algorithms: which of HS256, RS256 and ES256 are accepted.
-        audience: must be in `aud`; when empty, a token with an `aud` is for somebody else and refused (section 4.1.3).
-        issuer: must be `iss`; when empty, any.
+        previous_secrets: also accepted, while clients move to tokens of the new secret.
+        algorithms: the accepted ones of HS256, RS256 and ES256.
+        audience: must be in `aud`. When empty, a token with an `aud` is refused (section 4.1.3).
+        issuer: must equal `iss`. When empty, every issuer is accepted.
         keys: verifies RS256 and ES256 tokens.
         leeway: seconds by which `exp`, `nbf` and `iat` may be off.
         clock: seconds since the epoch.
 
     Raises:
-        ConfigurationError: the algorithms cannot be verified with what was given.
+        ConfigurationError: there is no key or secret for one of the algorithms.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class SignedTokens:
         self._clock = clock
 
     async def authenticate(self, client_id: ClientId, token: str) -> Identity:
-        """See `Authenticator.authenticate`."""
+        """Return the identity in a token with a valid signature and valid claims."""
         claims = await self._verify(token)
         refusals = _refusals(
             claims, now=self._clock(), leeway=self._leeway, audience=self._audience, issuer=self._issuer
@@ -260,7 +260,7 @@ class SignedTokens:
 
 
 class _AnyLengthHmac(HMACAlgorithm):
-    """HS256 without PyJWT's warning per call about short secrets: `config.weak_secrets` says it once, at start."""
+    """HS256 without PyJWT's warning about short secrets at each call; the service warns once at its start."""
 
     def check_key_length(self, key: bytes) -> str | None:
         return None
@@ -282,17 +282,17 @@ def _checked_secret(secret: str) -> str:
 
 
 def _header(token: str) -> dict[str, Any] | None:
-    """Return the token's unverified header, or None for what is no token."""
+    """Return the token's unverified header, or None if the text is no token."""
     if len(token) > MAX_TOKEN_BYTES or not token.isascii():
         return None
-    # A deeply nested header ends in RecursionError, an endless number in a plain ValueError.
+    # A deeply nested header raises RecursionError, a very long number a plain ValueError.
     with suppress(jwt.PyJWTError, RecursionError, ValueError):
         return _JWS.get_unverified_header(token)
     return None
 
 
 class _Verified(NamedTuple):
-    position: int  # of the key that fits
+    position: int  # of the key that verifies the token
     claims: dict[str, Any]
 
 
@@ -307,7 +307,7 @@ def _verified(token: str, algorithm: str, keys: Sequence[str | jwt.PyJWK]) -> _V
 def _refusals(
     claims: Mapping[str, Any], *, now: float, leeway: float, audience: str, issuer: str
 ) -> list[AuthenticationError]:
-    """Return why a token with a right signature is refused, the weightiest first; an empty list accepts it."""
+    """Return why a token with a valid signature is refused, the most important reason first; [] accepts it."""
     expires_at, not_before, issued_at = (_seconds(claims, name) for name in ("exp", "nbf", "iat"))
     refusals = []
     if not isinstance(claims.get("sub"), str):
@@ -337,7 +337,7 @@ def _refusals(
 
 
 def _span(seconds: float) -> str:
-    """Return a length of time as a person says it."""
+    """Return a length of time in words, such as "3 min"."""
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
@@ -345,7 +345,7 @@ def _span(seconds: float) -> str:
 
 
 def _clock_says(now: float) -> str:
-    """Return the words that let the owner of a token find out whose clock is wrong."""
+    """Return the service's time as text, so that a token's owner can see which clock is wrong."""
     return f"; this service's clock says {datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
@@ -366,7 +366,7 @@ def _grants(claims: Mapping[str, Any]) -> Grants:
     given = {name: claims[name] for name in Grants.__struct_fields__ if name in claims}
     try:
         if None in given.values():
-            # Grants reads None as "everything": a signer that lost a list must not give more than it meant.
+            # In Grants None allows everything. A claim of null must not grant more than its signer meant.
             raise msgspec.ValidationError("a grant is null")
         return msgspec.convert(given, Grants)
     except msgspec.ValidationError:
@@ -389,7 +389,7 @@ def issue_token(
     """Return an HS256 token for `client_id` that lives `ttl` seconds from `now` (seconds since the epoch).
 
     Raises:
-        ValueError: the client id is not one, or the lifetime is not positive.
+        ValueError: the client id is invalid, or the lifetime is not positive.
         ConfigurationError: the secret cannot sign.
     """
     if not is_valid_name(client_id):
@@ -410,7 +410,7 @@ def issue_token(
 
 
 class TokenReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a token says and whether it would be accepted; times are seconds since the epoch."""
+    """The content of a token, and whether the service accepts it; times are seconds since the epoch."""
 
     signature: Signature
     algorithm: str | None = None
@@ -434,9 +434,9 @@ def inspect_token(
     leeway: float = DEFAULT_LEEWAY,
     now: float,
 ) -> TokenReport:
-    """Explain a token to whoever operates the service; anything at all may be given as `token`.
+    """Explain a token to an operator; `token` may be any text.
 
-    The arguments are those of `SignedTokens`; the signatures of published keys are not checked.
+    The arguments are those of `SignedTokens`. Signatures by published keys are not checked.
     """
     header = _header(token)
     claims = _unverified_claims(token) if header else None

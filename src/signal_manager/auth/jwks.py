@@ -1,6 +1,6 @@
-"""The public keys that an identity provider publishes at a URL (JWKS, RFC 7517), kept at hand and fresh.
+"""Fetches the public keys that an identity provider publishes at a URL (JWKS, RFC 7517), and keeps them fresh.
 
-Implements `auth.PublicKeys`; the composition root opens it and hands it to `auth.SignedTokens`.
+`JwksKeys` implements `authenticators.PublicKeys`. The composition root opens it and passes it to `SignedTokens`.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from signal_manager.errors import UnavailableError
 __all__ = ["JwksKeys"]
 
 MAX_JWKS_BYTES = 262_144  # providers publish a handful of keys of about 1 KiB
-REFRESH_INTERVAL = 300.0  # s; RFC 7517 names none, providers announce new keys hours before they use them
-COOLDOWN = 5.0  # s between two requests, however many tokens name unknown keys
-TIMEOUT = 5.0  # s for one whole request, so that a CONNECT waiting for it stays within its own limit
+REFRESH_INTERVAL = 300.0  # s; RFC 7517 gives none; providers publish new keys hours before they use them
+COOLDOWN = 5.0  # s between two requests, even if many tokens name unknown keys
+TIMEOUT = 5.0  # s for one whole request, so that a CONNECT that waits for it keeps its own limit
 
 log = structlog.get_logger(__name__)
 
 
 class JwksKeys:
-    """Public keys fetched from a URL (RFC 7517), fetched again regularly and when a token names an unknown one.
+    """Public keys from a URL (RFC 7517), fetched regularly and when a token names an unknown key.
 
-    An async context manager. The service starts and goes on while the URL fails: the last good keys stay, and without
-    any `find` raises UnavailableError.
+    An async context manager. The service starts and keeps running while the URL fails: the last good keys stay, and
+    `find` raises UnavailableError if there are none.
 
     Args:
         url: where the key set is published.
         refresh_interval: seconds between two regular requests.
-        cooldown: least seconds between two requests caused by unknown keys.
+        cooldown: the fewest seconds between two requests for unknown keys.
         timeout: seconds for one whole request.
-        clock: seconds that only grow, for the cooldown.
+        clock: monotonic seconds, for the cooldown.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class JwksKeys:
         self._client = httpx.AsyncClient()
         self._keys: list[jwt.PyJWK] = []
         self._asked_at = -math.inf  # when the last request ended
-        self._request: asyncio.Task[None] | None = None  # shared by everyone who waits for it
+        self._request: asyncio.Task[None] | None = None  # shared by all callers that wait for it
         self._schedule: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -80,10 +80,14 @@ class JwksKeys:
         await self._client.aclose()
 
     async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
-        """See `PublicKeys.find`; may wait for one request."""
+        """Return the key called `kid` for `algorithm`, or None; may wait for one request.
+
+        Raises:
+            UnavailableError: no keys have been received since the start.
+        """
         key = self._known(kid, algorithm)
         if key is None and (self._is_requesting() or self._clock() - self._asked_at >= self._cooldown):
-            # Shielded: a client that hangs up must not end the request that others wait for.
+            # Shielded, so that a cancelled caller does not end the request that others wait for.
             await asyncio.shield(self._shared_request())
             key = self._known(kid, algorithm)
         if not self._keys:
@@ -130,7 +134,7 @@ class JwksKeys:
 
 
 class _UnusableKeySetError(Exception):
-    """The answer is no key set; the message is ours, hence fit for the log."""
+    """The response is no key set. The message is this module's own, so the log may show it."""
 
 
 class _KeySet(msgspec.Struct):
@@ -149,12 +153,12 @@ def _public_keys(body: bytes) -> list[jwt.PyJWK]:
 
 
 def _public_key(entry: dict[str, Any]) -> jwt.PyJWK | None:
-    # A shared secret ("oct") has no business in a published set, and a key for encryption must not verify.
+    # A shared secret ("oct") must not be published, and a key for encryption must not verify.
     if entry.get("kty") not in {"RSA", "EC"} or entry.get("use", "sig") != "sig":
         return None
     try:
         key = jwt.PyJWK(entry)
     except (jwt.PyJWTError, AttributeError, TypeError, ValueError):
-        return None  # one malformed entry does not spoil the others
+        return None  # one malformed entry does not affect the others
     is_long_enough = key.Algorithm.check_key_length(key.key) is None
     return key if key.algorithm_name in {"RS256", "ES256"} and is_long_enough else None
