@@ -72,7 +72,7 @@ class SessionView(BaseModel):
     framing: str
     encoding: str
     age: float = Field(
-        description="Seconds since the connection was opened; for an away session, since the client went away."
+        description="Seconds since the connection was opened; for an away session, since the session began."
     )
     received: int = Field(description="Number of messages from the client.")
     sent: int = Field(description="Messages to the client.")

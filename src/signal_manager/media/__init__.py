@@ -1,1 +1,1 @@
-"""Media: what rooms need from an SFU, the adapters that give it, and the order in which a session may be asked."""
+"""Media: the interface to an SFU, its adapters, and the order of operations on a media session."""

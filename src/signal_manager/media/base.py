@@ -1,8 +1,8 @@
-"""What a room needs from media, in product words: the promises that every media backend keeps.
+"""The promises of a media backend: what rooms need from an SFU.
 
-`cloudflare.py` keeps them over HTTP, for Cloudflare Realtime and for the local SFU alike; `negotiation.py` stands in
-front of a backend and gives it one call at a time. One contract suite, tests/contracts/media_contract.py, holds every
-adapter to this page.
+`cloudflare.py` implements them over HTTP, for Cloudflare Realtime and for the local SFU. `negotiation.py` gives a
+backend one call at a time for each session. One contract suite, tests/contracts/media_contract.py, holds every adapter
+to this page.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ __all__ = [
 
 MediaSessionId = NewType("MediaSessionId", str)
 
-# In the ledger, the mid that stands for whatever else a session may hold, known to the service or not.
+# In the ledger, this mid stands for everything else that a session may hold, even unknown to the service.
 WHOLE_SESSION = ""
 
 
 class Simulcast(msgspec.Struct, frozen=True, kw_only=True):
-    """Which layer of a simulcast track a subscriber wants; with both orders "none" nothing switches by itself."""
+    """The simulcast layer that a subscriber wants; with both orders "none" the SFU never switches by itself."""
 
     preferred_rid: str
     priority_ordering: Literal["none", "asciibetical"] = "none"
@@ -55,14 +55,14 @@ class Simulcast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LocalTrack(msgspec.Struct, frozen=True, kw_only=True):
-    """A track that the session publishes: the m-section of its offer, and the name others pull it by."""
+    """A track that the session publishes: the mid of its m-section, and the name by which others pull it."""
 
     mid: str
     track_name: str
 
 
 class RemoteTrack(msgspec.Struct, frozen=True, kw_only=True):
-    """A track of another session to pull; with `mid`, into a transceiver that this session already has."""
+    """A track of another session to pull; `mid` names an existing transceiver to reuse."""
 
     session_id: MediaSessionId
     track_name: str
@@ -80,13 +80,13 @@ class TrackUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ItemError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why one item of a request failed while others may have succeeded; `error_code` is a key of `errors.FAULTS`."""
+    """Why one item of a request failed; other items may have succeeded. `error_code` is a key of `errors.FAULTS`."""
 
     error_code: str
     message: str
 
     def as_fault(self) -> MediaFault:
-        """Return the error that the whole request would have failed with."""
+        """Return the error of a whole request that fails for this reason."""
         return FAULTS.get(self.error_code, SfuRefusedError)(self.message)
 
     @property
@@ -96,12 +96,12 @@ class ItemError(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_already_closed(self) -> bool:
-        """Tell whether the item is what it was to become."""
+        """Tell whether the item failed to close because it is closed already."""
         return self.error_code == "close_track_error"
 
 
 class TrackResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One track of a request, in the order of the request where the backend keeps it; `mid` is "" when it failed."""
+    """The result for one track; `mid` is "" if it failed. The order is the request's if the backend keeps it."""
 
     mid: str = ""
     track_name: str = ""
@@ -110,14 +110,14 @@ class TrackResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """The SFU's answer to an offer; `answer_sdp` is None only when every track failed."""
+    """The SFU's answer to an offer; `answer_sdp` is None only if every track failed."""
 
     tracks: tuple[TrackResult, ...]
     answer_sdp: str | None = None
 
 
 class Pulled(msgspec.Struct, frozen=True, kw_only=True):
-    """The SFU's offer for pulled tracks; no offer when every track failed or reused a transceiver."""
+    """The SFU's offer for pulled tracks; there is none if every track failed or reused a transceiver."""
 
     tracks: tuple[TrackResult, ...]
     offer_sdp: str | None = None
@@ -125,16 +125,16 @@ class Pulled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClosedTracks(msgspec.Struct, frozen=True, kw_only=True):
-    """What was closed; `answer_sdp` belongs to the offer that came with the request, and must be applied."""
+    """The closed tracks; the client must apply `answer_sdp`, the answer to the offer in the request."""
 
     tracks: tuple[TrackResult, ...]
     answer_sdp: str | None = None
 
 
 class DataChannel(msgspec.Struct, frozen=True, kw_only=True):
-    """A data channel to publish ("local") or subscribe to ("remote", which names the publisher's session).
+    """A data channel to publish ("local") or subscribe to ("remote", with the publisher's session).
 
-    `max_packet_life_time` is in ms and excludes `max_retransmits`; a subscriber mirrors its publisher's choice.
+    `max_packet_life_time` is in ms and excludes `max_retransmits`. A subscriber repeats its publisher's choice.
     """
 
     location: Literal["local", "remote"]
@@ -156,7 +156,7 @@ class ChannelUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One data channel of a request; the client opens it with `negotiated: true` and `id`, None when it failed."""
+    """The result for one data channel: the client opens it with `negotiated: true` and `id`; None if it failed."""
 
     data_channel_name: str = ""
     id: int | None = None
@@ -166,7 +166,7 @@ class ChannelResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EstablishedChannels(msgspec.Struct, frozen=True, kw_only=True):
-    """The transport for data channels: the SFU's offer to answer, or its answer to the offer that came."""
+    """The SFU's offer for the transport of data channels, or its answer to the client's offer."""
 
     channel: ChannelResult
     offer_sdp: str | None = None
@@ -182,18 +182,18 @@ class IceServer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     credential: str | None = None
 
     def __repr__(self) -> str:
-        return f"IceServer(urls={self.urls!r})"  # a credential that is logged is a credential given away
+        return f"IceServer(urls={self.urls!r})"  # keeps the credential out of logs
 
 
 class IceServers(msgspec.Struct, frozen=True, kw_only=True):
-    """STUN and TURN servers; `expires_at` is in seconds since the epoch, None when nothing in them expires."""
+    """STUN and TURN servers; `expires_at` is in seconds since the epoch, or None if nothing expires."""
 
     servers: tuple[IceServer, ...]
     expires_at: float | None = None
 
 
 class TrackState(msgspec.Struct, frozen=True, kw_only=True):
-    """A track as the SFU sees it; an inactive one moves no media now, and may do so again."""
+    """A track as the SFU sees it. An inactive track carries no media now and may become active again."""
 
     mid: str
     track_name: str
@@ -220,23 +220,23 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MediaBackend(Protocol):
-    """An SFU: sessions are single peer connections, tracks are found by (publisher's session, track name).
+    """An SFU. A session is one peer connection; its publisher's session and its name identify a track.
 
-    **Order.** Calls that change a session must not overlap, and after an SFU's offer nothing but its answer may come;
-    `Negotiation` sees to that. Calls for different sessions are independent.
+    **Order.** Calls that change a session must not overlap. After an offer of the SFU the next call is its answer.
+    `Negotiation` enforces both. Calls for different sessions are independent.
 
-    **Atomic?** No. A request of several items may fail in part: failed items carry `error`, the others hold, and the
-    mids that came back must be kept for closing. A call that raises has changed nothing, unless the error's `after` is
-    `After.REPLACE`: then nobody knows, and the session must be given up and swept.
+    **No atomicity.** A request may fail in part: failed items carry `error`, the others take effect, and the caller
+    must keep their mids for closing. A call that raises has changed nothing, unless the error's `after` is
+    `After.REPLACE`: then the state of the session is unknown, and the caller must give it up and sweep it.
 
     **Retries.** The backend itself repeats only `close_tracks`, `close_channels` and `session_state`, a bounded number
-    of times. A caller may repeat a call that raised an error with `After.TRY_LATER`, and no other.
+    of times. A caller may repeat a call only if its error has `After.TRY_LATER`.
 
-    **Cancellation** of a call that changes a session is like a lost answer: it may have been carried out.
+    **Cancellation** of a call that changes a session is like a lost reply: the SFU may have carried the call out.
 
-    **Errors.** Every method raises only `SignalManagerError`s: a `MediaFault` of `media/errors.py` from the SFU, and
-    `InvalidRequestError` for arguments that cannot be sent. Any call on a session may raise `SessionGoneError`. Every
-    call is bounded in time by the adapter.
+    **Errors.** Every method raises only `SignalManagerError`s: a `MediaFault` of `media/errors.py` for an error of the
+    SFU, and `InvalidRequestError` for arguments that cannot be sent. Any call on a session may raise
+    `SessionGoneError`. The adapter limits the time of every call.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -246,100 +246,103 @@ class MediaBackend(Protocol):
     ) -> None: ...
 
     async def validate_credentials(self) -> None:
-        """Make one harmless call that proves app id and secret; raises CredentialsRefusedError or AppNotFoundError."""
+        """Check app id and secret with one harmless call; raise CredentialsRefusedError or AppNotFoundError."""
         ...
 
     async def open_session(self, *, correlation_id: str | None = None) -> MediaSessionId:
-        """Open a session without transport; do it just before negotiating, because an unused one expires.
+        """Open a session without transport. Call it just before negotiating, because an unused session expires.
 
-        There is no call to delete a session: it ends when its connection does. `correlation_id` is a label for the
-        SFU's own diagnostics. An id lost with its answer needs no cleaning up, since that session holds nothing.
+        No call deletes a session: it ends with its connection. `correlation_id` is a label for the SFU's diagnostics.
+        If the reply is lost, nothing needs cleaning up, because the session is empty.
         """
         ...
 
     async def publish(self, session_id: MediaSessionId, offer_sdp: str, tracks: Sequence[LocalTrack] = ()) -> Published:
-        """Publish the offer's m-sections as `tracks`; without tracks the SFU takes every new one and names it.
+        """Publish the offer's m-sections as `tracks`; without `tracks` the SFU publishes and names every new one.
 
-        Nothing is to be answered: the client applies `answer_sdp`. A further call before it did may raise
-        SessionNotReadyError. Raises InvalidSessionDescriptionError for SDP the SFU cannot use.
+        The client applies `answer_sdp`. Another call before that may raise SessionNotReadyError.
+
+        Raises:
+            InvalidSessionDescriptionError: the SFU cannot use the SDP.
         """
         ...
 
     async def pull(self, session_id: MediaSessionId, tracks: Sequence[RemoteTrack]) -> Pulled:
-        """Subscribe to tracks of other sessions; with `requires_renegotiation` the client's answer must follow.
+        """Subscribe to tracks of other sessions. If `requires_renegotiation` is true, the client's answer must follow.
 
-        Not idempotent: a repeated pull may subscribe twice. Items fail with `not_found_track_error` or
-        `empty_track_error` (after a wait of several seconds) while the publisher is not sending yet.
+        Not idempotent: a repeated pull may subscribe twice. While the publisher is not sending yet, items fail with
+        `not_found_track_error` or, after several seconds, with `empty_track_error`.
         """
         ...
 
     async def answer(self, session_id: MediaSessionId, answer_sdp: str) -> None:
-        """Answer the SFU's last offer, once; a second answer may fail although the first was accepted.
+        """Answer the SFU's last offer, once. A second answer may fail although the first was accepted.
 
-        Raises InvalidSessionDescriptionError for SDP that does not fit the offer, which then still waits.
+        Raises:
+            InvalidSessionDescriptionError: the SDP does not match the offer, which still waits for an answer.
         """
         ...
 
     async def close_tracks(
         self, session_id: MediaSessionId, mids: Sequence[str], *, offer_sdp: str | None = None
     ) -> ClosedTracks:
-        """Stop published or pulled tracks: at once without an offer, else by negotiation.
+        """Close published or pulled tracks: at once without an offer, otherwise by negotiation.
 
-        May be repeated. A mid that is not there fails with `close_track_error`, which is as good as success.
+        The call may be repeated. A missing mid fails with `close_track_error`, which means success.
         """
         ...
 
     async def update_tracks(
         self, session_id: MediaSessionId, updates: Sequence[TrackUpdate]
     ) -> tuple[TrackResult, ...]:
-        """Switch layer or source of pulled tracks, without SDP; items fail with `update_track_error`."""
+        """Change the layer or source of pulled tracks, without SDP; items fail with `update_track_error`."""
         ...
 
     async def establish_channels(
         self, session_id: MediaSessionId, *, offer_sdp: str | None = None
     ) -> EstablishedChannels:
-        """Negotiate the transport for data channels, once in a session's life; a repetition is refused.
+        """Negotiate the transport for data channels, once per session; the SFU refuses a repetition.
 
-        Not needed when the first published offer had an application m-section.
+        Not needed if the first published offer has an application m-section.
         """
         ...
 
     async def open_channels(
         self, session_id: MediaSessionId, channels: Sequence[DataChannel]
     ) -> tuple[ChannelResult, ...]:
-        """Publish or subscribe to data channels; items fail with `repeated_local_track_error` for a taken name."""
+        """Publish or subscribe to data channels; an item with a taken name fails with `repeated_local_track_error`."""
         ...
 
     async def update_channels(
         self, session_id: MediaSessionId, updates: Sequence[ChannelUpdate]
     ) -> tuple[ChannelResult, ...]:
-        """Grant or take back the right to reply; granting it moves it away from its present holder."""
+        """Grant or revoke the right to reply. Granting it takes it from its present holder."""
         ...
 
     async def close_channels(self, session_id: MediaSessionId, ids: Sequence[int]) -> tuple[ChannelResult, ...]:
-        """Close data channels by id, without SDP. May be repeated."""
+        """Close data channels by id, without SDP. The call may be repeated."""
         ...
 
     async def session_state(self, session_id: MediaSessionId) -> SessionState:
-        """Return what the SFU holds for a session; raises SessionGoneError when it holds nothing any more."""
+        """Return the tracks and data channels of a session; raise SessionGoneError if the session has ended."""
         ...
 
     async def ice_servers(self) -> IceServers:
-        """Return STUN and, where configured, freshly made TURN servers that expire."""
+        """Return STUN servers and, if configured, TURN servers with new credentials that expire."""
         ...
 
 
 class Ledger(Protocol):
-    """Where every mid and session that the service ever caused is kept until its closing is confirmed.
+    """Records every mid and session that the service created, until its closing is confirmed.
 
-    `storage` keeps one that survives a crash. An entry is on disk when the call returns; writing or removing an entry
-    twice is the same as once. A mid of `WHOLE_SESSION` is the entry of the session itself.
+    The ledger in `storage` survives a crash. When a call returns, its entries are on disk. Writing or removing an entry
+    twice is the same as once. The mid `WHOLE_SESSION` stands for the session itself.
     """
 
     async def caused(self, session_id: MediaSessionId, *mids: str) -> None:
-        """Remember that these mids of a session must be closed some day: all of them, or none and an error."""
+        """Record that these mids of a session must be closed some day; record all of them, or none and raise."""
         ...
 
     async def closed(self, session_id: MediaSessionId, *mids: str) -> None:
-        """Forget these mids of a session: their closing was confirmed."""
+        """Remove these mids of a session, whose closing is confirmed."""
         ...

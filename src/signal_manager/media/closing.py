@@ -1,7 +1,7 @@
-"""Closing what given-up media sessions left behind, until the SFU confirms it: nothing is left running.
+"""Closes tracks and channels of given-up media sessions until the SFU confirms it, so that nothing keeps running.
 
-`Closings` is the pure part: what is to be closed, when it is next tried, and when it is done. `Closer` carries that out
-on a `MediaBackend` and tells the `Ledger`; one serves all participants. What a crash interrupts is still in the ledger.
+`Closings` is the pure part: it knows what to close, when to try again, and when it is done. `Closer` makes the calls to
+a `MediaBackend` and updates the `Ledger`; one serves all participants. The ledger still has what a crash interrupts.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
 
-# Between attempts in seconds: an SFU that is down for long is not asked more often than this about each session.
+# Seconds between attempts, per session, while an SFU is down for long.
 LONGEST_PAUSE = 60.0
-# A call whose reply was lost may still be carried out: the SFU waits up to 5 s for a transport and 8 s for packets.
+# The SFU may still carry out a call whose reply was lost: it waits up to 5 s for a transport and 8 s for packets.
 SETTLING_TIME = 30.0
-# As many as one request may carry.
+# The most mids in one request.
 CHUNK = 64
 
 
 class Closing(msgspec.Struct, frozen=True):
-    """One attempt: close these mids, and with `sweep` whatever else the session is found to hold."""
+    """One attempt: close these mids, and with `sweep` everything else that the session holds."""
 
     session_id: MediaSessionId
     mids: frozenset[str]
     sweep: bool
-    settles_at: float  # before this, a sweep that found nothing proves nothing
-    version: int  # of what was known when the attempt began
+    settles_at: float  # a sweep before this time proves nothing, even if it finds nothing
+    version: int  # of the entry when the attempt began
 
 
 class _Entry(msgspec.Struct):
@@ -51,18 +51,18 @@ class _Entry(msgspec.Struct):
     sweep: bool = False
     settles_at: float = 0.0
     failures: int = 0
-    version: int = 0  # counts what was added, so that an attempt confirms only what it knew of
+    version: int = 0  # counts additions, so that an attempt confirms only what it knew
     is_running: bool = False
-    is_settling: bool = False  # closed as far as could be seen; it only waits to be looked at once more
+    is_settling: bool = False  # everything visible is closed; only one more look is left
 
 
 class Closings:
-    """Remember what is to be closed and say when; time comes in as `now`, in seconds of any one clock.
+    """Schedules what to close; `now` is in seconds of any one clock.
 
     Args:
-        parallel: attempts that may run at once.
-        capacity: sessions remembered at once; more are left to the ledger and whoever reads it.
-        first_pause: seconds after a first failure; it doubles up to LONGEST_PAUSE.
+        parallel: the most attempts at once.
+        capacity: the most sessions at once; the ledger's regular clean-up closes others.
+        first_pause: seconds after the first failure; the pause doubles up to LONGEST_PAUSE.
         settling_time: seconds for which a sweep of an unsettled session proves nothing.
         jitter: returns numbers from 0 to 1, which shorten pauses by up to half.
     """
@@ -89,7 +89,7 @@ class Closings:
 
     @property
     def is_attended(self) -> bool:
-        """Tell whether nothing is left but to look again at sessions that are not settled yet."""
+        """Tell whether only second looks at unsettled sessions are left."""
         return all(entry.is_settling for entry in self._entries.values())
 
     def add(
@@ -101,7 +101,7 @@ class Closings:
         sweep: bool = False,
         is_unsettled: bool = False,
     ) -> bool:
-        """Remember something to close, due at once; returns False when there is no room left."""
+        """Add mids to close at once; return False if there is no room for another session."""
         entry = self._entries.get(session_id)
         if entry is None:
             if len(self._entries) >= self._capacity:
@@ -117,7 +117,7 @@ class Closings:
         return True
 
     def due(self, now: float) -> list[Closing]:
-        """Return the attempts to begin now; each is to be reported by `confirmed` or `failed`."""
+        """Return the attempts to start now; report each with `confirmed` or `failed`."""
         begun = []
         for session_id, entry in self._entries.items():
             if self._running >= self._parallel:
@@ -129,9 +129,9 @@ class Closings:
         return begun
 
     def confirmed(self, closing: Closing, now: float, *, is_gone: bool = False) -> None:
-        """Report that everything the attempt was for is closed.
+        """Report that everything in the attempt is closed.
 
-        A session that is gone needs no settling: nothing can be carried out there any more.
+        A session that is gone needs no second look, because no call can take effect there.
         """
         entry = self._end(closing)
         entry.failures = 0
@@ -145,16 +145,16 @@ class Closings:
             del self._entries[closing.session_id]
 
     def failed(self, closing: Closing, now: float) -> None:
-        """Report that something could not be confirmed; the whole is tried again later."""
+        """Report that the SFU did not confirm everything; the whole attempt is repeated later."""
         entry = self._end(closing)
         pause: float = min(LONGEST_PAUSE, self._first_pause * 2 ** min(entry.failures, 10))
         entry.failures += 1
         entry.due_at = now + pause * (1 - self._jitter() / 2)
 
     def next_deadline(self) -> float | None:
-        """Return when `due` has something to begin, if nothing else happens before; None for never."""
+        """Return when to call `due` next if nothing else happens; None for never."""
         if self._running >= self._parallel:
-            return None  # the end of an attempt is what matters next
+            return None  # the next event is the end of an attempt
         return min((entry.due_at for entry in self._entries.values() if not entry.is_running), default=None)
 
     def _end(self, closing: Closing) -> _Entry:
@@ -165,10 +165,10 @@ class Closings:
 
 
 class Closer:
-    """Close what is handed over in the background, with retries, until it is confirmed.
+    """Closes mids in the background and retries until the SFU confirms.
 
-    An async context manager: it starts on entry; on exit it ends its attempts where they are, after which the ledger
-    still holds what was not confirmed. Use `drained` before that to wait.
+    An async context manager. On exit it cancels its attempts; the ledger still has what was not confirmed. Call
+    `drained` before that to wait.
     """
 
     def __init__(
@@ -197,21 +197,21 @@ class Closer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def close(self, session_id: MediaSessionId, mids: Sequence[str]) -> bool:
-        """Close these mids of a session that nobody uses any more; returns False when only the ledger remembers."""
+        """Close these mids of a session that was given up; return False if only the ledger has them."""
         return self._add(session_id, mids)
 
     def sweep(self, session_id: MediaSessionId, *, is_unsettled: bool = False) -> bool:
-        """Close whatever a session holds that nobody uses any more; unsettled: look again later before it is done."""
+        """Close everything in a session that was given up; with `is_unsettled`, look at it again later."""
         return self._add(session_id, (), sweep=True, is_unsettled=is_unsettled)
 
     async def drained(self) -> None:
-        """Wait until nothing is left to close; the caller sets the time limit."""
+        """Wait until nothing is left to close. The caller limits the time."""
         await self._drained.wait()
 
     async def attended(self) -> None:
-        """Wait until everything is closed as far as can be seen now; the caller sets the time limit.
+        """Wait until everything visible is closed. The caller limits the time.
 
-        What a call that is still under way may yet bring is not waited for, the ledger has it.
+        This does not wait for the effects of calls in progress; the ledger has those.
         """
         await self._attended.wait()
 
@@ -261,7 +261,7 @@ class Closer:
             self._drained.set()
 
     async def _carry_out(self, closing: Closing) -> bool:
-        """Close at the SFU, then in the ledger; returns whether the session is gone."""
+        """Close the mids at the SFU, then remove them from the ledger; return whether the session is gone."""
         session_id = closing.session_id
         is_gone = False
         try:
@@ -284,11 +284,11 @@ class Closer:
                 raise SfuRefusedError(f"{missing} of {len(chunk)} tracks were not confirmed to be closed")
 
     async def _sweep(self, session_id: MediaSessionId, *, known: frozenset[str]) -> None:
-        # Inactive ones too: a track that does not flow now, because it is muted, may flow again.
+        # Close inactive tracks too: a muted track may become active again.
         state = await self._backend.session_state(session_id)
         mids = {track.mid for track in state.tracks if track.mid}
         await self._close_mids(session_id, sorted(mids - known))
-        channels = [channel.id for channel in state.channels if channel.id]  # 0 is the SFU's own
+        channels = [channel.id for channel in state.channels if channel.id]  # 0 is the SFU's own channel
         for chunk in _chunks(channels):
             await self._backend.close_channels(session_id, chunk)
 

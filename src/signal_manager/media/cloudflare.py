@@ -1,7 +1,7 @@
-"""The Cloudflare Realtime SFU over HTTP, and whatever speaks the same interface, such as the local SFU.
+"""A `MediaBackend` over HTTP, for Cloudflare Realtime and for SFUs with the same interface, such as the local SFU.
 
-`MediaBackend` for rooms: product words in, Cloudflare's JSON (`cloudflare_wire.py`) out, one typed error per error
-code. It keeps no state but its connections; that calls of one session never overlap is `negotiation.py`'s affair.
+It turns calls into Cloudflare's JSON (`cloudflare_wire.py`) and each error code into an error class. Its only state is
+its connections. `negotiation.py` makes sure that calls of one session never overlap.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ from signal_manager.observe.metrics import Metrics
 
 __all__ = ["CloudflareBackend"]
 
-# Cloudflare's limit for one request; a larger one would be refused after the fact.
+# Cloudflare's limit for one request. Checking it here avoids a refused call.
 MAX_ITEMS = 64
-# An offer for dozens of tracks stays well below 1 MB; anything larger is no reply of an SFU.
+# An offer for dozens of tracks stays well below 1 MB. A larger reply is not from an SFU.
 MAX_REPLY = 4 * 1024 * 1024
-# TURN over port 53 is what browsers refuse to use, and trying costs them seconds of gathering.
+# Browsers refuse TURN over port 53, and trying it costs them seconds of gathering.
 BLOCKED_PORT = ":53"
-# Cloudflare's session ids are 32 characters; the bound only keeps nonsense out of paths and records.
+# Cloudflare's session ids have 32 characters. The bound keeps wrong values out of paths and records.
 MAX_SESSION_ID = 128
 
 Reply = TypeVar("Reply", bound=wire.ErrorJson)
@@ -67,7 +67,7 @@ Reply = TypeVar("Reply", bound=wire.ErrorJson)
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint(Generic[Reply]):
-    """One call of the interface; `is_safe` says that a repetition can do no harm."""
+    """One call of the interface; `is_safe` means that a repetition does no harm."""
 
     name: str
     method: Literal["GET", "POST", "PUT"]
@@ -77,7 +77,7 @@ class Endpoint(Generic[Reply]):
 
 
 SESSIONS_NEW = Endpoint(name="sessions_new", method="POST", path="/sessions/new", reply=wire.SessionReply)
-# The rest, but for TURN, is under /sessions/{sessionId}.
+# All others except TURN are under /sessions/{sessionId}.
 SESSION_GET = Endpoint(name="session_get", method="GET", path="", reply=wire.StateReply, is_safe=True)
 TRACKS_NEW = Endpoint(name="tracks_new", method="POST", path="/tracks/new", reply=wire.TracksReply)
 RENEGOTIATE = Endpoint(name="renegotiate", method="PUT", path="/renegotiate", reply=wire.TracksReply)
@@ -99,23 +99,23 @@ TURN_CREDENTIALS = Endpoint(
 
 
 class CloudflareBackend:
-    """Speak to one app of a Cloudflare Realtime SFU.
+    """Calls one app of a Cloudflare Realtime SFU.
 
     Args:
         app_id: the app's id.
         app_secret: the app's secret; it appears in no log, error or repr.
-        metrics: where latency and outcomes of calls are counted.
-        base_url: without a trailing slash needed; only this differs for the local SFU.
-        stun_url: the STUN server named to clients when no TURN key is configured; "" for none.
+        metrics: counts the latency and outcomes of calls.
+        base_url: the SFU's URL; a trailing slash is optional. Only this differs for the local SFU.
+        stun_url: the STUN server for clients if no TURN key is configured; "" for none.
         turn_key_id: the TURN key, or "" for no TURN.
-        turn_key_token: that key's token, as secret as the app secret.
-        turn_ttl: for how long TURN credentials are made, in seconds, at most 48 h.
+        turn_key_token: the TURN key's token, as secret as the app secret.
+        turn_ttl: the lifetime of TURN credentials in seconds, at most 48 h.
         request_timeout: the limit for one HTTP request in seconds, from connecting to the last byte.
-        max_connections: connections held at most; over HTTP/2 one carries about a hundred calls at once.
+        max_connections: the most open connections; over HTTP/2 one carries about a hundred calls at once.
         retry_wait: the longest first pause before a safe call is repeated, in seconds; it doubles, with full jitter.
 
     Raises:
-        ConfigurationError: `base_url` is no HTTP URL.
+        ConfigurationError: `base_url` is not an HTTP URL.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class CloudflareBackend:
         self._turn_ttl = turn_ttl
         self._request_timeout = request_timeout
         self._retry_wait = retry_wait
-        # On HTTP/2 its debug lines hold every header as it is sent, and so the secrets.
+        # On HTTP/2 its debug log contains all headers, and so the secrets.
         logging.getLogger("hpack").setLevel(logging.WARNING)
         self._http = Pools(
             max_connections=max_connections,
@@ -164,21 +164,24 @@ class CloudflareBackend:
         await self._http.aclose()
 
     async def validate_credentials(self) -> None:
-        """Open a session, which expires unused; with TURN configured, also ask for a minute's credentials.
+        """Check the credentials: open a session, which expires unused, and request TURN credentials for one minute.
 
-        Asking for a session that cannot exist would leave nothing at all, but a 404 could then mean app or session.
+        A request for a session that cannot exist would leave nothing behind, but its 404 could mean app or session.
 
         Raises:
-            CredentialsRefusedError: the secret or the TURN token is not accepted.
+            CredentialsRefusedError: the SFU refuses the secret or the TURN token.
             AppNotFoundError: there is no such app or TURN key.
-            UnreachableError, NoAnswerError: nothing can be said.
+            UnreachableError, NoAnswerError: the credentials could not be checked.
         """
         await self.open_session(correlation_id="check-config")
         if self._turn_token:
             await self._generate_ice_servers(60)
 
     async def open_session(self, *, correlation_id: str | None = None) -> MediaSessionId:
-        """See `MediaBackend`. No body: one with an offer is undocumented, and makes the next call come too early."""
+        """Open a session and return its id.
+
+        The request has no body: one with an offer is undocumented, and makes the next call come too early.
+        """
         query = f"?correlationId={quote(correlation_id, safe='')}" if correlation_id else ""
         reply = await self._attempt(SESSIONS_NEW, self._app_url, None, query=query)
         session_id = reply.session_id or ""
@@ -187,7 +190,7 @@ class CloudflareBackend:
         return MediaSessionId(session_id)
 
     async def publish(self, session_id: MediaSessionId, offer_sdp: str, tracks: Sequence[LocalTrack] = ()) -> Published:
-        """See `MediaBackend`."""
+        """Publish the offer's m-sections as `tracks` and return the SFU's answer."""
         _check_count("tracks", tracks, least=0)
         body = wire.TracksRequest(
             session_description=_description("offer", offer_sdp),
@@ -202,7 +205,7 @@ class CloudflareBackend:
         return Published(tracks=results, answer_sdp=answer)
 
     async def pull(self, session_id: MediaSessionId, tracks: Sequence[RemoteTrack]) -> Pulled:
-        """See `MediaBackend`."""
+        """Pull tracks of other sessions and return the SFU's offer, if there is one."""
         _check_count("tracks", tracks)
         body = wire.TracksRequest(tracks=[wire.track_json(track) for track in tracks])
         reply = await self._call(TRACKS_NEW, session_id, body)
@@ -214,14 +217,14 @@ class CloudflareBackend:
         return Pulled(tracks=results, offer_sdp=offer, requires_renegotiation=must_answer)
 
     async def answer(self, session_id: MediaSessionId, answer_sdp: str) -> None:
-        """See `MediaBackend`."""
+        """Send the client's answer to the SFU's last offer."""
         body = wire.TracksRequest(session_description=_description("answer", answer_sdp))
         await self._call(RENEGOTIATE, session_id, body)
 
     async def close_tracks(
         self, session_id: MediaSessionId, mids: Sequence[str], *, offer_sdp: str | None = None
     ) -> ClosedTracks:
-        """See `MediaBackend`."""
+        """Close tracks at once, or by negotiation with an offer."""
         _check_count("mids", mids)
         body = wire.TracksRequest(
             tracks=[wire.TrackJson(mid=mid) for mid in mids],
@@ -234,7 +237,7 @@ class CloudflareBackend:
     async def update_tracks(
         self, session_id: MediaSessionId, updates: Sequence[TrackUpdate]
     ) -> tuple[TrackResult, ...]:
-        """See `MediaBackend`."""
+        """Change the layer or source of pulled tracks."""
         _check_count("tracks", updates)
         body = wire.TracksRequest(tracks=[wire.track_json(update) for update in updates])
         reply = await self._call(TRACKS_UPDATE, session_id, body)
@@ -243,7 +246,7 @@ class CloudflareBackend:
     async def establish_channels(
         self, session_id: MediaSessionId, *, offer_sdp: str | None = None
     ) -> EstablishedChannels:
-        """See `MediaBackend`."""
+        """Negotiate the transport for data channels."""
         body = wire.ChannelsRequest(
             data_channel=wire.ChannelJson(location="remote", data_channel_name="server-events"),
             session_description=None if offer_sdp is None else _description("offer", offer_sdp),
@@ -265,21 +268,21 @@ class CloudflareBackend:
     async def open_channels(
         self, session_id: MediaSessionId, channels: Sequence[DataChannel]
     ) -> tuple[ChannelResult, ...]:
-        """See `MediaBackend`."""
+        """Publish data channels or subscribe to them."""
         return await self._channels(CHANNELS_NEW, session_id, [wire.channel_json(item) for item in channels])
 
     async def update_channels(
         self, session_id: MediaSessionId, updates: Sequence[ChannelUpdate]
     ) -> tuple[ChannelResult, ...]:
-        """See `MediaBackend`."""
+        """Grant or revoke the right to reply on data channels."""
         return await self._channels(CHANNELS_UPDATE, session_id, [wire.channel_json(item) for item in updates])
 
     async def close_channels(self, session_id: MediaSessionId, ids: Sequence[int]) -> tuple[ChannelResult, ...]:
-        """See `MediaBackend`."""
+        """Close data channels by id."""
         return await self._channels(CHANNELS_CLOSE, session_id, [wire.ChannelJson(id=item) for item in ids])
 
     async def session_state(self, session_id: MediaSessionId) -> SessionState:
-        """See `MediaBackend`."""
+        """Return the tracks and data channels of a session."""
         reply = await self._call(SESSION_GET, session_id)
         return SessionState(
             tracks=tuple(
@@ -305,7 +308,7 @@ class CloudflareBackend:
         )
 
     async def ice_servers(self) -> IceServers:
-        """See `MediaBackend`. Without a TURN key this makes no call."""
+        """Return STUN and TURN servers; without a TURN key this makes no call."""
         if not self._turn_token:
             return IceServers(servers=(IceServer(urls=(self._stun_url,)),) if self._stun_url else ())
         asked_at = time.time()
@@ -329,7 +332,7 @@ class CloudflareBackend:
         return tuple(wire.channel_result(item) for item in reply.data_channels or ())
 
     async def _call(self, endpoint: Endpoint[Reply], session_id: MediaSessionId, body: Any = None) -> Reply:
-        """Make one call; a safe one is repeated, at most twice and not begun later than one request may take."""
+        """Make one call; repeat a safe call at most twice, within the time limit of one request."""
         url = f"{self._app_url}/sessions/{quote(session_id, safe='')}"
         if not endpoint.is_safe:
             return await self._attempt(endpoint, url, body, of_session=True)
@@ -351,7 +354,7 @@ class CloudflareBackend:
         token: str | None = None,
         of_session: bool = False,
     ) -> Reply:
-        """Send one request, read its reply, and count how it ended."""
+        """Send one request, read its reply, and count the outcome."""
         started = time.perf_counter()
         outcome = "cancelled"
         try:
@@ -364,7 +367,7 @@ class CloudflareBackend:
         except MediaFault as fault:
             outcome = fault.error_code
             if endpoint.is_safe and fault.after is After.REPLACE and not isinstance(fault, SessionGoneError):
-                fault.after = After.TRY_LATER  # whether it was carried out or not, a repetition can do no harm
+                fault.after = After.TRY_LATER  # a repetition does no harm, even if the SFU has carried the call out
             raise
         finally:
             self._metrics.media_calls.labelled(endpoint.name, outcome).add()
@@ -385,7 +388,7 @@ class CloudflareBackend:
                     if len(received) > MAX_REPLY:
                         raise NoAnswerError(f"a reply of more than {MAX_REPLY} bytes, expected at most that")
                 return response.status_code, bytes(received)
-        # The text of httpx's and ssl's errors names hosts and addresses, which are none of a client's business.
+        # The texts of httpx's and ssl's errors name hosts and addresses, which clients must not see.
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise UnreachableError(f"the SFU cannot be reached ({type(error).__name__})") from error
         except (httpx.HTTPError, TimeoutError) as error:
@@ -403,7 +406,7 @@ def _checked_url(base_url: str) -> str:
 
 
 def _read(status: int, content: bytes, shape: type[Reply], *, of_session: bool, secrets: Sequence[str]) -> Reply:
-    """Return a reply in the shape its operation promises; raises the error it stands for otherwise."""
+    """Return the decoded reply, or raise the error that it stands for."""
     if not 200 <= status < 300:
         raise wire.fault_of(status, content, of_session=of_session, secrets=secrets)
     try:
@@ -416,9 +419,9 @@ def _read(status: int, content: bytes, shape: type[Reply], *, of_session: bool, 
 
 
 def _may_repeat(error: BaseException) -> bool:
-    """Tell whether a safe call that failed so is worth repeating at once.
+    """Tell whether to repeat a safe call at once after this error.
 
-    Not when the session is not ready: the SFU has waited for it already.
+    A session that is not ready is no reason to repeat, because the SFU has already waited for it.
     """
     return (
         isinstance(error, MediaFault) and error.after is After.TRY_LATER and not isinstance(error, SessionNotReadyError)
@@ -431,7 +434,7 @@ def _check_count(what: str, items: Sequence[Any], *, least: int = 1) -> None:
 
 
 def _description(kind: Literal["offer", "answer"], sdp: str) -> wire.SessionDescriptionJson:
-    """Return an SDP as the SFU takes it: without the last line's end, which clients like to trim, it is refused."""
+    """Return an SDP for the SFU, with the line end of its last line, which clients may trim and the SFU requires."""
     return wire.SessionDescriptionJson(type=kind, sdp=sdp if sdp.endswith("\n") else sdp + "\r\n")
 
 

@@ -1,7 +1,7 @@
 """HTTP connections to the SFU, in pools of a few each.
 
-`cloudflare.py` sends its calls here. httpx looks at all connections of a client for each request and each of its ends,
-several times where they are idle: one client with a hundred connections spends more on that than the calls cost.
+`cloudflare.py` sends its calls through this module. httpx visits all connections of a client at the start and end of
+each request. With a hundred connections in one client, that costs more than the calls.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import httpx
 
 __all__ = ["Pools"]
 
-# Connections of one client, and calls that it is given at a time.
+# Connections of one client, and calls that it gets at once.
 POOL_SIZE = 8
 
 
 class _Pool:
-    """One client and how many calls it has."""
+    """One client, and its number of calls in progress."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
@@ -27,13 +27,13 @@ class _Pool:
 
 
 class Pools:
-    """As many clients as there are calls for; few calls at a time all go through the first.
+    """A growing list of clients. While there are few calls, all go through the first client.
 
     Args:
-        max_connections: held at most, over all clients.
+        max_connections: the most connections of all clients together.
         timeout: limits of one request.
-        is_local: whether the SFU is on this machine, where a proxy from the environment is of no use.
-        is_secure: whether it is asked over TLS.
+        is_local: whether the SFU is on this machine; then a proxy from the environment is ignored.
+        is_secure: whether the connections use TLS.
     """
 
     def __init__(self, *, max_connections: int, timeout: httpx.Timeout, is_local: bool, is_secure: bool) -> None:
@@ -41,7 +41,7 @@ class Pools:
         self._most = max(1, max_connections // self._size)
         self._timeout = timeout
         self._is_local = is_local
-        # Shared, and left without authorities where it is not used, since reading them takes a while.
+        # One context for all clients. Without TLS it has no authorities, because loading them takes a while.
         self._context = httpx.create_ssl_context() if is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._pools = [self._open()]
 
@@ -54,7 +54,7 @@ class Pools:
     async def stream(
         self, method: str, url: str, *, content: bytes | None, headers: Mapping[str, str]
     ) -> AsyncIterator[httpx.Response]:
-        """Send a request and give the response, whose body is still to be read; raises what httpx does."""
+        """Send a request and yield the response before its body is read; raises httpx's errors."""
         pool = self._choose()
         pool.calls += 1
         try:

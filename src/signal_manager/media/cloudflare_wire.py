@@ -1,7 +1,7 @@
 """Cloudflare Realtime's JSON as typed structs, and its refusals as errors.
 
-`cloudflare.py` sends and reads these. What comes in is read liberally (unknown fields are ignored, optional ones may
-be null), since not all of the interface is documented; what is missing and needed is found by the client.
+`cloudflare.py` sends and reads these. Decoding ignores unknown fields and accepts null for optional ones, because the
+interface is only partly documented. `cloudflare.py` checks that required fields are there.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from signal_manager.media.errors import (
     TooManyCallsError,
 )
 
-# What the SFU says goes on to clients and logs; a sentence is enough there.
+# The SFU's text goes to clients and logs; a sentence is enough there.
 DESCRIPTION_LENGTH = 200
-# URLs, paths, and runs long enough to be an id, a key or a piece of SDP say nothing to a client and may tell too much.
+# URLs, paths, and runs long enough to be an id, a key or a piece of SDP: useless to clients, and perhaps secret.
 _TELLING = re.compile(r"\S+://\S+|\S*/\S+/\S*|[A-Za-z0-9+=_.~-]{32,}")
 
-# For replies whose body names no error code that we know.
+# For replies without a known error code.
 FAULT_BY_STATUS: dict[int, type[MediaFault]] = {
     400: RequestNotUnderstoodError,
     401: CredentialsRefusedError,
@@ -114,7 +114,7 @@ class TracksRequest(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class ChannelsRequest(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Body of the calls about data channels; `data_channel` is for establish alone."""
+    """Body of the calls about data channels; only establish uses `data_channel`."""
 
     session_description: SessionDescriptionJson | None = None
     data_channel: ChannelJson | None = None
@@ -122,13 +122,13 @@ class ChannelsRequest(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class ErrorJson(msgspec.Struct, rename="camel"):
-    """A refusal as a whole; also read from replies that succeeded by their status alone."""
+    """A refusal of a whole request. A reply with a status of success may also contain one."""
 
     error_code: str | None = None
     error_description: str | None = None
 
     def has_failed_items(self) -> bool:
-        """Tell whether something in a reply that succeeded as a whole did not."""
+        """Tell whether an item failed although the whole request succeeded."""
         return False
 
 
@@ -146,7 +146,7 @@ class TracksReply(ErrorJson, rename="camel"):
     session_description: SessionDescriptionJson | None = None
 
     def has_failed_items(self) -> bool:
-        """See `ErrorJson`."""
+        """Tell whether an item of the reply has an error."""
         return any(item.error_code for item in self.tracks or ())
 
 
@@ -159,7 +159,7 @@ class ChannelsReply(ErrorJson, rename="camel"):
     session_description: SessionDescriptionJson | None = None
 
     def has_failed_items(self) -> bool:
-        """See `ErrorJson`."""
+        """Tell whether an item of the reply has an error."""
         return any(item.error_code for item in self.data_channels or ())
 
 
@@ -185,14 +185,14 @@ class IceServersReply(ErrorJson, rename="camel"):
 
 
 def simulcast_json(simulcast: Simulcast | None) -> SimulcastJson | None:
-    """Return a layer choice as the SFU wants it."""
+    """Return the SFU's JSON for a choice of simulcast layer."""
     if simulcast is None:
         return None
     return SimulcastJson(simulcast.preferred_rid, simulcast.priority_ordering, simulcast.rid_not_available)
 
 
 def track_json(track: LocalTrack | RemoteTrack | TrackUpdate) -> TrackJson:
-    """Return a track of a request as the SFU wants it."""
+    """Return the SFU's JSON for a track of a request."""
     if isinstance(track, LocalTrack):
         return TrackJson(location="local", mid=track.mid, track_name=track.track_name)
     return TrackJson(
@@ -205,14 +205,14 @@ def track_json(track: LocalTrack | RemoteTrack | TrackUpdate) -> TrackJson:
 
 
 def channel_json(channel: DataChannel | ChannelUpdate) -> ChannelJson:
-    """Return a data channel of a request as the SFU wants it."""
+    """Return the SFU's JSON for a data channel of a request."""
     if isinstance(channel, ChannelUpdate):
         channel = DataChannel(location="remote", **msgspec.structs.asdict(channel))
     return ChannelJson(**msgspec.structs.asdict(channel))
 
 
 def track_result(item: TrackJson) -> TrackResult:
-    """Return one track of a reply in product words."""
+    """Return the result for one track of a reply."""
     return TrackResult(
         mid=item.mid or "",
         track_name=item.track_name or "",
@@ -222,7 +222,7 @@ def track_result(item: TrackJson) -> TrackResult:
 
 
 def channel_result(item: ChannelJson) -> ChannelResult:
-    """Return one data channel of a reply in product words."""
+    """Return the result for one data channel of a reply."""
     return ChannelResult(
         data_channel_name=item.data_channel_name or "",
         id=item.id,
@@ -233,7 +233,7 @@ def channel_result(item: ChannelJson) -> ChannelResult:
 
 
 def item_error(item: TrackJson | ChannelJson) -> ItemError | None:
-    """Return why an item of a reply failed, or None when it did not."""
+    """Return why an item of a reply failed, or None if it succeeded."""
     if not item.error_code:
         return None
     return ItemError(
@@ -242,13 +242,13 @@ def item_error(item: TrackJson | ChannelJson) -> ItemError | None:
 
 
 def fault_of(status: int, content: bytes, *, of_session: bool, secrets: Sequence[str] = ()) -> MediaFault:
-    """Return the error that a refusing reply stands for.
+    """Return the error for a reply that refuses a call.
 
     Args:
         status: the reply's HTTP status, 300 or above (or 200 with an `errorCode` for the whole).
         content: the reply's body, of any shape.
-        of_session: whether the call was about an existing session, which is what a 404 then means.
-        secrets: what must not appear in the message, even if the SFU sends it back.
+        of_session: whether the call was about an existing session; then a 404 means that the session is gone.
+        secrets: texts to keep out of the message, even if the SFU sends them back.
     """
     try:
         body = msgspec.json.decode(content, type=ErrorJson)
@@ -262,13 +262,13 @@ def fault_of(status: int, content: bytes, *, of_session: bool, secrets: Sequence
     for secret in filter(None, secrets):
         description = description.replace(secret, "…")
     known = code if code in FAULTS else "no known error code"
-    # Only a refusal below 500 says that nothing was carried out (other than that of a session that is gone).
+    # Only a refusal below 500 means that nothing was carried out, unless the session is gone.
     after = After.REPLACE if status >= 500 else None
     return kind(f"the SFU replied {status}, {known}: {harmless(description)}", after=after)
 
 
 def harmless(text: str) -> str:
-    """Return what another service said as one short printable line without URLs, paths, keys or SDP."""
+    """Return another service's text as one short printable line without URLs, paths, keys or SDP."""
     line = text.strip().splitlines()[0] if text.strip() else ""
     line = _TELLING.sub("…", "".join(character for character in line if character.isprintable()))
     return line if len(line) <= DESCRIPTION_LENGTH else line[: DESCRIPTION_LENGTH - 1] + "…"

@@ -1,7 +1,7 @@
-"""What a media backend refuses, one class per reason, and what each refusal leaves behind.
+"""Errors of a media backend: one class per reason, with the state that it leaves the session in.
 
-`base.py` promises these; adapters raise them, and `negotiation.py` decides by `MediaFault.after` alone. The words in
-`FAULTS` are the error codes of Cloudflare Realtime, which every backend uses for per-item errors.
+Adapters raise these errors, and `negotiation.py` decides by `MediaFault.after` alone. The keys of `FAULTS` are the
+error codes of Cloudflare Realtime, which every backend uses for errors of single items.
 
     MediaFault
     ├── MediaBackendError 502 ── CredentialsRefusedError, AppNotFoundError, RequestNotUnderstoodError,
@@ -15,7 +15,7 @@
     ├── NotReadyError 425 ── SessionNotReadyError, EmptyTrackError
     ├── RateLimitedError 429 ── TooManyCallsError
     └── UnavailableError 503 ── TransientFaultError, TemporarilyUnavailableError, TransportUnavailableError,
-                                UnreachableError (never sent), NoAnswerError (sent, and nobody knows what happened)
+                                UnreachableError (never sent), NoAnswerError (sent, with an unknown result)
 """
 
 from __future__ import annotations
@@ -69,23 +69,23 @@ __all__ = [
 
 
 class After(enum.Enum):
-    """What a failed call leaves behind, which decides what its caller may do next."""
+    """The state of the session after a failed call, which decides what its caller may do next."""
 
-    REFUSED = "refused"  # the session is as it was; the same call would fail again
-    TRY_LATER = "try_later"  # the session is as it was; the same call may succeed later
-    REPLACE = "replace"  # the session is gone, or nobody knows what it holds: open another one
+    REFUSED = "refused"  # the session is unchanged; the same call would fail again
+    TRY_LATER = "try_later"  # the session is unchanged; the same call may succeed later
+    REPLACE = "replace"  # the session is gone, or its state is unknown: open another one
 
 
-class MediaFault(SignalManagerError):  # noqa: N818 - the root of a family; every class one meets ends in Error
-    """A media backend did not do what it was asked.
+class MediaFault(SignalManagerError):  # noqa: N818 - the root of a family, whose other classes end in Error
+    """A media backend did not carry out a call.
 
     Args:
         message: what was expected and what came, safe to show to the peer.
-        after: what this failure leaves behind where it differs from the class's own answer.
+        after: the state of the session, if it differs from the class's default.
     """
 
     after: After = After.REFUSED
-    error_code: ClassVar[str] = "fault"  # the SFU's word where it has one, ours otherwise; also a label in metrics
+    error_code: ClassVar[str] = "fault"  # the SFU's code if it has one; also a label in metrics
 
     def __init__(self, message: str, *, after: After | None = None, details: dict[str, Any] | None = None) -> None:
         super().__init__(message, details=details)
@@ -94,7 +94,7 @@ class MediaFault(SignalManagerError):  # noqa: N818 - the root of a family; ever
 
 
 class SfuRefusedError(MediaFault, MediaBackendError):
-    """The SFU refused for a reason that has no class of its own."""
+    """The SFU refused a call for a reason without a class of its own."""
 
     error_code = "refused"
 
@@ -106,13 +106,13 @@ class CredentialsRefusedError(MediaFault, MediaBackendError):
 
 
 class AppNotFoundError(MediaFault, MediaBackendError):
-    """The SFU knows no app of this id."""
+    """The SFU has no app with this id."""
 
     error_code = "not_found"
 
 
 class RequestNotUnderstoodError(MediaFault, MediaBackendError):
-    """The SFU could not read the request."""
+    """The SFU could not parse the request."""
 
     error_code = "decoding_error"
 
@@ -124,7 +124,7 @@ class InvalidParametersError(MediaFault, MediaBackendError):
 
 
 class PayloadTooLargeError(MediaFault, TooLargeError):
-    """The request is larger than the SFU takes."""
+    """The request is larger than the SFU allows."""
 
     error_code = "payload_too_large"
 
@@ -137,14 +137,14 @@ class SessionNotReadyError(MediaFault, NotReadyError):
 
 
 class SessionGoneError(MediaFault, ConflictError):
-    """The session expired or was never there."""
+    """The session has expired or never existed."""
 
     error_code = "session_error"
     after = After.REPLACE
 
 
 class InvalidSessionDescriptionError(MediaFault, InvalidRequestError):
-    """The SDP cannot be read, or does not fit what was negotiated before."""
+    """The SDP cannot be parsed, or contradicts the earlier negotiation."""
 
     error_code = "invalid_session_description"
 
@@ -157,7 +157,7 @@ class TrackNotFoundError(MediaFault, NotFoundError):
 
 
 class EmptyTrackError(MediaFault, NotReadyError):
-    """The track exists and no packet of it has arrived."""
+    """The track exists, but no packet of it has arrived."""
 
     error_code = "empty_track_error"
     after = After.TRY_LATER
@@ -170,20 +170,20 @@ class RepeatedTrackError(MediaFault, ConflictError):
 
 
 class UpdateRefusedError(MediaFault, MediaBackendError):
-    """The track cannot be changed so, for example because it is no simulcast track."""
+    """The track cannot be changed in this way, for example because it has no simulcast."""
 
     error_code = "update_track_error"
 
 
 class TrackAlreadyClosedError(MediaFault, NotFoundError):
-    """The track is not there or was closed before; to whoever closes it, that is success."""
+    """The track does not exist or was closed before; a caller that closes it counts this as success."""
 
     error_code = "close_track_error"
 
 
-# That a request failed inside the SFU does not prove that nothing changed there.
+# A request that failed inside the SFU may have changed the session.
 class TransientFaultError(MediaFault, UnavailableError):
-    """The SFU failed and expects to recover at once."""
+    """The SFU failed for a moment."""
 
     error_code = "retryable_transient_error"
     after = After.REPLACE
@@ -218,21 +218,21 @@ class InternalFaultError(MediaFault, MediaBackendError):
 
 
 class TooManyCallsError(MediaFault, RateLimitedError):
-    """The SFU counts too many calls for this session."""
+    """The SFU refuses the call, because there were too many for this session."""
 
     error_code = "too_many_calls"
     after = After.TRY_LATER
 
 
 class UnreachableError(MediaFault, UnavailableError):
-    """No connection to the SFU came about, so the request was never sent."""
+    """The SFU could not be reached, so the request was never sent."""
 
     error_code = "unreachable"
     after = After.TRY_LATER
 
 
 class NoAnswerError(MediaFault, UnavailableError):
-    """The request was sent and no usable answer came: it may or may not have been carried out."""
+    """The request was sent and no usable reply came; the SFU may have carried it out."""
 
     error_code = "no_answer"
     after = After.REPLACE
@@ -246,20 +246,20 @@ class SessionReplacedError(MediaFault, ConflictError):
 
 
 class QueuedTooLongError(MediaFault, TooLateError):
-    """The operation waited behind others until its time was over, and was never begun."""
+    """The operation waited behind others until its time limit and was never sent."""
 
     error_code = "queued_too_long"
     after = After.TRY_LATER
 
 
 class AnswerTooLateError(MediaFault, TooLateError):
-    """The client's answer did not come in time, and its media session was given up."""
+    """The client's answer did not come in time, so its media session was given up."""
 
     error_code = "answer_too_late"
     after = After.REPLACE
 
 
-# A session_error in an item means that the transport is not ready; as a whole reply its HTTP status decides.
+# In an item, session_error means that the transport is not ready. For a whole reply the HTTP status decides.
 FAULTS: dict[str, type[MediaFault]] = {
     "unauthorized": CredentialsRefusedError,
     "not_found": AppNotFoundError,

@@ -1,13 +1,12 @@
-"""The order in which one participant's media session may be asked for things: a pure state machine.
+"""The order of operations on one participant's media session, as a pure state machine.
 
-An SFU refuses overlapping negotiations, so that operations wait in one FIFO which is held from a call to the SFU until
-the client's answer to the SFU's offer was accepted. `Negotiation` is told what happened and when (`now`, in seconds of
-any one clock), and says what to do as a list of effects; `negotiator.py` carries them out.
+An SFU refuses overlapping negotiations. Operations therefore wait in one queue, which stops from a call to the SFU
+until the SFU has accepted the client's answer to its offer. `Negotiation` takes events with their time (`now`, in
+seconds of any one clock) and returns effects; `negotiator.py` carries them out.
 
-Each session opened is a *generation*. When one is lost (its answer never came, it expired, or a reply was lost so
-that nobody knows what it holds), every request still open is refused, what it is known to hold is closed, it is swept
-for the rest, and nothing but `Open` is accepted. Replies that arrive for it later are dropped, and what they brought
-into being is closed.
+Each opened session is a *generation*. A generation is lost if its answer never came, it expired, or a lost reply left
+its state unknown. Then every open request is refused, its known mids are closed, the session is swept for others, and
+only `Open` is accepted. Later replies for that generation are dropped, and the mids in them are closed.
 """
 
 from __future__ import annotations
@@ -62,31 +61,31 @@ __all__ = [
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How long (in seconds) and how many; every wait of a negotiation ends by one of these."""
+    """Limits of time (in seconds) and number; one of them ends every wait of a negotiation."""
 
-    answer: float = 15.0  # from the SFU's offer until the client's answer; Cloudflare's own example allows as much
-    call: float = 30.0  # for one call; the backend's own limits end it sooner, this one also when it hangs
-    queue: float = 30.0  # from a request until it is begun
-    patience: float = 10.0  # during which an operation that came too early is begun again
-    pauses: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)  # between these attempts; the last one repeats
+    answer: float = 15.0  # from the SFU's offer until the client's answer; Cloudflare's example allows as much
+    call: float = 30.0  # for one call; normally the backend's own limits end it sooner
+    queue: float = 30.0  # from a request until it begins
+    patience: float = 10.0  # for repeating an operation that came too early
+    pauses: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)  # between these attempts; the last pause repeats
     waiting: int = 32  # requests in the queue
 
 
 class State(enum.Enum):
-    """Where the negotiation stands."""
+    """The states of a negotiation."""
 
     UNOPENED = "unopened"  # there is no session
     OPENING = "opening"
     IDLE = "idle"
     CALLING = "calling"  # an operation is with the SFU
-    BACKING_OFF = "backing off"  # the operation came too early and will be tried again
+    BACKING_OFF = "backing off"  # the operation came too early and will be repeated
     AWAITING_ANSWER = "awaiting answer"  # the SFU's offer is with the client
     ANSWERING = "answering"  # the client's answer is with the SFU
     CLOSED = "closed"  # the participant has left
 
 
 class Event(enum.Enum):
-    """What moves a negotiation from one state to the next."""
+    """The events that move a negotiation from one state to the next."""
 
     OPEN = "open"
     OPENED = "opened"
@@ -135,12 +134,12 @@ class LossReason(enum.Enum):
     ANSWER_MISSED = "answer_missed"
     CALL_LOST = "call_lost"  # a reply was lost, or the SFU failed half-way
     SESSION_GONE = "session_gone"
-    OUT_OF_STEP = "out_of_step"  # the SFU still waits for something that we know nothing of
+    OUT_OF_STEP = "out_of_step"  # the SFU waits for an answer that is unknown here
     ABANDONED = "abandoned"  # the participant builds a new connection
 
 
 class CallSfu(msgspec.Struct, frozen=True):
-    """Make this call for a request, and report how it ended by its number; `session_id` is None for `Open`."""
+    """Make this call for a request, and report its result with its number; `session_id` is None for `Open`."""
 
     call: int
     request: int
@@ -164,21 +163,21 @@ class Refuse(msgspec.Struct, frozen=True):
 
 
 class CloseMids(msgspec.Struct, frozen=True):
-    """Close these mids of a session that was given up, however often it takes."""
+    """Close these mids of a session that was given up, and retry until the SFU confirms."""
 
     session_id: MediaSessionId
     mids: tuple[str, ...]
 
 
 class SweepSession(msgspec.Struct, frozen=True):
-    """Close whatever a session that was given up still holds; unsettled: a call may yet be carried out there."""
+    """Close everything that a given-up session still holds; `is_unsettled` means that a call may still take effect."""
 
     session_id: MediaSessionId
     is_unsettled: bool
 
 
 class ReplaceSession(msgspec.Struct, frozen=True):
-    """Tell the owner that the participant's session is lost and needs another `Open`."""
+    """Tell the owner that the participant's session is lost and that it needs another `Open`."""
 
     generation: int
     session_id: MediaSessionId | None
@@ -195,10 +194,10 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class Negotiation:
-    """Decide what one participant's media session is asked, one thing at a time.
+    """Orders the operations on one participant's media session, one at a time.
 
-    Every method returns the effects to carry out, in order. Requests and calls are numbers: the caller numbers its
-    requests, and each gets exactly one `Reply` or `Refuse`; calls are numbered here, and each must be reported once.
+    Every method returns the effects to carry out, in order. The caller numbers its requests; each gets exactly one
+    `Reply` or `Refuse`. This class numbers the calls; the caller must report each one once.
     """
 
     def __init__(self, *, limits: Limits | None = None) -> None:
@@ -206,23 +205,23 @@ class Negotiation:
         self.generation = 0
         self.session_id: MediaSessionId | None = None
         self._limits = limits or Limits()
-        self._waiting: deque[_Request] = deque()  # in the order of their deadlines too
-        self._current: _Request | None = None  # with the SFU, or to be tried again
+        self._waiting: deque[_Request] = deque()  # also in order of their deadlines
+        self._current: _Request | None = None  # with the SFU, or waiting to be repeated
         self._started_at = 0.0  # when the current request's first attempt began
         self._attempts = 0  # of the current request, after the first
-        self._early: Result = None  # of its last attempt, where that had one, while it waits to be tried again
-        self._gone: set[MediaSessionId] = set()  # publishers that left, as far as pulls that are here name them
+        self._early: Result = None  # the result of the last attempt, while the request waits to be repeated
+        self._gone: set[MediaSessionId] = set()  # sessions of publishers that left, if a pull here names them
         self._call = 0  # the number of the latest call
-        self._in_flight: int | None = None  # its number while it is with the SFU
-        self._deadline: float | None = None  # when the present state ends by itself
+        self._in_flight: int | None = None  # the number of the call in progress
+        self._deadline: float | None = None  # when the present state times out
         self._answer_by = 0.0
-        self._mids: set[str] = set()  # what this generation is known to hold
-        self._orphans: dict[int, MediaSessionId | None] = {}  # calls in flight for sessions given up
-        self._loss: LossReason | None = None  # of the latest generation, once it is lost
+        self._mids: set[str] = set()  # the known mids of this generation
+        self._orphans: dict[int, MediaSessionId | None] = {}  # calls in progress for sessions that were given up
+        self._loss: LossReason | None = None  # why the latest generation was lost
         self._effects: list[Effect] = []
 
     def submit(self, request: int, operation: Operation, now: float) -> list[Effect]:
-        """Queue an operation; an `Answer` is taken at once or refused."""
+        """Queue an operation. An `Answer` starts at once or is refused."""
         asked = _Request(request, operation, now)
         if isinstance(operation, Answer):
             self._take_answer(asked, now)
@@ -260,7 +259,7 @@ class Negotiation:
         return self._take_effects()
 
     def failed(self, call: int, error: SignalManagerError, now: float, *, mids: tuple[str, ...] = ()) -> list[Effect]:
-        """Report that a call failed; `mids` exist all the same."""
+        """Report that a call failed; `mids` exist nevertheless."""
         if call in self._orphans:
             session_id = self._orphans.pop(call)
             if session_id is not None and mids:
@@ -274,7 +273,7 @@ class Negotiation:
             self._finish(Event.OPEN_FAILED, refusal, now)
         elif after is After.REPLACE:
             if isinstance(request.operation, Publish):
-                # The client chose these mids: they may exist although no reply says so.
+                # The client chose these mids, so they may exist although no reply confirms them.
                 self._mids |= {track.mid for track in request.operation.tracks}
             self._effects.append(refusal)
             self._lose(_reason(error), is_unsettled=not isinstance(error, SessionGoneError))
@@ -289,7 +288,7 @@ class Negotiation:
         return self._take_effects()
 
     def withdraw(self, request: int, now: float) -> list[Effect]:
-        """Forget a request whose client is gone; once it is with the SFU it takes its course."""
+        """Drop a request whose caller has gone; a call to the SFU continues."""
         self._waiting = deque(waiting for waiting in self._waiting if waiting.number != request)
         if self.state is State.BACKING_OFF and self._current is not None and self._current.number == request:
             self._current = None
@@ -299,7 +298,7 @@ class Negotiation:
         return self._take_effects()
 
     def source_gone(self, session_id: MediaSessionId, now: float) -> list[Effect]:
-        """Take note that a publisher's session has ended: a pull of its tracks alone is repeated no longer."""
+        """Stop repeating pulls of tracks from this publisher's session, which has ended."""
         requests = [*self._waiting, *([] if self._current is None else [self._current])]
         if any(pulls_from(request.operation, session_id) for request in requests):
             self._gone.add(session_id)
@@ -317,7 +316,7 @@ class Negotiation:
         return self._take_effects()
 
     def close(self) -> list[Effect]:
-        """Give everything up, because the participant has left."""
+        """Refuse what waits and give the session up, because the participant has left."""
         if self.state not in {State.UNOPENED, State.CLOSED}:
             self._lose(None)
         if self.state is not State.CLOSED:
@@ -325,7 +324,7 @@ class Negotiation:
         return self._take_effects()
 
     def tick(self, now: float) -> list[Effect]:
-        """Do what is due at `now`."""
+        """Handle deadlines that have passed at `now`."""
         if self._deadline is not None and self._deadline <= now:
             self._expire(now)
         while self._waiting and self._waiting[0].submitted_at + self._limits.queue <= now:
@@ -334,7 +333,7 @@ class Negotiation:
         return self._take_effects()
 
     def next_deadline(self) -> float | None:
-        """Return when `tick` has something to do, if nothing else happens before; None for never."""
+        """Return when to call `tick` next if nothing else happens; None for never."""
         deadlines = [] if self._deadline is None else [self._deadline]
         if self._waiting:
             deadlines.append(self._waiting[0].submitted_at + self._limits.queue)
@@ -354,7 +353,7 @@ class Negotiation:
                 self._refuse(asked, InvalidRequestError("answer without an offer that waits for one"))
 
     def _proceed(self, now: float) -> None:
-        """Begin the next request, if one may begin."""
+        """Start the next request if possible."""
         while self._waiting and self.state in {State.UNOPENED, State.IDLE}:
             request = self._waiting.popleft()
             if isinstance(request.operation, Open):
@@ -380,7 +379,7 @@ class Negotiation:
         self._effects.append(CallSfu(self._call, request.number, self.generation, self.session_id, request.operation))
 
     def _claim(self, call: int) -> _Request:
-        """Return the request behind the call in flight, which is over now."""
+        """Return the request of the call in progress, which has ended."""
         request = self._current
         if call != self._in_flight or request is None:
             raise RuntimeError(f"call {call} was reported, expected call {self._in_flight}")
@@ -410,7 +409,7 @@ class Negotiation:
         self._attempts += 1
 
     def _expire(self, now: float) -> None:
-        """End the present state, whose deadline has passed."""
+        """Leave the present state, whose deadline has passed."""
         request = self._current
         if self.state is State.BACKING_OFF and request is not None:
             self._move(Event.RETRY)
@@ -421,7 +420,7 @@ class Negotiation:
             self._lose(LossReason.CALL_LOST, error=NoAnswerError(f"no answer within {self._limits.call:g} s"))
 
     def _lose(self, reason: LossReason | None, *, error: MediaFault | None = None, is_unsettled: bool = False) -> None:
-        """Give this generation up: close what it holds, refuse what waits for it; no reason: nobody needs to know."""
+        """Give this generation up: close its mids and refuse its requests. Without a `reason` the owner is not told."""
         session_id = self.session_id
         if self._in_flight is not None:
             self._orphans[self._in_flight] = session_id
@@ -445,7 +444,7 @@ class Negotiation:
         self._move(Event.LOST)
 
     def _clean_up(self, session_id: MediaSessionId | None, result: Result) -> None:
-        """See to what a reply brought that came after its generation was given up."""
+        """Close what a reply created that came after its generation was given up."""
         if session_id is None:
             self._effects.append(SweepSession(result, is_unsettled=False))  # type: ignore[arg-type]  # Open's result
         elif mids := caused_mids(result):
@@ -463,9 +462,9 @@ class Negotiation:
 
 
 def _after(operation: Operation, error: SignalManagerError) -> After:
-    """Return what a failed call leaves behind, as far as this session's order is concerned."""
+    """Return the state of the session after a failed call."""
     if isinstance(error, InvalidSessionDescriptionError) and not carries_sdp(operation):
-        return After.REPLACE  # no SDP can have been wrong: the SFU waits for an answer that we know nothing of
+        return After.REPLACE  # there was no SDP to refuse: the SFU waits for an answer that is unknown here
     return error.after if isinstance(error, MediaFault) else After.REFUSED
 
 

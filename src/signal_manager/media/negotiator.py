@@ -1,8 +1,8 @@
 """One participant's media session over a `MediaBackend`: asyncio around the pure `Negotiation`.
 
-Rooms call its methods and get results or errors; everything about order, retries, deadlines and losses is decided by
-`negotiation.py` and only carried out here. What must be closed goes into the `Ledger` before anyone learns of it, and
-to the `Closer` when its session is given up.
+Rooms call its methods and get results or errors. `negotiation.py` decides about order, retries, deadlines and losses;
+this module carries out the decisions. It writes new mids to the `Ledger` before it returns them, and hands those of a
+session that was given up to the `Closer`.
 """
 
 from __future__ import annotations
@@ -56,23 +56,23 @@ _log = structlog.get_logger(__name__)
 
 
 class Negotiator:
-    """Give one participant's media session one thing to do at a time.
+    """Runs the operations of one participant's media session one at a time.
 
-    Every method raises what `MediaBackend` promises, and besides: SessionReplacedError when the session was given up
-    while the operation waited or when there is none (the client must build a new connection, and `open` be called);
-    QueuedTooLongError, TooManyCallsError when too much is waiting. An error whose `after` is `After.REPLACE` means the
-    same as SessionReplacedError.
+    Every method raises the errors of `MediaBackend`. It also raises SessionReplacedError if there is no session, or if
+    the session was given up while the operation waited: the client must build a new connection, and the caller calls
+    `open`. QueuedTooLongError and TooManyCallsError mean that too much is waiting. An error whose `after` is
+    `After.REPLACE` means the same as SessionReplacedError.
 
-    Cancelling a method forgets the operation if it has not begun; else it takes its course, and an offer that nobody
-    receives ends the session when its answer is missed.
+    Cancelling a method drops an operation that has not begun. One that has begun continues; if it ends in an offer, the
+    session is given up because no answer comes.
 
     Args:
         backend: the SFU, shared by all participants.
-        ledger: where what was caused is remembered before it is announced.
-        closer: what closes it; shared by all participants.
-        metrics: where given-up sessions are counted.
-        on_replaced: called soon after a session was lost (not by `close`), from the event loop.
-        limits: how long and how many.
+        ledger: records new mids before the caller learns of them.
+        closer: closes the mids of sessions that were given up; shared by all participants.
+        metrics: counts sessions that were given up.
+        on_replaced: called from the event loop soon after a session was lost, but not after `close`.
+        limits: the limits of time and number.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class Negotiator:
         self._negotiation = Negotiation(limits=limits)
         self._numbers = itertools.count(1)
         self._futures: dict[int, asyncio.Future[Any]] = {}
-        # A call may be made when another's reply comes; its log lines and spans are its own request's all the same.
+        # The reply to one request may start the call of another. Its log lines and spans belong to its own request.
         self._contexts: dict[int, contextvars.Context] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._calls: set[asyncio.Task[None]] = set()
-        self._unrecorded: dict[MediaSessionId, set[str]] = {}  # closed mids that the ledger could not be told of
+        self._unrecorded: dict[MediaSessionId, set[str]] = {}  # closed mids that the ledger could not record
 
     @property
     def session_id(self) -> MediaSessionId | None:
@@ -111,78 +111,80 @@ class Negotiator:
 
     @property
     def pending(self) -> int:
-        """How many operations wait for the SFU or for each other."""
+        """The number of operations that wait for the SFU or in the queue."""
         return len(self._futures)
 
     async def open(self, *, correlation_id: str | None = None) -> MediaSessionId:
-        """Return the session, opened now if there is none."""
+        """Return the session, and open one if there is none."""
         session_id: MediaSessionId = await self._request(ops.Open(correlation_id))
         return session_id
 
     async def publish(self, offer_sdp: str, tracks: Sequence[LocalTrack] = ()) -> Published:
-        """See `MediaBackend.publish`."""
+        """Publish the offer's m-sections as `tracks` and return the SFU's answer."""
         published: Published = await self._request(ops.Publish(offer_sdp, tuple(tracks)))
         return published
 
     async def pull(self, tracks: Sequence[RemoteTrack]) -> Pulled:
-        """See `MediaBackend.pull`; one that comes too early is repeated for a while before its errors are returned.
+        """Pull tracks of other sessions; repeat a pull that comes too early for a while before returning its errors.
 
-        It is repeated no longer once `source_gone` was called for all that is pulled from.
+        The repetition ends when `source_gone` was called for all publishers of these tracks.
         """
         pulled: Pulled = await self._request(ops.Pull(tuple(tracks)))
         return pulled
 
     async def answer(self, answer_sdp: str) -> None:
-        """See `MediaBackend.answer`; a refused answer may be corrected while its time lasts.
+        """Answer the SFU's last offer; the client may correct a refused answer until the deadline.
 
-        Raises InvalidRequestError when no offer waits for one, AnswerTooLateError when none waits any more.
+        Raises:
+            InvalidRequestError: no offer waits for an answer.
+            AnswerTooLateError: the deadline of the offer has passed.
         """
         await self._request(ops.Answer(answer_sdp))
 
     async def close_tracks(self, mids: Sequence[str], *, offer_sdp: str | None = None) -> ClosedTracks:
-        """See `MediaBackend.close_tracks`."""
+        """Close tracks at once, or by negotiation with an offer."""
         closed: ClosedTracks = await self._request(ops.CloseTracks(tuple(mids), offer_sdp))
         return closed
 
     async def update_tracks(self, updates: Sequence[TrackUpdate]) -> tuple[TrackResult, ...]:
-        """See `MediaBackend.update_tracks`."""
+        """Change the layer or source of pulled tracks, without negotiation."""
         updated: tuple[TrackResult, ...] = await self._request(ops.UpdateTracks(tuple(updates)))
         return updated
 
     async def establish_channels(self, *, offer_sdp: str | None = None) -> EstablishedChannels:
-        """See `MediaBackend.establish_channels`."""
+        """Negotiate the transport for data channels, once per session."""
         established: EstablishedChannels = await self._request(ops.EstablishChannels(offer_sdp))
         return established
 
     async def open_channels(self, channels: Sequence[DataChannel]) -> tuple[ChannelResult, ...]:
-        """See `MediaBackend.open_channels`."""
+        """Publish data channels or subscribe to them."""
         opened: tuple[ChannelResult, ...] = await self._request(ops.OpenChannels(tuple(channels)))
         return opened
 
     async def update_channels(self, updates: Sequence[ChannelUpdate]) -> tuple[ChannelResult, ...]:
-        """See `MediaBackend.update_channels`."""
+        """Grant or revoke the right to reply on data channels."""
         updated: tuple[ChannelResult, ...] = await self._request(ops.UpdateChannels(tuple(updates)))
         return updated
 
     async def close_channels(self, ids: Sequence[int]) -> tuple[ChannelResult, ...]:
-        """See `MediaBackend.close_channels`."""
+        """Close data channels by id."""
         closed: tuple[ChannelResult, ...] = await self._request(ops.CloseChannels(tuple(ids)))
         return closed
 
     def source_gone(self, session_id: MediaSessionId) -> None:
-        """Take note that a publisher's session has ended: what is pulled from it alone is not waited for any longer."""
+        """Stop repeating pulls of tracks from this publisher's session, which has ended."""
         self._perform(self._negotiation.source_gone(session_id, asyncio.get_running_loop().time()))
 
     def abandon(self) -> None:
-        """Give the session up, because the client builds a new connection; call `open` for the next one."""
+        """Give the session up, because the client builds a new connection; call `open` for the next session."""
         self._perform(self._negotiation.abandon())
 
     def close(self) -> None:
-        """End it, because the participant has left: what is waiting is refused, what exists is closed."""
+        """End the negotiation, because the participant has left: refuse what waits, and close what exists."""
         self._perform(self._negotiation.close())
 
     async def closed(self) -> None:
-        """Wait, after `close`, until no call is with the SFU any more; the backend's time limits bound that."""
+        """Wait, after `close`, until no call to the SFU is in progress. The backend's time limits bound the wait."""
         await asyncio.gather(*self._calls)
 
     async def _request(self, operation: ops.Operation) -> Any:
@@ -207,7 +209,7 @@ class Negotiator:
                     task = asyncio.create_task(
                         self._carry_out(effect),
                         name=f"media call {effect.session_id}",
-                        context=self._contexts.get(effect.request),  # None once its client is gone
+                        context=self._contexts.get(effect.request),  # None after the caller has gone
                     )
                     self._calls.add(task)
                     task.add_done_callback(self._calls.discard)
@@ -242,7 +244,7 @@ class Negotiator:
             self._timer = asyncio.get_running_loop().call_at(deadline, self._tick)
 
     def _tick(self) -> None:
-        # The loop may call a moment early by its clock's resolution: the timer is then simply set again.
+        # The loop may call a moment too early, within its clock's resolution. Then the timer is set again.
         self._perform(self._negotiation.tick(asyncio.get_running_loop().time()))
 
     async def _carry_out(self, call: CallSfu) -> None:
@@ -293,7 +295,7 @@ class Negotiator:
                 assert_never(call.operation)
 
     async def _record(self, call: CallSfu, result: ops.Result) -> None:
-        """Tell the ledger what a reply brought or confirmed, before anyone acts on it."""
+        """Record in the ledger what a result created or closed, before the caller learns of it."""
         session_id = call.session_id
         try:
             if session_id is None:
@@ -309,6 +311,6 @@ class Negotiator:
         try:
             await self._ledger.closed(session_id, *mids)
         except SignalManagerError as error:
-            # Closing them again, as the closer would, could hit newer tracks of the same mids: that waits for the end.
+            # Closing them again could hit newer tracks with the same mids, so this waits for the end of the session.
             _log.info("media_ledger_failed", session_id=session_id, error=error.message)
             self._unrecorded.setdefault(session_id, set()).update(mids)

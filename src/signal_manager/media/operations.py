@@ -1,7 +1,7 @@
-"""What one media session may be asked for, as values, and what matters about the replies.
+"""The operations on a media session as values, and functions that inspect their results.
 
-`negotiation.py` puts operations in order without looking into them any further than the functions here do;
-`negotiator.py` turns each into the call of `MediaBackend` that has its name.
+`negotiation.py` orders operations and inspects them only through the functions here. `negotiator.py` turns each one
+into the call of `MediaBackend` with its name.
 """
 
 from __future__ import annotations
@@ -48,63 +48,63 @@ __all__ = [
 
 
 class Open(msgspec.Struct, frozen=True):
-    """Open a session unless there is one; the only operation that is allowed without one."""
+    """Open a session if there is none; the only operation that needs no session."""
 
     correlation_id: str | None = None
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """See `MediaBackend.publish`."""
+    """Publish tracks with the client's offer."""
 
     offer_sdp: str
     tracks: tuple[LocalTrack, ...] = ()
 
 
 class Pull(msgspec.Struct, frozen=True):
-    """See `MediaBackend.pull`."""
+    """Pull tracks of other sessions."""
 
     tracks: tuple[RemoteTrack, ...]
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """See `MediaBackend.answer`; alone of all operations it does not wait in the queue."""
+    """Answer the SFU's last offer; the only operation that does not wait in the queue."""
 
     answer_sdp: str
 
 
 class CloseTracks(msgspec.Struct, frozen=True):
-    """See `MediaBackend.close_tracks`."""
+    """Close published or pulled tracks."""
 
     mids: tuple[str, ...]
     offer_sdp: str | None = None
 
 
 class UpdateTracks(msgspec.Struct, frozen=True):
-    """See `MediaBackend.update_tracks`."""
+    """Change the layer or source of pulled tracks."""
 
     updates: tuple[TrackUpdate, ...]
 
 
 class EstablishChannels(msgspec.Struct, frozen=True):
-    """See `MediaBackend.establish_channels`."""
+    """Negotiate the transport for data channels."""
 
     offer_sdp: str | None = None
 
 
 class OpenChannels(msgspec.Struct, frozen=True):
-    """See `MediaBackend.open_channels`."""
+    """Publish data channels or subscribe to them."""
 
     channels: tuple[DataChannel, ...]
 
 
 class UpdateChannels(msgspec.Struct, frozen=True):
-    """See `MediaBackend.update_channels`."""
+    """Change the right to reply on data channels."""
 
     updates: tuple[ChannelUpdate, ...]
 
 
 class CloseChannels(msgspec.Struct, frozen=True):
-    """See `MediaBackend.close_channels`."""
+    """Close data channels."""
 
     ids: tuple[int, ...]
 
@@ -134,7 +134,7 @@ Result = (
 
 
 def carries_sdp(operation: Operation) -> bool:
-    """Tell whether an operation brings an SDP of the client's, which the SFU may find wanting."""
+    """Tell whether an operation has an SDP of the client, which the SFU may refuse."""
     match operation:
         case Publish() | Answer():
             return True
@@ -145,19 +145,19 @@ def carries_sdp(operation: Operation) -> bool:
 
 
 def awaits_answer(result: Result) -> bool:
-    """Tell whether a reply is the SFU's offer, after which nothing but its answer may come."""
+    """Tell whether a result is the SFU's offer, which the client must answer before anything else."""
     return isinstance(result, Pulled | EstablishedChannels) and result.requires_renegotiation
 
 
 def caused_mids(result: Result) -> tuple[str, ...]:
-    """Return the mids that a reply says exist now and must be closed some day."""
+    """Return the mids that a result created, which must be closed some day."""
     if not isinstance(result, Published | Pulled):
         return ()
     return tuple(track.mid for track in result.tracks if track.mid and track.error is None)
 
 
 def closed_mids(result: Result) -> tuple[str, ...]:
-    """Return the mids that a reply confirms to be closed."""
+    """Return the mids that a result confirms as closed."""
     if not isinstance(result, ClosedTracks):
         return ()
     return tuple(track.mid for track in result.tracks if track.error is None or track.error.is_already_closed)
@@ -169,9 +169,9 @@ def pulls_from(operation: Operation, session_id: MediaSessionId) -> bool:
 
 
 def came_too_early(result: Result, *, gone: Collection[MediaSessionId] = ()) -> bool:
-    """Tell whether nothing succeeded and something may succeed later; what has succeeded must not be repeated.
+    """Tell whether to repeat an operation: no item succeeded, and some item may succeed later.
 
-    Tracks of publishers that are `gone` will not come.
+    Tracks of publishers in `gone` can no longer succeed.
     """
     match result:
         case Pulled():
