@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "sdks.md").read_text(encoding="utf-8")
 
 # What the client and its rooms say to each other.
-INTERNAL = {"forget_room", "enter", "hear", "hear_of_link", "end", "is_taken"}
+INTERNAL = {"forget_room", "enter", "hear", "note_link", "end", "is_taken"}
 
 
 def source(module: str) -> str:

@@ -231,7 +231,7 @@ async def test_rooms_refuse_every_wrong_argument(quiet: Quiet) -> None:
                 "callback": (lambda value: room.on("closed", value), function),
             },
         },
-        internal=frozenset({"enter", "hear", "hear_of_link", "end"}),
+        internal=frozenset({"enter", "hear", "note_link", "end"}),
     )
     with pytest.raises(NotFoundError):
         room.pull("bob", "audio")

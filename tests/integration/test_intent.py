@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from signal_manager.client import RetryPolicy, Room, SignalClient
+from signal_manager.client.room_membership import RoomMembership
 from signal_manager.errors import SignalManagerError
 from signal_manager.media.negotiation import Limits
 from signal_manager.model import RoomId
@@ -97,10 +98,10 @@ class Scene:
 
 @pytest.fixture
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    def open_media(_room: Room, _ice_servers: list[IceServer], _expires_at: int | None) -> Any:
+    def open_media(_membership: RoomMembership, _ice_servers: list[IceServer], _expires_at: int | None) -> Any:
         return FakeMedia()
 
-    monkeypatch.setattr(Room, "_open_media", open_media)
+    monkeypatch.setattr(RoomMembership, "_open_media", open_media)
     storage, sfu = MemoryStorage(), FakeSfu()
     clients = [("host", "t"), *((f"guest-{number}", "t") for number in range(2000))]
     async with (

@@ -27,7 +27,7 @@ from signal_manager.client.arguments import (
     texts,
     tracks_of,
 )
-from signal_manager.client.callbacks import Callbacks
+from signal_manager.client.callbacks import EventStream
 from signal_manager.client.departures import Departures
 from signal_manager.client.events import (
     Connected,
@@ -35,7 +35,6 @@ from signal_manager.client.events import (
     ErrorReceived,
     Event,
     EventName,
-    EventQueue,
     GoingAway,
     Reconnected,
     RoomEventReceived,
@@ -156,6 +155,8 @@ class SignalClient:
 
     Raises:
         InvalidRequestError: an argument, or the combination of framing and payload type, cannot work.
+
+    Large because every verb of the SDK is a method of this class.
     """
 
     def __init__(
@@ -201,8 +202,7 @@ class SignalClient:
             is_in_room=lambda: bool(self._rooms),
         )
         self.departures = Departures(self)  # what rooms have still to tell the service
-        self._events: EventQueue[Event] = EventQueue()
-        self._callbacks: Callbacks[Event] = Callbacks()
+        self._stream: EventStream[Event] = EventStream()
         self._rooms: list[Room] = []  # that hear what happens, from joining to their end
         self._targets: dict[bytes, str] = {}  # by message id, oldest first, at most REMEMBERED_TARGETS
         self._is_used = False  # by `connect` or `close`
@@ -232,7 +232,9 @@ class SignalClient:
             raise InvalidRequestError("this client was used before; make a new one")
         self._is_used = True
         await self._link.open()
-        self._caller = asyncio.create_task(self._callbacks.run(), name=f"signal-client {self.client_id} callbacks")
+        self._caller = asyncio.create_task(
+            self._stream.callbacks.run(), name=f"signal-client {self.client_id} callbacks"
+        )
 
     async def close(self, reason: str | None = None) -> None:
         """Say good-bye and stop everything the client started; leaving the client does the same.
@@ -245,13 +247,13 @@ class SignalClient:
         """
         maybe(a_text, reason, "reason")
         self._is_used = True
-        self._callbacks.clear()
+        self._stream.callbacks.clear()
         for room in tuple(self._rooms):
             await room.end("the client is closed")
         try:
             await self._link.close(Disconnect(client_id=self.client_id, reason=reason))
         finally:
-            self._end_events()
+            self._stream.end()
             # A callback may close the client: then its own task ends by itself, with the queue.
             if self._caller is not None and self._caller is not asyncio.current_task():
                 self._caller.cancel()
@@ -288,7 +290,7 @@ class SignalClient:
     @property
     def dropped_events(self) -> int:
         """How many events were dropped because the application did not keep up."""
-        return self._events.dropped + self._callbacks.queue.dropped
+        return self._stream.dropped
 
     # Signals
 
@@ -460,10 +462,7 @@ class SignalClient:
         return self
 
     async def __anext__(self) -> Event:
-        event = await self._events.get()
-        if event is None:
-            raise StopAsyncIteration
-        return event
+        return await self._stream.next()
 
     @overload
     def on(self, name: SignalKind, callback: Callback[SignalReceived]) -> Callable[[], None]: ...
@@ -497,7 +496,7 @@ class SignalClient:
         Raises:
             InvalidRequestError: there is no event of that name.
         """
-        return self._callbacks.add(name, callback)
+        return self._stream.callbacks.add(name, callback)
 
     # Sending
 
@@ -548,9 +547,7 @@ class SignalClient:
             case RoomEvent():
                 for room in tuple(self._rooms):
                     room.hear(message)
-                event = RoomEventReceived(message)
-                if self._callbacks.wants(event):
-                    self._callbacks.queue.put(event)
+                self._stream.emit_to_callbacks(RoomEventReceived(message))
             case ErrorMessage():
                 error = error_from_wire(
                     message.error_code, message.error_message, message.details, may_retry=message.retryable
@@ -561,14 +558,10 @@ class SignalClient:
 
     def _emit(self, event: Event) -> None:
         for room in tuple(self._rooms):
-            room.hear_of_link(event)
-        (self._callbacks.queue if self._callbacks.wants(event) else self._events).put(event)
+            room.note_link(event)
+        self._stream.emit(event)
         if isinstance(event, Disconnected) and not event.will_reconnect:
-            self._end_events()
-
-    def _end_events(self) -> None:
-        self._events.end()
-        self._callbacks.queue.end()
+            self._stream.end()
 
 
 def _make_connect(client_id: str, payload_type: PayloadType, *, resumable: bool) -> Connect:

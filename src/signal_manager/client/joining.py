@@ -1,6 +1,6 @@
-"""Coming into a room and leaving it: what is asked of the service, and what becomes of the offer that goes with it.
+"""Join a room and leave it: the requests to the service, and the offer that goes with them.
 
-`room.py` says when; whoever fails to come in leaves nothing behind, neither a media session nor a membership.
+`room_membership.py` decides when. An attempt that fails leaves neither a media session nor a membership behind.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from signal_manager.client.departures import Departures
 from signal_manager.client.ports import Requester
 from signal_manager.client.publications import Publication, Publications
+from signal_manager.client.room_metadata import RoomMetadata
 from signal_manager.errors import (
     ConflictError,
     InvalidRequestError,
@@ -37,24 +38,24 @@ from signal_manager.protocol.messages import (
 if TYPE_CHECKING:
     from signal_manager.client.media import MediaSession
 
-__all__ = ["Joining"]
+__all__ = ["Joining", "Role"]
 
-# Seconds for joining, as the service may wait for the SFU, and for leaving, which nobody needs an answer to.
+# Seconds for joining, as the service may wait for the SFU, and for leaving, whose answer matters little.
 _JOIN_TIMEOUT = 30.0
 _LEAVE_TIMEOUT = 5.0
-# Seconds that joining waits until the service knows what was left before.
+# Seconds that joining waits until the service knows which rooms were left before.
 _SETTLE_TIMEOUT = 10.0
 
-Welcome: TypeAlias = "Callable[[RoomAck, MediaSession | None], None]"
+Role: TypeAlias = Literal["sender", "receiver"]
+Joined: TypeAlias = "Callable[[RoomAck, MediaSession | None], None]"
 
 
 class Joining:
-    """Ask to be let into one room, as often as it takes.
+    """Join one room, the first time and again.
 
     Args:
-        publications: learn what became of those that joining offers.
-        open_media: makes a media session with these ICE servers, and when their credentials end, where that is known.
-        connection: returns which of the client's connections is the present one, or None once the room is closed.
+        publications: takes the results of the tracks that joining offers.
+        open_media: makes a media session with these ICE servers, and the time when their credentials end, if known.
     """
 
     def __init__(
@@ -63,46 +64,55 @@ class Joining:
         departures: Departures,
         room_id: str,
         *,
-        role: Literal["sender", "receiver"] | None,
-        metadata: dict[str, Any] | None,
+        role: Role | None,
+        metadata: RoomMetadata,
         max_participants: int | None,
         publications: Publications,
         open_media: Callable[[list[IceServer], int | None], MediaSession],
-        connection: Callable[[], int | None],
     ) -> None:
         self._client = client
         self._departures = departures
         self._room_id = room_id
         self._role = role
-        self.metadata = metadata  # what the others see of this client
+        self._metadata = metadata
         self._max_participants = max_participants
         self._publications = publications
         self._open_media = open_media
-        self._connection = connection
-        self.is_giving_up = False  # failed to come in, and sees to it that nothing is left behind
+        self._connection: int | None = 0  # counts the client's connections; None when the room is closed
+        self.has_joined = False  # at least once
+        self.is_giving_up = False  # the attempt has failed, and cleans up
 
-    async def enter(self, fresh: list[Publication], *, may_create: bool, welcome: Welcome) -> None:
-        """Become a member, with a new media session; whoever fails to leaves nothing behind.
+    def note_new_connection(self) -> None:
+        """Note that the client has another connection, so that an attempt on the former one fails."""
+        if self._connection is not None:
+            self._connection += 1
+
+    def close(self) -> None:
+        """Note that the room is closed, so that an attempt under way fails."""
+        self._connection = None
+
+    async def join(self, fresh: list[Publication], *, may_create: bool, on_joined: Joined) -> None:
+        """Become a member, with a new media session. An attempt that fails leaves nothing behind.
 
         Args:
-            fresh: what is to be published.
-            may_create: make the room if it is not there.
-            welcome: called with the welcome and the media session, if there is one, which are its own from then on.
+            fresh: the tracks to publish.
+            may_create: make the room if it does not exist.
+            on_joined: called with the ACK and the media session, if there is one; it takes over both.
         """
-        # Whoever joins again brings what it published since, as if it had had it from the start.
+        # A client that joins again brings the tracks that it has published since.
         is_sender = self._role != "receiver" and bool(fresh)
         self.is_giving_up = False
         media: MediaSession | None = None
         try:
-            # The service still counts this client in where it has not heard yet that it left.
+            # The service still counts this client as a member until it hears that the client left.
             await self._departures.settle(_SETTLE_TIMEOUT)
             offer: tuple[str, list[PublishedTrack]] | None = None
             if is_sender:
                 servers = await self._client.request(IceServers(), IceServersAck)
                 media = self._open_media(servers.ice_servers, servers.expires_at)
                 offer = await media.offer(fresh)
-            ack = await self._knock(offer, may_create=may_create)
-            connection = self._connection()
+            ack = await self._ask_to_join(offer, may_create=may_create)
+            connection = self._connection
             if ack.session_id == "":
                 if media is not None:
                     await media.close()
@@ -111,11 +121,12 @@ class Joining:
                 media = self._open_media(ack.ice_servers, None)
             elif offer is not None:
                 await self._finish_offer(media, fresh, offer[1], ack)
-            if connection is None or connection != self._connection():
+            if connection is None or connection != self._connection:
                 raise UnavailableError("the connection was lost while joining")
-            welcome(ack, media)
+            self.has_joined = True
+            on_joined(ack, media)
         except BaseException as error:
-            # Before anything is awaited, so that nothing can come between: not even a second cancellation.
+            # Before the first await, so that not even a second cancellation can come between.
             self.is_giving_up = True
             if may_be_in := _may_be_member(error):
                 self.note_departure()
@@ -126,11 +137,11 @@ class Joining:
             raise
 
     async def replace(self, fresh: list[Publication], *, is_member: Callable[[], bool]) -> MediaSession:
-        """Return a new media session behind the membership that there is; whoever fails to leaves none behind.
+        """Return a new media session for the present membership. An attempt that fails leaves none behind.
 
         Args:
-            fresh: what is to be published.
-            is_member: tells whether the membership is still there.
+            fresh: the tracks to publish.
+            is_member: tells whether the membership still exists.
         """
         servers = await self._client.request(IceServers(), IceServersAck)
         media = self._open_media(servers.ice_servers, servers.expires_at)
@@ -148,9 +159,9 @@ class Joining:
             raise
         return media
 
-    async def _knock(self, offer: tuple[str, list[PublishedTrack]] | None, *, may_create: bool) -> RoomAck:
-        """Ask to be let in, and create the room when it is not there and that is wanted."""
-        fields: dict[str, Any] = {"room_id": self._room_id, "metadata": self.metadata, "role": "receiver"}
+    async def _ask_to_join(self, offer: tuple[str, list[PublishedTrack]] | None, *, may_create: bool) -> RoomAck:
+        """Send the request to join, which creates a missing room if that is allowed."""
+        fields: dict[str, Any] = {"room_id": self._room_id, "metadata": self._metadata.own, "role": "receiver"}
         if offer is not None:
             fields |= {"role": "sender", "offer_sdp": offer[0], "tracks": offer[1]}
         making: dict[str, Any] = {}
@@ -161,7 +172,7 @@ class Joining:
         except (NotFoundError, InvalidRequestError):
             if not may_create:
                 raise
-        # A service that does not know `create_if_missing`: a room that was closed answers 400 there rather than 404.
+        # This service may not know `create_if_missing`. It answers 400 rather than 404 when the room was closed.
         try:
             creation = RoomCreate(**fields, max_participants=self._max_participants)
             return await self._client.request(creation, RoomCreateAck, timeout=_JOIN_TIMEOUT)
@@ -170,18 +181,18 @@ class Joining:
             return await self._client.request(RoomJoin(**fields), RoomJoinAck, timeout=_JOIN_TIMEOUT)
 
     def note_departure(self, reason: str | None = None) -> None:
-        """Leave the room, now or as soon as the service can be told; see `Departures`."""
+        """Leave the room, now or as soon as the service can be reached."""
         self._departures.note(self._room_id, reason)
 
     async def depart(self) -> None:
-        """Wait a little until the service knows of a departure, if it can be told at the moment."""
+        """Wait a little until the service knows of a departure, if it can be reached now."""
         if self._client.is_connected:
             await self._departures.settle(_LEAVE_TIMEOUT)
 
     async def _finish_offer(
         self, media: MediaSession, sent: list[Publication], tracks: list[PublishedTrack], ack: RoomAck | RenegotiateAck
     ) -> None:
-        """Apply the answer that came with the welcome; what it leaves out is published later."""
+        """Apply the answer in the ACK. Tracks that it leaves out are published later."""
         if ack.answer_sdp is None:
             await media.withdraw(sent)
             return
@@ -194,6 +205,6 @@ class Joining:
 
 
 def _may_be_member(error: BaseException) -> bool:
-    """Tell whether the service may count a client in that met this error while joining. A refusal is clear."""
+    """Tell whether the service may count a client as a member after this error. A refusal is clear."""
     is_refusal = isinstance(error, SignalManagerError) and not isinstance(error, MalformedMessageError)
     return not is_refusal or isinstance(error, TooLateError | UnavailableError)

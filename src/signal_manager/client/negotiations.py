@@ -6,21 +6,22 @@ by a new one; here is in which order, and how often a track is tried.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from signal_manager.client.descriptions import UNDECODABLE
 from signal_manager.client.members import Members, PulledTrack
 from signal_manager.client.publications import Publication, Publications, error_of
 from signal_manager.client.room_events import RoomHappening, TrackFailed
+from signal_manager.client.room_tasks import Job
 from signal_manager.errors import InvalidRequestError, MediaBackendError, SignalManagerError
 from signal_manager.protocol.messages import MAX_ITEMS, TrackResult
 
 if TYPE_CHECKING:
     from signal_manager.client.media import MediaSession
 
-__all__ = ["Entry", "Job", "Negotiations", "is_final"]
+__all__ = ["Entry", "Negotiations", "is_final"]
 
 # How often one track is tried before it is given up.
 MAX_ATTEMPTS = 3
@@ -31,7 +32,6 @@ _LOST_CODES = frozenset({408, 409, 410, 425, 503})
 _NO_MEDIA = "the service has no media backend; signal the other directly"
 
 Result = TypeVar("Result")
-Job: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(eq=False, slots=True)
