@@ -57,7 +57,7 @@ async def test_the_agent_in_a_call_is_heard_and_hears(service: ServiceProcess, t
             assert tone.participant.client_id == ALICE[0]
             while not any(bytes((await tone.track.recv()).planes[0])):  # type: ignore[union-attr] # a frame of sound
                 pass
-            assert await agent.says(BOB[0]) == f"{BOB[0]} 0"  # silence
+            assert int((await agent.says(BOB[0])).split()[1]) < 100  # silence
 
 
 @pytest.mark.parametrize(
