@@ -85,6 +85,7 @@ async def sees(page: Page, name: str) -> None:
     await page.wait_for_function(playing, timeout=TIME_LIMIT * 1000)
 
 
+@pytest.mark.long
 async def test_two_windows_and_a_program_meet(visitors: dict[str, Page], folder: Path, url: str) -> None:
     alice, bob = visitors["alice"], visitors["bob"]
     for page in (alice, bob):

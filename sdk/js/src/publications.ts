@@ -37,19 +37,27 @@ export interface PublicationListener {
 
 /** A track of this client, and how far publishing it has come; `mute` and `replaceTrack` are for applications. */
 export class Publication implements LocalTrack {
+  /** What the other members call it. */
   readonly name: string;
+  /** The stream that `publish` was given. */
   readonly stream: MediaStream;
+  /** Whether `publish` was given its name. */
   readonly isNamed: boolean;
-  /** What the service has been told of `muted`. */
+  /** What the service has been told of `muted`. @hidden */
   said = false;
+  /** @hidden */
   sender: RTCRtpSender | null = null;
+  /** @hidden */
   isWanted = true;
-  hasEnded = false; // by itself, for which it is unpublished
-  isPublished = false; // in the present media session
-  attempts = 0; // to publish it, in a row
-  /** Settles once: when it was published first, or will never be. */
+  /** Whether the track ended by itself, for which it is unpublished. */
+  hasEnded = false;
+  /** Whether it is published in the present media session. */
+  isPublished = false;
+  /** How often in a row publishing it was tried. @hidden */
+  attempts = 0;
+  /** Settles once: when it was published first, or will never be. @hidden */
   readonly published = new Deferred();
-  /** Resolves when it is no longer there. */
+  /** Resolves when it is no longer there. @hidden */
   readonly gone = new Deferred();
   readonly #listener: PublicationListener;
   #track: MediaStreamTrack;
@@ -90,7 +98,7 @@ export class Publication implements LocalTrack {
     this.setMuted(false);
   }
 
-  /** Mute or unmute. */
+  /** Mute or unmute. @hidden */
   setMuted(isMuted: boolean): void {
     this.#isMuted = isMuted;
     this.#track.enabled = !isMuted;
