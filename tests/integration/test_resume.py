@@ -443,7 +443,7 @@ async def test_a_session_that_cannot_be_read_now_is_not_given_up(
     await session_store.save(session_store.freeze())
 
     with monkeypatch.context() as broken:
-        broken.setattr(session_store._storage, "take_session", is_away)
+        broken.setattr(session_store._saved._storage, "take_session", is_away)
         async with connect(service.url) as bob:
             offer = {"client_id": BOB[0], "auth_token": BOB[1], "resumable": True, "resume": resume(first, 0)}
             await bob.send("CONNECT", offer)

@@ -1,8 +1,8 @@
-"""Sessions that outlive their connections: who is away, what waits for whom, and what another start needs of them.
+"""Sessions that outlive their connections.
 
-A `gateway/connection.py` hands its session over when it drops and gets it back on the next one; meanwhile the session
-itself stands for its client on the bus. What may be resumed is decided in `protocol/resume.py`; `gateway/drain.py`
-saves them.
+When a connection drops, its session represents the client on the bus and buffers messages. The client's next
+connection resumes the session. `protocol/resume.py` decides which sessions can be resumed, and `gateway/drain.py` saves
+them when the service stops.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from signal_manager.bus.base import Bus, Delivery, Exceptional
 from signal_manager.errors import (
     InvalidRequestError,
     MalformedMessageError,
-    RateLimitedError,
     SignalManagerError,
-    TooLargeError,
     UnavailableError,
 )
 from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.gateway.ports import RelayTarget, SessionConnection
+from signal_manager.gateway.saved_sessions import SavedSessions
+from signal_manager.gateway.shares import SenderShares
 from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.model import Caller, ClientId, Identity, SavedSession, SessionId, taken_up_at
 from signal_manager.observe.metrics import Metrics
@@ -59,22 +59,25 @@ from signal_manager.protocol.resume import (
 from signal_manager.protocol.state_machine import ConnectionStateMachine, Received
 from signal_manager.storage.base import Storage
 
-__all__ = ["ResumableSession", "ResumeSettings", "SessionStore"]
+__all__ = ["ResumableSession", "ResumeSettings", "SessionStore", "relay_each", "wanted"]
 
 log = structlog.get_logger(__name__)
 
-# Of a token, in bytes: 128 bits are beyond guessing, and these are more.
+# Bytes of a resume token. 128 bits cannot be guessed, and these are more.
 _TOKEN_BYTES = 24
-# Of one client's buffer while it is away, and of all buffers: what one sender may leave there. The rest is for others.
-_BUFFER_SHARE = 0.75
-_TOTAL_SHARE = 1 / 16
-# What the other members of a room are told of a client that did not come back.
+# The reason that members of a room are given for a client that did not return.
 _LOST = "connection lost"
 _RESTARTING = "the service is restarting, expected the request to be sent again"
 
 
 class ResumeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a session waits for its client (s), and what may be kept for it; a window of 0 is for no such thing."""
+    """How long a session waits for its client, and how much is kept for it.
+
+    Attributes:
+        window: seconds; 0 ends every session with its connection.
+        buffer_bytes: for one session.
+        total_bytes: for all sessions.
+    """
 
     window: float = 30.0
     buffer_bytes: int = 262_144
@@ -82,16 +85,18 @@ class ResumeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResumableSession:
-    """One client's session over all its connections; its client's place on the bus while it has none.
+    """One client's session over all its connections. While it has none, it represents the client on the bus.
+
+    Large because the bus, its connection and operators each need methods of one object.
 
     Args:
-        owner: where it is known by its id.
-        client_session: its state, and what it keeps for the client.
-        caller: who it is to the rest of the service.
-        connection: what carries it now.
+        owner: knows all sessions by their id.
+        client_session: the state, and the messages that are kept for the client.
+        caller: the client, as the rest of the service knows it.
+        connection: carries the session now; None while the client is away.
     """
 
-    # How signals reach a client that is away: through the codec, which tells their sender what became of them.
+    # The codec writes signals to a client that is away, and their sender learns what became of them.
     relay_end: RelayEnd | None = None
 
     __slots__ = (
@@ -115,23 +120,22 @@ class ResumableSession:
         self.caller = caller
         self.connection = connection
         self.address = connection.address if connection is not None else "unknown"
-        # Requests that are being answered, over all connections, by their identity.
+        # Requests of all connections that await their answers, by identity.
         self.pending: dict[int, Received] = {}
-        self.left_by: dict[
-            str, int
-        ] = {}  # the weight of what others have left here while the client is away, by sender
-        self.is_busy = False  # with an exclusive request: whatever comes later has to wait for its reply
+        # The weight of the messages that others have left here while the client is away, by sender.
+        self.left_by: dict[str, int] = {}
+        self.is_busy = False  # whether an exclusive request awaits its reply, which later messages have to wait for
 
     # -- what the bus calls --------------------------------------------------------------------------------------
 
     @property
     def instance_id(self) -> str | None:
-        """What the client calls the running copy of itself."""
+        """The name that the client gives to its running copy."""
         return self.client_session.instance_id
 
     @property
     def taken_up_at(self) -> int:
-        """When its user took up the device (`Subscriber.taken_up_at`)."""
+        """When the user took up the device (`Subscriber.taken_up_at`)."""
         return taken_up_at(self.session_id)
 
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
@@ -139,18 +143,19 @@ class ResumableSession:
 
         Raises:
             TooLargeError: no buffer could hold the signal.
-            RateLimitedError: there is no room for the signal. Its sender is refused, the session stays.
+            RateLimitedError: there is no room for the signal. The session continues.
         """
         data = self._encode(message, message_id, self.client_session.wire_format.payload_type)
         sender = message.sender_client_id if isinstance(message, Signal) else None
         if sender is None or not self.is_away:
             return self._queue(data)
         weight = len(data) + MESSAGE_OVERHEAD
-        self._owner.check_share(self, sender, weight)
+        journal, left_there = self.client_session.journal, self.left_by.get(sender, 0)
+        self._owner.shares.check(sender, weight, target=self.client_id, left_there=left_there, journal=journal)
         delivery = self._queue(data)
         if delivery is Delivery.QUEUED:
-            self.left_by[sender] = self.left_by.get(sender, 0) + weight
-            self._owner.left(sender, weight)
+            self.left_by[sender] = left_there + weight
+            self._owner.shares.add(sender, weight)
         return delivery
 
     def relay(self, sender: str, signals: Sequence[tuple[bytes, bytes]]) -> Sequence[Exceptional]:
@@ -175,10 +180,11 @@ class ResumableSession:
     # -- what its connection calls -------------------------------------------------------------------------------
 
     def suspend(self, connection: SessionConnection, session: ConnectionStateMachine) -> bool:
-        """Wait for the client to come back, now that its connection is gone; False when the session ends instead.
+        """Wait for the client to return after its connection has ended; return False if the session ends instead.
 
         Args:
-            session: what the connection has been; it knows how long its client may be missed in a room.
+            connection: the connection that has ended.
+            session: its state machine, which knows how long the client may be absent from a room.
         """
         now = time.monotonic()
         if not self.client_session.drop(now, latest=session.must_return_by(now)):
@@ -189,9 +195,9 @@ class ResumableSession:
         return True
 
     def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> bool:
-        """Hand over the reply to a request, wherever the client is now; False when the session has ended."""
+        """Send the reply to a request, or keep it while the client is away; return False if the session has ended."""
         if id(request) not in self.pending:
-            return self.client_session.phase is not SessionPhase.ENDED  # it was answered when the session was saved
+            return self.client_session.phase is not SessionPhase.ENDED  # `freeze` has answered it
         if self.connection is not None:
             self.connection.conversation.answered(request, reply, exclusive=exclusive)
             return True
@@ -200,11 +206,11 @@ class ResumableSession:
             self.is_busy = False
         if self.client_session.phase is not SessionPhase.AWAY:
             return False
-        self._owner.mark(self, is_away=True)  # the request may have brought it into a room
+        self._owner.mark(self, is_away=True)  # the request may have let it join a room
         return self._queue(reply) is Delivery.QUEUED
 
     def resume(self, connection: SessionConnection, caller: Caller, received: int) -> tuple[bytes, ...]:
-        """Go on, on a new connection, and return what the client misses."""
+        """Continue on a new connection; return the messages that the client misses."""
         former, self.connection, self.caller = self.connection, connection, caller
         self.address = connection.address
         missing = self.client_session.resume(received)
@@ -214,7 +220,7 @@ class ResumableSession:
         return missing
 
     def ended(self) -> None:
-        """Take note that the client has left, or was made to, together with its connection."""
+        """End together with the connection."""
         self.client_session.end()
         self.connection = None
         self._owner.forget(self)
@@ -225,7 +231,7 @@ class ResumableSession:
         self._owner.ended(self, reason)
 
     def freeze(self) -> None:
-        """Stop for good, so that what is saved is the last word: requests on their way are answered with 503."""
+        """Stop before the session is saved; answer the requests that are pending with 503."""
         self.connection = None
         for request in self.pending.values():
             error = UnavailableError(_RESTARTING)
@@ -237,7 +243,7 @@ class ResumableSession:
 
     @property
     def client_id(self) -> ClientId:
-        """The client that it proved to be."""
+        """The authenticated client."""
         return self.client_session.client_id
 
     @property
@@ -247,22 +253,22 @@ class ResumableSession:
 
     @property
     def is_away(self) -> bool:
-        """Whether it waits for its client to come back."""
+        """Whether the session waits for its client to return."""
         return self.client_session.phase is SessionPhase.AWAY
 
     @property
     def framing(self) -> str:
-        """How its messages are wrapped."""
+        """How messages are wrapped."""
         return self.client_session.wire_format.framing.value
 
     @property
     def encoding(self) -> str:
-        """How it writes payloads."""
+        """How the client writes payloads."""
         return self.client_session.wire_format.payload_type.name.lower()
 
     @property
     def age(self) -> float:
-        """Seconds since it was opened."""
+        """Seconds since the session began."""
         return time.monotonic() - self._opened_at
 
     @property
@@ -276,7 +282,7 @@ class ResumableSession:
         return self.client_session.journal.sent
 
     def evict(self) -> None:
-        """End the session because an operator says so."""
+        """End the session because an operator asked for it."""
         if self.connection is not None:
             self.connection.evict()
         else:
@@ -300,7 +306,7 @@ class ResumableSession:
 
 
 class _Wanted(msgspec.Struct, frozen=True):
-    """What a client that has come to another node wants to go on with."""
+    """The session that a client wants to resume on another node."""
 
     offer: Resume
     framing: Framing
@@ -312,10 +318,15 @@ _encode_wanted = msgspec.msgpack.Encoder().encode
 _decode_wanted = msgspec.msgpack.Decoder(_Wanted).decode
 
 
+def wanted(offer: Resume, wire_format: WireFormat) -> bytes:
+    """Return what another node needs to hand a session over (`SessionStore.hand_over`)."""
+    return _encode_wanted(_Wanted(offer, wire_format.framing, wire_format.payload_type, wire_format.shape))
+
+
 def relay_each(
     deliver: Callable[[Message, bytes], Delivery], target: str, sender: str, signals: Sequence[tuple[bytes, bytes]]
 ) -> Sequence[Exceptional]:
-    """Deliver signals that another node has taken apart through the codec; otherwise as `Subscriber.relay`."""
+    """Deliver signals of another node through the codec; arguments and result are those of `Subscriber.relay`."""
     exceptional: list[Exceptional] = []
     for place, (head, body) in enumerate(signals):
         result: Delivery | SignalManagerError
@@ -339,11 +350,15 @@ class SessionStore:
     """All sessions of this process that can be resumed.
 
     Args:
-        bus: where they stand for their clients while those are away.
-        dispatcher: is told of sessions that have ended.
-        storage: keeps them from one start to the next; None for a service that does not.
-        metrics: counts what becomes of them.
+        bus: delivers messages to sessions whose clients are away.
+        dispatcher: updates rooms and records.
+        storage: keeps sessions from one start to the next; None for a service whose sessions end with it.
+        settings: bounds of time and memory.
+        metrics: counts the outcomes of resume requests.
         depart: called with every session that has ended while its client was away.
+
+    Attributes:
+        shares: bounds what one sender leaves for clients that are away.
     """
 
     def __init__(
@@ -360,12 +375,10 @@ class SessionStore:
         self.settings = settings
         self._bus = bus
         self._dispatcher = dispatcher
-        self._storage = storage
         self._depart = depart
         self._budget = Budget(settings.total_bytes)
-        self._left_by: dict[
-            str, int
-        ] = {}  # the weight of what each sender has left in buffers of clients that are away
+        self._saved = SavedSessions(storage, budget=self._budget, window=settings.window, limit=settings.buffer_bytes)
+        self.shares = SenderShares(buffer_bytes=settings.buffer_bytes, total_bytes=settings.total_bytes)
         self._sessions: dict[SessionId, ResumableSession] = {}
         self._away: dict[SessionId, ResumableSession] = {}
         metrics.sessions_away.read_from(lambda: len(self._away))
@@ -398,7 +411,7 @@ class SessionStore:
         return session
 
     def give_up(self, session: ResumableSession, offer: Resume, client_id: ClientId) -> None:
-        """End the session that a client names and has lost to a newer device; nothing if it is somebody else's."""
+        """End a session that its client has lost to a newer device; do nothing if another client owns it."""
         is_here = self._sessions.get(session.session_id) is session
         if (
             is_here
@@ -408,33 +421,26 @@ class SessionStore:
             (session.connection or session).replaced(same_instance=False)
 
     async def find(self, offer: Resume, client_id: ClientId) -> ResumableSession | None:
-        """Return the session that a client wants to resume, or None; an earlier start may have saved it.
+        """Return the session that a client wants to resume, from here or from storage; None if there is none.
 
         Raises:
             UnavailableError: the store does not answer.
         """
         session_id = SessionId(offer.session_id)
         session = self._sessions.get(session_id)
-        if session is not None or self._storage is None:
+        if session is not None:
             return session
-        saved = await self._storage.take_session(session_id, now=time.time())
-        if saved is None:
+        saved = await self._saved.take(session_id)
+        client_session = self._saved.load(saved) if saved is not None else None
+        if saved is None or client_session is None:
             return None
-        client_session = self._load(saved)
-        if (
-            client_session is not None
-            and client_session.judge(offer, client_id, client_session.wire_format) is Outcome.FORBIDDEN
-        ):
-            await self._storage.save_sessions([saved])  # it is for somebody else to come back to
+        if client_session.judge(offer, client_id, client_session.wire_format) is Outcome.FORBIDDEN:
+            await self._saved.put_back(saved)  # another client owns it
             return None
-        return self._admit(client_session) if client_session is not None else None
-
-    def ask(self, offer: Resume, wire_format: WireFormat) -> bytes:
-        """Return what another node needs to know to hand a session over."""
-        return _encode_wanted(_Wanted(offer, wire_format.framing, wire_format.payload_type, wire_format.shape))
+        return self._admit(client_session)
 
     def hand_over(self, client_id: ClientId, wants: bytes) -> bytes | None:
-        """End a session here so that it can go on at another node, and return it; None when it cannot go on there."""
+        """End a session here and return its state for another node; None if it cannot continue there."""
         try:
             wanted = _decode_wanted(wants)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -453,17 +459,17 @@ class SessionStore:
         return session.client_session.save()
 
     def receive(self, client_id: ClientId, state: bytes) -> ResumableSession | None:
-        """Take a session that another node has handed over; None when it is of no use here."""
+        """Take in a session that another node has handed over; return None if it cannot be read."""
         saved = SavedSession(session_id=SessionId(""), client_id=client_id, state=state, expires_at=0.0)
-        client_session = self._load(saved)
+        client_session = self._saved.load(saved)
         return self._admit(client_session) if client_session is not None else None
 
     def judge(
         self, session: ResumableSession | None, offer: Resume, client_id: ClientId, wire_format: WireFormat
     ) -> bool:
-        """Say whether a client may go on with a session, and count what became of its wish.
+        """Return whether a client may resume a session, and count the outcome.
 
-        A session that is the client's own and cannot go on ends: it would only wait for nobody.
+        A session of the client that cannot be resumed ends, because no client returns to it.
         """
         outcome = Outcome.UNKNOWN if session is None else session.client_session.judge(offer, client_id, wire_format)
         self.metrics.resumes.labelled(outcome.value).add()
@@ -476,31 +482,27 @@ class SessionStore:
         return outcome is Outcome.RESUMED
 
     def sweep(self, now: float) -> None:
-        """End the sessions whose clients stayed away for too long, or whose messages gave way to others'."""
+        """End the sessions whose clients stayed away for too long, or whose messages no longer fit the budget."""
         for session in tuple(self._away.values()):
             if session.client_session.has_expired(now) or session.client_session.has_overflowed():
                 self.ended(session, _LOST)
 
     async def reclaim(self) -> int:
-        """Take back what an earlier start of this service has saved, so that its clients are expected; return how many.
+        """Load the sessions that an earlier start has saved, so that their clients can resume; return how many.
 
         Raises:
             UnavailableError: the store does not answer.
         """
         reclaimed = 0
-        while self._storage is not None:
-            page = await self._storage.take_sessions(now=time.time())
-            if not page:
-                break
-            for client_session in map(self._load, page):
+        while page := await self._saved.take_page():
+            for client_session in map(self._saved.load, page):
                 if client_session is not None:
-                    session = self._admit(client_session)
-                    await self.adopt(session)
+                    await self.adopt(self._admit(client_session))
                     reclaimed += 1
         return reclaimed
 
     async def adopt(self, session: ResumableSession) -> None:
-        """Let the record of a client that had registered be this session's again, on this node."""
+        """Mark the record of a registered client online again, for this session on this node."""
         if not session.client_session.is_registered:
             return
         try:
@@ -519,30 +521,13 @@ class SessionStore:
         return frozen
 
     async def save(self, sessions: Sequence[ResumableSession]) -> None:
-        """Write frozen sessions to storage; those that cannot be written are lost, and the log says so."""
-        if self._storage is None:
-            return
-        await asyncio.gather(*(self._release(session) for session in sessions))
-        expires_at = time.time() + self.settings.window
-        records = [
-            SavedSession(
-                session_id=session.session_id,
-                client_id=session.client_id,
-                state=session.client_session.save(),
-                expires_at=expires_at,
-            )
-            for session in sessions
-        ]
-        try:
-            refused = await self._storage.save_sessions(records)
-        except SignalManagerError as error:
-            log.error("sessions not saved", sessions=len(records), reason=error.message)
-            return
-        if refused:
-            log.warning("sessions too large to be saved", sessions=len(refused))
+        """Write frozen sessions to storage (`SavedSessions.save`), and mark their clients' records offline."""
+        if self._saved.is_kept:
+            await asyncio.gather(*(self._release(session) for session in sessions))
+            await self._saved.save([session.client_session for session in sessions])
 
     async def _release(self, session: ResumableSession) -> None:
-        """Let storage say that a client is offline until it comes back to the next start."""
+        """Mark the record of a client offline until the client returns."""
         try:
             session.client_session.is_registered = await self._dispatcher.release(session.caller)
         except SignalManagerError as error:
@@ -551,7 +536,7 @@ class SessionStore:
     # -- what sessions report ------------------------------------------------------------------------------------
 
     def suspended(self, session: ResumableSession, connection: SessionConnection) -> None:
-        """Let a session stand for its client in its connection's place."""
+        """Let a session represent its client in place of its connection."""
         self._away[session.session_id] = session
         self.mark(session, is_away=True)
         self._bus.swap(session.client_id, connection, session)
@@ -559,57 +544,22 @@ class SessionStore:
     def resumed(
         self, session: ResumableSession, former: SessionConnection | None, connection: SessionConnection
     ) -> None:
-        """Let a new connection stand for its client in its session's place, or in another connection's."""
+        """Let a new connection represent the client in place of the session or of another connection."""
         self._away.pop(session.session_id, None)
-        self._take_back(session)
+        self.shares.take_back(session.left_by)
         self.mark(session, is_away=False)
         if not self._bus.swap(session.client_id, session if former is None else former, connection):
             self._bus.attach(session.client_id, connection)
 
     def mark(self, session: ResumableSession, *, is_away: bool) -> None:
-        """Let the members of a session's room know that its client is away, or back."""
+        """Tell the members of the session's room that the client is away, or back."""
         self._dispatcher.mark(session.session_id, is_away=is_away)
 
     def forget(self, session: ResumableSession) -> None:
         """Forget a session that has ended."""
         self._sessions.pop(session.session_id, None)
         self._away.pop(session.session_id, None)
-        self._take_back(session)
-
-    def check_share(self, session: ResumableSession, sender: str, weight: int) -> None:
-        """Let one sender leave only so much in one buffer, and in all of them.
-
-        Raises:
-            TooLargeError: no sender could leave as much.
-            RateLimitedError: it has to wait until the client is back.
-        """
-        share = int(self.settings.buffer_bytes * _BUFFER_SHARE)
-        if weight > share:
-            raise TooLargeError(
-                f"the signal is {weight - MESSAGE_OVERHEAD} bytes, expected at most {share - MESSAGE_OVERHEAD}"
-                f" since client {session.client_id} is away"
-            )
-        left, left_in_all = session.left_by.get(sender, 0), self._left_by.get(sender, 0)
-        if (
-            left + weight > share
-            or left_in_all + weight > self.settings.total_bytes * _TOTAL_SHARE
-            or not session.client_session.journal.has_room(weight - MESSAGE_OVERHEAD)
-        ):
-            raise RateLimitedError(f"client {session.client_id} is away, and no more of this is kept for it")
-
-    def left(self, sender: str, weight: int) -> None:
-        """Count what a sender has left in a buffer."""
-        self._left_by[sender] = self._left_by.get(sender, 0) + weight
-
-    def _take_back(self, session: ResumableSession) -> None:
-        """Count no longer what was left for a client that is back, or will never be."""
-        for sender, weight in session.left_by.items():
-            left = self._left_by[sender] - weight
-            if left:
-                self._left_by[sender] = left
-            else:
-                del self._left_by[sender]
-        session.left_by.clear()
+        self.shares.take_back(session.left_by)
 
     def ended(self, session: ResumableSession, reason: str) -> None:
         """Clean up after a session that has ended while its client was away."""
@@ -617,25 +567,8 @@ class SessionStore:
         self._bus.detach(session.client_id, session)
         self._depart(session.caller, reason)
 
-    def _load(self, saved: SavedSession) -> ClientSession | None:
-        settings = self.settings
-        try:
-            client_session = ClientSession.load(
-                saved.state,
-                window=settings.window,
-                limit=settings.buffer_bytes,
-                budget=self._budget,
-                now=time.monotonic(),
-            )
-        except MalformedMessageError as error:
-            log.warning("saved session not readable", session_id=saved.session_id, reason=error.message)
-            return None
-        return (
-            client_session if client_session.phase is SessionPhase.AWAY else None
-        )  # it may be larger than what is kept here
-
     def _admit(self, client_session: ClientSession) -> ResumableSession:
-        """Expect the client of a session that was saved; one that is here already is not disturbed."""
+        """Let a saved session wait for its client; a client that is connected here is not disturbed."""
         caller = Caller(Identity(client_id=client_session.client_id), client_session.session_id, "")
         session = self._sessions[client_session.session_id] = ResumableSession(self, client_session, caller, None)
         self._away[client_session.session_id] = session
