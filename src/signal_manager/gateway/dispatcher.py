@@ -1,7 +1,7 @@
-"""Who answers a request: one table from message type to handler.
+"""One table from request type to handler.
 
-The session has decided that the request may come now; the handler awaits what it needs and returns the reply.
-A new request type takes a handler here; importing this module fails while one is missing.
+The state machine has decided that the request is allowed now. The handler awaits what it needs and returns the reply.
+A new request type needs a handler here; importing this module fails while one is missing.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ from signal_manager.rooms import RoomService
 
 __all__ = ["Dispatcher", "acknowledgement", "check_handlers"]
 
-# Called with what its sender is to be told of a signal, or None for nothing.
+# Called with the answer to a signal's sender, or None if the sender gets no answer.
 Later = Callable[[SignalAck | SignalManagerError | None], None]
 
 
 def acknowledgement(
     target: str, result: Delivery | SignalManagerError, *, wants_ack: bool
 ) -> SignalAck | SignalManagerError | None:
-    """Return what the sender of a signal to one client is told of what became of it, or None for nothing."""
+    """Return the answer to the sender of a signal to one client; None if the sender gets no answer."""
     if isinstance(result, SignalManagerError):
         return result
     if result is Delivery.OFFLINE:
@@ -76,11 +76,11 @@ class Dispatcher:
 
     Args:
         authenticator: checks the credentials of CONNECT, and of requests that carry a token of their own.
-        bus: reaches other clients.
-        registrations: keeps what clients put on record.
-        rooms: answers everything about rooms; None for a service without them.
-        tracing: makes a span of every request; None for none.
-        far: takes the place of `authenticator` for clients that may be on another machine.
+        bus: delivers signals.
+        registrations: keeps client records.
+        rooms: answers requests about rooms; None for a service without them.
+        tracing: records a span for every request; None for no tracing.
+        far: replaces `authenticator` for clients that may be on another machine.
     """
 
     def __init__(
@@ -103,16 +103,16 @@ class Dispatcher:
         """Check CONNECT's credentials and open a session.
 
         Args:
-            connect: what the client says.
-            is_near: whether it is certain to be on this machine.
+            connect: the client's CONNECT.
+            is_near: whether the client is certain to be on this machine.
 
         Raises:
-            AuthenticationError: they are wrong.
-            UnavailableError: what checks them does not answer.
+            AuthenticationError: the credentials are wrong.
+            UnavailableError: the authenticator does not answer.
         """
         identity = await self._door(is_near).authenticate(ClientId(connect.client_id), connect.auth_token)
         now = time.time_ns() // 1_000_000
-        # Who comes back by itself has been taken up when its last session says, and never later than now.
+        # A client that reconnects by itself keeps the time at which its user took it up, but never one in the future.
         since = now if connect.resume is None else min(taken_up_at(connect.resume.session_id), now)
         return Caller(identity, new_session_id(since), hash_token(connect.auth_token))
 
@@ -120,7 +120,7 @@ class Dispatcher:
         return self._near if is_near else self._far
 
     async def renew(self, caller: Caller, token: str, *, is_near: bool = True) -> Caller:
-        """Check another token of the same client, and return the same session with what that token allows.
+        """Check another token of the same client; return the same session with the grants of that token.
 
         Raises: as `admit`.
         """
@@ -129,50 +129,50 @@ class Dispatcher:
 
     @property
     def rooms(self) -> RoomService:
-        """What answers requests about rooms."""
+        """The part that answers requests about rooms."""
         if self._rooms is None:
             raise InvalidRequestError("this service has no rooms")
         return self._rooms
 
     def left(self, caller: Caller, reason: str) -> None:
-        """Take a session that has ended out of its room; at once, so that its client can come back at once."""
+        """Take a session that has ended out of its room, at once, so that its client can return at once."""
         if self._rooms is not None:
             self._rooms.session_ended(caller, reason)
 
     def is_in_room(self, session_id: SessionId) -> bool:
-        """Tell whether a session is in a room, or on its way in or out."""
+        """Return whether a session is in a room, or is joining or leaving one."""
         return self._rooms is not None and self._rooms.room_of(session_id) is not None
 
     def mark(self, session_id: SessionId, *, is_away: bool) -> None:
-        """Let the members of a session's room know that its client is away, or back."""
+        """Tell the members of a session's room that its client is away, or back."""
         if self._rooms is not None:
             self._rooms.set_away(session_id, is_away=is_away)
 
     async def depart(self, caller: Caller) -> None:
-        """Clean up after a session that has ended, however it ended."""
+        """Update the record of a session that has ended."""
         await self._registrations.end_session(caller)
 
     async def release(self, caller: Caller) -> bool:
-        """Let a session's record say that its client is offline for now; tell whether there is one, for `adopt`."""
+        """Mark the client's record offline; return whether a record exists, for `adopt`."""
         if not self._registrations.is_registered(caller.session_id):
             return False
         await self._registrations.end_session(caller)
         return True
 
     def hand_over(self, caller: Caller) -> bool:
-        """Let go of a session that goes on at another node; tell whether it has a record, for `adopt` there.
+        """Give up a session that continues at another node; return whether it has a record, for `adopt` there.
 
-        It leaves its room, and is told so, since its media session stays here.
+        The session leaves its room, and the client is told so, because its media session stays here.
         """
         self.left(caller, "restarting")
         return self._registrations.disown(caller.session_id)
 
     async def adopt(self, caller: Caller) -> None:
-        """Let the record of a client whose session goes on here say so."""
+        """Mark the record of a client online again, for its session on this node."""
         await self._registrations.adopt(caller)
 
     async def restart_rooms(self) -> None:
-        """Take all members of this process out of their rooms, in order, and tell them why."""
+        """Take all members of this process out of their rooms in order, and tell them the reason."""
         if self._rooms is not None:
             await self._rooms.empty()
 
@@ -194,21 +194,21 @@ class Dispatcher:
 
     async def _answer(self, caller: Caller, request: Message) -> Message:
         token = getattr(request, "auth_token", None)
-        if token:  # a request may repeat the credentials; then they must be right
+        if token:  # a request may repeat the credentials, which must be right then
             caller = await self.renew(caller, token)
         return await _HANDLERS[type(request)](self, caller, request)
 
     def relay(
         self, caller: Caller, signal: Signal, message_id: bytes, *, later: Later
     ) -> SignalAck | Literal[Delivery.PENDING] | None:
-        """Pass a signal on, and return the acknowledgement that its sender asked for.
+        """Relay a signal, and return the acknowledgement if its sender asked for one.
 
-        PENDING is for a signal to other nodes: `later` is called once with what to tell.
+        PENDING means that the signal is on its way to other nodes: `later` is called once with the answer.
 
         Raises:
-            NotFoundError: nobody holds the target.
-            TooLargeError, InvalidRequestError: the target cannot be sent this.
-            UnavailableError: the target may be on another node, and none can be reached.
+            NotFoundError: the target is on no node.
+            TooLargeError, InvalidRequestError: the target cannot receive this signal.
+            UnavailableError: the target may be on another node, and no other node can be reached.
         """
         outgoing = msgspec.structs.replace(signal, sender_client_id=caller.identity.client_id, ack=False)
         if isinstance(signal, SignalMessage) and signal.room_id is not None:
@@ -229,7 +229,7 @@ class Dispatcher:
     def _relay_to_room(
         self, caller: Caller, room_id: str, outgoing: Signal, message_id: bytes, *, wants_ack: bool, later: Later
     ) -> SignalAck | Literal[Delivery.PENDING] | None:
-        """Pass a signal on to all other members whom the sender may signal, whatever keeps one of them from it."""
+        """Relay a signal to all other members that the sender may signal; one failure does not stop the others."""
         if self._rooms is None:
             raise NotFoundError(f"not in room {room_id}")
         best = Delivery.OFFLINE
@@ -253,7 +253,7 @@ class Dispatcher:
             try:
                 result = self._bus.send(target, outgoing, message_id, outcome=told)
             except (TooLargeError, InvalidRequestError, RateLimitedError, UnavailableError):
-                continue  # this member's framing, shape or buffer has no room for it, or its node is out of reach
+                continue  # the member's framing, shape or buffer has no room for it, or its node cannot be reached
             if result is Delivery.PENDING:
                 waiting += 1
             else:
@@ -314,10 +314,10 @@ _HANDLERS: dict[type[Message], _Handler] = {
 
 
 def check_handlers(specs: Iterable[Spec], handlers: Collection[type[Message]]) -> None:
-    """Refuse a catalogue and handlers that do not belong together.
+    """Check that every request of the catalogue has a handler, and nothing else has one.
 
     Raises:
-        TypeError: a request has no handler, or a handler is for a message that is no request.
+        TypeError: a request has no handler, or a handler belongs to a message that is no request.
     """
     requests = {spec.struct for spec in specs if spec.handling is Handling.REQUEST} - {TokenRenew}
     if missing := requests - set(handlers):
@@ -326,6 +326,5 @@ def check_handlers(specs: Iterable[Spec], handlers: Collection[type[Message]]) -
         raise TypeError(f"handlers for messages that are no requests: {', '.join(sorted(e.__name__ for e in extra))}")
 
 
-# The connection renews its own token (`gateway/conversation.py`); everything else that the catalogue calls a request is
-# here.
+# The conversation itself answers TOKEN_RENEW (`gateway/conversation.py`). All other requests of the catalogue are here.
 check_handlers(SPECS.values(), _HANDLERS)

@@ -1,4 +1,4 @@
-"""How much of the service one client or one address may use: token buckets, counts, and which address is whose.
+"""How much of the service one client or one address may use: token buckets, counts and client addresses.
 
 Pure: time comes in as `now`, a monotonic time in seconds, and every table is bounded. `listener`, `server` and
 `connection` enforce what is counted here; docs/operations.md, "Limits", describes it for operators.
@@ -54,7 +54,7 @@ LOG_INTERVAL = 10.0
 TURNED_AWAY = 64
 # Requests of one connection that may wait for their answers at once: those about tracks can take many seconds.
 PENDING_REQUESTS = 32
-# Of a message before CONNECT is accepted, in bytes: a token is below 4 KiB, and who is nobody yet gets no more.
+# The size of a message before CONNECT is accepted (bytes). A token is below 4 KiB, and a stranger needs no more.
 BEFORE_CONNECT = 16_384
 # Pings, pongs and fragments that a client may send per message of its rate. Each costs a fraction of a message, and
 # a message of the largest size in fragments of a network packet's size must pass.
@@ -65,7 +65,7 @@ _BURST_PART = 16
 # More messages per minute than anything can send.
 UNLIMITED = 10**12
 
-# Addresses whose failed authentications are remembered, and clients whose message rate is.
+# How many addresses with failed authentications are remembered, and how many clients with their message rate.
 _REMEMBERED = 20_000
 # Tokens that are spent without looking at the clock.
 _GRANT = 32
@@ -91,7 +91,7 @@ _FORWARDING = (
     "client-ip",
     "true-client-ip",
 )
-# Proxies that a request may have come through; whatever stands before them in the header is not looked at.
+# The number of proxies that are read from the end of the header. Entries before them are ignored.
 _HOPS = 32
 
 
@@ -215,7 +215,7 @@ class Buckets:
 
 
 class ClientAddress(NamedTuple):
-    """An address as it is logged, and what is counted together under it: the narrowest first.
+    """An address as it is logged, with the networks that it counts for, narrowest first.
 
     That is an IPv4 address by itself, and an IPv6 address with its /64, its /56 and its /48. `networks` is empty for
     loopback, which is not counted: behind a proxy on the same machine everyone comes from there.
@@ -242,7 +242,7 @@ HolderT = TypeVar("HolderT")
 
 
 class Holdings(Generic[HolderT]):
-    """What connections hold of messages that are not whole yet, in bytes, and who gives way when it is too much."""
+    """The bytes of incomplete messages by holder; if all take too much, the largest holder gives way."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -250,7 +250,7 @@ class Holdings(Generic[HolderT]):
         self._held: dict[HolderT, int] = {}
 
     def hold(self, holder: HolderT, size: int) -> HolderT | None:
-        """Count what `holder` holds now; return the largest holder where it is too much, and count it no more."""
+        """Set the bytes of a holder; return the largest holder if all take too much, and stop counting that one."""
         self.used += size - self._held.pop(holder, 0)
         if size:
             self._held[holder] = size
@@ -262,7 +262,7 @@ class Holdings(Generic[HolderT]):
 
 
 class Tally:
-    """How many there are now of each network."""
+    """How many connections each network has."""
 
     def __init__(self) -> None:
         self._counts: dict[bytes, int] = {}
@@ -271,7 +271,7 @@ class Tally:
         return len(self._counts)
 
     def has_room(self, address: ClientAddress, allowance: int) -> bool:
-        """Tell whether there may be one more of an address; its wider networks may have 4 and 16 times as many."""
+        """Return whether an address may have one more; its wider networks may have 4 and 16 times as many."""
         return all(
             self._counts.get(network, 0) < allowance * _GROWTH**level for level, network in enumerate(address.networks)
         )
@@ -310,12 +310,12 @@ class AddressRate:
 
 
 def is_forwarded(headers: Iterable[str]) -> bool:
-    """Tell whether one of these names of headers says that the request came through a proxy (RFC 7239, RFC 9110)."""
+    """Return whether one of these header names shows that a proxy forwarded the request (RFC 7239, RFC 9110)."""
     return any(name.lower().startswith(_FORWARDING) for name in headers)
 
 
 def names_this_machine(host: str) -> bool:
-    """Tell whether a Host header, or what stands behind an Origin's `://`, is a name of the loopback interface."""
+    """Return whether a Host header, or an Origin after its `://`, names the loopback interface."""
     host = host.strip().lower()
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
@@ -325,11 +325,11 @@ def names_this_machine(host: str) -> bool:
 
 
 def is_from_this_machine(headers: Sequence[tuple[str, str]], *, listens_beyond: bool) -> bool:
-    """Tell whether a request is certain to come from a program or a page of this machine.
+    """Return whether a request certainly comes from a program or a page of this machine.
 
-    No proxy has passed it on, and the page that it comes from, if any, is one of this machine or of the service itself.
-    Where only this machine can connect, the request must call it by a name of its own: else a page whose name was made
-    to point here (DNS rebinding) would pass for the service's own.
+    No proxy has forwarded it, and the page that it comes from, if any, belongs to this machine or to the service. Where
+    only this machine can connect, the request must use a loopback name: otherwise a page whose name was made to point
+    here (DNS rebinding) would pass for the service's own.
     """
     hosts = [value for name, value in headers if name.lower() == "host"]
     origins = [value for name, value in headers if name.lower() == "origin"]
@@ -342,7 +342,7 @@ def is_from_this_machine(headers: Sequence[tuple[str, str]], *, listens_beyond: 
 
 
 class TrustedProxies:
-    """Whose X-Forwarded-For is believed.
+    """The proxies whose X-Forwarded-For is believed.
 
     Args:
         networks: addresses and networks in CIDR notation.
@@ -352,15 +352,15 @@ class TrustedProxies:
         self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
 
     def trusts(self, text: str) -> bool:
-        """Tell whether this address is a trusted proxy's."""
+        """Return whether this address belongs to a trusted proxy."""
         address = _parse(text)
         return address is not None and any(address in network for network in self._networks)
 
     def client(self, peer: str, forwarded_for: Sequence[str]) -> ClientAddress:
-        """Return where a request really comes from.
+        """Return the address of the client that sent a request.
 
-        Each proxy appends the address it was called from, so the list is read from its end, for as long as trusted
-        proxies vouch for it: what stands further left was written by the client and may be anything.
+        Each proxy appends the address that called it. The list is read from its end while the addresses are trusted
+        proxies. Entries further left were written by the client and may be forged.
 
         Args:
             peer: the socket's other end.
@@ -377,7 +377,7 @@ class TrustedProxies:
 
 
 class Usage:
-    """What all connections of one server together have used up."""
+    """What all connections of one process use together."""
 
     def __init__(self, limits: Limits) -> None:
         self.message_rate = limits.messages_per_minute or UNLIMITED
@@ -386,7 +386,7 @@ class Usage:
         # By client, so that a new connection is no new allowance.
         self.message_buckets = Buckets(self.message_rate)
         self._limits = limits
-        self._seats = 0  # connections whose clients have proved who they are
+        self._seats = 0  # authenticated connections
         self._by_address = Tally()
         self._failures = AddressRate(limits.failed_auth_per_minute)
         self._connects = AddressRate(limits.connects_per_minute)
@@ -397,11 +397,11 @@ class Usage:
 
     @property
     def is_full(self) -> bool:
-        """Whether nobody else may be let in."""
+        """Whether all seats are taken."""
         return self._seats >= self._limits.max_connections
 
     def enter(self, address: ClientAddress) -> str | None:
-        """Count a new connection, and return why there is no room for it, if there is none."""
+        """Count a new connection; return why there is no room for it, or None."""
         has_room = self._by_address.has_room(address, self._limits.max_connections_per_address)
         self._by_address.enter(address)
         if self.is_full:
@@ -409,7 +409,7 @@ class Usage:
         return None if has_room else "too many connections from this address"
 
     def take_seat(self) -> bool:
-        """Count a client that has proved who it is, and tell whether there is room for it."""
+        """Count an authenticated client; return whether there is a seat for it."""
         if self.is_full:
             return False
         self._seats += 1
@@ -429,10 +429,10 @@ class Usage:
         return self._failures.wait(address, now)
 
     def check_authentication(self, address: ClientAddress, now: float) -> None:
-        """Count an attempt, and refuse an address that has failed too often, or tried.
+        """Count an attempt, and refuse an address with too many attempts or failures.
 
         Raises:
-            RateLimitedError: it has to wait.
+            RateLimitedError: the address has to wait.
         """
         wait = self.connect_wait(address, now)
         if wait:
@@ -448,7 +448,7 @@ class Usage:
 
 
 class Sample:
-    """Which lines of the log about strangers are written: so many in an interval; the others are counted."""
+    """Write a limited number of log lines about strangers in each interval, and count the others."""
 
     def __init__(self, *, lines: int = LOGGED_OF_STRANGERS, interval: float = LOG_INTERVAL) -> None:
         self._lines = lines
@@ -458,7 +458,7 @@ class Sample:
         self._left_out: dict[str, int] = {}
 
     def takes(self, event: str, now: float) -> bool:
-        """Tell whether to write a line, which is counted otherwise."""
+        """Return whether to write a line; a line that is not written is counted."""
         if self._ends_at is None:
             self._ends_at, self._left = now + self._interval, self._lines
         self._left -= 1
@@ -468,7 +468,7 @@ class Sample:
         return False
 
     def left_out(self, now: float) -> dict[str, int]:
-        """Return how many of each line were not written in the interval that has ended, if one has."""
+        """Return how many of each line were left out, once the interval has ended; otherwise an empty table."""
         if self._ends_at is None or now < self._ends_at:
             return {}
         left_out, self._left_out, self._ends_at = self._left_out, {}, None
@@ -478,7 +478,7 @@ class Sample:
 class Allowance:
     """What one connection may still send.
 
-    `messages` and `volume` are for the relay path to count down by itself: see `TokenBucket.left`, `Volume.left`.
+    The relay path counts `messages.left` and `volume.left` down by itself (`TokenBucket.left`, `Volume.left`).
     """
 
     __slots__ = ("_frames", "_patience", "_usage", "messages", "volume")
@@ -516,7 +516,7 @@ class Allowance:
         return RateLimitedError(f"more than {self._usage.byte_rate} bytes in a minute", details=_retry_after(wait))
 
     def is_insistent(self, now: float) -> bool:
-        """Count a refused message, and tell whether there have been too many.
+        """Count a refused message; return whether there have been too many.
 
         As many may be refused as are allowed, so a client that sends twice its rate or more is cut off, sooner the
         more it sends.
@@ -526,7 +526,7 @@ class Allowance:
         return self._patience.take(now) > 0
 
     def has_too_many_frames(self, now: float) -> bool:
-        """Count a frame that is no whole message, and tell whether there have been too many."""
+        """Count a frame that is no whole message; return whether there have been too many."""
         if self._frames is None:
             self._frames = TokenBucket(self._usage.message_rate * FRAMES_PER_MESSAGE, now=now)
         return self._frames.take(now) > 0
@@ -539,7 +539,7 @@ class Origins:
         self._allowed = frozenset(_normal_origin(origin) for origin in allowed)
 
     def allow(self, origins: Sequence[str]) -> bool:
-        """Tell whether a request with these Origin headers may go on; only browsers send one (RFC 6454)."""
+        """Return whether a request with these Origin headers is allowed; only browsers send one (RFC 6454)."""
         return "*" in self._allowed or all(_normal_origin(origin) in self._allowed for origin in origins)
 
 

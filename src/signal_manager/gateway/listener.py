@@ -1,8 +1,7 @@
-"""The TCP port: accepts sockets, bounds those that are no WebSocket yet, and lives through a lack of file descriptors.
+"""The TCP port: accepts sockets, bounds unfinished handshakes, and survives a lack of file descriptors.
 
-`server` decides what an HTTP request gets; this module brings a socket as far as that request, through TLS where there
-is a certificate. The accept loop is our own because aiofastnet's fails on EMFILE, and because only here an address can
-be refused before it costs anything.
+This module takes a socket through TLS to its HTTP request, which `server` answers. The accept loop is our own because
+aiofastnet's fails on EMFILE, and because only an accept loop can refuse an address before it costs anything.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ log = structlog.get_logger(__name__)
 
 # Connections that may wait to be accepted: many clients come back at once after a restart.
 _BACKLOG = 4096
-# Sockets that are accepted before everyone else gets a turn.
+# Sockets that are accepted before other work gets a turn.
 _ACCEPTS_PER_TURN = 64
 # A socket that has been half open for longer gives way when there are too many: the clients that mean it need a few
 # round trips.
 _PATIENCE = 2.0
-# How long nothing is accepted when there are too many half-open sockets, or no more descriptors or memory (s).
+# How long the listener pauses after too many half-open sockets, or a lack of descriptors or memory (s).
 _PAUSE_FULL = 0.05
 _PAUSE_SHORTAGE = 0.5
 # A flood is worth one line in this many seconds.
@@ -63,7 +62,7 @@ Upgrade = Callable[[WSUpgradeRequest, str, float], WSListener | WSUpgradeRespons
 
 
 def listen(host: str, port: int, *, is_shared: bool = False, is_passive: bool = False) -> socket.socket:
-    """Return a socket that listens, before anything else is started: a taken port is the most common mistake.
+    """Return a listening socket, before anything else starts, because a taken port is the most common mistake.
 
     Args:
         host: an address or a name; `::` means every address of both families.
@@ -114,7 +113,7 @@ class Listener:
         proxies: the addresses that many clients come from.
         max_frame_size, read_buffer_size: in bytes.
         certificate: for TLS.
-        sample: says which lines about strangers are written to the log.
+        sample: limits the log lines about strangers.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Listener:
         self._certificate = certificate
         self._sample = sample or Sample()
         self._logger = _Quiet(logging.getLogger("picows.server"), {})
-        # The handshakes that go on and when each began, oldest first.
+        # The unfinished handshakes and when each began, oldest first.
         self._half_open: dict[asyncio.Task[None], float] = {}
         self._by_address = Tally()
         # Given up for a moment when there is no other descriptor, so that a waiting client can be sent away.
@@ -153,7 +152,7 @@ class Listener:
 
     @property
     def half_open(self) -> int:
-        """How many sockets are on their way to a WebSocket."""
+        """The number of unfinished handshakes."""
         return len(self._half_open)
 
     async def start(self) -> None:
@@ -174,7 +173,7 @@ class Listener:
         self._resume()
 
     async def stop(self) -> None:
-        """Stop listening and end every handshake; what is a WebSocket already is not touched."""
+        """Stop listening and end every unfinished handshake; WebSocket connections continue."""
         loop = asyncio.get_running_loop()
         if self._certificate is not None:
             loop.set_exception_handler(self._outer_handler)
@@ -204,7 +203,7 @@ class Listener:
             self._resume_timer = loop.call_later(seconds, self._resume)
 
     def _accept(self) -> None:
-        """Accept what waits, as far as there is room for it."""
+        """Accept the waiting sockets, as far as there is room for them."""
         for _ in range(_ACCEPTS_PER_TURN):
             if len(self._half_open) >= HALF_OPEN and not self._give_up_oldest():
                 self._pause(_PAUSE_FULL)
@@ -338,7 +337,7 @@ class Listener:
 
 
 class _Reading(WSProtocol):  # type: ignore[misc]  # the stub leaves its base out
-    """picows' protocol, with a bound on what it reads at once and an eye on how large its buffer is.
+    """picows' protocol, with a bound on the size of a read and of the read buffer.
 
     The buffer doubles whenever a read fills it and never shrinks. Small reads let only a message that is not whole yet
     make it grow; and what is free in it, right after it has grown, says how large it is, give or take half.
@@ -370,13 +369,13 @@ _get_buffer = WSProtocol.get_buffer
 
 
 class _Quiet(logging.LoggerAdapter[logging.Logger]):
-    """picows' logger: what a client did wrong is in our own line about its end, and nobody's error.
+    """picows' logger, at debug level: our own line about a connection's end says what its client did wrong.
 
     An adapter also because picows makes a logger of its own for each connection otherwise: 1 KB each.
     """
 
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
-        """Log at debug level, except for exceptions that nobody handled."""
+        """Log at debug level, except for unhandled exceptions."""
         super().log(level if kwargs.get("exc_info") else logging.DEBUG, msg, *args, **kwargs)
 
 

@@ -1,7 +1,7 @@
-"""Who is connected to this process, as an operator sees it, and what an operator may do about it.
+"""The sessions of this process as an operator sees them.
 
-`gateway/connection.py` and `gateway/sessions.py` fulfil these promises; `admin/` relies on them and knows nothing else
-of sockets.
+`gateway/connection.py` and `gateway/sessions.py` implement these interfaces. `admin/` uses them and sees nothing else
+of the gateway.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["LiveSession", "LiveSessions", "Phase", "RecentError"]
 
 
 class Phase(StrEnum):
-    """Where the service stands between start and stop."""
+    """The phase of the service between start and stop."""
 
     STARTING = "starting"
     SERVING = "serving"
@@ -33,31 +33,31 @@ class RecentError(NamedTuple):
 
 
 class LiveSession(Protocol):
-    """One client's session: on a connection that has proved who it is, or away for a while."""
+    """One client's session: on an authenticated connection, or away for a while."""
 
     @property
     def client_id(self) -> ClientId:
-        """The client that it proved to be."""
+        """The authenticated client."""
 
     @property
     def session_id(self) -> SessionId:
-        """The session that it carries."""
+        """The id of the session."""
 
     @property
     def instance_id(self) -> str | None:
-        """What the client calls the running copy of itself."""
+        """The name that the client gives to its running copy."""
 
     @property
     def is_away(self) -> bool:
-        """Whether its connection is lost, and it waits for its client to come back."""
+        """Whether the connection is lost and the session waits for its client to return."""
 
     @property
     def address(self) -> str:
-        """Where it comes from, or came from last."""
+        """The client's address, now or on its last connection."""
 
     @property
     def framing(self) -> str:
-        """How its messages are wrapped: v1, v2 or json."""
+        """How messages are wrapped: v1, v2 or json."""
 
     @property
     def encoding(self) -> str:
@@ -65,7 +65,7 @@ class LiveSession(Protocol):
 
     @property
     def age(self) -> float:
-        """Seconds since it was opened."""
+        """Seconds since the session began on this node."""
 
     @property
     def received(self) -> int:
@@ -76,7 +76,7 @@ class LiveSession(Protocol):
         """Messages to the client on this connection."""
 
     def evict(self) -> None:
-        """End the session, with close code 4403, which tells its client not to come back by itself."""
+        """End the session with close code 4403, which tells the client not to reconnect by itself."""
 
 
 class LiveSessions(Protocol):
@@ -84,11 +84,11 @@ class LiveSessions(Protocol):
 
     @property
     def phase(self) -> Phase:
-        """Whether the service takes connections."""
+        """Whether the service accepts connections."""
 
     @property
     def recent_errors(self) -> Sequence[RecentError]:
         """The last errors that clients were sent, oldest first; bounded."""
 
     def sessions(self) -> Iterable[LiveSession]:
-        """Return every session there is now, in no order; it may be iterated while sessions come and go."""
+        """Return all sessions, in no order; sessions may begin and end while the caller iterates."""

@@ -1,7 +1,7 @@
-"""The WebSocket port: decides what a request gets, answers `GET /health`, looks for silent clients, stops in order.
+"""The WebSocket port: upgrades requests, answers `GET /health`, finds silent clients, stops in order.
 
-What one connection does is `gateway/connection.py`'s business and how its socket got here `gateway/listener.py`'s; this
-module decides whether there is a connection at all.
+`gateway/listener.py` accepts the socket, and `gateway/connection.py` handles the connection. This module decides
+whether a request becomes a connection at all.
 """
 
 from __future__ import annotations
@@ -50,24 +50,24 @@ log = structlog.get_logger(__name__)
 
 # How long a stopping server waits for clients to answer its close frames.
 STOP_TIMEOUT = 3.0
-# Silent clients are looked for this many times within the shortest time limit, within these bounds (s).
+# The server looks for silent clients this many times within the shortest time limit, within these bounds (s).
 _SWEEPS_PER_LIMIT = 10
 _SWEEPS_BEFORE_AWAY = 8
 _SHORTEST_SWEEP = 0.02
 _LONGEST_SWEEP = 1.0
-# When a client that found the service full may ask again (s).
+# How long a client that found the service full waits before it tries again (s).
 _FULL_RETRY = 5.0
-# The headers of a handshake that mean something here, as the beginnings of their names.
+# The beginnings of the names of headers that the handshake reads.
 _READ_HEADERS = ("sec-websocket-", "host", "origin", "upgrade", "connection")
 _WEBSOCKET_PATHS = frozenset({b"/", b"/ws"})
 # A name or an address in a Host header, without the port behind it (RFC 9110, section 7.2).
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
-# Where a browser on the same machine finds what listens on every address.
+# The address at which a browser on the same machine reaches a socket that listens on every address.
 _CALLED_AS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
 
 
 class Dashboard(NamedTuple):
-    """Where the pages of the second port are."""
+    """The address of the second port's pages."""
 
     host: str
     port: int
@@ -75,7 +75,7 @@ class Dashboard(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine opens them."""
+        """The URL for a browser on this machine."""
         host = _CALLED_AS.get(self.host, self.host)
         return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
 
@@ -85,22 +85,22 @@ class Server:
 
     Args:
         dispatcher: answers requests.
-        bus: where connections make themselves known.
-        listening: where clients come in, made by `listener.listen`; the server closes it.
-        version: told to clients and by `/health`.
+        bus: delivers messages to clients.
+        listening: the socket to accept from, made by `listener.listen`; the server closes it.
+        version: shown by `/health`.
         limits: what the service allows.
         allowed_origins: web pages that may connect; "*" is any.
         trusted_proxies: addresses and networks whose X-Forwarded-For is believed.
         certificate: for wss://.
         read_buffer_size: in bytes.
         session: the time limits of every session.
-        metrics: where everything is counted.
-        resume: how long sessions outlive their connections, and what is kept for them.
+        metrics: shows all counters to Prometheus.
+        resume: how long sessions outlive their connections, and how much is kept for them.
         storage: keeps sessions from one start to the next; None for a service whose sessions end with it.
         drain_timeout: seconds that `stop` may take.
 
     Attributes:
-        dashboard: where browsers that open this port are sent; None where there is nothing to see.
+        dashboard: where the server redirects browsers that open this port; None for no redirect.
     """
 
     def __init__(
@@ -156,23 +156,23 @@ class Server:
 
     @property
     def host(self) -> str:
-        """The address that it listens on."""
+        """The address on which the server listens."""
         return self._listener.host
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port on which the server listens."""
         return self._listener.port
 
     @property
     def presence(self) -> LiveSessions:
-        """Who is connected."""
+        """The sessions of this process."""
         return self._registry
 
     async def reclaim(self) -> int:
-        """Expect the clients whose sessions an earlier start has saved; return how many.
+        """Load the sessions that an earlier start has saved, so that their clients can resume; return how many.
 
-        Only for a service that has its store to itself; others find a session there when its client asks for it.
+        Only for a service that has its store to itself. Other services load a session when its client asks for it.
 
         Raises:
             UnavailableError: the store does not answer.
@@ -180,7 +180,7 @@ class Server:
         return await self._registry.session_store.reclaim()
 
     def hand_over(self, client_id: ClientId, wants: bytes) -> bytes | None:
-        """Give a client's session to the node that it has come to (`bus.base.HandOver`)."""
+        """Give a client's session to the node that claims the client (`bus.base.HandOver`)."""
         return self._registry.session_store.hand_over(client_id, wants)
 
     def join_writes(self) -> None:
@@ -195,7 +195,7 @@ class Server:
         """Accept clients.
 
         Raises:
-            ConfigurationError: there is no file descriptor to do it with.
+            ConfigurationError: no file descriptor is left.
         """
         await self._listener.start()
         self._started_at = time.monotonic()
@@ -203,7 +203,7 @@ class Server:
         self._registry.phase = Phase.SERVING
 
     async def stop(self) -> None:
-        """Stop listening, send every client away, save sessions, and cut those that do not answer."""
+        """Stop listening, send every client away, save the sessions, and cut connections that do not close."""
         if self._sweeper is None:
             return
         sweeper, self._sweeper = self._sweeper, None
@@ -213,7 +213,7 @@ class Server:
         await Drain(self._registry, timeout=self._drain_timeout, close_timeout=STOP_TIMEOUT).run()
 
     def _publish(self, metrics: Metrics) -> None:
-        """Let metrics know how much waits; everything is counted when somebody asks."""
+        """Register gauges, which count when Prometheus reads them."""
         connections = self._registry.connections
         metrics.sessions.read_from(lambda: sum(each.is_established for each in connections))
         metrics.handshakes_pending.read_from(lambda: self._listener.half_open)
@@ -224,7 +224,7 @@ class Server:
     def _upgrade(
         self, request: WSUpgradeRequest, peer: str, accepted_at: float
     ) -> Connection | WSUpgradeResponseWithListener | None:
-        """Decide what an HTTP request gets: a connection, `/health`, or a refusal."""
+        """Answer an HTTP request with a connection, with `/health`, or with a refusal."""
         path = request.path.split(b"?", 1)[0]
         if path == b"/health":
             return self._health()
@@ -251,7 +251,7 @@ class Server:
         return WSUpgradeResponseWithListener(response, connection)
 
     def _pages_for(self, request: WSUpgradeRequest, address: ClientAddress) -> WSUpgradeResponseWithListener | None:
-        """Send a person who has opened this port in a browser to the second port's pages, where they can be reached."""
+        """Redirect a browser that opens this port to the second port's pages, if the browser can reach them."""
         dashboard, headers = self.dashboard, request.headers
         if dashboard is None or "Upgrade" in headers or "text/html" not in headers.get("Accept", ""):
             return None
@@ -266,7 +266,7 @@ class Server:
         return WSUpgradeResponseWithListener(response, None)
 
     def _refuse(self, request: WSUpgradeRequest, address: ClientAddress) -> WSUpgradeResponseWithListener | None:
-        """Return the refusal of a request that is not worth a WebSocket."""
+        """Return the refusal of an invalid or excessive request, or None."""
         wrong = _wrong_header(request)
         if wrong is not None:
             return _refusal(HTTPStatus.BAD_REQUEST, wrong)
@@ -313,7 +313,7 @@ class Server:
 
 
 def _wrong_header(request: WSUpgradeRequest) -> str | None:
-    """Say what is wrong with the headers that are read here; picows cannot write answers about bytes beyond ASCII."""
+    """Return what is wrong with the headers that are read here; picows cannot write answers with non-ASCII bytes."""
     for name, value in request.headers.items():
         if name.lower().startswith(_READ_HEADERS) and not value.isascii():
             return f"expected ASCII in {name}"
@@ -329,7 +329,7 @@ def _waiting_bytes(connections: Iterable[RegisteredConnection]) -> int:
 
 
 def _words(request: WSUpgradeRequest, header: str) -> list[str]:
-    """Return the values of a header that holds a list."""
+    """Return the values of a list header."""
     return [word.strip() for word in ",".join(request.headers.getall(header, [])).split(",")]
 
 

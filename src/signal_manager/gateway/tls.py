@@ -1,7 +1,7 @@
 """The service's certificate: loaded, checked, and loaded again without dropping a connection.
 
-`listener` takes `context` for each new connection, so a reload changes what the next one is shown; `app` says where the
-files are and reloads them on SIGHUP.
+`listener` uses `context` for each new connection, so a reload takes effect with the next one. `app` configures the
+files and reloads them on SIGHUP.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Certificate:
     """A certificate with its key, as the context of a TLS server (TLS 1.2 or newer).
 
     Args:
-        cert_path: PEM file with the certificate first, then what it was issued by.
+        cert_path: PEM file with the certificate first, then its issuers.
         key_path: PEM file with the certificate's private key, not encrypted.
         client_ca_path: PEM file with authorities; when given, a client must show a certificate that one of them issued.
 
