@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
 from tools.protocol import typescript
 from tools.protocol.asyncapi import document
 from tools.protocol.pages import with_tables
@@ -17,6 +19,19 @@ from tools.protocol.vectors import with_lists
 _TOP = Path(__file__).parents[2]
 _SDK = Path("sdk/js/src")
 _PROTO = Path("src/signal_manager/protocol/codec/signal_manager.proto")
+
+# What protoc writes refuses a runtime older than protoc, and one two major versions newer: it does not run with
+# each version that other packages ask for. This one uses public names alone, the same in all of them.
+_MODULE = '''"""The messages of signal_manager.proto, for protobuf 5 and newer. `make protocol` writes this file."""
+from google.protobuf import descriptor_pool, message_factory
+
+DESCRIPTOR = descriptor_pool.Default().AddSerializedFile(
+%s
+)
+globals().update(
+    {name: message_factory.GetMessageClass(message) for name, message in DESCRIPTOR.message_types_by_name.items()}
+)
+'''
 
 # Each file is made from what it holds now, since schemas pin numbers and pages have more than tables.
 _MAKERS: dict[Path, Callable[[str], str]] = {
@@ -42,22 +57,31 @@ def _text(path: Path) -> str:
 
 
 def _protobuf_module(schema_text: str) -> dict[Path, str]:
-    """Return the modules that protoc makes of the schema."""
+    """Return the Protobuf module of the schema, and its types as protoc writes them."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / _PROTO.relative_to("src")
         source.parent.mkdir(parents=True)
         source.write_text(schema_text, encoding="utf-8")
+        described = Path(folder) / "described"
         subprocess.run(
             [
                 *(sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={folder}"),
-                *(f"--python_out={folder}", f"--pyi_out={folder}", str(source)),
+                *(f"--descriptor_set_out={described}", f"--pyi_out={folder}", str(source)),
             ],
             check=True,
         )
+        (file,) = FileDescriptorSet.FromString(described.read_bytes()).file
+        stub = source.with_name("signal_manager_pb2.pyi")
+        stub_path = Path("src") / stub.relative_to(folder)
         return {
-            Path("src") / each.relative_to(folder): each.read_text(encoding="utf-8")
-            for each in sorted(source.parent.glob("*_pb2.py*"))
+            stub_path: stub.read_text(encoding="utf-8"),
+            stub_path.with_suffix(".py"): _MODULE % _literal(file.SerializeToString(deterministic=True)),
         }
+
+
+def _literal(data: bytes) -> str:
+    """Return `data` as lines of bytes, so that a change of the schema is a change of few lines."""
+    return "\n".join(f"    {data[start : start + 48]!r}" for start in range(0, len(data), 48))
 
 
 def main() -> int:

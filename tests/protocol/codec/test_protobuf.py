@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -129,3 +132,12 @@ def test_signal_data_is_bytes_or_json_text(data: object, member: str, value: obj
 )
 def test_what_is_no_such_message_is_refused(message_type: MessageType, payload: bytes, message: str) -> None:
     assert refused(message_type, payload).startswith(message)
+
+
+def test_the_module_runs_with_each_protobuf_that_an_application_may_have() -> None:
+    source = Path(signal_manager_pb2.__file__).read_text()
+
+    # What protoc writes looks at the runtime's version, and imports what is internal to it.
+    assert re.findall(r"^(?:from|import) .+", source, re.MULTILINE) == [
+        "from google.protobuf import descriptor_pool, message_factory"
+    ]
