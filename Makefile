@@ -4,7 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REFERENCES := benchmarks/references
-PROSE := src docs tests tools benchmarks examples fuzz sdk/js/src sdk/js/README.md README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
+PROSE := src docs tests tools benchmarks examples fuzz sdk/js/src sdk/js/README.md packages README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
+# Three distributions of one repository; the root is the service. It stands first in an installation with its extras: the
+# SFU asks for it without, and pip then takes the checkout for that too.
+LISTS := pyproject.toml packages/client/pyproject.toml packages/sfu/pyproject.toml constraints.txt
+PARTS := --editable packages/client --editable packages/sfu --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 
@@ -17,17 +21,17 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv $(VENV)
 
 # One stamp for what running needs, one for what developing needs, which is more: each is made again when the lists change.
-$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rtc]'
+$(VENV)/.run: $(LISTS) | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[sfu]' $(PARTS)
 	@touch $@
 
 # uv installs in a fifth of the time that pip takes. Where pip has been told of another index, which uv does not read, or
 # where uv does not get through, pip does it.
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.dev: $(LISTS) | $(BIN)/pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv || true
 	@{ ! $(BIN)/python -m pip config list | grep -q index-url && \
-		$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[rtc,dev]'; } || \
-		$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[rtc,dev]'
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[sfu,dev]' $(PARTS); } || \
+		$(BIN)/python -m pip install --quiet --no-compile --editable '.[sfu,dev]' $(PARTS)
 	@touch $(VENV)/.run $@
 
 run: $(VENV)/.run ## Install what is missing and start the service on its defaults
@@ -121,16 +125,16 @@ soak: $(VENV)/.dev ## Ten minutes of 2,000 clients that talk, move and are dropp
 # The site goes to build/site. Strictly: a broken link, or a public name of either SDK that says nothing, fails it;
 # with --quiet MkDocs counts no warnings.
 docs: $(VENV)/.dev sdk/js/node_modules ## Build the documentation's site into build/site
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]' $(PARTS)
 	cd sdk/js && npm run --silent docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-release-check: $(VENV)/.dev ## Build wheel, sdist and npm tarball, look through them, install and use them
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+release-check: $(VENV)/.dev ## Build wheels, sdists and the npm tarball, look through them, install and use them
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[release]' $(PARTS)
 	$(BIN)/python tools/release_check.py
 
 fuzz: $(VENV)/.dev ## Fuzz every decoder and parser for a minute
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]' || true
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]' $(PARTS) || true
 	$(BIN)/python -m fuzz all --seconds 60
 
 clean: ## Remove the virtual environment and caches

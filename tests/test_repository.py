@@ -32,16 +32,19 @@ def test_every_package_has_the_one_version() -> None:
 
 
 def test_both_packages_say_where_they_come_from_and_have_the_licence() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     package = json.loads((ROOT / "sdk/js/package.json").read_text())
 
-    assert all(url.startswith(HOME) for url in project["urls"].values())
+    for folder in (".", "packages/client", "packages/sfu"):
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+        assert all(url.startswith(HOME) for url in project["urls"].values())
     assert package["homepage"].startswith(HOME)
     assert package["repository"] == {"type": "git", "url": f"git+{HOME}.git", "directory": "sdk/js"}
     assert (ROOT / "sdk/js/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["README.md", "sdk/js/README.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "sdk/js/README.md", "packages/client/README.md", "packages/sfu/README.md"]
+)
 def test_a_page_that_registries_show_has_absolute_links_and_they_lead_somewhere(name: str) -> None:
     links = LINK.findall((ROOT / name).read_text())
 

@@ -1,6 +1,6 @@
 """Build what is published, look through it, install it in fresh environments and use it: `make release-check`.
 
-Needs the network, for what the packages depend on. Leaves wheel, sdist and tarball in `dist/`.
+Needs the network, for what the packages depend on. Leaves wheels, sdists and the tarball in `dist/`.
 """
 
 from __future__ import annotations
@@ -27,24 +27,39 @@ SDK = ROOT / "sdk" / "js"
 PUBLINT = "publint@0.3"
 ATTW = "@arethetypeswrong/cli@0.18"
 
-IN_WHEEL = (
-    "signal_manager/py.typed",
-    "signal_manager/admin/static/dashboard.html",
-    "signal_manager/admin/demo/index.html",
-    "signal_manager/admin/demo/demo.js",
-    "signal_manager/protocol/codec/signal_manager.proto",
-    r"signal_manager-[^/]+\.dist-info/licenses/LICENSE",
-    r"signal_manager-[^/]+\.dist-info/entry_points\.txt",
-)
-IN_SDIST = (
-    "LICENSE",
-    "README.md",
-    "CHANGELOG.md",
-    "Makefile",
-    "config.example.toml",
-    "docs/vectors.json",
-    "tests/conftest.py",
-)
+# The folder of each distribution, the one that needs nobody else first.
+DISTRIBUTIONS = {
+    "signal_manager_client": ROOT / "packages" / "client",
+    "signal_manager": ROOT,
+    "signal_manager_sfu": ROOT / "packages" / "sfu",
+}
+IN_WHEELS = {
+    "signal_manager_client": (
+        "signal_manager/__init__.py",
+        "signal_manager/client/client.py",
+        "signal_manager/protocol/codec/signal_manager.proto",
+        "signal_manager/py.typed",
+    ),
+    "signal_manager": (
+        "signal_manager/admin/static/dashboard.html",
+        "signal_manager/admin/demo/index.html",
+        "signal_manager/admin/demo/demo.js",
+        r"signal_manager-[^/]+\.dist-info/entry_points\.txt",
+    ),
+    "signal_manager_sfu": ("signal_manager/sfu/workers.py",),
+}
+IN_SDISTS = {
+    "signal_manager_client": ("src/signal_manager/client/client.py",),
+    "signal_manager": (
+        "CHANGELOG.md",
+        "Makefile",
+        "config.example.toml",
+        "docs/vectors.json",
+        "packages/client/pyproject.toml",
+        "tests/conftest.py",
+    ),
+    "signal_manager_sfu": ("src/signal_manager/sfu/workers.py",),
+}
 IN_TARBALL = (
     "LICENSE",
     "README.md",
@@ -100,9 +115,9 @@ def main() -> int:
     try:
         version = check_versions()
         shutil.rmtree(DIST, ignore_errors=True)
-        wheel, sdist = build_python()
-        check_contents(wheel, sdist)
-        use_wheel(wheel, version)
+        wheels = build_python()
+        check_apart(wheels)
+        use_wheels(wheels, version)
         if shutil.which("npm") is None:
             print("without npm the tarball is not built")
         else:
@@ -125,6 +140,10 @@ def check_versions() -> str:
     package = json.loads((SDK / "package.json").read_text())
     if package["version"] != version:
         raise ReleaseError(f"sdk/js/package.json has version {package['version']}, expected {version}")
+    for folder in DISTRIBUTIONS.values():
+        pins = re.findall(r'"signal-manager[a-z-]*==([^"]+)"', (folder / "pyproject.toml").read_text())
+        if any(pin != version for pin in pins):
+            raise ReleaseError(f"{folder / 'pyproject.toml'} asks for {', '.join(pins)}, expected {version}")
     if f"\n## {version}" not in (ROOT / "CHANGELOG.md").read_text():
         raise ReleaseError(f"CHANGELOG.md has no section for {version}")
     tag = os.environ.get("GITHUB_REF_NAME", "") if os.environ.get("GITHUB_REF_TYPE") == "tag" else ""
@@ -133,27 +152,48 @@ def check_versions() -> str:
     return str(version)
 
 
-def build_python() -> tuple[Path, Path]:
-    """Build the sdist, and the wheel from it, so that the sdist is known to be whole."""
-    run([sys.executable, "-m", "build", "--outdir", str(DIST), str(ROOT)])
-    run([sys.executable, "-m", "twine", "check", "--strict", *map(str, DIST.glob("signal_manager-*"))])
-    return next(DIST.glob("*.whl")), next(DIST.glob("*.tar.gz"))
+def build_python() -> list[Path]:
+    """Build each sdist, and its wheel from it, so that the sdist is known to be whole; return the wheels."""
+    for folder in DISTRIBUTIONS.values():
+        run([sys.executable, "-m", "build", "--outdir", str(DIST), str(folder)])
+    run([sys.executable, "-m", "twine", "check", "--strict", *map(str, DIST.glob("signal_manager*"))])
+    wheels = []
+    for name in DISTRIBUTIONS:
+        wheel, sdist = next(DIST.glob(f"{name}-*.whl")), next(DIST.glob(f"{name}-*.tar.gz"))
+        check_contents(name, wheel, sdist)
+        wheels.append(wheel)
+    return wheels
 
 
-def check_contents(wheel: Path, sdist: Path) -> None:
-    """Look for what must and must not be in the packages."""
+def check_contents(name: str, wheel: Path, sdist: Path) -> None:
+    """Look for what must and must not be in a distribution."""
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = archive.namelist()
-        metadata = archive.read(next(name for name in in_wheel if name.endswith("/METADATA"))).decode()
+        metadata = archive.read(next(each for each in in_wheel if each.endswith("/METADATA"))).decode()
     with tarfile.open(sdist) as packed:
-        in_sdist = [name.partition("/")[2] for name in packed.getnames()]
-    require(wheel, in_wheel, IN_WHEEL)
-    require(sdist, in_sdist, [re.escape(name) for name in IN_SDIST])
-    if any(name.startswith("tests/") for name in in_wheel):
+        in_sdist = [each.partition("/")[2] for each in packed.getnames()]
+    require(wheel, in_wheel, [*IN_WHEELS[name], rf"{name}-[^/]+\.dist-info/licenses/LICENSE"])
+    require(sdist, in_sdist, [re.escape(each) for each in ("LICENSE", "README.md", *IN_SDISTS[name])])
+    if any(each.startswith("tests/") for each in in_wheel):
         raise ReleaseError(f"{wheel.name} has tests in it")
     relative = re.findall(r"\]\((?!https?://|#)([^)]+)\)", metadata)
     if relative:
-        raise ReleaseError(f"README.md has links that lead nowhere on a registry: {', '.join(relative)}")
+        raise ReleaseError(f"the README of {name} has links that lead nowhere on a registry: {', '.join(relative)}")
+
+
+def check_apart(wheels: Sequence[Path]) -> None:
+    """Refuse wheels that overwrite each other's files, or leave one of the source tree out."""
+    owners: dict[str, list[str]] = {}
+    for wheel in wheels:
+        for name in zipfile.ZipFile(wheel).namelist():
+            owners.setdefault(name, []).append(wheel.name)
+    for name, several in owners.items():
+        if len(several) > 1:
+            raise ReleaseError(f"{name} is in {' and '.join(several)}")
+    source = ROOT / "src"
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc" and str(path.relative_to(source)) not in owners:
+            raise ReleaseError(f"{path.relative_to(ROOT)} is in no wheel")
 
 
 def require(package: Path, names: Sequence[str], patterns: Sequence[str]) -> None:
@@ -167,14 +207,17 @@ def require(package: Path, names: Sequence[str], patterns: Sequence[str]) -> Non
             raise ReleaseError(f"{package.name} has {found[0]} in it")
 
 
-def use_wheel(wheel: Path, version: str) -> None:
-    """Install the wheel alone and use its commands, its service and its client."""
+def use_wheels(wheels: Sequence[Path], version: str) -> None:
+    """Install the service with its SFU from the wheels, and use its commands, its service and its client."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         venv.create(folder / "env", with_pip=True)
         python, command = folder / "env/bin/python", str(folder / "env/bin/signal-manager")
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         constraints = ["--constraint", str(ROOT / "constraints.txt")]
-        run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints, str(wheel)])
+        # The service first: the SFU asks for it without its extra, and pip then takes the wheel for that too.
+        service, *others = sorted(wheels, key=lambda wheel: not wheel.name.startswith("signal_manager-"))
+        run([*install, *constraints, f"{service}[sfu]", *map(str, others)])
         if version not in output([command, "--version"], folder):
             raise ReleaseError(f"the installed command is not of version {version}")
         run([command, "init"], folder)
@@ -199,7 +242,7 @@ def use_wheel(wheel: Path, version: str) -> None:
         finally:
             serving.kill()
             serving.wait()
-    print("the wheel installs and works")
+    print("the wheels install and work")
 
 
 def build_tarball() -> Path:

@@ -635,7 +635,7 @@ def test_try_without_webrtc_names_the_extra(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.delattr(signal_manager, "trial", raising=False)
     monkeypatch.setattr(sys, "meta_path", [WithoutWebRtc(), *sys.meta_path])
 
-    assert_one_error(run("try"), "pip install 'signal-manager[rtc]'")
+    assert_one_error(run("try"), "pip install 'signal-manager[sfu]'")
 
 
 class WithoutWebRtc(MetaPathFinder):

@@ -463,7 +463,7 @@ async def test_without_aiortc_media_is_refused_with_what_to_install(
     client = await house.client("alice")
     monkeypatch.setitem(sys.modules, "signal_manager.client.media", None)
 
-    with pytest.raises(InvalidRequestError, match=r"pip install 'signal-manager\[rtc\]'"):
+    with pytest.raises(InvalidRequestError, match=r"pip install 'signal-manager-client\[rtc\]'"):
         await client.join("demo", create=True)
 
 

@@ -70,13 +70,33 @@ async def test_a_port_of_its_own_is_there_from_the_start() -> None:
             other.bind(("127.0.0.1", port))
 
 
-async def test_without_its_library_a_local_sfu_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "aiortc" else find_spec(name))
+@pytest.mark.parametrize("absent", ["signal_manager.sfu", "aiortc"])
+async def test_a_local_sfu_that_is_not_installed_is_refused_at_once(
+    absent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_without(absent, monkeypatch)
 
-    with pytest.raises(ConfigurationError, match=r"pip install 'signal-manager\[rtc\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install 'signal-manager\[sfu\]'"):
         async with media_for(Config.model_validate({"media": {"backend": "local"}}), Metrics()):
             pass
+
+
+async def test_without_a_local_sfu_the_service_starts_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_without("signal_manager.sfu", monkeypatch)
+
+    with capture_logs() as logged:
+        async with media_for(Config(), Metrics()) as media:
+            assert media.backend is None
+
+    assert [(line["log_level"], "pip install 'signal-manager[sfu]'" in line["event"]) for line in logged] == [
+        ("warning", True)
+    ]
+
+
+def install_without(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one package not be there."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else find_spec(name))
 
 
 def test_nothing_of_the_sfu_is_imported_before_it_starts() -> None:

@@ -104,7 +104,8 @@ def test_published_secrets_may_be_allowed() -> None:
 @pytest.mark.parametrize(
     ("absent", "sections", "message"),
     [
-        ("aiortc", {"media": {"backend": "local"}}, "pip install 'signal-manager[rtc]'"),
+        ("aiortc", {"media": {"backend": "local"}}, "pip install 'signal-manager[sfu]'"),
+        ("signal_manager.sfu", {"media": {"backend": "local"}}, "pip install 'signal-manager[sfu]'"),
         (
             "nkeys",
             {"bus": {"backend": "nats", "nats_credentials_path": "here"}, "storage": {"backend": "sqlite"}},

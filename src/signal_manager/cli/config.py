@@ -96,7 +96,7 @@ def check_config(
     - `signal-manager check-config --config production.toml --json`
     - `signal-manager check-config --online`
     """
-    from signal_manager.service import preflight
+    from signal_manager.service import backends, preflight
     from signal_manager.service.config import as_json, as_toml, capacity, load_even_if_wrong
 
     loaded = load_even_if_wrong(config)
@@ -110,7 +110,7 @@ def check_config(
             tell("error:", "bold red", problem)
         return HUMAN_ERROR
     warnings = [*_warnings(loaded), *preflight.busy_ports(loaded.config)]
-    carries = capacity(loaded.config)
+    carries = capacity(loaded.config) if backends.media_backend_of(loaded.config) == "local" else None
     if as_json_text:
         file = str(loaded.file) if loaded.file else None
         settings = as_json(loaded.config, origins=loaded.origins)
@@ -148,6 +148,7 @@ async def _try_credentials(config: Config) -> None:
 
 
 def _warnings(loaded: LoadedConfig) -> list[str]:
+    from signal_manager.service import backends
     from signal_manager.service.config import insecure_settings, weak_secrets
 
     host = loaded.config.server.host
@@ -156,4 +157,5 @@ def _warnings(loaded: LoadedConfig) -> list[str]:
         for setting in insecure_settings(loaded.config)
     ]
     short = [f"{setting} is shorter than 32 bytes" for setting in weak_secrets(loaded.config)]
-    return [*loaded.warnings, *exposed, *short]
+    absent = backends.missing_sfu(loaded.config)
+    return [*loaded.warnings, *exposed, *short, *([absent] if absent else [])]

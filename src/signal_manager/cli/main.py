@@ -418,7 +418,7 @@ def try_service(
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("signal_manager"):
             raise
-        raise ConfigurationError("`try` needs WebRTC in Python: pip install 'signal-manager[rtc]'") from None
+        raise ConfigurationError("`try` needs WebRTC in Python: pip install 'signal-manager[sfu]'") from None
     return asyncio.run(
         run_test_call(
             url=url,

@@ -154,7 +154,7 @@ def _wait_for_end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 
 def _rtc() -> ModuleType:
-    """Return the module of the workers, which needs an optional dependency.
+    """Return the module of the workers, which is in a distribution of its own.
 
     Raises:
         ConfigurationError: that is not installed.
@@ -162,9 +162,9 @@ def _rtc() -> ModuleType:
     try:
         from signal_manager.sfu import workers
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("signal_manager"):
+        if (error.name or "signal_manager.sfu").startswith("signal_manager") and error.name != "signal_manager.sfu":
             raise
-        raise ConfigurationError("`sfu` needs WebRTC in Python: pip install 'signal-manager[rtc]'") from None
+        raise ConfigurationError("`sfu` needs the local SFU: pip install 'signal-manager[sfu]'") from None
     return workers
 
 

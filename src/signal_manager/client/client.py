@@ -364,7 +364,7 @@ class SignalClient:
         """Become a member of a room.
 
         Callbacks that are registered before the caller awaits anything else miss nothing. Media needs aiortc:
-        `pip install 'signal-manager[rtc]'`. Cancelling leaves the room again.
+        `pip install 'signal-manager-client[rtc]'`. Cancelling leaves the room again.
 
         Args:
             room_id: the room's name.

@@ -34,7 +34,7 @@ __all__ = ["RoomMembership"]
 # The reason of an end after which the client joins again (docs/protocol.md, "Rooms").
 _RESTARTING = "restarting"
 
-_NO_AIORTC = "media needs aiortc: pip install 'signal-manager[rtc]'"
+_NO_AIORTC = "media needs aiortc: pip install 'signal-manager-client[rtc]'"
 
 
 class RoomMembership:

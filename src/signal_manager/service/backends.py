@@ -41,18 +41,23 @@ if TYPE_CHECKING:
     from signal_manager.storage.firestore import FirestoreStorage
 
 __all__ = [
+    "NO_SFU",
     "Authenticators",
     "Media",
     "authenticators_for",
     "bus_for",
     "check_bus",
     "cloudflare_for",
+    "is_sfu_missing",
     "media_backend_of",
     "media_for",
+    "missing_sfu",
     "storage_for",
 ]
 
 log = structlog.get_logger(__name__)
+
+NO_SFU = "the local SFU is not installed: pip install 'signal-manager[sfu]'"
 
 
 def _nats_security(config: Config) -> NatsSecurity:
@@ -112,8 +117,20 @@ def media_backend_of(config: Config) -> str:
         return config.media.backend
     if config.cloudflare.app_id and config.cloudflare.app_secret.get_secret_value():
         return "cloudflare"
-    # Without aiortc there is no local SFU, and clients still find each other peer to peer.
-    return "local" if importlib.util.find_spec("aiortc") is not None else "none"
+    # Clients still find each other peer to peer.
+    return "none" if is_sfu_missing() else "local"
+
+
+def is_sfu_missing() -> bool:
+    """Tell whether the local SFU, a distribution of its own, is not installed, or not what it needs."""
+    return any(importlib.util.find_spec(name) is None for name in ("signal_manager.sfu", "aiortc"))
+
+
+def missing_sfu(config: Config) -> str | None:
+    """Say that rooms have no media because the local SFU is not installed; None where that is not the reason."""
+    if config.media.backend == "auto" and media_backend_of(config) == "none":
+        return f'rooms have no media, since media.backend is "auto" and {NO_SFU}'
+    return None
 
 
 def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
@@ -195,6 +212,8 @@ async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
             async with _local_media(config, metrics) as media:
                 yield media
         case "none":
+            if reason := missing_sfu(config):
+                log.warning(reason)
             yield Media(None)
         case other:
             adapter, settings = _adapter(config, "media", other)
@@ -210,8 +229,8 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]
     Its libraries take as long to import as all others together, so that it starts while the service runs already, and
     the first who needs it waits. A port of its own may be taken: then it starts first, to say so.
     """
-    if importlib.util.find_spec("aiortc") is None:
-        raise ConfigurationError("media.backend \"local\" needs: pip install 'signal-manager[rtc]'")
+    if is_sfu_missing():
+        raise ConfigurationError(f'media.backend is "local" and {NO_SFU}')
     app_id, app_secret = token_hex(16), token_hex()
     opened: asyncio.Future[MediaBackend] = asyncio.get_running_loop().create_future()
     over = asyncio.Event()

@@ -89,8 +89,8 @@ def _media(config: Config) -> Iterator[str]:
         if not (config.cloudflare.app_id and config.cloudflare.app_secret.get_secret_value()):
             yield 'media.backend "cloudflare" needs cloudflare.app_id and cloudflare.app_secret'
     elif backend == "local":
-        if importlib.util.find_spec("aiortc") is None:
-            yield "media.backend \"local\" needs: pip install 'signal-manager[rtc]'"
+        if backends.is_sfu_missing():
+            yield f'media.backend is "local" and {backends.NO_SFU}'
     elif backend != "none":
         yield from _adapter(config, "media", backend)
 

@@ -322,7 +322,7 @@ class Media(Section):
     backend: Annotated[str, Field(min_length=1), _written_as()] = Field(
         default="auto",
         description='"cloudflare", "local", "none", the name of an installed adapter, or "auto": cloudflare when its '
-        "credentials are set, else local.",
+        "credentials are set, else local where that is installed.",
     )
     negotiation_timeout: Seconds = Field(default=15.0, description="Seconds that a client has to answer an offer.")
     sfu_udp_port: Port = Field(default=0, description="UDP port of the local SFU; 0 lets the system choose one.")
