@@ -1,4 +1,4 @@
-"""Every error that crosses a wall of this project, and the code it has on the wire.
+"""The errors of the service and the SDK, and their codes on the wire.
 
     SignalManagerError                500
     ├── ConfigurationError            not on the wire: one line for a person, exit status 2
@@ -15,8 +15,8 @@
     ├── MediaBackendError             502
     └── UnavailableError              503  may retry
 
-Codes are those of docs/protocol.md, "Errors and close codes". An error's message is shown to the peer: it says what
-was expected and what came, and never holds a token, an SDP, a path or a stack.
+The codes are those of docs/protocol.md, "Errors and close codes". The peer sees an error's message: it says what was
+expected and what came, and never contains a token, an SDP, a path or a stack trace.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ __all__ = [
 ]
 
 
-# `details.reason` of an AuthenticationError of which a new token is the cure (docs/protocol.md, "Tokens").
+# `details.reason` of an AuthenticationError that a new token resolves (docs/protocol.md, "Tokens").
 TOKEN_EXPIRED = "token_expired"  # noqa: S105 - no password
 
 
 class SignalManagerError(Exception):
-    """An internal error; the root of all that carry a failure to its cause.
+    """The root of all errors here; as such an internal error.
 
     Args:
-        message: what was expected and what came, safe to show to the peer.
-        details: machine-readable additions, sent as ERROR's `details`.
+        message: what was expected and what came; safe to show to the peer.
+        details: machine-readable details, sent as `details` of ERROR.
     """
 
-    # Of the class; an error that came from a service may have its own.
+    # Defaults of the class; an error from a service may have its own values.
     code: int = 500
     may_retry: bool = False
 
@@ -66,13 +66,13 @@ class SignalManagerError(Exception):
 
 
 class ConfigurationError(SignalManagerError):
-    """A person set the service up in a way that cannot work; the message says which setting."""
+    """The configuration cannot work; the message names the setting."""
 
 
 class MalformedMessageError(SignalManagerError):
     """The peer sent bytes or fields that the protocol does not allow.
 
-    `message_id` is the request's sixteen UUID bytes where they could be read, so that the ERROR can carry them.
+    `message_id` is the sixteen UUID bytes of the request if they could be read, for the ERROR to repeat.
     """
 
     code = 400
@@ -83,7 +83,7 @@ class MalformedMessageError(SignalManagerError):
 
 
 class InvalidRequestError(SignalManagerError):
-    """A well-formed request that is wrong in the connection's present state."""
+    """The request is well formed but not allowed in the present state."""
 
     code = 400
 
@@ -95,58 +95,58 @@ class AuthenticationError(SignalManagerError):
 
 
 class ForbiddenError(SignalManagerError):
-    """The credentials are right and do not allow this."""
+    """The credentials are valid but do not allow this request."""
 
     code = 403
 
 
 class NotFoundError(SignalManagerError):
-    """No such client or room."""
+    """The client or room does not exist."""
 
     code = 404
 
 
 class TooLateError(SignalManagerError):
-    """The time allowed for this has passed."""
+    """The time limit has passed."""
 
     code = 408
     may_retry = True
 
 
 class ConflictError(SignalManagerError):
-    """The request contradicts what already is: registered by another, already in the room, replaced."""
+    """The request contradicts the present state: registered by another, already in the room, or replaced."""
 
     code = 409
 
 
 class TooLargeError(SignalManagerError):
-    """The message does not fit: the text names its size and the limit."""
+    """The message is too large; the error's text has its size and the limit."""
 
     code = 413
 
 
 class NotReadyError(SignalManagerError):
-    """The media session cannot do this yet."""
+    """The media session is not ready for this request yet."""
 
     code = 425
     may_retry = True
 
 
 class RateLimitedError(SignalManagerError):
-    """Too many of these in too short a time."""
+    """The client sent too many messages or requests in too short a time."""
 
     code = 429
     may_retry = True
 
 
 class MediaBackendError(SignalManagerError):
-    """The SFU refused."""
+    """The SFU refused the request."""
 
     code = 502
 
 
 class UnavailableError(SignalManagerError):
-    """Something the service depends on does not answer, or the service is draining."""
+    """A part that the service depends on does not answer, or the service is draining."""
 
     code = 503
     may_retry = True
@@ -173,10 +173,10 @@ _BY_CODE: dict[int, type[SignalManagerError]] = {
 def error_from_wire(
     code: int, message: str, details: dict[str, Any] | None = None, *, may_retry: bool = False
 ) -> SignalManagerError:
-    """Return the error that an ERROR message stands for; an unknown code gives the tree's root with that code.
+    """Return the error for an ERROR message; an unknown code gives a `SignalManagerError` with that code.
 
     Args:
-        may_retry: the service says so, of an error that usually stays.
+        may_retry: allows a retry even if the class of the error does not.
     """
     error = _BY_CODE.get(code, SignalManagerError)(message, details=details)
     error.code = code

@@ -1,6 +1,6 @@
-"""Ids and frozen records of the product, free of bytes, sockets and storage.
+"""Ids and frozen records, without bytes, sockets or storage.
 
-Every layer may speak in these words; none of them knows how a record is sent or kept.
+Every layer may use them. They do not know how they are sent or stored.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SessionId = NewType("SessionId", str)
 
 Role = Literal["sender", "receiver"]
 
-# docs/protocol.md, "Conversation": the names that clients choose end up in document ids, paths and logs.
+# Names that clients choose become document ids, paths and log fields (docs/protocol.md, "Conversation").
 NAME_PATTERN = r"^(?!\.{1,2}$)(?!__.*__$)[A-Za-z0-9._~@+=-]{1,128}\Z"
 NAME_RULE = "1 to 128 letters, digits or . _ ~ @ + = -, and not '.', '..' or '__…__'"
 _NAME = re.compile(NAME_PATTERN)
@@ -61,10 +61,9 @@ def is_valid_name(name: object) -> bool:
 
 
 def new_session_id(taken_up_at: int) -> SessionId:
-    """Return the id of a new session: a UUID of version 7 (RFC 9562), whose time is when its user took up the device.
+    """Return the id of a new session: a UUID of version 7 (RFC 9562) with the time when the user took up the device.
 
-    A client names its last session when it comes back, so that of two devices the service knows which is the newer,
-    even after a crash that left nothing else to tell it from.
+    A returning client names its last session. So the service knows which of two devices is newer, even after a crash.
 
     Args:
         taken_up_at: milliseconds since the epoch.
@@ -76,7 +75,7 @@ def new_session_id(taken_up_at: int) -> SessionId:
 
 
 def taken_up_at(session_id: str) -> int:
-    """Return when a session's user took up the device (ms since the epoch); 0 where its id does not tell."""
+    """Return when a session's user took up the device (ms since the epoch); 0 if the id has no time."""
     try:
         session = UUID(session_id)
     except ValueError:
@@ -85,9 +84,9 @@ def taken_up_at(session_id: str) -> int:
 
 
 class Grants(msgspec.Struct, frozen=True, kw_only=True):
-    """What a token allows; a field left out allows everything of its kind, except `admin`.
+    """The permissions of a token. An absent field allows everything of its kind, except `admin`.
 
-    `rooms` and `signal_to` are shell-style patterns (`demo-*`), matched with their case.
+    `rooms` and `signal_to` are case-sensitive shell-style patterns (`demo-*`).
     """
 
     rooms: tuple[str, ...] | None = None
@@ -98,18 +97,18 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
     admin: bool = False
 
     def may_enter(self, room_id: str) -> bool:
-        """Tell whether these grants open `room_id`."""
+        """Tell whether the client may enter `room_id`."""
         return self.rooms is None or any(fnmatchcase(room_id, pattern) for pattern in self.rooms)
 
     def may_signal(self, client_id: str) -> bool:
-        """Tell whether these grants allow signals to `client_id`."""
+        """Tell whether the client may signal `client_id`."""
         return self.signal_to is None or any(fnmatchcase(client_id, pattern) for pattern in self.signal_to)
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who a connection proved to be, and until when.
+    """An authenticated client and its grants.
 
-    `expires_at` is in seconds since the epoch, or None for credentials that do not expire.
+    `expires_at` is in seconds since the epoch, or None if the credentials do not expire.
     """
 
     client_id: ClientId
@@ -118,7 +117,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Caller(msgspec.Struct, frozen=True, gc=False):
-    """Who makes a request; `token_hash` is of the token that proved it."""
+    """The client that makes a request; `token_hash` is the hash of the token that it authenticated with."""
 
     identity: Identity
     session_id: SessionId
@@ -129,7 +128,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Track(msgspec.Struct, frozen=True, kw_only=True):
-    """One audio or video track that a participant publishes; `mid` is its place in the publisher's media session."""
+    """One audio or video track that a participant publishes; `mid` identifies it in the publisher's media session."""
 
     mid: str
     track_name: str
@@ -138,11 +137,11 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Participant(msgspec.Struct, frozen=True, kw_only=True):
-    """A client's membership in a room.
+    """A client in a room.
 
-    `session_id` is this participant's own media session, `node_id` the node that serves its connection, and
-    `generation` counts the client's joins, so that a late reply to an earlier one can be told apart. `away` says that
-    nothing has come from the client for a while, or that its connection is lost.
+    `session_id` is the participant's media session, and `node_id` the node of its connection. `generation` counts the
+    client's joins, which identifies late replies to an earlier join. `away` means that the client has been silent for a
+    while or has lost its connection.
     """
 
     client_id: ClientId
@@ -159,8 +158,8 @@ class Participant(msgspec.Struct, frozen=True, kw_only=True):
 class Room(msgspec.Struct, frozen=True, kw_only=True):
     """A room as it is stored; times are seconds since the epoch.
 
-    The fields up to `is_active` are those that the original service's README gives a room. `sequence` grows by one
-    with every change, and a closed room keeps the participants it had when it closed.
+    The original service's README lists the fields up to `is_active`. `sequence` grows by one with every change. A
+    closed room keeps the participants that it had when it closed.
     """
 
     room_id: RoomId
@@ -182,9 +181,8 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A registered or provisioned client as it is stored; times are seconds since the epoch.
 
-    The fields up to `metadata` are those that the original service's README gives a client. `auth_token`
-    is `sha256:<hex>` once storage has written
-    the record, in clear only as an operator provisioned it, and empty for a client that has none.
+    The original service's README lists the fields up to `metadata`. `auth_token` is `sha256:<hex>` after storage has
+    written the record, in clear only in a record that an operator provisioned, and empty for a client without a token.
     """
 
     client_id: ClientId
@@ -203,10 +201,10 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MediaClosing(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing at the SFU that has to be closed some day: a mid of a media session, or with no `mid` all of it.
+    """A ledger entry for something to close at the SFU: a mid of a media session, or without `mid` the whole session.
 
-    The entry is written when the thing is caused and goes when its closing is confirmed. `next_attempt_at` (seconds
-    since the epoch) is None while the thing is in use; `attempts` counts how often closing it was tried.
+    The entry is written when the mid is created and removed when its closing is confirmed. `next_attempt_at` (seconds
+    since the epoch) is None while the mid is in use. `attempts` counts the attempts to close it.
     """
 
     entry_id: EntryId
@@ -221,7 +219,7 @@ class MediaClosing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SavedSession(msgspec.Struct, frozen=True, kw_only=True):
-    """A drained session; `state` is what its owner needs to resume it, opaque to storage."""
+    """A drained session; `state` is opaque to storage (`ClientSession.save`)."""
 
     session_id: SessionId
     client_id: ClientId
@@ -230,9 +228,9 @@ class SavedSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeLease(msgspec.Struct, frozen=True, kw_only=True):
-    """The time (seconds since the epoch) until which a node vouches for the records that carry its `node_id`.
+    """A node's lease on the records with its `node_id`, until a time in seconds since the epoch.
 
-    `is_taken_over` says that another node is cleaning up after it.
+    `is_taken_over` means that another node is cleaning up after it.
     """
 
     node_id: NodeId
@@ -244,19 +242,19 @@ _TOKEN_HASH = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
 def hash_token(token: str) -> str:
-    """Return the form in which a token is stored: `sha256:<hex>`."""
+    """Return the stored form of a token: `sha256:<hex>`."""
     return "sha256:" + hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def is_token_hash(stored: str) -> bool:
-    """Tell whether `stored` is what `hash_token` returns, not a token in clear."""
+    """Tell whether `stored` is a result of `hash_token` and not a token in clear."""
     return _TOKEN_HASH.match(stored) is not None
 
 
 def token_matches(stored: str, presented: str) -> bool:
-    """Tell in constant time whether `presented` is the token that `stored` holds, hashed or in clear.
+    """Tell in constant time whether `presented` is the token in `stored`, which is hashed or in clear.
 
-    An empty `stored` matches nothing, and presenting a hash does not match it.
+    An empty `stored` matches no token. A presented hash does not match itself.
     """
     if not stored:
         return False

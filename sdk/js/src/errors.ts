@@ -60,7 +60,7 @@ export class MalformedMessageError extends SignalManagerError {
 }
 
 // made by tools/protocol: error classes
-/** A well-formed request that is wrong in the connection's present state. */
+/** The request is well formed but not allowed in the present state. */
 export class InvalidRequestError extends SignalManagerError {
   static override readonly kind = "InvalidRequestError";
   static override readonly code = 400;
@@ -72,58 +72,58 @@ export class AuthenticationError extends SignalManagerError {
   static override readonly code = 401;
 }
 
-/** The credentials are right and do not allow this. */
+/** The credentials are valid but do not allow this request. */
 export class ForbiddenError extends SignalManagerError {
   static override readonly kind = "ForbiddenError";
   static override readonly code = 403;
 }
 
-/** No such client or room. */
+/** The client or room does not exist. */
 export class NotFoundError extends SignalManagerError {
   static override readonly kind = "NotFoundError";
   static override readonly code = 404;
 }
 
-/** The time allowed for this has passed. */
+/** The time limit has passed. */
 export class TooLateError extends SignalManagerError {
   static override readonly kind = "TooLateError";
   static override readonly code = 408;
   static override readonly retryable = true;
 }
 
-/** The request contradicts what already is: registered by another, already in the room, replaced. */
+/** The request contradicts the present state: registered by another, already in the room, or replaced. */
 export class ConflictError extends SignalManagerError {
   static override readonly kind = "ConflictError";
   static override readonly code = 409;
 }
 
-/** The message does not fit: the text names its size and the limit. */
+/** The message is too large; the error's text has its size and the limit. */
 export class TooLargeError extends SignalManagerError {
   static override readonly kind = "TooLargeError";
   static override readonly code = 413;
 }
 
-/** The media session cannot do this yet. */
+/** The media session is not ready for this request yet. */
 export class NotReadyError extends SignalManagerError {
   static override readonly kind = "NotReadyError";
   static override readonly code = 425;
   static override readonly retryable = true;
 }
 
-/** Too many of these in too short a time. */
+/** The client sent too many messages or requests in too short a time. */
 export class RateLimitedError extends SignalManagerError {
   static override readonly kind = "RateLimitedError";
   static override readonly code = 429;
   static override readonly retryable = true;
 }
 
-/** The SFU refused. */
+/** The SFU refused the request. */
 export class MediaBackendError extends SignalManagerError {
   static override readonly kind = "MediaBackendError";
   static override readonly code = 502;
 }
 
-/** Something the service depends on does not answer, or the service is draining. */
+/** A part that the service depends on does not answer, or the service is draining. */
 export class UnavailableError extends SignalManagerError {
   static override readonly kind = "UnavailableError";
   static override readonly code = 503;

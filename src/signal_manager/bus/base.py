@@ -9,9 +9,9 @@ What holds for every bus:
 
 - **One presence.** The newest connection of a client receives its messages, over all nodes. `Presence.claim` is how a
   node asks the others for a client before it attaches it.
-- **Told, or delivered.** The sender learns what became of a message: at once where the bus knows, otherwise once,
-  within a bounded time, through `outcome`. Nothing is delivered twice. "Unavailable" (503) means that the message may
-  have been lost on the way; it may also have arrived.
+- **A definite outcome.** The sender learns the outcome of each message: at once if the bus knows it, otherwise once,
+  within a bounded time, through `outcome`. No message is delivered twice. "Unavailable" (503) means that the message
+  may be lost or may have arrived.
 - **Absence is an answer.** "No node holds this client" is known after one question to the others, not after a time
   limit.
 - **Ordered.** Messages from one sender to one client arrive in the order in which they were sent, on every path, and
@@ -58,7 +58,7 @@ __all__ = [
 
 
 class Delivery(StrEnum):
-    """What became of a message (docs/protocol.md, SIGNAL_ACK); PENDING means that an `Outcome` follows."""
+    """The delivery of a message (docs/protocol.md, SIGNAL_ACK); PENDING means that an `Outcome` follows."""
 
     DELIVERED = "delivered"
     QUEUED = "queued"
@@ -66,19 +66,19 @@ class Delivery(StrEnum):
     PENDING = "pending"
 
 
-# Called once, in the event loop, with what became of a message; never from inside the call that sent it.
+# Called once, in the event loop, with the delivery of a message; never from inside the call that sent it.
 Outcome = Callable[[Delivery | SignalManagerError], None]
 
-# One of several messages that was not simply delivered: its place among them, and what became of it.
+# One of several messages that was not simply delivered: its index among them, and its delivery or error.
 Exceptional = tuple[int, Delivery | SignalManagerError]
 
-# Called with a room's id and the bytes that were announced of it.
+# Called with a room's id and the announced bytes.
 NewsHandler = Callable[[RoomId, bytes], None]
 
 # Called with the node whose announcements may be missing, or None when those of any node may.
 ReunionHandler = Callable[[NodeId | None], None]
 
-# Called with a node that has fallen silent: it is gone, or cut off.
+# Called with a node that has fallen silent: it has ended or is cut off.
 GoneHandler = Callable[[NodeId], None]
 
 # Called with the question of another node; returns the answer.
@@ -86,18 +86,18 @@ QuestionHandler = Callable[[bytes], bytes]
 
 
 class Subscriber(Protocol):
-    """What receives a client's messages: its connection, or its session while the client is away."""
+    """The receiver of a client's messages: its connection, or its session while the client is away."""
 
     @property
     def instance_id(self) -> str | None:
-        """What the client calls the running copy of itself, over all its connections."""
+        """The client's id for its running copy, the same on all its connections."""
 
     @property
     def taken_up_at(self) -> int:
-        """When its user took up the device (ms since the epoch), however often that has reconnected; 0 if unknown."""
+        """When the user took up the device (ms since the epoch), before all reconnections; 0 if unknown."""
 
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
-        """Hand `message` to the client's outbound queue, in the client's own encoding, and return what became of it.
+        """Hand `message` to the client's outbound queue, in the client's own encoding, and return the delivery.
 
         A `message_id` of None gives the message a fresh one. The call never blocks, and messages arrive in the order of
         the calls. QUEUED means that the client is away and expected back, OFFLINE that its queue is full: a client that
@@ -117,44 +117,44 @@ class Subscriber(Protocol):
                 that these name.
 
         Returns:
-            Those that were not simply delivered.
+            The signals that were not simply delivered.
         """
 
     def replaced(self, *, same_instance: bool) -> None:
         """End this connection, because its client has a newer one.
 
         Args:
-            same_instance: whether the newer one is the same running copy of the client, on a new socket.
+            same_instance: whether the newer connection is of the same running copy of the client.
         """
 
 
 class Sender(Protocol):
-    """What sends signals to clients of other nodes: a client's connection."""
+    """The sender of signals to clients of other nodes: a client's connection."""
 
     @property
     def client_id(self) -> ClientId:
         """The client that it authenticated as."""
 
     def told(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
-        """Take note of what became of a signal; the connection decides what its client hears of it.
+        """Handle the delivery of a signal; the connection decides what to tell its client.
 
-        May be called inside the call that sends the signal.
+        The bus may call this inside the call that sends the signal.
 
         Args:
             head: the first `protocol.framing.HEAD` bytes of its frame.
-            target: the client that it was for.
-            wants_ack: whether its sender asked to be told that it was delivered.
+            target: the client that the signal was for.
+            wants_ack: whether the sender asked for a SIGNAL_ACK.
             result: as for an `Outcome`.
         """
 
 
 class Forwarder(Protocol):
-    """The short way to clients of other nodes: signals travel in the bytes in which they came."""
+    """The fast path to clients of other nodes: signals travel as the bytes that their sender wrote."""
 
     def forward(
         self, sender: Sender, target: str, frame: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
     ) -> None:
-        """Send a signal on; at its node `Subscriber.relay` gets it, and `sender.told` learns what became of it.
+        """Forward a signal. `Subscriber.relay` gets it at its node, and `sender.told` gets its delivery.
 
         Signals keep their order among each other and with what `Messaging.send` sends from the same sender.
 
@@ -164,12 +164,12 @@ class Forwarder(Protocol):
             target: a client that is not in `subscribers`.
             frame: the frame that it came in, or its first `protocol.framing.HEAD` bytes.
             body: `signal_data` in the payload type that these name; valid during the call, so keep `bytes(body)`.
-            wants_ack: whether the sender asked to be told that it was delivered.
-            is_alone: whether no other signal comes with it in the same read, so that waiting for more is pointless.
+            wants_ack: whether the sender asked for a SIGNAL_ACK.
+            is_alone: whether no other signal came in the same read, so that waiting for more is pointless.
 
         Raises:
             TooLargeError, UnavailableError: as `Messaging.send`; then `sender` is not told.
-            InvalidRequestError: no client can be called `target`.
+            InvalidRequestError: `target` is not a valid client id.
         """
 
 
@@ -199,8 +199,8 @@ class Messaging(Protocol):
         message a fresh one.
 
         Returns:
-            DELIVERED, QUEUED or OFFLINE where this node knows; otherwise PENDING, and `outcome` is called once with one
-            of the three or with an error. Without an `outcome` nobody is told.
+            DELIVERED, QUEUED or OFFLINE if this node knows; otherwise PENDING, and `outcome` is called once with one
+            of the three or with an error. Without an `outcome` the sender is not told.
 
         Raises:
             TooLargeError, InvalidRequestError: as `Subscriber.deliver`; TooLargeError also for a message that the bus
@@ -219,17 +219,17 @@ class Messaging(Protocol):
     def listen(
         self, *, on_news: NewsHandler, on_reunion: ReunionHandler, on_gone: GoneHandler = lambda node_id: None
     ) -> None:
-        """Call these from now on, in place of earlier ones: for news, for a reunion, and for a node that is gone.
+        """Call these functions from now on: for news, for a reunion, and for a node that is gone.
 
-        A node is gone when this node, which reaches the others, has heard nothing of it for some seconds. It may only
-        be cut off, or slow.
+        A node counts as gone if this node reaches the others and has not heard from it for some seconds. It may only be
+        cut off, or slow.
         """
 
     def respond(self, on_question: QuestionHandler) -> None:
-        """Answer the questions of other nodes (`ask_others`) with this from now on."""
+        """Answer the questions of other nodes (`ask_others`) with this function from now on."""
 
     async def ask_others(self, question: bytes) -> list[bytes]:
-        """Return what `on_question` of all other nodes answers, in any order.
+        """Return the answers of `on_question` of all other nodes, in any order.
 
         Nodes that do not answer within a bounded time are left out; without other nodes the list is empty.
         """
@@ -258,7 +258,7 @@ class Presence(Protocol[S]):
         yields: bool = False,
         taken_up_at: int = 0,
     ) -> Claimed:
-        """Make all other nodes let go of a client that is about to be attached here.
+        """Make all other nodes detach a client that is about to be attached here.
 
         The former node calls `Subscriber.replaced`, or hands the client's session over, before the claim returns.
         Messages that this node sends to the client meanwhile wait for `attach` or `release`. A claim is lost, and the
@@ -269,8 +269,8 @@ class Presence(Protocol[S]):
         lost or cancelled needs neither.
 
         Args:
-            client_id: a name that a client can have.
-            instance_id: what the client calls its running copy (`Subscriber.instance_id`).
+            client_id: a valid client id.
+            instance_id: the client's id for its running copy (`Subscriber.instance_id`).
             wants: handed to the `hand_over` of the client's former node, whose answer is in the result.
             yields: whether the client comes back by itself. Such a claim is also lost to another instance of the
                 client, on any node, that its user took up later.
@@ -289,20 +289,20 @@ class Presence(Protocol[S]):
         """
 
     def swap(self, client_id: ClientId, present: S, successor: S) -> bool:
-        """Put `successor` in the place of `present`, which gets no `replaced`; return whether `present` was there."""
+        """Replace `present` by `successor` without calling `replaced`; return whether `present` was attached."""
 
     def detach(self, client_id: ClientId, subscriber: S) -> None:
-        """Forget a connection that has ended; one that was replaced or is unknown changes nothing.
+        """Remove a connection that has ended; ignore one that was replaced or is unknown.
 
         An older connection of the client on this node takes its place. If there is none, the client is offline.
         """
 
 
 class Bus(Messaging, Presence[S], Protocol[S]):
-    """All of a bus, as an adapter implements it; an async context manager.
+    """The complete interface of a bus, which an adapter implements; an async context manager.
 
-    Entering joins the other nodes. Leaving first sends what waits, then answers every open `outcome` and claim, so that
-    nothing waits for a bus that is closed. Leaving is called after the last connection has gone.
+    Entering joins the other nodes. Leaving first sends what waits, then resolves every open `outcome` and claim, so
+    that no caller waits for a closed bus. The service leaves the bus after the last connection has ended.
 
     Entering raises:
         ConfigurationError: the bus cannot work as configured, in one line for a person; a `node_id` that another node
@@ -322,14 +322,14 @@ class Bus(Messaging, Presence[S], Protocol[S]):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a sender is still to be told what became of a message; an orderly stop waits for it."""
+        """Whether the delivery of a message is still open; an orderly stop waits for it."""
 
     @property
     def forwarder(self) -> Forwarder | None:
-        """The short way to clients of other nodes; None if signals to them go by `send`. Read once, at the start."""
+        """The fast path to clients of other nodes; None if signals to them go by `send`. Read once, at the start."""
 
     def serve_others(self, *, hand_over: HandOver, join: Callable[[], None], flush: Callable[[], None]) -> None:
-        """Use these for what other nodes ask for and send.
+        """Use these functions for claims and messages of other nodes.
 
         Args:
             hand_over: gives a client's session to the node that claims it.

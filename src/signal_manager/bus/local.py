@@ -1,6 +1,6 @@
 """The bus of one process: a dictionary of the clients that are connected to it.
 
-The server's relay path reads `subscribers` directly, because one look-up is all that a relayed signal may cost.
+The relay path reads `subscribers` directly: one look-up per relayed signal.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ __all__ = ["LocalBus"]
 
 
 class LocalBus(Generic[S]):
-    """Know who is connected here.
+    """The bus of a service with one process.
 
     Args:
-        max_subscribers: how many connections one client may have at once; the oldest gives way.
+        max_subscribers: the most connections of one client at once; a further one replaces the oldest.
     """
 
     def __init__(self, *, max_subscribers: int = 1) -> None:
         self._max_subscribers = max_subscribers
         # The newest connection of each client, by client id (a plain str: it comes straight off the wire).
         self.subscribers: dict[str, S] = {}
-        # The older ones, oldest first; only clients that have any are here.
+        # The older connections of each client, oldest first; only clients with older ones are here.
         self._older: dict[str, list[S]] = {}
 
     async def __aenter__(self) -> Self:
@@ -51,21 +51,21 @@ class LocalBus(Generic[S]):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the other nodes can be reached; there are none."""
+        """Always true: there are no other nodes."""
         return True
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a sender is still to be told what became of a message; here it is told at once."""
+        """Always false: senders learn the delivery at once."""
         return False
 
     @property
     def forwarder(self) -> Forwarder | None:
-        """What sends signals on to other nodes; there are none."""
+        """Always None: there are no other nodes."""
         return None
 
     def serve_others(self, *, hand_over: HandOver, join: Callable[[], None], flush: Callable[[], None]) -> None:
-        """Serve other nodes (`Bus.serve_others`); there are none."""
+        """Do nothing: there are no other nodes."""
 
     async def claim(
         self,
@@ -76,14 +76,14 @@ class LocalBus(Generic[S]):
         yields: bool = False,
         taken_up_at: int = 0,
     ) -> Claimed:
-        """Ask other nodes to let go of a client; there are none, so the claim is lost to another instance at most."""
+        """Win the claim, unless a newer instance of the client is attached here (`Presence.claim`)."""
         return Claimed(is_won=not (yields and self._is_taken_over(client_id, instance_id, taken_up_at)))
 
     def release(self, client_id: ClientId) -> None:
-        """Give up a claim that no `attach` follows."""
+        """Do nothing: no message waits for a claim here."""
 
     def _is_taken_over(self, client_id: str, instance_id: str | None, taken_up_at: int) -> bool:
-        """Tell whether a client is here as another instance, which its user took up later."""
+        """Tell whether another instance of the client, which its user took up later, is attached."""
         present = self.subscribers.get(client_id)
         if present is None or self._max_subscribers > 1 or present.instance_id == instance_id:
             return False
@@ -92,7 +92,7 @@ class LocalBus(Generic[S]):
     def attach(self, client_id: ClientId, subscriber: S) -> None:
         """Make `subscriber` the newest connection of a client (`Presence.attach`).
 
-        A connection of the same instance always gives way: it is the same client on a stale connection.
+        A connection of the same instance always gives way, because it is stale.
         """
         previous = self.subscribers.get(client_id)
         self.subscribers[client_id] = subscriber
@@ -109,7 +109,7 @@ class LocalBus(Generic[S]):
         self._remember(client_id, stay)
 
     def swap(self, client_id: ClientId, present: S, successor: S) -> bool:
-        """Put `successor` in the place of `present` (`Presence.swap`)."""
+        """Replace `present` by `successor` (`Presence.swap`)."""
         if self.subscribers.get(client_id) is present:
             self.subscribers[client_id] = successor
             return True
@@ -120,7 +120,7 @@ class LocalBus(Generic[S]):
         return True
 
     def detach(self, client_id: ClientId, subscriber: S) -> None:
-        """Forget a connection that has ended; an older one of the client takes its place."""
+        """Remove a connection that has ended; an older one of the client takes its place."""
         older = self._older.get(client_id, [])
         if self.subscribers.get(client_id) is not subscriber:
             if subscriber in older:
@@ -143,19 +143,19 @@ class LocalBus(Generic[S]):
         return subscriber.deliver(message, message_id)
 
     def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
-        """Tell other nodes; there are none."""
+        """Do nothing: there are no other nodes."""
 
     def respond(self, on_question: QuestionHandler) -> None:
-        """Answer other nodes; there are none."""
+        """Do nothing: there are no other nodes."""
 
     async def ask_others(self, question: bytes) -> list[bytes]:
-        """Ask other nodes; there are none."""
+        """Return []: there are no other nodes."""
         return []
 
     def listen(
         self, *, on_news: NewsHandler, on_reunion: ReunionHandler, on_gone: GoneHandler = lambda node_id: None
     ) -> None:
-        """Hear from other nodes; there are none."""
+        """Do nothing: there are no other nodes."""
 
     def _remember(self, client_id: ClientId, older: list[S]) -> None:
         if older:
