@@ -1,7 +1,7 @@
-"""The composition root: a Config becomes a running service, and a running service stops in order.
+"""The composition root: starts a service from a Config, and stops it in order.
 
-Only this module and the command line know every part; each part gets what it needs as keyword arguments, and those that
-the configuration chooses are built by `service/backends.py`.
+Only this module and the command line know every part. Each part gets its dependencies as keyword arguments.
+`service/backends.py` builds the parts that the configuration chooses.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ log = structlog.get_logger(__name__)
 # File descriptors beside the connections: the second port's, the listener, the log file, the event loop, a database.
 _OTHER_DESCRIPTORS = 256
 
-# What `server.drain_timeout` has left for these once the connections have had its shares of it.
+# The share of `server.drain_timeout` that is left for these parts after the connections.
 _ROOMS_STOP_SHARE = 0.15
 _RECORDS_STOP_SHARE = 0.08
 
@@ -84,14 +84,14 @@ _RECORDS_STOP_SHARE = 0.08
 async def running(
     config: Config, *, dashboard: Dashboard | None = None, is_announced: bool = False
 ) -> AsyncIterator[Server]:
-    """Run the service while the block lasts; the server's `port` tells where it listens.
+    """Run the service while the block lasts; the yielded server's `port` is the port that it listens on.
 
     Args:
-        dashboard: the second port of another process of this service, where this one has none.
-        is_announced: whether a person is told otherwise that the service has started.
+        dashboard: the second port of another process of this service, if this process has none.
+        is_announced: whether the terminal shows the start, so that the log need not.
 
     Raises:
-        ConfigurationError: it cannot run like this; the message says which setting to change.
+        ConfigurationError: the service cannot run with this configuration; the message names the setting.
     """
     for problem in unsupported_settings(config):
         raise ConfigurationError(problem)
@@ -258,13 +258,13 @@ def run(
 
     Args:
         insecure: listen beyond loopback although secrets are the published defaults.
-        announce: called once the service listens, to tell a person what to try next, in place of log lines.
-        is_worker: whether a supervisor has said already what is to be said of the configuration.
-        dashboard: for a worker, where the second port of the first one is.
-        warnings: what was taken otherwise than it was written, for the log.
+        announce: called once the service listens, to show a person the first steps instead of log lines.
+        is_worker: whether a supervisor has already logged the configuration's warnings.
+        dashboard: for a worker, the second port of the first worker.
+        warnings: settings that the service interprets differently than written, for the log.
 
     Raises:
-        ConfigurationError: the service cannot run like this.
+        ConfigurationError: the service cannot run with this configuration.
     """
     check_exposure(config, insecure=insecure)
     written = configure_logs(config, is_quiet=is_worker, warnings=warnings)
@@ -275,10 +275,10 @@ def run(
 
 
 def check_exposure(config: Config, *, insecure: bool) -> None:
-    """Refuse to let strangers in with secrets that everybody knows.
+    """Refuse to listen beyond loopback with published default secrets.
 
     Raises:
-        ConfigurationError: which to change.
+        ConfigurationError: the message names the secret to change.
     """
     reason = exposure(config)
     if reason is not None and not insecure:
@@ -286,7 +286,7 @@ def check_exposure(config: Config, *, insecure: bool) -> None:
 
 
 def configure_logs(config: Config, *, is_quiet: bool = False, warnings: Sequence[str] = ()) -> logs.Logs:
-    """Begin to log as configured, and unless `is_quiet` log what is to be said of the configuration."""
+    """Set up logging; log configuration warnings unless `is_quiet`."""
     written = logs.configure(
         level=config.logging.level,
         format=config.logging.format if "format" in config.logging.model_fields_set else None,
@@ -306,9 +306,9 @@ def configure_logs(config: Config, *, is_quiet: bool = False, warnings: Sequence
 
 
 def tell_of_published_credentials(config: Config, *, is_announced: bool = False) -> None:
-    """Log that the service, which listens by now, lets clients in by what everybody knows.
+    """Log that the service, which listens now, accepts published credentials.
 
-    That is what a first try is meant to be like. It is a warning where others may try to connect.
+    That is intended for a first run on one machine. It is a warning if other machines can connect.
     """
     published = published_credentials(config)
     if not published:
@@ -319,7 +319,7 @@ def tell_of_published_credentials(config: Config, *, is_announced: bool = False)
 
 
 def dashboard_of(config: Config, *, port: int) -> Dashboard | None:
-    """Return where the second port's pages are, where it has any."""
+    """Return the location of the second port's pages, or None if it has none."""
     if not (config.metrics.enabled and config.admin.enabled):
         return None
     return Dashboard(config.metrics.host, port, is_loopback(config.metrics.host))
@@ -361,7 +361,7 @@ def _admin(
 
 
 def _token_issuer(config: Config) -> TokenIssuer | None:
-    """Build what signs tokens, where the service would accept them."""
+    """Build the signer of tokens, or return None if the service would not accept them."""
     from signal_manager.admin.tokens import TokenIssuer  # noqa: PLC0415 - as above
 
     auth = config.auth
@@ -376,12 +376,12 @@ def _token_issuer(config: Config) -> TokenIssuer | None:
 
 
 def local_url(server: Server) -> str:
-    """Return where a browser on this machine reaches the WebSocket port."""
+    """Return the URL of the WebSocket port for a browser on this machine."""
     return local_url_of(server.host, server.port, is_secure=server.is_secure)
 
 
 def local_url_of(host: str, port: int, *, is_secure: bool) -> str:
-    """Return where a browser on this machine reaches what listens on `host` and `port`."""
+    """Return the URL of `host` and `port` for a browser on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not listened on
     scheme = "wss" if is_secure else "ws"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
@@ -394,7 +394,7 @@ async def _run_until_signal(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # A log file tells its own whole story.
+    # A log file contains everything, so the announcement does not replace its lines.
     is_announced = announce is not None and not config.logging.file_path
     async with running(config, dashboard=dashboard, is_announced=is_announced and not is_worker) as server:
         if not is_worker:
@@ -418,7 +418,7 @@ def _certificate(config: Config) -> Certificate | None:
 
 @contextlib.contextmanager
 def _reloaded_on_hangup(certificate: Certificate) -> Iterator[None]:
-    """Read the certificate's files again at every SIGHUP while the block lasts."""
+    """Reload the certificate's files at every SIGHUP while the block lasts."""
 
     def reload() -> None:
         try:
@@ -444,18 +444,18 @@ def _warn_of(certificate: Certificate) -> None:
 
 
 class _Room(NamedTuple):
-    """How many connections file descriptors are enough for."""
+    """The number of connections that the file descriptors allow."""
 
     connections: int
     strangers: int
 
 
 def _allow_descriptors(connections: int) -> _Room:
-    """Raise the soft limit of file descriptors for so many connections, and return how many it is enough for.
+    """Raise the soft limit of file descriptors for this many connections, and return how many it allows.
 
-    Running out of them in mid-flight is worse than refusing: databases and key files need them too.
+    The service refuses connections before it runs out, because databases and key files need descriptors too.
     """
-    # A restart brings all clients back: a quarter of them may be between the upgrade and CONNECT's answer.
+    # After a restart all clients return; a quarter of them may be between the upgrade and the answer to CONNECT.
     strangers = max(STRANGERS, connections // 4)
     spare = strangers + HALF_OPEN + _OTHER_DESCRIPTORS
     wanted = connections + spare

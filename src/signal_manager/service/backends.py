@@ -1,6 +1,6 @@
-"""What the configuration names, built: storage, the bus, the SFU, and who says who a client is.
+"""Builds the parts that the configuration names: storage, bus, SFU and authenticators.
 
-`service/app.py` runs the service on these; the command line asks for one where it needs no service.
+`service/app.py` runs the service with them. Commands that need only one part build it here too.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _nats_security(config: Config) -> NatsSecurity:
 
 
 def storage_for(config: Config) -> Storage:
-    """Build the store that `storage.backend` names, not yet opened."""
+    """Build the store that `storage.backend` names; the caller opens it."""
     backend = config.storage.backend
     adapter, settings = _adapter(config, "storage", backend)
     settings["operation_timeout"] = config.storage.operation_timeout
@@ -87,14 +87,14 @@ def storage_for(config: Config) -> Storage:
 
 
 def _adapter(config: Config, wall: str, name: str) -> tuple[Any, dict[str, Any]]:
-    """Return an adapter, and the options to call it with where it has any."""
+    """Return an adapter, and its options as keyword arguments."""
     adapter = load_adapter(wall, name)
     options = options_for(config, wall, adapter)
     return adapter, {} if options is None else {"options": options}
 
 
 def original_store_for(config: Config) -> FirestoreStorage:
-    """Build the store that the original service wrote, as [firestore] names it, not yet opened."""
+    """Build the store of the original service from [firestore]; the caller opens it."""
     adapter = load_adapter("storage", "firestore")
     storage: FirestoreStorage = adapter(
         operation_timeout=config.storage.operation_timeout, **_firestore_settings(config)
@@ -112,7 +112,7 @@ def _firestore_settings(config: Config) -> dict[str, Any]:
 
 
 def media_backend_of(config: Config) -> str:
-    """Return what `media.backend` comes to: "auto" means Cloudflare where there are credentials, else this machine."""
+    """Return the media backend; "auto" means Cloudflare if its credentials are set, else the local SFU."""
     if config.media.backend != "auto":
         return config.media.backend
     if config.cloudflare.app_id and config.cloudflare.app_secret.get_secret_value():
@@ -134,7 +134,7 @@ def missing_sfu(config: Config) -> str | None:
 
 
 def cloudflare_for(config: Config, metrics: Metrics) -> MediaBackend:
-    """Build the client of Cloudflare Realtime, not yet opened.
+    """Build the client of Cloudflare Realtime; the caller opens it.
 
     Raises:
         ConfigurationError: the credentials are missing.
@@ -177,7 +177,7 @@ async def bus_for(config: Config, node_id: NodeId, metrics: Metrics) -> AsyncIte
 
 
 async def check_bus(config: Config) -> None:
-    """Connect to nats-server once, where the nodes meet there.
+    """Connect to nats-server once, if the bus is NATS.
 
     Raises:
         ConfigurationError, UnavailableError: as at the start of a node.
@@ -191,7 +191,7 @@ async def check_bus(config: Config) -> None:
 
 
 class Media(NamedTuple):
-    """An SFU, and what clients are told of it."""
+    """An SFU, and the STUN and TURN servers for its clients."""
 
     backend: MediaBackend | None
     app_id: str = ""
@@ -200,7 +200,7 @@ class Media(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
-    """Run what `media.backend` asks for while the block lasts; no backend where clients talk peer to peer only."""
+    """Run the media backend while the block lasts; there is none if clients talk only peer to peer."""
     backend_name = media_backend_of(config)
     if backend_name in {"cloudflare", "local", "none"}:
         options_for(config, "media", None)
@@ -224,7 +224,7 @@ async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
 
 @contextlib.asynccontextmanager
 async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
-    """Run the local SFU while the block lasts, and speak to it as to Cloudflare.
+    """Run the local SFU while the block lasts, with a client of Cloudflare's interface.
 
     Its libraries take as long to import as all others together, so that it starts while the service runs already, and
     the first who needs it waits. A port of its own may be taken: then it starts first, to say so.
@@ -278,7 +278,7 @@ async def _local_backend(config: Config, metrics: Metrics, app_id: str, app_secr
             app_secret=app_secret,
             metrics=metrics,
             base_url=sfu.base_url,
-            stun_url="",  # the SFU is on this machine: its own address is all that a client needs
+            stun_url="",  # the SFU is on this machine, so clients need only its own address
             request_timeout=config.cloudflare.request_timeout,
         )
         async with backend:
@@ -309,7 +309,7 @@ def _report(opened: asyncio.Future[MediaBackend]) -> None:
 
 
 class Authenticators(NamedTuple):
-    """Who says who a client is: for requests from this machine, and for all others."""
+    """The authenticators for requests from this machine, and for all others."""
 
     near: Authenticator
     far: Authenticator
@@ -317,9 +317,9 @@ class Authenticators(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def authenticators_for(config: Config, storage: Storage) -> AsyncIterator[Authenticators]:
-    """Build what `auth.auth_method` asks for; keys from a JWKS URL are refreshed while the block lasts.
+    """Build the authenticators of `auth.auth_method`, and refresh keys from a JWKS URL while the block lasts.
 
-    Credentials that are published open the near door alone.
+    Published default credentials work only for requests from this machine.
     """
     if config.auth.auth_method == "store":
         stored = StoredClients(find=storage.get_client, rewrite=storage.update_client)
@@ -335,7 +335,7 @@ async def authenticators_for(config: Config, storage: Storage) -> AsyncIterator[
         if not published:
             yield Authenticators(near, near)
         elif own_keys or own_secrets or public_keys is not None:
-            # Nothing is signed with a secret that is made here.
+            # No token is signed with this secret.
             yield Authenticators(near, _authenticator(config, own_keys, own_secrets or [token_hex()], public_keys))
         else:
             yield Authenticators(near, OnThisMachineAlone())

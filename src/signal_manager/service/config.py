@@ -1,6 +1,6 @@
-"""How settings get in and out: from a TOML file, the environment and the command line, and as TOML or JSON again.
+"""Loads settings from a TOML file, the environment and the command line, and prints them as TOML or JSON.
 
-`settings` says what can be set; the composition root and the command line ask here for the result.
+`settings.py` defines the settings. The composition root and the command line load them here.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ __all__ = [
 ]
 
 FILE_NAMES = ("app-config.toml", "config.toml")
-SHOWN_VALUE_CHARACTERS = 60  # of a wrong value in an error, which stays one line
+SHOWN_VALUE_CHARACTERS = 60  # of a wrong value in an error, which is one line
 HIDDEN = "***"
 
-# A Kubernetes Service called signal-manager puts these into every pod of its namespace.
+# Kubernetes sets these variables in every pod of a namespace with a Service called signal-manager.
 _SERVICE_LINK = re.compile(r"SIGNAL_MANAGER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)\Z")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # of TOML: any other stands in quotes
-# What a URL may carry of secrets: user and password, and what stands behind its question mark.
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # a TOML key without quotes
+# The parts of a URL that may be secret: user and password, and the query.
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s,]+@")
 _URL_QUERY = re.compile(r"(://[^\s,?#\"]*[?#])[^\s,\"]+")
 
@@ -90,8 +90,8 @@ class LoadedConfig(NamedTuple):
 
     `origins` maps "section.key" to the file's name, the variable's name or "command line"; defaults are not in it. An
     option of an adapter is a "section.options.key".
-    `warnings` are sentences about what was taken otherwise than it was written. `problems` are sentences about what is
-    wrong; `config` lacks the values that they are about.
+    `warnings` are sentences about settings that are interpreted differently than written. `problems` are sentences
+    about mistakes; `config` lacks the values that they are about.
     """
 
     config: Config
@@ -118,17 +118,17 @@ def load_with_origins(
     directory: Path | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> LoadedConfig:
-    """Return the effective configuration and who set what.
+    """Return the effective configuration and the origin of each value.
 
     Args:
         path: the TOML file; without it, app-config.toml or else config.toml in `directory`, or else no file.
         environ: the environment, normally the process's.
         directory: where to look for a file, normally the working directory.
-        overrides: sections of values above the environment, from the command line.
+        overrides: sections of values from the command line, which win over the environment.
 
     Raises:
-        ConfigurationError: in one line, which file or variable is wrong and how, without the value of a secret. Of
-            several mistakes it names the first and counts the others.
+        ConfigurationError: one line that names the wrong file or variable and the mistake, without the value of a
+            secret. Of several mistakes it names the first and counts the others.
     """
     loaded = load_even_if_wrong(path, environ=environ, directory=directory, overrides=overrides)
     if loaded.problems:
@@ -145,7 +145,7 @@ def load_even_if_wrong(
     directory: Path | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> LoadedConfig:
-    """Return as much of the configuration as is right, with all that is wrong in its `problems`.
+    """Return the valid part of the configuration, with all mistakes in `problems`.
 
     Arguments are those of `load_with_origins`.
     """
@@ -154,7 +154,7 @@ def load_even_if_wrong(
     try:
         from_file = _read_file(file) if file else _Source({})
     except ConfigurationError as error:
-        # Nothing is known of what the file says, so that nothing else can be said to be wrong with certainty.
+        # The file's content is unknown, so other mistakes cannot be judged.
         return LoadedConfig(Config(), file, {}, problems=(error.message,))
     from_environment = _read_environment(environ)
     merged: dict[str, dict[str, Any]] = {}
@@ -179,7 +179,7 @@ def load_even_if_wrong(
     tolerant = {"even_if_contradictory": True}
     try:
         config = Config.model_validate(merged, context=tolerant)
-    except ValidationError as error:  # of overrides: the other sources are checked by now
+    except ValidationError as error:  # only of the overrides: the other sources are checked already
         problems += [_problem_of_override(details) for details in error.errors()]
         for details in error.errors():
             place = [str(part) for part in details["loc"]]
@@ -194,7 +194,7 @@ def _find_file(directory: Path) -> Path | None:
 
 
 class _Source(NamedTuple):
-    """What one source says (section → key → value), variables that are spelled otherwise, warnings, and mistakes."""
+    """The values of one source (section → key → value), its spellings of variables, its warnings and its mistakes."""
 
     tables: Mapping[str, Mapping[str, Any]]
     spellings: Mapping[str, str] = {}
@@ -238,7 +238,7 @@ def _read_file(path: Path) -> _Source:
 def _warnings_of(
     path: Path, translation: Translation, nulls: list[str], tables: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Say what of the original service's file is taken otherwise than it is written."""
+    """Return a warning for each setting of the original service's file that is interpreted differently than written."""
     warnings = []
     if nulls:
         warnings.append(f'{path}: {_listed(nulls)} = null is taken as not set; TOML has no null, write "" or nothing')
@@ -263,11 +263,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _checked_table(path: str, section: str, table: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """Return what is right in a table of a file; add what is wrong to `problems`."""
+    """Return the valid values of a table in a file; add the mistakes to `problems`."""
 
     def read(table: dict[str, Any]) -> Section:
-        # By way of JSON, where strict means "of TOML's own type" without refusing a list for a tuple. No setting is a
-        # date or a time; as a list of one it fits none of them.
+        # Strict validation of JSON demands TOML's own types but accepts a list for a tuple. No setting is a date or a
+        # time; as a list of one item it matches none.
         text = json.dumps(table, default=lambda moment: [str(moment)])
         return _SECTIONS[section].model_validate_json(text, strict=True)
 
@@ -284,7 +284,7 @@ def _without_mistakes(
         return read(table).model_dump(exclude_unset=True)
     except ValidationError as error:
         wrong = {str(details["loc"][0]): details for details in reversed(error.errors())}
-    # The first mistake in each value says enough; in the order in which a person finds them.
+    # Only the first mistake of each value, in the order of the file.
     problems += [explain(wrong[key]) for key in table if key in wrong]
     return read({key: value for key, value in table.items() if key not in wrong}).model_dump(exclude_unset=True)
 
@@ -314,7 +314,7 @@ def _read_environment(environ: Mapping[str, str]) -> _Source:
 
 
 def _decoded(value: str) -> Any:
-    """Return the list or object that a variable holds as JSON; what is no JSON stays text, for `_problem` to name."""
+    """Return the list or object in a variable's JSON; other text stays text, and `_problem` reports it."""
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
@@ -322,7 +322,7 @@ def _decoded(value: str) -> Any:
 
 
 def _translated_variables(variables: dict[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Return the original service's variables in this service's names, where each came from, and warnings."""
+    """Return the original service's variables under this service's names, their origins, and warnings."""
     spellings, renamed, without_effect, unset = {}, [], [], []
     taken = dict(variables)
     for old, new in RENAMED.items():
@@ -348,14 +348,14 @@ def _translated_variables(variables: dict[str, str]) -> tuple[dict[str, str], di
 
 
 def _option_variables(section: str, variables: dict[str, str]) -> dict[str, str]:
-    """Take the options of a section's adapter out of the variables; the adapter gives these texts their types."""
+    """Remove and return the options of a section's adapter, as text; the adapter converts them."""
     prefix = _variable(section, "options_")
     names = [name for name in variables if name.startswith(prefix)]
     return {name.removeprefix(prefix).lower(): variables.pop(name) for name in names}
 
 
 def _checked_variables(section: str, values: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """Return what is right in the variables of a section; add what is wrong to `problems`."""
+    """Return the valid values of a section's variables; add the mistakes to `problems`."""
     return _without_mistakes(
         _SECTIONS[section].model_validate, values, lambda details: _problem(section, details), problems
     )
@@ -369,9 +369,9 @@ def _fill_firestore_from_gcp(merged: dict[str, dict[str, Any]], origins: dict[st
 
 
 def _choose_firestore(merged: dict[str, dict[str, Any]], origins: dict[str, str]) -> list[str]:
-    """Choose the store that is filled in where none is named, as the original service's files do; say so.
+    """Choose Firestore if [firestore] is set and no store is named, as the original service's files do; warn about it.
 
-    To start on a new, empty SQLite file instead would look like a loss of everything.
+    A start on a new, empty SQLite file would look like a loss of all data.
     """
     if "storage.backend" in origins or not merged.get("firestore", {}).get("project_id"):
         return []
@@ -381,10 +381,10 @@ def _choose_firestore(merged: dict[str, dict[str, Any]], origins: dict[str, str]
 
 
 def options_for(config: Config, wall: str, adapter: Any) -> BaseModel | None:
-    """Return what [storage.options] or its like says as the `Options` of an adapter; None where the adapter has none.
+    """Return an adapter's `Options` from [storage.options], [bus.options] or [media.options]; None if it has none.
 
     Raises:
-        ConfigurationError: in one line, everything that the adapter misses or refuses.
+        ConfigurationError: one line with all options that are missing or wrong.
     """
     problems = option_problems(config, wall, adapter)
     if problems:
@@ -394,7 +394,7 @@ def options_for(config: Config, wall: str, adapter: Any) -> BaseModel | None:
 
 
 def option_problems(config: Config, wall: str, adapter: Any) -> list[str]:
-    """Return what is wrong with the options that an adapter is given, one sentence each."""
+    """Return the mistakes in an adapter's options, one sentence each."""
     given = getattr(config, wall).options
     kind: type[BaseModel] | None = getattr(adapter, "Options", None)
     if kind is None:
@@ -409,7 +409,7 @@ def option_problems(config: Config, wall: str, adapter: Any) -> list[str]:
 
 def _option_problem(wall: str, kind: type[BaseModel], details: ErrorDetails) -> str:
     table = f"{wall}.options"
-    if not details["loc"]:  # of a validator of the whole, which names what it is about
+    if not details["loc"]:  # from a validator of the whole model, which names its subject
         return f"[{table}]: expected {_expected(details)}"
     key, where = str(details["loc"][0]), ".".join((table, *map(str, details["loc"])))
     if details["type"] == "extra_forbidden":
@@ -453,7 +453,7 @@ _EXPECTED = {
 
 
 def _problem(section: str, details: ErrorDetails, place: str | None = None) -> str:
-    """Say in one line what pydantic found; `place` formats section and key, which otherwise are a variable's name."""
+    """Return pydantic's finding as one line. `place` formats section and key; without it they are a variable's name."""
     key, *index = (str(part) for part in details["loc"])
     where = place.format(section, key) if place else _variable(section, key)
     if details["type"] == "extra_forbidden":
@@ -487,7 +487,7 @@ def _unknown_section(section: str, content: Any) -> str:
 
 
 def _better_variable(name: str, known: Iterable[str]) -> str:
-    # Without the prefix that all share, or else any two would be near.
+    # Without the common prefix, which would make any two names similar.
     nearest = get_close_matches(name[len(ENVIRONMENT_PREFIX) :], (each[len(ENVIRONMENT_PREFIX) :] for each in known), 1)
     return f"; did you mean {ENVIRONMENT_PREFIX}{nearest[0]}?" if nearest else ""
 
@@ -532,9 +532,9 @@ def as_toml(
     Args:
         config: what to print.
         hide_secrets: print secrets as `***`; a secret that is not set stays visible as "".
-        describe: put every section's and key's description above it.
-        origins: say behind each value where it came from, as `LoadedConfig.origins` knows it.
-        only: leave out all but these settings, each a "section.key".
+        describe: print the description of each section and key above it.
+        origins: print the origin of each value after it (`LoadedConfig.origins`).
+        only: print only these settings, each a "section.key".
     """
     lines: list[str] = []
     for section, kind in _SECTIONS.items():
@@ -574,7 +574,7 @@ def as_json(config: Config, *, origins: Mapping[str, str]) -> dict[str, dict[str
 
 
 def as_plain(config: Config, *, hide_secrets: bool = True) -> dict[str, dict[str, Any]]:
-    """Return the effective configuration as section → key → value, secrets hidden unless a process needs them."""
+    """Return the effective configuration as section → key → value, optionally with secrets, for another process."""
     settings: dict[str, dict[str, Any]] = {}
     for section, key, _ in _fields():
         if key == "options":
@@ -586,7 +586,7 @@ def as_plain(config: Config, *, hide_secrets: bool = True) -> dict[str, dict[str
 
 
 def _plain_options(config: Config, section: str, *, hide_secrets: bool) -> dict[str, Any]:
-    """Return the options of a section's adapter; hide those that the adapter does not know, or calls secret."""
+    """Return the options of a section's adapter; hide secret and unknown ones."""
     options: dict[str, Any] = getattr(getattr(config, section), "options", {})
     if not options or not hide_secrets:
         return options
@@ -614,7 +614,7 @@ def example_toml() -> str:
 
 
 def commented_toml() -> str:
-    """Return the text of a new configuration file: every setting, explained, with its default behind a `#`."""
+    """Return the text of a new configuration file: every setting with its description and its default after a `#`."""
     header, _, settings = example_toml().partition("\n\n")
     lines = [
         line if not line or line[0] == "#" or (line[0] == "[" and "." not in line) else f"#{line}"
@@ -642,7 +642,7 @@ def _plain(key: str, value: Any, *, hide_secrets: bool) -> Any:
 
 
 def _hidden(key: str, secret: str) -> str:
-    """Hide a secret, but not which client a static key is for, nor which server an address names."""
+    """Hide a secret, but show the client of a static key and the server of an address."""
     if key == "api_keys":
         return f"{secret.partition(':')[0]}:{HIDDEN}"
     if key == "nats_url":
@@ -651,7 +651,7 @@ def _hidden(key: str, secret: str) -> str:
 
 
 def _without_secrets(text: str) -> str:
-    """Return text with the URLs in it, but not with what these are given in confidence."""
+    """Return text without the secret parts of the URLs in it."""
     return _URL_QUERY.sub(rf"\g<1>{HIDDEN}", _URL_CREDENTIALS.sub(f"{HIDDEN}@", text))
 
 
@@ -664,5 +664,5 @@ def _toml_value(value: Any) -> str:
         return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
-    # A JSON value of these types is a TOML value, but for one character that TOML wants escaped.
+    # JSON of these types is also TOML, except for one character that TOML escapes.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

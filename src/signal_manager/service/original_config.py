@@ -1,7 +1,7 @@
-"""What configuration files and variables of the original service say, in the words of this one.
+"""Translates configuration files and variables of the original service to settings of this service.
 
-`config` asks here before it checks names, so that such a file starts this service too; what has no meaning here is
-named in one warning. docs/migrating.md is the page for those who come from there.
+`config.py` translates before it checks names, so such a file starts this service too. One warning names the settings
+without effect. docs/migrating.md describes the migration.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["OWN_SECTIONS", "RENAMED", "WITHOUT_EFFECT", "Translation", "is_placeholder", "translate", "without_nulls"]
 
-# Keys that the original's files and its README have in other places, each a "section.key".
+# Keys that the original's files and README have in other sections, each a "section.key".
 RENAMED = {
     "heartbeat.interval": "server.heartbeat_interval",
     "heartbeat.timeout": "server.heartbeat_timeout",
@@ -20,7 +20,7 @@ RENAMED = {
     "webrtc.cloudflare_timeout": "cloudflare.request_timeout",
 }
 
-# Keys that nothing here corresponds to.
+# Keys without a counterpart here.
 WITHOUT_EFFECT = frozenset(
     {
         "server.registration_timeout",  # REGISTER may come at any time after CONNECT
@@ -35,13 +35,13 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 
-# Sections that only the original's files have, each with its keys.
+# Sections that only the original's files have, with their keys.
 OWN_SECTIONS = {
     section: tuple(name.partition(".")[2] for name in (*RENAMED, *WITHOUT_EFFECT) if name.startswith(f"{section}."))
     for section in ("heartbeat", "webrtc", "database")
 }
 
-# What the original's sample files have where a deployment has its own values.
+# Placeholders in the original's sample files.
 _PLACEHOLDERS = frozenset(
     {
         "your-project-id",
@@ -61,8 +61,8 @@ _MAY_BE_PLACEHOLDERS = (
     "cloudflare.app_secret",
 )
 
-# The README of the original writes an optional setting so, which is no TOML. Strings and comments are matched too, so
-# that what stands inside them is left alone.
+# The original's README writes `key = null` for an optional setting, which is not TOML. The pattern also matches strings
+# and comments, to leave their content alone.
 _NULL = re.compile(
     r"""
       ^[ \t]*([\w-]+)[ \t]*=[ \t]*null[ \t]*(?:\#[^\n]*)?\r?$
@@ -77,21 +77,21 @@ _NULL = re.compile(
 
 
 class Translation(NamedTuple):
-    """A file's tables in this service's words, and what was done to them; keys are "section.key"."""
+    """A file's tables under this service's names, and the changes made; keys are "section.key"."""
 
     tables: dict[str, Any]
     renamed: dict[str, str]  # old name to new
     without_effect: list[str]
-    unset: list[str]  # sample values that count as not set
+    unset: list[str]  # placeholders that count as not set
 
     @property
     def is_of_the_original(self) -> bool:
-        """Whether the file says something that only a file of the original service does."""
+        """Whether the file has a setting that only the original service has."""
         return bool(self.renamed or self.without_effect or self.unset)
 
 
 def translate(document: Mapping[str, Any]) -> Translation:
-    """Return a file's tables in this service's words; what neither service knows stays as it is."""
+    """Return a file's tables under this service's names; unknown keys stay unchanged."""
     tables = {section: dict(table) if isinstance(table, dict) else table for section, table in document.items()}
     renamed: dict[str, str] = {}
     unused: list[str] = []
@@ -119,18 +119,18 @@ def translate(document: Mapping[str, Any]) -> Translation:
 
 
 def is_placeholder(name: str, value: object) -> bool:
-    """Tell whether a setting, a "section.key", has the value of the original's sample files."""
+    """Tell whether a setting, a "section.key", has a placeholder of the original's sample files."""
     return name in _MAY_BE_PLACEHOLDERS and isinstance(value, str) and value in _PLACEHOLDERS
 
 
 def without_nulls(text: str) -> tuple[str, list[str]]:
-    """Return a file's text with the lines `key = null` blank, as "not set", and the keys of these lines."""
+    """Return a file's text with its lines `key = null` blank, and the keys of these lines."""
     without = _NULL.sub(lambda found: "" if found[1] else found[0], text)
     return without, [found[1] for found in _NULL.finditer(text) if found[1]]
 
 
 def _table(tables: dict[str, Any], section: str, *, make: bool = False) -> dict[str, Any]:
-    """Return a section; an empty one where there is none, or where what has its name is no table."""
+    """Return a section; an empty one if it is missing or not a table."""
     table = tables.setdefault(section, {}) if make else tables.get(section)
     return table if isinstance(table, dict) else {}
 
@@ -141,7 +141,7 @@ def _value(tables: dict[str, Any], name: str) -> object:
 
 
 def _remove(tables: dict[str, Any], name: str) -> bool:
-    """Take a key out; False when it is not there."""
+    """Remove a key; return False if it is missing."""
     section, key = name.split(".")
     table = _table(tables, section)
     if key not in table:

@@ -1,6 +1,6 @@
-"""What `serve` would refuse, found without starting anything: missing packages and files, folders, addresses.
+"""Finds what `serve` would refuse without starting it: missing packages, files, folders and addresses.
 
-`check-config` asks here. The configuration alone is judged in `service/settings.py`; this module looks at the machine.
+`check-config` uses this module. `service/settings.py` checks the configuration alone; this module checks the machine.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - read, not listened on
 
 
 def problems(config: Config, *, insecure: bool = False) -> Iterator[str]:
-    """Yield every reason for which `serve` would not start with `config` on this machine, one sentence each.
+    """Yield every reason why `serve` would not start with `config` on this machine, one sentence each.
 
     Args:
-        insecure: published default secrets may be used beyond this machine.
+        insecure: whether published default secrets are allowed beyond this machine.
     """
     yield from unsupported_settings(config)
     reason = exposure(config)
@@ -58,7 +58,7 @@ def problems(config: Config, *, insecure: bool = False) -> Iterator[str]:
 
 
 def busy_ports(config: Config) -> Iterator[str]:
-    """Yield a sentence for each port that another process has now, which may be the service itself."""
+    """Yield a sentence for each port that is in use now, perhaps by the service itself."""
     for section, host, port in _addresses(config):
         if _listening_error(host, port) == errno.EADDRINUSE:
             yield f"{section}.port: {host}:{port} is taken now, by this service or by another program"
@@ -107,7 +107,7 @@ def _bus(config: Config) -> Iterator[str]:
 
 
 def _adapter(config: Config, wall: str, name: str) -> Iterator[str]:
-    """Yield why an adapter cannot be had, and what it says of its options."""
+    """Yield why an adapter cannot be loaded, and the mistakes in its options."""
     adapter = None
     with _caught() as found:
         adapter = load_adapter(wall, name)
@@ -116,7 +116,7 @@ def _adapter(config: Config, wall: str, name: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _caught() -> Iterator[list[str]]:
-    """Collect what the block says to be wrong, in place of raising it."""
+    """Collect the errors of the block instead of raising them."""
     found: list[str] = []
     try:
         yield found
@@ -133,10 +133,10 @@ def _not_readable(setting: str, path: str) -> Iterator[str]:
 
 
 def _not_writable(setting: str, path: Path, *, makes_folder: bool = False) -> Iterator[str]:
-    """Yield why a file cannot be written; looking changes nothing.
+    """Yield why a file cannot be written, without changing anything.
 
     Args:
-        makes_folder: the service makes the folder itself where it is missing.
+        makes_folder: whether the service creates a missing folder itself.
     """
     folder = path.absolute().parent
     if path.exists():
@@ -162,7 +162,7 @@ def _addresses(config: Config) -> Iterator[tuple[str, str, int]]:
 
 
 def _listening_error(host: str, port: int) -> int | None:
-    """Return the number of the error that listening ends in; None where it works."""
+    """Return the error number of an attempt to listen; None if it succeeds."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         socket.create_server(address[:2], family=family).close()

@@ -143,7 +143,7 @@ class Server(Section):
     )
     port: Port = Field(default=8080, description="Port to listen on; 0 lets the system choose one.")
     max_connections: Count = Field(
-        default=1000, description="Clients that have proved who they are, at one time; one more is closed with 4503."
+        default=1000, description="Authenticated clients at one time; one more is closed with 4503."
     )
     heartbeat_interval: Seconds = Field(
         default=30.0, description="Seconds of silence after which a connection is pinged."
@@ -153,34 +153,33 @@ class Server(Section):
     )
     connection_timeout: Seconds = Field(default=10.0, description="Seconds that a new connection has for its CONNECT.")
     drain_timeout: Seconds = Field(
-        default=20.0, description="Seconds for saying goodbye to every client before stopping."
+        default=20.0, description="Seconds to close all connections in order before the service stops."
     )
-    max_message_size: Size = Field(
-        default=1048576, description="Bytes of the largest WebSocket message that is accepted."
-    )
+    max_message_size: Size = Field(default=1048576, description="Bytes of the largest accepted WebSocket message.")
     outbound_queue_bytes: Size = Field(
         default=1048576, description="Bytes that may wait for one slow client before its connection is closed (4413)."
     )
     max_half_read_bytes: Size = Field(
         default=268435456,
-        description="Bytes that messages of all clients may take before they are whole; beyond it, who takes most is "
-        "closed (4503).",
+        description="Bytes that incomplete messages of all clients may take; beyond it, the connection with the most "
+        "is closed (4503).",
     )
     read_buffer_size: Size = Field(
-        default=2048, description="Bytes of one connection's read buffer; larger ones cost memory on idle connections."
+        default=2048,
+        description="Bytes of one connection's read buffer; a larger one costs memory on idle connections.",
     )
     write_buffer_size: Size = Field(
-        default=8192, description="Bytes that the socket may hold back before it is called slow."
+        default=8192, description="Bytes that may wait in the socket before the client counts as slow."
     )
     workers: Count = Field(default=1, description="Processes that share the port.")
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
-        default=(), description="Addresses or networks whose X-Forwarded-For header is believed."
+        default=(), description="Addresses or networks whose X-Forwarded-For header the service trusts."
     )
     tls_enabled: bool = Field(default=False, description="Serve wss:// directly.")
     tls_cert_path: str = Field(default="", description="PEM file with the certificate chain.")
     tls_key_path: str = Field(default="", description="PEM file with the private key, not encrypted.")
     tls_client_ca_path: str = Field(
-        default="", description="PEM file with authorities; clients must then show a certificate of theirs."
+        default="", description="PEM file with authorities; clients must then present a certificate from one of them."
     )
 
 
@@ -195,24 +194,22 @@ class Auth(Section):
         default=SecretStr(DEFAULT_TOKEN_SECRET), description="Signs and verifies HS256 tokens; 32 random bytes or more."
     )
     previous_token_secrets: tuple[Secret, ...] = Field(
-        default=(), description="Still accepted for verification while clients move to a new token_secret."
+        default=(), description="Old secrets that still verify tokens while clients move to a new token_secret."
     )
-    token_expiry: Seconds = Field(
-        default=3600.0, description="Seconds that an issued token lives unless asked otherwise."
-    )
+    token_expiry: Seconds = Field(default=3600.0, description="Default lifetime of an issued token in seconds.")
     leeway: Annotated[float, Field(ge=0, le=600)] = Field(
         default=DEFAULT_LEEWAY,
-        description="Seconds by which a token's times (exp, nbf, iat) may be off, since clocks differ.",
+        description="Seconds by which a token's times (exp, nbf, iat) may be off, because clocks differ.",
     )
     token_expiry_action: Literal["continue", "close"] = Field(
         default="continue",
-        description='What happens to a connection whose token ends: "continue" (it goes on, but begins nothing new), '
-        'or "close" (4402, plus leeway; it may come back with a new token).',
+        description='What happens to a connection whose token expires: "continue" (it stays, but may start nothing '
+        'new), or "close" (4402 after leeway; the client may come back with a new token).',
     )
     api_keys: tuple[Annotated[SecretStr, AfterValidator(_api_key)], ...] = Field(
         default=(),
-        description='Static keys, each "client_id:token"; a client named twice has two valid tokens. While nothing of '
-        "[auth] is set, two test clients may connect from this machine.",
+        description='Static keys, each "client_id:token"; a client with two entries has two valid tokens. While no key '
+        "of [auth] is set, two test clients may connect from this machine.",
     )
     jwt_algorithms: Annotated[tuple[Literal["HS256", "RS256", "ES256"], ...], Field(min_length=1)] = Field(
         default=("HS256",),
@@ -221,9 +218,11 @@ class Auth(Section):
     jwt_audience: str = Field(
         default="", description="A token's `aud` must name this; when empty, tokens with an `aud` are refused."
     )
-    jwt_issuer: str = Field(default="", description="A token's `iss` must be this; when empty, any.")
+    jwt_issuer: str = Field(
+        default="", description="A token's `iss` must be this; when empty, every issuer is accepted."
+    )
     jwks_url: WebAddress = Field(
-        default="", description="Where an identity provider publishes its public keys (RFC 7517)."
+        default="", description="URL where an identity provider publishes its public keys (RFC 7517)."
     )
 
 
@@ -233,12 +232,12 @@ class Session(Section):
     session_timeout: Seconds = Field(
         default=3600.0, description="Seconds without any activity after which a session ends."
     )
-    cleanup_interval: Seconds = Field(default=300.0, description="Seconds between two searches for sessions to end.")
+    cleanup_interval: Seconds = Field(default=300.0, description="Seconds between two searches for expired sessions.")
     max_sessions_per_client: Count = Field(
         default=1, description="Sessions of one client; a newer one ends the oldest (4409)."
     )
     resume_window: Seconds = Field(
-        default=30.0, description="Seconds that a dropped connection's session waits for its client."
+        default=30.0, description="Seconds that a session waits for its client after the connection was lost."
     )
     resume_buffer_bytes: Size = Field(
         default=262144, description="Bytes kept for one session until its client confirms them."
@@ -247,17 +246,16 @@ class Session(Section):
 
 
 class Rooms(Section):
-    """What the members of a room hear of each other."""
+    """Absence of members of a room."""
 
     away_after: Seconds = Field(
         default=8.0,
-        description="Seconds of a member's silence after which the others hear that it is away; it is pinged after "
-        "half of them.",
+        description="Seconds of silence after which the other members see a member as away; it is pinged after half of "
+        "them.",
     )
     leave_after: Seconds = Field(
         default=28.0,
-        description="Seconds of a member's silence after which it has left, even where session.resume_window is "
-        "longer.",
+        description="Seconds of silence after which a member has left, even if session.resume_window is longer.",
     )
 
 
@@ -268,17 +266,17 @@ class Security(Section):
     max_messages_per_minute: Count = Field(default=DEFAULT_RATE, description="Messages of one client per minute.")
     max_bytes_per_minute: Count = Field(
         default=33554432,
-        description="Bytes of one client's messages per minute, a sixteenth of them at once; not where "
+        description="Bytes of one client's messages per minute, a sixteenth of them at once; no limit if "
         "rate_limit_enabled is false.",
     )
     max_connections_per_ip: Count = Field(
-        default=10, description="Connections of one address at a time; loopback is not counted."
+        default=10, description="Connections from one address at a time; loopback is not counted."
     )
     max_connects_per_minute: Count = Field(
-        default=600, description="CONNECTs of one address per minute, right ones too; loopback is not counted."
+        default=600, description="CONNECTs from one address per minute, also successful ones; loopback is not counted."
     )
     max_failed_auth_per_minute: Count = Field(
-        default=10, description="Failed authentications of one address per minute."
+        default=10, description="Failed authentications from one address per minute."
     )
     allowed_origins: tuple[str, ...] = Field(
         default=("*",), description='Accepted Origin headers of browsers; "*" is any.'
@@ -286,7 +284,7 @@ class Security(Section):
 
 
 class Storage(Section):
-    """Where rooms, clients and the ledger of media are kept."""
+    """The store of rooms, clients and the ledger."""
 
     backend: Annotated[str, Field(min_length=1), _written_as()] = Field(
         default="sqlite", description='"sqlite", "memory", "firestore", or the name of an adapter that is installed.'
@@ -304,12 +302,12 @@ class Firestore(Section):
         default="", description="Service account file; when empty, the environment's credentials."
     )
     database_name: Host = Field(default="(default)", description="Database within the project.")
-    collection_prefix: str = Field(default="", description="Put before the collections' names.")
-    region: str = Field(default="", description="Where the database is.")
+    collection_prefix: str = Field(default="", description="Prefix of the collections' names.")
+    region: str = Field(default="", description="Region of the database.")
 
 
 class Gcp(Section):
-    """Where the original service's files may keep what [firestore] leaves empty."""
+    """Values for empty settings of [firestore], as the original service's files have them."""
 
     project_id: str = Field(default="", description="Used when firestore.project_id is empty.")
     credentials_path: str = Field(default="", description="Used when firestore.credentials_path is empty.")
@@ -317,7 +315,7 @@ class Gcp(Section):
 
 
 class Media(Section):
-    """Who forwards rooms' audio, video and data."""
+    """The SFU that forwards audio, video and data of rooms, and TURN servers."""
 
     backend: Annotated[str, Field(min_length=1), _written_as()] = Field(
         default="auto",
@@ -328,11 +326,11 @@ class Media(Section):
     sfu_udp_port: Port = Field(default=0, description="UDP port of the local SFU; 0 lets the system choose one.")
     sfu_max_packets_per_second: Annotated[int, Field(ge=1)] = Field(
         default=15_000,
-        description="Packets that the local SFU may forward in a second before it refuses members and pulls (503): "
-        "less than a core carried wherever it was measured, and a room of 13 that all send sound and a picture.",
+        description="Packets per second that the local SFU may forward before it refuses members and pulls (503). The "
+        "default is less than one core carried in every measurement; it allows 13 members with audio and video.",
     )
     sfu_public_addresses: tuple[Annotated[str, AfterValidator(_ip_address)], ...] = Field(
-        default=(), description="Addresses that the local SFU offers in its ICE candidates; when empty, its own."
+        default=(), description="Addresses in the local SFU's ICE candidates; when empty, those of this machine."
     )
     turn_urls: tuple[Annotated[str, AfterValidator(_turn_url)], ...] = Field(
         default=(),
@@ -340,10 +338,10 @@ class Media(Section):
     )
     turn_secret: SecretStr = Field(
         default=SecretStr(""),
-        description="Secret shared with them, coturn's static-auth-secret: each client gets credentials that expire.",
+        description="Secret shared with the TURN servers (coturn's static-auth-secret), for credentials that expire.",
     )
-    turn_ttl: Seconds = Field(default=3600.0, description="Seconds that credentials made with turn_secret live.")
-    turn_username: str = Field(default="", description="In place of turn_secret: one user name for all clients.")
+    turn_ttl: Seconds = Field(default=3600.0, description="Lifetime in seconds of credentials made with turn_secret.")
+    turn_username: str = Field(default="", description="Instead of turn_secret: one user name for all clients.")
     turn_password: SecretStr = Field(default=SecretStr(""), description="The password of turn_username.")
     options: dict[str, Any] = _options()
 
@@ -357,13 +355,13 @@ class Cloudflare(Section):
         default="https://rtc.live.cloudflare.com/v1", description="Address of the SFU's interface."
     )
     stun_url: Annotated[str, _address("stun:", "stuns:")] = Field(
-        default="stun:stun.cloudflare.com:3478", description="STUN server that clients are told."
+        default="stun:stun.cloudflare.com:3478", description="STUN server for clients."
     )
     turn_key_id: str = Field(
         default="", description="Key for short-lived TURN credentials; when empty, clients get STUN only."
     )
     turn_key_token: SecretStr = Field(default=SecretStr(""), description="The TURN key's bearer token.")
-    turn_ttl: Seconds = Field(default=3600.0, description="Seconds that TURN credentials live.")
+    turn_ttl: Seconds = Field(default=3600.0, description="Lifetime of TURN credentials in seconds.")
     request_timeout: Seconds = Field(default=10.0, description="Seconds that one request to Cloudflare may take.")
 
 
@@ -378,25 +376,25 @@ class Bus(Section):
         description="Address of nats-server; may carry user and password, or a token.",
     )
     nats_ca_path: str = Field(
-        default="", description="PEM file with the authorities that nats-server's certificate is checked against."
+        default="", description="PEM file with the authorities that verify nats-server's certificate."
     )
-    nats_cert_path: str = Field(default="", description="PEM file with the certificate that this node shows.")
+    nats_cert_path: str = Field(default="", description="PEM file with the certificate that this node presents.")
     nats_key_path: str = Field(default="", description="PEM file with that certificate's private key.")
     nats_credentials_path: str = Field(
-        default="", description="Credentials file of a NATS account, in place of user and password."
+        default="", description="Credentials file of a NATS account, instead of user and password."
     )
     nats_subject_prefix: Annotated[str, AfterValidator(_token)] = Field(
         default="signal-manager",
-        description="What subjects begin with; services with different prefixes share a NATS without meeting.",
+        description="Prefix of all subjects; services with different prefixes can share a NATS.",
     )
     node_id: Annotated[str, AfterValidator(_optional_name)] = Field(
-        default="", description="Name of this node among others; when empty, made at start."
+        default="", description="Name of this node; when empty, the service makes one at its start."
     )
     options: dict[str, Any] = _options()
 
 
 class Logging(Section):
-    """What is logged, how and where."""
+    """The log: level, format and file."""
 
     level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
