@@ -1,8 +1,8 @@
-"""What is on its way to other nodes: let out, within bounds, and kept until its senders know what became of it.
+"""Sends messages to other nodes within bounds, and keeps them until their senders know the result.
 
-One message costs little here because work is done once for a run of signals (`runs.py`) or for a batch (`outbox.py`).
-A batch is answered with whatever goes to its node next; only where a sender waits, or something was not delivered,
-does the answer hurry.
+A message costs little, because most work is done once per run of signals (`runs.py`) or per batch (`outbox.py`). The
+answer to a batch travels with the next batch to its node. It is sent sooner if a sender waits for it or an item was not
+delivered.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ __all__ = ["AWAY", "Batches"]
 
 log = structlog.get_logger(__name__)
 
-# After so long (s) a node that does not take a room's news is left to find out by itself.
+# Seconds after which a room's news are no longer repeated to a node that does not take them.
 _NEWS_PATIENCE = 60.0
-# A run takes no more bytes than that, unless one signal does: its client's node joins no more either.
+# The most bytes of a run, unless a single signal is larger. The receiving node joins no more in one write either.
 _RUN_BYTES = 65536
 
 AWAY = "the other nodes cannot be reached at present"
-# Of a batch of which all was delivered.
+# The answer to a batch whose items were all delivered.
 _NONE: dict[int, wire.Unsettled] = {}
-# Why nobody knows what became of a message, as metrics have it and as its sender is told.
+# Reasons for an unknown result, as labels in metrics and as texts for senders.
 _LOST = {"cut off": AWAY, "gone": "the other node is gone", "no answer": "another node does not answer"}
 
 
 class Batches:
-    """Send entries to other nodes and tell their senders what became of them.
+    """Sends entries to other nodes and tells their senders the results.
 
     Args:
         link: carries the batches.
-        ask: called with a client whose node must be found; `routes` takes the answer, `take` what follows from it.
+        ask: called with a client whose node must be found; `routes` gets the answer, and `take` the resulting steps.
         timeout: seconds that a node has to answer a batch.
-        max_buffered: bytes that may be on their way or wait.
+        max_buffered: the most bytes that are on their way or wait.
     """
 
     def __init__(
@@ -69,24 +69,24 @@ class Batches:
         self.outboxes = Outboxes(link, addresses, metrics, on_unsent=lambda number: self._lose(number, "cut off"))
         self._sent: dict[int, Sent] = self.outboxes.sent
         self.buffered = 0  # bytes of messages
-        self._news = 0  # and of news
-        self._run: Run | None = None  # what was put into an outbox last, and may take more
+        self._news = 0  # bytes of news
+        self._run: Run | None = None  # the run put into an outbox last, if it may take more signals
         self._metrics = metrics
         self._round_trip = metrics.bus_round_trip_seconds.labelled()
         metrics.bus_waiting_bytes.read_from(lambda: self.buffered + self._news)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a sender is still to be told what became of a message."""
+        """Whether the result of a message is still open."""
         return self.buffered > 0
 
     # -- sending -------------------------------------------------------------------------------------------------
 
     def send(self, target: str, entry: wire.Signals | wire.Content, size: int, outcome: Outcome | None) -> None:
-        """Send an entry of so many bytes to a client of another node.
+        """Send an entry of `size` bytes to a client of another node.
 
         Args:
-            target: a name that a client can have.
+            target: a valid client id.
             entry: the same object for several clients travels once to each node.
 
         Raises:
@@ -102,8 +102,8 @@ class Batches:
     def forward(
         self, sender: Sender, target: str, frame: bytes, body: bytes, *, wants_ack: bool, is_alone: bool = False
     ) -> None:
-        """Send a signal in the bytes in which it came (`Forwarder.forward`)."""
-        # `bytes(body)` below: msgspec would take a `Raw`, as the relay path has it, for MessagePack.
+        """Forward a signal without decoding it (`Forwarder.forward`)."""
+        # `bytes(body)` below, because msgspec would write a `Raw` of the relay path as MessagePack.
         run = self._run
         size = wire.SIGNAL_HEAD + len(body)
         if (
@@ -121,7 +121,7 @@ class Batches:
             return
         route = self.routes.straight(target)
         if route is None:
-            if not is_valid_name(target):  # it was never decoded, and must not become a subject
+            if not is_valid_name(target):  # the id was never checked, and must not become a subject
                 raise InvalidRequestError("target_client_id is no name that a client can have")
             envelope = alone(sender, target, frame[:HEAD], bytes(body), wants_ack=wants_ack)
             self.send(target, envelope.entry, envelope.size, envelope.outcome)
@@ -148,7 +148,7 @@ class Batches:
             self._put(node_id, Announcement(node_id, news, size, until))
 
     def take(self, steps: Iterable[Step]) -> None:
-        """Do what the routes decide."""
+        """Perform the steps that the routes returned."""
         for step in steps:
             match step:
                 case Dispatch():
@@ -161,7 +161,7 @@ class Batches:
                     assert_never(step)
 
     def settle(self, envelope: Envelope, result: Delivery | SignalManagerError) -> None:
-        """Tell the sender what became of its message."""
+        """Tell the sender the result of its message."""
         self.buffered -= envelope.size
         self._tell(envelope, result)
 
@@ -179,15 +179,15 @@ class Batches:
             log.exception("sender could not be told what became of a message", target=run.target)
 
     def _put(self, node_id: str, item: Envelope | Announcement) -> None:
-        self._run = None  # what comes later must not overtake this
+        self._run = None  # later signals must not overtake this one
         self.outboxes.put(node_id, item)
 
     def _largest(self) -> int:
-        """Return how many bytes of an entry NATS takes."""
+        """Return the most bytes of an entry that NATS takes."""
         return self._link.max_payload - wire.OVERHEAD
 
     def _refusal(self, size: int) -> SignalManagerError:
-        """Return the error that stands against sending so many bytes, and count it."""
+        """Return the error for `size` bytes that cannot be sent, and count it."""
         largest = self._largest()
         error: SignalManagerError
         if not self._link.is_up:
@@ -203,10 +203,10 @@ class Batches:
     # -- what became of it ---------------------------------------------------------------------------------------
 
     def answered(self, answer: wire.Answer) -> None:
-        """Take a node's answer to a batch."""
+        """Handle a node's answer to a batch."""
         sent = self._sent.pop(answer.number, None)
         if sent is None:
-            return  # too late, and everybody was told so
+            return  # too late: the senders were told that the result is unknown
         if sent.is_awaited:
             self._round_trip.observe(asyncio.get_running_loop().time() - sent.at)
         unsettled = {each.place: each for each in answer.unsettled} if answer.unsettled else _NONE
@@ -237,7 +237,7 @@ class Batches:
             place += count
 
     def unheard(self, number: int) -> None:
-        """Take note that a batch reached nobody, since its node is gone, and with it whatever it was sent before."""
+        """Handle a batch that found no receiver: its node is gone, and earlier batches to it are lost too."""
         sent = self._sent.get(number)
         if sent is None:
             return
@@ -254,20 +254,20 @@ class Batches:
                 self.take(self.routes.refused(envelope))
 
     def give_up_late(self, now: float) -> None:
-        """Take note of batches whose answer has not come in time."""
+        """Give up batches whose answer has not come in time."""
         end = now - self._timeout
         late = [number for number, sent in itertools.takewhile(lambda each: each[1].at < end, self._sent.items())]
         for number in late:
             self._lose(number, "no answer", again=True)
 
     def cut_off(self) -> None:
-        """Tell everybody who waits that the other nodes are out of reach."""
+        """Tell all waiting senders that the other nodes cannot be reached."""
         self.outboxes.flush()
         for number in tuple(self._sent):
             self._lose(number, "cut off")
 
     def _apart(self, item: Run | Envelope) -> list[Envelope]:
-        """Return the signals of a run one by one, where they cannot be settled all alike."""
+        """Return the signals of a run one by one, to settle them separately."""
         if isinstance(item, Envelope):
             return [item]
         envelopes = item.envelopes()
@@ -284,7 +284,7 @@ class Batches:
             self.take(self.routes.delivered(envelope, error))
 
     def _lose(self, number: int, reason: str, *, again: bool = False) -> None:
-        """Take note that nobody knows what became of a batch."""
+        """Handle a batch whose result is unknown."""
         error = UnavailableError(_LOST[reason])
         sent = self._sent.pop(number, None)
         if sent is None:

@@ -1,8 +1,7 @@
-"""The bus of several nodes: NATS tells where a client is, and carries what nodes write to each other.
+"""The bus of several nodes over NATS, which finds a client's node and carries messages between nodes.
 
-Every client has a subject that its node listens to, so that a question about a client that nobody holds is answered at
-once by nats-server ("no responders"). Messages do not go there: a node has one subject for all that others send it,
-and `batches.py` gathers what goes there; `questions.py` is what nodes ask each other.
+The node of a client listens to the client's subject, so nats-server answers "no responders" at once for a client that
+no node has. Messages go to one subject per node; `batches.py` sends them. `questions.py` has the questions of nodes.
 """
 
 from __future__ import annotations
@@ -67,18 +66,18 @@ __all__ = ["NatsBus"]
 
 log = structlog.get_logger(__name__)
 
-# How long (s) the other nodes have to answer a question, and to take a batch. A node that is busy takes its time, and
-# whoever sent something is told 503 when it is over.
+# Seconds that other nodes have to answer a question and a batch. A busy node takes its time; after the limit the
+# sender gets 503.
 QUESTION_TIMEOUT = 2.0
 BATCH_TIMEOUT = 5.0
-# Bytes that may be on their way to other nodes, or wait for it.
+# The most bytes that are on their way to other nodes or wait.
 MAX_BUFFERED = 64 * 1024 * 1024
-# Between two looks for what has taken too long (s).
+# Seconds between two checks for expired questions and batches.
 _SWEEP = 0.25
-# How often each node tells the others that it is there (s), and after how many times it is missed.
+# Seconds between two signs of life of a node, and the number of missed ones after which it counts as gone.
 _HELLO = 3.0
 _MISSED = 2
-# Questions about our own clients that go out in one turn when the other nodes can be reached again.
+# Questions about this node's clients per turn of the loop, after the other nodes could not be reached.
 _REUNION_STEP = 500
 
 
@@ -89,22 +88,22 @@ class _Coming(msgspec.Struct):
     since: float
     taken_up_at: int
     is_superseded: bool = False
-    count: int = 1  # connections of the client that are coming at the same time
-    questions: list[str] = msgspec.field(default_factory=list)  # where to answer those who ask for it
+    count: int = 1  # connections of the client that arrive at the same time
+    questions: list[str] = msgspec.field(default_factory=list)  # reply subjects of nodes that ask for the client
 
 
 class NatsBus(LocalBus[S]):
     """Presence and delivery over all nodes that share a NATS; an async context manager.
 
     Args:
-        node_id: what this node is called; no two running nodes may have the same.
-        url, security: how nats-server is reached.
-        prefix: what subjects begin with; services with different prefixes share a NATS without meeting.
-        max_subscribers: must be 1; which node has how many is not counted.
+        node_id: the name of this node, unique among running nodes.
+        url, security: the address of nats-server and the credentials.
+        prefix: the prefix of all subjects; services with different prefixes can share a NATS.
+        max_subscribers: must be 1, because connections are not counted over nodes.
         batch_timeout, question_timeout: seconds that other nodes have to answer.
-        max_buffered: bytes that may be on their way or wait.
-        clock: seconds since the epoch; compared between nodes only where they could not see each other.
-        metrics: where messages, bytes and losses are counted.
+        max_buffered: the most bytes that are on their way or wait.
+        clock: seconds since the epoch; nodes compare it only after they could not reach each other.
+        metrics: counts messages, bytes and losses.
     """
 
     def __init__(
@@ -152,7 +151,7 @@ class NatsBus(LocalBus[S]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_reunion: ReunionHandler = lambda node_id: None
         self._on_gone: GoneHandler = lambda node_id: None
-        self._peers: dict[str, float] = {}  # the other nodes, and when each was last heard of
+        self._peers: dict[str, float] = {}  # the other nodes, and when each was last heard
         self._next_hello = 0.0
         self._swept_at: float | None = None
         self._on_question_to_all: QuestionHandler = lambda question: b""
@@ -161,7 +160,7 @@ class NatsBus(LocalBus[S]):
     async def __aenter__(self) -> Self:
         await self._link.__aenter__()
         self._link.subscribe(self._reply_to("*"), self._on_reply)
-        # A former life of this node that was cut off does not answer, and is none that is in use.
+        # An earlier run of this node that was cut off does not answer, and does not count.
         if isinstance(await self._questions.answer_to(self._named("i", self._node_id), Where()), Here):
             await self._link.__aexit__(None, None, None)
             raise ConfigurationError(f"bus.node_id {self._node_id} is in use by another node, expected one of its own")
@@ -183,7 +182,7 @@ class NatsBus(LocalBus[S]):
         self._outboxes.flush()  # the answers to what came last
         await self._link.__aexit__(kind, error, traceback)
         self._outboxes.close()
-        while self._coming:  # their messages wait for clients that cannot come any more
+        while self._coming:  # messages wait for clients that can no longer come
             self.release(ClientId(next(iter(self._coming))))
         self._cut_off()
         for task in self._tasks:
@@ -192,16 +191,16 @@ class NatsBus(LocalBus[S]):
 
     @property
     def forwarder(self) -> Batches:
-        """The short way to clients of other nodes."""
+        """The fast path to clients of other nodes."""
         return self._batches
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a sender is still to be told what became of a message."""
+        """Whether the delivery of a message is still open."""
         return self._batches.is_waiting
 
     def serve_others(self, *, hand_over: HandOver, join: Callable[[], None], flush: Callable[[], None]) -> None:
-        """Use these for what other nodes ask for and send (`Bus.serve_others`)."""
+        """Use these functions for claims and messages of other nodes (`Bus.serve_others`)."""
         self._hand_over = hand_over
         self._deliveries.before, self._deliveries.after = join, flush
 
@@ -221,7 +220,7 @@ class NatsBus(LocalBus[S]):
         yields: bool = False,
         taken_up_at: int = 0,
     ) -> Claimed:
-        """Make all other nodes let go of a client that is about to be attached here (`Presence.claim`)."""
+        """Make all other nodes detach a client that is about to be attached here (`Presence.claim`)."""
         if yields and self._is_taken_over(client_id, instance_id, taken_up_at):
             return Claimed(is_won=False)
         if client_id in self.subscribers and client_id not in self._unclaimed:
@@ -280,7 +279,7 @@ class NatsBus(LocalBus[S]):
             self._batches.settle(envelope, self._deliveries.deliver_parcel(envelope))
 
     def detach(self, client_id: ClientId, subscriber: S) -> None:
-        """Forget a connection that has ended."""
+        """Remove a connection that has ended."""
         super().detach(client_id, subscriber)
         if client_id in self.subscribers or self._since.pop(client_id, None) is None:
             return
@@ -289,17 +288,17 @@ class NatsBus(LocalBus[S]):
             self._link.unsubscribe(self._subject(client_id))
 
     def respond(self, on_question: QuestionHandler) -> None:
-        """Answer the questions of other nodes with this from now on."""
+        """Answer the questions of other nodes with this function from now on."""
         self._on_question_to_all = on_question
 
     async def ask_others(self, question: bytes) -> list[bytes]:
-        """Return what all other nodes answer in time."""
+        """Return the answers of all other nodes that come in time."""
         return await self._questions.collect(f"{self._prefix}.all", question, set(self._peers))
 
     def listen(
         self, *, on_news: NewsHandler, on_reunion: ReunionHandler, on_gone: GoneHandler = lambda node_id: None
     ) -> None:
-        """Call these for news, for a reunion, and for a node that is gone."""
+        """Call these functions for news, for a reunion, and for a node that is gone."""
         self._deliveries.on_news, self._on_reunion, self._on_gone = on_news, on_reunion, on_gone
 
     # -- sending -------------------------------------------------------------------------------------------------
@@ -328,13 +327,13 @@ class NatsBus(LocalBus[S]):
     def announce(self, nodes: Iterable[NodeId], room_id: RoomId, news: bytes) -> None:
         """Hand `news` of a room to these other nodes."""
         if not self._link.is_up:
-            return  # whoever misses it is told to look when this node is back
+            return  # nodes that miss it check their rooms at the reunion
         self._batches.announce(nodes, wire.News(room_id, news))
 
     # -- questions -----------------------------------------------------------------------------------------------
 
     def _ask_where(self, target: str, attempt: int = 1) -> None:
-        """Ask all nodes who holds a client."""
+        """Ask all nodes for a client."""
 
         def answered(reply: Any) -> None:
             if isinstance(reply, Here):
@@ -343,7 +342,7 @@ class NatsBus(LocalBus[S]):
                 self._batches.take(self._routes.unknown(target, reply))
             elif reply is None or attempt >= ASKED:
                 self._batches.take(self._routes.absent(target))
-            else:  # somebody has just let it go
+            else:  # a node has just detached the client
                 pause = ASK_AGAIN * 2 ** (attempt - 1)
                 asyncio.get_running_loop().call_later(pause, self._ask_where, target, attempt + 1)
 
@@ -357,7 +356,7 @@ class NatsBus(LocalBus[S]):
             self._questions.on_reply(token, message)
 
     def _on_question(self, client_id: ClientId, message: Arrival) -> None:
-        """Answer for a client that is here, or is coming; a question that nobody wants answered changes nothing."""
+        """Answer a question about a client that is here or coming; ignore a question without a reply subject."""
         question = decode(message)
         if not message.reply:
             return
@@ -378,7 +377,7 @@ class NatsBus(LocalBus[S]):
             self._link.publish(message.reply, encode(answer))
 
     def _newer(self, client_id: str, question: Claim | Compare) -> Newer | None:
-        """Return what is here of a client, or coming, and keeps it although another node asks for it."""
+        """Return the presence here that keeps the client although another node asks for it, or None."""
         coming, present = self._coming.get(client_id), self.subscribers.get(client_id)
         if coming is not None and self._is_older(question, coming.instance_id, coming.taken_up_at, coming.since):
             return Newer(coming.instance_id)
@@ -392,9 +391,9 @@ class NatsBus(LocalBus[S]):
         return Newer(present.instance_id) if stays else None
 
     def _is_older(self, question: Claim | Compare, instance_id: str | None, taken_up_at: int, since: float) -> bool:
-        """Tell whether what another node asks for is older than a presence here.
+        """Tell whether the other node's presence of the client is older than one here.
 
-        Of two devices the one counts that its user took up later, of two connections of one the later one.
+        Of two devices the one that the user took up later wins, and of two connections of one device the later one.
         """
         theirs = _taken_up_at(question)
         if theirs != taken_up_at and (instance_id is None or instance_id != question.instance_id):
@@ -402,7 +401,7 @@ class NatsBus(LocalBus[S]):
         return (question.since, question.node_id) < (since, self._node_id)
 
     def _give_away(self, client_id: ClientId, question: Claim | Compare) -> Gone | Late:
-        """Let a client go to its new node, with what it wants to go on with where that is possible."""
+        """Detach a client that goes to another node, and hand its session over if possible."""
         handed_over = None
         if isinstance(question, Claim) and question.wants is not None and client_id in self.subscribers:
             handed_over = self._hand_over(client_id, question.wants)
@@ -414,7 +413,7 @@ class NatsBus(LocalBus[S]):
         return Gone() if self._let_go(client_id, question.instance_id) else Late()
 
     def _let_go(self, client_id: ClientId, instance_id: str | None) -> bool:
-        """End the presence of a client that is elsewhere; False when it has none here."""
+        """End the presence of a client that is on another node; return False if it has none here."""
         subscriber = self.subscribers.get(client_id)
         if subscriber is None:
             return False
@@ -462,26 +461,26 @@ class NatsBus(LocalBus[S]):
         now = loop.time()
         late = 0.0 if self._swept_at is None else now - self._swept_at - _SWEEP
         self._swept_at = now
-        if late > _SWEEP:  # this process stood still: what the others have said in the meantime is still to be read
+        if late > _SWEEP:  # this process was stopped; messages of other nodes still wait to be read
             self._peers = {peer: at + late for peer, at in self._peers.items()}
         if now >= self._next_hello:
             self._next_hello = now + _HELLO
             self._publish_to_all(Hello(self._node_id))
-        if self._link.is_up:  # while it is not, nobody is heard of, and others may go on all the same
+        if self._link.is_up:  # while the link is down, other nodes cannot be heard and may be well
             for peer in [peer for peer, at in self._peers.items() if now - at > _MISSED * _HELLO + _SWEEP]:
                 del self._peers[peer]
                 self._on_gone(NodeId(peer))
         self._batches.give_up_late(now)
 
     def _cut_off(self) -> None:
-        """Tell everybody who waits that the other nodes are out of reach."""
+        """Tell all waiting senders and askers that the other nodes cannot be reached."""
         self._batches.cut_off()
         self._questions.cut_off()
 
     def _reunite(self) -> None:
-        """Settle with the other nodes what has happened while they could not be reached."""
+        """Compare clients and announce this node after the other nodes could not be reached."""
         now = asyncio.get_running_loop().time()
-        self._peers = dict.fromkeys(self._peers, now)  # those that are there will say so
+        self._peers = dict.fromkeys(self._peers, now)  # running nodes will answer
         self._publish_to_all(Away(self._node_id))
         self._publish_to_all(Hello(self._node_id, is_new=True))
         self._on_reunion(None)
@@ -509,7 +508,7 @@ class NatsBus(LocalBus[S]):
         return self._named("c", client_id)
 
     def _named(self, kind: str, name: str) -> str:
-        # A dot would part the name into tokens, and a colon is in no name.
+        # A dot would split the name into tokens. No name contains a colon.
         return f"{self._prefix}.{kind}.{name.replace('.', ':')}"
 
     def _inbox(self, node_id: str) -> str:
@@ -520,5 +519,5 @@ class NatsBus(LocalBus[S]):
 
 
 def _taken_up_at(question: Claim | Compare) -> int:
-    """Return when the device that a question is about was taken up (ms since the epoch)."""
+    """Return when the user took up the device in a question (ms since the epoch)."""
     return int(question.since * 1000) if question.taken_up_at is None else question.taken_up_at

@@ -1,4 +1,4 @@
-"""What comes from other nodes: handed to this node's clients, and answered with what could not be."""
+"""Delivers batches of other nodes to this node's clients, and answers with what was not delivered."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _FAILED = "the other node could not deliver this"
 
 
 class Deliveries:
-    """Deliver what other nodes send.
+    """Delivers what other nodes send.
 
     Args:
         subscribers: this node's clients.
-        batches: takes the answers, those that come and those that are owed.
-        metrics: where what comes is counted.
+        batches: gets the answers of other nodes, and sends this node's answers.
+        metrics: counts deliveries.
     """
 
     def __init__(self, subscribers: Mapping[str, Subscriber], batches: Batches, metrics: Metrics) -> None:
@@ -40,13 +40,12 @@ class Deliveries:
         self._received_batches = metrics.bus_batches.labelled("in")
         self._received_bytes = metrics.bus_bytes.labelled("in")
         self.on_news: NewsHandler = lambda room_id, news: None
-        # Called around what a batch brings, where that is more than one message, so that each client's share can be
-        # written in one go.
+        # Called before and after a batch of several messages, so that each client gets its messages in one write.
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
 
     def take(self, message: Arrival) -> None:
-        """Take a batch of another node."""
+        """Handle a batch of another node."""
         try:
             batch = wire.read_batch(message.data)
         except MalformedMessageError as error:
@@ -75,7 +74,7 @@ class Deliveries:
         finally:
             if not is_alone:
                 self.after()
-        # For the rest nobody waits as clients wait for messages.
+        # Answers and news are less urgent than messages to clients.
         for answer in batch.answers:
             self._batches.answered(answer)
         self._received_batches.value += 1
@@ -87,7 +86,7 @@ class Deliveries:
             self._batches.outboxes.owe(batch.node_id, answer, is_awaited=is_awaited)
 
     def _relay(self, entry: wire.Signals) -> Sequence[Exceptional]:
-        """Deliver signals and return those that were not, by their place among them."""
+        """Deliver signals and return those that were not simply delivered, with their indices."""
         subscriber = self._subscribers.get(entry.target)
         if subscriber is None:
             return [(index, Delivery.OFFLINE) for index in range(len(entry.signals))]
@@ -117,7 +116,7 @@ class Deliveries:
             return UnavailableError(_FAILED)
 
     def deliver_parcel(self, envelope: Envelope) -> Delivery | SignalManagerError:
-        """Deliver what was meant for another node to a client that has come here."""
+        """Deliver a message for another node to its client, which has come to this node."""
         if isinstance(envelope.entry, wire.Content):
             return self._deliver(envelope.target, envelope.entry)
         exceptional = self._relay(envelope.entry)  # of one signal

@@ -1,7 +1,7 @@
-"""What waits to go to other nodes: gathered while there is company to be had, and sent to each in few batches.
+"""Gathers what goes to other nodes, and sends each node few batches.
 
-A signal that is alone leaves at once. Where there are many, they wait for the end of a turn of the event loop, or of
-the next one; answers wait for whatever goes to their node anyway, but not for long.
+A single signal leaves at once. Several signals wait for the end of a turn of the event loop, or of the next one.
+Answers wait a short time for the next batch to their node.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from signal_manager.observe.metrics import Metrics
 
 __all__ = ["Addresses", "Announcement", "Item", "Outboxes", "Sent"]
 
-# Signals of one millisecond that are sent by themselves, and not with the others of their turn of the loop.
+# The most signals per millisecond that are sent at once instead of at the end of the turn.
 _MOST_LONE = 4
-# How long (s) the answer to a batch waits for company: a message of its own costs as much as the batch.
+# Seconds that the answer to a batch waits for other entries: a message of its own costs as much as the batch.
 _ANSWER_SOON = 0.001
 _ANSWER_LATER = 0.05
 
 
 class Addresses(NamedTuple):
-    """Where a node's batches go, and how it calls itself."""
+    """The subjects of batches and replies, and this node's name."""
 
     node_id: str
     inbox: Callable[[str], str]  # of another node
@@ -38,7 +38,7 @@ class Addresses(NamedTuple):
 
 
 class Announcement(msgspec.Struct, eq=False):
-    """News on its way to a node."""
+    """A room's news on their way to a node."""
 
     target: str  # the node
     entry: wire.News
@@ -51,7 +51,7 @@ Item = Run | Envelope | Announcement
 
 
 class Sent(msgspec.Struct, eq=False):
-    """A batch that has no answer yet."""
+    """A batch without an answer yet."""
 
     node_id: str
     items: list[Item]
@@ -60,7 +60,7 @@ class Sent(msgspec.Struct, eq=False):
 
 
 class _Outbox:
-    """What waits for one node."""
+    """The items that wait for one node."""
 
     __slots__ = ("answers", "answers_size", "is_awaited", "items", "node_id", "subject")
 
@@ -74,11 +74,11 @@ class _Outbox:
 
 
 class Outboxes:
-    """Gather what goes to each node, send it, and remember what was sent.
+    """Gathers the items for each node, sends them, and remembers the sent batches.
 
     Args:
         link: carries the batches.
-        on_unsent: called with the number of a batch that the link did not take.
+        on_unsent: called with the number of a batch that the link refused.
     """
 
     def __init__(
@@ -87,30 +87,30 @@ class Outboxes:
         self._link = link
         self._inbox = addresses.inbox
         self._node_id = addresses.node_id
-        # nats-server tells where the reply goes when nobody listens to a node's subject any more.
+        # nats-server answers to this subject if no node listens to the batch's subject any more.
         self._reply_to = addresses.reply_to("b").encode()
         self._on_unsent = on_unsent
         self._boxes: dict[str, _Outbox] = {}  # by node
-        self._full: list[_Outbox] = []  # those that something waits in
+        self._full: list[_Outbox] = []  # those that are not empty
         self._is_flush_due = False
-        self._is_busy = False  # whether what is sent to other nodes has company
-        self._is_held = False  # for a second turn of the loop
-        self._lone = 0  # signals that were sent by themselves
+        self._is_busy = False  # whether there is much to send
+        self._is_held = False  # whether items wait for a second turn of the loop
+        self._lone = 0  # signals that were sent at once
         self._lone_since = 0  # in this millisecond
         self._answer_timer: asyncio.TimerHandle | None = None
-        # Numbers are never used again, not even by this node's next life: a late answer must not confirm another batch.
+        # Numbers are never reused, even after a restart: a late answer must not confirm another batch.
         self._numbers = itertools.count(secrets.randbits(48))
-        self.sent: dict[int, Sent] = {}  # what has no answer yet, by number
+        self.sent: dict[int, Sent] = {}  # batches without an answer, by number
         self._entries = metrics.bus_messages.labelled("out")
         self._batches = metrics.bus_batches.labelled("out")
         self._bytes = metrics.bus_bytes.labelled("out")
 
     def put(self, node_id: str, item: Item) -> None:
-        """Let something go to a node soon."""
+        """Send an item to a node soon."""
         self._put(self._box(node_id), item, is_awaited=True)
 
     def put_run(self, node_id: str, run: Run, *, is_alone: bool, is_awaited: bool) -> bool:
-        """Let a run go to a node soon, or at once where it is alone; returns whether it may take more signals."""
+        """Send a run to a node soon, or at once if it is alone; return whether it may take more signals."""
         box = self._box(node_id)
         if (
             not is_alone
@@ -134,7 +134,7 @@ class Outboxes:
         return False
 
     def owe(self, node_id: str, answer: wire.Answer, *, is_awaited: bool) -> None:
-        """Answer a batch with what goes to that node anyway, or by itself after a while."""
+        """Send an answer with the next batch to that node, or by itself after a while."""
         box = self._box(node_id)
         if not (box.items or box.answers):
             self._full.append(box)
@@ -160,11 +160,11 @@ class Outboxes:
         self._link.write_out()
 
     def forget(self, node_id: str) -> None:
-        """Forget a node that is gone: it is as unlikely to come back as another node is to come."""
+        """Drop the outbox of a node that is gone."""
         self._boxes.pop(node_id, None)
 
     def close(self) -> None:
-        """Send no more answers by themselves."""
+        """Stop sending answers by themselves."""
         if self._answer_timer is not None:
             self._answer_timer.cancel()
 
@@ -184,13 +184,13 @@ class Outboxes:
             self._flush_soon()
 
     def _flush_soon(self) -> None:
-        """Flush at the end of this turn of the loop, or of the next one where there is company to be had."""
+        """Flush at the end of this turn of the loop, or of the next one if there is much to send."""
         self._is_flush_due = True
         asyncio.get_running_loop().call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
         if self._is_busy and not self._is_held:
-            self._is_held = True  # makes larger batches; more turns hold up more than they save
+            self._is_held = True  # a second turn makes larger batches; more turns would delay more than they save
             asyncio.get_running_loop().call_soon(self._end_turn)
             return
         self._is_held = False
@@ -202,14 +202,14 @@ class Outboxes:
         self.flush()
 
     def _empty(self, box: _Outbox) -> None:
-        """Send what waits in an outbox in as few batches as NATS allows."""
+        """Send the items of an outbox in as few batches as NATS allows."""
         largest = self._link.max_payload - wire.OVERHEAD
         items, answers, size, is_awaited = box.items, box.answers, box.answers_size, box.is_awaited
         box.items, box.answers, box.answers_size, box.is_awaited = [], [], 0, False
         begin, places = 0, 0
         entries: list[wire.Entry] = []
         last: wire.Signals | wire.Content | wire.News | None = None
-        targets: list[str] = []  # of the last entry, if that is a message
+        targets: list[str] = []  # the targets of the last entry, if that is a message
         for index, item in enumerate(items):
             entry = item.entry
             length = item.size if entry is not last else wire.TARGET_HEAD + len(item.target)
@@ -219,7 +219,7 @@ class Outboxes:
                 length = item.size
             size += length
             places += item.count
-            if entry is last:  # a message that goes to one more client
+            if entry is last:  # the same message for another client
                 targets.append(item.target)
                 continue
             last = entry

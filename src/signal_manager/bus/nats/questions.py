@@ -1,6 +1,6 @@
-"""What nodes ask each other about clients and about themselves, and how answers find whoever asked.
+"""The questions of nodes about clients and about each other, and the way of the answers.
 
-Every question ends: with an answer, with nats-server's word that nobody listens, or with an error after a while.
+Every question ends with an answer, with nats-server's "no responders", or with an error after a time limit.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ __all__ = [
 
 log = structlog.get_logger(__name__)
 
-# A node that has just let a client go says so, until nats-server has been told: whoever asks again then finds the
-# client's new node, or nobody. The pauses (s) double, because a machine that is busy takes its time.
+# A node that has just detached a client answers `Gone` or `Late` until nats-server knows. The asker then asks again and
+# finds the client's new node, or none. The pauses (s) double, because a busy machine takes its time.
 ASK_AGAIN = 0.02
 ASKED = 6
 
 
 class Where(msgspec.Struct, frozen=True, tag="where"):
-    """Who holds this client?"""
+    """Asks which node has this client."""
 
 
 class Claim(msgspec.Struct, frozen=True, tag="claim"):
-    """The client has come to this node; let go of it."""
+    """Tells other nodes to detach a client, which has come to the asking node."""
 
     node_id: str
     instance_id: str | None
     since: float
-    wants: bytes | None = None  # what the client wants to go on with, for the hand-over
+    wants: bytes | None = None  # the session that the client wants to resume, for the hand-over
     yields: bool = False  # whether another instance that its user took up later keeps the client
-    taken_up_at: int | None = None  # None from a node of a version that does not say
+    taken_up_at: int | None = None  # None from a node of an older version
 
 
 class Compare(msgspec.Struct, frozen=True, tag="compare"):
-    """After nodes could not see each other: the client is here since then; the older presence ends."""
+    """Tells other nodes, after a cut, since when the client is at the asking node; the older presence ends."""
 
     node_id: str
     instance_id: str | None
@@ -68,13 +68,13 @@ class Compare(msgspec.Struct, frozen=True, tag="compare"):
 
 
 class Here(msgspec.Struct, frozen=True, tag="here"):
-    """The client is at this node."""
+    """The client is at the answering node."""
 
     node_id: str
 
 
 class Gone(msgspec.Struct, frozen=True, tag="gone"):
-    """The client was here, and this node has just let go of it."""
+    """The answering node had the client and has just detached it."""
 
     handed_over: bytes | None = None
 
@@ -122,7 +122,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def decode(message: Arrival) -> Any:
-    """Return what another node asks or says, or None when it is not understood."""
+    """Decode a question or notice of another node; log an unknown one and return None."""
     try:
         return _decoder.decode(message.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -134,13 +134,13 @@ Answered = Callable[[Any], None]  # called with a reply, None for "no responders
 
 
 class Questions:
-    """Ask, and hand each answer to whoever asked.
+    """Sends questions and returns each answer to its caller.
 
     Args:
         link: carries questions and answers.
         reply_to: this node's subject for replies, by token.
         timeout: seconds that the other nodes have to answer.
-        away: what to say while they cannot be reached.
+        away: the text of the error while the other nodes cannot be reached.
     """
 
     def __init__(self, link: NatsLink, reply_to: Callable[[str], str], *, timeout: float, away: str) -> None:
@@ -149,18 +149,18 @@ class Questions:
         self._timeout = timeout
         self._away = away
         self._open: dict[str, tuple[Answered, asyncio.TimerHandle]] = {}
-        self._collecting: dict[str, Answered] = {}  # questions to all, which have many answers
+        self._collecting: dict[str, Answered] = {}  # questions to all nodes, which have many answers
         self._tokens = itertools.count(1)
 
     def ask(self, subject: str, question: msgspec.Struct, answered: Answered) -> None:
-        """Ask whoever listens to `subject`; `answered` is called once."""
+        """Ask the nodes that listen to `subject`; call `answered` once."""
         loop, token = asyncio.get_running_loop(), f"q{next(self._tokens)}"
         self._open[token] = (answered, loop.call_later(self._timeout, self._unanswered, token))
         if not self._link.publish(subject, encode(question), self._reply_to(token)):
             loop.call_soon(self._settle, token, UnavailableError(self._away))
 
     async def answer_to(self, subject: str, question: msgspec.Struct) -> Any:
-        """Ask, and return what `ask` would call `answered` with."""
+        """Ask, and return the answer (`Answered`)."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def answered(reply: Any) -> None:
@@ -171,7 +171,7 @@ class Questions:
         return await future
 
     async def insist(self, subject: str, question: msgspec.Struct) -> Any:
-        """Ask until somebody answers who holds the client, or nobody listens for it."""
+        """Ask until a node that has the client answers, or no node listens for it."""
         for attempt in range(ASKED):
             reply = await self.answer_to(subject, question)
             if not isinstance(reply, Late):
@@ -180,7 +180,7 @@ class Questions:
         return reply
 
     async def collect(self, subject: str, question: bytes, nodes: set[str]) -> list[bytes]:
-        """Ask these nodes, which all listen to `subject`, and return the answers of those that are quick enough."""
+        """Ask these nodes, which all listen to `subject`, and return the answers that come in time."""
         token, loop = f"a{next(self._tokens)}", asyncio.get_running_loop()
         waiting = set(nodes)
         answers: list[bytes] = []

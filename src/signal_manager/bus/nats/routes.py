@@ -1,7 +1,8 @@
-"""Where clients of other nodes are, as far as this node has had to ask, and what waits until it knows.
+"""Routes to clients of other nodes, and the messages that wait until a route is known.
 
-Pure: it decides, `nats.py` asks and sends. A client is asked for once and then sent to without asking, until its node
-says that it is gone. Then everything that is on its way is let come back first, and goes out again in the old order.
+Pure: it decides, and `bus.py` asks and sends. This node asks once for a client's node and then sends there directly,
+until that node answers that the client is gone. Then it waits for the answers to all open messages, asks again, and
+sends the refused messages in their original order.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from signal_manager.errors import SignalManagerError, UnavailableError
 
 __all__ = ["KNOWN", "MAX_ROUTES", "Ask", "Dispatch", "Envelope", "Route", "Routes", "Step", "Tell"]
 
-# Clients of other nodes that are remembered; those with nothing on its way are forgotten first.
+# The most routes to keep. Routes without open messages are dropped first.
 MAX_ROUTES = 100_000
-# How often a message follows a client that moves on before it is called offline.
+# How often a message follows a client that moves before the client counts as offline.
 _ATTEMPTS = 4
 
 _MOVED = "the client has moved"
@@ -28,61 +29,61 @@ _MOVED = "the client has moved"
 
 class _Stage(Enum):
     KNOWN = "known"  # messages go straight to the node
-    RETURNING = "returning"  # the node said that the client is gone, and some of what was sent there is still out
+    RETURNING = "returning"  # the node said that the client is gone, and some messages to it are still open
     ASKING = "asking"
     HELD = "held"  # this node is about to become the client's own
     OVER = "over"  # the client is this node's own
 
 
-# Of a client to whom messages go straight; looking it up costs as much as what it is compared for.
+# A module constant, because looking up the enumeration's member costs as much as the comparison.
 KNOWN = _Stage.KNOWN
 
 
 class Route:
-    """What is known of one client."""
+    """The state of the route to one client."""
 
     __slots__ = ("node_id", "out", "returned", "stage", "waiting")
 
     def __init__(self, stage: _Stage) -> None:
         self.stage = stage
         self.node_id = ""
-        self.out = 0  # what was sent there and not answered
+        self.out = 0  # messages sent there and not answered
         self.returned: list[Envelope] = []
         self.waiting: deque[Envelope] = deque()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing would be missed if it were forgotten."""
+        """Whether the route can be dropped without a loss."""
         return self.stage is KNOWN and not self.out
 
 
 class Envelope(msgspec.Struct, eq=False):
-    """One message on its way to a client of another node; `size` is what it takes on the way, in bytes."""
+    """One message to a client of another node; `size` is its size on the wire in bytes."""
 
     target: str
     entry: Signals | Content
     size: int
     outcome: Outcome | None
-    route: Route | None = None  # that it was sent by
+    route: Route | None = None  # the route that it took
     attempts: int = 0
     count: ClassVar[int] = 1
 
 
 class Ask(NamedTuple):
-    """Ask all nodes who holds this client, and call `found`, `absent` or `unknown` with the answer."""
+    """Ask all nodes for this client, and call `found`, `absent` or `unknown` with the answer."""
 
     target: str
 
 
 class Dispatch(NamedTuple):
-    """Send this to a node, and call `delivered`, `refused` or `lost` with what became of it."""
+    """Send this message to a node, and call `delivered`, `refused` or `lost` with the result."""
 
     node_id: str
     envelope: Envelope
 
 
 class Tell(NamedTuple):
-    """Tell the sender what became of its message; nothing is kept of it."""
+    """Tell the sender the result of its message, which is then dropped."""
 
     envelope: Envelope
     result: Delivery | SignalManagerError
@@ -92,7 +93,7 @@ Step = Ask | Dispatch | Tell
 
 
 class Routes:
-    """The clients of other nodes that this node sends to; every method returns what is to be done, in order."""
+    """The routes to clients of other nodes; every method returns the steps to perform, in order."""
 
     def __init__(self, *, max_routes: int = MAX_ROUTES) -> None:
         self._max_routes = max_routes
@@ -102,15 +103,15 @@ class Routes:
         return len(self._routes)
 
     def straight(self, target: str) -> Route | None:
-        """Return the route of a client to whom messages go straight: whoever sends one that way adds it to its `out`.
+        """Return the route of a client whose node is known, or None; then use `send`.
 
-        Other messages are for `send`.
+        A caller that sends along the route adds the message to its `out`.
         """
         route = self._routes.get(target)
         return route if route is not None and route.stage is KNOWN else None
 
     def send(self, envelope: Envelope) -> Step | None:
-        """Take a new message; None when it waits."""
+        """Return the step for a new message, or None if it must wait."""
         route = self._routes.get(envelope.target)
         if route is None:
             self._make_room()
@@ -127,7 +128,7 @@ class Routes:
     # -- answers to Ask ------------------------------------------------------------------------------------------
 
     def found(self, target: str, node_id: str) -> list[Step]:
-        """Take note of where a client is."""
+        """Handle the answer that a node has the client."""
         route = self._asking(target)
         if route is None:
             return []
@@ -139,32 +140,32 @@ class Routes:
         return [Dispatch(node_id, envelope) for envelope in envelopes]
 
     def absent(self, target: str) -> list[Step]:
-        """Take note that nobody holds a client."""
+        """Handle the answer that no node has the client."""
         return self._give_up(target, Delivery.OFFLINE)
 
     def unknown(self, target: str, error: UnavailableError) -> list[Step]:
-        """Take note that nobody said where a client is."""
+        """Handle a question for a client that got no answer."""
         return self._give_up(target, error)
 
     # -- answers to Dispatch -------------------------------------------------------------------------------------
 
     def delivered(self, envelope: Envelope, result: Delivery | SignalManagerError = Delivery.DELIVERED) -> list[Step]:
-        """Take note of what the client's node did with a message."""
+        """Handle the result of a message at the client's node."""
         steps: list[Step] = [Tell(envelope, result)]
         route = self._route_of(envelope)
         if route is not None:
             route.out -= 1
             if isinstance(result, Delivery):
-                # The client was away and is back: what was refused before must not arrive after this.
+                # The client was away and is back. Messages refused earlier must not arrive after this one.
                 steps += [Tell(overtaken, UnavailableError(_MOVED)) for overtaken in route.returned]
                 route.returned = []
             steps += self._all_back(envelope.target, route)
         return steps
 
     def refused(self, envelope: Envelope) -> list[Step]:
-        """Take note that the node does not hold the client, and has not delivered the message."""
+        """Handle a message that its node did not deliver, because the client is not there."""
         route = self._route_of(envelope)
-        if route is None:  # the client has come here meanwhile, and later messages may have reached it already
+        if route is None:  # the client has come to this node, and later messages may have reached it already
             return [Tell(envelope, UnavailableError(_MOVED))]
         steps: list[Step] = []
         envelope.attempts += 1
@@ -178,7 +179,7 @@ class Routes:
         return steps + self._all_back(envelope.target, route)
 
     def lost(self, envelope: Envelope, error: UnavailableError) -> list[Step]:
-        """Take note that nobody knows what became of a message."""
+        """Handle a message whose result is unknown."""
         route = self._route_of(envelope)
         if route is not None and route.stage is KNOWN:
             route.stage = _Stage.RETURNING
@@ -187,7 +188,7 @@ class Routes:
     # -- clients that come here ----------------------------------------------------------------------------------
 
     def hold(self, target: str) -> None:
-        """Let messages to a client wait that is about to become this node's own."""
+        """Hold messages to a client that is about to be attached to this node."""
         route = self._routes.get(target)
         if route is None:
             self._routes[target] = Route(_Stage.HELD)
@@ -195,7 +196,7 @@ class Routes:
             route.stage = _Stage.HELD
 
     def arrived(self, target: str) -> list[Envelope]:
-        """Return what has waited for a client that is this node's own now."""
+        """Return the held messages for a client that is attached to this node now."""
         route = self._routes.pop(target, None)
         if route is None:
             return []
@@ -203,7 +204,7 @@ class Routes:
         return [*route.returned, *route.waiting]
 
     def stayed_away(self, target: str) -> list[Step]:
-        """Go on with what has waited for a client that did not become this node's own after all."""
+        """Send the held messages for a client that was not attached to this node after all."""
         route = self._routes.get(target)
         if route is None or route.stage is not _Stage.HELD:
             return []
@@ -211,7 +212,7 @@ class Routes:
         return self._all_back(target, route)
 
     def _route_of(self, envelope: Envelope) -> Route | None:
-        """Return the route that a message took, if it is still the client's."""
+        """Return the route that a message took, if it is still the client's route."""
         return envelope.route if self._routes.get(envelope.target) is envelope.route else None
 
     def _asking(self, target: str) -> Route | None:
@@ -219,7 +220,7 @@ class Routes:
         return route if route is not None and route.stage is _Stage.ASKING else None
 
     def _all_back(self, target: str, route: Route) -> list[Step]:
-        """Ask where the client is once everything has come back from where it was."""
+        """Ask for the client's node once all messages to its former node are answered."""
         if route.stage is not _Stage.RETURNING or route.out:
             return []
         route.waiting.extendleft(reversed(route.returned))

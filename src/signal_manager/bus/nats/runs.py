@@ -1,7 +1,7 @@
-"""Signals of one client to another that leave in one go: one entry, one thing to keep, one thing to settle.
+"""Runs: signals of one client to another that are sent, kept and settled as one.
 
-What a busy client says to one peer in one turn of the event loop is such a run. Only where one of its signals did not
-simply arrive are they looked at one by one.
+The signals of a busy client to one peer in one turn of the event loop form a run. They are handled one by one only if
+one of them was not simply delivered.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ __all__ = ["Run", "alone"]
 
 
 class Run(msgspec.Struct, eq=False):
-    """Signals on their way to a client of another node, of which there is at least one."""
+    """One or more signals on their way to a client of another node."""
 
     sender: Sender
     entry: wire.Signals
     wants_ack: bool
     route: Route
-    size: int  # bytes that it takes
-    room: int  # bytes that it may still take; below zero once it is on its way
+    size: int  # bytes on the wire
+    room: int  # bytes that may still be added; negative once the run is sent
 
     @property
     def target(self) -> str:
-        """Whom they are for."""
+        """The client that the signals are for."""
         return self.entry.target
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """The number of signals."""
         return len(self.entry.signals)
 
     def arrived(self) -> None:
-        """Tell the sender, who wants to know, that all its signals were delivered."""
+        """Tell the sender that all its signals were delivered."""
         for head, _ in self.entry.signals:
             self.sender.told(head, self.target, True, Delivery.DELIVERED)
 
     def envelopes(self) -> list[Envelope]:
-        """Return its signals one by one; each is settled by itself from then on."""
+        """Return the signals one by one; from then on each is settled by itself."""
         self.route.out += self.count - 1
         return [
             alone(self.sender, self.target, head, body, wants_ack=self.wants_ack, route=self.route)
@@ -54,6 +54,6 @@ class Run(msgspec.Struct, eq=False):
 def alone(
     sender: Sender, target: str, head: bytes, body: bytes, *, wants_ack: bool, route: Route | None = None
 ) -> Envelope:
-    """Return one signal as a parcel whose sender is told what became of it."""
+    """Return one signal as an envelope whose sender is told its result."""
     entry = wire.Signals(target, sender.client_id, [(head, body)])
     return Envelope(target, entry, wire.size_of(entry), partial(sender.told, head, target, wants_ack), route=route)

@@ -1,13 +1,13 @@
-"""What nodes write to each other: batches of signals, messages, news and answers, as MessagePack arrays.
+"""The format of messages between nodes: batches of signals, messages, news and answers, as MessagePack arrays.
 
-Pure: bytes in, records out. A batch is numbered by the node that sends it; its receiver answers with that number and
-with what it could not deliver. Signal bodies travel as the bytes that their sender wrote.
+Pure: bytes in, records out. The sending node numbers a batch. The receiver answers with that number and with the items
+that it could not deliver. Bodies of signals travel as the bytes that their sender wrote.
 
-Places count what is delivered, one after the other, over all entries of a batch: each of several signals has one, and
-a message one for each of its targets. Answers have none and are not answered. A batch that is not awaited brings
-nothing whose sender asked to be told: its answer may wait for others.
+Places count the items of a batch over all its entries: each signal has a place, and a message has one for each target.
+Answers have no place and are not answered. In a batch that is not awaited no sender asked for a SIGNAL_ACK, so its
+answer may wait for others.
 
-The sizes are what entries take at most, so that a batch can be filled without encoding it first.
+Sizes are upper bounds, so that a batch can be filled without encoding it first.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ __all__ = [
 
 VERSION = 3
 
-# Bytes at most before what an array, bytes or text hold, and for a number.
+# Upper bounds in bytes of the head of an array, bytes or text, and of a number.
 _HEAD = 5
 _NUMBER = 9
 _LONGEST_NAME = 255
-# What a batch takes beside its answers and entries, an entry of signals beside these and the two names, a signal beside
-# its body, and a message's target beside its name.
+# Bytes beside the content: of a batch, of an entry of signals without its signals and names, of a signal without its
+# body, and of a message's target without its name.
 OVERHEAD = 6 * _HEAD + _NUMBER + _LONGEST_NAME
 SIGNALS_HEAD = 5 * _HEAD
 SIGNAL_HEAD = 3 * _HEAD + HEAD
@@ -70,7 +70,7 @@ _Reason = Annotated[str, msgspec.Meta(max_length=_LONGEST_REASON)]
 
 
 class Verdict(IntEnum):
-    """What the receiving node made of an entry, other than delivering it."""
+    """The result of an item that the receiving node did not simply deliver."""
 
     QUEUED = 1
     ABSENT = 2
@@ -80,7 +80,7 @@ class Verdict(IntEnum):
 
 
 class Signals(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
-    """Signals of one client to another in their sender's encoding: of each the head of its frame, and its body."""
+    """Signals of one client to another in their sender's encoding: the head of the frame and the body of each."""
 
     target: _Name
     sender: _Name
@@ -88,7 +88,7 @@ class Signals(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
 
 
 class Content(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """Any message, as the service would write it."""
+    """Any message in the service's own encoding."""
 
     message_type: int
     payload_type: int
@@ -104,7 +104,7 @@ class Message(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
 
 
 class News(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=3):
-    """What was announced of a room."""
+    """An announcement about a room."""
 
     room_id: _Name
     data: bytes
@@ -114,7 +114,7 @@ Entry: TypeAlias = Signals | Message | News
 
 
 class Unsettled(NamedTuple):
-    """A message of a batch, by its place in it, that was not simply delivered."""
+    """An item of a batch that was not simply delivered, with its place."""
 
     place: _Number
     verdict: Verdict
@@ -122,14 +122,14 @@ class Unsettled(NamedTuple):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What became of a batch; whatever is not named was delivered."""
+    """The answer to a batch; items that it does not name were delivered."""
 
     number: _Number
     unsettled: list[Unsettled] = []
 
     @property
     def size(self) -> int:
-        """Bytes that it takes at most."""
+        """Upper bound of its bytes."""
         size = _HEAD + _NUMBER + _HEAD
         for each in self.unsettled:
             size += 4 * _HEAD + len(each.reason.encode())
@@ -137,7 +137,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What one node sends another in one go."""
+    """Everything that one node sends another at once."""
 
     version: int
     number: _Number
@@ -147,13 +147,13 @@ class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
     entries: list[Entry]
 
 
-# Returns the bytes of a `Batch`.
+# Encodes a `Batch`.
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Batch).decode
 
 
 def size_of(entry: Signals | Content | News) -> int:
-    """Return how many bytes an entry takes at most, that of a message without its targets."""
+    """Return an upper bound of an entry's bytes, without the targets of a message."""
     match entry:
         case Signals():
             size = SIGNALS_HEAD + len(entry.target) + len(entry.sender)
@@ -167,10 +167,10 @@ def size_of(entry: Signals | Content | News) -> int:
 
 
 def read_batch(data: bytes) -> Batch:
-    """Return what a batch holds.
+    """Decode a batch.
 
     Raises:
-        MalformedMessageError: the bytes are no batch, or one of another version.
+        MalformedMessageError: the bytes are not a batch of this version.
     """
     try:
         batch = _decode(data)
@@ -182,7 +182,7 @@ def read_batch(data: bytes) -> Batch:
 
 
 def failure(place: int, error: SignalManagerError) -> Unsettled:
-    """Return that a message failed, and why."""
+    """Return the result of an item that failed, with the reason."""
     if isinstance(error, TooLargeError):
         verdict = Verdict.TOO_LARGE
     else:
@@ -192,7 +192,7 @@ def failure(place: int, error: SignalManagerError) -> Unsettled:
 
 
 def as_error(verdict: Verdict, reason: str) -> SignalManagerError:
-    """Return the error that a verdict stands for; not for QUEUED and ABSENT."""
+    """Return the error for a verdict other than QUEUED and ABSENT."""
     match verdict:
         case Verdict.TOO_LARGE:
             return TooLargeError(reason)
