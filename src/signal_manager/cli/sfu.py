@@ -162,7 +162,8 @@ def _rtc() -> ModuleType:
     try:
         from signal_manager.sfu import workers
     except ModuleNotFoundError as error:
-        if (error.name or "signal_manager.sfu").startswith("signal_manager") and error.name != "signal_manager.sfu":
+        name = error.name or ""
+        if name != "signal_manager.sfu" and name.startswith("signal_manager"):
             raise
         raise ConfigurationError("`sfu` needs the local SFU: pip install 'signal-manager[sfu]'") from None
     return workers
