@@ -1,7 +1,6 @@
-"""Finds adapters by the name that configuration gives, ours and those of other packages alike.
+"""Finds adapters of this and other packages by their name in the configuration.
 
-An adapter announces itself as an entry point in the group `signal_manager.storage`, `.bus` or `.media`; its author
-reads docs/adapters.md.
+An adapter is an entry point in the group `signal_manager.storage`, `.bus` or `.media` (docs/adapters.md).
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from signal_manager.errors import ConfigurationError
 __all__ = ["OURS", "Options", "load_adapter"]
 
 
-# Our own entry points, as pyproject.toml has them. A search through all installed packages would take a tenth of the
-# start, and a checkout that was updated since it was installed has the entry points of its older self.
+# The entry points of this package, as in pyproject.toml. A search through all installed packages takes a tenth of the
+# start, and finds old entry points in a checkout that was updated after its installation.
 OURS = {
     "bus": {"local": "signal_manager.bus.local:LocalBus", "nats": "signal_manager.bus.nats.bus:NatsBus"},
     "media": {"cloudflare": "signal_manager.media.cloudflare:CloudflareBackend"},
@@ -30,10 +29,10 @@ OURS = {
 
 
 class Options(BaseModel):
-    """What an adapter of another package reads from [storage.options], [bus.options] or [media.options].
+    """The base of an adapter's settings in [storage.options], [bus.options] or [media.options].
 
-    The adapter names its subclass in a class attribute `Options`, and is called with an instance as `options`. A field
-    without a default is required, its description is part of the error when it is missing, and a `SecretStr` is never
+    An adapter names its subclass in the class attribute `Options`, and gets an instance as the argument `options`. A
+    field without a default is required; its description is part of the error if it is missing. A `SecretStr` is never
     printed. Unknown keys are errors.
     """
 
@@ -44,7 +43,7 @@ def load_adapter(wall: str, name: str) -> Any:
     """Return the adapter `name` for "storage", "bus" or "media": a class to call with its settings.
 
     Raises:
-        ConfigurationError: there is none of that name, or what it needs is not installed.
+        ConfigurationError: there is no adapter of that name, or a package that it needs is not installed.
     """
     group = f"signal_manager.{wall}"
     ours = OURS[wall]

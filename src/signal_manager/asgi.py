@@ -1,6 +1,6 @@
-"""HTTP in this process's event loop: uvicorn as a guest that leaves signals, logging and the loop to its host.
+"""Serves HTTP in this process's event loop with uvicorn, which leaves signals, logging and the loop to its host.
 
-The admin port is served by it, and the local SFU by the guest alone. Nothing of ours is imported here.
+The admin port uses `HttpServer`, and the local SFU uses `Guest` alone. This module imports no other of this package.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 __all__ = ["Guest", "HttpServer"]
 
-# Requests in progress that a stopping server waits for (s).
+# Seconds that a stopping server waits for requests in progress.
 _GRACE = 1
-# How long a request may take to arrive (s), and how large its head may be (bytes): uvicorn bounds neither, and whoever
-# reaches this port could hold the file descriptors of all other clients.
+# Seconds that a request may take to arrive, and the most bytes of its head. uvicorn limits neither, so slow requests
+# could use up the file descriptors of all other clients.
 _REQUEST_TIMEOUT = 10.0
 _MAX_HEAD = 65_536
 _MAX_HEADERS = 128
-# Requests that may wait behind one in progress: what a single read brings could be thousands, each with its objects.
+# The most requests that wait behind one in progress. A single read could bring thousands, each with its objects.
 _MAX_WAITING = 8
-# How long a client may take to read what is written to it (s): the largest answer is a script of the demo page.
+# Seconds that a client may take to read a response. The largest one is a script of the demo page.
 _WRITE_TIMEOUT = 30.0
-# Between two looks for clients that do not read, as a part of that time.
+# The part of that time between two checks for clients that do not read.
 _LOOKS_PER_LIMIT = 30
 
 
 class HttpServer:
-    """Serve an ASGI application.
+    """Serves an ASGI application.
 
     Args:
         app: what to serve.
-        host, port: where to listen; port 0 takes a free one, which `port` tells after `start`.
-        max_connections: one more takes the place of the oldest that has no request in progress; where all have one, of
-            the oldest that does not read its answer, and else of the oldest. So a probe always finds room.
+        host, port: where to listen; port 0 takes a free port, which `port` returns after `start`.
+        max_connections: the most connections. A further one replaces the oldest without a request in progress; if all
+            have one, the oldest that does not read its response; otherwise the oldest. So a probe always gets through.
         request_timeout: seconds that a request may take to arrive.
         write_timeout: seconds that a client may take to read what is written to it.
     """
@@ -66,13 +66,13 @@ class HttpServer:
                 app,
                 lifespan="off",
                 log_config=None,
-                log_level="warning",  # that it starts and stops is said by whoever starts and stops it
+                log_level="warning",  # the owner of this server logs its start and stop
                 access_log=False,
                 server_header=False,
-                # A proxy's word on where a request comes from is not needed, and so not believed.
+                # A proxy's header about the origin of a request is not needed, so it is not trusted.
                 proxy_headers=False,
                 ws="none",
-                http=protocol,  # type: ignore[arg-type]  # it is called, and nothing else
+                http=protocol,  # type: ignore[arg-type]  # uvicorn only calls it
                 timeout_graceful_shutdown=_GRACE,
             )
         )
@@ -83,7 +83,7 @@ class HttpServer:
         """Listen.
 
         Raises:
-            OSError: the address cannot be listened on.
+            OSError: the server cannot listen on the address.
         """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -93,13 +93,13 @@ class HttpServer:
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
         is_up = asyncio.create_task(self._server.is_up.wait(), name="http is up")
         await asyncio.wait([self._serving, is_up], return_when=asyncio.FIRST_COMPLETED)
-        if self._serving.done():  # it failed, or is_up would have come first
+        if self._serving.done():  # the start failed; otherwise is_up would be set
             is_up.cancel()
             await self._serving
         self._watch = asyncio.create_task(self._cut_those_who_do_not_read(), name="http writes")
 
     async def stop(self) -> None:
-        """Stop listening, and give requests in progress a second."""
+        """Stop listening, and wait a second for requests in progress."""
         if self._serving is None:
             return
         self._server.should_exit = True
@@ -110,7 +110,7 @@ class HttpServer:
         self._serving = None
 
     async def _cut_those_who_do_not_read(self) -> None:
-        """Cut clients whose answers have waited for too long: closing a socket would wait for them for ever."""
+        """Abort the connections of clients that do not read; a close would wait for them for ever."""
         while True:
             await asyncio.sleep(self._write_timeout / _LOOKS_PER_LIMIT)
             now = asyncio.get_running_loop().time()
@@ -119,7 +119,7 @@ class HttpServer:
 
 
 class Guest(uvicorn.Server):
-    """uvicorn as a guest: signals belong to whoever owns the process, and starting can be waited for."""
+    """uvicorn without signal handlers, whose start can be awaited."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -131,13 +131,13 @@ class Guest(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, and set `is_up`."""
         await super().startup(sockets)
         self.is_up.set()
 
 
 class _Connection(HttpToolsProtocol):
-    """One connection, which has only so long and so many bytes for each request, and so long to read its answer."""
+    """One connection with limits on the time and bytes of a request, and on the time to read a response."""
 
     def __init__(
         self, *, open_connections: dict[_Connection, None], max_connections: int, request_timeout: float, **given: Any
@@ -147,12 +147,12 @@ class _Connection(HttpToolsProtocol):
         self._max_connections = max_connections
         self._request_timeout = request_timeout
         self._timer: asyncio.TimerHandle | None = None
-        self._head: int | None = None  # bytes of a head that is not complete
-        self._early = b""  # what came while a request was in progress
-        self._behind_since: float | None = None  # since when something waits to be read
+        self._head: int | None = None  # bytes of an incomplete head
+        self._early = b""  # bytes that came while a request was in progress
+        self._behind_since: float | None = None  # since when a response waits for the client
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request, in the place of another connection where there are too many."""
+        """Wait for the first request; replace another connection if there are too many."""
         super().connection_made(transport)
         if len(self._open) >= self._max_connections:
             self._make_room()

@@ -334,7 +334,7 @@ def _service(config: Path | None, url: str | None, token: str | None) -> Iterato
 
     from signal_manager.service.config import Config, is_loopback, load
 
-    # Whoever says both needs no configuration on this machine.
+    # With both arguments the command needs no configuration on this machine.
     settings = load(config) if url is None or token is None else None
     where = url if url is not None else _configured_url(settings or Config())
     secret = token if token is not None else settings.admin.token.get_secret_value() if settings else ""

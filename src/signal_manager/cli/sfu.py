@@ -32,7 +32,7 @@ _WRONG = 2
 # `media.sfu_max_packets_per_second`'s too: docs/local-sfu.md says where it comes from.
 DEFAULT_PACKETS = 15_000
 
-# 127.0.0.1:8787 is nobody's well-known port, and not the service's own.
+# 8787 is no well-known port, and not the service's own.
 DEFAULT_PORT = 8787
 
 
@@ -99,7 +99,7 @@ def sfu(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with local:
-            # A secret that was given is known to whoever gave it.
+            # A secret from the command line is known already, so it is not printed.
             shown = {"base_url": local.base_url, "app_id": local.app_id}
             shown |= {"app_secret": secret} if app_secret is None else {}
             if as_json_text:

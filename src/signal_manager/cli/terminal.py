@@ -93,7 +93,7 @@ def warn(message: str) -> None:
 
 
 def tell(label: str, style: str, message: str) -> None:
-    """Print one line on standard error, whatever the message holds."""
+    """Print one line on standard error; escape control characters in the message."""
     line = escape_control_characters(" ".join(message.split()))
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         label = f"\x1b[{_COLORS[style]}m{label}\x1b[0m"
@@ -106,7 +106,7 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows below each other as a result, whatever their cells hold."""
+    """Print rows below each other as a result; escape control characters in the cells."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,8 +1,8 @@
-"""Where log lines go and what they look like: structlog and the standard library's loggers through one pipeline.
+"""Formats and writes log lines: structlog and the standard library's loggers share one pipeline.
 
-Modules call `structlog.get_logger(__name__)` and know nothing of this; the composition root configures it once and
-closes it last. Values under secret names are removed here, whoever logs them. structlog is imported when logging
-begins, because the command line imports this module for `--help` too.
+Modules only call `structlog.get_logger(__name__)`. The composition root configures logging first and closes it last.
+This module removes the values of secret names from every line. It imports structlog when logging begins, because the
+command line imports this module for `--help` too.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def configure(
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
-        # Modules create their loggers on import; caching would bind them to whatever was configured first.
+        # Modules create their loggers on import; caching would bind them to the first configuration.
         cache_logger_on_first_use=False,
     )
     _adopt_standard_library(level, handlers)
@@ -154,7 +154,7 @@ class _PrivateFileHandler(RotatingFileHandler):
 def _open_privately(path: str, flags: int) -> int:
     descriptor = os.open(path, flags, 0o600)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        with contextlib.suppress(PermissionError):  # somebody else's file that may be written all the same
+        with contextlib.suppress(PermissionError):  # the file of another user, which may be writable nevertheless
             os.fchmod(descriptor, 0o600)
     return descriptor
 

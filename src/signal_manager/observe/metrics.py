@@ -1,8 +1,7 @@
 """Counters and histograms of the whole service, declared once and read by Prometheus when it asks.
 
-Counting is adding to a plain int, so that hot paths may count; `Metrics` is a prometheus-client collector and does the
-work of presenting the numbers. It imports nothing of ours, and `service/app.py` hands the one instance to whoever
-counts.
+Counting adds to a plain int, so hot paths may count. `Metrics` is a prometheus-client collector, which formats the
+numbers. This module imports no other of this package. `service/app.py` passes the one instance to all parts that count.
 
 To add one: declare a family in `Metrics.__init__` with its help text and label names, and count with
 `metrics.the_family.labelled("value", …).add()` or `.observe(seconds)`. A hot path looks its child up once and keeps
@@ -135,7 +134,7 @@ class HistogramFamily:
 
 
 class KeptElsewhere:
-    """One number that somebody keeps anyway, asked for when it is read."""
+    """A number that another object keeps and returns when Prometheus asks."""
 
     labels: Sequence[str] = ()
 

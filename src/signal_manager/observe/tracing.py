@@ -1,7 +1,7 @@
-"""Optional traces: where the time of a request goes, for whoever has OpenTelemetry configured with its own variables.
+"""Optional OpenTelemetry traces, configured by OpenTelemetry's own variables: where the time of a request goes.
 
-`service/app.py` opens it and puts it around storage and the SFU; `gateway/dispatcher.py` has a span for each request.
-Without configuration there is no `Tracing`, and nothing of OpenTelemetry's SDK is imported.
+`service/app.py` wraps storage and the SFU in it; `gateway/dispatcher.py` opens a span for each request. Without
+configuration there is no `Tracing`, and OpenTelemetry's SDK is not imported.
 """
 
 from __future__ import annotations

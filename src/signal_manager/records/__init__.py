@@ -1,1 +1,1 @@
-"""What the service keeps about clients and rooms, and how it stays true."""
+"""The service's records of clients, and the housekeeping of all records."""

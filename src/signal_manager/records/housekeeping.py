@@ -1,7 +1,7 @@
-"""What keeps storage true while nobody asks: leases, records of nodes that are gone, records past their time.
+"""Housekeeping of storage: leases, records of nodes that are gone, and expired records.
 
-A node vouches for its records with one lease. When it ends without a word its lease runs out, and whichever node sees
-that first cleans up after it, once. `service/app.py` runs this beside the server.
+One lease covers all records of a node. If a node dies, its lease runs out, and the first node that notices cleans up
+after it, once. `service/app.py` runs this beside the server.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ __all__ = ["LEASE", "CleanUp", "Housekeeping"]
 
 log = structlog.get_logger(__name__)
 
-# Seconds that a node's word holds: long enough for a store that is away for a while, and short enough that members of a
-# crashed node have left their rooms within 30 s, the time until another node looks included.
+# Seconds of a lease: long enough to outlast a short outage of the store, and short enough that members of a crashed
+# node leave their rooms within 30 s, including the time until another node notices.
 LEASE = 20.0
 _RENEWALS_PER_LEASE = 3
-# Seconds between two looks for media that is due to be closed at the SFU.
+# Seconds between two searches for media that is due to be closed at the SFU.
 MEDIA_INTERVAL = 5.0
 
-# Cleans up what a node that is gone has left; it must be repeatable, since another node may have begun.
+# Cleans up after a node that is gone; it must be repeatable, because another node may have started.
 CleanUp = Callable[[NodeId], Awaitable[object]]
 
-# Removes what is past its time, at a time in seconds since the epoch.
+# Removes expired records at this time (seconds since the epoch).
 Expire = Callable[[float], Awaitable[Expired]]
 
-# Closes media that is due at that time.
+# Closes media that is due at this time.
 CloseMedia = Callable[[float], Awaitable[object]]
 
 
 class Housekeeping:
-    """Hold this node's lease, and clean up.
+    """Holds this node's lease and cleans up.
 
     Args:
-        storage: what is kept true.
+        storage: the store to clean up.
         node_id: this node.
-        clean_ups: what to do for a node that is gone.
-        expire: removes what is past its time, and tells whom that concerns.
-        close_media: closes what the ledger of media says is due.
-        is_alone: whether there can be no other node, so that every lease found at the start is a dead one's.
-        cleanup_interval: seconds between two searches for records past their time.
-        lease: seconds.
-        stop_timeout: seconds for what is left to do at the end; the lease sees to the rest.
+        clean_ups: functions to run for a node that is gone.
+        expire: removes expired records and tells the members of expired rooms.
+        close_media: closes media that is due in the ledger.
+        is_alone: whether this is the only node; then every lease found at the start is of a dead node.
+        cleanup_interval: seconds between two searches for expired records.
+        lease: seconds of a lease.
+        stop_timeout: seconds for the clean-up at the end; another node does the rest after the lease.
         clock: seconds since the epoch.
     """
 
@@ -82,9 +82,10 @@ class Housekeeping:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        # A node whose id is fixed may have left something when it crashed; nobody else has to wait for the lease.
+        # A node with a fixed id may have left records when it crashed. It cleans up at once, without waiting for the
+        # lease.
         await self._clean_up_after(self._node_id)
-        # No living node's lease lasts longer than this; a client that comes back must not meet its former self.
+        # No live node's lease lasts longer than this. A returning client must not find its earlier membership.
         await self._take_over(leases_until=self._clock() + (self._lease if self._is_alone else 0.0))
         await self._storage.hold_lease(self._node_id, until=self._clock() + self._lease)
         self._tasks = [
@@ -105,21 +106,22 @@ class Housekeeping:
                 await self._clean_up_after(self._node_id)
                 await self._storage.release_lease(self._node_id)
         except SignalManagerError as failure:
-            # Another node, or this one's next start, does it when the lease has run out.
+            # Another node, or the next start of this one, cleans up after the lease.
             log.warning("records left to the lease", reason=failure.message)
         except TimeoutError:
             log.warning("records left to the lease", reason=f"storage took longer than {self._stop_timeout:g} s")
 
     async def keep(self) -> None:
-        """Renew the lease, and look for nodes that did not renew theirs."""
+        """Renew the lease, and clean up after nodes that did not renew theirs."""
         if not await self._storage.renew_lease(self._node_id, until=self._clock() + self._lease):
-            # This node was away for longer than its lease: the others believe it gone, and its records are cleaned up.
+            # This node was stopped for longer than its lease. Other nodes consider it gone and have cleaned up its
+            # records.
             log.error("lease lost", node_id=self._node_id)
             await self._storage.hold_lease(self._node_id, until=self._clock() + self._lease)
         await self._take_over(leases_until=self._clock())
 
     async def _take_over(self, *, leases_until: float) -> None:
-        """Clean up after every node whose lease ends by then."""
+        """Clean up after every node whose lease ends by this time."""
         while True:
             node_id = await self._storage.take_over(now=leases_until, until=leases_until + self._lease)
             if node_id is None:
@@ -129,7 +131,7 @@ class Housekeeping:
             log.info("cleaned up after a node", node_id=node_id)
 
     async def expire(self) -> None:
-        """Remove and close what is past its time."""
+        """Remove expired records and close expired rooms."""
         while True:
             expired = await self._expire(self._clock())
             if expired.closed_rooms or expired.removed_rooms or expired.removed_clients or expired.removed_sessions:
@@ -144,7 +146,7 @@ class Housekeeping:
                 return
 
     async def close_media(self) -> None:
-        """Close what is due at the SFU."""
+        """Close media that is due at the SFU."""
         await self._close_media(self._clock())
 
     async def _clean_up_after(self, node_id: NodeId) -> None:
@@ -152,7 +154,7 @@ class Housekeeping:
             await clean_up(node_id)
 
     async def _every(self, interval: float, duty: Callable[[], Awaitable[None]]) -> None:
-        """Do a duty again and again; a store that is away for a while is no reason to stop."""
+        """Repeat a duty for ever; log an outage of the store and continue."""
         while True:
             await asyncio.sleep(interval)
             try:

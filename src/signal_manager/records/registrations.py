@@ -1,7 +1,7 @@
-"""What clients put on record: capabilities, metadata, and whether they are there.
+"""The records that clients store with REGISTER: capabilities, metadata and status.
 
-The dispatcher calls it for REGISTER and UNREGISTER and when a session ends; `records/housekeeping.py` when a whole node
-has ended. Relaying never waits for any of this.
+The dispatcher calls it for REGISTER and UNREGISTER and at the end of a session; `housekeeping.py` calls it for a node
+that is gone. Relaying never waits for it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["Registrations"]
 
 
 class Registrations:
-    """Keep the `clients` records of this node's sessions.
+    """Keeps the `clients` records of this node's sessions.
 
     Args:
-        storage: where they are.
-        node_id: vouches for the records of clients that are here.
-        keeps_records: whether unregistering leaves the record itself, because it is what its client authenticates by.
-        offline_ttl: seconds that the record of a client that has gone is kept, unless `keeps_records`.
+        storage: the store of the records.
+        node_id: this node, whose lease covers the records of its clients.
+        keeps_records: whether UNREGISTER keeps the record itself, because the client authenticates by it.
+        offline_ttl: seconds that the record of an offline client is kept, unless `keeps_records`.
         clock: seconds since the epoch.
     """
 
@@ -44,13 +44,13 @@ class Registrations:
         self._keeps_records = keeps_records
         self._offline_ttl = offline_ttl
         self._clock = clock
-        # Sessions that have a record to update when they end; the others end without a word to storage.
+        # Sessions that have a record to update at their end; the others end without a write.
         self._registered: set[SessionId] = set()
 
     async def register(
         self, caller: Caller, *, capabilities: Sequence[str], metadata: Mapping[str, Any]
     ) -> ClientRecord | None:
-        """Write the client's record, or write it anew.
+        """Write or replace the client's record.
 
         Raises:
             ConflictError: the record belongs to another token.
@@ -77,12 +77,12 @@ class Registrations:
         self._registered.add(caller.session_id)
         record = await self._storage.change_client(caller.identity.client_id, change)
         if caller.session_id not in self._registered:
-            # The session has ended meanwhile, and storage may have been told of that before it was told of this.
+            # The session has ended meanwhile, and storage may have handled its end before this write.
             await self._end(caller)
         return record
 
     async def unregister(self, caller: Caller) -> None:
-        """Take the client's record away.
+        """Remove the client's record.
 
         Raises:
             NotFoundError: the client is not registered.
@@ -102,7 +102,7 @@ class Registrations:
         self._registered.discard(caller.session_id)
 
     async def end_session(self, caller: Caller) -> None:
-        """Note that a session has ended, unless its client has registered from another one since."""
+        """Mark the record of an ended session as offline, unless its client has another session since."""
         if caller.session_id not in self._registered:
             return
         self._registered.discard(caller.session_id)
@@ -113,20 +113,20 @@ class Registrations:
         return session_id in self._registered
 
     def disown(self, session_id: SessionId) -> bool:
-        """Leave the record of a session that goes on at another node to that; tell whether it has one."""
+        """Leave the record of a session that moves to another node to that node; return whether there is one."""
         is_registered = session_id in self._registered
         self._registered.discard(session_id)
         return is_registered
 
     async def adopt(self, caller: Caller) -> None:
-        """Note that a session of another node, or of an earlier start, goes on here; its client's record says so."""
+        """Assign the client's record to this node, for a session of another node or of an earlier start."""
         now = self._clock()
 
         def change(record: ClientRecord | None) -> ClientRecord | None:
             if record is None or record.registered_at is None:
-                return record  # it was removed
+                return record  # the record was removed
             if record.status == "online" and record.session_id != caller.session_id:
-                return record  # its client has registered from another session since
+                return record  # the client has registered from another session since
             return msgspec.structs.replace(
                 record,
                 session_id=caller.session_id,
@@ -140,7 +140,7 @@ class Registrations:
         await self._storage.change_client(caller.identity.client_id, change)
 
     async def end_node(self, node_id: NodeId) -> int:
-        """Note that all sessions of a node that is gone have ended; return how many there were."""
+        """Mark all clients of a node that is gone as offline; return how many there were."""
         ended, after = 0, None
         while True:
             page = await self._storage.list_clients(node_id=node_id, after=after)
@@ -175,9 +175,9 @@ class Registrations:
 
 
 def _is_owner(caller: Caller, record: ClientRecord) -> bool:
-    """Tell whether a record is the caller's to change.
+    """Tell whether the caller may change a record.
 
-    A signed token is a new one each time, and its signature says whose it is; a static one must be the record's own.
+    A signed token differs each time, and its signature proves the client. A static token must be that of the record.
     """
     is_signed = caller.identity.expires_at is not None
     return is_signed or not record.auth_token or record.auth_token == caller.token_hash

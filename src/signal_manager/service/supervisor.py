@@ -1,7 +1,7 @@
 """`server.workers`: several processes that share one port, started, watched and stopped together.
 
-Each worker is a whole node: it listens for itself (SO_REUSEPORT: the kernel hands out connections) and meets the others
-over NATS. The supervisor serves nobody; it starts again what dies, and passes signals on.
+Each worker is a whole node: it listens itself (SO_REUSEPORT: the kernel distributes connections) and reaches the others
+over NATS. The supervisor serves no clients. It restarts workers that die, and forwards signals.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _shared_port(host: str, port: int) -> Iterator[int]:
     """Keep a port for the workers while the block lasts, and return its number.
 
     Raises:
-        ConfigurationError: somebody else listens there; with SO_REUSEPORT alone, two services could.
+        ConfigurationError: another program listens there; SO_REUSEPORT alone would allow two services.
     """
     with listen(host, port) as trial:
         port = trial.getsockname()[1]

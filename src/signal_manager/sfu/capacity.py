@@ -1,7 +1,7 @@
-"""How much the SFU carries now, and whether there is room for more: who is inside must not pay for who comes.
+"""The load of the SFU and its limits: present members must not suffer from new ones.
 
-Neighbours: `service` asks it before a session begins and tells it the time, `sessions` before a pull. One process
-forwards on one core, whatever the machine has: a core that is used up loses everybody's packets alike.
+`service.py` checks it before a session begins and updates it; `sessions.py` checks it before a pull. One process
+forwards on one core, even on a machine with more. A core that is used up loses packets of all members.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from signal_manager.sfu.settings import SfuSettings
 
 __all__ = ["Load"]
 
-# A join is refused before a pull is, so that those who were let in can receive each other.
+# The limit for a join is lower than that for a pull, so that members can receive each other.
 _SHARE_FOR_JOINS = 0.9
 
 
@@ -22,8 +22,8 @@ class Load:
     """The load of one SFU process.
 
     Args:
-        settings: its limits.
-        counters: where it counts what it forwards.
+        settings: the limits.
+        counters: counts of forwarded packets.
     """
 
     def __init__(self, settings: SfuSettings, counters: Counters) -> None:
@@ -37,11 +37,11 @@ class Load:
         self._granted = (0.0, 0.0)  # packets a second of pulls since the last tick, and between that and the one before
 
     def tick(self, now: float) -> None:
-        """Look at what was used since the last tick; called by the thread that forwards."""
+        """Measure the use since the last tick; call it in the thread that forwards."""
         self.measure(now, cpu=time.thread_time())
 
     def measure(self, now: float, *, cpu: float) -> None:
-        """Take over what this thread has used so far: `cpu` in seconds."""
+        """Compute the load from the CPU time of this thread so far (`cpu`, in seconds)."""
         forwarded = self._counters.packets_forwarded
         if self._at is not None and now > self._at:
             elapsed = now - self._at
@@ -51,7 +51,7 @@ class Load:
         self._granted = (0.0, self._granted[0])
 
     def check_join(self) -> None:
-        """Refuse a session where those inside already need what there is.
+        """Refuse a session if the present members need the whole capacity.
 
         Raises:
             RefusedError: 503 with the reason.
@@ -59,7 +59,7 @@ class Load:
         self._check(0.0, _SHARE_FOR_JOINS)
 
     def check_pull(self, packets_per_second: float) -> None:
-        """Take note that so many packets a second will be forwarded in addition, or refuse it.
+        """Reserve capacity for this many more packets per second, or refuse.
 
         Raises:
             RefusedError: 503 with the reason.

@@ -112,7 +112,7 @@ class Connection:
             )
 
     def check_open(self) -> None:
-        """Refuse what comes, or has waited, until after the end.
+        """Refuse a request after the end of the connection.
 
         Raises:
             RefusedError: 410.
@@ -121,7 +121,7 @@ class Connection:
             raise gone("the session expired or failed")
 
     async def close(self) -> None:
-        """End it, telling the client, and wake whoever waits for it."""
+        """End the connection, tell the client, and wake the callers that wait for it."""
         self._is_closed = True
         self._connected.set()
         await self.transport.close()
@@ -155,7 +155,7 @@ class Connection:
     def apply_offer(
         self, offer: Description, *, receive: Collection[str], send: Mapping[str, Sending]
     ) -> list[tuple[Section, RemoteSection]]:
-        """Take over an offer, restarting ICE where it does."""
+        """Apply an offer; restart ICE if the offer does."""
         pairs = self.negotiation.apply_offer(offer, receive=receive, send=send)
         remote_ice = (offer.ufrag, offer.pwd)
         if self._remote_ice[0] and offer.ufrag and remote_ice != self._remote_ice:
@@ -164,10 +164,10 @@ class Connection:
         return pairs
 
     def apply_answer(self, description: SessionDescription) -> list[tuple[Section, RemoteSection]]:
-        """Take over the client's answer to our offer.
+        """Apply the client's answer to the SFU's offer.
 
         Raises:
-            RefusedError: it cannot be read, or no offer waits for it; the offer, if any, goes on waiting.
+            RefusedError: the answer cannot be parsed, or no offer waits for it; an offer keeps waiting.
         """
         answer = self._read(description, "answer")
         pairs = self.negotiation.apply_answer(answer)
@@ -175,16 +175,16 @@ class Connection:
         return pairs
 
     def answer(self) -> SessionDescription:
-        """Return our answer to the offer that was applied."""
+        """Return the SFU's answer to the applied offer."""
         return self._describe("answer", "active" if self.transport.is_client else "passive")
 
     def offer(self) -> SessionDescription:
-        """Return an offer of what the sections are now; from here on its answer has to come."""
+        """Return an offer for the present sections; the next description must be its answer."""
         self.negotiation.offered()
         return self._describe("offer", "actpass")
 
     def check_stable(self) -> None:
-        """Refuse while an offer of ours waits for its answer.
+        """Refuse while an offer of the SFU waits for its answer.
 
         Raises:
             RefusedError: 406.

@@ -26,7 +26,7 @@ _STREAM_IDS = range(1, 1024)
 
 
 class DataChannel:
-    """One end of a channel: a publisher's, or a subscriber's of somebody else's."""
+    """One end of a channel: the publisher's or a subscriber's."""
 
     def __init__(self, rtc: RTCDataChannel, *, name: str, counters: Counters, max_buffer: int) -> None:
         self.rtc = rtc
@@ -63,7 +63,7 @@ class DataChannel:
             self.publisher.send(message)
 
     def send(self, message: str | bytes) -> None:
-        """Send to this end's client, or close the channel where it does not keep up: no message is lost in silence."""
+        """Send to this end's client; close the channel if the client does not keep up, so that the loss is visible."""
         if self.rtc.readyState != "open":
             return
         if self.rtc.bufferedAmount > self._max_buffer:
@@ -137,7 +137,7 @@ class DataChannels:
         return DataChannelObject(location="local", data_channel_name=name, id=channel.stream_id)
 
     def subscribe(self, item: DataChannelObject, publisher: DataChannel | None) -> DataChannelObject | ItemError:
-        """Open a subscriber's end of somebody's channel; it delivers as the publisher's does."""
+        """Open a subscriber's end of a publisher's channel, with the same delivery settings."""
         name = item.data_channel_name or ""
         if publisher is None:
             return ItemError("not_found_track_error", "no such data channel on the remote peer")

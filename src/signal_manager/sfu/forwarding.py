@@ -257,7 +257,7 @@ class Publication:
         return measured or _USUAL_PACKET_RATE
 
     def begin(self) -> None:
-        """Wake whoever waits for the first packet."""
+        """Wake the callers that wait for the first packet."""
         self.has_packets = True
         self.first_packet.set()
 

@@ -1,7 +1,7 @@
 """The HTTP interface: Cloudflare Realtime's endpoints (all but the websocket adapters) as an ASGI application.
 
-Neighbours: `service` owns the sessions, `wire` the JSON, `faults` what goes wrong on purpose. Every failure leaves here
-in Cloudflare's shape, `{"errorCode", "errorDescription"}`, whatever caused it.
+`service.py` owns the sessions, `wire.py` defines the JSON, and `faults.py` injects faults. Every error response has
+Cloudflare's shape, `{"errorCode", "errorDescription"}`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the local SFU counts: plain integers on the packet path, read by prometheus-client when somebody asks.
+"""The counters of the local SFU: plain integers on the packet path, which prometheus-client reads on request.
 
 Neighbours: every module adds to `Counters`; `http` serves `SfuCollector` at /metrics, `status` shows a part of it.
 """

@@ -79,7 +79,7 @@ class Codec:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Return what makes two codecs the same, whatever their payload types."""
+        """Return the key by which two codecs are equal; it ignores payload types."""
         return self.rtpmap.lower(), self._profile()
 
     def _profile(self) -> str:

@@ -34,7 +34,7 @@ class SfuSettings:
     # How often reports are sent and expiry is looked at.
     tick: float = 1.0
 
-    # At most one PLI per layer in this time, whoever asks.
+    # At most one PLI per layer in this time, from all receivers together.
     key_frame_interval: float = 0.3
     # What receivers' own PLIs get: the first at once, and then one in this time for each receiver of a track,
     key_frame_period: float = 2.0

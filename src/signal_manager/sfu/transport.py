@@ -231,7 +231,7 @@ class MediaPort:
                 endpoint.on_failure()
 
     def _check(self, data: bytes, address: Address) -> None:
-        """Answer a STUN check; whatever is wrong with one, silence is the answer (RFC 8489, 9.1.3)."""
+        """Answer a valid STUN check, and ignore any other (RFC 8489, 9.1.3)."""
         try:
             message = stun.parse_message(data)
             ufrag = message.attributes["USERNAME"].partition(":")[0]

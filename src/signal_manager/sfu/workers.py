@@ -55,7 +55,7 @@ def prefix_of(index: int) -> str:
 
 
 class _Worker:
-    """One worker's process, and what is known of its load."""
+    """One worker's process, and its last reported load."""
 
     def __init__(self, index: int) -> None:
         self.index = index

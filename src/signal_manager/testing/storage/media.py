@@ -1,4 +1,4 @@
-"""The contract of the ledger: every entry is closed by somebody, by one at a time, until it is confirmed."""
+"""The contract of the ledger: one caller at a time closes each entry, until that is confirmed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of what a record may hold: awkward ids and values, and documents that somebody edited by hand."""
+"""The contract of what a record may hold: awkward ids and values, and documents that were edited by hand."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class RecordsContract(StorageFixtures):
         assert found == [client("b")]
 
     async def test_fields_that_we_do_not_know_are_no_damage(self, storage: Storage) -> None:
-        await self.plant(storage, "clients", "a", {"client_id": "a", "auth_token": "", "added_by": "somebody"})
+        await self.plant(storage, "clients", "a", {"client_id": "a", "auth_token": "", "added_by": "an operator"})
 
         assert await storage.get_client(A) == client("a")
 
