@@ -156,7 +156,7 @@ class Talker(SignalClient):
 
     def drop(self) -> bool:
         """Lose the connection, as a network does it: without a word to anybody."""
-        connection = self._link._connection  # no application can do this, hence no public way
+        connection = self._link.connection  # no application can do this, hence no public way
         if connection is None or connection.is_closed or connection._transport is None:
             return False
         connection._transport.underlying_transport.abort()

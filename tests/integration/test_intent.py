@@ -119,7 +119,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
 
 def cut(client: SignalClient) -> None:
     """End the client's socket without a word, as a network does."""
-    connection = client._link._connection
+    connection = client._link.connection
     if connection is not None and connection._transport is not None:
         connection._transport.disconnect(graceful=False)
 

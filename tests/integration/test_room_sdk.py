@@ -241,7 +241,7 @@ async def test_on_another_network_media_comes_back_behind_the_same_membership(
         port, "_receive", lambda data, source: port.by_address.get(source) is path or receive(data, source)
     )
     monkeypatch.setattr(port, "send", lambda data, target: port.by_address.get(target) is path or send(data, target))
-    connection = house.clients[1]._link._connection
+    connection = house.clients[1]._link.connection
     assert connection is not None
 
     connection.abort("cut by the test")
@@ -331,7 +331,7 @@ async def test_a_session_that_goes_on_is_in_its_room_still(house: House) -> None
     track = (await following(bob, TrackAdded)).track
     back: asyncio.Future[Reconnected] = asyncio.get_running_loop().create_future()
     house.clients[1].on("reconnected", back.set_result)
-    connection = house.clients[1]._link._connection
+    connection = house.clients[1]._link.connection
     assert connection is not None
 
     connection.abort("cut by the test")
@@ -349,7 +349,7 @@ async def test_a_lost_session_is_made_again_and_the_room_joined(house: House) ->
     bob = await client.join("demo", tracks=[Picture()], retry=AT_ONCE)
     await following(alice, TrackAdded)
     await following(bob, TrackAdded)
-    connection = house.clients[1]._link._connection
+    connection = house.clients[1]._link.connection
     assert connection is not None
 
     connection.abort("cut by the test")

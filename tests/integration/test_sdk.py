@@ -79,7 +79,7 @@ async def test_two_clients_exchange_every_kind_of_signal(
 async def test_a_heartbeat_tells_what_need_not_be_kept_any_more(service: Service, payload_type: PayloadType) -> None:
     async with SignalClient(service.url, *ALICE, payload_type=payload_type) as alice:
         await alice.send_message(alice.client_id, "kept until it is known to have come")
-        journal = alice._link._exchange.journal
+        journal = alice._link.exchange.journal
         assert journal is not None
         assert len(journal.unconfirmed) == 1
 
@@ -225,7 +225,7 @@ async def test_a_client_comes_back_after_the_service_was_stopped_and_started_aga
 
 def drop(client: SignalClient) -> None:
     """Lose a client's connection without a word."""
-    connection = client._link._connection
+    connection = client._link.connection
     assert connection is not None
     assert connection._transport is not None
     connection._transport.underlying_transport.abort()

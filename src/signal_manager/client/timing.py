@@ -1,6 +1,6 @@
 """When the client tries again, and where its time comes from.
 
-`client.py` and `room.py` ask; a test hands in a clock that it moves itself and a `random` that it knows.
+A test passes a clock that it moves itself, and a `random` that it knows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from signal_manager.client.arguments import a_function, a_time_limit, maybe, whole
 from signal_manager.errors import InvalidRequestError
 
-__all__ = ["Backoff", "Clock", "RetryPolicy"]
+__all__ = ["Alarm", "Backoff", "Clock", "ReconnectDelays", "RetryPolicy"]
 
 # 2**32 times any base delay is past every `max_delay`; larger powers only risk an overflow.
 _LARGEST_EXPONENT = 32
@@ -70,7 +70,7 @@ class RetryPolicy:
 
 
 class Backoff:
-    """How patient something is that is tried again: what went wrong in a row, and the waits between."""
+    """Count failures in a row, and wait between attempts."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -79,11 +79,11 @@ class Backoff:
 
     @property
     def failures(self) -> int:
-        """How often it went wrong in a row."""
+        """The number of failures in a row."""
         return self._failures
 
     def fail(self) -> bool:
-        """Count one more failure; tell whether it is one too many."""
+        """Count one more failure; return whether the policy allows no further attempt."""
         self._failures += 1
         return self._policy.attempts is not None and self._failures >= self._policy.attempts
 
@@ -92,11 +92,11 @@ class Backoff:
         self._failures = 0
 
     def end(self) -> None:
-        """Let nobody wait any more."""
+        """End the present pause and all later ones."""
         self._has_ended.set()
 
     async def pause(self, failures: int | None = None) -> None:
-        """Wait the longer the more went wrong before, in all or in `failures` times; `end` ends it early."""
+        """Wait the longer the more failures came before, or as after `failures`; `end` ends the wait early."""
         delay = self._policy.delay(self._failures if failures is None else failures)
         if delay:
             try:
@@ -104,3 +104,80 @@ class Backoff:
                     await self._has_ended.wait()
             except TimeoutError:
                 pass
+
+
+class ReconnectDelays:
+    """The delays before attempts to connect.
+
+    Attributes:
+        named: the delay that the service named for the next connection, in seconds.
+    """
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self.named: float | None = None
+        self._policy = policy
+        self._failures = 0  # in a row
+
+    def first(self) -> float:
+        """Return the delay after a connection was lost."""
+        return self.next() if self.named is None else self.named
+
+    def next(self) -> float:
+        """Return the delay after one more failure."""
+        delay = self._policy.delay(self._failures)
+        self._failures += 1
+        return delay
+
+    def recover(self) -> None:
+        """Forget the failures."""
+        self._failures = 0
+
+
+class Alarm:
+    """A wait that ends early when something happens.
+
+    Attributes:
+        is_urgent: whether a new connection is to be opened at once.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.is_urgent = False
+        self._clock = clock
+        self._rings = asyncio.Event()
+        self._ends_at = 0.0  # when the present wait ends by itself
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for so long, or until the alarm rings."""
+        self._rings.clear()
+        self._ends_at = self._clock.now() + seconds
+        sleep = asyncio.ensure_future(self._clock.sleep(seconds))
+        ring = asyncio.ensure_future(self._rings.wait())
+        try:
+            await asyncio.wait({sleep, ring}, return_when=asyncio.FIRST_COMPLETED)
+            if sleep.done():
+                sleep.result()
+        finally:
+            sleep.cancel()
+            ring.cancel()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before an attempt to connect, unless one is urgent, and take that urgency."""
+        until = self._clock.now() + seconds
+        while (left := until - self._clock.now()) > 0 and not self.is_urgent:
+            await self.wait(left)
+        self.is_urgent = False
+
+    def ring_before(self, seconds: float) -> None:
+        """End the present wait if it would last longer than this."""
+        if self._ends_at > self._clock.now() + seconds:
+            self._rings.set()
+
+    def ring_urgently(self) -> None:
+        """End the present wait, since a new connection is wanted at once."""
+        self.is_urgent = True
+        self._rings.set()
+
+    def take_urgency(self) -> bool:
+        """Return whether a new connection is urgent, and forget it."""
+        is_urgent, self.is_urgent = self.is_urgent, False
+        return is_urgent
