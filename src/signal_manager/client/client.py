@@ -1,6 +1,6 @@
-"""The client that applications use: connect, signal and listen.
+"""The client that applications use: connect, signal, join rooms, and hear events.
 
-`link.py` keeps it connected, `events.py` is what it tells the application, and `callbacks.py` how.
+`link.py` keeps it connected. `events.py` has its events, and `callbacks.py` brings them to the application.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class SignalClient:
     - `TooLateError` when the request was sent and no reply came in time;
     - `AuthenticationError`, `ForbiddenError`, `NotFoundError`, `ConflictError`, `RateLimitedError`… when the service
       refuses;
-    - whatever ended the client, once it has ended.
+    - the error that ended the client, once it has ended.
 
     A client object is used once, by one event loop; any number of tasks may share it.
 
@@ -268,7 +268,7 @@ class SignalClient:
         Raises:
             UnavailableError: no connection was accepted within `timeout`; the client goes on trying.
             InvalidRequestError: `retry` allows no second connection.
-            SignalManagerError: whatever ended the client.
+            SignalManagerError: the error that ended the client.
         """
         limit = self._limit(timeout)
         try:
@@ -279,7 +279,7 @@ class SignalClient:
 
     @property
     def is_connected(self) -> bool:
-        """Tell whether the client is connected and authenticated, as far as it knows."""
+        """Whether the client is connected and authenticated, as far as it knows."""
         return self._link.is_up
 
     @property
@@ -289,7 +289,7 @@ class SignalClient:
 
     @property
     def dropped_events(self) -> int:
-        """How many events were dropped because the application did not keep up."""
+        """The number of events that were dropped because the application did not keep up."""
         return self._stream.dropped
 
     # Signals
@@ -405,7 +405,7 @@ class SignalClient:
         return room
 
     def forget_room(self, room: Room) -> None:
-        """Tell a room nothing any more; rooms call this when they end."""
+        """Stop telling a room of events; rooms call this when they end."""
         if room in self._rooms:
             self._rooms.remove(room)
 
@@ -447,7 +447,7 @@ class SignalClient:
         await self._request(message, RegisterAck, timeout)
 
     async def unregister(self, *, timeout: float | None = None) -> None:
-        """Take this client's record away again."""
+        """Remove this client's record."""
         await self._request(Unregister(), UnregisterAck, timeout)
 
     async def heartbeat(self, *, timeout: float | None = None) -> float:
@@ -565,7 +565,7 @@ class SignalClient:
 
 
 def _make_connect(client_id: str, payload_type: PayloadType, *, resumable: bool) -> Connect:
-    """Return what every CONNECT of a client says, without its token."""
+    """Return the CONNECT of a client, without its token."""
     if payload_type in _BARE_CONNECT:
         return Connect(client_id=client_id, auth_token="")
     # The instance lets the service recognise a reconnect of this very client (docs/protocol.md, "Conversation").

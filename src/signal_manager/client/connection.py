@@ -1,6 +1,6 @@
 """One WebSocket to the service: messages in and out, replies matched to requests, and how it ended.
 
-`client.py` opens these one after another and decides when; a connection lives once and never reconnects.
+A connection never reconnects. `link.py` opens one after another.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ __all__ = ["ABNORMAL", "MAX_MESSAGE_BYTES", "Closed", "Connection", "Receiver"]
 
 logger = logging.getLogger(__name__)
 
-# Far above any SDP; what is larger is not this protocol, and must not fill the application's memory.
+# Far above any SDP. A larger message is not of this protocol, and must not fill the application's memory.
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 
-# What the service is told by a client that gives a connection up and may come back: NORMAL would end its session.
+# The close code of a client that gives a connection up and may come back, since NORMAL would end its session.
 _GIVEN_UP = CloseCode.TIMED_OUT
 
 # RFC 6455, section 7.4.1: there was no close frame, or one without a code.
@@ -80,17 +80,17 @@ class Closed(NamedTuple):
 
     @property
     def may_reconnect(self) -> bool:
-        """Tell whether this code invites the client back (docs/protocol.md, "Errors and close codes")."""
+        """Whether the client may come back after this code (docs/protocol.md, "Errors and close codes")."""
         ending = self._ending
         return (RETURN_OF_OTHERS if ending is None else ending.returns) is not Return.NO
 
     @property
     def was_announced(self) -> bool:
-        """Tell whether the service said why."""
+        """Whether the service gave a reason."""
         return self.code != ABNORMAL
 
     def error(self) -> SignalManagerError:
-        """Return the error that this ending is to a caller."""
+        """Return the error for callers that wait."""
         reason = self.reason or f"the service closed the connection with code {self.code}"
         if self._ending is None:
             return UnavailableError(reason)
@@ -98,7 +98,7 @@ class Closed(NamedTuple):
 
     @property
     def _ending(self) -> Ending | None:
-        """What the code says, where it is one of the service's."""
+        """The meaning of the code, where it is one of the service's."""
         return CLOSE_CODES.get(self.code)
 
 
@@ -106,13 +106,15 @@ class Connection(WSListener):
     """Speak the protocol over one WebSocket.
 
     Args:
-        framing: the header, and with it the subprotocol that is asked for.
+        framing: the header, and with it the subprotocol to ask for.
         payload_type: how messages are written.
         clock: for `last_received`.
         exchange: the requests that wait for replies, and the session's journal.
-        receive: called with every message that is no reply to a request, and with CONNECT_ACK, in the order in which
-            they arrived, from inside the socket's callback: it must not block.
-        on_asked: called when a message is sent and nothing was unanswered before.
+        receive: called with CONNECT_ACK and every message that is no reply, in the order in which they arrive. The
+            socket's callback calls it, so it must not block.
+        on_asked: called when a message is sent after all earlier ones were answered.
+
+    Large because it is picows' listener and the channel of requests in one, so that a message takes no further call.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class Connection(WSListener):
 
     @property
     def is_closed(self) -> bool:
-        """Tell whether the connection has ended; it cannot be opened again."""
+        """Whether the connection has ended; it cannot be opened again."""
         return self._is_closed
 
     async def open(self, url: str, *, time_limit: float, ssl_context: SSLContext | None) -> None:
@@ -155,13 +157,13 @@ class Connection(WSListener):
 
         Args:
             url: `ws://` or `wss://`.
-            time_limit: seconds for the upgrade. The caller limits the whole call; this one makes sure that a call
-                which was cancelled leaves no socket behind for longer.
-            ssl_context: instead of the default one for `wss://`.
+            time_limit: seconds for the upgrade, so that a cancelled call leaves no socket behind for longer. The caller
+                limits the whole call.
+            ssl_context: for `wss://`, in place of the default one.
 
         Raises:
-            UnavailableError: nobody answers there, or not as a WebSocket service.
-            MalformedMessageError: a WebSocket service, but not one that speaks this framing.
+            UnavailableError: no WebSocket service answers there.
+            MalformedMessageError: the WebSocket service does not speak this framing.
         """
         subprotocol = next(name for name, framing in SUBPROTOCOLS.items() if framing is self._framing)
 
@@ -196,7 +198,7 @@ class Connection(WSListener):
         """Write one message.
 
         Raises:
-            InvalidRequestError: it has no form in this payload type.
+            InvalidRequestError: this payload type cannot express it.
             TooLargeError: it does not fit the framing.
             UnavailableError: the connection has ended.
         """
@@ -216,7 +218,7 @@ class Connection(WSListener):
             self._on_asked()
 
     def send_again(self, frames: Iterable[bytes]) -> None:
-        """Write what an earlier connection has sent and the service did not get."""
+        """Write messages that an earlier connection sent and the service did not receive."""
         for frame in frames:
             if self._transport is not None:
                 self._transport.send(self._frame_type, frame)
@@ -233,7 +235,7 @@ class Connection(WSListener):
         """Send a message and return its reply; the caller sets the time limit. Cancelling forgets the request.
 
         Raises:
-            SignalManagerError: what the service's ERROR stands for.
+            SignalManagerError: the error that the service's ERROR names.
             MalformedMessageError: the reply is not an `expected`, or cannot be read.
             UnavailableError: the connection ended first.
         """
@@ -248,7 +250,7 @@ class Connection(WSListener):
 
     @property
     def is_writable(self) -> bool:
-        """Tell whether the socket takes more at the moment."""
+        """Whether the socket takes more now."""
         return self._writable.is_set()
 
     async def wait_writable(self) -> None:
@@ -265,7 +267,7 @@ class Connection(WSListener):
         return self._closed
 
     def abort(self, reason: str, *, code: int = _GIVEN_UP) -> None:
-        """End the connection at once and deliver nothing more; what was not written yet is lost."""
+        """End the connection at once, deliver nothing more, and drop unwritten messages."""
         if self._receive is None or self._is_closed:
             return
         self._receive = None
@@ -276,7 +278,7 @@ class Connection(WSListener):
             self._transport.disconnect(graceful=False)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """Keep the transport, unless `open` was cancelled while the upgrade was under way."""
+        """Keep the transport, unless `open` was cancelled during the upgrade."""
         self._transport = transport
         if self._receive is None:
             transport.disconnect(graceful=False)
@@ -298,7 +300,7 @@ class Connection(WSListener):
                 self._assemble(frame)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """Fail what is still waiting and cannot be answered on another connection."""
+        """Fail the requests that no other connection can answer."""
         self._is_closed = True
         self._writable.set()
         end = self._closed.error()
@@ -341,7 +343,7 @@ class Connection(WSListener):
             self._handle(self._fragments_type, message)
 
     def _handle(self, frame_type: WSMsgType, data: bytes) -> None:
-        """Decode one message and hand it to whoever waits for it; garbage is logged, and fails only its request."""
+        """Decode one message and deliver it. A message that cannot be read is logged, and fails only its request."""
         if self._receive is None:
             return
         if frame_type != self._frame_type:
@@ -365,13 +367,13 @@ class Connection(WSListener):
         self._deliver(frame.message_id, message, self._receive)
 
     def _count(self, data: bytes) -> None:
-        """Count a message of the session, and confirm it when that is due."""
+        """Count a message of the session, and confirm when a confirmation is due."""
         journal = self._exchange.journal
         if self._is_accepted and journal is not None and journal.take(len(data)):
             self.send(self.make_heartbeat(), uuid4().bytes)
 
     def make_heartbeat(self) -> Heartbeat:
-        """Return a HEARTBEAT of now, which confirms what has come."""
+        """Return a HEARTBEAT with the present time and a confirmation of received messages."""
         journal = self._exchange.journal
         received = None if journal is None else journal.tell()
         return Heartbeat(timestamp=int(self._clock.now() * 1000), received=received)
@@ -400,7 +402,7 @@ class Connection(WSListener):
                 if not self._resolve(message_id, error):
                     receive(self, message_id, message)
             case Signal() | RoomEvent() | GoAway():
-                # No reply, whatever its id: a signal has the one that its sender gave it, which may be this client.
+                # These are no replies. A signal keeps the id of its sender, which may be this client.
                 receive(self, message_id, message)
             case _:
                 if not self._resolve(message_id, message):
@@ -413,7 +415,7 @@ class Connection(WSListener):
             logger.warning("the service confirms what it cannot have: %s", error.message)
 
     def _resolve(self, message_id: bytes, reply: Message | SignalManagerError) -> bool:
-        """Give CONNECT or a request its reply; tell whether anybody was waiting for one."""
+        """Give CONNECT or a request its reply; return whether one waited for it."""
         if self._connect is None or message_id != self._connect[0]:
             return self._exchange.resolve(message_id, reply)
         return settle(self._connect[1], reply)

@@ -1,7 +1,7 @@
-"""Rooms that a client is out of by its own will, until the service knows.
+"""Rooms that a client has left, until the service knows.
 
-`joining.py` notes them; what is noted outlives lost connections, unlike the call that asked for it. In a session that
-goes on it is said before anything new, and in a new session, which is in no room, it is answered with 404.
+`joining.py` notes a departure. It outlives lost connections, unlike the call that asked for it. A resumed session sends
+it before anything new. In a new session, which is in no room, the service answers it with 404.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ __all__ = ["Departures"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds after which leaving is said again where too much was said before.
+# Seconds before a departure is sent again after the rate limit refused it.
 _RETRY = 1.0
 
 
 class Departures:
-    """What one client has still to tell the service of the rooms that it has left."""
+    """The departures of one client that the service does not know yet."""
 
     def __init__(self, client: Requester) -> None:
         self._client = client
         self._by_room: dict[str, asyncio.Task[None]] = {}
 
     def note(self, room_id: str, reason: str | None) -> None:
-        """Leave a room, as soon as that can be said; this returns at once."""
+        """Leave a room as soon as the service can be reached; return at once."""
         before = self._by_room.get(room_id)
         task = asyncio.create_task(self._say(room_id, reason, before), name=f"leave {room_id}")
         self._by_room[room_id] = task
         task.add_done_callback(lambda done: self._forget(room_id, done))
 
     async def settle(self, limit: float) -> None:
-        """Return once the service knows all, or after `limit` seconds."""
+        """Return once the service knows all departures, or after `limit` seconds."""
         if self._by_room:
             await asyncio.wait(tuple(self._by_room.values()), timeout=limit)
 

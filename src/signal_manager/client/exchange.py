@@ -1,6 +1,6 @@
-"""What a client has going that may outlive a connection: requests without a reply yet, and the session's journal.
+"""The state of a client that may outlive a connection: requests without a reply yet, and the session's journal.
 
-`gateway/connection.py` fills it and `link.py` decides what becomes of it when a connection ends.
+`connection.py` fills it. `link.py` decides whether the next connection resumes it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ __all__ = ["KEPT_BYTES", "MAX_PENDING_REQUESTS", "Exchange", "settle"]
 
 # Requests that wait for their reply at the same time; further callers wait for a place within their time limit.
 MAX_PENDING_REQUESTS = 1024
-# Kept of what was sent until the service confirms it. It does so every 192 KiB at the latest; this is room for a burst,
-# beyond which the session cannot be resumed.
+# The journal keeps so many bytes of sent messages until the service confirms them, at the latest every 192 KiB. This is
+# room for a burst; after a larger one the session cannot be resumed.
 KEPT_BYTES = 4 * 1024 * 1024
 
 
 class Exchange:
-    """The requests of one client, and what its session needs to go on with another connection."""
+    """The requests of one client, and the state that lets another connection resume its session."""
 
     def __init__(self) -> None:
         self.places = asyncio.Semaphore(MAX_PENDING_REQUESTS)
@@ -33,7 +33,7 @@ class Exchange:
 
     @property
     def offer(self) -> Resume | None:
-        """What CONNECT says of the session to go on with; None when there is none that could."""
+        """The session for CONNECT to resume; None when none can be."""
         journal = self.journal
         if journal is None or not journal.is_complete:
             return None
@@ -41,9 +41,9 @@ class Exchange:
 
     @property
     def former(self) -> Resume | None:
-        """What CONNECT names: the session to go on with, or else the last one, so that a newer device keeps the client.
+        """The session that CONNECT names: the one to resume, or the last one, so that a newer device keeps the client.
 
-        Without its token that one is not gone on with.
+        Without its token the service does not resume the last one.
         """
         if self.offer is not None or not self._session_id:
             return self.offer
@@ -62,7 +62,7 @@ class Exchange:
         self.journal = None if token is None else Journal(limit=KEPT_BYTES)
 
     def resume(self, received: int) -> tuple[bytes, ...] | None:
-        """Go on with the session, and return what the service misses; None when that cannot be all."""
+        """Resume the session, and return the messages that the service misses; None when the journal lacks some."""
         journal = self.journal
         if journal is None or not journal.can_continue_from(received):
             return None
@@ -70,7 +70,7 @@ class Exchange:
         return journal.unconfirmed
 
     def confirm(self, received: int) -> None:
-        """Take the service's word for what it has received.
+        """Drop messages that the service has received.
 
         Raises:
             InvalidRequestError: it claims more than was sent.
@@ -85,27 +85,27 @@ class Exchange:
         return future
 
     def forget(self, message_id: bytes) -> None:
-        """Wait no longer for a reply."""
+        """Stop waiting for a reply."""
         self._pending.pop(message_id, None)
 
     def resolve(self, message_id: bytes, reply: Message | SignalManagerError) -> bool:
-        """Give a request its reply; tell whether anybody was waiting for one."""
+        """Give a request its reply; return whether a request waited for it."""
         future = self._pending.get(message_id)
         return future is not None and settle(future, reply)
 
     def fail(self, reason: str) -> None:
-        """Tell everybody who waits for a reply that none will come."""
+        """Fail all requests that wait for a reply."""
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(UnavailableError(reason))
 
     def abandon(self) -> None:
-        """Give the session up: it was refused, or what the service says of it cannot be."""
+        """Give the session up after the service refused it or contradicted the journal."""
         self.journal = None
 
 
 def settle(future: asyncio.Future[Message], reply: Message | SignalManagerError) -> bool:
-    """Give whoever waits for a reply this one; tell whether anybody was."""
+    """Give a waiting request its reply; return whether it still waited."""
     if future.done():
         return False
     if isinstance(reply, SignalManagerError):

@@ -1,7 +1,7 @@
-"""When a connection is asked for a sign of life, and when it is given up for silence; without any I/O or clock.
+"""When a silent connection is probed, and when it is given up; PURE.
 
-`link.py` asks what is due and does it. Only silence on the whole connection counts: any frame is life, and a slow
-request beside answered heartbeats is no silence.
+`link.py` asks what is due and does it. Only silence on the whole connection counts: any frame is a sign of life, and a
+slow request beside answered heartbeats is no silence.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 __all__ = ["ANSWER_TIME", "PROBE_AFTER", "ROOM_INTERVAL", "Due", "LivenessMonitor", "Signs"]
 
-# What was sent has this long (s) for any frame to follow; then a HEARTBEAT asks for one.
+# After a sent message the client waits this long (s) for any frame; then it sends a HEARTBEAT.
 PROBE_AFTER = 2.0
-# A HEARTBEAT has this long (s) for any frame to follow; then the connection is taken to be dead.
+# After a HEARTBEAT the client waits this long (s) for any frame; then it takes the connection to be dead.
 ANSWER_TIME = 2.5
-# Seconds between two heartbeats in a room, where a network that has gone away costs sound and picture.
+# Seconds between two heartbeats in a room, where a lost network costs sound and picture.
 ROOM_INTERVAL = 2.0
 
 
 class Due(Enum):
-    """What is to be done about a connection now."""
+    """What a connection needs now."""
 
     NOTHING = "nothing"
     BEAT = "send a HEARTBEAT"
@@ -28,7 +28,7 @@ class Due(Enum):
 
 
 class Signs(NamedTuple):
-    """What is known of a connection: when a frame last came, when the first message after it was sent, what waits."""
+    """When a frame last came, when the first message after it was sent, and whether requests wait."""
 
     heard_at: float
     asked_at: float
@@ -37,7 +37,7 @@ class Signs(NamedTuple):
 
 
 class LivenessMonitor:
-    """Watch over one connection. `now` is a time in seconds that never goes back.
+    """Watch one connection. `now` is a time in seconds that never goes back.
 
     Args:
         interval: seconds between two heartbeats.
@@ -49,7 +49,7 @@ class LivenessMonitor:
         self._has_beaten = False
 
     def deadline(self, signs: Signs) -> float:
-        """Return when `check` has something to say."""
+        """Return the time at which `check` returns more than NOTHING."""
         if self._is_unanswered(signs):
             return self._beat_at + ANSWER_TIME
         deadline = self._beat_at + (min(self._interval, ROOM_INTERVAL) if signs.is_in_room else self._interval)
@@ -60,7 +60,7 @@ class LivenessMonitor:
         return deadline
 
     def check(self, now: float, signs: Signs) -> Due:
-        """Say what is due; a heartbeat that is due is taken to be sent."""
+        """Return what is due; the caller sends a heartbeat that is due."""
         if now < self.deadline(signs):
             return Due.NOTHING
         if self._is_unanswered(signs):

@@ -1,7 +1,7 @@
 """One RTCPeerConnection of aiortc and the SFU's media session behind it: publish, pull, close; it lives once.
 
-`room.py` decides what is published and pulled, calls one negotiation at a time, and replaces a session that is lost;
-it imports this module, and with it aiortc, only when there is media to negotiate.
+`negotiations.py` decides what to publish and pull. `room_membership.py` replaces a lost session; it imports this
+module, and with it aiortc, only when there is media to negotiate.
 """
 
 from __future__ import annotations
@@ -83,13 +83,15 @@ class MediaSession:
 
     Args:
         client: carries the negotiations.
-        room_id: the room they are about.
+        room_id: the room of the negotiations.
         ice_servers: as the service named them; with none, host candidates have to do.
         expires_at: when their credentials end (ms since the epoch), where that is known.
-        is_receiving: tells whether something should come in.
+        is_receiving: tells whether media should arrive.
         on_connected: called when media can flow.
         on_lost: called when the session cannot go on; once, and not after `close`.
         on_track: called with the receiving end of a pulled track, and its mid.
+
+    Large because publishing, pulling and the watch over the path share one peer connection and its state.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class MediaSession:
         return bool(self._peer.connectionState == "connected")
 
     async def close(self) -> None:
-        """End the connection; what still waits for the service raises UnavailableError."""
+        """End the connection; waiting requests raise UnavailableError."""
         self._is_closed = True
         self._changed.set()
         if self._relay_watch is not None:
@@ -170,7 +172,7 @@ class MediaSession:
             await self._forget(each)
 
     async def withdraw(self, publications: Sequence[Publication]) -> None:
-        """Take an offer back that the service refused."""
+        """Withdraw an offer that the service refused."""
         refusal = self._descriptions.take_refusal()
         if refusal is None:
             await self._peer.close()
@@ -283,7 +285,7 @@ class MediaSession:
             self._descriptions.retire(mid)
 
     async def suspect(self) -> None:
-        """Note what has come in until now, since the path may be lost: `has_lost_path` counts its silence from here."""
+        """Note the number of received packets, since the path may be lost; `has_lost_path` counts from here."""
         self._suspicion = time.monotonic(), await self._count_received()
 
     async def has_lost_path(self, least: float = SILENCE[0]) -> bool:

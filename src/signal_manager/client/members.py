@@ -1,6 +1,6 @@
-"""Who is in a room and what they publish, as the service tells it: by states and by events.
+"""The members of a room and their tracks, built from the service's states and events.
 
-`room.py` keeps these in order and pulls the tracks; here is what a state or an event changes, and who hears of it.
+`room_news.py` brings states and events in order. `negotiations.py` pulls the tracks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Members", "PulledTrack", "RoomMember"]
 
-# A newer service may announce another kind, which is as none here.
+# A newer service may announce another kind, which counts as none here.
 _KINDS: dict[str | None, TrackKind] = {"audio": "audio", "video": "video"}
 
 # The events that bring a member, or tracks of one.
@@ -36,7 +36,7 @@ _BRINGING = frozenset({"participant_joined", "tracks_published"})
 
 
 class PulledTrack:
-    """A track of another member, and how far pulling it has come."""
+    """A track of another member, and the state of pulling it."""
 
     def __init__(self, client_id: str, published: PublishedTrack, *, is_wanted: bool) -> None:
         self.client_id = client_id
@@ -52,7 +52,7 @@ class PulledTrack:
 
 
 class RoomMember:
-    """Another member, as it is now."""
+    """Another member in its present state."""
 
     def __init__(self, state: Member) -> None:
         self.client_id: str = state.client_id
@@ -64,7 +64,7 @@ class RoomMember:
         self.update(state)
 
     def update(self, state: Member) -> None:
-        """Take over what the service says of it."""
+        """Take over the service's state of the member."""
         self.role = state.role
         self.away = state.away
         self.session_id = state.session_id
@@ -76,10 +76,10 @@ class Members:
     """The other members of one room.
 
     Args:
-        own_id: this client's.
-        auto_pull: whether their tracks are wanted without being asked for.
-        emit: called with what the application is to hear.
-        on_stale: called with the mid of what comes in and is wanted no longer.
+        own_id: this client's id.
+        auto_pull: whether to pull every track.
+        emit: called with an event for the application.
+        on_stale: called with the mid of a received track that is unwanted now.
     """
 
     def __init__(
@@ -98,20 +98,20 @@ class Members:
 
     @property
     def wanted(self) -> list[PulledTrack]:
-        """The tracks that are to be pulled and are not."""
+        """The tracks to pull."""
         return [track for track in self._tracks() if track.is_wanted and track.mid is None and not track.is_paused]
 
     def are_heard(self) -> bool:
-        """Tell whether something is received from members that are there."""
+        """Return whether a track of a present member is received."""
         return any(track.mid is not None and not self.all[track.client_id].away for track in self._tracks())
 
     def has(self, track: PulledTrack) -> bool:
-        """Tell whether a track is still published."""
+        """Return whether a track is still published."""
         member = self.all.get(track.client_id)
         return member is not None and member.tracks.get(track.name) is track
 
     def show_state(self, members: Sequence[Member]) -> None:
-        """Take the service's word for who is there, with the events that lead from what was known before."""
+        """Take over the service's state of all members, and emit the events that lead to it."""
         others = [member for member in members if member.client_id != self._own_id]
         present = {member.client_id for member in others}
         for client_id in [client_id for client_id in self.all if client_id not in present]:
@@ -168,16 +168,16 @@ class Members:
                 self._add_track(member, track)
 
     def announce(self, pulled: PulledTrack, mid: str, track: MediaStreamTrack) -> None:
-        """Note that a pulled track is there; when nobody wants it any more it is stale."""
+        """Give a pulled track to the application, or drop it when it is unwanted by now."""
         member = self.all.get(pulled.client_id)
-        # A pull that was under way while its publisher's media session was replaced has brought what has ended.
+        # The publisher's media session was replaced during the pull: the track has ended.
         is_former = member is not None and pulled.source is not None and pulled.source != member.session_id
         is_unwanted = not self.has(pulled) or not pulled.is_wanted or pulled.mid is not None
         if member is None or is_unwanted or is_former:
             track.stop()
             self._on_stale(mid)
             return
-        # The end of the last media session, kept until now so that there is something to show.
+        # The track of the last media session was kept until now, so that the application has a picture.
         self._retire(member, pulled)
         pulled.mid = mid
         pulled.track = track
@@ -190,12 +190,12 @@ class Members:
         return None if member is None else member.tracks.get(name)
 
     def forget_mids(self) -> None:
-        """Note that the media session is gone: everything wanted must be pulled again."""
+        """Note that the media session is lost: all wanted tracks must be pulled again."""
         for track in self._tracks():
             track.mid = None
 
     def stop_tracks(self) -> None:
-        """End what is received, because the room is over."""
+        """Stop all received tracks, because the room is closed."""
         for pulled in self._tracks():
             if pulled.track is not None:
                 pulled.track.stop()
@@ -221,7 +221,7 @@ class Members:
         self._emit(ParticipantLeft(member, reason))
 
     def _pause(self, member: RoomMember, coming: Sequence[PublishedTrack]) -> None:
-        """Keep what is received of these tracks until they come from a new media session; the others have ended."""
+        """Keep the received end of these tracks until they come from a new media session; remove the others."""
         names = {track.track_name for track in coming}
         for name, pulled in list(member.tracks.items()):
             if name in names:
@@ -238,7 +238,7 @@ class Members:
     def _add_track(self, member: RoomMember, published: PublishedTrack) -> None:
         paused = member.tracks.get(published.track_name)
         if paused is not None and paused.is_paused:
-            self._forget_mid(paused)  # a pull that was under way has brought what has ended since
+            self._forget_mid(paused)  # a pull during the pause brought the former track
             paused.is_paused = False
             paused.attempts = 0
             self._set_muted(member, published)

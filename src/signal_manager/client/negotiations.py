@@ -1,7 +1,6 @@
-"""What a room negotiates next, and what the outcome means: the media session is brought to what is wanted step by step.
+"""The next negotiation of a room, and the meaning of its result.
 
-`room.py` runs one step at a time, in the membership that is the present one, and replaces a media session that is lost
-by a new one; here is in which order, and how often a track is tried.
+`room_membership.py` runs one negotiation at a time. This module decides their order, and how often a track is tried.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Negotiations", "is_final"]
 
-# How often one track is tried before it is given up.
+# The number of attempts with one track.
 MAX_ATTEMPTS = 3
 
-# The service, or the SFU behind it, has lost the media session or never had it ready: only a new one helps.
+# The service or the SFU has lost the media session, or never had it ready: only a new one helps.
 _LOST_CODES = frozenset({408, 409, 410, 425, 503})
 
 _NO_MEDIA = "the service has no media backend; signal the other directly"
@@ -36,22 +35,22 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One membership, from joining until its media session or its connection is lost."""
+    """One membership, from joining to the loss of its media session or connection."""
 
     media: MediaSession | None  # None: the service has no media backend
-    offer: tuple[str, list[TrackResult]] | None  # that came with the welcome, until it is answered
-    stale: list[str] = field(default_factory=list)  # mids that are received and wanted no longer
+    offer: tuple[str, list[TrackResult]] | None  # the SFU's, which came with the ACK, until it is answered
+    stale: list[str] = field(default_factory=list)  # mids that are received and unwanted now
     is_present: bool = True  # until it is lost or left
-    is_lost: bool = False  # the media session, not the membership: a new one is to be made
+    is_lost: bool = False  # the media session is lost, not the membership
 
 
 class Negotiations:
     """Decide and run the negotiations of one room.
 
     Args:
-        on_lost: called with a membership whose media session is of no use any more, and why.
-        emit: called with what the application is to hear.
-        pause: waits before something is tried again; the end of the room ends it early.
+        on_lost: called with a membership whose media session is useless now, and the error.
+        emit: called with an event for the application.
+        pause: waits before the next attempt; the end of the room ends the wait.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Negotiations:
         self._pause = pause
 
     def next(self, entry: Entry) -> Job | None:
-        """Return what is to be done next in this membership, if anything."""
+        """Return the next job in this membership, or None."""
         publications = self._publications
         if abandoned := publications.abandoned:
             return lambda: self._forget(abandoned, None)
@@ -125,7 +124,7 @@ class Negotiations:
         try:
             await media.unpublish(publications)
         except Exception as error:
-            # Half closed is nothing to go on with; a new session does not have them.
+            # The tracks may be half closed; a new session does not have them.
             self._on_lost(entry, error)
             return
         for publication in publications:
@@ -158,7 +157,7 @@ class Negotiations:
         tracks: Sequence[Publication | PulledTrack],
         negotiate: Callable[[], Awaitable[Result]],
     ) -> Result | None:
-        """Run one negotiation: a lost session is replaced, and a refusal counts against the tracks that it is about."""
+        """Run one negotiation. A lost session is replaced; a refusal counts against its tracks."""
         try:
             return await negotiate()
         except Exception as error:
@@ -166,7 +165,7 @@ class Negotiations:
                 return None  # lost or left meanwhile
             is_known = isinstance(error, SignalManagerError)
             is_lost = isinstance(error, SignalManagerError) and error.code in _LOST_CODES
-            # A lost session says nothing about the tracks; what aiortc itself refuses, it may refuse again.
+            # A lost session says nothing about the tracks. An error of aiortc itself may come again.
             if not is_lost:
                 for track in tracks:
                     self._count_attempt(track, error)
@@ -183,7 +182,7 @@ class Negotiations:
             self._count_attempt(track, MediaBackendError(UNDECODABLE))
 
     def _count_attempt(self, track: Publication | PulledTrack, error: Exception) -> None:
-        """Count one more try of a track, until it is one too many; a refusal that will stay is the last."""
+        """Count one more attempt with a track, and give it up after the last; a final refusal is the last."""
         if isinstance(track, PulledTrack) and track.is_paused:
             return  # its publisher's media session was replaced
         is_last = isinstance(error, SignalManagerError) and not _may_retry(error)
@@ -199,7 +198,7 @@ class Negotiations:
 
 
 def is_final(error: SignalManagerError) -> bool:
-    """Tell whether joining again would meet the same refusal."""
+    """Return whether joining again would meet the same refusal."""
     return error.code < 500 and not error.may_retry and error.code not in _LOST_CODES
 
 

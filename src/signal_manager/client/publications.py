@@ -1,6 +1,6 @@
-"""What this client publishes in a room: tracks with their names, from `publish` to the end of `unpublish`.
+"""The tracks that this client publishes in a room, from `publish` to the end of `unpublish`.
 
-`room.py` brings the media session to what is wanted here.
+`negotiations.py` brings the media session to the state that is wanted here.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ __all__ = ["Publication", "Publications", "error_of"]
 
 
 class _Listener(NamedTuple):
-    """Who hears of what becomes of publications: that they change, and that a track has ended by itself."""
+    """The callbacks of publications: one has changed, or its track has ended by itself."""
 
     on_change: Callable[[], None]
     on_ended: Callable[[Publication], None]
 
 
 class Publication:
-    """A track of this client, and how far publishing it has come; `mute` and `replace_track` are for applications."""
+    """A track of this client, and the state of publishing it."""
 
     def __init__(self, name: str, track: MediaStreamTrack, *, is_named: bool, room: _Listener) -> None:
         self.name = name
         self.track = track
         self.kind: TrackKind = "audio" if track.kind == "audio" else "video"
         self.muted = False
-        self.said = False  # what the service has been told of `muted`
+        self.said = False  # the last value of `muted` that the service knows
         self.is_named = is_named
         self._room = room
         self.on_replaced: Callable[[], None] = lambda: None  # what sends it is told that its track is another
@@ -45,8 +45,10 @@ class Publication:
         self.is_published = False  # in the present media session
         self.attempts = 0  # to publish it, in a row
         loop = asyncio.get_running_loop()
-        self.published: asyncio.Future[None] = loop.create_future()  # done when it was first, or will never be
-        self.gone: asyncio.Future[None] = loop.create_future()  # done when it is no longer there
+        self.published: asyncio.Future[None] = (
+            loop.create_future()
+        )  # done when the SFU takes the track, or refuses it for good
+        self.gone: asyncio.Future[None] = loop.create_future()  # done when the publication has ended
 
     def mute(self) -> None:
         """Send silence or black in place of the track, at once, and tell the others."""
@@ -87,28 +89,28 @@ class Publications:
 
     @property
     def unsaid(self) -> list[Publication]:
-        """Those of which the service does not know whether they are muted."""
+        """The publications whose mute state the service does not know yet."""
         return [each for each in self._all if each.is_published and each.muted is not each.said]
 
     @property
     def wanted(self) -> list[Publication]:
-        """Those that are or shall be published."""
+        """The publications that the application wants."""
         return [each for each in self._all if each.is_wanted]
 
     @property
     def fresh(self) -> list[Publication]:
-        """Those to publish."""
+        """The publications to publish."""
         return [each for each in self._all if each.is_wanted and not each.is_published]
 
     @property
     def leaving(self) -> list[Publication]:
-        """Those to close next: all of them for the same reason."""
+        """The publications to close next, all for the same reason."""
         leaving = [each for each in self._all if not each.is_wanted and each.is_published]
         return [each for each in leaving if each.has_ended] or leaving
 
     @property
     def abandoned(self) -> list[Publication]:
-        """Those that only need to be forgotten."""
+        """The publications that only need to be forgotten."""
         return [each for each in self._all if not each.is_wanted and not each.is_published]
 
     def of(self, tracks: Sequence[MediaStreamTrack | Publication]) -> list[Publication]:
@@ -138,22 +140,22 @@ class Publications:
         return added
 
     def remove(self, publication: Publication, error: Exception | None = None) -> None:
-        """Forget a publication that the SFU does not have, or no longer."""
+        """Forget a publication that the SFU does not have."""
         if publication in self._all:
             self._all.remove(publication)
         if not publication.published.done():
             publication.published.set_exception(error or InvalidRequestError("unpublished meanwhile"))
-            publication.published.exception()  # whoever waits hears of it; that nobody waits is no fault
+            publication.published.exception()  # a missing waiter is no fault
         if not publication.gone.done():
             publication.gone.set_result(None)
 
     def remove_all(self, error: Exception) -> None:
-        """Forget all of them."""
+        """Forget all publications."""
         for publication in list(self._all):
             self.remove(publication, error)
 
     def settle(self, publication: Publication, result: TrackResult | None) -> None:
-        """Note what the SFU says of a publication; it says nothing of what it simply took."""
+        """Note the SFU's result for a publication; no result means success."""
         if result is not None and result.error_code is not None:
             self.remove(publication, error_of(result))
             return
@@ -163,12 +165,12 @@ class Publications:
             publication.published.set_result(None)
 
     def forget_session(self) -> None:
-        """Note that the media session is gone: everything wanted must be published again."""
+        """Note that the media session is lost: all wanted tracks must be published again."""
         for publication in self._all:
             publication.is_published = False
 
     def mute(self, kind: str | None, *, muted: bool) -> None:
-        """Mute camera and microphone, or one of them: what was published without a name."""
+        """Mute or unmute the publications without a name: camera and microphone, or one of them."""
         for publication in self._all:
             if not publication.is_named and kind in {None, publication.kind}:
                 publication.muted = muted
@@ -183,7 +185,7 @@ class Publications:
 
 
 def error_of(result: TrackResult) -> SignalManagerError:
-    """Return why the SFU has refused a track, to be published or pulled."""
+    """Return the error of a track that the SFU has refused to publish or pull."""
     message = result.error_message or "the SFU took no notice of the track"
-    # What came from a media session that has been replaced comes again.
+    # A track of a replaced media session comes again.
     return error_from_wire(result.error_code or (503 if result.mid else 502), message)

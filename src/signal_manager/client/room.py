@@ -174,17 +174,17 @@ class Room:
 
     @property
     def publications(self) -> Sequence[Publication]:
-        """What this client publishes, or is about to."""
+        """The publications of this client, among them those that begin."""
         return self._publications.wanted
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What is said of the room; `created_at` (ms since the epoch) is the service's."""
+        """The room's metadata; the service sets `created_at` (ms since the epoch)."""
         return self._metadata.room or {}
 
     @property
     def own_metadata(self) -> Mapping[str, Any]:
-        """What the others see of this client."""
+        """This client's metadata, which the other members see."""
         return self._metadata.own or {}
 
     @property
@@ -197,12 +197,12 @@ class Room:
 
     @property
     def has_media(self) -> bool:
-        """Whether there is an SFU behind the room, as far as is known; without one only signals can be sent."""
+        """Whether the service has an SFU, as far as this side knows; without one the room carries only signals."""
         return self._membership.has_media
 
     @property
     def dropped_events(self) -> int:
-        """How many events were dropped because the application did not keep up."""
+        """The number of events that were dropped because the application did not keep up."""
         return self._stream.dropped
 
     async def publish(
@@ -218,11 +218,11 @@ class Room:
             muted: publish them as muted.
 
         Returns:
-            what was published, to mute and unmute and to replace its track.
+            the publications, to mute, to unmute and to replace their tracks.
 
         Raises:
             InvalidRequestError: the room is closed, or the arguments cannot be.
-            ForbiddenError, MediaBackendError…: what the service or the SFU says.
+            ForbiddenError, MediaBackendError…: the service or the SFU refuses.
         """
         if self._membership.is_closed:
             raise InvalidRequestError("the room is closed; join it again")
@@ -262,10 +262,10 @@ class Room:
     async def set_metadata(
         self, metadata: Mapping[str, Any], *, scope: Literal["participant", "room"] = "participant"
     ) -> None:
-        """Replace what the others see of this client, which joining again repeats, or what is said of the room.
+        """Replace this client's metadata, which joining again repeats, or the room's.
 
         Raises:
-            ForbiddenError: the room's metadata is for whoever has the grant `admin`.
+            ForbiddenError: the room's metadata needs the grant `admin`.
             TooLargeError: it is larger than 16,384 bytes as JSON.
             InvalidRequestError: the room is closed, or `scope` is another.
         """
@@ -283,7 +283,7 @@ class Room:
         """Receive a track that is not received yet: without `auto_pull`, or after it failed. A `TrackAdded` follows.
 
         Raises:
-            NotFoundError: nobody publishes it.
+            NotFoundError: no member publishes it.
         """
         track = self._members.find(a_name(client_id, "client_id"), a_name(track_name, "track_name"))
         if track is None:
@@ -302,7 +302,7 @@ class Room:
         self._membership.replace_media()
 
     async def leave(self, reason: str | None = None) -> None:
-        """Leave the room. It never fails: a service that cannot be reached is told as soon as it can be.
+        """Leave the room. It never fails: the service hears of it as soon as it can be reached.
 
         Raises:
             InvalidRequestError: the reason is no string, or one of more than 256 bytes.
@@ -351,7 +351,7 @@ class Room:
     @overload
     def on(self, name: Literal["closed"], callback: Callback[RoomClosed]) -> Callable[[], None]: ...
     def on(self, name: RoomEventName, callback: Callable[[Any], object]) -> Callable[[], None]:
-        """Call back for every event of one name, as `SignalClient.on` does; return what takes the callback away.
+        """Call back for every event of one name, as `SignalClient.on` does; return a function that ends it.
 
         Raises:
             InvalidRequestError: there is no event of that name.

@@ -1,6 +1,6 @@
-"""What a `Room` tells the application, and whom it is about.
+"""The events of a `Room`, and the members and tracks that they are about.
 
-`members.py` and `room.py` make these; an application reads them with `async for event in room` or registers callbacks.
+An application reads events with `async for event in room`, or registers callbacks.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RemoteTrack(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is pulled by."""
+        """The name to pull the track by."""
 
     @property
     def kind(self) -> TrackKind | None:
@@ -67,28 +67,28 @@ class Participant(Protocol):
 
     @property
     def client_id(self) -> str:
-        """Who it is."""
+        """The member's client id."""
 
     @property
     def role(self) -> str:
-        """As what it joined: "sender" or "receiver"."""
+        """The role in which it joined: "sender" or "receiver"."""
 
     @property
     def away(self) -> bool:
-        """Whether nothing has come from it for a while, or its connection is lost; it is expected back."""
+        """Whether the service hears nothing from it, or its connection is lost; it is expected back."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What it says of itself."""
+        """The metadata that it has set."""
 
     @property
     def tracks(self) -> Mapping[str, RemoteTrack]:
-        """What it publishes, by name."""
+        """The tracks that it publishes, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParticipantJoined:
-    """Somebody came into the room."""
+    """Another member joined the room."""
 
     name: ClassVar = "participant_joined"
     participant: Participant
@@ -96,7 +96,7 @@ class ParticipantJoined:
 
 @dataclass(frozen=True, slots=True)
 class ParticipantLeft:
-    """Somebody left the room."""
+    """Another member left the room."""
 
     name: ClassVar = "participant_left"
     participant: Participant
@@ -105,7 +105,7 @@ class ParticipantLeft:
 
 @dataclass(frozen=True, slots=True)
 class ParticipantAway:
-    """The service hears nothing from somebody any more: `ParticipantBack` or `ParticipantLeft` follows."""
+    """The service hears nothing from a member; `ParticipantBack` or `ParticipantLeft` follows."""
 
     name: ClassVar = "participant_away"
     participant: Participant
@@ -113,7 +113,7 @@ class ParticipantAway:
 
 @dataclass(frozen=True, slots=True)
 class ParticipantBack:
-    """Somebody who was away is there again."""
+    """The service hears from an away member again."""
 
     name: ClassVar = "participant_back"
     participant: Participant
@@ -121,7 +121,7 @@ class ParticipantBack:
 
 @dataclass(frozen=True, slots=True)
 class ParticipantChanged:
-    """Somebody's metadata changed."""
+    """A member's metadata changed."""
 
     name: ClassVar = "participant_changed"
     participant: Participant
@@ -146,7 +146,7 @@ class RoomChanged:
 
 @dataclass(frozen=True, slots=True)
 class SelfChanged:
-    """What the others see of this client changed, by `set_metadata` or by an operator."""
+    """This client's metadata changed, by `set_metadata` or by an operator."""
 
     name: ClassVar = "self_changed"
     metadata: Mapping[str, Any]
@@ -167,7 +167,7 @@ class TrackAdded:
 
 @dataclass(frozen=True, slots=True)
 class TrackRemoved:
-    """A track is received no longer; the reason is the service's, such as "ended" for one that ended by itself."""
+    """A received track has ended; the service gives the reason, such as "ended" for one that ended by itself."""
 
     name: ClassVar = "track_removed"
     participant: Participant
@@ -196,7 +196,7 @@ class TrackUnmuted:
 
 @dataclass(frozen=True, slots=True)
 class TrackFailed:
-    """A track of another member could not be pulled, and is not tried again."""
+    """Pulling a track of another member failed for good."""
 
     name: ClassVar = "error"
     error: Exception
@@ -206,7 +206,7 @@ class TrackFailed:
 
 @dataclass(frozen=True, slots=True)
 class RoomReconnecting:
-    """Media stopped; the room is joined again by itself."""
+    """Media stopped; the SDK joins the room again."""
 
     name: ClassVar = "reconnecting"
     error: Exception

@@ -1,6 +1,6 @@
-"""Keeping in step with a room: every change of it has a number, and none may be missing.
+"""Room events in order: every change of a room has a number, and none may be missing.
 
-`members.py` applies what comes in order; here is which that is, and that the whole room is asked for when it is not.
+`members.py` applies events in order. When one is missing, this module asks for the whole state of the room.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SESSION_LOST = "media session lost"
 
 
 class RoomNews:
-    """What the service tells of one room, in order.
+    """Apply the events of one room in order.
 
     Args:
         on_change: called when the members, or what they publish, may have changed.
-        on_end: called with a membership that the service has ended, and why.
-        on_lost: called with a membership that has lost its media session, and why.
+        on_end: called with a membership that the service has ended, and the reason.
+        on_lost: called with a membership that has lost its media session, and the error.
         on_metadata: called with the room's metadata.
-        on_own_metadata: called with what the others see of this client.
+        on_own_metadata: called with this client's metadata.
         start: runs work in the background, under a name.
     """
 
@@ -59,27 +59,27 @@ class RoomNews:
         self._newest = 0  # the highest sequence heard of
 
     def begin(self) -> None:
-        """Note that a new membership is asked for: what was heard of the room before is of no use."""
+        """Forget earlier events, because a new membership begins."""
         self._newest = 0
 
     def begin_with(self, ack: RoomAck, entry: Entry) -> None:
-        """Take the room from the welcome, and ask for it again when something was heard that is newer."""
+        """Take the room's state from the ACK, and ask for it again if a newer event has come."""
         self._show_state(ack)
         self.catch_up(entry)
 
     def shows(self, sequence: int) -> bool:
-        """Tell whether the change of that number has been taken in, and all before it."""
+        """Return whether the members show the change of this number and all before it."""
         return sequence <= self._sequence
 
     def catch_up(self, entry: Entry) -> None:
-        """Ask for the room again when something was heard that is newer than what the members show."""
+        """Ask for the room's state if a newer event has come than the members show."""
         if self._newest > self._sequence:
             self._start(self._resync(entry), "state")
 
     def hear(self, event: RoomEvent, entry: Entry | None) -> None:
-        """Take in an event of the room in its order, in the present membership, if there is one."""
+        """Apply an event of the room in its order, in the present membership, if there is one."""
         self._newest = max(self._newest, event.sequence)
-        # While joining or reading the whole state, that is newer; `_newest` tells whether it is new enough.
+        # While joining or reading the state, that state is newer; `_newest` tells whether it is new enough.
         if entry is None or self._is_resyncing or event.sequence <= self._sequence:
             return
         if event.sequence > self._sequence + 1:
@@ -105,7 +105,7 @@ class RoomNews:
             self._on_own_metadata(event.participant.metadata or {})
 
     async def _resync(self, entry: Entry) -> None:
-        """Ask for the whole room, since an event is missing."""
+        """Ask for the room's state, since an event is missing."""
         self._is_resyncing = True
         try:
             while entry.is_present and self._newest > self._sequence:
