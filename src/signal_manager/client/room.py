@@ -184,7 +184,7 @@ class Room:
 
     @property
     def own_metadata(self) -> Mapping[str, Any]:
-        """This client's metadata, which the other members see."""
+        """The metadata of this client, which the other members see."""
         return self._metadata.own or {}
 
     @property

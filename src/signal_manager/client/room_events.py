@@ -146,7 +146,7 @@ class RoomChanged:
 
 @dataclass(frozen=True, slots=True)
 class SelfChanged:
-    """This client's metadata changed, by `set_metadata` or by an operator."""
+    """The metadata of this client changed, by `set_metadata` or by an operator."""
 
     name: ClassVar = "self_changed"
     metadata: Mapping[str, Any]
