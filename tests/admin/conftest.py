@@ -1,4 +1,4 @@
-"""An office for every test of the second port."""
+"""A second port with rooms behind it, for every test."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.admin.office import Office, opened
+from tests.admin.harness import AdminHarness, opened
 
 
 @pytest.fixture
-async def office() -> AsyncIterator[Office]:
-    async with opened() as office:
-        yield office
+async def admin_harness() -> AsyncIterator[AdminHarness]:
+    async with opened() as admin_harness:
+        yield admin_harness

@@ -14,7 +14,7 @@ from signal_manager.admin.access import Guard
 from signal_manager.admin.pages import demo_pages
 from signal_manager.admin.tokens import TokenIssuer
 from signal_manager.model import is_valid_name
-from tests.admin.office import SECRET, Office
+from tests.admin.harness import SECRET, AdminHarness
 
 
 @pytest.fixture
@@ -113,28 +113,30 @@ async def test_a_guest_gets_a_token_for_an_id_of_its_own(folder: Path, name: str
     assert guests[0]["client_id"] != guests[1]["client_id"]
 
 
-async def test_where_tokens_are_not_accepted_none_are_given_and_pages_elsewhere_get_none(office: Office) -> None:
+async def test_where_tokens_are_not_accepted_none_are_given_and_pages_elsewhere_get_none(
+    admin_harness: AdminHarness,
+) -> None:
     elsewhere = {"Origin": "http://evil.example"}
 
-    assert (await office.http.post("/demo/token", json={}, headers=elsewhere)).status_code == 403
-    assert (await office.http.post("/demo/token", content=b"name=Ann")).status_code == 415
-    assert (await office.http.post("/demo/token", json={"name": "x" * 65})).status_code == 400
-    assert (await office.http.post("/demo/token", json={"name": "Ann"})).status_code == 200
+    assert (await admin_harness.http.post("/demo/token", json={}, headers=elsewhere)).status_code == 403
+    assert (await admin_harness.http.post("/demo/token", content=b"name=Ann")).status_code == 415
+    assert (await admin_harness.http.post("/demo/token", json={"name": "x" * 65})).status_code == 400
+    assert (await admin_harness.http.post("/demo/token", json={"name": "Ann"})).status_code == 200
 
 
-async def test_the_dashboard_links_to_the_documentation(office: Office) -> None:
+async def test_the_dashboard_links_to_the_documentation(admin_harness: AdminHarness) -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    page = await office.http.get("/")
+    page = await admin_harness.http.get("/")
 
     assert f'<a href="{project["urls"]["Documentation"]}"' in page.text
 
 
-async def test_the_dashboard_loads_nothing_from_elsewhere(office: Office) -> None:
-    page = await office.http.get("/")
+async def test_the_dashboard_loads_nothing_from_elsewhere(admin_harness: AdminHarness) -> None:
+    page = await admin_harness.http.get("/")
 
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "unsafe" not in page.headers["content-security-policy"]
     for name in ("dashboard.css", "dashboard.js"):
-        file = await office.http.get(f"/static/{name}")
+        file = await admin_harness.http.get(f"/static/{name}")
         assert file.status_code == 200
         assert "://" not in file.text.replace("http://www.w3.org/2000/svg", "")

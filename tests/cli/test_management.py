@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from signal_manager.cli import main as cli
 from signal_manager.model import ClientId, SessionId
 from tests.admin.fakes import FakeSession
-from tests.admin.office import Office, opened
-from tests.rooms.house import ROOM
+from tests.admin.harness import AdminHarness, opened
+from tests.rooms.harness import ROOM
 
 
 class Result(NamedTuple):
@@ -29,9 +29,9 @@ Run = Callable[..., Awaitable[Result]]
 
 
 @pytest.fixture
-async def office() -> AsyncIterator[Office]:
-    async with opened() as office:
-        yield office
+async def admin_harness() -> AsyncIterator[AdminHarness]:
+    async with opened() as admin_harness:
+        yield admin_harness
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         yield run
 
 
-def connect(office: Office, *names: str) -> list[FakeSession]:
+def connect(admin_harness: AdminHarness, *names: str) -> list[FakeSession]:
     sessions = [FakeSession(ClientId(name), SessionId(f"session-of-{name}")) for name in names]
-    office.presence.connected += sessions
+    admin_harness.presence.connected += sessions
     return sessions
 
 
@@ -66,11 +66,11 @@ def assert_one_error(result: Result, status: int, *messages: str) -> None:
         assert message in result.err
 
 
-async def test_sessions_are_a_table_for_people(office: Office, run: Run) -> None:
-    _, bob = connect(office, "alice", "bob")
+async def test_sessions_are_a_table_for_people(admin_harness: AdminHarness, run: Run) -> None:
+    _, bob = connect(admin_harness, "alice", "bob")
     bob.is_away = True
 
-    status, out, err = await run("sessions", "--url", office.url)
+    status, out, err = await run("sessions", "--url", admin_harness.url)
 
     assert (status, err) == (0, "")
     head, *rows = (line.split() for line in out.splitlines())
@@ -81,23 +81,23 @@ async def test_sessions_are_a_table_for_people(office: Office, run: Run) -> None
     ]
 
 
-async def test_sessions_are_json_for_scripts(office: Office, run: Run) -> None:
-    connect(office, "alice", "alina", "bob")
+async def test_sessions_are_json_for_scripts(admin_harness: AdminHarness, run: Run) -> None:
+    connect(admin_harness, "alice", "alina", "bob")
 
-    found = json.loads((await run("sessions", "--url", office.url, "--contains", "ali", "--json")).out)
-    one = json.loads((await run("sessions", "session-of-bob", "--url", office.url, "--json")).out)
+    found = json.loads((await run("sessions", "--url", admin_harness.url, "--contains", "ali", "--json")).out)
+    one = json.loads((await run("sessions", "session-of-bob", "--url", admin_harness.url, "--json")).out)
 
     assert [item["client_id"] for item in found["items"]] == ["alice", "alina"]
     assert found["next"] is None
     assert one["client_id"] == "bob"
 
 
-async def test_a_list_goes_on_where_it_ended(office: Office, run: Run) -> None:
-    connect(office, *"abcde")
+async def test_a_list_goes_on_where_it_ended(admin_harness: AdminHarness, run: Run) -> None:
+    connect(admin_harness, *"abcde")
 
-    first = await run("sessions", "--url", office.url, "--limit", "2")
+    first = await run("sessions", "--url", admin_harness.url, "--limit", "2")
     place = first.err.removeprefix("more: --after ").split(",")[0]
-    rest = await run("sessions", "--url", office.url, "--after", place)
+    rest = await run("sessions", "--url", admin_harness.url, "--after", place)
 
     assert [line.split()[0] for line in (first.out + rest.out).splitlines()] == [
         "client", "a", "b", "client", "c", "d", "e",
@@ -105,94 +105,96 @@ async def test_a_list_goes_on_where_it_ended(office: Office, run: Run) -> None:
     assert rest.err == ""
 
 
-async def test_pages_that_hold_little_are_followed(office: Office, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pages_that_hold_little_are_followed(
+    admin_harness: AdminHarness, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("signal_manager.admin.lists._READS", 1)
     monkeypatch.setattr("signal_manager.cli.management.LARGEST_PAGE", 2)
     for number in range(7):
-        await office.house.register(f"client-{number}")
+        await admin_harness.harness.register(f"client-{number}")
 
-    found = await run("clients", "--url", office.url, "--contains", "-6", "--json")
-    everybody = await run("clients", "--url", office.url, "--all", "--json")
+    found = await run("clients", "--url", admin_harness.url, "--contains", "-6", "--json")
+    everybody = await run("clients", "--url", admin_harness.url, "--all", "--json")
 
     assert [item["client_id"] for item in json.loads(found.out)["items"]] == ["client-6"]
     assert len(json.loads(everybody.out)["items"]) == 7
 
 
-async def test_clients_and_rooms_are_filtered_by_their_state(office: Office, run: Run) -> None:
-    await office.house.register("away")
-    connect(office, "here")
-    await office.house.client("alice").create()
-    await office.house.client("carol").create("over")
-    await office.house.rooms.close((await office.house.room("over")).room_id, "lunch")
+async def test_clients_and_rooms_are_filtered_by_their_state(admin_harness: AdminHarness, run: Run) -> None:
+    await admin_harness.harness.register("away")
+    connect(admin_harness, "here")
+    await admin_harness.harness.client("alice").create()
+    await admin_harness.harness.client("carol").create("over")
+    await admin_harness.harness.rooms.close((await admin_harness.harness.room("over")).room_id, "lunch")
 
-    assert (await run("clients", "--url", office.url, "--connected")).out.splitlines()[1].split()[0] == "here"
-    assert "here" not in (await run("clients", "--url", office.url, "--not-connected")).out
-    assert ROOM in (await run("rooms", "--url", office.url, "--active")).out
-    assert "closed: lunch" in (await run("rooms", "--url", office.url, "--closed")).out
-
-
-async def test_nothing_to_list_is_said_beside_the_result(office: Office, run: Run) -> None:
-    assert await run("rooms", "--url", office.url) == (0, "", "none: no rooms like that\n")
+    assert (await run("clients", "--url", admin_harness.url, "--connected")).out.splitlines()[1].split()[0] == "here"
+    assert "here" not in (await run("clients", "--url", admin_harness.url, "--not-connected")).out
+    assert ROOM in (await run("rooms", "--url", admin_harness.url, "--active")).out
+    assert "closed: lunch" in (await run("rooms", "--url", admin_harness.url, "--closed")).out
 
 
-async def test_a_room_is_shown_with_who_is_in_it(office: Office, run: Run) -> None:
-    await office.house.client("alice").create()
-    await office.house.settled()
+async def test_nothing_to_list_is_said_beside_the_result(admin_harness: AdminHarness, run: Run) -> None:
+    assert await run("rooms", "--url", admin_harness.url) == (0, "", "none: no rooms like that\n")
 
-    out = (await run("rooms", ROOM, "--url", office.url)).out
+
+async def test_a_room_is_shown_with_who_is_in_it(admin_harness: AdminHarness, run: Run) -> None:
+    await admin_harness.harness.client("alice").create()
+    await admin_harness.harness.settled()
+
+    out = (await run("rooms", ROOM, "--url", admin_harness.url)).out
 
     assert out.splitlines()[0].split() == ["room", ROOM]
     assert out.splitlines()[-1].split()[:2] == ["alice", "sender"]
     assert out.splitlines()[-1].split()[-1] == "camera"
 
 
-async def test_a_client_is_shown_with_its_sessions(office: Office, run: Run) -> None:
-    await office.house.register("alice")
-    connect(office, "alice")
+async def test_a_client_is_shown_with_its_sessions(admin_harness: AdminHarness, run: Run) -> None:
+    await admin_harness.harness.register("alice")
+    connect(admin_harness, "alice")
 
-    out = (await run("clients", "alice", "--url", office.url)).out
+    out = (await run("clients", "alice", "--url", admin_harness.url)).out
 
     assert "connected     yes\n" in out
     assert "session-of-alice" in out
 
 
-async def test_a_client_is_kicked(office: Office, run: Run) -> None:
-    alice, bob = connect(office, "alice", "bob")
+async def test_a_client_is_kicked(admin_harness: AdminHarness, run: Run) -> None:
+    alice, bob = connect(admin_harness, "alice", "bob")
 
-    assert await run("kick", "alice", "--url", office.url) == (0, "alice disconnected, connections: 1\n", "")
+    assert await run("kick", "alice", "--url", admin_harness.url) == (0, "alice disconnected, connections: 1\n", "")
     assert (alice.is_evicted, bob.is_evicted) == (True, False)
-    assert json.loads((await run("kick", "bob", "--url", office.url, "--json")).out) == {"ended": 1}
+    assert json.loads((await run("kick", "bob", "--url", admin_harness.url, "--json")).out) == {"ended": 1}
 
 
-async def test_a_client_is_taken_out_of_a_room_and_the_room_closed(office: Office, run: Run) -> None:
-    alice, bob = office.house.client("alice"), office.house.client("bob")
+async def test_a_client_is_taken_out_of_a_room_and_the_room_closed(admin_harness: AdminHarness, run: Run) -> None:
+    alice, bob = admin_harness.harness.client("alice"), admin_harness.harness.client("bob")
     await alice.create()
     await bob.join()
 
-    kicked = await run("kick", "alice", "--room", ROOM, "--url", office.url)
-    closed = await run("close-room", ROOM, "--reason", "lunch", "--url", office.url)
+    kicked = await run("kick", "alice", "--room", ROOM, "--url", admin_harness.url)
+    closed = await run("close-room", ROOM, "--reason", "lunch", "--url", admin_harness.url)
 
     assert kicked.out == f"alice removed from room {ROOM}\n"
     assert closed.out == f"room {ROOM} closed\n"
-    await office.house.settled()
+    await admin_harness.harness.settled()
     assert bob.told("participant_left", of="alice")
     assert (bob.events[-1].event, bob.events[-1].reason) == ("room_closed", "lunch")
 
 
-async def test_metadata_of_a_room_and_of_a_member_are_replaced(office: Office, run: Run) -> None:
-    alice = office.house.client("alice")
+async def test_metadata_of_a_room_and_of_a_member_are_replaced(admin_harness: AdminHarness, run: Run) -> None:
+    alice = admin_harness.harness.client("alice")
     await alice.create()
 
-    of_room = await run("set-metadata", ROOM, '{"topic": "soup"}', "--url", office.url)
-    of_member = await run("set-metadata", ROOM, '{"name": "Al"}', "--member", "alice", "--url", office.url)
+    of_room = await run("set-metadata", ROOM, '{"topic": "soup"}', "--url", admin_harness.url)
+    of_member = await run("set-metadata", ROOM, '{"name": "Al"}', "--member", "alice", "--url", admin_harness.url)
 
     assert of_room.out == f"metadata of {ROOM} replaced\n"
     assert of_member.out == f"metadata of alice in {ROOM} replaced\n"
-    room = await office.house.room()
+    room = await admin_harness.harness.room()
     assert (room.metadata["topic"], room.participants[0].metadata) == ("soup", {"name": "Al"})
 
 
-async def test_what_the_service_refuses_is_one_line_and_status_1(office: Office, run: Run) -> None:
+async def test_what_the_service_refuses_is_one_line_and_status_1(admin_harness: AdminHarness, run: Run) -> None:
     for arguments, message in {
         ("kick", "nobody"): "client nobody is not connected",
         ("clients", "nobody"): "no such client: nobody",
@@ -201,21 +203,21 @@ async def test_what_the_service_refuses_is_one_line_and_status_1(office: Office,
         ("close-room", "nowhere"): "nowhere",
         ("rooms", "--after", "x" * 301): "after",
     }.items():
-        assert_one_error(await run(*arguments, "--url", office.url), 1, message)
+        assert_one_error(await run(*arguments, "--url", admin_harness.url), 1, message)
 
 
 async def test_the_token_comes_from_the_option_or_the_configuration(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async with opened(token="let me in") as office:
-        connect(office, "alice")
-        refused = await run("sessions", "--url", office.url)
-        by_option = await run("sessions", "--url", office.url, "--token", "let me in")
+    async with opened(token="let me in") as admin_harness:
+        connect(admin_harness, "alice")
+        refused = await run("sessions", "--url", admin_harness.url)
+        by_option = await run("sessions", "--url", admin_harness.url, "--token", "let me in")
         monkeypatch.setenv("SIGNAL_MANAGER_ADMIN_TOKEN", "let me in")
-        by_variable = await run("sessions", "--url", office.url)
+        by_variable = await run("sessions", "--url", admin_harness.url)
         monkeypatch.delenv("SIGNAL_MANAGER_ADMIN_TOKEN")
         file = tmp_path / "its.toml"
-        file.write_text(f'[metrics]\nport = {office.server.port}\n[admin]\ntoken = "let me in"\n')
+        file.write_text(f'[metrics]\nport = {admin_harness.server.port}\n[admin]\ntoken = "let me in"\n')
         by_file = await run("sessions", "--config", str(file))
 
     assert_one_error(refused, 2, "not allowed", "--token", "SIGNAL_MANAGER_ADMIN_TOKEN")
@@ -242,8 +244,8 @@ async def test_another_program_at_the_address_is_told_so(run: Run, answer: bytes
         assert_one_error(await run("rooms", "--url", f"http://127.0.0.1:{port}"), 2, f"at http://127.0.0.1:{port}")
 
 
-async def test_a_wrong_path_is_no_interface(office: Office, run: Run) -> None:
-    assert_one_error(await run("rooms", "--url", f"{office.url}/elsewhere"), 2, "no management interface")
+async def test_a_wrong_path_is_no_interface(admin_harness: AdminHarness, run: Run) -> None:
+    assert_one_error(await run("rooms", "--url", f"{admin_harness.url}/elsewhere"), 2, "no management interface")
 
 
 @pytest.mark.parametrize(
@@ -285,10 +287,10 @@ async def test_a_configuration_without_the_interface_asks_for_an_address(
 
 
 async def test_a_service_that_listens_everywhere_is_called_on_this_machine(
-    office: Office, run: Run, tmp_path: Path
+    admin_harness: AdminHarness, run: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "config.toml").write_text(
-        f'[metrics]\nhost = "0.0.0.0"\nport = {office.server.port}\n[admin]\ntoken = "any"\n'
+        f'[metrics]\nhost = "0.0.0.0"\nport = {admin_harness.server.port}\n[admin]\ntoken = "any"\n'
     )
 
     assert (await run("rooms")).status == 0
@@ -302,12 +304,12 @@ async def test_help_teaches_by_examples(run: Run, command: str) -> None:
     assert f"signal-manager {command}" in out.split("Examples", 1)[1]
 
 
-async def test_what_a_peer_chose_cannot_command_the_terminal(office: Office, run: Run) -> None:
-    (session,) = connect(office, "alice")
+async def test_what_a_peer_chose_cannot_command_the_terminal(admin_harness: AdminHarness, run: Run) -> None:
+    (session,) = connect(admin_harness, "alice")
     session.address = "evil\x1b[2J\nalice"
 
     for arguments in (("sessions",), ("sessions", "session-of-alice")):
-        out = (await run(*arguments, "--url", office.url)).out
+        out = (await run(*arguments, "--url", admin_harness.url)).out
         assert "evil\\x1b[2J\\nalice" in out
         assert "\x1b" not in out
 

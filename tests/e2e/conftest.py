@@ -17,7 +17,7 @@ from playwright.async_api import Browser, BrowserContext, Playwright, async_play
 
 from signal_manager.sfu import LocalSfu
 from signal_manager.sfu.metrics import Gauges
-from tests.e2e.service import Guest, Service, context_of, eventually
+from tests.e2e.service import DemoClient, Service, context_of, eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SDK = Path(__file__).parents[2] / "sdk/js"
@@ -38,7 +38,7 @@ FLAGS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 
-OpenGuest = Callable[..., Awaitable[Guest]]
+OpenDemoClient = Callable[..., Awaitable[DemoClient]]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -87,7 +87,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+async def harness(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """One service with an SFU beside it for all tests of a module; tests take it as `service`."""
     async with LocalSfu(http_port=0) as sfu:
         service = Service(tmp_path_factory.mktemp("service"), sfu=sfu)
@@ -98,12 +98,12 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servi
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def service(house: Service) -> AsyncIterator[Service]:
+async def service(harness: Service) -> AsyncIterator[Service]:
     """A running service; when the test is over and everybody gone, nothing may be open at its SFU."""
-    await house.start()
-    yield house
-    await house.start()  # a test may have killed it, and what that left open is closed by the next start
-    sfu = house.sfu
+    await harness.start()
+    yield harness
+    await harness.start()  # a test may have killed it, and what that left open is closed by the next start
+    sfu = harness.sfu
     assert sfu is not None
 
     async def left() -> Gauges:
@@ -113,10 +113,10 @@ async def service(house: Service) -> AsyncIterator[Service]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def guest(browser: Browser, service: Service) -> AsyncIterator[OpenGuest]:
+async def guest(browser: Browser, service: Service) -> AsyncIterator[OpenDemoClient]:
     """Open the demo page as somebody, who sends a test pattern unless told otherwise, and join."""
     contexts: list[BrowserContext] = []
-    guests: list[Guest] = []
+    guests: list[DemoClient] = []
 
     async def open_page(
         name: str,
@@ -125,9 +125,9 @@ async def guest(browser: Browser, service: Service) -> AsyncIterator[OpenGuest]:
         joins: bool = True,
         elsewhere: Browser | None = None,
         **options: Any,
-    ) -> Guest:
+    ) -> DemoClient:
         contexts.append(await context_of(elsewhere or browser, **options))
-        guests.append(await Guest.open(contexts[-1], f"{service.demo_url}?{query}", name))
+        guests.append(await DemoClient.open(contexts[-1], f"{service.demo_url}?{query}", name))
         if joins:
             await guests[-1].join()
         return guests[-1]

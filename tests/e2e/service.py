@@ -140,7 +140,7 @@ class Service:
         }
 
 
-class Guest:
+class DemoClient:
     """Somebody at the demo page, in a browser context of their own."""
 
     def __init__(self, page: Page, name: str) -> None:
@@ -173,24 +173,24 @@ class Guest:
         await self.page.get_by_role("button", name="Leave").click()
         await self.page.locator("#lobby").wait_for(state="visible")
 
-    def tile(self, other: Guest) -> Locator:
+    def tile(self, other: DemoClient) -> Locator:
         """Return what this guest is shown of another."""
         return self.page.locator(f'.tile[data-name="{other.name}"]')
 
-    async def figure(self, other: Guest, name: str) -> float:
+    async def figure(self, other: DemoClient, name: str) -> float:
         """Return one of the figures of another guest's tile; 0 when there is none."""
         value: float = await self.page.evaluate(_FIGURE, [other.name, name])
         return value
 
-    async def sees(self, *others: Guest, frames: int = 10) -> None:
+    async def sees(self, *others: DemoClient, frames: int = 10) -> None:
         """Wait until that many more frames of each were decoded."""
         await asyncio.gather(*(self._grows(other, "data-frames", frames) for other in others))
 
-    async def hears(self, *others: Guest) -> None:
+    async def hears(self, *others: DemoClient) -> None:
         """Wait until more energy of each one's sound came in."""
         await asyncio.gather(*(self._grows(other, "data-energy", 1e-6) for other in others))
 
-    async def misses(self, other: Guest, *, within: float = TIME_LIMIT) -> None:
+    async def misses(self, other: DemoClient, *, within: float = TIME_LIMIT) -> None:
         """Wait until another's tile is gone; limit in s."""
         await self.tile(other).wait_for(state="detached", timeout=within * 1000)
 
@@ -198,7 +198,7 @@ class Guest:
         """Wait until the page says that it is connected, or reconnecting."""
         await self.page.locator(f'#state[data-state="{state}"]').wait_for()
 
-    async def _grows(self, other: Guest, name: str, amount: float) -> None:
+    async def _grows(self, other: DemoClient, name: str, amount: float) -> None:
         start = await self.figure(other, name)
         # A new media session counts from zero.
         grown = f"([who, name, start, by]) => (({_FIGURE})([who, name]) - start + start * " + (

@@ -11,8 +11,8 @@ from pathlib import Path
 import av
 import pytest
 
-from tests.e2e.conftest import CHROMIUM, OpenGuest
-from tests.e2e.service import TIME_LIMIT, Guest, Service
+from tests.e2e.conftest import CHROMIUM, OpenDemoClient
+from tests.e2e.service import TIME_LIMIT, DemoClient, Service
 
 AGENT = Path(__file__).parents[2] / "examples/agent.py"
 ORANGE, BLUE = (255, 118, 0), (0, 0, 255)
@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("codec", ["VP8", "H264"])
 async def test_an_agent_and_a_browser_see_and_hear_each_other(
-    guest: OpenGuest, service: Service, tmp_path: Path, codec: str
+    guest: OpenDemoClient, service: Service, tmp_path: Path, codec: str
 ) -> None:
     alice = await guest("alice", f"room=tests&pattern=1&codec={codec}")
     picture = tmp_path / "seen.png"
@@ -40,7 +40,7 @@ async def test_an_agent_and_a_browser_see_and_hear_each_other(
         stdout=asyncio.subprocess.PIPE,
     )
     try:
-        bob = Guest(alice.page, "agent")  # as the page calls the agent
+        bob = DemoClient(alice.page, "agent")  # as the page calls the agent
         await alice.sees(bob)
         await alice.hears(bob)
         shown = await _screenshot(alice, bob, tmp_path / "shown.png")
@@ -58,7 +58,7 @@ async def test_an_agent_and_a_browser_see_and_hear_each_other(
     assert len({_colour(picture, place / 8 + 0.02) for place in range(8)}) > 4  # the page's bars
 
 
-async def _screenshot(alice: Guest, bob: Guest, path: Path) -> Path:
+async def _screenshot(alice: DemoClient, bob: DemoClient, path: Path) -> Path:
     await alice.tile(bob).locator("video").screenshot(path=path)
     return path
 

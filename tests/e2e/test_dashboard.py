@@ -24,15 +24,15 @@ from signal_manager.model import ClientId, SessionId
 from signal_manager.protocol.messages import SignalMessage
 from signal_manager.service.app import running
 from signal_manager.service.config import Config
-from tests.admin.conftest import office
+from tests.admin.conftest import admin_harness
 from tests.admin.fakes import FakeSession
-from tests.admin.office import Office
+from tests.admin.harness import AdminHarness
 from tests.e2e.conftest import CHROMIUM, FLAGS
 from tests.integration.conftest import Service
 from tests.integration.test_server import ONE, TWO, close_code, connected, frame, offer_frame
-from tests.rooms.house import ROOM
+from tests.rooms.harness import ROOM
 
-__all__ = ["office"]
+__all__ = ["admin_harness"]
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 START_LIMIT = 45.0
@@ -122,13 +122,13 @@ async def service(port: int, **admin: Any) -> AsyncIterator[Service]:
         yield Service(server)
 
 
-async def sit_down(office: Office, *names: str, room: str = ROOM) -> None:
+async def sit_down(admin_harness: AdminHarness, *names: str, room: str = ROOM) -> None:
     """Let clients come into a room, each with a session."""
     for number, name in enumerate(names):
-        client = office.house.client(name)
+        client = admin_harness.harness.client(name)
         await (client.join(room) if number else client.create(room))
-        office.presence.connected.append(FakeSession(client.name, client.caller.session_id))
-    await office.house.settled()
+        admin_harness.presence.connected.append(FakeSession(client.name, client.caller.session_id))
+    await admin_harness.harness.settled()
 
 
 async def test_it_follows_a_service_that_is_in_use(browser: Browser, unused_tcp_port: int) -> None:
@@ -162,10 +162,10 @@ async def test_it_follows_a_service_that_is_in_use(browser: Browser, unused_tcp_
         await two.close()
 
 
-async def test_it_tells_who_is_away(browser: Browser, office: Office) -> None:
-    await sit_down(office, "ada")
-    office.presence.connected[-1].is_away = True
-    async with opened(browser, office.server.port) as page:
+async def test_it_tells_who_is_away(browser: Browser, admin_harness: AdminHarness) -> None:
+    await sit_down(admin_harness, "ada")
+    admin_harness.presence.connected[-1].is_away = True
+    async with opened(browser, admin_harness.server.port) as page:
         await expect(page.locator("#sessions tr", has_text="ada")).to_contain_text("away")
 
 
@@ -184,9 +184,9 @@ async def test_it_says_when_the_service_is_away_and_comes_back_by_itself(
         await page_context.__aexit__(None, None, None)
 
 
-async def test_a_room_is_looked_into_and_acted_on(browser: Browser, office: Office) -> None:
-    await sit_down(office, "alice", "bob")
-    async with opened(browser, office.server.port) as page:
+async def test_a_room_is_looked_into_and_acted_on(browser: Browser, admin_harness: AdminHarness) -> None:
+    await sit_down(admin_harness, "alice", "bob")
+    async with opened(browser, admin_harness.server.port) as page:
         await page.get_by_role("button", name=ROOM, exact=True).click()
         dialog = page.locator("#details")
         member = dialog.locator("li", has_text="alice")
@@ -195,7 +195,7 @@ async def test_a_room_is_looked_into_and_acted_on(browser: Browser, office: Offi
         await dialog.get_by_label("Message to all members").fill("two more minutes")
         await page.keyboard.press("Enter")
         await expect(page.locator("#notice")).to_have_text("Sent")
-        sent = [each for each in office.house.bus.inboxes[ClientId("bob")] if isinstance(each, SignalMessage)]
+        sent = [each for each in admin_harness.harness.bus.inboxes[ClientId("bob")] if isinstance(each, SignalMessage)]
         assert [each.signal_data for each in sent] == ["two more minutes"]
 
         await member.get_by_role("button", name="Remove").click()
@@ -206,31 +206,31 @@ async def test_a_room_is_looked_into_and_acted_on(browser: Browser, office: Offi
         await dialog.get_by_role("button", name="Really close it for everybody?").click()
         await expect(dialog).to_contain_text("closed by an operator")
 
-    await office.house.settled()
-    assert not (await office.house.room()).is_active
+    await admin_harness.harness.settled()
+    assert not (await admin_harness.harness.room()).is_active
 
 
-async def test_one_click_does_no_harm(browser: Browser, office: Office) -> None:
-    await sit_down(office, "alice")
-    async with opened(browser, office.server.port) as page:
+async def test_one_click_does_no_harm(browser: Browser, admin_harness: AdminHarness) -> None:
+    await sit_down(admin_harness, "alice")
+    async with opened(browser, admin_harness.server.port) as page:
         close = page.get_by_role("button", name=f"Close room {ROOM}")
         await close.click()
         await expect(close).to_have_text("Really?")
         await page.locator("#rooms-filter").focus()
         await expect(close).to_have_text("Close")
 
-    assert (await office.house.room()).is_active
+    assert (await admin_harness.harness.room()).is_active
 
 
-async def test_everything_can_be_done_with_the_keyboard(browser: Browser, office: Office) -> None:
-    await sit_down(office, "alice")
+async def test_everything_can_be_done_with_the_keyboard(browser: Browser, admin_harness: AdminHarness) -> None:
+    await sit_down(admin_harness, "alice")
     answered = asyncio.Event()
 
     async def hold(route: Route) -> None:
         await answered.wait()
         await route.continue_()
 
-    async with opened(browser, office.server.port) as page:
+    async with opened(browser, admin_harness.server.port) as page:
         # A dialog may be closed before the service has said what belongs into it.
         await page.route(f"**/rooms/{ROOM}", hold)
         name = page.get_by_role("button", name=ROOM, exact=True)
@@ -256,12 +256,12 @@ async def test_everything_can_be_done_with_the_keyboard(browser: Browser, office
         await expect(page.locator(".plot .time").first).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
 
 
-async def test_what_clients_say_is_text(browser: Browser, office: Office) -> None:
+async def test_what_clients_say_is_text(browser: Browser, admin_harness: AdminHarness) -> None:
     trap = '<img src=x onerror="document.title=`caught`"><script>document.title="caught"</script>'
-    await office.house.client("alice").create(metadata={"topic": trap})
-    office.presence.connected.append(FakeSession(ClientId("alice"), SessionId("s"), address=trap))
-    office.presence.recent_errors.append(RecentError(1.0, 400, trap, ClientId("alice")))
-    async with opened(browser, office.server.port) as page:
+    await admin_harness.harness.client("alice").create(metadata={"topic": trap})
+    admin_harness.presence.connected.append(FakeSession(ClientId("alice"), SessionId("s"), address=trap))
+    admin_harness.presence.recent_errors.append(RecentError(1.0, 400, trap, ClientId("alice")))
+    async with opened(browser, admin_harness.server.port) as page:
         await expect(page.locator("#errors")).to_contain_text(trap)
         await expect(page.locator("#sessions")).to_contain_text(trap)
         await page.get_by_role("button", name=ROOM, exact=True).click()
@@ -295,11 +295,11 @@ async def test_a_token_is_asked_for_until_it_is_right(browser: Browser, unused_t
 
 
 @pytest.mark.long
-async def test_long_lists_come_in_pages_and_are_filtered(browser: Browser, office: Office) -> None:
-    office.presence.connected += [
+async def test_long_lists_come_in_pages_and_are_filtered(browser: Browser, admin_harness: AdminHarness) -> None:
+    admin_harness.presence.connected += [
         FakeSession(ClientId(f"client-{number:03}"), SessionId(f"session-{number}")) for number in range(120)
     ]
-    async with opened(browser, office.server.port) as page:
+    async with opened(browser, admin_harness.server.port) as page:
         rows = page.locator("#sessions tbody tr")
         await expect(rows).to_have_count(50)
         await page.locator("#sessions .more").click()
@@ -316,13 +316,15 @@ async def test_long_lists_come_in_pages_and_are_filtered(browser: Browser, offic
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 async def test_it_fits_every_screen(
-    browser: Browser, office: Office, size: tuple[int, int], scheme: Literal["light", "dark"]
+    browser: Browser, admin_harness: AdminHarness, size: tuple[int, int], scheme: Literal["light", "dark"]
 ) -> None:
     ARTIFACTS.mkdir(exist_ok=True)
     name = f"dashboard-{'phone' if size == PHONE else 'desktop'}-{scheme}"
-    await sit_down(office, "alice", "bob", "a-client-with-a-very-long-name-that-goes-on-and-on@example.org")
-    office.presence.recent_errors.append(RecentError(1.0, 404, "client nobody is not connected", ClientId("alice")))
-    async with opened(browser, office.server.port, size=size, scheme=scheme) as page:
+    await sit_down(admin_harness, "alice", "bob", "a-client-with-a-very-long-name-that-goes-on-and-on@example.org")
+    admin_harness.presence.recent_errors.append(
+        RecentError(1.0, 404, "client nobody is not connected", ClientId("alice"))
+    )
+    async with opened(browser, admin_harness.server.port, size=size, scheme=scheme) as page:
         await expect(page.locator("#rooms")).to_contain_text(ROOM)
         await page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
         assert await page.evaluate("document.documentElement.scrollWidth") == size[0]
@@ -337,8 +339,8 @@ async def test_it_fits_every_screen(
 
 
 @pytest.mark.long
-async def test_light_and_dark_can_be_chosen_and_stay(browser: Browser, office: Office) -> None:
-    async with opened(browser, office.server.port, scheme="light") as page:
+async def test_light_and_dark_can_be_chosen_and_stay(browser: Browser, admin_harness: AdminHarness) -> None:
+    async with opened(browser, admin_harness.server.port, scheme="light") as page:
         background = "getComputedStyle(document.body).backgroundColor"
         light = await page.evaluate(background)
         await page.get_by_role("button", name="Switch between light and dark").click()
@@ -350,7 +352,7 @@ async def test_light_and_dark_can_be_chosen_and_stay(browser: Browser, office: O
 
 
 @pytest.mark.long
-async def test_the_interface_is_documented_offline(browser: Browser, office: Office) -> None:
-    async with opened(browser, office.server.port) as page:
-        await page.goto(f"http://127.0.0.1:{office.server.port}/docs")
+async def test_the_interface_is_documented_offline(browser: Browser, admin_harness: AdminHarness) -> None:
+    async with opened(browser, admin_harness.server.port) as page:
+        await page.goto(f"http://127.0.0.1:{admin_harness.server.port}/docs")
         await expect(page.get_by_text("/api/v1/rooms/{room_id}/close")).to_be_visible()

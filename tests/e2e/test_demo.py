@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Playwright, ViewportSize, expect
 
-from tests.e2e.conftest import CHROMIUM, FLAGS, OpenGuest
-from tests.e2e.service import RESUME_WINDOW, TIME_LIMIT, Guest, OwnBrowser, Service
+from tests.e2e.conftest import CHROMIUM, FLAGS, OpenDemoClient
+from tests.e2e.service import RESUME_WINDOW, TIME_LIMIT, DemoClient, OwnBrowser, Service
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 BUNDLE = Path(__file__).parents[2] / "src/signal_manager/admin/demo"
@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 
-async def test_two_people_see_and_hear_each_other(guest: OpenGuest) -> None:
+async def test_two_people_see_and_hear_each_other(guest: OpenDemoClient) -> None:
     alice = await guest("alice")
     bob = await guest("bob", "room=tests")  # with Chromium's own camera and microphone
 
@@ -40,7 +40,7 @@ async def test_two_people_see_and_hear_each_other(guest: OpenGuest) -> None:
 
 
 @pytest.mark.long
-async def test_a_third_joins_late_and_sees_both(guest: OpenGuest) -> None:
+async def test_a_third_joins_late_and_sees_both(guest: OpenDemoClient) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
 
@@ -52,7 +52,7 @@ async def test_a_third_joins_late_and_sees_both(guest: OpenGuest) -> None:
     await bob.sees(carol, alice)
 
 
-async def test_a_tile_is_gone_within_a_second_of_leaving(guest: OpenGuest) -> None:
+async def test_a_tile_is_gone_within_a_second_of_leaving(guest: OpenDemoClient) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
 
@@ -64,7 +64,7 @@ async def test_a_tile_is_gone_within_a_second_of_leaving(guest: OpenGuest) -> No
 
 
 @pytest.mark.long
-async def test_someone_who_left_can_join_again(guest: OpenGuest) -> None:
+async def test_someone_who_left_can_join_again(guest: OpenDemoClient) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await bob.leave()
     await alice.misses(bob)
@@ -83,7 +83,7 @@ _WATCH_FOR_AWAY = """() => {
 
 @pytest.mark.long
 async def test_the_tile_of_a_killed_browser_goes_soon_after_the_resume_window(
-    guest: OpenGuest, playwright: Playwright, tmp_path: Path
+    guest: OpenDemoClient, playwright: Playwright, tmp_path: Path
 ) -> None:
     alice = await guest("alice")
     assert CHROMIUM is not None
@@ -101,7 +101,7 @@ async def test_the_tile_of_a_killed_browser_goes_soon_after_the_resume_window(
 
 @pytest.mark.long
 @pytest.mark.parametrize("codec", ["VP8", "H264"])
-async def test_codecs_are_sent_as_asked(guest: OpenGuest, codec: str) -> None:
+async def test_codecs_are_sent_as_asked(guest: OpenDemoClient, codec: str) -> None:
     alice = await guest("alice", f"room=tests&pattern=1&codec={codec}")
     bob = await guest("bob", f"room=tests&pattern=1&codec={codec}")
 
@@ -113,7 +113,7 @@ async def test_codecs_are_sent_as_asked(guest: OpenGuest, codec: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("end", ["kill", "stop"])
-async def test_a_call_recovers_when_the_service_is_restarted(guest: OpenGuest, service: Service, end: str) -> None:
+async def test_a_call_recovers_when_the_service_is_restarted(guest: OpenDemoClient, service: Service, end: str) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
     await bob.sees(alice)
@@ -131,7 +131,7 @@ async def test_a_call_recovers_when_the_service_is_restarted(guest: OpenGuest, s
     await alice.hears(bob)
 
 
-async def test_muting_stops_sound_and_picture_until_it_is_undone(guest: OpenGuest) -> None:
+async def test_muting_stops_sound_and_picture_until_it_is_undone(guest: OpenDemoClient) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
     mute = bob.page.get_by_role("button", name="Mute", exact=True)
@@ -150,7 +150,7 @@ async def test_muting_stops_sound_and_picture_until_it_is_undone(guest: OpenGues
 
 
 @pytest.mark.long
-async def test_the_others_see_who_is_muted_and_a_letter_in_place_of_a_muted_picture(guest: OpenGuest) -> None:
+async def test_the_others_see_who_is_muted_and_a_letter_in_place_of_a_muted_picture(guest: OpenDemoClient) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
     await _shows_muted(alice, bob, "")
@@ -171,7 +171,7 @@ async def test_the_others_see_who_is_muted_and_a_letter_in_place_of_a_muted_pict
     await carol.sees(bob)
 
 
-async def _shows_muted(viewer: Guest, other: Guest, kinds: str, badge: str = "") -> None:
+async def _shows_muted(viewer: DemoClient, other: DemoClient, kinds: str, badge: str = "") -> None:
     """Wait until a tile says what is muted: no black picture, and nothing of how it moves."""
     tile, limit = viewer.tile(other), TIME_LIMIT * 1000
     await expect(tile).to_have_attribute("data-muted", kinds, timeout=limit)
@@ -207,7 +207,7 @@ _STOP = "() => document.querySelector('[data-own=true] video').srcObject.getVide
 
 @pytest.mark.long
 @pytest.mark.parametrize("end", [_STOP, "() => window.stopSharing()"], ids=["stopped by code", "ended by the browser"])
-async def test_a_picture_that_has_ended_is_gone_from_the_others_tiles(guest: OpenGuest, end: str) -> None:
+async def test_a_picture_that_has_ended_is_gone_from_the_others_tiles(guest: OpenDemoClient, end: str) -> None:
     heard: list[bytes] = []
     alice = await guest("alice", joins=False)
 
@@ -229,7 +229,7 @@ async def test_a_picture_that_has_ended_is_gone_from_the_others_tiles(guest: Ope
     assert b'"reason":"ended"' in unpublished
 
 
-async def test_someone_who_only_watches_sees_the_others(guest: OpenGuest) -> None:
+async def test_someone_who_only_watches_sees_the_others(guest: OpenDemoClient) -> None:
     alice = await guest("alice")
     bob = await guest("bob", joins=False)
     await bob.page.get_by_label("Nothing, only watch").check()
@@ -242,7 +242,7 @@ async def test_someone_who_only_watches_sees_the_others(guest: OpenGuest) -> Non
 
 
 @pytest.mark.long
-async def test_a_refused_camera_offers_the_test_pattern(guest: OpenGuest) -> None:
+async def test_a_refused_camera_offers_the_test_pattern(guest: OpenDemoClient) -> None:
     alice = await guest("alice")
     bob = await guest("bob", "room=tests", joins=False)
     refuse = (
@@ -257,7 +257,7 @@ async def test_a_refused_camera_offers_the_test_pattern(guest: OpenGuest) -> Non
     await alice.sees(bob)
 
 
-async def test_a_room_that_cannot_be_is_refused_before_anything_is_opened(guest: OpenGuest) -> None:
+async def test_a_room_that_cannot_be_is_refused_before_anything_is_opened(guest: OpenDemoClient) -> None:
     alice = await guest("alice", "room=no/room", joins=False)
 
     await alice.page.get_by_role("button", name="Join").click()
@@ -268,7 +268,7 @@ async def test_a_room_that_cannot_be_is_refused_before_anything_is_opened(guest:
 
 
 @pytest.mark.long
-async def test_a_service_that_is_down_is_named_as_the_cause(guest: OpenGuest, service: Service) -> None:
+async def test_a_service_that_is_down_is_named_as_the_cause(guest: OpenDemoClient, service: Service) -> None:
     alice = await guest("alice", joins=False)
     await service.kill()
 
@@ -279,7 +279,7 @@ async def test_a_service_that_is_down_is_named_as_the_cause(guest: OpenGuest, se
 
 
 @pytest.mark.long
-async def test_a_name_is_shown_as_it_is(guest: OpenGuest) -> None:
+async def test_a_name_is_shown_as_it_is(guest: OpenDemoClient) -> None:
     mallory = await guest("<img src=x>")
     alice = await guest("alice")
 
@@ -288,7 +288,7 @@ async def test_a_name_is_shown_as_it_is(guest: OpenGuest) -> None:
     assert await mallory.page.locator("#tiles img").count() == 0
 
 
-async def test_everything_can_be_done_from_the_keyboard(guest: OpenGuest) -> None:
+async def test_everything_can_be_done_from_the_keyboard(guest: OpenDemoClient) -> None:
     alice = await guest("alice", joins=False)
     keyboard = alice.page.keyboard
 
@@ -306,7 +306,7 @@ async def test_everything_can_be_done_from_the_keyboard(guest: OpenGuest) -> Non
     assert outline == "3px"
 
 
-async def test_the_link_that_is_copied_names_the_room_alone(guest: OpenGuest) -> None:
+async def test_the_link_that_is_copied_names_the_room_alone(guest: OpenDemoClient) -> None:
     alice = await guest("alice", permissions=["clipboard-read", "clipboard-write"])
 
     await alice.page.get_by_role("button", name="Copy link").click()
@@ -316,7 +316,7 @@ async def test_the_link_that_is_copied_names_the_room_alone(guest: OpenGuest) ->
     assert urlsplit(link).query == "room=tests"
 
 
-async def test_nothing_is_asked_of_other_hosts(guest: OpenGuest, service: Service) -> None:
+async def test_nothing_is_asked_of_other_hosts(guest: OpenDemoClient, service: Service) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
 
@@ -324,7 +324,7 @@ async def test_nothing_is_asked_of_other_hosts(guest: OpenGuest, service: Servic
 
 
 @pytest.mark.long
-async def test_the_page_fits_phones_and_desktops_in_light_and_dark(guest: OpenGuest) -> None:
+async def test_the_page_fits_phones_and_desktops_in_light_and_dark(guest: OpenDemoClient) -> None:
     await guest("Bob")
     await guest("Chinonyelum Oyelaran-Fitzgerald", "room=tests")
     alice = await guest("Alice", joins=False)
@@ -337,7 +337,7 @@ async def test_the_page_fits_phones_and_desktops_in_light_and_dark(guest: OpenGu
     await _pictures(alice, "call")
 
 
-async def _pictures(guest: Guest, name: str) -> None:
+async def _pictures(guest: DemoClient, name: str) -> None:
     """Keep screenshots to look at, and check that nothing is wider than the window."""
     ARTIFACTS.mkdir(exist_ok=True)
     for size, scheme in itertools.product([PHONE, DESKTOP], SCHEMES):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.conftest import CHROMIUM, OpenGuest
+from tests.e2e.conftest import CHROMIUM, OpenDemoClient
 from tests.e2e.service import Service
 
 pytestmark = [
@@ -29,7 +29,7 @@ WATCH_FOR_LEAVING = """(name) => {
 
 
 async def test_media_comes_back_on_another_network_and_nobody_sees_a_departure(
-    guest: OpenGuest, service: Service, monkeypatch: pytest.MonkeyPatch
+    guest: OpenDemoClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert service.sfu is not None
     port = service.sfu._port

@@ -9,7 +9,7 @@ import pytest_asyncio
 from aioice.stun import TransactionFailed
 
 from signal_manager.sfu import LocalSfu
-from tests.e2e.conftest import CHROMIUM, OpenGuest
+from tests.e2e.conftest import CHROMIUM, OpenDemoClient
 from tests.e2e.service import Service
 from tests.e2e.test_network_change import WATCH_FOR_LEAVING
 from tests.turn_server import TurnServer, relayed
@@ -47,7 +47,7 @@ async def coturn(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Turn
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory, coturn: TurnServer) -> AsyncIterator[Service]:
+async def harness(tmp_path_factory: pytest.TempPathFactory, coturn: TurnServer) -> AsyncIterator[Service]:
     """A service that gives short-lived credentials."""
     async with LocalSfu(http_port=0) as sfu:
         media = {"turn_urls": [coturn.url], "turn_secret": SECRET, "turn_ttl": LIFETIME}
@@ -58,7 +58,9 @@ async def house(tmp_path_factory: pytest.TempPathFactory, coturn: TurnServer) ->
             await service.stop()
 
 
-async def test_a_relay_that_is_dropped_with_its_credentials_is_a_pause(guest: OpenGuest, coturn: TurnServer) -> None:
+async def test_a_relay_that_is_dropped_with_its_credentials_is_a_pause(
+    guest: OpenDemoClient, coturn: TurnServer
+) -> None:
     """Coturn itself keeps relays that it has; a new start of it drops them all, and only takes new credentials."""
     bob = await guest("bob")
     alice = await guest("alice", joins=False)

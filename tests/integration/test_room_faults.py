@@ -123,7 +123,7 @@ TABLE = [
 ]
 
 
-class House:
+class RoomHarness:
     """A room with Alice in it, who sends a camera and a microphone and hears of everything."""
 
     def __init__(self, sfu: LocalSfu, backend: MediaBackend, rooms: RoomService, url: str, alice: Client) -> None:
@@ -157,9 +157,9 @@ class House:
 class Newcomer:
     """Bob, who comes and goes: what he is told, and what Alice sees of him."""
 
-    def __init__(self, house: House, client: Client, media: Peer) -> None:
+    def __init__(self, harness: RoomHarness, client: Client, media: Peer) -> None:
         self.seen: list[str] = []
-        self._house = house
+        self._harness = harness
         self._client = client
         self._media = media
         self._offer = ""
@@ -169,7 +169,7 @@ class Newcomer:
         result = ""
         for step in steps:
             if step == faulty:
-                self._house.sfu.faults = Faults([fault])
+                self._harness.sfu.faults = Faults([fault])
             told = await self._take(step)
             result = told if step == faulty else result
             if not self.seen:
@@ -187,7 +187,7 @@ class Newcomer:
                 return told(await ask(self._client, "RENEGOTIATE", {"room_id": "r", "answer_sdp": answer}), "accepted")
             case "leave":
                 reply = await ask(self._client, "WEBRTC_ROOM_LEAVE", {"room_id": "r"})
-                await self._house.hear("participant_left")
+                await self._harness.hear("participant_left")
                 self.seen.append("left")
                 return told(reply, "left")
 
@@ -195,19 +195,19 @@ class Newcomer:
         reply = await ask(self._client, "WEBRTC_ROOM_JOIN", fields)
         if reply.type == "ERROR":
             return told(reply, "")
-        await self._house.hear("participant_joined")
+        await self._harness.hear("participant_joined")
         self.seen.append("joined")
         self._offer = reply.fields.get("offer_sdp", "")
         if "answer_sdp" in reply.fields:
             await self._media.accept(reply.fields["answer_sdp"])
             sent = {track["track_name"] for track in reply.fields["tracks"] if "error_code" not in track}
-            await self._house.hear_published(sent)
+            await self._harness.hear_published(sent)
             self.seen.append("published " + " and ".join(sorted(sent)))
         return told(reply, "joined")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def house() -> AsyncIterator[House]:
+async def harness() -> AsyncIterator[RoomHarness]:
     async with (
         LocalSfu(http_port=0) as sfu,
         CloudflareBackend(
@@ -231,11 +231,11 @@ async def house() -> AsyncIterator[House]:
         peer(backend) as sender,
     ):
         await alice.log_in(ALICE)
-        house = House(sfu, backend, served.rooms, served.url, alice)
+        harness = RoomHarness(sfu, backend, served.rooms, served.url, alice)
         created = await ask(alice, "WEBRTC_ROOM_CREATE", await entry(sender))
         await sender.accept(created.fields["answer_sdp"])
-        await house.hear_published({"camera", "microphone"})
-        yield house
+        await harness.hear_published({"camera", "microphone"})
+        yield harness
 
 
 @asynccontextmanager
@@ -273,13 +273,13 @@ def told(reply: Received, done: str) -> str:
 
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
-async def test_each_fault_is_reported_to_its_victim_and_harms_nobody_else(house: House, row: Row) -> None:
-    async with connect(house.url, "signal-manager.v2") as client, peer(house.backend) as media:
-        bob = Newcomer(house, await client.log_in(BOB), media)
+async def test_each_fault_is_reported_to_its_victim_and_harms_nobody_else(harness: RoomHarness, row: Row) -> None:
+    async with connect(harness.url, "signal-manager.v2") as client, peer(harness.backend) as media:
+        bob = Newcomer(harness, await client.log_in(BOB), media)
 
         news = await bob.take(STEPS[row.step], faulty=row.step, fault=row.fault)
-        await house.settled()
-        house.sfu.faults = Faults()
+        await harness.settled()
+        harness.sfu.faults = Faults()
 
     assert (news, ", ".join(bob.seen) or NOTHING) == (row.told, row.seen)
 

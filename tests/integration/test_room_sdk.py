@@ -68,7 +68,7 @@ class Picture(MediaStreamTrack):
         return frame
 
 
-class House:
+class RoomHarness:
     """A service beside its SFU, and clients of it."""
 
     def __init__(self, url: str, sfu: LocalSfu) -> None:
@@ -96,7 +96,7 @@ class House:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
+async def harness() -> AsyncIterator[RoomHarness]:
     async with LocalSfu(http_port=0) as sfu:
         settings = {
             "server": {"port": 0},
@@ -112,9 +112,9 @@ async def house() -> AsyncIterator[House]:
             "metrics": {"enabled": False},
         }
         async with running(Config.model_validate(settings)) as service:
-            house = House(f"ws://127.0.0.1:{service.port}", sfu)
-            yield house
-            for client in house.clients:
+            harness = RoomHarness(f"ws://127.0.0.1:{service.port}", sfu)
+            yield harness
+            for client in harness.clients:
                 await client.close()
         gauges = sfu.gauges()
         assert gauges.publications == gauges.subscriptions == 0
@@ -155,9 +155,9 @@ async def grey_of(track: MediaStreamTrack, wanted: range) -> int:
 BRIGHT, DARK = range(190, 211), range(10, 30)
 
 
-async def test_two_members_see_and_hear_each_other(house: House) -> None:
-    alice = await house.join("alice", Picture(), metadata={"name": "Alice"})
-    bob = await house.join("bob")
+async def test_two_members_see_and_hear_each_other(harness: RoomHarness) -> None:
+    alice = await harness.join("alice", Picture(), metadata={"name": "Alice"})
+    bob = await harness.join("bob")
     seen = await following(bob, TrackAdded)
     await grey_of(seen.track, BRIGHT)
 
@@ -173,8 +173,8 @@ async def test_two_members_see_and_hear_each_other(house: House) -> None:
     assert (alice.state, alice.has_media, "alice" in alice.participants) == ("joined", True, False)
 
 
-async def test_one_connection_publishes_and_pulls_again_and_again(house: House) -> None:
-    alice, bob = await house.join("alice", Picture()), await house.join("bob", Picture())
+async def test_one_connection_publishes_and_pulls_again_and_again(harness: RoomHarness) -> None:
+    alice, bob = await harness.join("alice", Picture()), await harness.join("bob", Picture())
     for _ in range(2):
         camera = Picture()
         await bob.publish(camera, name="screen")
@@ -192,8 +192,8 @@ async def test_one_connection_publishes_and_pulls_again_and_again(house: House) 
     assert camera.readyState == "live"
 
 
-async def test_what_is_muted_is_black_until_it_is_not(house: House) -> None:
-    alice, bob = await house.join("alice", Picture()), await house.join("bob")
+async def test_what_is_muted_is_black_until_it_is_not(harness: RoomHarness) -> None:
+    alice, bob = await harness.join("alice", Picture()), await harness.join("bob")
     track = (await following(bob, TrackAdded)).track
     await grey_of(track, BRIGHT)
 
@@ -205,8 +205,8 @@ async def test_what_is_muted_is_black_until_it_is_not(house: House) -> None:
 
 
 @pytest.mark.parametrize("who", ["publisher", "subscriber"])
-async def test_a_restart_of_ice_is_a_pause_for_the_others_and_no_departure(house: House, who: str) -> None:
-    alice, bob = await house.join("alice", Picture()), await house.join("bob")
+async def test_a_restart_of_ice_is_a_pause_for_the_others_and_no_departure(harness: RoomHarness, who: str) -> None:
+    alice, bob = await harness.join("alice", Picture()), await harness.join("bob")
     first = await following(bob, TrackAdded)
     await grey_of(first.track, BRIGHT)
     gone: list[ParticipantLeft] = []
@@ -225,23 +225,23 @@ async def test_a_restart_of_ice_is_a_pause_for_the_others_and_no_departure(house
 
 @pytest.mark.long
 async def test_on_another_network_media_comes_back_behind_the_same_membership(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: RoomHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was on its way is lost on both paths at once, and new paths work."""
-    alice, bob = await house.join("alice", Picture()), await house.join("bob", Picture())
+    alice, bob = await harness.join("alice", Picture()), await harness.join("bob", Picture())
     await grey_of((await following(alice, TrackAdded)).track, BRIGHT)
     await grey_of((await following(bob, TrackAdded)).track, BRIGHT)
     gone: list[ParticipantLeft] = []
     alice.on("participant_left", gone.append)
-    port: Any = house.sfu._port
-    _, session = house.sfu.sessions.values()
+    port: Any = harness.sfu._port
+    _, session = harness.sfu.sessions.values()
     path = session._connection._endpoint
     receive, send = port._receive, port.send
     monkeypatch.setattr(
         port, "_receive", lambda data, source: port.by_address.get(source) is path or receive(data, source)
     )
     monkeypatch.setattr(port, "send", lambda data, target: port.by_address.get(target) is path or send(data, target))
-    connection = house.clients[1]._link.connection
+    connection = harness.clients[1]._link.connection
     assert connection is not None
 
     connection.abort("cut by the test")
@@ -251,9 +251,9 @@ async def test_on_another_network_media_comes_back_behind_the_same_membership(
     assert gone == []
 
 
-async def test_a_pull_that_brings_the_former_session_of_its_publisher_is_done_again(house: House) -> None:
-    bob: Any = await house.join("bob")
-    client = house.clients[0]
+async def test_a_pull_that_brings_the_former_session_of_its_publisher_is_done_again(harness: RoomHarness) -> None:
+    bob: Any = await harness.join("bob")
+    client = harness.clients[0]
     ask = client.request
     asked: list[Message] = []
 
@@ -269,7 +269,7 @@ async def test_a_pull_that_brings_the_former_session_of_its_publisher_is_done_ag
         return reply
 
     client.request = slow  # type: ignore[method-assign]
-    alice = await house.join("alice", Picture())
+    alice = await harness.join("alice", Picture())
 
     added = await following(bob, TrackAdded)
 
@@ -279,16 +279,16 @@ async def test_a_pull_that_brings_the_former_session_of_its_publisher_is_done_ag
 
 @pytest.mark.long
 async def test_a_silent_path_is_lost_where_something_comes_in_and_nowhere_else(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: RoomHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("signal_manager.client.media.SILENCE", (0.5, 1.5))
-    alice, bob = await house.join("alice", Picture()), await house.join("bob")
+    alice, bob = await harness.join("alice", Picture()), await harness.join("bob")
     await following(bob, TrackAdded)
     lost: list[RoomReconnecting] = []
     bob.on("reconnecting", lost.append)
 
     async def reconnect() -> None:
-        await house.clients[1].reconnect()
+        await harness.clients[1].reconnect()
         await asyncio.sleep(2.0)
 
     await reconnect()
@@ -298,7 +298,7 @@ async def test_a_silent_path_is_lost_where_something_comes_in_and_nowhere_else(
     await reconnect()
     assert lost == []  # there is nothing that could flow
 
-    alice = await house.clients[0].join("demo", tracks=[Picture()])
+    alice = await harness.clients[0].join("demo", tracks=[Picture()])
     await following(bob, TrackAdded)
 
     async def stand_still(_session: object) -> int:
@@ -309,13 +309,13 @@ async def test_a_silent_path_is_lost_where_something_comes_in_and_nowhere_else(
     await until(lambda: len(lost) > 0)
 
 
-async def test_a_lost_media_session_is_replaced_and_everything_published_and_pulled_again(house: House) -> None:
-    alice, bob = await house.join("alice", Picture()), await house.join("bob", Picture())
+async def test_a_lost_media_session_is_replaced_and_everything_published_and_pulled_again(harness: RoomHarness) -> None:
+    alice, bob = await harness.join("alice", Picture()), await harness.join("bob", Picture())
     await following(alice, TrackAdded)
     before = (await following(bob, TrackAdded)).track
 
-    for session_id in list(house.sfu.sessions):
-        house.sfu._retire(session_id)
+    for session_id in list(harness.sfu.sessions):
+        harness.sfu._retire(session_id)
 
     await following(bob, RoomReconnecting)
     after = (await following(bob, TrackAdded)).track
@@ -325,13 +325,13 @@ async def test_a_lost_media_session_is_replaced_and_everything_published_and_pul
     assert bob.state == "joined"
 
 
-async def test_a_session_that_goes_on_is_in_its_room_still(house: House) -> None:
-    await house.join("alice", Picture())
-    bob = await house.join("bob")
+async def test_a_session_that_goes_on_is_in_its_room_still(harness: RoomHarness) -> None:
+    await harness.join("alice", Picture())
+    bob = await harness.join("bob")
     track = (await following(bob, TrackAdded)).track
     back: asyncio.Future[Reconnected] = asyncio.get_running_loop().create_future()
-    house.clients[1].on("reconnected", back.set_result)
-    connection = house.clients[1]._link.connection
+    harness.clients[1].on("reconnected", back.set_result)
+    connection = harness.clients[1]._link.connection
     assert connection is not None
 
     connection.abort("cut by the test")
@@ -343,13 +343,13 @@ async def test_a_session_that_goes_on_is_in_its_room_still(house: House) -> None
     assert (bob.state, track.readyState) == ("joined", "live")
 
 
-async def test_a_lost_session_is_made_again_and_the_room_joined(house: House) -> None:
-    alice = await house.join("alice", Picture())
-    client = await house.client("bob", resumable=False)
+async def test_a_lost_session_is_made_again_and_the_room_joined(harness: RoomHarness) -> None:
+    alice = await harness.join("alice", Picture())
+    client = await harness.client("bob", resumable=False)
     bob = await client.join("demo", tracks=[Picture()], retry=AT_ONCE)
     await following(alice, TrackAdded)
     await following(bob, TrackAdded)
-    connection = house.clients[1]._link.connection
+    connection = harness.clients[1]._link.connection
     assert connection is not None
 
     connection.abort("cut by the test")
@@ -359,15 +359,15 @@ async def test_a_lost_session_is_made_again_and_the_room_joined(house: House) ->
     await grey_of((await following(alice, TrackAdded)).track, BRIGHT)
 
 
-async def test_who_may_not_publish_is_told_and_goes_on_receiving(house: House) -> None:
-    await house.join("alice", Picture())
-    client = await house.client("bob", Grants(publish=False))
+async def test_who_may_not_publish_is_told_and_goes_on_receiving(harness: RoomHarness) -> None:
+    await harness.join("alice", Picture())
+    client = await harness.client("bob", Grants(publish=False))
     bob = await client.join("demo", retry=AT_ONCE)
     await grey_of((await following(bob, TrackAdded)).track, BRIGHT)
 
     with pytest.raises(ForbiddenError):
         await bob.publish(Picture())
-    carol = await house.join("carol", Picture())
+    carol = await harness.join("carol", Picture())
     await grey_of((await following(bob, TrackAdded)).track, BRIGHT)
 
     assert bob.state == "joined"
@@ -375,15 +375,15 @@ async def test_who_may_not_publish_is_told_and_goes_on_receiving(house: House) -
     assert (await following(bob, ParticipantLeft)).reason == "enough"
 
 
-async def test_a_track_that_cannot_be_decoded_is_given_up_alone(house: House) -> None:
-    before = await house.join("bob")
-    alice = await house.client("alice", kind=Av1Client)
+async def test_a_track_that_cannot_be_decoded_is_given_up_alone(harness: RoomHarness) -> None:
+    before = await harness.join("bob")
+    alice = await harness.client("alice", kind=Av1Client)
     await alice.join("demo", tracks=[Picture()])
 
     failed = await following(before, TrackFailed)
-    after = await house.join("carol")
+    after = await harness.join("carol")
     failed_too = await following(after, TrackFailed)
-    await house.join("dave", Picture())
+    await harness.join("dave", Picture())
 
     assert (failed.client_id, failed.track_name) == (failed_too.client_id, failed_too.track_name) == ("alice", "video")
     assert "expected VP8" in str(failed.error)
@@ -393,9 +393,9 @@ async def test_a_track_that_cannot_be_decoded_is_given_up_alone(house: House) ->
         await grey_of(added.track, BRIGHT)
 
 
-async def test_leaving_is_heard_and_ends_the_iteration(house: House) -> None:
-    async with await house.join("alice", Picture()) as alice:
-        bob = await house.join("bob")
+async def test_leaving_is_heard_and_ends_the_iteration(harness: RoomHarness) -> None:
+    async with await harness.join("alice", Picture()) as alice:
+        bob = await harness.join("bob")
         await following(bob, TrackAdded)
     events: list[RoomHappening] = [event async for event in alice]
 
@@ -409,9 +409,9 @@ async def test_leaving_is_heard_and_ends_the_iteration(house: House) -> None:
     await alice.leave()
 
 
-async def test_tracks_are_received_when_asked_for_where_that_is_wanted(house: House) -> None:
-    await house.join("alice", Picture())
-    bob = await house.join("bob", auto_pull=False)
+async def test_tracks_are_received_when_asked_for_where_that_is_wanted(harness: RoomHarness) -> None:
+    await harness.join("alice", Picture())
+    bob = await harness.join("bob", auto_pull=False)
     await until(lambda: "video" in bob.participants["alice"].tracks, limit=TIME_LIMIT)
     pulled: asyncio.Future[TrackAdded] = asyncio.get_running_loop().create_future()
     bob.on("track", pulled.set_result)
@@ -424,8 +424,8 @@ async def test_tracks_are_received_when_asked_for_where_that_is_wanted(house: Ho
         bob.pull("alice", "audio")
 
 
-async def test_who_cannot_come_in_is_told_why_and_leaves_nothing_behind(house: House) -> None:
-    client = await house.client("alice")
+async def test_who_cannot_come_in_is_told_why_and_leaves_nothing_behind(harness: RoomHarness) -> None:
+    client = await harness.client("alice")
 
     with pytest.raises(NotFoundError):
         await client.join("demo", tracks=[Picture()])
@@ -441,9 +441,9 @@ async def test_who_cannot_come_in_is_told_why_and_leaves_nothing_behind(house: H
     assert client._rooms == [room]
 
 
-async def test_joining_that_is_cancelled_leaves_again(house: House) -> None:
-    await house.join("alice")
-    client = await house.client("bob")
+async def test_joining_that_is_cancelled_leaves_again(harness: RoomHarness) -> None:
+    await harness.join("alice")
+    client = await harness.client("bob")
     joining = asyncio.create_task(client.join("demo", tracks=[Picture()]))
     await asyncio.sleep(0)
 
@@ -458,29 +458,29 @@ async def test_joining_that_is_cancelled_leaves_again(house: House) -> None:
 
 
 async def test_without_aiortc_media_is_refused_with_what_to_install(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: RoomHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await house.client("alice")
+    client = await harness.client("alice")
     monkeypatch.setitem(sys.modules, "signal_manager.client.media", None)
 
     with pytest.raises(InvalidRequestError, match=r"pip install 'signal-manager-client\[rtc\]'"):
         await client.join("demo", create=True)
 
 
-async def test_a_client_that_is_closed_ends_its_rooms(house: House) -> None:
-    alice = await house.join("alice", Picture())
+async def test_a_client_that_is_closed_ends_its_rooms(harness: RoomHarness) -> None:
+    alice = await harness.join("alice", Picture())
     publishing = asyncio.create_task(alice.publish(AudioStreamTrack()))
     await asyncio.sleep(0)
 
-    await house.clients[0].close()
+    await harness.clients[0].close()
 
     with pytest.raises(UnavailableError):
         await publishing
     assert alice.state == "closed"
 
 
-async def test_a_replaced_track_stays_muted_and_one_that_ends_is_unpublished(house: House) -> None:
-    alice, bob = await house.join("alice"), await house.join("bob")
+async def test_a_replaced_track_stays_muted_and_one_that_ends_is_unpublished(harness: RoomHarness) -> None:
+    alice, bob = await harness.join("alice"), await harness.join("bob")
     (camera,) = await alice.publish(Picture())
     track = (await following(bob, TrackAdded)).track
     await grey_of(track, BRIGHT)

@@ -26,20 +26,20 @@ from signal_manager.records.registrations import Registrations
 from signal_manager.storage.base import Storage
 from signal_manager.storage.memory import MemoryStorage
 from tests.fakes.media import FakeSfu
-from tests.rooms.house import NODE, ROOM, House, YieldingStorage, offer, running
+from tests.rooms.harness import NODE, ROOM, RoomHarness, YieldingStorage, offer, running
 
 
 @dataclass
 class Traced:
-    """A house whose requests are traced."""
+    """A harness whose requests are traced."""
 
-    house: House
+    harness: RoomHarness
     dispatcher: Dispatcher
     tracing: Tracing
     exporter: InMemorySpanExporter
 
     async def ask(self, name: str, request: Message) -> Message:
-        return await self.dispatcher.answer(self.house.client(name).caller, request)
+        return await self.dispatcher.answer(self.harness.client(name).caller, request)
 
     def spans(self) -> tuple[ReadableSpan, ...]:
         return self.exporter.get_finished_spans()
@@ -62,19 +62,19 @@ async def opened() -> AsyncIterator[Traced]:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracing = Tracing(provider.get_tracer("tests"))
     sfu, storage = FakeSfu(), YieldingStorage()
-    house = House(
+    harness = RoomHarness(
         storage=cast("MemoryStorage", tracing.around(cast("Storage", storage), Storage, "storage")),
         sfu=cast("FakeSfu", tracing.around(cast("MediaBackend", sfu), MediaBackend, "sfu")),
     )
-    async with running(house):
+    async with running(harness):
         dispatcher = Dispatcher(
             authenticator=None,  # type: ignore[arg-type]  # nobody brings a token of its own here
-            bus=house.bus,
-            registrations=Registrations(storage=house.storage, node_id=NODE),
-            rooms=house.rooms,
+            bus=harness.bus,
+            registrations=Registrations(storage=harness.storage, node_id=NODE),
+            rooms=harness.rooms,
             tracing=tracing,
         )
-        yield Traced(house, dispatcher, tracing, exporter)
+        yield Traced(harness, dispatcher, tracing, exporter)
 
 
 def a_create(name: str = ROOM) -> RoomCreate:
@@ -86,7 +86,7 @@ def a_create(name: str = ROOM) -> RoomCreate:
 async def test_a_join_is_a_span_with_its_calls_to_the_sfu_and_to_storage_below() -> None:
     async with opened() as traced:
         await traced.ask("alice", a_create())
-        await traced.house.settled()
+        await traced.harness.settled()
         await traced.ask("bob", RoomJoin(room_id=ROOM, role="receiver"))
 
         names = traced.below("WEBRTC_ROOM_JOIN")
@@ -121,9 +121,9 @@ async def test_a_refusal_is_an_answer_and_a_failure_is_not() -> None:
 
 async def test_a_call_that_waited_for_another_belongs_to_its_own_request() -> None:
     async with opened() as traced:
-        alice = traced.house.client("alice")
+        alice = traced.harness.client("alice")
         await traced.ask("alice", a_create())
-        await traced.house.settled()
+        await traced.harness.settled()
 
         async def publish(mid: str) -> None:
             with traced.tracing.request(f"publish {mid}"):
@@ -137,8 +137,8 @@ async def test_a_call_that_waited_for_another_belongs_to_its_own_request() -> No
 
 async def test_what_no_request_asked_for_has_no_span() -> None:
     async with opened() as traced:
-        await traced.house.storage.get_room(ROOM)
-        await traced.house.rooms.expire(0)
+        await traced.harness.storage.get_room(ROOM)
+        await traced.harness.rooms.expire(0)
 
         assert traced.spans() == ()
 

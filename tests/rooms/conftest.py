@@ -1,4 +1,4 @@
-"""A house for each test, which must be empty in the end."""
+"""A harness for each test, whose rooms must be empty in the end."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.rooms.house import House, running
+from tests.rooms.harness import RoomHarness, running
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    async with running(House()) as house:
-        yield house
+async def harness() -> AsyncIterator[RoomHarness]:
+    async with running(RoomHarness()) as harness:
+        yield harness
 
 
 @pytest.fixture
-async def bare_house() -> AsyncIterator[House]:
+async def bare_harness() -> AsyncIterator[RoomHarness]:
     """A service without a media backend."""
-    async with running(House(has_media=False)) as house:
-        yield house
+    async with running(RoomHarness(has_media=False)) as harness:
+        yield harness

@@ -15,126 +15,126 @@ from signal_manager.protocol.messages import TrackRequest, TracksNew
 from signal_manager.rooms.member_media import kinds_of
 from signal_manager.rooms.probes import ProbeSettings
 from signal_manager.rooms.track_health import TrackHealth
-from tests.rooms.house import LIMITS, ROOM, Client, House, offer, running
+from tests.rooms.harness import LIMITS, ROOM, Client, RoomHarness, offer, running
 
 PATIENT = Limits(pauses=(0.005,))
 
 
-async def sender_and_receiver(house: House) -> tuple[Client, Client]:
-    alice, bob = house.client("alice"), house.client("bob")
+async def sender_and_receiver(harness: RoomHarness) -> tuple[Client, Client]:
+    alice, bob = harness.client("alice"), harness.client("bob")
     await alice.create()
     await bob.join(role="receiver")
     return alice, bob
 
 
 @pytest.fixture
-async def patient_house() -> AsyncIterator[House]:
+async def patient_harness() -> AsyncIterator[RoomHarness]:
     """A service that waits long for what comes too early."""
-    async with running(House(limits=PATIENT)) as house:
-        yield house
+    async with running(RoomHarness(limits=PATIENT)) as harness:
+        yield harness
 
 
 @pytest.fixture
-async def hasty_house() -> AsyncIterator[House]:
+async def hasty_harness() -> AsyncIterator[RoomHarness]:
     """A service that does not wait long for answers."""
-    async with running(House(limits=Limits(answer=0.05))) as house:
-        yield house
+    async with running(RoomHarness(limits=Limits(answer=0.05))) as harness:
+        yield harness
 
 
 # -- announcing ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_track_is_announced_when_it_is_sending_and_not_before(house: House) -> None:
-    house.sfu.sends_at_once = False
-    _, bob = await sender_and_receiver(house)
-    asked = house.sfu.calls.count("session_state")
-    await house.until(lambda: house.sfu.calls.count("session_state") > asked + 2)
+async def test_a_track_is_announced_when_it_is_sending_and_not_before(harness: RoomHarness) -> None:
+    harness.sfu.sends_at_once = False
+    _, bob = await sender_and_receiver(harness)
+    asked = harness.sfu.calls.count("session_state")
+    await harness.until(lambda: harness.sfu.calls.count("session_state") > asked + 2)
     assert bob.events == []
 
-    house.sfu.send("session-1")
+    harness.sfu.send("session-1")
 
-    await house.until(lambda: bob.told("tracks_published", of="alice"))
+    await harness.until(lambda: bob.told("tracks_published", of="alice"))
     assert (await bob.pull("alice")).tracks[0].error_code is None
     await bob.answer()
 
 
-async def test_tracks_that_begin_to_send_one_after_the_other_are_announced_so(house: House) -> None:
-    house.sfu.sends_at_once = False
-    alice, bob = await sender_and_receiver(house)
+async def test_tracks_that_begin_to_send_one_after_the_other_are_announced_so(harness: RoomHarness) -> None:
+    harness.sfu.sends_at_once = False
+    alice, bob = await sender_and_receiver(harness)
     await alice.publish("1", names=["screen"])
-    house.sfu.send("session-1", "1")
-    await house.until(lambda: bob.told("tracks_published"))
+    harness.sfu.send("session-1", "1")
+    await harness.until(lambda: bob.told("tracks_published"))
 
-    house.sfu.send("session-1", "0")
-    await house.until(lambda: len(bob.events) == 2)
+    harness.sfu.send("session-1", "0")
+    await harness.until(lambda: len(bob.events) == 2)
 
     names = [[track.track_name for track in event.tracks or ()] for event in bob.events]
     assert names == [["screen"], ["camera"]]
 
 
-async def test_what_is_closed_before_it_was_announced_never_is(house: House) -> None:
-    house.sfu.sends_at_once = False
-    alice, bob = await sender_and_receiver(house)
+async def test_what_is_closed_before_it_was_announced_never_is(harness: RoomHarness) -> None:
+    harness.sfu.sends_at_once = False
+    alice, bob = await sender_and_receiver(harness)
 
     await alice.close("0")
-    await house.settled()
+    await harness.settled()
 
     assert bob.events == []
 
 
 async def test_a_track_that_never_sends_is_given_up() -> None:
     probing = ProbeSettings(first_pause=0.001, longest_pause=0.005, patience=0.02)
-    async with running(House(probing=probing)) as house:
-        house.sfu.sends_at_once = False
-        _, bob = await sender_and_receiver(house)
-        await house.settled()
-        asked = house.sfu.calls.count("session_state")
+    async with running(RoomHarness(probing=probing)) as harness:
+        harness.sfu.sends_at_once = False
+        _, bob = await sender_and_receiver(harness)
+        await harness.settled()
+        asked = harness.sfu.calls.count("session_state")
 
-        house.sfu.send("session-1")
+        harness.sfu.send("session-1")
 
-        assert house.sfu.calls.count("session_state") == asked
+        assert harness.sfu.calls.count("session_state") == asked
         assert bob.events == []
 
 
-async def test_an_sfu_that_cannot_say_who_is_sending_is_asked_again(house: House) -> None:
-    house.sfu.fail("session_state", media_errors.UnreachableError("no route"))
+async def test_an_sfu_that_cannot_say_who_is_sending_is_asked_again(harness: RoomHarness) -> None:
+    harness.sfu.fail("session_state", media_errors.UnreachableError("no route"))
 
-    _, bob = await sender_and_receiver(house)
+    _, bob = await sender_and_receiver(harness)
 
-    await house.until(lambda: bob.told("tracks_published", of="alice"))
+    await harness.until(lambda: bob.told("tracks_published", of="alice"))
 
 
 async def test_a_new_track_is_looked_for_at_once() -> None:
     """Even when the pauses have become long."""
     probing = ProbeSettings(first_pause=0.005, longest_pause=1000.0, growth=100_000.0, patience=1000.0)
-    async with running(House(probing=probing)) as house:
-        house.sfu.sends_at_once = False
-        alice, bob = await sender_and_receiver(house)
-        await house.until(lambda: "session_state" in house.sfu.calls)
-        house.sfu.sends_at_once = True
+    async with running(RoomHarness(probing=probing)) as harness:
+        harness.sfu.sends_at_once = False
+        alice, bob = await sender_and_receiver(harness)
+        await harness.until(lambda: "session_state" in harness.sfu.calls)
+        harness.sfu.sends_at_once = True
 
         await alice.publish("1")
 
-        await house.until(lambda: bob.told("tracks_published", of="alice"))
+        await harness.until(lambda: bob.told("tracks_published", of="alice"))
 
 
-async def test_a_pull_that_is_too_early_is_repeated_by_the_service(patient_house: House) -> None:
-    house = patient_house
-    house.sfu.sends_at_once = False
-    _, bob = await sender_and_receiver(house)
+async def test_a_pull_that_is_too_early_is_repeated_by_the_service(patient_harness: RoomHarness) -> None:
+    harness = patient_harness
+    harness.sfu.sends_at_once = False
+    _, bob = await sender_and_receiver(harness)
     pulling = asyncio.create_task(bob.pull("alice"))
-    await house.until(lambda: house.sfu.calls.count("pull") > 2)
+    await harness.until(lambda: harness.sfu.calls.count("pull") > 2)
 
-    house.sfu.send("session-1")
+    harness.sfu.send("session-1")
 
     ack = await pulling
     assert ack.tracks[0].error_code is None
     await bob.answer()
 
 
-async def test_a_pull_that_is_too_early_for_too_long_says_so(house: House) -> None:
-    house.sfu.sends_at_once = False
-    _, bob = await sender_and_receiver(house)
+async def test_a_pull_that_is_too_early_for_too_long_says_so(harness: RoomHarness) -> None:
+    harness.sfu.sends_at_once = False
+    _, bob = await sender_and_receiver(harness)
 
     ack = await bob.pull("alice")
 
@@ -143,11 +143,11 @@ async def test_a_pull_that_is_too_early_for_too_long_says_so(house: House) -> No
 
 
 async def test_a_pull_ends_when_its_publisher_leaves() -> None:
-    async with running(House(limits=Limits(pauses=(0.005,), patience=1000.0))) as house:
-        house.sfu.sends_at_once = False
-        alice, bob = await sender_and_receiver(house)
+    async with running(RoomHarness(limits=Limits(pauses=(0.005,), patience=1000.0))) as harness:
+        harness.sfu.sends_at_once = False
+        alice, bob = await sender_and_receiver(harness)
         pulling = asyncio.create_task(bob.pull("alice"))
-        await house.until(lambda: house.sfu.calls.count("pull") > 2)
+        await harness.until(lambda: harness.sfu.calls.count("pull") > 2)
 
         await alice.leave()
 
@@ -156,27 +156,27 @@ async def test_a_pull_ends_when_its_publisher_leaves() -> None:
 
 
 async def test_a_pull_ends_when_its_publishers_media_is_lost() -> None:
-    async with running(House(limits=Limits(pauses=(0.005,), patience=1000.0))) as house:
-        house.sfu.sends_at_once = False
-        alice, bob = await sender_and_receiver(house)
+    async with running(RoomHarness(limits=Limits(pauses=(0.005,), patience=1000.0))) as harness:
+        harness.sfu.sends_at_once = False
+        alice, bob = await sender_and_receiver(harness)
         pulling = asyncio.create_task(bob.pull("alice"))
-        await house.until(lambda: house.sfu.calls.count("pull") > 2)
+        await harness.until(lambda: harness.sfu.calls.count("pull") > 2)
 
-        house.sfu.fail("publish", media_errors.SessionGoneError("410"))
+        harness.sfu.fail("publish", media_errors.SessionGoneError("410"))
         with pytest.raises(media_errors.SessionGoneError):
             await alice.publish("1")
 
         assert (await pulling).tracks[0].error_code == 404
 
 
-async def test_a_request_before_the_client_is_connected_waits_for_that(patient_house: House) -> None:
-    house = patient_house
-    house.sfu.connects_at_once = False
-    alice, _ = await sender_and_receiver(house)
+async def test_a_request_before_the_client_is_connected_waits_for_that(patient_harness: RoomHarness) -> None:
+    harness = patient_harness
+    harness.sfu.connects_at_once = False
+    alice, _ = await sender_and_receiver(harness)
     publishing = asyncio.create_task(alice.publish("1"))
-    await house.until(lambda: house.sfu.calls.count("publish") > 2)
+    await harness.until(lambda: harness.sfu.calls.count("publish") > 2)
 
-    house.sfu.connect("session-1")
+    harness.sfu.connect("session-1")
 
     assert (await publishing).answer_sdp == "v=0 answer"
 
@@ -184,86 +184,86 @@ async def test_a_request_before_the_client_is_connected_waits_for_that(patient_h
 # -- losing ----------------------------------------------------------------------------------------------------------
 
 
-async def test_an_answer_that_never_comes_ends_the_media_session(hasty_house: House) -> None:
-    house = hasty_house
-    alice, bob = house.client("alice"), house.client("bob")
+async def test_an_answer_that_never_comes_ends_the_media_session(hasty_harness: RoomHarness) -> None:
+    harness = hasty_harness
+    alice, bob = harness.client("alice"), harness.client("bob")
     await alice.create()
     await bob.join()
-    await house.settled()
+    await harness.settled()
     await alice.pull("bob")
 
-    await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+    await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
 
     assert bob.events[-1].reason == "media session lost"
     with pytest.raises(TooLateError):
         await alice.answer()
     with pytest.raises(ConflictError):
         await alice.pull("bob")
-    await house.settled()
-    assert {session for session, _ in house.sfu.open_tracks} == {"session-2"}
+    await harness.settled()
+    assert {session for session, _ in harness.sfu.open_tracks} == {"session-2"}
 
 
-async def test_a_receiver_whose_session_expired_unused_gets_another(house: House) -> None:
-    bob = house.client("bob")
+async def test_a_receiver_whose_session_expired_unused_gets_another(harness: RoomHarness) -> None:
+    bob = harness.client("bob")
     await bob.create(role="receiver")
-    house.sfu.expire("session-1")
-    await house.client("alice").join()
-    await house.settled()
+    harness.sfu.expire("session-1")
+    await harness.client("alice").join()
+    await harness.settled()
 
     ack = await bob.pull("alice")
     await bob.answer()
 
     assert ack.offer_sdp == "v=0 offer"
-    assert {session for session, _ in house.sfu.open_tracks} == {"session-2", "session-3"}
+    assert {session for session, _ in harness.sfu.open_tracks} == {"session-2", "session-3"}
 
 
-async def test_a_receiver_whose_session_expired_unused_can_publish(house: House) -> None:
-    bob, alice = house.client("bob"), house.client("alice")
+async def test_a_receiver_whose_session_expired_unused_can_publish(harness: RoomHarness) -> None:
+    bob, alice = harness.client("bob"), harness.client("alice")
     await bob.create(role="receiver")
     await alice.join(role="receiver")
-    house.sfu.expire("session-1")
+    harness.sfu.expire("session-1")
 
     await bob.publish("0", names=["camera"])
-    await house.settled()
+    await harness.settled()
 
-    assert (await house.room()).participants[0].session_id == "session-3"
+    assert (await harness.room()).participants[0].session_id == "session-3"
     assert (await alice.pull("bob")).tracks[0].session_id == "session-3"
     await alice.answer()
 
 
-async def test_a_session_that_expires_in_use_is_lost(house: House) -> None:
-    alice, bob = await sender_and_receiver(house)
-    await house.settled()
-    house.sfu.expire("session-1")
+async def test_a_session_that_expires_in_use_is_lost(harness: RoomHarness) -> None:
+    alice, bob = await sender_and_receiver(harness)
+    await harness.settled()
+    harness.sfu.expire("session-1")
 
     with pytest.raises(ConflictError):
         await alice.publish("1")
 
-    await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+    await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
 
 
-async def test_tracks_that_are_being_announced_when_their_session_is_lost_do_not_stay(house: House) -> None:
-    alice, bob = await sender_and_receiver(house)
-    house.sfu.fail("publish", media_errors.NoAnswerError("lost"))
+async def test_tracks_that_are_being_announced_when_their_session_is_lost_do_not_stay(harness: RoomHarness) -> None:
+    alice, bob = await sender_and_receiver(harness)
+    harness.sfu.fail("publish", media_errors.NoAnswerError("lost"))
 
     with pytest.raises(UnavailableError):
         await alice.publish("1")
-    await house.settled()
+    await harness.settled()
 
     published = sum(event.event == "tracks_published" for event in bob.events)
     assert published == sum(event.event == "tracks_unpublished" for event in bob.events)
-    assert (await house.room()).participants[0].tracks == ()
+    assert (await harness.room()).participants[0].tracks == ()
 
 
-async def test_an_offer_that_the_sfu_cannot_read_changes_nothing(house: House) -> None:
-    alice, bob = await sender_and_receiver(house)
-    await house.settled()
+async def test_an_offer_that_the_sfu_cannot_read_changes_nothing(harness: RoomHarness) -> None:
+    alice, bob = await sender_and_receiver(harness)
+    await harness.settled()
     request = TracksNew(room_id=ROOM, offer_sdp="nonsense", tracks=[TrackRequest(mid="1", track_name="x")])
 
     with pytest.raises(InvalidRequestError):
-        await house.rooms.members.change_tracks(alice.caller, request)
+        await harness.rooms.members.change_tracks(alice.caller, request)
 
-    await house.settled()
+    await harness.settled()
     assert not bob.told("tracks_unpublished")
 
 
@@ -283,44 +283,44 @@ def test_what_is_no_description_has_no_kinds(sdp: str) -> None:
 
 # -- tracks that die -----------------------------------------------------------------------------------------------
 
-# As in `house`, with nothing asked about announced tracks unless something happens, or all the time.
+# As in `harness`, with nothing asked about announced tracks unless something happens, or all the time.
 UNASKED = ProbeSettings(first_pause=0.005, longest_pause=0.02, check=1000.0, second_look=0.01)
 ASKED = ProbeSettings(first_pause=0.005, longest_pause=0.02, check=0.02, second_look=0.01)
 
 
-async def announced(house: House) -> tuple[Client, Client]:
+async def announced(harness: RoomHarness) -> tuple[Client, Client]:
     """Return a sender whose camera is announced, and a receiver who has heard so."""
-    alice, bob = await sender_and_receiver(house)
-    await house.until(lambda: bob.told("tracks_published", of="alice"))
-    await house.settled()  # the room hears of a track just before its media session counts it as announced
+    alice, bob = await sender_and_receiver(harness)
+    await harness.until(lambda: bob.told("tracks_published", of="alice"))
+    await harness.settled()  # the room hears of a track just before its media session counts it as announced
     return alice, bob
 
 
-def asked(house: House) -> int:
+def asked(harness: RoomHarness) -> int:
     """How often the SFU was asked what a session holds."""
-    return house.sfu.calls.count("session_state")
+    return harness.sfu.calls.count("session_state")
 
 
 async def test_a_pull_that_fails_makes_the_service_ask_and_unpublish_the_dead_track() -> None:
-    async with running(House(limits=LIMITS, probing=UNASKED)) as house:
-        _, bob = await announced(house)
-        house.sfu.silence("session-1", "0")
+    async with running(RoomHarness(limits=LIMITS, probing=UNASKED)) as harness:
+        _, bob = await announced(harness)
+        harness.sfu.silence("session-1", "0")
 
         assert (await bob.pull("alice")).tracks[0].error_code == 404
 
-        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+        await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
         assert bob.events[-1].reason == "media lost"
         assert [track.mid for track in bob.events[-1].tracks or ()] == ["0"]
 
 
 async def test_whoever_comes_in_and_fails_to_pull_makes_the_service_ask_too() -> None:
-    async with running(House(limits=LIMITS, probing=UNASKED)) as house:
-        _, bob = await announced(house)
-        house.sfu.silence("session-1", "0")
+    async with running(RoomHarness(limits=LIMITS, probing=UNASKED)) as harness:
+        _, bob = await announced(harness)
+        harness.sfu.silence("session-1", "0")
 
-        await house.client("carol").join(role="receiver")
+        await harness.client("carol").join(role="receiver")
 
-        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+        await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
 
 
 @pytest.mark.parametrize(("answers", "dead"), [("+", ""), ("-", "0"), ("+-", ""), ("-+-", "0")])
@@ -350,26 +350,26 @@ def test_a_closed_track_of_the_same_section_does_not_hide_its_successor() -> Non
 
 
 async def test_a_member_that_comes_back_is_asked_for_what_it_publishes() -> None:
-    async with running(House(probing=UNASKED)) as house:
-        alice, bob = await announced(house)
-        house.rooms.set_away(alice.caller.session_id, is_away=True)
-        del house.sfu.sessions[MediaSessionId("session-1")].tracks["0"]
+    async with running(RoomHarness(probing=UNASKED)) as harness:
+        alice, bob = await announced(harness)
+        harness.rooms.set_away(alice.caller.session_id, is_away=True)
+        del harness.sfu.sessions[MediaSessionId("session-1")].tracks["0"]
 
-        house.rooms.set_away(alice.caller.session_id, is_away=False)
+        harness.rooms.set_away(alice.caller.session_id, is_away=False)
 
-        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+        await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
         assert next(event for event in bob.events if event.event == "tracks_unpublished").reason == "media lost"
 
 
 async def test_the_sfu_is_asked_now_and_then_and_two_bad_answers_unpublish_a_track() -> None:
-    async with running(House(probing=ASKED)) as house:
-        alice, bob = await announced(house)
+    async with running(RoomHarness(probing=ASKED)) as harness:
+        alice, bob = await announced(harness)
         await alice.publish("1", names=["screen"])
-        await house.until(lambda: len(bob.events) == 2)
+        await harness.until(lambda: len(bob.events) == 2)
 
-        house.sfu.silence("session-1", "1")
+        harness.sfu.silence("session-1", "1")
 
-        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+        await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
         assert [track.track_name for track in bob.events[-1].tracks or ()] == ["screen"]
         participant = bob.events[-1].participant
         assert participant is not None
@@ -377,61 +377,61 @@ async def test_the_sfu_is_asked_now_and_then_and_two_bad_answers_unpublish_a_tra
 
 
 async def test_a_track_that_was_given_up_is_announced_again_when_it_sends_again() -> None:
-    async with running(House(probing=ASKED)) as house:
-        _, bob = await announced(house)
-        house.sfu.silence("session-1", "0")
-        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+    async with running(RoomHarness(probing=ASKED)) as harness:
+        _, bob = await announced(harness)
+        harness.sfu.silence("session-1", "0")
+        await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
 
-        house.sfu.send("session-1", "0")
+        harness.sfu.send("session-1", "0")
 
-        await house.until(lambda: bob.news[-1][1] == "tracks_published")
+        await harness.until(lambda: bob.news[-1][1] == "tracks_published")
 
 
 async def test_a_media_session_that_the_sfu_has_forgotten_takes_its_tracks_with_it() -> None:
-    async with running(House(probing=ASKED)) as house:
-        _, bob = await announced(house)
+    async with running(RoomHarness(probing=ASKED)) as harness:
+        _, bob = await announced(harness)
 
-        house.sfu.expire("session-1")
+        harness.sfu.expire("session-1")
 
-        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+        await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
 
 
 async def test_an_sfu_that_fails_or_does_not_answer_unpublishes_nothing() -> None:
-    async with running(House(probing=ASKED)) as house:
-        _, bob = await announced(house)
+    async with running(RoomHarness(probing=ASKED)) as harness:
+        _, bob = await announced(harness)
         for _ in range(10):
-            house.sfu.fail("session_state", media_errors.UnreachableError("no route"))
-            house.sfu.fail("session_state", media_errors.TransientFaultError("503"))
-        await house.until(lambda: not house.sfu.failures["session_state"])
-        house.sfu.gate.clear()
+            harness.sfu.fail("session_state", media_errors.UnreachableError("no route"))
+            harness.sfu.fail("session_state", media_errors.TransientFaultError("503"))
+        await harness.until(lambda: not harness.sfu.failures["session_state"])
+        harness.sfu.gate.clear()
         await asyncio.sleep(5 * ASKED.check)
         assert not bob.told("tracks_unpublished")
-        house.sfu.gate.set()
-        before = asked(house)
-        await house.until(lambda: asked(house) > before + 2)
+        harness.sfu.gate.set()
+        before = asked(harness)
+        await harness.until(lambda: asked(harness) > before + 2)
 
         assert not bob.told("tracks_unpublished")
 
 
 async def test_a_change_that_storage_refuses_is_tried_again_at_the_next_question() -> None:
-    async with running(House(probing=ASKED)) as house:
-        _, bob = await announced(house)
-        house.flaky.append((UnavailableError("locked"), False))
+    async with running(RoomHarness(probing=ASKED)) as harness:
+        _, bob = await announced(harness)
+        harness.flaky.append((UnavailableError("locked"), False))
 
-        house.sfu.silence("session-1", "0")
+        harness.sfu.silence("session-1", "0")
 
-        await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+        await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
 
 
 async def test_nothing_is_asked_of_members_without_announced_tracks() -> None:
-    async with running(House(probing=ASKED)) as house:
-        alice, _ = await announced(house)
-        before = asked(house)
-        await house.until(lambda: asked(house) > before + 2)
+    async with running(RoomHarness(probing=ASKED)) as harness:
+        alice, _ = await announced(harness)
+        before = asked(harness)
+        await harness.until(lambda: asked(harness) > before + 2)
 
         await alice.close("0")
-        await house.settled()
-        before = asked(house)
+        await harness.settled()
+        before = asked(harness)
         await asyncio.sleep(10 * ASKED.check)
 
-        assert asked(house) <= before + 1
+        assert asked(harness) <= before + 1

@@ -19,16 +19,16 @@ from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId
 from signal_manager.protocol.messages import RoomState
 from signal_manager.rooms import absence, background, service
 from signal_manager.rooms.room_log import difference, write_change
-from tests.rooms.house import ROOM, SOON, Client, House
+from tests.rooms.harness import ROOM, SOON, Client, RoomHarness
 from tests.waiting import until
 
 
-async def in_one_room(house: House, *names: str) -> list[Client]:
-    clients = [house.client(name) for name in names]
+async def in_one_room(harness: RoomHarness, *names: str) -> list[Client]:
+    clients = [harness.client(name) for name in names]
     await clients[0].create()
     for client in clients[1:]:
         await client.join()
-    await house.settled()
+    await harness.settled()
     return clients
 
 
@@ -36,202 +36,202 @@ async def in_one_room(house: House, *names: str) -> list[Client]:
 
 
 @pytest.mark.parametrize("way", ["leave", "part", "lose"])
-async def test_every_way_to_go_ends_in_the_same_clean_up(house: House, way: str) -> None:
-    await house.register("alice")
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_every_way_to_go_ends_in_the_same_clean_up(harness: RoomHarness, way: str) -> None:
+    await harness.register("alice")
+    alice, bob = await in_one_room(harness, "alice", "bob")
     await bob.pull("alice")
     await bob.answer()
     match way:
         case "leave":
             await alice.leave(reason="battery is empty")
         case "part":
-            await house.rooms.leave_room(alice.caller)
+            await harness.rooms.leave_room(alice.caller)
         case _:
             alice.lose_connection()
-    await house.until(lambda: bob.told("participant_left", of="alice"))
-    await house.settled()
+    await harness.until(lambda: bob.told("participant_left", of="alice"))
+    await harness.settled()
 
     told = bob.events[-1]
     assert told.reason == {"leave": "battery is empty", "part": "left", "lose": "connection lost"}[way]
     assert told.participant is not None
     assert told.participant.tracks is not None
     assert [track.track_name for track in told.participant.tracks] == ["camera"]
-    assert {session for session, _ in house.sfu.open_tracks} == {"session-2"}
-    assert {session for session, _ in await house.ledger()} == {"session-2"}
-    record = await house.record("alice")
+    assert {session for session, _ in harness.sfu.open_tracks} == {"session-2"}
+    assert {session for session, _ in await harness.ledger()} == {"session-2"}
+    record = await harness.record("alice")
     assert (record.room_id, record.role, record.tracks) == (None, None, ())
     with pytest.raises(NotFoundError):
-        await house.rooms.members.state(alice.caller, RoomState(room_id=ROOM))
+        await harness.rooms.members.state(alice.caller, RoomState(room_id=ROOM))
 
 
-async def test_an_empty_room_is_closed(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_an_empty_room_is_closed(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
     await alice.leave()
-    assert (await house.room()).is_active
+    assert (await harness.room()).is_active
 
     bob.lose_connection()
-    await house.settled()
+    await harness.settled()
 
-    room = await house.room()
+    room = await harness.room()
     assert (room.is_active, room.close_reason, room.closed_at, room.participants) == (False, "empty", 1000.0, ())
     assert room.expires_at == 4600.0
 
 
-async def test_whoever_leaves_while_it_negotiates_is_refused_what_it_waits_for(house: House) -> None:
-    alice, _ = await in_one_room(house, "alice", "bob")
-    house.sfu.gate.clear()
+async def test_whoever_leaves_while_it_negotiates_is_refused_what_it_waits_for(harness: RoomHarness) -> None:
+    alice, _ = await in_one_room(harness, "alice", "bob")
+    harness.sfu.gate.clear()
     publishing = asyncio.create_task(alice.publish("1"))
-    await house.until(lambda: house.sfu.calls[-1] == "publish")
+    await harness.until(lambda: harness.sfu.calls[-1] == "publish")
 
     alice.lose_connection()
-    house.sfu.gate.set()
+    harness.sfu.gate.set()
 
     with pytest.raises(ConflictError):
         await publishing
-    await house.settled()
+    await harness.settled()
 
 
 async def test_a_service_that_stops_does_not_wait_for_what_a_lost_call_may_yet_bring(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: RoomHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "STOP_TIMEOUT", 1000.0)
-    house.rooms._settings = msgspec.structs.replace(house.rooms._settings, stop_timeout=1000.0)
-    alice, _ = await in_one_room(house, "alice", "bob")
-    house.sfu.gate.clear()
+    harness.rooms._settings = msgspec.structs.replace(harness.rooms._settings, stop_timeout=1000.0)
+    alice, _ = await in_one_room(harness, "alice", "bob")
+    harness.sfu.gate.clear()
     publishing = asyncio.create_task(alice.publish("1"))
-    await house.until(lambda: house.sfu.calls[-1] == "publish")
+    await harness.until(lambda: harness.sfu.calls[-1] == "publish")
 
-    stopping = asyncio.create_task(house.rooms.__aexit__(None, None, None))
+    stopping = asyncio.create_task(harness.rooms.__aexit__(None, None, None))
     with pytest.raises(ConflictError):
         await publishing
-    house.sfu.gate.set()
+    harness.sfu.gate.set()
 
     async with asyncio.timeout(SOON):
         await stopping
-    assert {session for session, _ in await house.ledger()} == {"session-1"}
-    page = await house.storage.list_media()
-    await house.storage.confirm_media([entry.entry_id for entry in page.items])
+    assert {session for session, _ in await harness.ledger()} == {"session-1"}
+    page = await harness.storage.list_media()
+    await harness.storage.confirm_media([entry.entry_id for entry in page.items])
 
 
 @pytest.mark.parametrize("how", ["leave", "unregister"])
-async def test_whoever_leaves_while_it_comes_in_does_not_come_in(house: House, how: str) -> None:
+async def test_whoever_leaves_while_it_comes_in_does_not_come_in(harness: RoomHarness, how: str) -> None:
     """What a client says last holds: it was told 404 before, and then it was let in."""
-    alice, bob = house.client("alice"), house.client("bob")
+    alice, bob = harness.client("alice"), harness.client("bob")
     await alice.create()
-    await house.settled()
-    house.sfu.gate.clear()
+    await harness.settled()
+    harness.sfu.gate.clear()
     joining = asyncio.create_task(bob.join())
-    await house.until(lambda: house.sfu.calls[-1] == "open_session")
+    await harness.until(lambda: harness.sfu.calls[-1] == "open_session")
 
     async def leave() -> None:
-        await (bob.leave() if how == "leave" else house.rooms.leave_room(bob.caller))
+        await (bob.leave() if how == "leave" else harness.rooms.leave_room(bob.caller))
 
     leaving = asyncio.create_task(leave())
     await asyncio.sleep(0)
-    house.sfu.gate.set()
+    harness.sfu.gate.set()
 
     with pytest.raises(SignalManagerError):
         await joining
     await leaving
-    await house.settled()
+    await harness.settled()
     assert not alice.told("participant_joined")
-    assert house.rooms._memberships.rooms.room_of(bob.caller.session_id) is None
+    assert harness.rooms._memberships.rooms.room_of(bob.caller.session_id) is None
 
 
-async def test_whoever_goes_while_it_comes_in_does_not_come_in(house: House) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
+async def test_whoever_goes_while_it_comes_in_does_not_come_in(harness: RoomHarness) -> None:
+    alice, bob = harness.client("alice"), harness.client("bob")
     await alice.create()
-    await house.settled()
-    house.sfu.gate.clear()
+    await harness.settled()
+    harness.sfu.gate.clear()
     joining = asyncio.create_task(bob.join())
-    await house.until(lambda: house.sfu.calls[-1] == "open_session")
+    await harness.until(lambda: harness.sfu.calls[-1] == "open_session")
 
     bob.lose_connection()
-    house.sfu.gate.set()
+    harness.sfu.gate.set()
 
     with pytest.raises(SignalManagerError):
         await joining
-    await house.settled()
+    await harness.settled()
     assert not alice.told("participant_joined")
-    assert {session for session, _ in house.sfu.open_tracks} == {"session-1"}
+    assert {session for session, _ in harness.sfu.open_tracks} == {"session-1"}
 
 
-async def test_whoever_goes_while_its_coming_is_written_down_leaves_again(house: House) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
+async def test_whoever_goes_while_its_coming_is_written_down_leaves_again(harness: RoomHarness) -> None:
+    alice, bob = harness.client("alice"), harness.client("bob")
     await alice.create()
-    await house.settled()
+    await harness.settled()
     joining = asyncio.create_task(bob.join())
-    await house.until(lambda: house.sfu.calls.count("publish") == 2)
+    await harness.until(lambda: harness.sfu.calls.count("publish") == 2)
     while not joining.done():
         bob.lose_connection()
         await asyncio.sleep(0)
 
     await asyncio.gather(joining, return_exceptions=True)
-    await house.settled()
+    await harness.settled()
 
-    assert [participant.client_id for participant in (await house.room()).participants] == ["alice"]
+    assert [participant.client_id for participant in (await harness.room()).participants] == ["alice"]
     assert alice.told("participant_joined", of="bob") is alice.told("participant_left", of="bob")
 
 
-async def test_a_request_that_outlived_its_connection_is_cleaned_up_after(bare_house: House) -> None:
-    alice = bare_house.client("alice")
+async def test_a_request_that_outlived_its_connection_is_cleaned_up_after(bare_harness: RoomHarness) -> None:
+    alice = bare_harness.client("alice")
     alice.lose_connection()
     await alice.create()
 
     alice.lose_connection()
-    await bare_house.settled()
+    await bare_harness.settled()
 
-    assert not (await bare_house.room()).is_active
+    assert not (await bare_harness.room()).is_active
 
 
-async def test_a_cancelled_request_lets_nobody_in(house: House) -> None:
-    house.sfu.gate.clear()
-    creating = asyncio.create_task(house.client("alice").create())
-    await house.until(lambda: house.sfu.calls == ["ice_servers", "open_session"])
+async def test_a_cancelled_request_lets_nobody_in(harness: RoomHarness) -> None:
+    harness.sfu.gate.clear()
+    creating = asyncio.create_task(harness.client("alice").create())
+    await harness.until(lambda: harness.sfu.calls == ["ice_servers", "open_session"])
 
     creating.cancel()
     await asyncio.gather(creating, return_exceptions=True)
-    house.sfu.gate.set()
-    await house.settled()
+    harness.sfu.gate.set()
+    await harness.settled()
 
-    assert await house.storage.get_room(ROOM) is None
-    await house.client("alice").create()
+    assert await harness.storage.get_room(ROOM) is None
+    await harness.client("alice").create()
 
 
 # -- coming back -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_who_is_back_at_once_waits_for_its_former_self_to_go(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_a_client_who_is_back_at_once_waits_for_its_former_self_to_go(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
     alice.lose_connection()
-    again = house.client("alice", session="the next")
+    again = harness.client("alice", session="the next")
 
     ack = await again.join()
 
     assert [member.client_id for member in ack.participants] == ["bob", "alice"]
-    await house.settled()
+    await harness.settled()
     assert [event for _, event in bob.news][-3:] == ["participant_left", "participant_joined", "tracks_published"]
 
 
-async def test_a_membership_that_nobody_knows_of_gives_way(house: House) -> None:
+async def test_a_membership_that_nobody_knows_of_gives_way(harness: RoomHarness) -> None:
     """As after a crash whose lease has not run out yet."""
-    bob = house.client("bob")
+    bob = harness.client("bob")
     await bob.create()
-    await house.settled()
-    ghost = Participant(client_id=house.client("alice").name, role="sender", node_id=NodeId("dead"), generation=7)
-    before = await house.room()
-    hear(house, before, await house.storage.change_room(ROOM, lambda room: with_ghost(room, ghost)))
+    await harness.settled()
+    ghost = Participant(client_id=harness.client("alice").name, role="sender", node_id=NodeId("dead"), generation=7)
+    before = await harness.room()
+    hear(harness, before, await harness.storage.change_room(ROOM, lambda room: with_ghost(room, ghost)))
 
-    ack = await house.client("alice").join()
+    ack = await harness.client("alice").join()
 
     assert [member.client_id for member in ack.participants] == ["bob", "alice"]
     assert bob.told("participant_left", of="alice")
 
 
-def hear(house: House, before: Room, after: Room) -> None:
-    """Let a house hear what another node has done."""
+def hear(harness: RoomHarness, before: Room, after: Room) -> None:
+    """Let a harness hear what another node has done."""
     for change in difference(before, after):
-        house.rooms._memberships.hear(ROOM, write_change(change))
+        harness.rooms._memberships.hear(ROOM, write_change(change))
 
 
 def with_ghost(room: Room, ghost: Participant) -> Room:
@@ -241,23 +241,23 @@ def with_ghost(room: Room, ghost: Participant) -> Room:
 # -- races -----------------------------------------------------------------------------------------------------------
 
 
-async def test_of_fifty_who_join_at_once_as_many_get_in_as_may(house: House) -> None:
-    alice = house.client("alice")
+async def test_of_fifty_who_join_at_once_as_many_get_in_as_may(harness: RoomHarness) -> None:
+    alice = harness.client("alice")
     await alice.create(max_participants=10)
-    others = [house.client(f"client-{number}") for number in range(50)]
+    others = [harness.client(f"client-{number}") for number in range(50)]
 
     outcomes = await asyncio.gather(*(other.join() for other in others), return_exceptions=True)
 
     assert sum(isinstance(outcome, ConflictError) for outcome in outcomes) == 41
-    assert len((await house.room()).participants) == 10
-    await house.settled()
-    assert len(house.sfu.open_tracks) == 10
+    assert len((await harness.room()).participants) == 10
+    await harness.settled()
+    assert len(harness.sfu.open_tracks) == 10
 
 
-async def test_fifty_who_come_and_go_at_once_are_seen_by_all_in_one_order(bare_house: House) -> None:
-    watcher = bare_house.client("watcher")
+async def test_fifty_who_come_and_go_at_once_are_seen_by_all_in_one_order(bare_harness: RoomHarness) -> None:
+    watcher = bare_harness.client("watcher")
     created = await watcher.create()
-    others = [bare_house.client(f"client-{number}") for number in range(50)]
+    others = [bare_harness.client(f"client-{number}") for number in range(50)]
 
     async def come_and_go(client: Client, times: int) -> None:
         for _ in range(times):
@@ -271,13 +271,13 @@ async def test_fifty_who_come_and_go_at_once_are_seen_by_all_in_one_order(bare_h
     await asyncio.gather(*(come_and_go(other, number % 3 + 1) for number, other in enumerate(others)))
 
     sequences = [event.sequence for event in watcher.events]
-    assert sequences == list(range(created.sequence + 1, (await bare_house.room()).sequence + 1))
+    assert sequences == list(range(created.sequence + 1, (await bare_harness.room()).sequence + 1))
     assert len(sequences) == 2 * sum(number % 3 + 1 for number in range(50))
 
 
-async def test_the_ack_is_sent_before_any_later_event(bare_house: House) -> None:
+async def test_the_ack_is_sent_before_any_later_event(bare_harness: RoomHarness) -> None:
     """Whoever awaits a join goes on before anybody else's change of the room is announced."""
-    alice, bob, carol = (bare_house.client(name) for name in ("alice", "bob", "carol"))
+    alice, bob, carol = (bare_harness.client(name) for name in ("alice", "bob", "carol"))
     await alice.create()
     told_by_then = []
 
@@ -292,12 +292,12 @@ async def test_the_ack_is_sent_before_any_later_event(bare_house: House) -> None
     assert alice.news == [(2, "participant_joined"), (3, "participant_joined")]
 
 
-async def test_members_who_cannot_be_told_keep_nobody_else_from_it(house: House) -> None:
-    _, _, carol = await in_one_room(house, "alice", "bob", "carol")
-    house.bus.tagged.add(house.client("alice").name)
-    house.bus.offline.add(house.client("bob").name)
+async def test_members_who_cannot_be_told_keep_nobody_else_from_it(harness: RoomHarness) -> None:
+    _, _, carol = await in_one_room(harness, "alice", "bob", "carol")
+    harness.bus.tagged.add(harness.client("alice").name)
+    harness.bus.offline.add(harness.client("bob").name)
 
-    await house.client("dave").join()
+    await harness.client("dave").join()
 
     assert carol.told("participant_joined", of="dave")
 
@@ -312,24 +312,26 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("is_made", [False, True], ids=["not made", "made all the same"])
 @pytest.mark.usefixtures("_impatient")
-async def test_a_store_that_fails_while_somebody_comes_in_leaves_nobody_half_in(house: House, is_made: bool) -> None:
-    [alice] = await in_one_room(house, "alice")
-    house.flaky.append((UnavailableError("disk"), is_made))
+async def test_a_store_that_fails_while_somebody_comes_in_leaves_nobody_half_in(
+    harness: RoomHarness, is_made: bool
+) -> None:
+    [alice] = await in_one_room(harness, "alice")
+    harness.flaky.append((UnavailableError("disk"), is_made))
 
     with pytest.raises(UnavailableError):
-        await house.client("bob").join()
+        await harness.client("bob").join()
 
-    await house.settled()
-    assert [participant.client_id for participant in (await house.room()).participants] == ["alice"]
-    await house.client("carol").join()
+    await harness.settled()
+    assert [participant.client_id for participant in (await harness.room()).participants] == ["alice"]
+    await harness.client("carol").join()
     assert alice.told("participant_joined", of="carol")
 
 
 @pytest.mark.parametrize("is_made", [False, True], ids=["not made", "made all the same"])
 @pytest.mark.usefixtures("_impatient")
-async def test_a_store_that_fails_while_somebody_leaves_is_asked_again(house: House, is_made: bool) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
-    house.flaky.append((UnavailableError("disk"), is_made))
+async def test_a_store_that_fails_while_somebody_leaves_is_asked_again(harness: RoomHarness, is_made: bool) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
+    harness.flaky.append((UnavailableError("disk"), is_made))
 
     await alice.leave()
 
@@ -340,153 +342,155 @@ async def test_a_store_that_fails_while_somebody_leaves_is_asked_again(house: Ho
 
 @pytest.mark.parametrize("is_made", [False, True], ids=["not made", "made all the same"])
 @pytest.mark.usefixtures("_impatient")
-async def test_a_store_that_fails_while_tracks_are_announced_is_asked_again(house: House, is_made: bool) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
-    house.flaky.append((UnavailableError("disk"), is_made))
+async def test_a_store_that_fails_while_tracks_are_announced_is_asked_again(
+    harness: RoomHarness, is_made: bool
+) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
+    harness.flaky.append((UnavailableError("disk"), is_made))
 
     await alice.publish("1", names=["screen"])
-    await house.settled()
-    house.flaky.append((UnavailableError("disk"), is_made))
+    await harness.settled()
+    harness.flaky.append((UnavailableError("disk"), is_made))
     await alice.close("1")
 
     told = [event for event in bob.events if event.tracks and event.tracks[0].track_name == "screen"]
     assert [event.event for event in told] == ["tracks_published", "tracks_unpublished"]
-    assert [track.track_name for track in (await house.room()).participants[0].tracks] == ["camera"]
+    assert [track.track_name for track in (await harness.room()).participants[0].tracks] == ["camera"]
 
 
 @pytest.mark.usefixtures("_impatient")
-async def test_leaving_does_not_wait_forever_for_a_store(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leaving_does_not_wait_forever_for_a_store(harness: RoomHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "PATIENCE", 0.01)
-    alice, bob = await in_one_room(house, "alice", "bob")
-    house.flaky.extend([(UnavailableError("disk"), False)] * 100_000)
+    alice, bob = await in_one_room(harness, "alice", "bob")
+    harness.flaky.extend([(UnavailableError("disk"), False)] * 100_000)
 
     with pytest.raises(UnavailableError, match="it will be when it can"):
         await alice.leave()
-    house.flaky.clear()
+    harness.flaky.clear()
 
-    await house.until(lambda: bob.told("participant_left", of="alice"))
+    await harness.until(lambda: bob.told("participant_left", of="alice"))
 
 
-async def test_work_that_fails_for_good_is_given_up(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
-    house.flaky.append((SignalManagerError("the record cannot be read"), False))
+async def test_work_that_fails_for_good_is_given_up(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
+    harness.flaky.append((SignalManagerError("the record cannot be read"), False))
 
     alice.lose_connection()
-    await house.settled()
+    await harness.settled()
     await bob.leave()
 
-    assert house.sfu.open_tracks == set()
-    await house.rooms.clean_up_after(NodeId("node-1"))
-    assert not (await house.room()).is_active
+    assert harness.sfu.open_tracks == set()
+    await harness.rooms.clean_up_after(NodeId("node-1"))
+    assert not (await harness.room()).is_active
 
 
 # -- duties ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_node_that_has_died_is_cleaned_up_after(house: House) -> None:
-    await in_one_room(house, "bob")
-    dead = House(storage=house.storage, node_id=NodeId("dead"), sfu=house.sfu)
-    dead.bus.announced = house.rooms._memberships.hear
+async def test_a_node_that_has_died_is_cleaned_up_after(harness: RoomHarness) -> None:
+    await in_one_room(harness, "bob")
+    dead = RoomHarness(storage=harness.storage, node_id=NodeId("dead"), sfu=harness.sfu)
+    dead.bus.announced = harness.rooms._memberships.hear
     await dead.rooms.__aenter__()
     await dead.client("ghost").join()
     await dead.settled()  # and then it is gone without another word
 
-    await house.rooms.clean_up_after(NodeId("dead"))
-    await house.rooms.close_due_media(house.now)
-    await house.settled()
+    await harness.rooms.clean_up_after(NodeId("dead"))
+    await harness.rooms.close_due_media(harness.now)
+    await harness.settled()
 
-    assert [participant.client_id for participant in (await house.room()).participants] == ["bob"]
-    assert house.client("bob").told("participant_left", of="ghost")
-    assert {session for session, _ in house.sfu.open_tracks} == {"session-1"}
+    assert [participant.client_id for participant in (await harness.room()).participants] == ["bob"]
+    assert harness.client("bob").told("participant_left", of="ghost")
+    assert {session for session, _ in harness.sfu.open_tracks} == {"session-1"}
 
 
-async def test_media_that_is_due_is_closed(house: House) -> None:
-    alice, _ = await in_one_room(house, "alice", "bob")
-    entries = await house.storage.list_media()
+async def test_media_that_is_due_is_closed(harness: RoomHarness) -> None:
+    alice, _ = await in_one_room(harness, "alice", "bob")
+    entries = await harness.storage.list_media()
     mine = [entry.entry_id for entry in entries.items if entry.session_id == "session-1"]
-    await house.storage.schedule_media(mine, at=house.now)
+    await harness.storage.schedule_media(mine, at=harness.now)
 
-    assert await house.rooms.close_due_media(house.now) == len(mine) == 2
+    assert await harness.rooms.close_due_media(harness.now) == len(mine) == 2
 
-    await house.settled()
-    assert {session for session, _ in house.sfu.open_tracks} == {"session-2"}
-    assert {session for session, _ in await house.ledger()} == {"session-2"}
+    await harness.settled()
+    assert {session for session, _ in harness.sfu.open_tracks} == {"session-2"}
+    assert {session for session, _ in await harness.ledger()} == {"session-2"}
     await alice.leave()
 
 
-async def test_what_closing_did_not_confirm_is_due_later(house: House) -> None:
-    alice, _ = await in_one_room(house, "alice", "bob")
-    house.sfu.gate.clear()
+async def test_what_closing_did_not_confirm_is_due_later(harness: RoomHarness) -> None:
+    alice, _ = await in_one_room(harness, "alice", "bob")
+    harness.sfu.gate.clear()
 
     await alice.leave()
 
-    due = [entry.next_attempt_at for entry in (await house.storage.list_media(session_id=None)).items]
+    due = [entry.next_attempt_at for entry in (await harness.storage.list_media(session_id=None)).items]
     assert sorted(due, key=str) == [1060.0, 1060.0, None, None]
 
 
-async def test_members_of_a_room_that_expires_are_told_and_taken_out(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
-    await house.storage.change_room(ROOM, lambda room: msgspec.structs.replace(room, expires_at=house.now))
+async def test_members_of_a_room_that_expires_are_told_and_taken_out(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
+    await harness.storage.change_room(ROOM, lambda room: msgspec.structs.replace(room, expires_at=harness.now))
 
-    expired = await house.rooms.expire(house.now + 1)
+    expired = await harness.rooms.expire(harness.now + 1)
 
     assert [room.room_id for room in expired.closed_rooms] == [ROOM]
-    await house.settled()
+    await harness.settled()
     for client in (alice, bob):
         assert (client.events[-1].event, client.events[-1].reason) == ("room_closed", "expired")
         with pytest.raises(NotFoundError):
             await client.leave()
-    assert house.sfu.open_tracks == set()
+    assert harness.sfu.open_tracks == set()
     await alice.create("room-2")
 
 
-async def test_an_operator_takes_a_member_out_who_is_told_like_the_others(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_an_operator_takes_a_member_out_who_is_told_like_the_others(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
-    await house.rooms.evict(ROOM, alice.name)
-    await house.settled()
+    await harness.rooms.evict(ROOM, alice.name)
+    await harness.settled()
 
     for client in (alice, bob):
         assert client.told("participant_left", of="alice")
         assert client.events[-1].reason == "removed"
-    assert {session for session, _ in house.sfu.open_tracks} == {"session-2"}
+    assert {session for session, _ in harness.sfu.open_tracks} == {"session-2"}
     await alice.join()
-    assert [each.client_id for each in (await house.room()).participants] == ["bob", "alice"]
+    assert [each.client_id for each in (await harness.room()).participants] == ["bob", "alice"]
 
 
-async def test_an_operator_takes_out_what_no_process_knows_of(house: House) -> None:
+async def test_an_operator_takes_out_what_no_process_knows_of(harness: RoomHarness) -> None:
     ghost = Participant(client_id=ClientId("ghost"), role="sender", node_id=NodeId("gone"))
-    await house.storage.create_room(Room(room_id=ROOM, is_active=True, participants=(ghost,)))
-    bob = house.client("bob")
+    await harness.storage.create_room(Room(room_id=ROOM, is_active=True, participants=(ghost,)))
+    bob = harness.client("bob")
     await bob.join()
 
-    await house.rooms.evict(ROOM, ClientId("ghost"))
+    await harness.rooms.evict(ROOM, ClientId("ghost"))
 
     assert bob.told("participant_left", of="ghost")
-    assert [each.client_id for each in (await house.room()).participants] == ["bob"]
+    assert [each.client_id for each in (await harness.room()).participants] == ["bob"]
 
 
-async def test_a_change_that_was_never_announced_is_made_up_for(house: House) -> None:
+async def test_a_change_that_was_never_announced_is_made_up_for(harness: RoomHarness) -> None:
     ghost = Participant(client_id=ClientId("ghost"), role="sender", node_id=NodeId("gone"))
-    (bob,) = await in_one_room(house, "bob")
-    await house.storage.change_room(ROOM, lambda room: with_ghost(room, ghost))
+    (bob,) = await in_one_room(harness, "bob")
+    await harness.storage.change_room(ROOM, lambda room: with_ghost(room, ghost))
 
-    await house.client("carol").join()
-    await house.settled()
+    await harness.client("carol").join()
+    await harness.settled()
 
     assert bob.told("participant_joined", of="ghost")
     assert bob.told("participant_joined", of="carol")
     assert [sequence for sequence, _ in bob.news] == sorted({sequence for sequence, _ in bob.news})
 
 
-async def test_others_hear_that_a_member_is_away_and_back_and_late_joiners_see_it(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_others_hear_that_a_member_is_away_and_back_and_late_joiners_see_it(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
-    house.rooms.set_away(alice.caller.session_id, is_away=True)
-    await house.settled()
-    ack = await house.client("carol").join()
-    house.rooms.set_away(alice.caller.session_id, is_away=False)
-    await house.settled()
+    harness.rooms.set_away(alice.caller.session_id, is_away=True)
+    await harness.settled()
+    ack = await harness.client("carol").join()
+    harness.rooms.set_away(alice.caller.session_id, is_away=False)
+    await harness.settled()
 
     assert [each.client_id for each in ack.participants if each.away] == ["alice"]
     told = [event for event in bob.events if event.event in {"participant_away", "participant_back"}]
@@ -495,105 +499,105 @@ async def test_others_hear_that_a_member_is_away_and_back_and_late_joiners_see_i
         (False, "alice"),
     ]
     assert [sequence for sequence, _ in bob.news] == sorted({sequence for sequence, _ in bob.news})
-    assert not any(each.away for each in (await house.room()).participants)
+    assert not any(each.away for each in (await harness.room()).participants)
 
 
 async def test_a_member_that_flaps_does_not_flood_its_room_and_the_last_state_wins(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: RoomHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(absence, "PAUSE", 0.02)
-    alice, bob = await in_one_room(house, "alice", "bob")
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
     for _ in range(50):
-        house.rooms.set_away(alice.caller.session_id, is_away=True)
-        await house.settled()
-        house.rooms.set_away(alice.caller.session_id, is_away=False)
-        await house.settled()
-    house.rooms.set_away(alice.caller.session_id, is_away=True)
+        harness.rooms.set_away(alice.caller.session_id, is_away=True)
+        await harness.settled()
+        harness.rooms.set_away(alice.caller.session_id, is_away=False)
+        await harness.settled()
+    harness.rooms.set_away(alice.caller.session_id, is_away=True)
     await until(lambda: bob.events[-1].event == "participant_away")
-    await house.settled()
+    await harness.settled()
 
     told = [event for _, event in bob.news if event in {"participant_away", "participant_back"}]
     assert told == ["participant_away", "participant_back"] * (len(told) // 2) + ["participant_away"] * (len(told) % 2)
     assert len(told) < 50
-    assert [each.away for each in (await house.room()).participants if each.client_id == "alice"] == [True]
+    assert [each.away for each in (await harness.room()).participants if each.client_id == "alice"] == [True]
 
 
-async def test_who_is_away_before_it_has_come_in_comes_in_away(house: House) -> None:
-    (bob,) = await in_one_room(house, "bob")
-    alice = house.client("alice")
+async def test_who_is_away_before_it_has_come_in_comes_in_away(harness: RoomHarness) -> None:
+    (bob,) = await in_one_room(harness, "bob")
+    alice = harness.client("alice")
     joining = asyncio.ensure_future(alice.join())
     await asyncio.sleep(0)
 
-    house.rooms.set_away(alice.caller.session_id, is_away=True)
+    harness.rooms.set_away(alice.caller.session_id, is_away=True)
     await joining
-    await house.settled()
+    await harness.settled()
 
     assert bob.told("participant_away", of="alice")
 
 
 @pytest.mark.parametrize("is_made", [False, True], ids=["not made", "made all the same"])
 @pytest.mark.usefixtures("_impatient")
-async def test_a_store_that_fails_while_somebody_is_away_is_asked_again(house: House, is_made: bool) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
-    house.flaky.append((UnavailableError("disk"), is_made))
+async def test_a_store_that_fails_while_somebody_is_away_is_asked_again(harness: RoomHarness, is_made: bool) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
+    harness.flaky.append((UnavailableError("disk"), is_made))
 
-    house.rooms.set_away(alice.caller.session_id, is_away=True)
-    await house.settled()
+    harness.rooms.set_away(alice.caller.session_id, is_away=True)
+    await harness.settled()
 
     assert bob.told("participant_away", of="alice")
 
 
-async def test_nobody_hears_of_the_absence_of_who_has_left(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_nobody_hears_of_the_absence_of_who_has_left(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
     await alice.leave()
 
-    house.rooms.set_away(alice.caller.session_id, is_away=True)
-    await house.settled()
+    harness.rooms.set_away(alice.caller.session_id, is_away=True)
+    await harness.settled()
 
     assert not bob.told("participant_away")
 
 
-async def test_an_operator_closes_a_room_with_its_members_in_it(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_an_operator_closes_a_room_with_its_members_in_it(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
-    await house.rooms.close(ROOM, "the meeting is over")
-    await house.settled()
+    await harness.rooms.close(ROOM, "the meeting is over")
+    await harness.settled()
 
     for client in (alice, bob):
         assert (client.events[-1].event, client.events[-1].reason) == ("room_closed", "the meeting is over")
-    room = await house.room()
-    assert (room.is_active, room.close_reason, room.closed_at) == (False, "the meeting is over", house.now)
-    assert house.sfu.open_tracks == set()
+    room = await harness.room()
+    assert (room.is_active, room.close_reason, room.closed_at) == (False, "the meeting is over", harness.now)
+    assert harness.sfu.open_tracks == set()
     with pytest.raises(InvalidRequestError, match="is closed"):
-        await house.rooms.close(ROOM, "again")
+        await harness.rooms.close(ROOM, "again")
 
 
-async def test_what_is_not_there_cannot_be_taken_out_or_closed(house: House) -> None:
-    await in_one_room(house, "alice")
+async def test_what_is_not_there_cannot_be_taken_out_or_closed(harness: RoomHarness) -> None:
+    await in_one_room(harness, "alice")
 
     for room_id, client_id in ((RoomId("nowhere"), "alice"), (ROOM, "bob")):
         with pytest.raises(NotFoundError):
-            await house.rooms.evict(room_id, ClientId(client_id))
+            await harness.rooms.evict(room_id, ClientId(client_id))
     with pytest.raises(NotFoundError):
-        await house.rooms.close(RoomId("nowhere"), "why not")
+        await harness.rooms.close(RoomId("nowhere"), "why not")
 
 
-async def test_rooms_and_participants_of_this_process_are_counted(house: House) -> None:
-    await in_one_room(house, "alice", "bob")
-    await house.client("carol").create("room-2")
+async def test_rooms_and_participants_of_this_process_are_counted(harness: RoomHarness) -> None:
+    await in_one_room(harness, "alice", "bob")
+    await harness.client("carol").create("room-2")
 
-    assert (house.metrics.rooms.value(), house.metrics.participants.value()) == (2, 3)
+    assert (harness.metrics.rooms.value(), harness.metrics.participants.value()) == (2, 3)
 
 
 async def test_a_service_that_stops_gives_up_in_time_what_cannot_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal_manager.rooms.service.STOP_TIMEOUT", 0.05)
-    house = House()
-    async with house.rooms:
-        await house.client("alice").create()
-        await house.settled()
+    harness = RoomHarness()
+    async with harness.rooms:
+        await harness.client("alice").create()
+        await harness.settled()
         for _ in range(1000):
-            house.sfu.fail("close_tracks", media_errors.UnreachableError("no route"))
+            harness.sfu.fail("close_tracks", media_errors.UnreachableError("no route"))
 
-    assert not (await house.room()).is_active
-    assert await house.ledger() == {("session-1", None), ("session-1", "0")}
+    assert not (await harness.room()).is_active
+    assert await harness.ledger() == {("session-1", None), ("session-1", "0")}

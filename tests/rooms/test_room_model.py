@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from signal_manager.errors import ConflictError, InvalidRequestError, NotFoundError
 from signal_manager.model import Room, RoomId
 from signal_manager.protocol.messages import Member, RoomCreateAck, RoomJoinAck, RoomLeaveAck
-from tests.rooms.house import ROOM, SOON, Client, House
+from tests.rooms.harness import ROOM, SOON, Client, RoomHarness
 
 NAMES = ("alice", "bob", "carol", "dave", "eve")
 ACTIONS = ("create", "join", "join as receiver", "leave", "lose", "publish", "close", "pull", "away", "back")
@@ -44,7 +44,7 @@ def picture_in(room: Room) -> Picture:
 
 
 class RoomModel(RuleBasedStateMachine):
-    """A house with its own event loop."""
+    """A harness with its own event loop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,9 +55,9 @@ class RoomModel(RuleBasedStateMachine):
         self.loop.run_until_complete(asyncio.wait_for(work, SOON))
 
     async def open(self) -> None:
-        self.house = House()
-        await self.house.rooms.__aenter__()
-        self.clients: dict[str, Client] = {name: self.house.client(name) for name in NAMES}
+        self.harness = RoomHarness()
+        await self.harness.rooms.__aenter__()
+        self.clients: dict[str, Client] = {name: self.harness.client(name) for name in NAMES}
         self.welcomes: dict[str, RoomCreateAck | RoomJoinAck] = {}  # of those who are in
         self.published = 0
         self.sessions = 0
@@ -81,7 +81,7 @@ class RoomModel(RuleBasedStateMachine):
                     client.lose_connection()
                     self.welcomes.pop(name, None)
                     self.sessions += 1
-                    self.clients[name] = self.house.client(name, session=f"{name} {self.sessions}")
+                    self.clients[name] = self.harness.client(name, session=f"{name} {self.sessions}")
                     self.clients[name].seen_before = client.seen_before
                 case "publish":
                     self.published += 1
@@ -89,7 +89,7 @@ class RoomModel(RuleBasedStateMachine):
                 case "close":
                     await client.close("0")
                 case "away" | "back":
-                    self.house.rooms.set_away(client.caller.session_id, is_away=action == "away")
+                    self.harness.rooms.set_away(client.caller.session_id, is_away=action == "away")
                 case "pull":
                     ack = await client.pull(NAMES[0])
                     if ack.requires_renegotiation:
@@ -113,8 +113,8 @@ class RoomModel(RuleBasedStateMachine):
         self.run_in_loop(self.check())
 
     async def check(self) -> None:
-        await self.house.settled()
-        room = await self.house.storage.get_room(RoomId(ROOM))
+        await self.harness.settled()
+        room = await self.harness.storage.get_room(RoomId(ROOM))
         stored = picture_in(room) if room is not None and room.is_active else {}
         assert set(stored) == set(self.welcomes)
         for name, welcome in self.welcomes.items():
@@ -138,10 +138,10 @@ class RoomModel(RuleBasedStateMachine):
     async def end(self) -> None:
         for client in self.clients.values():
             client.lose_connection()
-        await self.house.settled()
-        assert self.house.sfu.open_tracks == set()
-        assert await self.house.ledger() == set()
-        await self.house.rooms.__aexit__(None, None, None)
+        await self.harness.settled()
+        assert self.harness.sfu.open_tracks == set()
+        assert await self.harness.ledger() == set()
+        await self.harness.rooms.__aexit__(None, None, None)
 
 
 RoomModel.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)

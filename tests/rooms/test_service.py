@@ -38,27 +38,27 @@ from signal_manager.protocol.messages import (
     TracksUpdate,
     TrackUpdate,
 )
-from tests.rooms.house import ROOM, Client, House, offer, running
+from tests.rooms.harness import ROOM, Client, RoomHarness, offer, running
 
 STUN = IceServer(urls=["stun:stun.test:3478"])
 TURN = IceServer(urls=["turn:turn.test:3478"], username="u", credential="c")
 
 
-async def in_one_room(house: House, *names: str, role: str = "sender") -> list[Client]:
+async def in_one_room(harness: RoomHarness, *names: str, role: str = "sender") -> list[Client]:
     """Return clients who are in the room, the first one its creator, with everybody's camera announced."""
-    clients = [house.client(name) for name in names]
+    clients = [harness.client(name) for name in names]
     await clients[0].create(role=role)
     for client in clients[1:]:
         await client.join(role=role)
-    await house.settled()
+    await harness.settled()
     return clients
 
 
 # -- coming in ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_sender_who_creates_a_room_gets_an_answer_and_everything_else(house: House) -> None:
-    ack = await house.client("alice").create(metadata={"name": "Alice"})
+async def test_a_sender_who_creates_a_room_gets_an_answer_and_everything_else(harness: RoomHarness) -> None:
+    ack = await harness.client("alice").create(metadata={"name": "Alice"})
 
     assert (ack.status, ack.message, ack.room_id) == (200, "Room created successfully", ROOM)
     assert (ack.session_id, ack.app_id, ack.stun_url) == ("session-1", "app", "stun:stun.test:3478")
@@ -74,10 +74,10 @@ async def test_a_sender_who_creates_a_room_gets_an_answer_and_everything_else(ho
     assert ack.sequence == 1
 
 
-async def test_a_receiver_who_joins_gets_an_offer_for_what_is_there(house: House) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
+async def test_a_receiver_who_joins_gets_an_offer_for_what_is_there(harness: RoomHarness) -> None:
+    alice, bob = harness.client("alice"), harness.client("bob")
     await alice.create()
-    await house.settled()
+    await harness.settled()
 
     ack = await bob.join(role="receiver")
 
@@ -90,64 +90,64 @@ async def test_a_receiver_who_joins_gets_an_offer_for_what_is_there(house: House
         "alice",
         "session-1",
     )
-    assert (ack.session_id, track.mid) in house.sfu.open_tracks
+    assert (ack.session_id, track.mid) in harness.sfu.open_tracks
     assert [member.client_id for member in ack.participants] == ["alice", "bob"]
     assert ack.participants[0].tracks == [PublishedTrack(mid="0", track_name="camera", kind="video")]
     assert (await bob.answer()).status == 200
 
 
-async def test_a_receiver_who_finds_nothing_to_pull_gets_no_offer(house: House) -> None:
-    ack = await house.client("alice").create(role="receiver")
+async def test_a_receiver_who_finds_nothing_to_pull_gets_no_offer(harness: RoomHarness) -> None:
+    ack = await harness.client("alice").create(role="receiver")
 
     assert (ack.answer_sdp, ack.offer_sdp, ack.requires_renegotiation, ack.tracks) == (None, None, False, [])
     assert ack.session_id == "session-1"
 
 
-async def test_a_room_without_a_name_gets_one(house: House) -> None:
-    ack = await house.client("alice").create(None)
+async def test_a_room_without_a_name_gets_one(harness: RoomHarness) -> None:
+    ack = await harness.client("alice").create(None)
 
-    assert (await house.room(ack.room_id)).is_active
+    assert (await harness.room(ack.room_id)).is_active
 
 
-async def test_roles_are_read_in_any_case_as_the_original_service_did(house: House) -> None:
-    ack = await house.client("alice").create(role="SENDER")
+async def test_roles_are_read_in_any_case_as_the_original_service_did(harness: RoomHarness) -> None:
+    ack = await harness.client("alice").create(role="SENDER")
 
     assert ack.connection_info.role == "sender"
 
 
-async def test_the_records_say_who_is_where(house: House) -> None:
-    await house.register("alice")
-    await house.register("bob")
-    alice, bob = house.client("alice"), house.client("bob")
+async def test_the_records_say_who_is_where(harness: RoomHarness) -> None:
+    await harness.register("alice")
+    await harness.register("bob")
+    alice, bob = harness.client("alice"), harness.client("bob")
 
     await alice.create(metadata={"k": 1}, max_participants=4)
-    await house.settled()
+    await harness.settled()
     await bob.join(role="receiver")
 
-    room = await house.room()
+    room = await harness.room()
     assert (room.sender_client_id, room.receiver_client_id, room.session_id) == ("alice", "bob", "session-1")
     assert (room.app_id, room.max_participants, room.is_active) == ("app", 4, True)
     assert room.metadata == {"k": 1, "created_at": 1_000_000}
-    record = await house.record("alice")
+    record = await harness.record("alice")
     assert (record.room_id, record.role) == (ROOM, "sender")
     assert [track.track_name for track in record.tracks] == ["camera"]
 
 
-async def test_of_many_who_would_make_a_room_at_once_one_does_and_the_others_join_it(house: House) -> None:
-    clients = [house.client(f"client-{number}") for number in range(60)]
+async def test_of_many_who_would_make_a_room_at_once_one_does_and_the_others_join_it(harness: RoomHarness) -> None:
+    clients = [harness.client(f"client-{number}") for number in range(60)]
 
     acks = await asyncio.gather(*(client.join(create_if_missing=True, max_participants=60) for client in clients))
 
     assert [ack.created for ack in acks].count(True) == 1
     assert sorted(ack.message for ack in acks).count("Room created successfully") == 1
     assert len({ack.sequence for ack in acks}) == 60
-    room = await house.room()
+    room = await harness.room()
     assert len(room.participants) == room.max_participants == 60
-    assert len(house.sfu.open_tracks) == 60, "nobody negotiated twice"
+    assert len(harness.sfu.open_tracks) == 60, "nobody negotiated twice"
 
 
-async def test_a_room_made_by_joining_is_as_one_that_was_created(house: House) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
+async def test_a_room_made_by_joining_is_as_one_that_was_created(harness: RoomHarness) -> None:
+    alice, bob = harness.client("alice"), harness.client("bob")
     first = await alice.join(create_if_missing=True, metadata={"k": 1}, max_participants=1)
 
     assert first.created is True
@@ -162,24 +162,24 @@ async def test_a_room_made_by_joining_is_as_one_that_was_created(house: House) -
     assert third.created is None
 
 
-async def test_who_may_not_enter_a_room_may_not_make_it_by_joining_either(house: House) -> None:
+async def test_who_may_not_enter_a_room_may_not_make_it_by_joining_either(harness: RoomHarness) -> None:
     with pytest.raises(ForbiddenError):
-        await house.client("alice", rooms=("other-*",)).join(create_if_missing=True)
+        await harness.client("alice", rooms=("other-*",)).join(create_if_missing=True)
     with pytest.raises(InvalidRequestError, match="max_participants is 101"):
-        await house.client("alice").join(create_if_missing=True, max_participants=101)
+        await harness.client("alice").join(create_if_missing=True, max_participants=101)
     with pytest.raises(NotFoundError):
-        await house.client("alice").join()
-    assert await house.storage.get_room(ROOM) is None
+        await harness.client("alice").join()
+    assert await harness.storage.get_room(ROOM) is None
 
 
-async def test_a_room_that_another_node_makes_meanwhile_is_joined(house: House) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
-    house.sfu.gate.clear()
+async def test_a_room_that_another_node_makes_meanwhile_is_joined(harness: RoomHarness) -> None:
+    alice, bob = harness.client("alice"), harness.client("bob")
+    harness.sfu.gate.clear()
     joining = asyncio.create_task(bob.join(create_if_missing=True))
-    await house.until(lambda: bool(house.sfu.calls))
+    await harness.until(lambda: bool(harness.sfu.calls))
     participant = Participant(client_id=alice.name, role="receiver", node_id=NodeId("node-2"))
-    await house.storage.create_room(Room(room_id=ROOM, is_active=True, participants=(participant,)))
-    house.sfu.gate.set()
+    await harness.storage.create_room(Room(room_id=ROOM, is_active=True, participants=(participant,)))
+    harness.sfu.gate.set()
 
     ack = await joining
 
@@ -187,19 +187,19 @@ async def test_a_room_that_another_node_makes_meanwhile_is_joined(house: House) 
     assert [member.client_id for member in ack.participants] == ["alice", "bob"]
 
 
-async def test_a_room_that_closes_while_somebody_joins_is_made_again(house: House) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
+async def test_a_room_that_closes_while_somebody_joins_is_made_again(harness: RoomHarness) -> None:
+    alice, bob = harness.client("alice"), harness.client("bob")
     await alice.create()
-    await house.settled()
-    house.sfu.gate.clear()
-    house.sfu.calls.clear()
+    await harness.settled()
+    harness.sfu.gate.clear()
+    harness.sfu.calls.clear()
     joining = asyncio.create_task(bob.join(create_if_missing=True))
-    await house.until(lambda: bool(house.sfu.calls))
-    await house.rooms.close(ROOM, "enough")
-    house.sfu.gate.set()
+    await harness.until(lambda: bool(harness.sfu.calls))
+    await harness.rooms.close(ROOM, "enough")
+    harness.sfu.gate.set()
 
     assert (await joining).created is True
-    assert [participant.client_id for participant in (await house.room()).participants] == ["bob"]
+    assert [participant.client_id for participant in (await harness.room()).participants] == ["bob"]
 
 
 @pytest.mark.parametrize(
@@ -217,55 +217,55 @@ async def test_a_room_that_closes_while_somebody_joins_is_made_again(house: Hous
     ],
 )
 async def test_a_wrong_request_to_come_in_is_refused(
-    house: House, fields: dict[str, Any], refusal: type[SignalManagerError]
+    harness: RoomHarness, fields: dict[str, Any], refusal: type[SignalManagerError]
 ) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
+    alice, bob = harness.client("alice"), harness.client("bob")
     with pytest.raises(refusal):
         await alice.create(**fields)
-    assert await house.storage.get_room(ROOM) is None
+    assert await harness.storage.get_room(ROOM) is None
     await alice.create()
 
     with pytest.raises(refusal):
         await bob.join(**fields)
 
-    assert [participant.client_id for participant in (await house.room()).participants] == ["alice"]
-    await house.settled()
+    assert [participant.client_id for participant in (await harness.room()).participants] == ["alice"]
+    await harness.settled()
     assert not alice.told("participant_joined")
 
 
-async def test_a_room_has_no_more_participants_than_the_service_allows(house: House) -> None:
+async def test_a_room_has_no_more_participants_than_the_service_allows(harness: RoomHarness) -> None:
     with pytest.raises(InvalidRequestError, match="max_participants is 101, expected at most 100"):
-        await house.client("alice").create(max_participants=101)
+        await harness.client("alice").create(max_participants=101)
 
 
-async def test_a_room_that_is_there_cannot_be_created(house: House) -> None:
-    await house.client("alice").create()
+async def test_a_room_that_is_there_cannot_be_created(harness: RoomHarness) -> None:
+    await harness.client("alice").create()
 
     with pytest.raises(ConflictError, match="there already"):
-        await house.client("bob").create()
+        await harness.client("bob").create()
 
 
-async def test_of_two_who_create_one_room_at_once_one_wins(house: House) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
+async def test_of_two_who_create_one_room_at_once_one_wins(harness: RoomHarness) -> None:
+    alice, bob = harness.client("alice"), harness.client("bob")
 
     outcomes = await asyncio.gather(alice.create(), bob.create(), return_exceptions=True)
 
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ConflictError", "RoomCreateAck"]
-    await house.settled()
-    assert {session for session, _ in house.sfu.open_tracks} <= {
+    await harness.settled()
+    assert {session for session, _ in harness.sfu.open_tracks} <= {
         outcome.session_id for outcome in outcomes if not isinstance(outcome, BaseException)
     }
 
 
-async def test_an_unknown_room_cannot_be_joined(house: House) -> None:
+async def test_an_unknown_room_cannot_be_joined(harness: RoomHarness) -> None:
     with pytest.raises(NotFoundError, match="no such room: room-1"):
-        await house.client("bob").join()
+        await harness.client("bob").join()
 
-    assert "publish" not in house.sfu.calls
+    assert "publish" not in harness.sfu.calls
 
 
-async def test_a_closed_room_cannot_be_joined_but_created_again(house: House) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
+async def test_a_closed_room_cannot_be_joined_but_created_again(harness: RoomHarness) -> None:
+    alice, bob = harness.client("alice"), harness.client("bob")
     await alice.create()
     await alice.leave()
 
@@ -277,21 +277,21 @@ async def test_a_closed_room_cannot_be_joined_but_created_again(house: House) ->
     assert [member.client_id for member in ack.participants] == ["bob"]
 
 
-async def test_nobody_joins_twice(house: House) -> None:
-    alice = house.client("alice")
+async def test_nobody_joins_twice(harness: RoomHarness) -> None:
+    alice = harness.client("alice")
     await alice.create()
 
     with pytest.raises(ConflictError, match="already"):
         await alice.join()
     with pytest.raises(ConflictError, match="already in room"):
-        await house.client("alice", session="another").join()
+        await harness.client("alice", session="another").join()
 
-    await house.settled()
-    assert len((await house.room()).participants) == 1
+    await harness.settled()
+    assert len((await harness.room()).participants) == 1
 
 
-async def test_a_session_is_in_one_room_at_a_time(house: House) -> None:
-    alice = house.client("alice")
+async def test_a_session_is_in_one_room_at_a_time(harness: RoomHarness) -> None:
+    alice = harness.client("alice")
     await alice.create("one")
 
     with pytest.raises(ConflictError, match="room one already"):
@@ -301,17 +301,17 @@ async def test_a_session_is_in_one_room_at_a_time(house: House) -> None:
     await alice.create("two")
 
 
-async def test_a_full_room_lets_nobody_in(house: House) -> None:
-    await house.client("alice").create(max_participants=1)
+async def test_a_full_room_lets_nobody_in(harness: RoomHarness) -> None:
+    await harness.client("alice").create(max_participants=1)
 
     with pytest.raises(ConflictError, match="full: 1 of 1"):
-        await house.client("bob").join()
+        await harness.client("bob").join()
 
 
-async def test_turn_that_is_out_of_order_keeps_nobody_out(house: House) -> None:
-    house.sfu.fail("ice_servers", media_errors.UnreachableError("no route"))
+async def test_turn_that_is_out_of_order_keeps_nobody_out(harness: RoomHarness) -> None:
+    harness.sfu.fail("ice_servers", media_errors.UnreachableError("no route"))
 
-    ack = await house.client("alice").create()
+    ack = await harness.client("alice").create()
 
     assert ack.ice_servers == [STUN]
 
@@ -330,9 +330,11 @@ async def test_turn_that_is_out_of_order_keeps_nobody_out(house: House) -> None:
         ({"subscribe": False}, "receiver"),
     ],
 )
-async def test_a_token_that_does_not_allow_it_lets_nobody_in(house: House, grants: dict[str, Any], role: str) -> None:
-    await house.client("alice").create()
-    bob = house.client("bob", **grants)
+async def test_a_token_that_does_not_allow_it_lets_nobody_in(
+    harness: RoomHarness, grants: dict[str, Any], role: str
+) -> None:
+    await harness.client("alice").create()
+    bob = harness.client("bob", **grants)
 
     with pytest.raises(ForbiddenError):
         await bob.join(role=role)
@@ -340,17 +342,17 @@ async def test_a_token_that_does_not_allow_it_lets_nobody_in(house: House, grant
         await bob.create("room-2", role=role)
 
 
-async def test_a_token_for_a_room_opens_it(house: House) -> None:
-    await house.client("alice", rooms=("room-*",), roles=("sender",)).create()
+async def test_a_token_for_a_room_opens_it(harness: RoomHarness) -> None:
+    await harness.client("alice", rooms=("room-*",), roles=("sender",)).create()
 
-    await house.client("bob", rooms=("room-1",), roles=("receiver",)).join(role="receiver")
+    await harness.client("bob", rooms=("room-1",), roles=("receiver",)).join(role="receiver")
 
 
-async def test_a_token_says_who_may_publish_and_pull(house: House) -> None:
-    alice = house.client("alice", subscribe=False)
+async def test_a_token_says_who_may_publish_and_pull(harness: RoomHarness) -> None:
+    alice = harness.client("alice", subscribe=False)
     await alice.create()
-    await house.settled()
-    bob, carol = house.client("bob", publish=False), house.client("carol", roles=("receiver",))
+    await harness.settled()
+    bob, carol = harness.client("bob", publish=False), harness.client("carol", roles=("receiver",))
     for receiver in (bob, carol):
         await receiver.join(role="receiver")
         await receiver.answer()
@@ -361,7 +363,7 @@ async def test_a_token_says_who_may_publish_and_pull(house: House) -> None:
         await alice.pull("bob")
     update = TracksUpdate(room_id=ROOM, tracks=[TrackUpdate(mid="1", simulcast=Simulcast(preferred_rid="h"))])
     with pytest.raises(ForbiddenError, match="subscribe"):
-        await house.rooms.members.update_tracks(alice.caller, update)
+        await harness.rooms.members.update_tracks(alice.caller, update)
     with pytest.raises(ForbiddenError, match="publish"):
         await open_channels(bob, DataChannelRequest(location="local", data_channel_name="chat"))
     channel = DataChannelRequest(location="remote", data_channel_name="chat", client_id="bob")
@@ -372,10 +374,10 @@ async def test_a_token_says_who_may_publish_and_pull(house: House) -> None:
 # -- what only members may do --------------------------------------------------------------------------------------
 
 
-async def test_whoever_is_not_in_a_room_can_do_nothing_in_it(house: House) -> None:
-    await house.client("alice").create()
-    await house.settled()
-    outsider = house.client("mallory")
+async def test_whoever_is_not_in_a_room_can_do_nothing_in_it(harness: RoomHarness) -> None:
+    await harness.client("alice").create()
+    await harness.settled()
+    outsider = harness.client("mallory")
     await outsider.create("another-room")
     attempts = [
         outsider.leave(),
@@ -384,35 +386,35 @@ async def test_whoever_is_not_in_a_room_can_do_nothing_in_it(house: House) -> No
         outsider.answer(),
         outsider.close("0"),
         open_channels(outsider),
-        house.rooms.members.state(outsider.caller, RoomState(room_id=ROOM)),
-        house.rooms.members.update_tracks(outsider.caller, TracksUpdate(room_id=ROOM, tracks=[])),
+        harness.rooms.members.state(outsider.caller, RoomState(room_id=ROOM)),
+        harness.rooms.members.update_tracks(outsider.caller, TracksUpdate(room_id=ROOM, tracks=[])),
     ]
 
     for attempt in attempts:
         with pytest.raises(NotFoundError, match="not in room room-1"):
             await attempt
     with pytest.raises(NotFoundError):
-        house.rooms.others(outsider.caller, ROOM)
+        harness.rooms.others(outsider.caller, ROOM)
 
 
-async def test_the_state_is_what_members_have_been_told(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_the_state_is_what_members_have_been_told(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
-    state = await house.rooms.members.state(bob.caller, RoomState(room_id=ROOM))
+    state = await harness.rooms.members.state(bob.caller, RoomState(room_id=ROOM))
 
     assert (state.room_id, state.sequence) == (ROOM, alice.events[-1].sequence)
     assert [member.client_id for member in state.participants] == ["alice", "bob"]
     assert (state.max_participants, state.created_at) == (100, 1_000_000)
 
 
-async def test_a_message_to_the_room_goes_to_all_others(house: House) -> None:
-    alice, *_ = await in_one_room(house, "alice", "bob", "carol")
+async def test_a_message_to_the_room_goes_to_all_others(harness: RoomHarness) -> None:
+    alice, *_ = await in_one_room(harness, "alice", "bob", "carol")
 
-    assert house.rooms.others(alice.caller, ROOM) == [ClientId("bob"), ClientId("carol")]
+    assert harness.rooms.others(alice.caller, ROOM) == [ClientId("bob"), ClientId("carol")]
 
 
-async def test_leaving_is_answered_with_the_originals_fields(house: House) -> None:
-    alice = house.client("alice")
+async def test_leaving_is_answered_with_the_originals_fields(harness: RoomHarness) -> None:
+    alice = harness.client("alice")
     await alice.create()
 
     ack = await alice.leave()
@@ -422,18 +424,18 @@ async def test_leaving_is_answered_with_the_originals_fields(house: House) -> No
         await alice.leave()
 
 
-async def test_unregistering_outside_of_rooms_is_nothing_special(house: House) -> None:
-    await house.rooms.leave_room(house.client("alice").caller)
+async def test_unregistering_outside_of_rooms_is_nothing_special(harness: RoomHarness) -> None:
+    await harness.rooms.leave_room(harness.client("alice").caller)
 
 
 # -- tracks --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_member_publishes_more_later(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_a_member_publishes_more_later(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
     ack = await alice.publish("1", "2", names=["screen", "microphone"])
-    await house.settled()
+    await harness.settled()
 
     assert ack.answer_sdp == "v=0 answer"
     assert [(track.mid, track.track_name) for track in ack.tracks] == [("1", "screen"), ("2", "microphone")]
@@ -446,12 +448,12 @@ async def test_a_member_publishes_more_later(house: House) -> None:
     assert [track.track_name for track in told.participant.tracks] == ["camera", "screen", "microphone"]
 
 
-async def test_an_offer_without_tracks_publishes_all_it_holds(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob", role="receiver")
+async def test_an_offer_without_tracks_publishes_all_it_holds(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob", role="receiver")
 
     request = TracksNew(room_id=ROOM, offer_sdp=offer("a", "b", kind="audio"), tracks=[])
-    ack = await house.rooms.members.change_tracks(alice.caller, request)
-    await house.until(lambda: bob.told("tracks_published"))
+    ack = await harness.rooms.members.change_tracks(alice.caller, request)
+    await harness.until(lambda: bob.told("tracks_published"))
 
     assert [(track.mid, track.track_name, track.kind) for track in ack.tracks] == [
         ("a", "auto-a", "audio"),
@@ -459,19 +461,19 @@ async def test_an_offer_without_tracks_publishes_all_it_holds(house: House) -> N
     ]
 
 
-async def test_a_track_that_fails_leaves_the_others_alone(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_a_track_that_fails_leaves_the_others_alone(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
     ack = await alice.publish("1", "2", names=["camera", "screen"])
-    await house.until(lambda: any(event.tracks and event.tracks[0].track_name == "screen" for event in bob.events))
+    await harness.until(lambda: any(event.tracks and event.tracks[0].track_name == "screen" for event in bob.events))
 
     failed, fine = ack.tracks
     assert (failed.track_name, failed.mid, failed.error_code) == ("camera", None, 409)
     assert (fine.mid, fine.error_code) == ("2", None)
 
 
-async def test_pulling_brings_an_offer_and_an_error_for_what_is_not_there(house: House) -> None:
-    _, bob = await in_one_room(house, "alice", "bob")
+async def test_pulling_brings_an_offer_and_an_error_for_what_is_not_there(harness: RoomHarness) -> None:
+    _, bob = await in_one_room(harness, "alice", "bob")
 
     ack = await bob.pull("alice", "camera", "screen")
     await bob.answer()
@@ -482,25 +484,25 @@ async def test_pulling_brings_an_offer_and_an_error_for_what_is_not_there(house:
     assert (missing.track_name, missing.mid, missing.error_code) == ("screen", None, 404)
 
 
-async def test_pulling_what_nobody_publishes_does_not_bother_the_sfu(house: House) -> None:
-    _, bob = await in_one_room(house, "alice", "bob")
-    await house.client("eve").create("another-room")
-    await house.settled()
-    calls = len(house.sfu.calls)
+async def test_pulling_what_nobody_publishes_does_not_bother_the_sfu(harness: RoomHarness) -> None:
+    _, bob = await in_one_room(harness, "alice", "bob")
+    await harness.client("eve").create("another-room")
+    await harness.settled()
+    calls = len(harness.sfu.calls)
 
     by_client = await bob.pull("eve")
     elsewhere = TrackRequest(session_id="session-3", track_name="camera")
-    by_session = await house.rooms.members.change_tracks(bob.caller, TracksNew(room_id=ROOM, tracks=[elsewhere]))
+    by_session = await harness.rooms.members.change_tracks(bob.caller, TracksNew(room_id=ROOM, tracks=[elsewhere]))
 
     assert [track.error_code for track in by_client.tracks + by_session.tracks] == [404, 404]
-    assert (by_client.offer_sdp, len(house.sfu.calls)) == (None, calls)
+    assert (by_client.offer_sdp, len(harness.sfu.calls)) == (None, calls)
 
 
-async def test_a_track_is_found_by_its_publishers_session_too(house: House) -> None:
-    _, bob = await in_one_room(house, "alice", "bob")
+async def test_a_track_is_found_by_its_publishers_session_too(harness: RoomHarness) -> None:
+    _, bob = await in_one_room(harness, "alice", "bob")
     wanted = TrackRequest(session_id="session-1", track_name="camera", simulcast=Simulcast(preferred_rid="h"))
 
-    ack = await house.rooms.members.change_tracks(bob.caller, TracksNew(room_id=ROOM, tracks=[wanted]))
+    ack = await harness.rooms.members.change_tracks(bob.caller, TracksNew(room_id=ROOM, tracks=[wanted]))
     await bob.answer()
 
     assert ack.tracks[0].client_id == "alice"
@@ -520,17 +522,17 @@ async def test_a_track_is_found_by_its_publishers_session_too(house: House) -> N
         TracksNew(room_id=ROOM, tracks=[TrackRequest(track_name="x", mid="1")], offer_sdp="nonsense"),
     ],
 )
-async def test_a_wrong_request_for_tracks_is_refused(house: House, request_: TracksNew) -> None:
-    _, bob = await in_one_room(house, "alice", "bob")
+async def test_a_wrong_request_for_tracks_is_refused(harness: RoomHarness, request_: TracksNew) -> None:
+    _, bob = await in_one_room(harness, "alice", "bob")
 
     with pytest.raises(InvalidRequestError):
-        await house.rooms.members.change_tracks(bob.caller, request_)
+        await harness.rooms.members.change_tracks(bob.caller, request_)
 
     await bob.publish("1")
 
 
-async def test_closing_a_published_track_takes_it_from_the_room(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_closing_a_published_track_takes_it_from_the_room(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
     ack = await alice.close("0", "99", offer_sdp=offer("0"))
 
@@ -541,12 +543,12 @@ async def test_closing_a_published_track_takes_it_from_the_room(house: House) ->
     assert told.tracks == [PublishedTrack(mid="0", track_name="camera", kind="video")]
     assert told.participant is not None
     assert told.participant.tracks == []
-    assert ("session-1", "0") not in house.sfu.open_tracks
-    assert ("session-1", "0") not in await house.ledger()
+    assert ("session-1", "0") not in harness.sfu.open_tracks
+    assert ("session-1", "0") not in await harness.ledger()
 
 
-async def test_closing_a_pulled_track_is_nobodys_news(house: House) -> None:
-    _, bob = await in_one_room(house, "alice", "bob")
+async def test_closing_a_pulled_track_is_nobodys_news(harness: RoomHarness) -> None:
+    _, bob = await in_one_room(harness, "alice", "bob")
     ack = await bob.pull("alice")
     await bob.answer()
     before = len(bob.events)
@@ -556,17 +558,17 @@ async def test_closing_a_pulled_track_is_nobodys_news(house: House) -> None:
     assert len(bob.events) == before
 
 
-async def test_closing_nothing_is_refused(house: House) -> None:
-    [alice] = await in_one_room(house, "alice")
+async def test_closing_nothing_is_refused(harness: RoomHarness) -> None:
+    [alice] = await in_one_room(harness, "alice")
 
     with pytest.raises(InvalidRequestError, match="tracks is empty"):
         await alice.close()
 
 
-async def test_a_pulled_track_is_switched_without_negotiation(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_a_pulled_track_is_switched_without_negotiation(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
     await alice.publish("1", names=["screen"])
-    await house.settled()
+    await harness.settled()
     mid = (await bob.pull("alice")).tracks[0].mid or ""
     await bob.answer()
     updates = [
@@ -575,7 +577,7 @@ async def test_a_pulled_track_is_switched_without_negotiation(house: House) -> N
         TrackUpdate(mid="99", track_name="screen", client_id="alice"),
     ]
 
-    ack = await house.rooms.members.update_tracks(bob.caller, TracksUpdate(room_id=ROOM, tracks=updates))
+    ack = await harness.rooms.members.update_tracks(bob.caller, TracksUpdate(room_id=ROOM, tracks=updates))
 
     assert [(track.mid, track.error_code) for track in ack.tracks] == [(mid, None), (mid, 404), ("99", 502)]
 
@@ -583,15 +585,15 @@ async def test_a_pulled_track_is_switched_without_negotiation(house: House) -> N
 @pytest.mark.parametrize(
     "tracks", [[], [TrackUpdate(mid="1")], [TrackUpdate(mid="1", track_name="camera")]], ids=["none", "what", "whose"]
 )
-async def test_a_wrong_update_is_refused(house: House, tracks: list[TrackUpdate]) -> None:
-    _, bob = await in_one_room(house, "alice", "bob")
+async def test_a_wrong_update_is_refused(harness: RoomHarness, tracks: list[TrackUpdate]) -> None:
+    _, bob = await in_one_room(harness, "alice", "bob")
 
     with pytest.raises(InvalidRequestError):
-        await house.rooms.members.update_tracks(bob.caller, TracksUpdate(room_id=ROOM, tracks=tracks))
+        await harness.rooms.members.update_tracks(bob.caller, TracksUpdate(room_id=ROOM, tracks=tracks))
 
 
-async def test_answers_are_for_ones_own_offer_alone(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_answers_are_for_ones_own_offer_alone(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
     await bob.pull("alice")
 
     with pytest.raises(InvalidRequestError, match="answer without an offer"):
@@ -602,8 +604,8 @@ async def test_answers_are_for_ones_own_offer_alone(house: House) -> None:
     await bob.answer()
 
 
-async def test_an_answer_overtakes_what_waits_for_it(house: House) -> None:
-    _, bob = await in_one_room(house, "alice", "bob")
+async def test_an_answer_overtakes_what_waits_for_it(harness: RoomHarness) -> None:
+    _, bob = await in_one_room(harness, "alice", "bob")
     await bob.pull("alice")
     waiting = asyncio.create_task(bob.publish("5"))
     await asyncio.sleep(0)
@@ -620,11 +622,11 @@ async def open_channels(
     client: Client, *channels: DataChannelRequest, offer_sdp: str | None = None
 ) -> DataChannelsNewAck:
     request = DataChannelsNew(room_id=ROOM, data_channels=list(channels), offer_sdp=offer_sdp)
-    return await client.house.rooms.members.open_channels(client.caller, request)
+    return await client.harness.rooms.members.open_channels(client.caller, request)
 
 
-async def test_data_channels_are_published_and_subscribed_to(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_data_channels_are_published_and_subscribed_to(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
     transport = await open_channels(alice, offer_sdp=offer("5"))
     await open_channels(bob)
@@ -643,8 +645,8 @@ async def test_data_channels_are_published_and_subscribed_to(house: House) -> No
     assert (missing.id, missing.error_code) == (None, 404)
 
 
-async def test_wrong_requests_for_data_channels_are_refused(house: House) -> None:
-    [alice] = await in_one_room(house, "alice")
+async def test_wrong_requests_for_data_channels_are_refused(harness: RoomHarness) -> None:
+    [alice] = await in_one_room(harness, "alice")
     fussy = DataChannelRequest(location="local", data_channel_name="c", max_retransmits=1, max_packet_life_time=1)
     nobodys = DataChannelRequest(location="remote", data_channel_name="c")
     plain = DataChannelRequest(location="local", data_channel_name="c")
@@ -654,8 +656,8 @@ async def test_wrong_requests_for_data_channels_are_refused(house: House) -> Non
             await open_channels(alice, channel, offer_sdp=sdp)
 
 
-async def test_ice_servers_are_given_with_their_end(house: House) -> None:
-    ack = await house.rooms.members.ice_servers(house.client("alice").caller, IceServers())
+async def test_ice_servers_are_given_with_their_end(harness: RoomHarness) -> None:
+    ack = await harness.rooms.members.ice_servers(harness.client("alice").caller, IceServers())
 
     assert (ack.ice_servers, ack.expires_at) == ([TURN], 2_000_500)
 
@@ -663,8 +665,8 @@ async def test_ice_servers_are_given_with_their_end(house: House) -> None:
 # -- without media ---------------------------------------------------------------------------------------------------
 
 
-async def test_without_a_media_backend_rooms_have_members_alone(bare_house: House) -> None:
-    alice, bob = bare_house.client("alice"), bare_house.client("bob")
+async def test_without_a_media_backend_rooms_have_members_alone(bare_harness: RoomHarness) -> None:
+    alice, bob = bare_harness.client("alice"), bare_harness.client("bob")
     created = await alice.create(offer_sdp=None)
     joined = await bob.join(role="receiver")
 
@@ -674,10 +676,10 @@ async def test_without_a_media_backend_rooms_have_members_alone(bare_house: Hous
     for request in (alice.publish("0"), bob.pull("alice"), bob.answer(), alice.close("0"), open_channels(bob)):
         with pytest.raises(InvalidRequestError, match="no media backend"):
             await request
-    ack = await bare_house.rooms.members.ice_servers(alice.caller, IceServers())
+    ack = await bare_harness.rooms.members.ice_servers(alice.caller, IceServers())
     assert (ack.ice_servers, ack.expires_at) == ([STUN], None)
-    assert await bare_house.rooms.close_due_media(bare_house.now) == 0
-    assert bare_house.sfu.calls == []
+    assert await bare_harness.rooms.close_due_media(bare_harness.now) == 0
+    assert bare_harness.sfu.calls == []
 
 
 # -- the SFU fails -----------------------------------------------------------------------------------------------
@@ -691,103 +693,105 @@ async def test_without_a_media_backend_rooms_have_members_alone(bare_house: Hous
 )
 @pytest.mark.parametrize(("role", "step"), [("sender", "publish"), ("receiver", "pull")])
 async def test_an_sfu_that_fails_while_somebody_comes_in_leaves_nobody_half_in(
-    house: House, role: str, step: str, error: SignalManagerError, after: bool
+    harness: RoomHarness, role: str, step: str, error: SignalManagerError, after: bool
 ) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
+    alice, bob = harness.client("alice"), harness.client("bob")
     await alice.create()
-    await house.settled()
-    house.sfu.fail(step, error, after=after)
+    await harness.settled()
+    harness.sfu.fail(step, error, after=after)
     if isinstance(error, media_errors.SessionGoneError):
-        house.sfu.fail(step, error)  # the first one is taken for an unused session that has expired
+        harness.sfu.fail(step, error)  # the first one is taken for an unused session that has expired
 
     with pytest.raises(type(error)):
         await bob.join(role=role)
 
-    await house.settled()
-    assert [participant.client_id for participant in (await house.room()).participants] == ["alice"]
-    assert {session for session, _ in house.sfu.open_tracks} == {"session-1"}
+    await harness.settled()
+    assert [participant.client_id for participant in (await harness.room()).participants] == ["alice"]
+    assert {session for session, _ in harness.sfu.open_tracks} == {"session-1"}
     assert not alice.told("participant_joined")
     await bob.join(role=role)
 
 
-async def test_an_sfu_that_opens_no_session_lets_nobody_in(house: House) -> None:
-    house.sfu.fail("open_session", media_errors.UnreachableError("no route"))
+async def test_an_sfu_that_opens_no_session_lets_nobody_in(harness: RoomHarness) -> None:
+    harness.sfu.fail("open_session", media_errors.UnreachableError("no route"))
 
     with pytest.raises(UnavailableError, match="no route"):
-        await house.client("alice").create()
+        await harness.client("alice").create()
 
-    assert await house.storage.get_room(ROOM) is None
+    assert await harness.storage.get_room(ROOM) is None
 
 
 @pytest.mark.parametrize(("given", "told"), [(None, "closed"), ("ended", "ended")])
-async def test_the_others_hear_why_a_track_is_closed(house: House, given: str | None, told: str) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_the_others_hear_why_a_track_is_closed(harness: RoomHarness, given: str | None, told: str) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
     await alice.close("0", reason=given)
 
-    await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
+    await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
     assert bob.events[-1].reason == told
 
 
 @pytest.mark.parametrize("step", ["publish", "pull"])
-async def test_an_sfu_that_fails_later_ends_the_media_session_and_tells_the_room(house: House, step: str) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
-    house.sfu.fail(step, media_errors.NoAnswerError("lost"), after=True)
+async def test_an_sfu_that_fails_later_ends_the_media_session_and_tells_the_room(
+    harness: RoomHarness, step: str
+) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
+    harness.sfu.fail(step, media_errors.NoAnswerError("lost"), after=True)
 
     with pytest.raises(UnavailableError):
         await (alice.publish("1") if step == "publish" else alice.pull("bob"))
-    await house.until(lambda: bob.told("tracks_unpublished", of="alice"))
-    await house.settled()
+    await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
+    await harness.settled()
 
     assert bob.events[-1].reason == "media session lost"
-    assert {session for session, _ in house.sfu.open_tracks} == {"session-2"}
+    assert {session for session, _ in harness.sfu.open_tracks} == {"session-2"}
     with pytest.raises(ConflictError):
         await alice.publish("2")
     await alice.leave()
     await alice.join()
 
 
-async def test_members_of_a_service_that_stops_are_taken_out(house: House) -> None:
-    async with running(House(storage=house.storage)) as other:
+async def test_members_of_a_service_that_stops_are_taken_out(harness: RoomHarness) -> None:
+    async with running(RoomHarness(storage=harness.storage)) as other:
         await other.client("alice").create("room-2")
 
-    assert not (await house.room("room-2")).is_active
+    assert not (await harness.room("room-2")).is_active
 
 
-async def test_operations_that_wait_for_the_sfu_are_counted(house: House) -> None:
-    alice = house.client("alice")
+async def test_operations_that_wait_for_the_sfu_are_counted(harness: RoomHarness) -> None:
+    alice = harness.client("alice")
     await alice.create()
-    await house.settled()
-    house.sfu.gate.clear()
+    await harness.settled()
+    harness.sfu.gate.clear()
 
     publishing = [asyncio.create_task(alice.publish(mid)) for mid in ("1", "2")]
-    await house.until(lambda: house.metrics.media_operations_pending.value() == 2)
+    await harness.until(lambda: harness.metrics.media_operations_pending.value() == 2)
 
-    house.sfu.gate.set()
+    harness.sfu.gate.set()
     await asyncio.gather(*publishing)
-    assert house.metrics.media_operations_pending.value() == 0
+    assert harness.metrics.media_operations_pending.value() == 0
 
 
-async def test_who_creates_a_room_that_is_being_created_waits_and_asks_nothing_of_the_sfu(house: House) -> None:
-    alice, bob = house.client("alice"), house.client("bob")
-    house.sfu.gate.clear()
+async def test_who_creates_a_room_that_is_being_created_waits_and_asks_nothing_of_the_sfu(harness: RoomHarness) -> None:
+    alice, bob = harness.client("alice"), harness.client("bob")
+    harness.sfu.gate.clear()
     first = asyncio.create_task(alice.create())
-    await house.until(lambda: "open_session" in house.sfu.calls)
+    await harness.until(lambda: "open_session" in harness.sfu.calls)
     second = asyncio.create_task(bob.create())
-    house.sfu.gate.set()
+    harness.sfu.gate.set()
 
     await first
     with pytest.raises(ConflictError):
         await second
 
-    assert house.sfu.calls.count("open_session") == 1
+    assert harness.sfu.calls.count("open_session") == 1
 
 
 # -- metadata ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_member_changes_its_own_metadata_for_everybody_and_those_who_come_later(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_a_member_changes_its_own_metadata_for_everybody_and_those_who_come_later(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
     sequence = await alice.describe({"name": "Alice", "hand": True})
 
@@ -796,16 +800,16 @@ async def test_a_member_changes_its_own_metadata_for_everybody_and_those_who_com
         assert (told.event, told.sequence) == ("metadata_changed", sequence)
         assert told.participant is not None
         assert (told.participant.client_id, told.participant.metadata) == ("alice", {"name": "Alice", "hand": True})
-    carol = house.client("carol")
+    carol = harness.client("carol")
     ack = await carol.join()
     assert ack.participants[0].metadata == {"name": "Alice", "hand": True}
     assert await alice.describe({}) == ack.sequence + 1, "it is replaced as a whole"
-    state = await house.rooms.members.state(bob.caller, RoomState(room_id=ROOM))
+    state = await harness.rooms.members.state(bob.caller, RoomState(room_id=ROOM))
     assert state.participants[0].metadata == {}
 
 
-async def test_the_rooms_metadata_is_for_who_has_the_grant_admin(house: House) -> None:
-    alice, bob = house.client("alice", admin=True), house.client("bob")
+async def test_the_rooms_metadata_is_for_who_has_the_grant_admin(harness: RoomHarness) -> None:
+    alice, bob = harness.client("alice", admin=True), harness.client("bob")
     await alice.create(metadata={"topic": "soup"})
     await bob.join()
 
@@ -816,34 +820,34 @@ async def test_the_rooms_metadata_is_for_who_has_the_grant_admin(house: House) -
     told = bob.events[-1]
     metadata = {"topic": "salad", "created_at": 1_000_000}
     assert (told.event, told.participant, told.metadata) == ("metadata_changed", None, metadata)
-    assert (await house.rooms.members.state(bob.caller, RoomState(room_id=ROOM))).metadata == metadata
+    assert (await harness.rooms.members.state(bob.caller, RoomState(room_id=ROOM))).metadata == metadata
 
 
-async def test_metadata_is_bounded_and_of_ones_own_room(house: House) -> None:
-    [alice] = await in_one_room(house, "alice")
+async def test_metadata_is_bounded_and_of_ones_own_room(harness: RoomHarness) -> None:
+    [alice] = await in_one_room(harness, "alice")
 
     with pytest.raises(TooLargeError, match="16384"):
         await alice.describe({"a": "x" * MAX_METADATA})
     with pytest.raises(NotFoundError):
-        await house.client("bob").describe({})
+        await harness.client("bob").describe({})
     with pytest.raises(NotFoundError):
-        await house.rooms.describe(ROOM, ClientId("bob"), {})
+        await harness.rooms.describe(ROOM, ClientId("bob"), {})
     with pytest.raises(NotFoundError):
-        await house.rooms.describe(RoomId("elsewhere"), None, {})
-    await house.rooms.close(ROOM, "over")
+        await harness.rooms.describe(RoomId("elsewhere"), None, {})
+    await harness.rooms.close(ROOM, "over")
     with pytest.raises(InvalidRequestError, match="is closed"):
-        await house.rooms.describe(ROOM, None, {})
+        await harness.rooms.describe(ROOM, None, {})
 
 
-async def test_metadata_and_tracks_that_change_at_once_are_all_kept(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_metadata_and_tracks_that_change_at_once_are_all_kept(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
     await asyncio.gather(
         *(alice.describe({"n": number}) for number in range(5)), alice.publish("1"), bob.describe({"b": 1})
     )
-    await house.settled()
+    await harness.settled()
 
-    room = await house.room()
+    room = await harness.room()
     assert [len(each.tracks) for each in room.participants] == [2, 1]
     assert room.participants[1].metadata == {"b": 1}
     sequences = [sequence for sequence, _ in bob.news]
@@ -853,8 +857,8 @@ async def test_metadata_and_tracks_that_change_at_once_are_all_kept(house: House
 # -- muting ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_muted_track_is_told_to_all_and_shown_to_those_who_come_later(house: House) -> None:
-    alice, bob = await in_one_room(house, "alice", "bob")
+async def test_a_muted_track_is_told_to_all_and_shown_to_those_who_come_later(harness: RoomHarness) -> None:
+    alice, bob = await in_one_room(harness, "alice", "bob")
 
     ack = await alice.mute(mid_0=True, mid_7=True)
 
@@ -864,29 +868,29 @@ async def test_a_muted_track_is_told_to_all_and_shown_to_those_who_come_later(ho
     assert (told.event, told.tracks) == ("tracks_muted", muted)
     assert told.participant is not None
     assert told.participant.tracks == muted
-    carol = house.client("carol")
+    carol = harness.client("carol")
     assert (await carol.join()).participants[0].tracks == muted
     before = len(bob.events)
     await alice.mute(mid_0=True)
     assert len(bob.events) == before, "what is known already is not told again"
     await alice.mute(mid_0=False)
-    await house.settled()
+    await harness.settled()
     assert "tracks_unmuted" in [event.event for event in carol.events]
     with pytest.raises(InvalidRequestError):
         await alice.mute()
 
 
-async def test_a_track_may_be_muted_from_the_start_and_before_it_is_announced(house: House) -> None:
-    house.sfu.sends_at_once = False
-    alice, bob = house.client("alice"), house.client("bob")
+async def test_a_track_may_be_muted_from_the_start_and_before_it_is_announced(harness: RoomHarness) -> None:
+    harness.sfu.sends_at_once = False
+    alice, bob = harness.client("alice"), harness.client("bob")
     await alice.create(tracks=[PublishedTrack(mid="0", track_name="camera", muted=True)])
     await bob.join(role="receiver")
     await alice.publish("1")
     await alice.mute(mid_1=True)
-    [member, _] = (await house.rooms.members.state(bob.caller, RoomState(room_id=ROOM))).participants
-    house.sfu.send(member.session_id or "")
-    await house.until(lambda: sum(len(event.tracks or ()) for event in bob.events) == 2)
+    [member, _] = (await harness.rooms.members.state(bob.caller, RoomState(room_id=ROOM))).participants
+    harness.sfu.send(member.session_id or "")
+    await harness.until(lambda: sum(len(event.tracks or ()) for event in bob.events) == 2)
 
     tracks = [track for event in bob.events for track in event.tracks or ()]
     assert [(track.mid, track.muted) for track in tracks] == [("0", True), ("1", True)]
-    await house.settled()
+    await harness.settled()

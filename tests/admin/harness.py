@@ -14,19 +14,19 @@ from signal_manager.admin.server import AdminServer
 from signal_manager.admin.tokens import TokenIssuer
 from signal_manager.model import NodeId
 from tests.admin.fakes import FakePresence
-from tests.rooms.house import House, running
+from tests.rooms.harness import RoomHarness, running
 from tests.web import plain_http
 
-__all__ = ["SECRET", "Office", "opened"]
+__all__ = ["SECRET", "AdminHarness", "opened"]
 
 SECRET = "a secret of more than 32 bytes, for tests"
 
 
 @dataclass
-class Office:
-    """Somewhere to manage from: `http` speaks to the second port of `house`."""
+class AdminHarness:
+    """Somewhere to manage from: `http` speaks to the second port of `harness`."""
 
-    house: House
+    harness: RoomHarness
     presence: FakePresence
     server: AdminServer
     http: httpx.AsyncClient
@@ -37,17 +37,17 @@ class Office:
 
 
 @asynccontextmanager
-async def opened(*, token: str = "") -> AsyncIterator[Office]:
+async def opened(*, token: str = "") -> AsyncIterator[AdminHarness]:
     """Run it while the block lasts, behind a bearer token if there is to be one."""
     presence = FakePresence()
-    async with running(House()) as house:
+    async with running(RoomHarness()) as harness:
         management = Management(
             presence=presence,
-            storage=house.storage,
-            rooms=house.rooms,
-            bus=house.bus,
+            storage=harness.storage,
+            rooms=harness.rooms,
+            bus=harness.bus,
             cluster=ClusterSessions(
-                presence=presence, rooms=house.rooms, node_id=NodeId("node-1"), others=house.bus.ask_others
+                presence=presence, rooms=harness.rooms, node_id=NodeId("node-1"), others=harness.bus.ask_others
             ),
             tokens=TokenIssuer(SECRET, default_ttl=600, clock=lambda: 1000.0),
             configuration={"server": {"port": 8080}, "auth": {"token_secret": "***"}},
@@ -59,11 +59,11 @@ async def opened(*, token: str = "") -> AsyncIterator[Office]:
             port=0,
             version="1.2.3",
             presence=presence,
-            storage=house.storage,
-            metrics=house.metrics,
+            storage=harness.storage,
+            metrics=harness.metrics,
             token=token,
             management=lambda: management,
             websocket_url="ws://127.0.0.1:8080",
         )
         async with server, plain_http(base_url=f"http://127.0.0.1:{server.port}") as http:
-            yield Office(house, presence, server, http)
+            yield AdminHarness(harness, presence, server, http)

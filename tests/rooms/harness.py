@@ -106,7 +106,7 @@ class YieldingStorage(MemoryStorage):
         self.failures: deque[tuple[Exception, bool]] = deque()
 
     async def create_room(self, room: Room) -> Room:
-        """See `Storage`."""
+        """Create a room, or fail as the test asked."""
         await asyncio.sleep(0)
         error, is_made = self.failures.popleft() if self.failures else (None, True)
         created = await super().create_room(room) if is_made else room
@@ -116,7 +116,7 @@ class YieldingStorage(MemoryStorage):
         return created
 
     async def change_room(self, room_id: RoomId, change: RoomChange) -> Room:
-        """See `Storage`."""
+        """Change a room, or fail as the test asked."""
         await asyncio.sleep(0)
         error, is_made = self.failures.popleft() if self.failures else (None, True)
         changed = await super().change_room(room_id, change) if is_made else None
@@ -129,8 +129,8 @@ class YieldingStorage(MemoryStorage):
 class Client:
     """One session of one client."""
 
-    def __init__(self, house: House, name: str, session: str, grants: Grants) -> None:
-        self.house = house
+    def __init__(self, harness: RoomHarness, name: str, session: str, grants: Grants) -> None:
+        self.harness = harness
         self.name = ClientId(name)
         self.caller = Caller(Identity(client_id=self.name, grants=grants), SessionId(session), "sha256:" + "0" * 64)
         self.seen_before = 0  # events of earlier memberships
@@ -138,7 +138,7 @@ class Client:
     @property
     def events(self) -> list[RoomEvent]:
         """What the client was told of rooms since it came in."""
-        inbox = self.house.bus.inboxes[self.name]
+        inbox = self.harness.bus.inboxes[self.name]
         return [message for message in inbox if isinstance(message, RoomEvent)][self.seen_before :]
 
     @property
@@ -156,50 +156,50 @@ class Client:
     async def create(self, room_id: str | None = ROOM, *, role: str = "sender", **fields: Any) -> RoomCreateAck:
         """Send WEBRTC_ROOM_CREATE; a sender offers a camera unless told otherwise."""
         request = RoomCreate(room_id=room_id, role=role, **(self._camera(role) | fields))
-        ack = await self.house.rooms.entry.create(self.caller, request)
+        ack = await self.harness.rooms.entry.create(self.caller, request)
         self._forget()
         return ack
 
     async def join(self, room_id: str = ROOM, *, role: str = "sender", **fields: Any) -> RoomJoinAck:
         """Send WEBRTC_ROOM_JOIN; a sender offers a camera unless told otherwise."""
         request = RoomJoin(room_id=room_id, role=role, **(self._camera(role) | fields))
-        ack = await self.house.rooms.entry.join(self.caller, request)
+        ack = await self.harness.rooms.entry.join(self.caller, request)
         self._forget()
         return ack
 
     async def leave(self, room_id: str = ROOM, reason: str | None = None) -> RoomLeaveAck:
         """Send WEBRTC_ROOM_LEAVE."""
-        return await self.house.rooms.entry.leave(self.caller, RoomLeave(room_id=room_id, reason=reason))
+        return await self.harness.rooms.entry.leave(self.caller, RoomLeave(room_id=room_id, reason=reason))
 
     async def publish(self, *mids: str, room_id: str = ROOM, names: Sequence[str] = ()) -> TracksNewAck:
         """Send TRACKS_NEW with an offer."""
         names = names or [f"track-{mid}" for mid in mids]
         tracks = [TrackRequest(mid=mid, track_name=name) for mid, name in zip(mids, names, strict=True)]
         request = TracksNew(room_id=room_id, offer_sdp=offer(*mids), tracks=tracks)
-        return await self.house.rooms.members.change_tracks(self.caller, request)
+        return await self.harness.rooms.members.change_tracks(self.caller, request)
 
     async def pull(self, publisher: str, *names: str, room_id: str = ROOM) -> TracksNewAck:
         """Send TRACKS_NEW without an offer."""
         tracks = [TrackRequest(client_id=publisher, track_name=name) for name in names or ("camera",)]
-        return await self.house.rooms.members.change_tracks(self.caller, TracksNew(room_id=room_id, tracks=tracks))
+        return await self.harness.rooms.members.change_tracks(self.caller, TracksNew(room_id=room_id, tracks=tracks))
 
     async def answer(self, answer_sdp: str = "v=0 answer", room_id: str = ROOM) -> RenegotiateAck:
         """Send RENEGOTIATE."""
-        return await self.house.rooms.members.renegotiate(
+        return await self.harness.rooms.members.renegotiate(
             self.caller, Renegotiate(room_id=room_id, answer_sdp=answer_sdp)
         )
 
     async def mute(self, room_id: str = ROOM, **muted: bool) -> TracksMuteAck:
         """Send TRACKS_MUTE; mids are the numbers after the underscore."""
         tracks = [TrackMute(mid=name.removeprefix("mid_"), muted=each) for name, each in muted.items()]
-        return await self.house.rooms.members.mute_tracks(self.caller, TracksMute(room_id=room_id, tracks=tracks))
+        return await self.harness.rooms.members.mute_tracks(self.caller, TracksMute(room_id=room_id, tracks=tracks))
 
     async def describe(
         self, metadata: dict[str, Any], *, scope: Literal["participant", "room"] = "participant", room_id: str = ROOM
     ) -> int:
         """Send METADATA_UPDATE."""
         request = MetadataUpdate(room_id=room_id, metadata=metadata, scope=scope)
-        return (await self.house.rooms.members.update_metadata(self.caller, request)).sequence
+        return (await self.harness.rooms.members.update_metadata(self.caller, request)).sequence
 
     async def close(
         self, *mids: str, offer_sdp: str | None = None, reason: str | None = None, room_id: str = ROOM
@@ -207,24 +207,24 @@ class Client:
         """Send TRACKS_CLOSE."""
         tracks = [TrackMid(mid=mid) for mid in mids]
         request = TracksClose(room_id=room_id, tracks=tracks, offer_sdp=offer_sdp, reason=reason)
-        return await self.house.rooms.members.close_tracks(self.caller, request)
+        return await self.harness.rooms.members.close_tracks(self.caller, request)
 
     def lose_connection(self) -> None:
         """Go without a word."""
-        self.house.rooms.session_ended(self.caller)
+        self.harness.rooms.session_ended(self.caller)
 
     def _camera(self, role: str) -> dict[str, Any]:
-        if role.lower() != "sender" or not self.house.has_media:
+        if role.lower() != "sender" or not self.harness.has_media:
             return {}
         return {"offer_sdp": offer("0"), "tracks": [PublishedTrack(mid="0", track_name="camera")]}
 
     def _forget(self) -> None:
         """Leave out what was told before the ACK that has just come: that was about an earlier membership."""
-        inbox = self.house.bus.inboxes[self.name]
+        inbox = self.harness.bus.inboxes[self.name]
         self.seen_before = sum(isinstance(message, RoomEvent) for message in inbox)
 
 
-class House:
+class RoomHarness:
     """The service and what surrounds it."""
 
     def __init__(
@@ -307,13 +307,13 @@ class House:
 
 
 @asynccontextmanager
-async def running(house: House) -> AsyncIterator[House]:
-    """Run a house, and see that it leaves nothing behind: no open track, no ledger entry, nobody in a room."""
-    async with house.rooms:
-        yield house
-        house.sfu.gate.set()
-        house.sfu.connects_at_once = True
-    assert house.sfu.open_tracks == set()
-    assert await house.ledger() == set()
-    rooms = await house.storage.list_rooms(is_active=True)
+async def running(harness: RoomHarness) -> AsyncIterator[RoomHarness]:
+    """Run a harness, and see that it leaves nothing behind: no open track, no ledger entry, nobody in a room."""
+    async with harness.rooms:
+        yield harness
+        harness.sfu.gate.set()
+        harness.sfu.connects_at_once = True
+    assert harness.sfu.open_tracks == set()
+    assert await harness.ledger() == set()
+    rooms = await harness.storage.list_rooms(is_active=True)
     assert [room.participants for room in rooms.items if room.participants[0].node_id == NODE] == []
