@@ -57,7 +57,7 @@ def init(
 
 
 def _write(file: Path, text: str, *, force: bool) -> None:
-    """Write a new file at once, and only where there is none unless `force`."""
+    """Write a new file atomically; refuse to replace an existing one unless `force`."""
     new = file.with_name(f".{file.name}.new")
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
@@ -65,7 +65,7 @@ def _write(file: Path, text: str, *, force: bool) -> None:
         if force:
             new.replace(file)
         else:
-            os.link(new, file)  # fails where there is one, however lately it came
+            os.link(new, file)  # fails if the file exists, even if it was just created
             new.unlink()
     except OSError as error:
         with suppress(OSError):

@@ -39,8 +39,8 @@ PROGRAM = "signal-manager"
 
 HUMAN_ERROR = 2
 REFUSED = 1  # `token --inspect`: the token is readable, and the service would not accept it
-UNREACHABLE = 1  # `serve`: what it needs does not answer now; starting it again may help
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+UNREACHABLE = 1  # `serve`: a dependency does not answer now; a later start may succeed
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 LONGEST_DURATION = 3650 * 86400  # 10 years: longer ones are typing errors, and far longer ones have no date
 LAST_DATE = 253_402_300_799  # 9999-12-31T23:59:59Z, where dates end
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _exit_status(arguments: list[str]) -> int:
-    if arguments == ["--version"]:  # at once: to run a command, even this one, typer imports pydantic
+    if arguments == ["--version"]:  # without typer, which imports pydantic to run any command
         print(f"{PROGRAM} {__version__}")
         return 0
     try:
@@ -175,7 +175,7 @@ def _run(loaded: LoadedConfig, *, insecure: bool) -> None:
 
 @contextlib.contextmanager
 def _without_rich() -> Iterator[None]:
-    """Let no library import rich meanwhile, unless it is there already.
+    """Prevent imports of rich while the block lasts, unless it is imported already.
 
     structlog uses it where it finds it, for tracebacks that a service shows otherwise. With what it imports itself it
     took a tenth of the time until the service listens.
@@ -184,7 +184,7 @@ def _without_rich() -> Iterator[None]:
     if "rich" in modules:
         yield
         return
-    modules["rich"] = None  # which says that there is no such module
+    modules["rich"] = None  # makes an import of it fail
     try:
         yield
     finally:
@@ -192,7 +192,7 @@ def _without_rich() -> Iterator[None]:
 
 
 def _announce(config: Config, url: str, dashboard: str | None) -> None:
-    """Tell a person at a terminal, in three lines, what there is to see and to try."""
+    """Print three lines for a person: the demo's URL, the dashboard's URL, and a command to try."""
     from signal_manager.service.config import is_loopback, published_credentials
 
     trial = f"{_own_name()} try --url {url}"
@@ -211,7 +211,7 @@ def _announce(config: Config, url: str, dashboard: str | None) -> None:
 
 
 def _own_name() -> str:
-    """Return what a person types in another terminal to run this program."""
+    """Return the command that runs this program in another terminal."""
     called = sys.argv[0]
     if called.endswith("__main__.py"):
         return f"{sys.executable} -m signal_manager"
@@ -345,7 +345,7 @@ def _print_report(report: TokenReport, now: float) -> None:
             "subscribe": _yes(report.grants.subscribe),
             "admin": _yes(report.grants.admin),
         }
-    # A signature that is not checked here leaves the answer open.
+    # Without a checked signature it is open whether the service accepts the token.
     accepted = "not known here: published keys verify it" if report.signature == "not checked" else "yes"
     lines["accepted"] = f"no: {'; '.join(report.refused_because)}" if report.refused_because else accepted
     for name, value in lines.items():
@@ -440,7 +440,7 @@ def _credentials(option: str, text: str) -> tuple[str, str]:
     return client_id, token
 
 
-# After those above, so that --help begins with what one begins with.
+# After the commands above, so that --help begins with the first steps.
 application.command("sfu")(sfu)
 application.add_typer(storage_commands, name="storage")
 application.command("migrate-config")(migrate_config)

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add_management_commands"]
 
-REFUSED = 1  # the service was asked, and said no
-ANSWER_LIMIT = 15.0  # seconds; a page that nothing fits costs the service twenty reads of its storage
-LARGEST_PAGE = 500  # what the interface gives at a time
-# An address on which a service listens everywhere is none that can be called.
+REFUSED = 1  # the service refused the request
+ANSWER_LIMIT = 15.0  # seconds; a page without matches costs the service twenty reads of its storage
+LARGEST_PAGE = 500  # the largest page of the interface
+# A client cannot connect to an address that means "all addresses".
 _CALLED_AS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
 
 UrlOption = Annotated[
@@ -45,12 +45,12 @@ LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
 AfterOption = Annotated[str | None, typer.Option(metavar="PLACE", help="Go on where an earlier list ended.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All of them, in place of --limit.")]
 
-# Heading → what stands under it.
+# Heading → the field of its column.
 Columns = Mapping[str, Callable[[dict[str, Any]], object]]
 
 
 def add_management_commands(application: typer.Typer) -> None:
-    """Mount the commands."""
+    """Add the commands to the program."""
     for command in (rooms, clients, sessions, kick):
         application.command()(command)
     application.command("close-room")(close_room)
@@ -248,7 +248,7 @@ def set_metadata(
 def _name(what: str, name: str) -> str:
     from signal_manager.model import NAME_RULE, is_valid_name
 
-    # Anything else would also mean something else in a path.
+    # Other characters would change the meaning of the path.
     if not is_valid_name(name):
         raise ConfigurationError(f"expected {what} of {NAME_RULE}")
     return name
@@ -258,7 +258,7 @@ def _name(what: str, name: str) -> str:
 
 
 class _Found(NamedTuple):
-    """A list as far as it was asked for, and where to go on."""
+    """The requested part of a list, and the cursor of the next page."""
 
     items: list[dict[str, Any]]
     next: str | None
@@ -275,20 +275,20 @@ class _Service:
         self._http = http
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return what is at a path."""
+        """GET a path and return the response."""
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         return self._ask("GET", path, params=given)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Do what a path stands for."""
+        """POST to a path and return the response."""
         return self._ask("POST", path, json=dict(body or {}))
 
     def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Replace what a path stands for."""
+        """PUT to a path and return the response."""
         return self._ask("PATCH", path, json=dict(body))
 
     def list(self, path: str, query: Mapping[str, Any], *, limit: int | None) -> _Found:
-        """Follow a list to its end, or until there are `limit` items."""
+        """Read a list to its end, or up to `limit` items."""
         items: list[dict[str, Any]] = []
         while True:
             wanted = LARGEST_PAGE if limit is None else min(LARGEST_PAGE, limit - len(items))
@@ -329,7 +329,7 @@ class _Service:
 
 @contextmanager
 def _service(config: Path | None, url: str | None, token: str | None) -> Iterator[_Service]:
-    """Speak to a service while the block lasts; what it refuses is one line and the exit status 1."""
+    """Connect to a service while the block lasts; print a refusal as one line and exit with status 1."""
     import httpx
 
     from signal_manager.service.config import Config, is_loopback, load
@@ -345,7 +345,7 @@ def _service(config: Path | None, url: str | None, token: str | None) -> Iterato
         base = httpx.URL(where)
         if base.scheme not in {"http", "https"} or not base.host:
             raise ConfigurationError("expected --url http://HOST:PORT of the service's second port (metrics.port)")
-        # A proxy of the environment is for other machines.
+        # A proxy from the environment is for other machines.
         beyond = not is_loopback(base.host)
         with httpx.Client(base_url=base, headers=headers, timeout=ANSWER_LIMIT, trust_env=beyond) as http:
             yield _Service(http)
@@ -439,7 +439,7 @@ def _print_list(found: _Found, columns: Columns, what: str, *, as_json_text: boo
 
 
 def _show(item: dict[str, Any], columns: Columns, parts: Mapping[str, Columns], *, as_json_text: bool) -> None:
-    """Print one thing: its facts below each other, then a table for each list in it."""
+    """Print one object: its fields below each other, then a table for each list in it."""
     if as_json_text:
         print_json(item)
         return

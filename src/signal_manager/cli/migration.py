@@ -40,7 +40,7 @@ def migrate_config(
     from signal_manager.service.config import as_toml, load_with_origins
 
     loaded = load_with_origins(file, environ={})
-    # What [gcp] said stands in [firestore] by now.
+    # The values of [gcp] are in [firestore] by now.
     kept = {name for name in loaded.origins if not name.startswith("gcp.")}
     text = as_toml(loaded.config, hide_secrets=False, only=kept)
     for sentence in (*loaded.warnings, *_advice(loaded)) or ("nothing in this file needs to change",):
@@ -53,7 +53,7 @@ def migrate_config(
 
 
 def _advice(loaded: LoadedConfig) -> list[str]:
-    """Say what the file allows here and a deployment should still look at."""
+    """Print settings that are valid here but that a deployment should check."""
     from signal_manager.service.config import insecure_settings
 
     config, advice = loaded.config, []
@@ -69,7 +69,7 @@ def _advice(loaded: LoadedConfig) -> list[str]:
 
 
 def _replace(file: Path, text: str) -> Path:
-    """Write a file anew, readable to whom it was readable before, and keep the old one; return where."""
+    """Replace a file with the same permissions, keep the old one, and return its new path."""
     kept_as = file.with_name(f"{file.name}.orig")
     new = file.with_name(f".{file.name}.new")
     try:

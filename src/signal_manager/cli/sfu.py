@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["sfu", "work"]
 
 _WORK = "from signal_manager.cli.sfu import work; work()"
-# What a command line that was called wrongly ends with, and so a worker that cannot run as told.
+# The exit status for a wrong command line, and for a worker that cannot run with its settings.
 _WRONG = 2
 # `media.sfu_max_packets_per_second`'s too: docs/local-sfu.md says where it comes from.
 DEFAULT_PACKETS = 15_000
@@ -117,7 +117,7 @@ def sfu(
 
 
 def work() -> None:
-    """Run one worker, as the front has written on standard input, until that is closed."""
+    """Run one worker with the settings from standard input, until that is closed."""
     import asyncio
     import signal
     import threading
@@ -147,14 +147,14 @@ def work() -> None:
 
 
 def _wait_for_end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Stop the worker when its front is gone, however that ended."""
+    """Stop the worker when its front has ended for any reason."""
     sys.stdin.read()
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(stop.set)
 
 
 def _rtc() -> ModuleType:
-    """Return the module of the workers, which is in a distribution of its own.
+    """Import the module of the workers, which another distribution contains.
 
     Raises:
         ConfigurationError: that is not installed.
@@ -170,7 +170,7 @@ def _rtc() -> ModuleType:
 
 
 def _local_sfu(order: dict[str, Any], **more: Any) -> LocalSfu:
-    """Return an SFU in this process."""
+    """Build an SFU in this process."""
     _rtc()
     from signal_manager.sfu import LocalSfu, SfuSettings
 
@@ -192,7 +192,7 @@ def _local_sfu(order: dict[str, Any], **more: Any) -> LocalSfu:
 
 
 def _check(order: dict[str, Any]) -> None:
-    """Refuse here, in one line, what each worker would refuse."""
+    """Check the settings once and refuse them in one line, before every worker would."""
     _rtc()
     if order["faults"] is not None:
         from signal_manager.sfu.faults import load_faults

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["storage_commands"]
 
-# Lines between two signs of progress on a terminal.
+# Lines between two updates of the progress on a terminal.
 PROGRESS_EVERY = 1000
-INCOMPLETE = 1  # the import left lines out
+INCOMPLETE = 1  # the import skipped lines
 
 storage_commands = Commands(
     help="Check the store, write it out as JSON lines, read such lines in.", no_args_is_help=True
@@ -199,7 +199,7 @@ def _storage(settings: Config) -> Storage:
 
 def _opened(file: Path | None, mode: str) -> BinaryIO:
     try:
-        # Standard input and output stay open: a duplicate of their descriptor is what is closed.
+        # Close a duplicate of the descriptor, so that standard input and output stay open.
         opened = open(file or (0 if mode == "rb" else 1), mode, closefd=file is not None)  # noqa: SIM115
     except OSError as error:
         raise ConfigurationError(f"{file}: cannot open it: {error.strerror}") from None
@@ -207,7 +207,7 @@ def _opened(file: Path | None, mode: str) -> BinaryIO:
 
 
 async def _lines(file: BinaryIO) -> AsyncIterator[bytes]:
-    """Yield the lines of a file; reading one is quick, and nothing else runs in this process."""
+    """Yield the lines of a file. Blocking reads are fine, because nothing else runs in this process."""
     for number, line in enumerate(file, 1):
         yield line
         _show_progress("imported", number)

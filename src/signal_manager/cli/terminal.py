@@ -1,4 +1,4 @@
-"""How the commands speak to a person or a script: results on standard output, one line for what is wrong on the other.
+"""Output of the commands: results on standard output, errors as one line on standard error.
 
 Shared by `cli/main.py` and the modules that hold its larger commands. All of them import their libraries inside
 functions, so that `--help`, which needs none, answers at once.
@@ -34,7 +34,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-# Where nobody looks at it, a table is as wide as its longest row: what is cut off or folded, no script can read.
+# Off a terminal a table is as wide as its longest row, because scripts cannot read folded or cut rows.
 _UNBOUNDED = 100_000
 
 _COLORS = {"bold red": "1;31", "yellow": "33", "green": "32", "dim": "2"}
@@ -70,7 +70,7 @@ class Commands(typer.Typer):
 
         def register(function: _Command) -> _Command:
             text = _plain(inspect.getdoc(function) or "")
-            # Given by itself, the first sentence is not cut off in the list of commands.
+            # As `short_help`, the first sentence is not cut off in the list of commands.
             short = text.split("\n\n", 1)[0]
             return super(Commands, self).command(name, help=text, short_help=short, **settings)(function)
 
@@ -88,7 +88,7 @@ def _plain(docstring: str) -> str:
 
 
 def warn(message: str) -> None:
-    """Print what a person should know although it is no error."""
+    """Print a warning."""
     tell("warning:", "yellow", message)
 
 
@@ -120,7 +120,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def span(seconds: float) -> str:
-    """Return a length of time as a person says it: its two largest units, such as "1h 20m"."""
+    """Return a length of time in its two largest units, such as "1h 20m"."""
     parts, rest = [], int(seconds)
     for unit, length in reversed(SECONDS_OF.items()):
         count, rest = divmod(rest, length)

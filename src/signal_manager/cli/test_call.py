@@ -53,7 +53,7 @@ __all__ = ["run_test_call", "split_candidates"]
 DEFAULT_SENDER = ("test_client_1", "test_token_1")
 DEFAULT_RECEIVER = ("test_client_2", "test_token_2")
 
-# Pictures that must arrive through the SFU: the first shows that it works, the others that it goes on working.
+# Pictures that must arrive through the SFU: the first shows that it works, the others that it keeps working.
 FRAMES = 30
 _NO_MEDIA = "skipped: the service has no media backend"
 
@@ -124,7 +124,7 @@ async def _service(url: str | None, *keys: tuple[str, str]) -> AsyncIterator[str
 @dataclass
 class _Step:
     name: str
-    seconds: float | None = None  # None until it is done
+    seconds: float | None = None  # None until the step is done
     detail: str = ""
 
 
@@ -141,7 +141,7 @@ class _TestCall:
         return self.steps[-1].name if self.steps else "starting a service"
 
     def explain(self, error: SignalManagerError) -> str:
-        """Say what went wrong, and what to do about it where a person can."""
+        """Return what went wrong, with advice if there is any."""
         match error:
             case AuthenticationError():
                 return f"{error.message}; name a client id and a token that this service accepts"
@@ -159,7 +159,7 @@ class _TestCall:
         step.seconds = time.perf_counter() - started
 
     async def run(self, sender: tuple[str, str], receiver: tuple[str, str]) -> None:
-        """Take every step; what goes wrong is raised from the step in which it did."""
+        """Run every step; an error is raised from the step that failed."""
         async with contextlib.AsyncExitStack() as stack:
             a = await self._connect(stack, "connect a", *sender)
             b = await self._connect(stack, "connect b", *receiver)
@@ -246,11 +246,11 @@ class _TestCall:
             if not self.has_media:
                 console.print("There was no room call: the service has no media backend.")
         else:
-            # The service's own words must stay on one line, and may look like markup.
+            # The service's text must stay on one line, and may look like markup.
             Console(file=sys.stderr, highlight=False).print(f"error: {self.error}", markup=False, soft_wrap=True)
 
 
-# A trial is to show what does not work, not to mend it.
+# The test call shows failures; it must not retry them away.
 _ONCE = RetryPolicy(attempts=1)
 
 
@@ -278,11 +278,11 @@ async def _next_track(room: Room) -> TrackAdded:
 
 
 class _Peer:
-    """One side of the trial: a WebRTC connection, and the client that it signals through."""
+    """One side of the test call: a WebRTC connection, and the client that it signals through."""
 
     def __init__(self, client: SignalClient) -> None:
         self.client = client
-        # Host candidates are enough for two peers on one machine; without this aiortc asks a public STUN server.
+        # Host candidates are enough for two peers on one machine. By default aiortc asks a public STUN server.
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.channel: RTCDataChannel | None = None
         self.received: asyncio.Queue[str] = asyncio.Queue()
@@ -359,7 +359,7 @@ class _Peer:
             await self._changed.wait()
 
     async def talk_to(self, other: _Peer, count: int, step: _Step) -> None:
-        """Send numbered messages and see every one arrive, in order."""
+        """Send numbered messages and check that all arrive, in order."""
         if self.channel is None:
             raise UnavailableError("there is no data channel")
         for number in range(count):
@@ -373,7 +373,7 @@ class _Peer:
 
 
 def split_candidates(sdp: str) -> tuple[str, list[dict[str, Any]]]:
-    """Take the ICE candidates out of an SDP, since aiortc gathers them before it describes and never trickles.
+    """Remove the ICE candidates from an SDP, because aiortc gathers them first and never trickles.
 
     Returns:
         the SDP without candidates, and each candidate as a browser's `RTCIceCandidateInit`.
@@ -391,5 +391,5 @@ def split_candidates(sdp: str) -> tuple[str, list[dict[str, Any]]]:
             candidates.append({"candidate": line.removeprefix("a="), "sdpMLineIndex": index})
         elif line != "a=end-of-candidates":
             kept.append(line)
-    # A mid may stand behind the candidates of its section.
+    # A section's mid may come after its candidates.
     return "\r\n".join((*kept, "")), [{**data, "sdpMid": mids.get(data["sdpMLineIndex"])} for data in candidates]

@@ -28,15 +28,15 @@ __all__ = ["Logs", "configure", "escape_control_characters"]
 
 HIDDEN = "***"
 
-# docs/protocol.md: tokens and SDP never appear in logs; the same for what HTTP clients and operators call secret.
+# Tokens and SDP never appear in logs (docs/protocol.md), and neither do secrets of HTTP clients and operators.
 _SECRET_NAME = re.compile(
     r"(^|[_-])(tokens?|secrets?|passwords?|authorization|credentials?|api[_-]keys?|sdp|signal[_-]data)\Z", re.IGNORECASE
 )
 
-# Libraries that bring handlers of their own or cut themselves off from the root logger.
+# Libraries with handlers of their own, or without propagation to the root logger.
 _FOREIGN_LOGGERS = ("asyncio", "httpx", "picows", "uvicorn", "uvicorn.access", "uvicorn.error")
 
-# What these call "info" is a line per request or connection, of which the service has its own.
+# These log a line per request or connection at info level; the service has lines of its own.
 _CHATTY_LOGGERS = ("httpx", "picows", "uvicorn")
 
 # These write request headers, bearer tokens among them, at debug level.
@@ -145,7 +145,7 @@ def _file_handler(path: str, max_file_size: int, max_files: int) -> logging.Hand
 
 
 class _PrivateFileHandler(RotatingFileHandler):
-    """A log that its owner alone can read: it names clients, their addresses and their rooms."""
+    """A log file that only its owner can read, because it names clients, addresses and rooms."""
 
     def _open(self) -> Any:
         return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=_open_privately)
@@ -175,7 +175,7 @@ def _shared_processors() -> list[Processor]:
 def _formatter(shared: list[Processor], format: str, *, colors: bool) -> logging.Formatter:
     import structlog  # noqa: PLC0415 - see above
 
-    # Neither shows the frames' local variables, where tokens and SDPs live.
+    # Neither shows local variables, which may hold tokens and SDPs.
     if format == "json":
         rendering: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
@@ -213,6 +213,6 @@ def _escape_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
 
 
 def _traceback(output: TextIO, exc_info: ExcInfo) -> None:
-    # Indented, so that no line of an exception's message can pass for a log line.
+    # Indented, so that no line of an exception's message looks like a log line.
     for line in "".join(traceback.format_exception(*exc_info)).splitlines():
         output.write(f"\n  {escape_control_characters(line)}")

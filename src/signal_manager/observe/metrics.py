@@ -46,7 +46,7 @@ class Counter:
 
 
 class Histogram:
-    """How often a value fell under each of some fixed upper bounds."""
+    """Counts of values in buckets with fixed upper bounds."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -62,7 +62,7 @@ class Histogram:
 
 
 class CounterFamily:
-    """Counters of one name, one for each combination of label values seen."""
+    """The counters of one name, one for each combination of label values."""
 
     def __init__(self, name: str, help_text: str, labels: Sequence[str] = ()) -> None:
         self._name = name
@@ -79,7 +79,7 @@ class CounterFamily:
         return child
 
     def share(self, counter: Counter, *values: str) -> None:
-        """Count for these label values what `counter` counts too, and other families may count as well."""
+        """Use `counter` for these label values too; several families may share it."""
         self.labelled(*values)
         self._shared.setdefault(values, []).append(counter)
 
@@ -88,14 +88,14 @@ class CounterFamily:
         return sum(count for _, count in self._counts())
 
     def by_label(self) -> dict[str, int]:
-        """Return what was counted for each value of the first label."""
+        """Return the counts by the first label."""
         counts: dict[str, int] = {}
         for values, count in self._counts():
             counts[values[0]] = counts.get(values[0], 0) + count
         return counts
 
     def read(self) -> Metric:
-        """Return the present numbers in Prometheus's words."""
+        """Return the present values as a Prometheus metric."""
         family = CounterMetricFamily(self._name, self._help, labels=self.labels)
         for values, count in self._counts():
             family.add_metric(values, count)
@@ -107,7 +107,7 @@ class CounterFamily:
 
 
 class HistogramFamily:
-    """Histograms of one name and the same bounds, one for each combination of label values seen."""
+    """The histograms of one name, one for each combination of label values."""
 
     def __init__(self, name: str, help_text: str, labels: Sequence[str] = (), *, bounds: Sequence[float]) -> None:
         self._name = name
@@ -124,7 +124,7 @@ class HistogramFamily:
         return child
 
     def read(self) -> Metric:
-        """Return the present numbers in Prometheus's words: buckets are cumulative there."""
+        """Return the present values as a Prometheus metric, whose buckets are cumulative."""
         family = HistogramMetricFamily(self._name, self._help, labels=self.labels)
         names = [*map(str, self._bounds), "+Inf"]
         for values, child in self._children.items():
@@ -145,15 +145,15 @@ class KeptElsewhere:
         self._source: Callable[[], float] | None = None
 
     def read_from(self, source: Callable[[], float]) -> None:
-        """Ask `source` from now on."""
+        """Read the number from `source` from now on."""
         self._source = source
 
     def value(self) -> float:
-        """Return the present number; 0 while nobody keeps it."""
+        """Return the present number; 0 without a source."""
         return 0 if self._source is None else self._source()
 
     def read(self) -> Metric:
-        """Return the present number in Prometheus's words; no sample while nobody keeps it."""
+        """Return the present number as a Prometheus metric; it has no sample without a source."""
         kind = CounterMetricFamily if self._only_grows else GaugeMetricFamily
         family = kind(self._name, self._help, labels=self.labels)
         if self._source is not None:
@@ -162,7 +162,7 @@ class KeptElsewhere:
 
 
 class Metrics:
-    """Every number the service publishes; register it with a prometheus-client registry to serve them."""
+    """All metrics of the service, as a collector for a prometheus-client registry."""
 
     def __init__(self) -> None:
         self.connections = KeptElsewhere("signal_manager_connections", "WebSocket connections that are open.")
@@ -276,10 +276,10 @@ class Metrics:
         )
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every family, as prometheus-client's collector interface asks."""
+        """Yield every metric (prometheus-client's collector interface)."""
         for family in self.families():
             yield family.read()
 
     def families(self) -> Iterator[CounterFamily | HistogramFamily | KeptElsewhere]:
-        """Yield every family as it was declared."""
+        """Yield every family in the order of its declaration."""
         yield from vars(self).values()

@@ -28,14 +28,14 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# How long (s) a service that stops waits for its last spans to be sent; a collector that is away must not hold it up.
+# Seconds that a stopping service waits to send its last spans; a missing collector must not delay the stop.
 STOP_TIMEOUT = 3.0
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
 class Tracing:
-    """Make spans: one for each request, and below it one for each call of storage and of the SFU that it leads to."""
+    """Makes a span for each request, and below it one for each call to storage and to the SFU."""
 
     def __init__(self, tracer: Tracer) -> None:
         from opentelemetry import trace  # noqa: PLC0415 - optional
@@ -45,13 +45,13 @@ class Tracing:
 
     @contextmanager
     def request(self, name: str, **attributes: str | None) -> Iterator[None]:
-        """Cover the answering of a client's request; attributes that are None are left out."""
+        """Open a span for a client's request; attributes that are None are omitted."""
         own = {f"signal_manager.{key}": value for key, value in attributes.items() if value is not None}
         with self._span(name, self._trace.SpanKind.SERVER, own):
             yield
 
     def around(self, target: T, interface: type, prefix: str) -> T:
-        """Return `target` with a span around every operation of `interface` that a request leads to.
+        """Return `target` with a span around each operation of `interface` within a request.
 
         What is done for no request, such as the search for expired records, has no span: it would be noise.
         """
@@ -59,7 +59,7 @@ class Tracing:
 
     def _traced(self, operation: Callable[..., Awaitable[Any]], name: str) -> Callable[..., Awaitable[Any]]:
         async def run(*args: Any, **kwargs: Any) -> Any:
-            # Also false once the request is answered: what goes on in the background has no end to be waited for.
+            # Also false after the answer to the request: background work has no span.
             if not self._trace.get_current_span().is_recording():
                 return await operation(*args, **kwargs)
             with self._span(name, self._trace.SpanKind.CLIENT, {}):
@@ -69,7 +69,7 @@ class Tracing:
 
     @contextmanager
     def _span(self, name: str, kind: SpanKind, attributes: Mapping[str, str]) -> Iterator[None]:
-        # Exceptions are noted in our own words: a stack and its message may hold what belongs in no log.
+        # Only the class of an exception is recorded: its stack and message may contain secrets.
         with self._tracer.start_as_current_span(
             name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
         ) as span:
@@ -82,16 +82,16 @@ class Tracing:
     def _failed(self, span: Span, error: BaseException) -> None:
         if isinstance(error, SignalManagerError):
             span.set_attribute("error.type", str(error.code))
-            if error.code >= 500:  # anything below is an answer, such as "no such room"
+            if error.code >= 500:  # a lower code is an answer, such as "no such room"
                 span.set_status(self._trace.StatusCode.ERROR, error.message)
             return
         span.set_attribute("error.type", type(error).__name__)
-        if not isinstance(error, asyncio.CancelledError):  # which is not wanted any more
+        if not isinstance(error, asyncio.CancelledError):  # a cancelled call is no error
             span.set_status(self._trace.StatusCode.ERROR)
 
 
 class _Traced:
-    """One attribute for each operation: the operation itself, in a span. Everything else is the target's."""
+    """Has each operation of the interface with a span around it; other attributes are the target's."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class _Traced:
 
 @asynccontextmanager
 async def tracing_from(environment: Mapping[str, str], *, version: str, node_id: str) -> AsyncIterator[Tracing | None]:
-    """Export traces while the block lasts, as the standard OTEL_* variables say; None when they ask for none.
+    """Export traces while the block lasts, as the standard OTEL_* variables say; yield None if they configure none.
 
     They ask for it with OTEL_TRACES_EXPORTER or with an OTLP endpoint. What they ask for and cannot have is a warning:
     a platform may set them for everything that it runs.
@@ -123,7 +123,7 @@ async def tracing_from(environment: Mapping[str, str], *, version: str, node_id:
     try:
         yield Tracing(provider.get_tracer("signal_manager", version))
     finally:
-        # A thread of its own, which the end of the process need not wait for.
+        # A daemon thread, which does not delay the end of the process.
         closing = threading.Thread(target=provider.shutdown, daemon=True, name="last spans")
         closing.start()
         await asyncio.to_thread(closing.join, STOP_TIMEOUT)
@@ -145,7 +145,7 @@ def _provider(environment: Mapping[str, str], version: str, node_id: str) -> Tra
         log.warning("traces are not exported", reason=f"{error}", try_this='pip install "signal-manager[otel]"')
         return None
     ours = Resource({"service.name": "signal-manager", "service.version": version, "service.instance.id": node_id})
-    # What the variables name wins; `create` brings the name and version of the SDK.
+    # The variables take precedence; `create` adds the name and version of the SDK.
     provider = TracerProvider(
         resource=Resource.create().merge(ours).merge(OTELResourceDetector().detect()), shutdown_on_exit=False
     )
@@ -156,7 +156,7 @@ def _provider(environment: Mapping[str, str], version: str, node_id: str) -> Tra
 
 
 def _exporters(environment: Mapping[str, str]) -> list[str]:
-    """Return the entry points of the exporters that are asked for."""
+    """Return the entry points of the configured exporters."""
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return []
     default = "otlp" if any(environment.get(name) for name in _ENDPOINTS) else "none"

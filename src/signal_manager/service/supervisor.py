@@ -31,15 +31,15 @@ __all__ = ["run", "work"]
 log = structlog.get_logger(__name__)
 
 _WORK = "from signal_manager.service.supervisor import work; work()"
-# A worker that dies sooner than this (s) after its start is waited for a little longer each time, up to that.
+# A worker that dies within this many seconds of its start is restarted after a growing pause, up to this maximum.
 _QUICK_DEATH = 10.0
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 10.0
-# What workers may take beyond `server.drain_timeout` before they are killed (s).
+# Seconds that workers may take beyond `server.drain_timeout` before they are killed.
 _GRACE = 5.0
-# What a command line that was called wrongly ends with, and so a worker that cannot run as configured.
+# The exit status for a wrong command line, and for a worker that cannot run with its configuration.
 _WRONG = 2
-# And where something that it needs does not answer now.
+# The exit status if a dependency does not answer now.
 _AWAY = 1
 
 
@@ -73,7 +73,7 @@ def run(
 
 
 def work() -> None:
-    """Run one worker, as the supervisor has written on standard input, until that is closed."""
+    """Run one worker with the configuration from standard input, until that is closed."""
     order = json.loads(sys.stdin.readline())
     config = Config.model_validate(order["config"])
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
@@ -103,7 +103,7 @@ class _Supervisor:
         self._port = port
         self._insecure = insecure
         self._announce = announce
-        # A worker that is started again has its old id, and cleans up at once what it left.
+        # A restarted worker has its old id, and cleans up its old records at once.
         self._base = config.bus.node_id or uuid4().hex[:12]
         self._stop = asyncio.Event()
         self._is_wrong = False
@@ -111,12 +111,12 @@ class _Supervisor:
         self._ready: set[int] = set()
 
     async def run(self) -> bool:
-        """Keep all workers running until a signal comes; False when they cannot run as configured."""
-        await backends.check_bus(self._config)  # one clear line, in place of one for each worker
+        """Keep all workers running until a signal comes; return False if they cannot run with their configuration."""
+        await backends.check_bus(self._config)  # one clear line instead of one from each worker
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        if self._config.server.tls_enabled:  # it would end them otherwise
+        if self._config.server.tls_enabled:  # the default action would end the workers
             loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
         keepers = [asyncio.create_task(self._keep(index)) for index in range(self._config.server.workers)]
         await self._stop.wait()
@@ -131,7 +131,7 @@ class _Supervisor:
         return not self._is_wrong
 
     async def _keep(self, index: int) -> None:
-        """Start a worker, and start it again whenever it dies."""
+        """Start a worker, and restart it each time it dies."""
         pause = _FIRST_PAUSE
         while not self._stop.is_set():
             began = time.monotonic()
@@ -177,19 +177,19 @@ class _Supervisor:
                 self._announce(app.local_url_of(host, self._port, is_secure=self._config.server.tls_enabled))
 
     def _dashboard(self) -> Dashboard | None:
-        """Return where the first worker's second port is, where that is known beforehand."""
+        """Return the location of the first worker's second port, if it is known before the start."""
         port = self._config.metrics.port
         return app.dashboard_of(self._config, port=port) if port else None
 
     def _order(self, index: int) -> dict[str, dict[str, Any]]:
-        """Return a worker's configuration: what differs is its name, its log file, and who has the second port."""
+        """Return a worker's configuration, with its own name, log file and second port."""
         sections = as_plain(self._config, hide_secrets=False)
         sections["server"]["port"] = self._port
         sections["bus"]["node_id"] = f"{self._base}-{index}"
         if index:
             sections["metrics"]["enabled"] = False
         if "format" not in self._config.logging.model_fields_set:
-            del sections["logging"]["format"]  # it depends on the terminal then
+            del sections["logging"]["format"]  # the default depends on the terminal
         if not self._config.auth.model_fields_set:
             del sections["auth"]  # the test clients are there only while nothing of it is set
         if sections["logging"]["file_path"]:

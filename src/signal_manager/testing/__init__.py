@@ -5,7 +5,7 @@ Needs pytest and pytest-asyncio in its auto mode; docs/adapters.md has an exampl
 
 import pytest
 
-# The suites are not test modules, so pytest has to be told to explain their failed assertions.
+# The suites are not test modules, so pytest must be told to rewrite their assertions.
 pytest.register_assert_rewrite(
     "signal_manager.testing.bus", "signal_manager.testing.media", "signal_manager.testing.storage"
 )

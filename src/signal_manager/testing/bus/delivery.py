@@ -1,4 +1,4 @@
-"""How a message reaches a client, wherever that is, and what its sender is told."""
+"""The contract of delivery: messages reach a client on any node, and the sender learns the result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ A = ClientId("a")
 
 
 class DeliveryContract(BusFixtures):
-    """Delivered once, in order, or told."""
+    """A message is delivered once and in order, or its sender is told."""
 
     async def test_a_message_reaches_the_client(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         phone = await come(there, A, Phone())

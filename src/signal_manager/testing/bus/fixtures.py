@@ -1,4 +1,4 @@
-"""What the author of a bus brings to its contract, and the subscriber that its tests watch."""
+"""The fixtures that the author of a bus provides, and the subscriber that the tests observe."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = [
     "until_delivered",
 ]
 
-# How long (s) a test waits for what takes milliseconds on an idle machine.
+# Seconds that a test waits for an event that takes milliseconds on an idle machine.
 PATIENCE = 20.0
 
 
 class Phone:
-    """A subscriber that remembers what happened to it, and refuses what it is told to refuse."""
+    """A subscriber that records its messages, and refuses them if a test says so."""
 
     def __init__(
         self,
@@ -49,23 +49,23 @@ class Phone:
 
     @property
     def texts(self) -> list[object]:
-        """The data of the messages that came, in their order."""
+        """The data of the received messages, in order."""
         return [message.signal_data for message, _ in self.received if isinstance(message, SignalMessage)]
 
     @property
     def is_replaced(self) -> bool:
-        """Whether a newer connection has come."""
+        """Whether a newer connection has replaced this one."""
         return self.replaced_by_same_instance is not None
 
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
-        """Remember a message."""
+        """Record a message."""
         if self._refusal is not None:
             raise self._refusal
         self.received.append((message, message_id))
         return self._result
 
     def relay(self, sender: str, signals: Sequence[tuple[bytes, bytes]]) -> Sequence[Exceptional]:
-        """Remember signals."""
+        """Record signals."""
         result = self._refusal or self._result
         if result is self._refusal:
             return [(place, result) for place in range(len(signals))]
@@ -73,16 +73,16 @@ class Phone:
         return [] if result is Delivery.DELIVERED else [(place, result) for place in range(len(signals))]
 
     def replaced(self, *, same_instance: bool) -> None:
-        """Remember that a newer connection has come."""
+        """Record that a newer connection has replaced this one."""
         self.replaced_by_same_instance = same_instance
 
 
 class BusFixtures:
-    """Two nodes; where there can be only one, they are the same."""
+    """Two nodes; for a bus of one node they are the same."""
 
     @pytest.fixture
     async def here(self) -> Bus[Phone]:
-        """Return an open bus with nobody on it; close it after the test."""
+        """Return an open bus without clients; close it after the test."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -128,7 +128,7 @@ async def come(bus: Bus[Phone], client_id: str, phone: Phone) -> Phone:
 async def result_of(
     bus: Messaging, target: str, sent: Message, message_id: bytes | None = None
 ) -> Delivery | SignalManagerError:
-    """Send a message and return what became of it, an error too."""
+    """Send a message and return its delivery or error."""
     later: asyncio.Future[Delivery | SignalManagerError] = asyncio.get_running_loop().create_future()
     try:
         delivery = bus.send(ClientId(target), sent, message_id, outcome=later.set_result)
@@ -138,7 +138,7 @@ async def result_of(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what happens on another node."""
+    """Wait for an event on another node."""
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""The short way between nodes: signals as the bytes in which they came. A bus without a forwarder skips these tests."""
+"""The contract of the fast path between nodes. A bus without a forwarder skips these tests."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ A = ClientId("a")
 
 
 class Caller:
-    """A sender that remembers what it was told."""
+    """A sender that records the results of its signals."""
 
     def __init__(self) -> None:
         self.client_id = ClientId("s")
         self.results: dict[int, Delivery | SignalManagerError] = {}
 
     def told(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
-        """Remember what became of a signal, by its number."""
+        """Record the result of a signal by its number."""
         assert (target, head) == (A, _head(head[0]))
         assert head[0] not in self.results
         self.results[head[0]] = result
 
 
 class ForwardingContract(NodesFixtures):
-    """Forwarded once, in order, or told."""
+    """A signal is forwarded once and in order, or its sender is told."""
 
     async def test_signals_travel_as_the_bytes_that_they_came_in(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         phone, caller = await come(there, A, Phone()), Caller()
@@ -105,7 +105,7 @@ class ForwardingContract(NodesFixtures):
 
 
 class _Logging(Phone):
-    """Notes the numbers of messages and signals in their common order."""
+    """Records the numbers of messages and signals in their common order."""
 
     def __init__(self, arrived: list[object]) -> None:
         super().__init__()

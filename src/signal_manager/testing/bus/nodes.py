@@ -1,4 +1,4 @@
-"""What only a bus of several nodes can show: news for some nodes, questions to all, and being cut off."""
+"""The contract of several nodes: announcements, questions to all nodes, and cuts between nodes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ManyNodesContract(NodesFixtures):
         told: dict[int, object] = {}
         sent = 0
 
-        # What was refused while the client was away cannot be delivered once something later has been.
+        # A message refused while the client was away must not arrive after a later one.
         for bus in (third, there, third, there):
             for _ in range(20):
                 here.send(A, message(sent), outcome=partial(told.__setitem__, sent))
@@ -162,7 +162,7 @@ class ManyNodesContract(NodesFixtures):
         third.respond(lambda question: b"third " + question)
 
         answers: list[bytes] = []
-        while len(answers) < 2:  # nodes may need a moment to learn of each other
+        while len(answers) < 2:  # nodes may need a moment to find each other
             answers = await here.ask_others(b"?")
 
         assert sorted(answers) == [b"there ?", b"third ?"]

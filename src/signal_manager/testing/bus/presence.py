@@ -1,4 +1,4 @@
-"""Whose client it is: one presence over all nodes, and the newest wins."""
+"""The contract of presence: a client has one presence over all nodes, and the newest wins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ A = ClientId("a")
 
 
 class PresenceContract(BusFixtures):
-    """Coming, going and moving."""
+    """Clients attach, detach and move."""
 
     async def test_who_has_gone_is_offline(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         phone = await come(there, A, Phone())
@@ -108,7 +108,7 @@ class PresenceContract(BusFixtures):
 
         assert there.swap(A, connection, session)
 
-        there.detach(A, connection)  # is not there any more
+        there.detach(A, connection)  # is no longer attached
         assert await result_of(here, A, message()) is Delivery.DELIVERED
         assert (len(connection.received), len(session.received)) == (0, 1)
         assert not connection.is_replaced

@@ -1,4 +1,4 @@
-"""The contract of `media.base.MediaBackend`: what every adapter is held to, with real peers that send and receive."""
+"""The contract of `media.base.MediaBackend`, tested with real peers that send and receive."""
 
 from signal_manager.testing.media.channels import ChannelsContract
 from signal_manager.testing.media.ending import EndingContract

@@ -1,4 +1,4 @@
-"""The contract of closing: what is closed stops, and closing it again is no harm."""
+"""The contract of closing: a closed track stops, and closing it again does no harm."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class EndingContract(MediaFixtures):
     async def test_closing_needs_no_answer_and_may_come_between(
         self, backend: MediaBackend, alice: Peer, bob: Peer
     ) -> None:
-        """What a given-up session holds is closed although its offer was never answered."""
+        """The tracks of a given-up session are closed although its offer was never answered."""
         pulled = await backend.pull(bob.session_id, [alice.track("camera")])
 
         closed = await backend.close_tracks(bob.session_id, [pulled.tracks[0].mid])

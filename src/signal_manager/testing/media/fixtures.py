@@ -1,4 +1,4 @@
-"""What an adapter's author brings to the media contract."""
+"""The fixtures that the author of a media adapter provides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_SDP = "this is no SDP"
 
 
 class MediaFixtures:
-    """The two things that differ between adapters, and the peers that most tests need."""
+    """The two fixtures that differ between adapters, and the peers that most tests need."""
 
     @pytest.fixture
     async def backend(self) -> MediaBackend:
@@ -38,6 +38,6 @@ class MediaFixtures:
 
     @pytest.fixture
     async def bob(self, backend: MediaBackend) -> AsyncIterator[Peer]:
-        """Have a session without anything yet."""
+        """Return a peer with an empty session."""
         async with open_peer(backend) as peer:
             yield peer
