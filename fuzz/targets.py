@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from signal_manager.auth.authenticators import inspect_token
+from signal_manager.bus.nats.protocol import NatsProtocolError, Parser, read_credentials
 from signal_manager.bus.nats.wire import read_batch
 from signal_manager.errors import MalformedMessageError
 from signal_manager.gateway.limits import TrustedProxies, address_of, is_from_this_machine
@@ -41,6 +42,13 @@ _ENDS = [
     for shape in Shape
 ]
 _CODECS = ("VP8", "VP9", "H264", "H265", "AV1")
+_NATS = (
+    b'INFO {"max_payload": 1048576, "headers": true, "nonce": "abc", "connect_urls": ["10.0.0.2:4222"]} \r\n'
+    b"PING\r\nPONG\r\n+OK\r\nMSG a.b 1 5\r\nhello\r\nMSG a.b 12 r.1 0\r\n\r\n"
+    b"HMSG a 2 r.2 16 16\r\nNATS/1.0 503\r\n\r\n\r\n-ERR 'Permissions Violation for Publish to \"a\"'\r\n"
+    b"-----BEGIN NATS USER JWT-----\nabc.def.ghi\n------END NATS USER JWT------\n"
+    b"-----BEGIN USER NKEY SEED-----\nSUABCDEF\n------END USER NKEY SEED------\n"
+)
 _SDP = (
     "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\na=fingerprint:sha-256 "
     + ":".join(["AA"] * 32)
@@ -92,6 +100,16 @@ def batch(data: bytes) -> None:
     with contextlib.suppress(MalformedMessageError):
         read_batch(data)
     read_change(data)
+
+
+def nats(data: bytes) -> None:
+    """What nats-server sends, in pieces, and a credentials file."""
+    size, parser = (data[0] + 1 if data else 1), Parser()
+    with contextlib.suppress(NatsProtocolError):
+        for start in range(1, len(data), size):
+            parser.feed(data[start : start + size])
+    with contextlib.suppress(ValueError):
+        read_credentials(data)
 
 
 def description(data: bytes) -> None:
@@ -147,6 +165,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         relayed,
         saved_session,
         batch,
+        nats,
         description,
         media,
         token,
@@ -170,6 +189,8 @@ def seeds(name: str) -> list[bytes]:
             ]
         case "relayed":
             return [data for _, data in frames]
+        case "nats":
+            return [size + _NATS for size in (b"\x00", b"\x06", b"\xff")]
         case "description":
             return [_SDP.encode()]
         case "token":

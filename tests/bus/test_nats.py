@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from nats import connect as connect_to_nats
 from structlog.testing import capture_logs
 
 from signal_manager.bus.base import Delivery, Exceptional
 from signal_manager.bus.nats import bus as nats_bus
 from signal_manager.bus.nats import link as nats_link
 from signal_manager.bus.nats.bus import NatsBus
-from signal_manager.bus.nats.link import NatsSecurity
+from signal_manager.bus.nats.link import NatsLink, NatsSecurity
+from signal_manager.bus.nats.protocol import Arrival, Parser
 from signal_manager.bus.nats.questions import Claim, Compare, Hello, Here, Query, Where
 from signal_manager.bus.nats.questions import encode as encode_question
 from signal_manager.errors import (
@@ -519,14 +519,13 @@ async def test_what_makes_no_sense_from_elsewhere_costs_a_node_nothing(
         bus.attach(A, phone)
         lost: list[None] = []
         bus._link.on_down = lambda: lost.append(None)
-        stranger = await connect_to_nats(nats.url)
         subjects = [*bus._link._handlers]
         with capture_logs() as lines:
-            for subject in subjects:
-                for payload in strange_messages():
-                    await stranger.publish(subject.replace("*", "x").replace(">", "x"), payload)
-            await stranger.flush()
-            await stranger.close()
+            async with NatsLink(nats.url, name="stranger") as stranger:
+                for subject in subjects:
+                    for payload in strange_messages():
+                        assert stranger.publish(subject.replace("*", "x").replace(">", "x"), payload)
+                await stranger.flush()
             await bus._link.flush()
 
         assert (bus.is_connected, lost) == (True, [])
@@ -534,15 +533,10 @@ async def test_what_makes_no_sense_from_elsewhere_costs_a_node_nothing(
         assert not [line for line in lines if line.get("exc_info")]
 
 
-async def test_a_subject_that_is_no_text_is_read_all_the_same() -> None:
-    taken: list[nats_link.Arrival] = []
-    reader = nats_link._Reader(
-        asyncio.Protocol(), {b"1": taken.append}, on_line=lambda line: None, on_lost=lambda: None
-    )
+def test_a_subject_that_is_no_text_is_read_all_the_same() -> None:
+    taken = Parser().feed(b"MSG a.\xff 1 r.\xff 2\r\nhi\r\nHMSG a.\xff 1 r.\xff 12 14\r\nNATS/1.0\r\n\r\nhi\r\n")
 
-    reader.data_received(b"MSG a.\xff 1 r.\xff 2\r\nhi\r\nHMSG a.\xff 1 r.\xff 12 14\r\nNATS/1.0\r\n\r\nhi\r\n")
-
-    assert [(each.subject, each.reply, each.data) for each in taken] == [("a.\ufffd", "r.\ufffd", b"hi")] * 2
+    assert taken == [Arrival(b"1", "a.\ufffd", "r.\ufffd", b"hi")] * 2
 
 
 async def test_nothing_is_sent_that_nats_server_would_not_take(nats: NatsServer) -> None:

@@ -38,9 +38,11 @@ def test_any_bytes_are_taken_or_refused(name: str, data: bytes) -> None:
 
 def test_seeds_are_understood() -> None:
     """Else the fuzzer would begin with nothing but refusals."""
+    from signal_manager.bus.nats.protocol import Parser
     from signal_manager.sfu.sdp import parse
 
     assert parse(seeds("description")[0].decode(), max_size=65_536).sections[0].mid == "0"
+    assert len(Parser().feed(seeds("nats")[0][1:].partition(b"-----")[0])) == 8
     assert len(seeds("frame")) > 100
     assert len(seeds("payload")) > 50
 

@@ -62,7 +62,7 @@ NO_SFU = "the local SFU is not installed: pip install 'signal-manager[sfu]'"
 
 def _nats_security(config: Config) -> NatsSecurity:
     """Return how this node authenticates to NATS."""
-    from signal_manager.bus.nats.link import NatsSecurity  # noqa: PLC0415 - most services have no use for its library
+    from signal_manager.bus.nats.link import NatsSecurity  # noqa: PLC0415 - most services have no use for it
 
     settings = config.bus
     return NatsSecurity(
