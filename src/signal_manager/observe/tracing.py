@@ -69,7 +69,7 @@ class Tracing:
 
     @contextmanager
     def _span(self, name: str, kind: SpanKind, attributes: Mapping[str, str]) -> Iterator[None]:
-        # Only the class of an exception is recorded: its stack and message may contain secrets.
+        # `_failed` records the class or code of an error. A stack trace may contain secrets.
         with self._tracer.start_as_current_span(
             name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
         ) as span:

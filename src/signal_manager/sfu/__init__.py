@@ -1,7 +1,8 @@
-"""The local SFU: Cloudflare Realtime's HTTP interface over media that is really forwarded, on one machine.
+"""The local SFU: Cloudflare Realtime's HTTP interface with real forwarding of media, on one machine.
 
-For development and tests. `service` is the way in; `http` answers requests, `sessions` and `negotiation` hold what a
-session is, `transport`, `dtls`, `forwarding` and `datachannels` carry its packets, `faults` breaks things on demand.
+For development and tests. `service.py` is the entry point, and `http.py` answers requests. `sessions.py` and
+`negotiation.py` hold the state of sessions. `transport.py`, `dtls.py`, `forwarding.py` and `datachannels.py` carry
+packets. `faults.py` injects faults.
 """
 
 from signal_manager.sfu.service import LocalSfu, serve

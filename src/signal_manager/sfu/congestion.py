@@ -1,13 +1,13 @@
-"""What one client can receive: found out from what gets lost and delayed, and shared out among its tracks.
+"""Estimates the bandwidth of one client from loss and delay, and divides it among its tracks.
 
-Neighbours: `routing` feeds it with the client's reports and asks it every half second; `forwarding` switches layers and
-holds video back as it says. Sound is never held back: a picture gives way first. What is given is taken away at once
-where the network cannot carry it, and given back step by step, each attempt later than the one before that failed.
+`routing.py` passes the client's reports on and calls `evaluate` every half second. `forwarding.py` switches layers and
+pauses video accordingly. Audio is never paused: video gives way first. The bandwidth falls at once if the network
+cannot carry it, and rises step by step; after a failed attempt the next one comes later.
 
-What gets lost says little by itself: a full queue loses, and so does a bad radio, where sending less helps nobody. A
-client asks for what it lost as soon as the next packet arrives: behind a full queue that is late. Where it is not,
-only much loss counts, since some networks cut off what is too much without queueing it; and then it is looked at
-whether less is lost once less is sent.
+Loss alone says little: a full queue loses packets, and so does a bad radio, where sending less does not help. A client
+requests a lost packet when the next packet arrives. Behind a full queue that request is late. If it is not late, only
+heavy loss counts, because some networks drop excess traffic without queueing it. Then the SFU checks whether the loss
+falls once it sends less.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ class Receiver:
     # -- what the client reports ---------------------------------------------------------------------------------------
 
     def take_estimate(self, bitrate: float, ssrcs: Collection[int], now: float) -> None:
-        """Take note of what the client thinks that it can receive (REMB).
+        """Handle the client's own estimate of its bandwidth (REMB).
 
-        Such an estimate is at most half more than what comes, so that only its fall says anything.
+        Such an estimate is at most half more than what arrives, so only its fall is useful.
         """
         key = tuple(sorted(ssrcs))[:64]
         before = self._estimates.get(key)
@@ -102,14 +102,14 @@ class Receiver:
             self._fallen = (now, bitrate)
 
     def take_loss(self, share: float) -> None:
-        """Take note of which share of the sound was lost lately."""
+        """Handle a report of the share of audio packets lost lately."""
         self._sound_loss = share
         self._reports += 1
 
     # -- what follows from it ------------------------------------------------------------------------------------------
 
     def evaluate(self, subscriptions: Collection[Subscription], now: float) -> None:
-        """Look at the last half second, and share out anew where it could not be received, or more may be tried."""
+        """Evaluate the last half second; lower the bandwidth after losses, or raise it when it is time."""
         elapsed = now - self._at
         if elapsed < self._settings.evaluation_interval:
             return
@@ -154,7 +154,7 @@ class Receiver:
             self._evidence = max(0.0, self._evidence - 0.5)
 
     def _has_queue(self) -> bool | None:
-        """Tell whether what is lost was lost to a full queue; None where nothing was lost to tell it from."""
+        """Tell whether a full queue caused the loss; None if nothing was lost."""
         soonest = min(self._missed_after, default=float("inf"))
         return None if soonest == float("inf") else soonest > self._soonest + _QUEUED
 
@@ -162,7 +162,7 @@ class Receiver:
         return now - self._attempted_at < 2 * self._settings.first_attempt
 
     def _restrict(self, subscriptions: Collection[Subscription], now: float) -> None:
-        """Give less: what came through, and somewhat less than that."""
+        """Lower the bandwidth to somewhat less than what arrived."""
         came_through = self._sent_rate * (1 - (self._loss or 0.0))
         if self._fallen is not None and now - self._fallen[0] < _FRESH:
             came_through = min(came_through, self._fallen[1])
@@ -177,7 +177,7 @@ class Receiver:
         share_out(subscriptions, self.allowed)
 
     def _relax(self, subscriptions: Collection[Subscription], now: float) -> None:
-        """Give the next step again, where the last one has proved itself and it is time."""
+        """Raise the bandwidth by one step, if the last step succeeded and it is time."""
         if self._is_lost_anyhow():
             self._usual_loss, self._suspected = self._suspected, 0.0
             self._attempt_at = now
@@ -197,7 +197,7 @@ class Receiver:
         share_out(subscriptions, self.allowed)
 
     def _is_lost_anyhow(self) -> bool:
-        """Tell whether as much gets lost as before less was sent."""
+        """Tell whether the loss stayed the same although less is sent."""
         # The first report tells of the time before, too.
         left = self._loss if self._loss is not None else self._sound_loss if self._reports > 1 else 0.0
         return self._suspected > 0 and left >= _SHARE_LEFT * self._suspected
@@ -208,7 +208,7 @@ class Receiver:
 
 
 def share_out(subscriptions: Collection[Subscription], allowed: float) -> None:
-    """Choose for each video what fits: sound first, then the lowest layer of each, then better ones."""
+    """Choose a layer for each video: audio first, then the lowest layer of each video, then better ones."""
     left, videos = _parted(subscriptions, allowed)
     chosen: dict[Subscription, int] = {}
     for subscription, layers in sorted(videos, key=lambda item: item[1][0].bitrate):
@@ -236,7 +236,7 @@ def share_out(subscriptions: Collection[Subscription], allowed: float) -> None:
 
 
 def next_step(subscriptions: Collection[Subscription]) -> float | None:
-    """Return the rate (bit/s) with the cheapest improvement of what is given now; None where all is given."""
+    """Return the rate (bit/s) that allows the cheapest improvement; None if every track has its best layer."""
     used, steps = 0.0, list[float]()
     left, videos = _parted(subscriptions, 0.0)
     for subscription, layers in videos:
@@ -254,7 +254,7 @@ def next_step(subscriptions: Collection[Subscription]) -> float | None:
 def _parted(
     subscriptions: Collection[Subscription], allowed: float
 ) -> tuple[float, list[tuple[Subscription, list[Layer]]]]:
-    """Return what sound leaves, and each video with the layers that it may have, the lowest first."""
+    """Return the bandwidth left after audio, and each video with its possible layers, the lowest first."""
     left = allowed
     videos = []
     for subscription in subscriptions:

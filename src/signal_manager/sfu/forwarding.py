@@ -1,10 +1,10 @@
-"""The packet path: what a publisher sends, under new payload types and SSRCs, to everyone who pulls it.
+"""The packet path: forwards a publisher's packets to all subscribers, with new payload types and SSRCs.
 
-Neighbours: `routing` finds the layer an incoming packet belongs to and speaks RTCP; `sessions` makes publications and
-subscriptions. Nothing is decoded. Sequence numbers and timestamps pass through with their gaps, so that a receiver's
-NACK names what the publisher sent; only after a switch of layer or source they are shifted to continue. What the
-publisher sends again goes to everybody as if it had come in time, since nobody has it; what one receiver lost is sent
-again to that one, by `retransmission`.
+`routing.py` finds the layer of an incoming packet and handles RTCP; `sessions.py` creates publications and
+subscriptions. No media is decoded. Sequence numbers and timestamps keep their gaps, so a receiver's NACK names packets
+of the publisher. After a switch of layer or source they are shifted to continue. A packet that the publisher
+retransmits goes to all receivers as if it were on time, because none has it. `retransmission.py` resends a packet to
+the one receiver that lost it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Layer:
         )
 
     def take(self, header: bytes, body: bytes, now: float) -> bool:
-        """Take note of one packet, sent for the first time or again, and say whether it is a new one.
+        """Count a packet or a retransmission, and return whether the packet is new.
 
         Args:
             header: its fixed header (12 bytes), under the number that it was first sent with.
@@ -114,7 +114,7 @@ class Layer:
         return True
 
     def reset(self) -> None:
-        """Begin anew after the publisher changed its SSRC: its numbers have nothing to do with those before."""
+        """Start again after the publisher changed its SSRC, because its numbers are unrelated to earlier ones."""
         self.highest = -1
         self._seen = (0, 0)
         self._sender_report = None
@@ -144,15 +144,15 @@ class Layer:
             self.publication.send_rtcp(_nack(self.ssrc, lost))
 
     def take_sender_report(self, info: RtcpSenderInfo, now: float) -> None:
-        """Pass the publisher's clock on to everyone who receives this layer."""
+        """Forward the publisher's clock to all receivers of this layer."""
         self._sender_report = (info, now)
         for subscription in self.subscribers:
             subscription.send_report(self, info)
 
     def introduce(self, subscription: Subscription, now: float) -> None:
-        """Tell a receiver that has just come the publisher's clock, continued from its last report.
+        """Send a new receiver the publisher's clock, extrapolated from its last report.
 
-        Without it, sound and picture cannot be put together until the publisher's next report, five seconds later.
+        Otherwise the receiver cannot synchronise audio and video until the publisher's next report, five seconds later.
         """
         if self._sender_report is None:
             return
