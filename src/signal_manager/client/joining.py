@@ -133,7 +133,7 @@ class Joining:
             if media is not None:
                 await media.close()
             if may_be_in:
-                await self.depart()
+                await self.settle_departure()
             raise
 
     async def replace(self, fresh: list[Publication], *, is_member: Callable[[], bool]) -> MediaSession:
@@ -184,7 +184,7 @@ class Joining:
         """Leave the room, now or as soon as the service can be reached."""
         self._departures.note(self._room_id, reason)
 
-    async def depart(self) -> None:
+    async def settle_departure(self) -> None:
         """Wait a little until the service knows of a departure, if it can be reached now."""
         if self._client.is_connected:
             await self._departures.settle(_LEAVE_TIMEOUT)

@@ -198,7 +198,7 @@ class Link:
     def _receive(self, connection: Connection, message_id: bytes, message: Message) -> None:
         match message:
             case ConnectAck():
-                self._admit(connection, message)
+                self._accept(connection, message)
             case GoAway():
                 delay = min(message.reconnect_after / 1000, MAX_GOAWAY_DELAY)
                 self._delays.named = delay
@@ -206,7 +206,7 @@ class Link:
             case _:
                 self._on_message(message_id, message)
 
-    def _admit(self, connection: Connection, ack: ConnectAck) -> None:
+    def _accept(self, connection: Connection, ack: ConnectAck) -> None:
         missing: tuple[bytes, ...] = ()
         if ack.resumed:
             found = self._exchange.resume(ack.received or 0)

@@ -128,7 +128,7 @@ class RoomMembership:
             self.close("left")
             self._joining.note_departure(reason)
         await self.end("left")
-        await self._joining.depart()
+        await self._joining.settle_departure()
 
     async def end(self, reason: str, error: SignalManagerError | None = None) -> None:
         """Close the room on this side, and wait for the end of its background tasks."""
