@@ -81,6 +81,7 @@ def test_a_name_that_says_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(undocumented(client)) == ["SignalClient.close", "silent"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not (SDK / "node_modules/typedoc").exists(), reason="TypeDoc is not installed: make test-js")
 def test_every_public_name_of_the_browser_sdk_says_something() -> None:
     """And every type that it uses can be imported."""
@@ -103,6 +104,7 @@ declare const openMyTrack: () => Promise<MediaStreamTrack>;
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not (SDK / "node_modules/typescript").exists(), reason="TypeScript is not installed: make test-js")
 def test_javascript_of_the_browser_sdk_s_readme_has_the_right_types(tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text('{"type": "module"}')

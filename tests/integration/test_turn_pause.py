@@ -52,6 +52,7 @@ async def sees(room: Room) -> None:
 
 
 @pytest.mark.usefixtures("relay_only")
+@pytest.mark.long
 async def test_a_relay_that_is_dropped_with_its_credentials_is_a_pause(
     service_with: ServiceWith, coturn: TurnServer
 ) -> None:
