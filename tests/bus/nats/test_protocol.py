@@ -220,7 +220,7 @@ def test_lines_to_nats_server() -> None:
 CREDENTIALS = (
     "-----BEGIN NATS USER JWT-----\nheader.claims.signature\n------END NATS USER JWT------\n\n"
     "************************* IMPORTANT *************************\n\n"
-    "-----BEGIN USER NKEY SEED-----\nSUSEED\n------END USER NKEY SEED------\n"
+    "-----BEGIN USER NKEY SEED-----\nSUABCD\n------END USER NKEY SEED------\n"
 )
 
 
@@ -228,11 +228,11 @@ CREDENTIALS = (
 def test_a_credentials_file_is_read(ending: str) -> None:
     content = CREDENTIALS.replace("\n", ending).encode()
 
-    assert protocol.read_credentials(content) == protocol.Credentials("header.claims.signature", b"SUSEED")
+    assert protocol.read_credentials(content) == protocol.Credentials("header.claims.signature", b"SUABCD")
 
 
 def test_a_file_with_a_seed_alone_is_read() -> None:
-    assert protocol.read_credentials(b"\nSUSEED\n") == protocol.Credentials("", b"SUSEED")
+    assert protocol.read_credentials(b"\nSUABCD\n") == protocol.Credentials("", b"SUABCD")
 
 
 @pytest.mark.parametrize(
