@@ -406,6 +406,7 @@ def test_a_stopping_service_closes_1012(client: Client, connected: Client) -> No
 
 def test_a_connection_too_many_closes_4503(client: Client) -> None:
     assert client.session.turned_away() == [Close(CloseCode.FULL, "the service is full")]
+    assert client.session.turned_away() == []
     assert client >> CONNECT == []
 
 
