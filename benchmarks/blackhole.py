@@ -161,7 +161,7 @@ class _Words:
         self._words.put_nowait(word)
 
     async def hears(self, word: str) -> None:
-        """See `Subject`."""
+        """Wait until `word` has happened; raise MeasurementError when the client ends or loses its session first."""
         async with asyncio.timeout(LIMIT):
             while (heard := await self._words.get()) != word:
                 if heard in {"closed", "rejoined", "lost"}:
@@ -179,7 +179,7 @@ class _PythonClient(_Words):
         self.put("back" if event.resumed else "lost")
 
     async def do(self, word: str) -> None:
-        """See `Subject`."""
+        """Start one of the works in the SDK."""
         works = {"join": self._join, "ask": self._ask, "reconnect": self._client.reconnect}
         if word in works:
             task = asyncio.get_running_loop().create_task(works[word]())
@@ -216,7 +216,7 @@ class _BrowserClient(_Words):
         self._process = process
 
     async def do(self, word: str) -> None:
-        """See `Subject`."""
+        """Pass the word to the Node process."""
         assert self._process.stdin is not None
         self._process.stdin.write(word.encode() + b"\n")
         await self._process.stdin.drain()

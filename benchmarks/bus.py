@@ -88,7 +88,7 @@ class Ratio(NamedTuple):
         return paired(taken[self.control].slices, taken[self.other].slices, self.figure)
 
     def verdict(self, ratio: float) -> str:
-        """Return what is to be said of the bar, if there is one."""
+        """Return on which side of the bar the ratio lies, in brackets, or "" without a bar."""
         if self.least is not None:
             return f" ({'within' if ratio >= self.least else 'under'} the bar of {self.least})"
         if self.most is not None:

@@ -136,7 +136,7 @@ async def connected(port: int, count: int) -> AsyncIterator[list[WatchedClient]]
 
 
 async def measure_first_frames(joins: int) -> list[float]:
-    """Return the milliseconds from a click on Join to the first picture of somebody who is there already."""
+    """Return the milliseconds from a click on Join to the first picture of the member already in the room."""
     path = shutil.which("chromium")
     if path is None:
         raise MeasurementError("there is no Chromium: install Debian's package chromium")
@@ -316,7 +316,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def main(
     *,
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured; medians are shown.")] = 3,
-    joins: Annotated[int, typer.Option(min=2, help="How often somebody joins in the browser.")] = 20,
+    joins: Annotated[int, typer.Option(min=2, help="Joins measured in the browser.")] = 20,
     rooms: Annotated[int, typer.Option(min=1, help="Rooms that are joined at once.")] = 50,
     members: Annotated[int, typer.Option(min=2, help="Members of each of them.")] = 4,
     listeners: Annotated[int, typer.Option(min=1, help="Members of one room that hear of a visitor.")] = 99,

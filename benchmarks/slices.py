@@ -1,7 +1,7 @@
 """The load of the registrations benchmark, in a process of its own: offers, and by turns requests beside them.
 
-Short slices alternate on the same connections, so that whatever else the machine does meets the relay alone as well as
-the relay with requests beside it; `records/registrations.py` compares the slices of one turn with each other only.
+Short slices alternate on the same connections, so that other load on the machine slows the relay alone as much as the
+relay with requests beside it. `records/registrations.py` compares only slices of the same turn.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ async def measure(
     measuring.latencies.clear()
     measuring.waits.clear()
     for number in range(turns):
-        # Whoever comes first in a turn changes, so that no case always follows the same neighbour.
+        # Each turn starts with another case, so that no case always follows the same one.
         order: list[Kind | None] = [None, *beside]
         for kind in order[number % len(order) :] + order[: number % len(order)]:
             if kind is None:

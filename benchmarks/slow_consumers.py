@@ -109,7 +109,7 @@ def client_id(number: int) -> str:
 
 
 def measure(server: Server, clients: int, *, seconds: float, report: Callable[[str], None]) -> Flood:
-    """Send to `clients` that do not read for `seconds`; whoever is closed comes back and does not read again.
+    """Send to `clients` that do not read for `seconds`; a client that is closed reconnects and does not read again.
 
     Raises:
         MeasurementError: the service did not do what it must.

@@ -56,10 +56,10 @@ class Message:
 
     @property
     def may_have_gone(self) -> bool:
-        """Tell whether it may have gone with a session of one of the two that the service did not resume.
+        """Tell whether it may be lost because the service did not resume a session of its sender or its target.
 
-        Messages of one client to another arrive in order: once a later one has come, whatever ends afterwards is no
-        excuse.
+        Messages of one client to another arrive in order, so a session that ends after a later message has arrived
+        is no excuse.
         """
         return any(
             ended >= self.sent_at and (self.overtaken_at is None or began <= self.overtaken_at)
@@ -99,7 +99,7 @@ class Account:
         return number
 
     def arrived(self, number: int, sender: str, by: Talker) -> None:
-        """Tick a message off; whatever comes twice or overtakes another of its sender is counted."""
+        """Tick a message off; count one that comes twice or overtakes an earlier one of its sender."""
         pair = self._pairs[sender, by.name]
         message = pair.pop(number, None) or self._told.pop(number, None)
         if message is None:
@@ -126,7 +126,7 @@ class Account:
             self._told[number] = pair.pop(number)
 
     def close(self) -> dict[str, int]:
-        """Return what became of everything: whatever is still on its way, and nobody was told of, is lost."""
+        """Return the totals. A message still on its way is lost unless its sender was told."""
         missing = self.on_their_way
         lost = {number: message for number, message in missing.items() if not message.may_have_gone}
         for number, message in list(lost.items())[:LINES_SHOWN]:
@@ -188,7 +188,7 @@ class Talker(SignalClient):
             self._is_in_room = False
 
     async def talk(self, others: list[Talker], ending: asyncio.Event) -> None:
-        """Send something to somebody now and then."""
+        """Send a message to a random other client, again and again."""
         while not await _over(ending, random.expovariate(1 / self._pause)):
             target = random.choice(others)
             number = self._account.sent(self, target)
@@ -215,7 +215,7 @@ class Talker(SignalClient):
         except SignalManagerError as error:
             if not isinstance(error, NotFoundError) and "closed" not in error.message:
                 raise
-            with suppress(ConflictError):  # somebody else was faster
+            with suppress(ConflictError):  # another client was faster
                 await self._request(RoomCreate(room_id=self._room, role="receiver"), RoomCreateAck, None)
                 self._is_in_room = True
             return

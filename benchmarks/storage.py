@@ -68,7 +68,7 @@ def record(name: str) -> ClientRecord:
         client_id=ClientId(name),
         auth_token=TOKEN,
         capabilities=("audio", "video"),
-        metadata={"name": "somebody", "device": "browser", "version": "1.2.3"},
+        metadata={"name": "Alice", "device": "browser", "version": "1.2.3"},
         registered_at=time.time(),
     )
 

@@ -73,7 +73,7 @@ async def take_turns(lines: Sequence[Line], *, turns: int, seconds: float) -> No
         LoadError: a server closed a connection, altered an offer or lost one.
     """
     for turn in range(turns + 1):
-        # Whoever comes first in a turn changes, so that no line always follows the same neighbour.
+        # Each turn starts with another line, so that no line always follows the same one.
         first = turn % len(lines)
         for line in [*lines[first:], *lines[:first]]:
             start(line.load, line.clients, in_flight=line.in_flight)
@@ -119,10 +119,10 @@ def paired(control: Sequence[Slice], slices: Sequence[Slice], figure: Callable[[
 
 
 def start_load(program: str, order: dict[str, Any], *, core: int | None) -> Any:
-    """Let a module's command `load` take the turns that `order` says, and return what it printed.
+    """Run a module's command `load` with `order` and return the JSON that it prints.
 
     Args:
-        order: how many `turns` of how many `seconds` for each of the `lines`, and whatever else the module reads.
+        order: how many `turns` of how many `seconds` for each of the `lines`, and the module's own keys.
         core: the processor it may use.
 
     Raises:

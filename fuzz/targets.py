@@ -127,7 +127,7 @@ def media(data: bytes) -> None:
 
 
 def token(data: bytes) -> None:
-    """A token that somebody wants explained."""
+    """A token given to `signal-manager token --inspect`."""
     inspect_token(data.decode(errors="replace"), secret="a secret of at least 32 bytes, for HS256", now=0.0)
 
 

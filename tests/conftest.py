@@ -17,7 +17,7 @@ settings.register_profile("dev", max_examples=20, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
-# Whoever is started in the background by a shell ignores SIGINT, and so would all that the tests start and interrupt.
+# A process that a shell starts in the background ignores SIGINT, and so would all processes that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Begun first, because a long module that comes last keeps one of two processors waiting; the longest at the top.

@@ -14,5 +14,5 @@ _NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def plain_http(**options: Any) -> httpx.AsyncClient:
-    """Return a client for `http://` on this machine, whatever proxies the environment names."""
+    """Return a client for `http://` on this machine that ignores the environment's proxies."""
     return httpx.AsyncClient(verify=_NOBODY, trust_env=False, **options)

@@ -1,4 +1,4 @@
-"""A network between clients and a service that tests can cut, in the middle of whatever it carries."""
+"""A network between clients and a service that tests can cut in the middle of a message."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def check_apart(wheels: Sequence[Path]) -> None:
 
 
 def require(package: Path, names: Sequence[str], patterns: Sequence[str]) -> None:
-    """Refuse a package that lacks a file, or has one that is nobody's business."""
+    """Refuse a package that lacks a required file or has a file that no package may have."""
     for pattern in patterns:
         if not any(re.fullmatch(pattern, name) for name in names):
             raise ReleaseError(f"{package.name} lacks {pattern}")

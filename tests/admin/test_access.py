@@ -186,7 +186,7 @@ http {{
     ids=["nothing more", "X-Forwarded-For", "X-Real-IP"],
 )
 async def test_behind_nginx_nobody_is_an_operator_without_a_token(tmp_path: Path, more: str) -> None:
-    """It sends the Host of this machine, whoever asks."""
+    """Nginx sends the Host of this machine for every visitor."""
     front = free_port()
     for token, expected in (("", (403, 403)), ("let me in", (401, 200))):
         guard = Guard(APP, host="127.0.0.1", is_loopback=True, token=token)

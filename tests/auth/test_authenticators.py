@@ -1,4 +1,4 @@
-"""Credentials: what is accepted, what is refused, and that refusals tell nothing to whoever guesses."""
+"""Credentials: which are accepted, which are refused, and that a refusal helps nobody to guess."""
 
 from __future__ import annotations
 
@@ -409,7 +409,7 @@ def test_a_report_knows_previous_secrets() -> None:
 
 
 def test_a_report_names_every_reason_to_refuse() -> None:
-    token = signed({"sub": 5, "rooms": "x"}, secret="somebody else's, and long enough as well")
+    token = signed({"sub": 5, "rooms": "x"}, secret="another service's, and long enough as well")
 
     report = inspect_token(token, secret=SECRET, algorithms=["ES256"], now=NOW)
 

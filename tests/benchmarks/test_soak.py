@@ -16,8 +16,8 @@ from benchmarks.soak_load import TOKEN, Account, Talker, client_id
 pytestmark = pytest.mark.long
 
 
-class Somebody:
-    """As much of a talker as the account looks at."""
+class FakeTalker:
+    """The part of a talker that the account reads."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -25,7 +25,7 @@ class Somebody:
 
 
 def two() -> tuple[Account, Any, Any]:
-    return Account(), cast("Talker", Somebody("alice")), cast("Talker", Somebody("bob"))
+    return Account(), cast("Talker", FakeTalker("alice")), cast("Talker", FakeTalker("bob"))
 
 
 def test_what_arrives_once_and_in_order_is_not_counted_as_anything_else() -> None:

@@ -41,7 +41,7 @@ from tests.nats_server import NatsServer, free_port
 from tests.waiting import until
 
 A = ClientId("a")
-# So long that whatever a test sees happened by itself and not because time was up.
+# Longer than any test, so that no time limit causes what a test sees.
 NEVER = 60.0
 
 

@@ -69,7 +69,7 @@ def option(right: Right) -> Right:
 
 
 def data(value: object) -> bool:
-    """Whatever JSON or bytes can be."""
+    """All that JSON can hold, and bytes."""
     return all(value is not each for each in UNWRITABLE) and not callable(value)
 
 

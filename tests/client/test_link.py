@@ -255,7 +255,7 @@ async def test_these_close_codes_bring_the_client_back(service: FakeService, cod
 
 @pytest.mark.parametrize("code", [code for code, ending in CLOSE_CODES.items() if ending.returns is Return.NO])
 async def test_these_close_codes_end_the_client(service: FakeService, code: int) -> None:
-    """An operator's 4403 among them: whoever was thrown out does not come back by itself."""
+    """An operator's 4403 is among them: a client that was thrown out does not come back by itself."""
     async with make_client(service) as client:
         await service.clients["alice"].close(code)
 
@@ -411,7 +411,7 @@ async def test_a_token_that_is_refused_later_ends_the_client(service: FakeServic
 async def test_the_last_event_has_the_code_that_refused_the_client(
     service: FakeService, code: int, says_why: bool
 ) -> None:
-    """Not that of the connection before, which the network cut: whoever was replaced while away hears of 4409."""
+    """The network cut the connection before, so a client that was replaced while away is told 4409."""
     async with make_client(service) as client:
         error = ErrorMessage(error_code=CLOSE_CODES[code].error_code, error_message="why") if says_why else None
         refuse_with(service, error, times=1, code=code)

@@ -423,7 +423,7 @@ async def test_metadata_is_changed_by_oneself_and_by_others(service: FakeService
 async def test_a_later_change_of_ones_own_metadata_outlives_the_answer_to_an_earlier_one(
     service: FakeService, client: SignalClient
 ) -> None:
-    """An operator changes it right after this client has: whatever comes first, the later change is what is left."""
+    """An operator changes it right after this client: the later change stays, in whichever order the news arrives."""
     me = structs.replace(ME, metadata={"by": "operator"})
 
     async def answer(client: Client, message_id: bytes, message: Message) -> None:

@@ -1,4 +1,4 @@
-"""What is sent for a publication: the frames of its present track, whatever the former one does."""
+"""A publication sends the frames of its present track only, even while the former track still runs."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def test_one_command_names_all_images_by_digest(tmp_path: Path) -> None:
     first = images_in(deploy)
     assert [re.sub(PINNED, "", image) for image in first] == tagged
     assert all(re.search(PINNED + "$", image) for image in first[:3])
-    assert first[3] == tagged[3], "the service's own image is named by whoever has pushed it"
+    assert first[3] == tagged[3], "the operator who pushed the service's image names it"
 
     assert pin(deploy, "registry.example:5000/call/signal-manager:1.0", turn="later").returncode == 0
     second = images_in(deploy)

@@ -114,7 +114,7 @@ async def service(harness: Service) -> AsyncIterator[Service]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def guest(browser: Browser, service: Service) -> AsyncIterator[OpenDemoClient]:
-    """Open the demo page as somebody, who sends a test pattern unless told otherwise, and join."""
+    """Open the demo page and join under a name; the guest sends a test pattern unless told otherwise."""
     contexts: list[BrowserContext] = []
     guests: list[DemoClient] = []
 

@@ -141,7 +141,7 @@ class Service:
 
 
 class DemoClient:
-    """Somebody at the demo page, in a browser context of their own."""
+    """A person at the demo page, in a browser context of their own."""
 
     def __init__(self, page: Page, name: str) -> None:
         self.page = page

@@ -89,7 +89,7 @@ async def opened(
     scheme: Literal["light", "dark"] = "light",
     expects_errors: bool = False,
 ) -> AsyncIterator[Page]:
-    """The dashboard in a fresh profile; mistakes in it, and whatever it should not load, fail the test."""
+    """The dashboard in a fresh profile. A script error, or a resource that it should not load, fails the test."""
     viewport: Any = {"width": size[0], "height": size[1]}
     context = await browser.new_context(viewport=viewport, color_scheme=scheme)
     page = await context.new_page()
@@ -238,7 +238,7 @@ async def test_everything_can_be_done_with_the_keyboard(browser: Browser, admin_
         await page.keyboard.press("Tab")
         await expect(page.locator(".skip")).to_be_focused()
         await page.keyboard.press("Enter")
-        for _ in range(10):  # past the checkbox, the filter, and whatever else may come to stand there
+        for _ in range(10):  # past the checkbox, the filter and later additions
             await page.keyboard.press("Tab")
             if await name.evaluate("element => element === document.activeElement"):
                 break

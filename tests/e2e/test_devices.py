@@ -51,7 +51,7 @@ OpenMember = Callable[[str], Awaitable[Member]]
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def member(browser: Browser, service: Service, site: str) -> AsyncIterator[OpenMember]:
-    """Open a page as somebody, and join the room."""
+    """Open a page as a new member and join the room."""
     contexts = []
     complaints: list[str] = []
 

@@ -438,7 +438,7 @@ async def test_strangers_do_not_fill_the_log(attacked: ServiceWith) -> None:
 
 
 async def test_half_a_message_of_who_has_proved_nothing_takes_little_memory(attacked: ServiceWith) -> None:
-    """Beyond 16 KiB, and what one read brings, its connection ends, whatever length it has announced."""
+    """Its connection ends beyond 16 KiB and one read, for every length that its frame announces."""
     service = await attacked()
     async with talking(service.url), RudeClient.upgraded(service.port) as stranger:
         stranger.write(wire(BINARY, bytes(1_000_000))[:40_000])

@@ -113,7 +113,7 @@ class Restarted:
 
 
 class Talker:
-    """A client that answers each message of its partner with the next number, and notes whatever is not in order."""
+    """A client that answers each message of its partner with the next number, and notes each one out of order."""
 
     def __init__(self, url: str, name: str, partner: str) -> None:
         retry = RetryPolicy(first_attempts=5, base_delay=0.5, max_delay=1.0)

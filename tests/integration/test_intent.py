@@ -194,7 +194,7 @@ LATER = (0, 1, 3, 7, 15, 40)
 async def test_nobody_is_left_in_a_room_that_they_are_not_in(
     scene: Scene, what: str, actions: tuple[str, ...], *, resumable: bool
 ) -> None:
-    """And a client that goes on gets into another room at once, whatever became of this one."""
+    """A client that goes on gets into another room at once, however the first join or leave ended."""
     visitor = await scene.client(resumable=resumable)
     task: asyncio.Task[Any] = join(visitor)
     longest = await count_turns(task)

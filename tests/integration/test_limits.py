@@ -365,7 +365,7 @@ async def test_a_flood_of_connections_to_a_full_service_is_refused_before_the_up
 
 
 async def test_the_time_to_connect_runs_from_the_first_byte_of_tcp(attacked: ServiceWith) -> None:
-    """Whatever a client spends on the handshake it has no more for CONNECT."""
+    """Time that a client spends on the handshake is missing for CONNECT."""
     service = await attacked(**{"server.connection_timeout": 5.0})
     async with RudeClient.open(service.port) as client:
         await until(lambda: service.server._listener.half_open == 1)

@@ -1,7 +1,7 @@
 """Three nodes as processes under load, and what happens to messages when a node, NATS or the network fails.
 
 Every client sends numbered signals to all others and asks for acknowledgements; afterwards everything is counted:
-nothing arrives twice or out of order, and of whatever did not arrive its sender was told so.
+no signal arrives twice or out of order, and the sender of a signal that did not arrive was told so.
 """
 
 from __future__ import annotations

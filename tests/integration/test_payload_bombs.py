@@ -1,4 +1,4 @@
-"""Payloads that are small on the wire and large to whoever reads them, in every payload type that can carry them."""
+"""Payloads that are small on the wire and large in memory, in every payload type that can carry them."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ async def test_lengths_that_lie_are_refused_in_binary(attacked: ServiceWith) -> 
 async def test_a_bomb_in_a_signal_reaches_nobody_who_would_have_to_read_it(
     attacked: ServiceWith, receiver: Any
 ) -> None:
-    """Between two clients of plain JSON it is passed on unread; whoever else it is for, it is read, and refused."""
+    """Between two clients of plain JSON it is passed on unread; for any other receiver it is read and refused."""
     service = await attacked()
     async with (
         connect(service.url, "signal-manager.v2") as mallory,

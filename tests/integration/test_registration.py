@@ -63,7 +63,7 @@ async def test_unregistering_takes_the_record_away(service_with: ServiceWith, da
 
 async def test_a_record_of_another_token_is_409(service_with: ServiceWith, database: dict[str, str]) -> None:
     async with storage_of(database) as storage:
-        await storage.put_client(ClientRecord(client_id=ClientId(ONE[0]), auth_token="somebody else's"))
+        await storage.put_client(ClientRecord(client_id=ClientId(ONE[0]), auth_token="another client's"))
     service = await service_with(**database)
 
     async with SignalClient(service.url, *ONE) as client:

@@ -1,4 +1,4 @@
-"""Signals between two clients of a running service, whatever each of them writes in."""
+"""Signals between two clients of a running service, in every pair of payload types."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_a_sender_that_the_client_names_is_replaced_by_the_true_one(
     async with connect(service.url, dialect=dialect) as alice, connect(service.url, dialect=other) as bob:
         await alice.log_in()
         await bob.log_in(BOB)
-        fields = {"target_client_id": BOB[0], "signal_data": "x", "sender_client_id": "somebody"}
+        fields = {"target_client_id": BOB[0], "signal_data": "x", "sender_client_id": "mallory"}
         await alice.send("SIGNAL_OFFER", fields)
 
         assert other.read_signal(await bob.expect("SIGNAL_OFFER")) == (ALICE[0], "x")
@@ -181,7 +181,7 @@ async def test_bytes_that_are_no_text_reach_a_text_receiver_as_json(service: Ser
 
 
 async def test_a_signal_may_be_written_in_another_payload_type_than_connect(service: Service) -> None:
-    """What is delivered uses the payload type of the receiver's CONNECT, whatever its later messages are written in."""
+    """A delivered signal has the payload type of the receiver's CONNECT, not that of its later messages."""
     async with connect(service.url) as alice, connect(service.url) as bob:
         await alice.log_in()
         await bob.log_in(BOB)

@@ -318,7 +318,7 @@ async def test_a_busy_sender_is_told_in_time_what_has_come(service: Service) -> 
 
 
 async def test_one_sender_fills_no_buffer_and_ends_no_session(service_with: ServiceWith) -> None:
-    """Whoever sends too much to a client that is away is refused; what came before is kept, and so is the session."""
+    """A sender that sends too much to an absent client is refused; earlier messages and the session are kept."""
     service = await service_with(**{"session.resume_buffer_bytes": 5000})
     async with connect(service.url) as bob:
         first = await log_in(bob, BOB)
@@ -362,7 +362,7 @@ async def test_what_one_sender_leaves_in_all_buffers_together_is_bounded(service
 
 
 async def test_when_memory_runs_out_those_who_take_most_give_way(service_with: ServiceWith) -> None:
-    """An innocent client that is away for a moment keeps its session, whatever others let wait for themselves."""
+    """An innocent client that is away for a moment keeps its session, however much waits for others."""
     keys = [f"{name}:{token}" for name, token in (ALICE, BOB, MALLORY)]
     service = await service_with(
         **{"auth.api_keys": keys, "session.resume_total_bytes": 60_000, "session.resume_buffer_bytes": 40_000}
@@ -430,7 +430,7 @@ async def test_a_client_that_begins_anew_ends_its_former_session(service: Servic
 async def test_a_session_that_cannot_be_read_now_is_not_given_up(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is told `resumed: false` throws away what it kept, so the answer is 503 until storage has one."""
+    """A client that is told `resumed: false` drops its unsent messages, so the answer is 503 until storage answers."""
     session_store = service.server._registry.session_store
 
     async def is_away(*_: object, **__: object) -> None:

@@ -1,7 +1,7 @@
 """The fault table of rooms: each fault of the local SFU, and what the one it hit and the other members saw.
 
-Through the whole service, over a real socket and with real media. Whatever a fault left at the SFU must be closed as
-soon as its victim is gone. `docs/local-sfu.md` has the same table.
+Through the whole service, over a real socket and with real media. Everything that a fault left at the SFU must be
+closed as soon as its victim is gone. `docs/local-sfu.md` has the same table.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ async def test_a_message_to_a_room_says_which(service: Service, framing: Framing
 
 
 async def test_room_events_come_to_callbacks_in_the_protocols_words(service: Service) -> None:
-    """For whoever joins with `request`; the application that iterates has `Room` and does not see them."""
+    """They are for applications that join with `request`; those that iterate have `Room` and do not see them."""
     async with SignalClient(service.url, *ALICE) as alice, SignalClient(service.url, *BOB) as bob:
         heard: asyncio.Queue[RoomEventReceived] = asyncio.Queue()
         alice.on("room_event", heard.put)

@@ -120,7 +120,7 @@ async def test_workers_share_a_port_a_dead_one_is_replaced_and_all_stop_in_order
         victim = service.logged("worker started")[0]
         os.kill(victim["pid"], signal.SIGKILL)
         await service.until_logged("worker started", count=3)
-        # What it left is cleaned up by its next life: whoever was there is out of the room, the others stay in it.
+        # The restarted worker cleans up: its former clients are out of the room, the others stay in it.
         gone = {name for name, client in clients.items() if await is_closed(client)}
         stayed = sorted(set(NAMES) - gone)
         async with SqliteStorage(path=str(service.store)) as store, asyncio.timeout(LIMIT):

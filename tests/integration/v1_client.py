@@ -234,7 +234,7 @@ BINARY = Dialect("BINARY", "BINARY")
 TEXT = Dialect("TEXT", "TEXT")
 PROTOBUF = Dialect("PROTOBUF", "PROTOBUF")
 CBOR = Dialect("CBOR", "CBOR")
-# How the original service's clients write; whatever they wrote, it answers in tagged JSON.
+# How the original service's clients write; it answers them all in tagged JSON.
 ORIGINAL = (
     Dialect("original BINARY", "BINARY", tagged=True),
     Dialect("original TEXT", "TEXT", tagged=True),
@@ -414,7 +414,7 @@ async def connect(
     """Open a WebSocket; the client sends nothing but what the test says, and answers pings.
 
     A client that speaks BINARY or TEXT and names no subprotocol is one of the original service's, so these name v1
-    unless they are in the ORIGINAL dialects. With `max_queue` None it keeps whatever comes, read or not.
+    unless they are in the ORIGINAL dialects. With `max_queue` None it keeps all messages, read or not.
     """
     if subprotocol is None and dialect in (BINARY, TEXT):
         subprotocol = "signal-manager.v1"

@@ -453,7 +453,7 @@ def test_a_pull_that_waits_for_its_own_session_does_so_whoever_goes(sfu: Transcr
 
 
 def test_a_publisher_that_is_back_is_waited_for_again(sfu: Transcript) -> None:
-    """What is known of a publisher ends with the pulls that named it."""
+    """The negotiation forgets a publisher with the last pull that named it."""
     sfu.ask(PULL)
     sfu.loses(PUBLISHER)
     sfu.replies(early(PUBLISHER))

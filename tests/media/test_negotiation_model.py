@@ -229,7 +229,7 @@ class NegotiationModel(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_for_ever(self) -> None:
-        """Whoever waits, waits for a deadline, and so does the SFU for an answer to its offer."""
+        """Every wait has a deadline, and so has the SFU's for an answer to its offer."""
         session_id = self.negotiation.session_id
         offers = session_id is not None and self.sessions[session_id].offers
         if self.waiting or offers:

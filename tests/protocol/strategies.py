@@ -50,7 +50,7 @@ def messages(message_type: MessageType, *, sent_by: Peer) -> st.SearchStrategy[M
 
 @cache
 def any_message(*, sent_by: Peer) -> st.SearchStrategy[Message]:
-    """Give messages of every type, whoever should send it."""
+    """Give messages of every type, including those that only the other side sends."""
     return st.sampled_from(MessageType).flatmap(lambda message_type: messages(message_type, sent_by=sent_by))
 
 

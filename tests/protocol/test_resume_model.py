@@ -1,4 +1,4 @@
-"""Resume as a whole: client, network and service in memory, and a network that loses whatever it can.
+"""Resume as a whole: client, network and service in memory, and a network that loses all that it can.
 
 Every message of a session arrives exactly once and in order, in both directions, or the client is told that its session
 could not be resumed. The client is the SDK's `Exchange`, the service is `ClientSession`; the rest is as small as it can
@@ -198,7 +198,7 @@ class World:
         self.reconnect()
 
     def reconnect(self, _argument: int = 0) -> None:
-        """The client gives its connection up, whatever the reason, and opens another one."""
+        """The client gives its connection up for any reason and opens another one."""
         self.former.append(self.connection)
         self.connection, self.is_accepted = Connection(), False
         offer = self.exchange.offer

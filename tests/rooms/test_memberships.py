@@ -276,7 +276,7 @@ async def test_fifty_who_come_and_go_at_once_are_seen_by_all_in_one_order(bare_h
 
 
 async def test_the_ack_is_sent_before_any_later_event(bare_harness: RoomHarness) -> None:
-    """Whoever awaits a join goes on before anybody else's change of the room is announced."""
+    """A client that awaits its join goes on before later changes of the room are announced."""
     alice, bob, carol = (bare_harness.client(name) for name in ("alice", "bob", "carol"))
     await alice.create()
     told_by_then = []

@@ -32,7 +32,7 @@ class Api:
         self.headers = {"authorization": f"Bearer {sfu.app_secret}"}
 
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
-        """Return whatever is answered."""
+        """Return the response, with any status."""
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.http.request(method, self.root + path, json=body, headers=self.headers | names)
 

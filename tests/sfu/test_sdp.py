@@ -184,7 +184,7 @@ def test_feedback_for_all_payload_types_counts() -> None:
 
 
 def steps(text: str) -> int:
-    """Return how many calls reading a description takes: what it costs, whatever the machine does meanwhile."""
+    """Return how many calls reading a description takes: a measure of its cost that machine load does not change."""
     count = 0
 
     def step(*_: object) -> None:

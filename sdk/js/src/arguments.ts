@@ -1,4 +1,4 @@
-/** What applications hand to the SDK, checked: whatever is wrong with it is an `InvalidRequestError` that says so. */
+/** Checks the arguments that applications pass to the SDK. A wrong one throws an `InvalidRequestError` that names it. */
 
 import { InvalidRequestError } from "./errors.js";
 import { maybe, oneOf, readFields, rule, type Rule, type RulesOf } from "./fields.js";

@@ -195,7 +195,7 @@ interface Pending {
  * - `TooLateError` when the message was sent and no reply came in time;
  * - `InvalidRequestError` or `TooLargeError` when it cannot be sent at all;
  * - `AuthenticationError`, `ForbiddenError`, `NotFoundError`… when the service refuses;
- * - whatever ended the client, once it has ended.
+ * - the error that ended the client, once it has ended.
  *
  * A client object is used once. It holds no timer and no socket after `close`.
  */

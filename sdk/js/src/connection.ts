@@ -246,7 +246,7 @@ export class Connection {
       message = decode(this.#settings.framing, data);
     } catch (error) {
       if (!(error instanceof MalformedMessageError)) throw error;
-      // The service has counted it, whatever it was.
+      // The service counted the message although it is unreadable, so the client counts it too.
       this.#count(data);
       return this.#listener.onUnreadable(error);
     }

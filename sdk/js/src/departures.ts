@@ -1,20 +1,20 @@
 /**
- * Rooms that a client is out of by its own will, until the service knows.
+ * Rooms that a client has left while the service may not know it yet.
  *
- * `room.ts` notes them; what is noted outlives lost connections: in a session that goes on it is said before anything
- * new, and in a new one, which is in no room, it is answered with 404.
+ * `room.ts` notes each departure, and the note outlives lost connections. In a resumed session the request to leave is
+ * sent before anything new. A new session is in no room, so its request is answered with 404.
  */
 
 import { MAX_TIME } from "./arguments.js";
 import type { SignalClient } from "./client.js";
 import { RateLimitedError } from "./errors.js";
 
-// How long to wait, in ms, before leaving is said again where too much was said before.
+// How long to wait, in ms, before asking again to leave after the rate limit refused it.
 const AGAIN = 1000;
 
 const departures = new WeakMap<SignalClient, Set<Promise<void>>>();
 
-/** Leave a room as soon as that can be said; this returns at once. */
+/** Leave a room as soon as the request can be sent; return at once. */
 export function noteDeparture(client: SignalClient, roomId: string, reason: string | undefined): void {
   const open = departures.get(client) ?? new Set();
   departures.set(client, open);
@@ -28,14 +28,14 @@ async function say(client: SignalClient, roomId: string, reason: string | undefi
       await client.request("WEBRTC_ROOM_LEAVE", { room_id: roomId, reason }, { timeout: MAX_TIME });
       return;
     } catch (error) {
-      // Otherwise it was not in the room, its session was lost with all memberships, or the client has ended.
+      // Any other error means that the client is out: it was not in the room, its session was lost, or it has ended.
       if (!(error instanceof RateLimitedError)) return;
       await new Promise((resolve) => setTimeout(resolve, AGAIN));
     }
   }
 }
 
-/** Resolve once the service knows of all departures, after `limit` ms, or when the signal says so. */
+/** Resolve once the service knows of all departures, after `limit` ms, or when `signal` aborts. */
 export async function settleDepartures(client: SignalClient, limit: number, signal?: AbortSignal): Promise<void> {
   const open = departures.get(client);
   if (!open?.size || signal?.aborted) return;

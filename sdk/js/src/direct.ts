@@ -60,13 +60,13 @@ const MAX_KEPT = 256;
 // Calls that are over whose late signals must not ring again.
 const REMEMBERED_CALLS = 64;
 
-// The length of a UUID; whoever sends more does not name a call.
+// The length of a UUID; a longer id names no call.
 const MAX_ID_LENGTH = 36;
 
 // How often a connection that failed is tried again before the call is over.
 const MAX_RESTARTS = 2;
 
-// How long an offer that crossed another one may stay unanswered before it is said again, in ms.
+// How long an offer that crossed another one may stay unanswered before it is sent again, in ms.
 const INSIST_AFTER = 1000;
 
 // How long nothing may come of the other side before dialling again replaces the call, in ms.

@@ -34,7 +34,7 @@ export class Emitter<Events extends object> {
     return () => listeners.delete(entry);
   }
 
-  /** Whether somebody listens to `event`. */
+  /** Whether `event` has a listener. */
   protected isHeard(event: keyof Events): boolean {
     return (this.#listeners.get(event)?.size ?? 0) > 0;
   }

@@ -24,7 +24,7 @@ class Deferred {
       this.resolve = resolve;
       this.reject = reject;
     });
-    // Whoever waits hears of it; that nobody waits is no fault.
+    // Awaiting the promise still throws; a rejection that no caller awaits is no fault.
     this.promise.catch(() => undefined);
   }
 }

@@ -9,7 +9,7 @@ export interface RetryOptions {
   attempts?: number;
   /** The upper end of the first delay; default 500. */
   baseDelay?: number;
-  /** The upper end of every delay; default 10,000: somebody sits in front of a browser and waits. */
+  /** The upper end of every delay; default 10,000, because a person waits in front of a browser. */
   maxDelay?: number;
   /** Returns a number from 0 up to 1; default `Math.random`. */
   random?: () => number;

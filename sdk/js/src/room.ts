@@ -231,7 +231,7 @@ export class Room extends Emitter<RoomEvents> {
     } finally {
       signal?.removeEventListener("abort", giveUp);
     }
-    // In a turn of its own: whoever awaits `join` adds its listeners first.
+    // In a turn of its own, so that the caller that awaits `join` adds its listeners first.
     setTimeout(() => void room.#work());
     return room;
   }
@@ -241,7 +241,7 @@ export class Room extends Emitter<RoomEvents> {
     return this.#members.all;
   }
 
-  /** What is said of the room; `created_at` (ms since 1970) is the service's. */
+  /** The room's metadata; the service sets `created_at` (ms since 1970). */
   get metadata(): JsonObject {
     return this.#metadata ?? {};
   }
@@ -305,9 +305,9 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   /**
-   * Replace what the others see of this client, which joining again repeats, or what is said of the room.
+   * Replace this client's metadata, which joining again repeats, or the room's metadata.
    *
-   * @throws ForbiddenError the room's metadata is for whoever has the grant `admin`.
+   * @throws ForbiddenError the room's metadata needs the grant `admin`.
    * @throws TooLargeError it is larger than 16,384 bytes as JSON.
    */
   async setMetadata(metadata: JsonObject, options: { scope?: "participant" | "room" } = {}): Promise<void> {
@@ -377,7 +377,7 @@ export class Room extends Emitter<RoomEvents> {
     await settleDepartures(this.#client, SETTLE_TIME, this.#ending.signal); // else it would still be counted in
     this.#ending.signal.throwIfAborted();
     const { fresh } = this.#publications;
-    // Whoever joins again brings what it published since, as if it had had it from the start.
+    // A client that joins again publishes its later tracks too, as if it had had them from the start.
     const isSender = this.#options.role !== "receiver" && fresh.length > 0;
     let media = isSender ? await this.#openSender() : null;
     try {

@@ -103,7 +103,7 @@ export class Session {
   /** Let go of what the service has. */
   confirm(received: number): void {
     if (this.#token === undefined || received <= this.#confirmed) return;
-    // It cannot have what was never sent: whatever it counts, it is not this session.
+    // The service cannot have received more than was sent, so its count is not of this session.
     if (received > this.#sent) this.#token = undefined;
     this.#confirmed = received;
     const missing = Math.max(0, this.#sent - received);

@@ -77,7 +77,7 @@ async function connect(options = {}): Promise<[SignalClient, FakeSocket]> {
   return [client, FakeSocket.all[0]!];
 }
 
-/** Let time pass, and then whatever follows from it. */
+/** Let time pass, and then run the tasks that are due. */
 async function pass(ms: number): Promise<void> {
   mock.timers.tick(ms);
   await Promise.resolve();

@@ -206,7 +206,7 @@ test("a late signal of a call that is over does not ring again", async () => {
   assert.equal(rings, 1);
 });
 
-test("calling somebody who is not there, or oneself", async () => {
+test("calling a client that is not there, or oneself", async () => {
   const calls = await makeCalls("alice");
 
   const call = calls.dial("nobody", makeStream("audio"));
@@ -259,7 +259,7 @@ test("garbage from the other side is an error event, and the call goes on", asyn
   await heard;
 });
 
-test("candidates of nobody's call are dropped", async () => {
+test("candidates of an unknown call are dropped", async () => {
   const alicesCalls = await makeCalls("alice");
   await makeCalls("bob");
 
@@ -526,7 +526,7 @@ test("dialling again replaces a call in which nothing comes any more, before the
   assert.deepEqual([...alicesCalls.active.values()], [dialled]);
 });
 
-test("dialling somebody who rings answers", async () => {
+test("calling a client that is calling here answers its call", async () => {
   const alicesCalls = await makeCalls("alice");
   const bobsCalls = await makeCalls("bob");
   const ringing = incoming(bobsCalls);

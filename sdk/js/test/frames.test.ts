@@ -78,7 +78,7 @@ for (const vector of vectors.frames) {
     test(`frame: ${vector.name}`, { skip: tallied(skip) });
     continue;
   }
-  // What clients send is encoded; what the service sends, and whatever reads the same in both directions, is decoded.
+  // Client messages are encoded; service messages, and those that read the same in both directions, are decoded.
   if (isFromClient && vector.canonical) {
     test(`encodes: ${vector.name}`, () => {
       const encoded = encode(vector.framing, type, id, revive(fields) as never);

@@ -47,7 +47,7 @@ function open({ expires = LIFETIME }: { expires?: number | undefined } = {}): [M
   return [media, FakePeer.all[0]!];
 }
 
-/** Let time pass, and then whatever follows from it. */
+/** Let time pass, and then run the tasks that are due. */
 async function pass(ms: number): Promise<void> {
   mock.timers.tick(ms);
   for (let turns = 0; turns < 3; turns += 1) await setImmediate();

@@ -100,7 +100,7 @@ export class FakePeer {
   static all: FakePeer[] = [];
 
   configuration: RTCConfiguration;
-  received = 0; // grows with whatever arrives
+  received = 0; // grows when media arrives
   packets = 0; // that have come until now
   lastPacketAt: number | undefined;
   looks = 0; // how often that was asked for

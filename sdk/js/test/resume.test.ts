@@ -1,4 +1,4 @@
-/** Completeness, by chance: whatever the network does, every message comes once and in order, or the client is told. */
+/** Random network faults: every message arrives once and in order, or the client is told of the loss. */
 
 import assert from "node:assert/strict";
 import { mock, test } from "node:test";

@@ -212,7 +212,7 @@ test("leaving tells the others, ends the peer connection and is the last event",
   await assert.rejects(bob.publish(makeStream("video")), InvalidRequestError);
 });
 
-test("negotiations wait for each other, whatever is asked for at the same time", async () => {
+test("negotiations asked for at the same time wait for each other", async () => {
   const alice = await join("alice");
   const bob = await join("bob");
   const heard = listen(bob);
@@ -647,7 +647,7 @@ test("the silence of a path counts from its last packet, and is longer where pac
   assert.ok(peerOf(1).looks > 1);
 });
 
-test("media that flows is not restarted, whatever happens to the connection and the network", async () => {
+test("media that flows is not restarted when the connection or the network changes", async () => {
   sfu.resumeSessions(service);
   const alice = await join("alice", { stream: makeStream("video") });
   const peer = peerOf(0);

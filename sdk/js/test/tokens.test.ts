@@ -38,7 +38,7 @@ function nextEvent<Name extends keyof ClientEvents>(name: Name): Promise<ClientE
   return soon(event, `the event ${name}`);
 }
 
-/** Let in whoever has the right token; refuse all others as having had it for too long. */
+/** Let in clients with a valid token; refuse all others because their token has expired. */
 function admit(...valid: string[]): void {
   service.door = (connection, request) => {
     if (valid.includes(request.fields["auth_token"] as string)) {

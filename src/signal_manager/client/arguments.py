@@ -1,4 +1,4 @@
-"""What applications hand to the SDK, checked: whatever is wrong with it is an `InvalidRequestError` that says so.
+"""Checks the arguments that applications pass to the SDK. A wrong one raises an `InvalidRequestError` that names it.
 
 Each check returns the argument as it is used, or raises; `what` is its name. Errors show short values only.
 """

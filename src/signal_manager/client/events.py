@@ -54,7 +54,7 @@ class SignalReceived:
     """Another client sent an offer, an answer, an ICE candidate or a message.
 
     Attributes:
-        sender: the client id of whoever sent it; the service vouches for it.
+        sender: the client id of the sender; the service vouches for it.
         kind: "offer", "answer", "ice_candidate" or "message".
         data: what the sender passed to `send_…`: a JSON value, or bytes where the two payload types carry them
             (docs/protocol.md, "Between encodings").

@@ -1,1 +1,1 @@
-"""Accepts connections and answers what is said on them."""
+"""Accepts connections and answers the messages on them."""

@@ -137,9 +137,9 @@ class NatsLink:
         return True
 
     def put(self, subject: bytes, reply: bytes, payload: bytes) -> bool:
-        """Let a message wait for `write_out`; False when it cannot be sent.
+        """Queue a message for `write_out`; return False when it cannot be sent.
 
-        nats-server ends the connection of whoever sends it more than it takes, or to no subject.
+        nats-server ends a connection that sends a message that is too large or has no subject.
         """
         if not self.is_up or self._socket is None or self._socket.get_write_buffer_size() > _MAX_PENDING:
             return False
