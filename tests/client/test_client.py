@@ -147,11 +147,11 @@ async def test_an_unacknowledged_signal_to_nobody_becomes_an_event_that_names_th
 async def test_only_recent_targets_are_remembered(alice: SignalClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal_manager.client.client.REMEMBERED_TARGETS", 1)
     await alice.send_offer("nobody", {})
-    await alice.send_offer("nobody else", {})
+    await alice.send_offer("nowhere", {})
 
     events = [await within(anext(alice)) for _ in range(2)]
 
-    assert [event.target for event in events if isinstance(event, ErrorReceived)] == [None, "nobody else"]
+    assert [event.target for event in events if isinstance(event, ErrorReceived)] == [None, "nowhere"]
 
 
 async def test_many_requests_in_flight_get_their_own_replies(alice: SignalClient, service: FakeService) -> None:
