@@ -21,7 +21,6 @@ STILL_TOO_LARGE = {
     "bus/nats/bus.py:NatsBus",
     "bus/nats/link.py:NatsLink",
     "bus/nats/outbox.py:Outboxes",
-    "gateway/listener.py:Listener",
     "media/cloudflare.py:CloudflareBackend",
     "media/negotiation.py:Negotiation",
     "media/negotiator.py:Negotiator",

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from signal_manager.errors import ConfigurationError
 from signal_manager.gateway import listener
+from signal_manager.gateway.handshake import Handshakes
 from signal_manager.gateway.limits import ClientAddress, TrustedProxies
 from signal_manager.gateway.listener import Listener
 from tests.waiting import until
@@ -38,16 +39,11 @@ async def listen() -> AsyncIterator[ListenWith]:
     async with AsyncExitStack() as stack:
 
         async def start(host: str = "127.0.0.1", **arguments: Any) -> Listener:
-            settings: dict[str, Any] = {
-                "time_limit": 10.0,
-                "max_half_open": 10,
-                "proxies": TrustedProxies([]),
-                "max_frame_size": 1000,
-                "read_buffer_size": 2048,
-            }
+            settings: dict[str, Any] = {"max_half_open": 10, "proxies": TrustedProxies([])}
+            handshakes = Handshakes(accept_all, time_limit=10.0, max_frame_size=1000, read_buffer_size=2048)
             listening = listener.listen(host, 0)
             stack.callback(listening.close)
-            made = Listener(accept_all, listening, **(settings | arguments))
+            made = Listener(handshakes, listening, **(settings | arguments))
             await made.start()
             stack.push_async_callback(made.stop)
             return made
@@ -120,30 +116,6 @@ async def test_a_client_that_leaves_is_not_either(listen: ListenWith, connect: C
     client.close()
 
     await until(lambda: made.half_open == 0)
-
-
-@pytest.mark.parametrize("sent", [b"", b"GET / HT", REQUEST[:-2]], ids=["nothing", "a piece", "nearly all"])
-async def test_a_handshake_that_takes_too_long_is_ended(listen: ListenWith, connect: Connect, sent: bytes) -> None:
-    made = await listen(time_limit=0.1)
-    client = await connect(made)
-    client.write(sent)
-
-    assert await client.read() == b""
-    await until(lambda: made.half_open == 0)
-
-
-async def test_a_handshake_that_goes_on_byte_by_byte_is_ended_too(listen: ListenWith, connect: Connect) -> None:
-    made = await listen(time_limit=0.2)
-    client = await connect(made)
-
-    async def trickle() -> None:
-        while True:
-            client.write(b"G")
-            await asyncio.sleep(0.01)
-
-    trickling = asyncio.create_task(trickle())
-    assert await client.read() == b""
-    trickling.cancel()
 
 
 @pytest.mark.usefixtures("counted_loopback")

@@ -107,7 +107,7 @@ async def test_a_hangup_shows_new_connections_the_new_certificate_and_keeps_the_
     context = trusting(authority)
     before = await websocket(service, context)
     alice = await Client(before, version="v1", dialect=PLAIN).log_in()
-    certificate = service.server._listener._certificate
+    certificate = service.server._listener._handshakes._certificate
     assert certificate is not None
     old = certificate.context
 

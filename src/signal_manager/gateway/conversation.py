@@ -2,7 +2,7 @@
 
 `gateway/connection.py` receives and writes bytes; signals and heartbeats on its fast paths never arrive here.
 `gateway/encoder.py` encodes. Work that has to be awaited runs in the background: `gateway/sign_in.py` answers CONNECT,
-the dispatcher answers requests.
+`gateway/answer.py` every other request.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import structlog
 
 from signal_manager.bus.base import Delivery
 from signal_manager.errors import (
-    AuthenticationError,
     InvalidRequestError,
     MalformedMessageError,
     RateLimitedError,
     SignalManagerError,
     UnavailableError,
 )
+from signal_manager.gateway.answer import RequestAnswer
 from signal_manager.gateway.encoder import MessageEncoder
 from signal_manager.gateway.limits import BEFORE_CONNECT, PENDING_REQUESTS
 from signal_manager.gateway.ports import ConversationConnection
 from signal_manager.gateway.registry import ConnectionRegistry
 from signal_manager.gateway.sessions import ResumableSession
-from signal_manager.gateway.sign_in import SignIn, renew
+from signal_manager.gateway.sign_in import SignIn
 from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.model import Caller
 from signal_manager.protocol.catalogue import spec_of
@@ -45,7 +45,7 @@ from signal_manager.protocol.messages import (
     Shape,
     Signal,
     SignalAck,
-    TokenRenew,
+    TokenRenewAck,
 )
 from signal_manager.protocol.resume import UNCOUNTED
 from signal_manager.protocol.state_machine import (
@@ -92,11 +92,11 @@ class Conversation:
 
     __slots__ = (
         "_caller",
-        "_encoder",
         "_farewell",
         "_registry",
         "_resumable",
         "connection",
+        "encoder",
         "framing",
         "pending",
         "session",
@@ -113,7 +113,7 @@ class Conversation:
         self._registry = registry
         self.session = session
         self.framing = framing
-        self._encoder = MessageEncoder(session, framing, registry.counters, registry.errors)
+        self.encoder = MessageEncoder(session, framing, registry.counters, registry.errors)
         self._caller: Caller | None = None
         self._resumable: ResumableSession | None = None  # the session, if it may outlive this connection
         self._farewell: list[Action] = []  # what `part` does once the session is saved
@@ -202,29 +202,29 @@ class Conversation:
         resumable, connection = self._resumable, self.connection
         assert resumable is not None  # noqa: S101 - only a session with a journal counts
         received = resumable.client_session.journal.tell()
-        connection.write(self._encoder.confirmation(connection.relay_end, received), counts=False)
+        connection.write(self.encoder.confirmation(connection.relay_end, received), counts=False)
 
     # -- what goes -----------------------------------------------------------------------------------------------
 
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
         """Send a message to the client in its own encoding (`Subscriber.deliver`)."""
-        self.connection.write(self._encoder.message(message, message_id), self._registry.batch)
+        self.connection.write(self.encoder.message(message, message_id), self._registry.batch)
         return Delivery.DELIVERED
 
     def acknowledge(self, target: str, signal: bytes, batch: WriteBatch | None) -> None:
         """Tell the client that a signal, given as its whole frame, was written to its target."""
-        ack = self._encoder.acknowledgement(target, signal)
+        ack = self.encoder.acknowledgement(target, signal)
         if ack is not None:
             self.connection.write(ack, batch)
 
     def tell(self, request: Received, told: SignalAck | SignalManagerError | None) -> None:
         """Answer a signal whose outcome arrived late, on whichever connection the client has by now."""
         if isinstance(told, SignalManagerError):
-            reply = self._encoder.reply(self.session.error(told, request))
+            reply = self.encoder.reply(self.session.error(told, request))
         elif told is None or self.session.shape is Shape.TAGGED:
             return
         else:
-            reply = self._encoder.reply(self.session.reply(told, request))
+            reply = self.encoder.reply(self.session.reply(told, request))
         if self._resumable is not None:
             self._resumable.tell(reply, self._registry.batch)
         elif self._caller is not None:
@@ -239,7 +239,7 @@ class Conversation:
             told = msgspec.structs.replace(action.message, received=self._resumable.client_session.journal.tell())
             action = msgspec.structs.replace(action, message=told)
         counts = spec_of(action.message).message_type not in UNCOUNTED
-        self.connection.write(self._encoder.reply(action), self._registry.batch, counts=counts)
+        self.connection.write(self.encoder.reply(action), self._registry.batch, counts=counts)
 
     # -- actions -------------------------------------------------------------------------------------------------
 
@@ -343,46 +343,11 @@ class Conversation:
             self.connection.hold()
             if self._resumable is not None:
                 self._resumable.is_busy = True
-        self._registry.background.start(
-            self._answer(caller, request, self._resumable, exclusive=exclusive), name="answer"
-        )
+        answer = RequestAnswer(self._registry, self, request, caller, self._resumable)
+        self._registry.background.start(answer.run(), name="answer")
 
-    async def _answer(
-        self, caller: Caller, request: Received, resumable: ResumableSession | None, *, exclusive: bool
-    ) -> None:
-        try:
-            action = self.session.reply(await self._ask(caller, request.message), request)
-        except SignalManagerError as error:
-            action = self.session.error(error, request)
-        except Exception:
-            log.exception("request failed", client_id=caller.identity.client_id)
-            action = self.session.error(SignalManagerError("internal error"), request)
-        reply = self._encoder.reply(action)
-        if resumable is None:
-            self.answered(request, reply, exclusive=exclusive)
-            is_there = self._caller is not None
-        else:
-            is_there = resumable.answered(request, reply, exclusive=exclusive)
-        if not is_there:  # the session has ended, and this request may have let the client join a room since
-            self._registry.dispatcher.left(caller, _LOST)
-
-    async def _ask(self, caller: Caller, message: Message) -> Message:
-        if isinstance(message, TokenRenew):
-            return self._renewed(await renew(self._registry, caller, message.auth_token, source=self.connection.source))
-        token = getattr(message, "auth_token", None)
-        if not token:
-            return await self._registry.dispatcher.answer(caller, message)
-        # A request with a token of its own counts as an attempt, so that it is no cheaper way to guess one.
-        usage, source = self._registry.occupancy.usage, self.connection.source
-        usage.check_authentication(source, time.monotonic())
-        try:
-            return await self._registry.dispatcher.answer(caller, message)
-        except AuthenticationError:
-            usage.authentication_failed(source, time.monotonic())
-            raise
-
-    def _renewed(self, caller: Caller) -> Message:
-        """Replace what the client may do by what its new token allows."""
+    def renewed(self, caller: Caller) -> TokenRenewAck:
+        """Replace what the client may do by what its new token allows (`AnsweredConversation.renewed`)."""
         ack = self.session.renewed(caller.identity, now=time.monotonic(), server_time=time.time_ns() // 1_000_000)
         if ack is None or self._caller is None:  # it continues elsewhere, with the token that it has shown there
             raise UnavailableError("the connection ended before the token was renewed")

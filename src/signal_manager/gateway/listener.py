@@ -1,34 +1,27 @@
 """The TCP port: accepts sockets, bounds unfinished handshakes, and survives a lack of file descriptors.
 
-This module takes a socket through TLS to its HTTP request, which `server` answers. The accept loop is our own because
-aiofastnet's fails on EMFILE, and because only an accept loop can refuse an address before it costs anything.
+`gateway/handshake.py` takes each socket to its WebSocket. The accept loop is our own because aiofastnet's fails on
+EMFILE, and because only an accept loop can refuse an address before it costs anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import socket
-import ssl
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import structlog
-from aiofastnet import connect_accepted_socket
-from picows import WSAutoPingStrategy, WSListener, WSUpgradeRequest, WSUpgradeResponseWithListener
-from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub leaves it out; hence picows' pin
 
 from signal_manager.errors import ConfigurationError
-from signal_manager.gateway.limits import HALF_OPEN, ClientAddress, Sample, Tally, TrustedProxies, address_of
-from signal_manager.gateway.ports import BufferedConnection
-from signal_manager.gateway.tls import Certificate
+from signal_manager.gateway.handshake import Handshakes
+from signal_manager.gateway.limits import HALF_OPEN, ClientAddress, Tally, TrustedProxies, address_of
 
-__all__ = ["Listener", "Upgrade", "listen"]
+__all__ = ["Listener", "listen"]
 
 log = structlog.get_logger(__name__)
 
@@ -44,21 +37,7 @@ _PAUSE_FULL = 0.05
 _PAUSE_SHORTAGE = 0.5
 # A flood is worth one line in this many seconds.
 _COMPLAINT_INTERVAL = 10.0
-# aiofastnet takes 512 KiB for each TLS connection by default; this is two records of the largest size (RFC 8446,
-# section 5.2) in each direction.
-_TLS_BUFFER = 2 * (16 * 1024 + 256)
-# How long a client may take to answer our close_notify.
-_TLS_SHUTDOWN = 2.0
-
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-# Bytes that are read at once, before and after a client has proved who it is. Less than what makes the buffer double
-# beside a message that a stranger may send.
-_STRANGERS_READ = 8192
-_CLIENTS_READ = 65_536
-
-# What an HTTP request from this address, on a socket accepted at this time, gets.
-Upgrade = Callable[[WSUpgradeRequest, str, float], WSListener | WSUpgradeResponseWithListener | None]
 
 
 def listen(host: str, port: int, *, is_shared: bool = False, is_passive: bool = False) -> socket.socket:
@@ -103,44 +82,24 @@ def _hold(address: Any, family: socket.AddressFamily, *, dualstack: bool) -> soc
 
 
 class Listener:
-    """Accept sockets and bring each to its HTTP request.
+    """Accept sockets, and bound the handshakes that begin on them.
 
     Args:
-        upgrade: answers the request.
+        handshakes: take each socket to its WebSocket.
         listening: what to accept from, made by `listen`; the listener closes it.
-        time_limit: seconds from accepting a socket to its WebSocket.
         max_half_open: sockets of one address that may be on that way at one time; loopback and proxies are not counted.
         proxies: the addresses that many clients come from.
-        max_frame_size, read_buffer_size: in bytes.
-        certificate: for TLS.
-        sample: limits the log lines about strangers.
     """
 
     def __init__(
-        self,
-        upgrade: Upgrade,
-        listening: socket.socket,
-        *,
-        time_limit: float,
-        max_half_open: int,
-        proxies: TrustedProxies,
-        max_frame_size: int,
-        read_buffer_size: int,
-        certificate: Certificate | None = None,
-        sample: Sample | None = None,
+        self, handshakes: Handshakes, listening: socket.socket, *, max_half_open: int, proxies: TrustedProxies
     ) -> None:
         self.host: str = listening.getsockname()[0]
         self.port: int = listening.getsockname()[1]
-        self._upgrade = upgrade
+        self._handshakes = handshakes
         self._listening = listening
-        self._time_limit = time_limit
         self._max_half_open = max_half_open
         self._proxies = proxies
-        self._max_frame_size = max_frame_size
-        self._read_buffer_size = read_buffer_size
-        self._certificate = certificate
-        self._sample = sample or Sample()
-        self._logger = _Quiet(logging.getLogger("picows.server"), {})
         # The unfinished handshakes and when each began, oldest first.
         self._half_open: dict[asyncio.Task[None], float] = {}
         self._by_address = Tally()
@@ -148,7 +107,6 @@ class Listener:
         self._reserve: int | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
         self._quiet_until = 0.0
-        self._outer_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None = None
 
     @property
     def half_open(self) -> int:
@@ -161,26 +119,21 @@ class Listener:
         Raises:
             ConfigurationError: there is no file descriptor to keep in reserve.
         """
-        loop = asyncio.get_running_loop()
         try:
             self._reserve = os.open(os.devnull, os.O_RDONLY)
         except OSError as error:
             raise ConfigurationError(_explain(error, self.host, self.port)) from error
         self._listening.setblocking(False)
-        if self._certificate is not None:
-            self._outer_handler = loop.get_exception_handler()
-            loop.set_exception_handler(self._report)
+        self._handshakes.start()
         self._resume()
 
     async def stop(self) -> None:
         """Stop listening and end every unfinished handshake; WebSocket connections continue."""
-        loop = asyncio.get_running_loop()
-        if self._certificate is not None:
-            loop.set_exception_handler(self._outer_handler)
+        self._handshakes.stop()
         if self._resume_timer is not None:
             self._resume_timer.cancel()
         if self._listening.fileno() >= 0:
-            loop.remove_reader(self._listening)
+            asyncio.get_running_loop().remove_reader(self._listening)
             self._listening.close()
         if self._reserve is not None:
             os.close(self._reserve)
@@ -250,7 +203,7 @@ class Listener:
             return
         self._by_address.enter(address)
         began = time.monotonic()
-        task = asyncio.get_running_loop().create_task(self._shake_hands(accepted, peer, began), name="handshake")
+        task = asyncio.get_running_loop().create_task(self._handshakes.run(accepted, peer, began), name="handshake")
         self._half_open[task] = began
         task.add_done_callback(partial(self._opened, address))
 
@@ -263,126 +216,6 @@ class Listener:
         if now >= self._quiet_until:
             self._quiet_until = now + _COMPLAINT_INTERVAL
             log.warning(event, half_open=len(self._half_open), **facts)
-
-    def _report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Pass over what aiofastnet reports when a client leaves during its TLS handshake; `_shake_hands` logs it.
-
-        It reports the class in place of an exception, which the standard handler cannot print.
-        """
-        if isinstance(context.get("exception"), type):
-            return
-        if self._outer_handler is not None:
-            self._outer_handler(loop, context)
-        else:
-            loop.default_exception_handler(context)
-
-    # -- one socket ----------------------------------------------------------------------------------------------
-
-    async def _shake_hands(self, accepted: socket.socket, peer: str, began: float) -> None:
-        """Take a socket through TLS and HTTP; ends when it is a WebSocket, or closed."""
-        transport: asyncio.Transport | None = None
-        is_open = False
-        try:
-            async with asyncio.timeout(self._time_limit):
-                transport, protocol = await self._connect(accepted, peer, began)
-                await protocol.wait_until_handshake_complete()
-                is_open = True
-        except TimeoutError:
-            if self._sample.takes("handshake took too long", time.monotonic()):
-                log.info("handshake took too long", address=peer)
-        except OSError as error:
-            if self._sample.takes("TLS handshake failed", time.monotonic()):
-                log.info("TLS handshake failed", address=peer, reason=_reason(error))
-        except Exception:
-            log.exception("handshake failed", address=peer)
-        finally:
-            if not is_open and transport is not None:
-                transport.abort()
-            elif not is_open:
-                accepted.close()
-
-    async def _connect(self, accepted: socket.socket, peer: str, began: float) -> tuple[asyncio.Transport, WSProtocol]:
-        tls: dict[str, Any] = {}
-        if self._certificate is not None:
-            tls = {
-                "ssl": self._certificate.context,
-                "ssl_handshake_timeout": self._time_limit,
-                "ssl_shutdown_timeout": _TLS_SHUTDOWN,
-                "ssl_incoming_bio_size": _TLS_BUFFER,
-                "ssl_outgoing_bio_size": _TLS_BUFFER,
-            }
-        loop = asyncio.get_running_loop()
-        return await connect_accepted_socket(loop, partial(self._make_protocol, peer, began), accepted, **tls)
-
-    def _make_protocol(self, peer: str, began: float) -> WSProtocol:
-        protocol = _Reading(
-            None,  # host and port, for clients
-            None,  # path, for clients
-            False,  # is_client_side
-            lambda request: self._upgrade(request, peer, began),
-            self._logger,
-            True,  # disconnect_on_exception
-            None,  # websocket_handshake_timeout: ours covers TLS as well
-            False,  # enable_auto_ping
-            0.0,  # auto_ping_idle_timeout
-            0.0,  # auto_ping_reply_timeout
-            WSAutoPingStrategy.PING_WHEN_IDLE,
-            False,  # enable_auto_pong: a swallowed ping could be the last frame of a read, which flushes the rest
-            self._max_frame_size,
-            None,  # extra_headers, for clients
-            self._read_buffer_size,
-        )
-        protocol.at_once, protocol.largest = _STRANGERS_READ, 0
-        return protocol
-
-
-class _Reading(WSProtocol):  # type: ignore[misc]  # the stub leaves its base out
-    """picows' protocol, with a bound on the size of a read and of the read buffer.
-
-    The buffer doubles whenever a read fills it and never shrinks. Small reads let only a message that is not whole yet
-    make it grow; and what is free in it, right after it has grown, says how large it is, give or take half.
-    """
-
-    __slots__ = ("at_once", "largest")
-
-    at_once: int  # bytes that may be read
-    largest: int  # that was free in the buffer so far
-
-    def get_buffer(self, size_hint: int) -> memoryview:
-        """Return where to read to (`asyncio.BufferedProtocol`)."""
-        free: memoryview = _get_buffer(self, size_hint)
-        return free if len(free) <= self.at_once else self._bounded(free)
-
-    def _bounded(self, free: memoryview) -> memoryview:
-        connection: BufferedConnection | None = self.listener
-        if connection is None:
-            return free[: self.at_once]
-        if len(free) > self.largest:
-            self.largest = len(free)
-            connection.buffered(len(free))
-        if connection.is_established:
-            self.at_once = _CLIENTS_READ
-        return free[: self.at_once]
-
-
-_get_buffer = WSProtocol.get_buffer
-
-
-class _Quiet(logging.LoggerAdapter[logging.Logger]):
-    """picows' logger, at debug level: our own line about a connection's end says what its client did wrong.
-
-    An adapter also because picows makes a logger of its own for each connection otherwise: 1 KB each.
-    """
-
-    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
-        """Log at debug level, except for unhandled exceptions."""
-        super().log(level if kwargs.get("exc_info") else logging.DEBUG, msg, *args, **kwargs)
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.replace("_", " ").lower()
-    return error.strerror or "connection lost"
 
 
 def _explain(error: OSError, host: str, port: int) -> str:

@@ -23,6 +23,7 @@ from signal_manager.bus.base import Bus
 from signal_manager.gateway.connection import Connection
 from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.gateway.drain import Drain
+from signal_manager.gateway.handshake import Handshakes
 from signal_manager.gateway.limits import (
     TURNED_AWAY,
     ClientAddress,
@@ -139,16 +140,16 @@ class Server:
             storage=storage,
         )
         self._drain_timeout = drain_timeout
-        self._listener = Listener(
+        handshakes = Handshakes(
             self._upgrade,
-            listening,
             time_limit=session.connection_timeout,
-            max_half_open=limits.max_connections_per_address,
-            proxies=self._proxies,
             max_frame_size=limits.largest_message,
             read_buffer_size=read_buffer_size,
             certificate=certificate,
             sample=self._registry.sample,
+        )
+        self._listener = Listener(
+            handshakes, listening, max_half_open=limits.max_connections_per_address, proxies=self._proxies
         )
         self._publish(metrics)
         self._sweeper: asyncio.Task[None] | None = None
