@@ -22,8 +22,6 @@ _WITHOUT = {
     "bus/nats/outbox.py",
     "bus/nats/questions.py",
     "bus/nats/runs.py",
-    "cli/migration.py",
-    "cli/sfu.py",
     "client/callbacks.py",
     "client/connection_slot.py",
     "client/departures.py",

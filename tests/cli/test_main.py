@@ -17,7 +17,6 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -642,39 +641,6 @@ class WithoutWebRtc(MetaPathFinder):
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
         if fullname == "aiortc":
             raise ModuleNotFoundError("No module named 'aiortc'", name="aiortc")
-
-
-# sfu
-
-
-def test_the_local_sfu_tells_where_it_is_and_stops_in_order() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "signal_manager", "sfu", "--port", "0", "--json", "--app-id", "a" * 32],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        shown = json.loads("".join(process.stdout.readline() for _ in range(5)))
-        url = f"{shown['base_url']}/apps/{shown['app_id']}/sessions/new"
-        opened = httpx.post(url, headers={"Authorization": f"Bearer {shown['app_secret']}"}, timeout=10)
-        refused = httpx.post(url, headers={"Authorization": "Bearer wrong"}, timeout=10)
-        process.send_signal(signal.SIGTERM)
-
-        assert process.wait(20) == 0
-        assert (opened.status_code, refused.status_code) == (201, 401)
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_the_local_sfu_explains_faults_that_are_none(run: Run, tmp_path: Path) -> None:
-    file = tmp_path / "faults.toml"
-    file.write_text("[[faults]]\nkind = 'gremlins'\n")
-
-    assert_one_error(run("sfu", "--faults", str(file)), "gremlins")
-    assert_one_error(run("sfu", "--faults", "nowhere.toml"), "faults file")
 
 
 # check-config --online

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.processes import free_port, running
 from signal_manager.errors import ConfigurationError
-from signal_manager.service.config import Config, LoadedConfig, load, load_with_origins
+from signal_manager.service.config import LoadedConfig, load, load_with_origins
 from tests.cli.test_main import Run, run
 
 __all__ = ["run"]  # a fixture
@@ -303,53 +301,6 @@ def test_what_neither_service_knows_is_an_error(tmp_path: Path, toml: str, messa
         load(file, environ={})
 
     assert caught.value.message.removeprefix(f"{file}: ").startswith(message)
-
-
-# -- migrate-config --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("original", [README, PROTOCOL_PAGE, COMPLETE], ids=["README", "protocol page", "complete"])
-def test_a_migrated_file_means_the_same_and_needs_no_more_words(run: Run, tmp_path: Path, original: str) -> None:
-    old, new = tmp_path / "old.toml", tmp_path / "new.toml"
-    old.write_text(original)
-
-    migrated = run("migrate-config", str(old))
-    new.write_text(migrated.out)
-    again = run("migrate-config", str(new))
-
-    assert (migrated.status, again.status) == (0, 0)
-    before, after = load_with_origins(old, environ={}), load_with_origins(new, environ={})
-    assert _without_gcp(after.config) == _without_gcp(before.config)
-    assert after.warnings == ()
-    assert again.out == migrated.out
-
-
-def _without_gcp(config: Config) -> Mapping[str, object]:
-    return config.model_dump(exclude={"gcp"})
-
-
-def test_migrating_in_place_keeps_the_old_file_and_who_may_read_it(run: Run, tmp_path: Path) -> None:
-    file, kept = tmp_path / "config.toml", tmp_path / "config.toml.orig"
-    file.write_text(PROTOCOL_PAGE)
-    file.chmod(0o600)
-
-    assert run("migrate-config", str(file), "--write").status == 0
-    assert run("migrate-config", str(file), "--write").status == 2  # the second would lose the original
-
-    assert kept.read_text() == PROTOCOL_PAGE
-    assert tomllib.loads(file.read_text())["server"]["heartbeat_interval"] == 20
-    assert (file.stat().st_mode & 0o777, sorted(os.listdir(tmp_path))) == (0o600, ["config.toml", "config.toml.orig"])
-
-
-@pytest.mark.parametrize("text", ["[server", "[sever]\nport = 1", None])
-def test_a_file_that_cannot_be_migrated_is_one_line(run: Run, tmp_path: Path, text: str | None) -> None:
-    file = tmp_path / "config.toml"
-    if text is not None:
-        file.write_text(text)
-
-    result = run("migrate-config", str(file))
-
-    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
 
 
 # -- the command line of the original --------------------------------------------------------------------------------
