@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -13,14 +12,6 @@ from signal_manager.storage.memory import MemoryStorage
 from signal_manager.testing.storage.fixtures import NOW, entry
 
 
-class SilentStorage(MemoryStorage):
-    """A store that does not answer."""
-
-    async def _read(self, kind: Kind[RecordT], key: str) -> RecordT | None:
-        await asyncio.Event().wait()
-        return None
-
-
 class PatchyStorage(MemoryStorage):
     """A store that fails for one id."""
 
@@ -28,24 +19,6 @@ class PatchyStorage(MemoryStorage):
         if key == "broken":
             raise UnavailableError("storage failed")
         return await super()._change(kind, key, change)
-
-
-async def test_an_operation_is_given_up_after_its_time() -> None:
-    async with SilentStorage(operation_timeout=0.01) as store:
-        with pytest.raises(UnavailableError, match=r"did not answer within 0\.01 s"):
-            await store.get_client(ClientId("a"))
-        with pytest.raises(UnavailableError, match="did not answer"):
-            await store.update_client(ClientId("a"), status="online")
-
-
-async def test_a_cancelled_call_is_cancelled_and_no_error_of_the_store() -> None:
-    async with SilentStorage() as store:
-        call = asyncio.ensure_future(store.get_client(ClientId("a")))
-        await asyncio.sleep(0)
-        call.cancel()
-
-        with pytest.raises(asyncio.CancelledError):
-            await call
 
 
 async def test_one_failing_record_does_not_keep_the_others_of_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def configuration() -> str:
             (f"`{key}`", f"`{json.dumps(defaults[section].get(key))}`", each.description)
             for key, each in kind.model_fields.items()
         ]
-        parts += [f"## {section}", kind.__doc__, _table(("setting", "default", "what it is"), rows)]
+        parts += [f"## {section}", kind.summary(), _table(("setting", "default", "what it is"), rows)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -39,6 +39,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     Counts are those at that moment, and rates are per second over the interval. Times are in seconds, or None if
     nothing was timed. `memory` is resident bytes, and `cpu` the share of one core.
+
+    Large because it is a list: one field for each figure of the dashboard.
     """
 
     at: float

@@ -162,7 +162,10 @@ class KeptElsewhere:
 
 
 class Metrics:
-    """All metrics of the service, as a collector for a prometheus-client registry."""
+    """All metrics of the service, as a collector for a prometheus-client registry.
+
+    Large because it is a list: one attribute for each metric.
+    """
 
     def __init__(self) -> None:
         self.connections = KeptElsewhere("signal_manager_connections", "WebSocket connections that are open.")

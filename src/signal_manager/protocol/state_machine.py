@@ -361,6 +361,8 @@ class ConnectionStateMachine:
     Every method for an input returns the actions to perform, in order. `now` is a monotonic time in seconds,
     `server_time` is milliseconds since the epoch.
 
+    Large because it is the table with a method for each input, and all inputs read and change the same state.
+
     Args:
         names_protocol: whether the client has named a WebSocket subprotocol of the service. Clients of the original
             service name none, and read only replies in JSON of the tagged shape.

@@ -545,7 +545,7 @@ def as_toml(
         }
         if only is not None and not (options or any(f"{section}.{key}" in only for key in kind.model_fields)):
             continue
-        lines += ["", f"# {kind.__doc__}"] if describe else [""]
+        lines += ["", f"# {kind.summary()}"] if describe else [""]
         lines.append(f"[{section}]")
         for key, field in kind.model_fields.items():
             if key == "options" or (only is not None and f"{section}.{key}" not in only):

@@ -134,9 +134,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def summary(cls) -> str:
+        """Return what the section is about, in one line."""
+        return (cls.__doc__ or "").partition("\n")[0]
+
 
 class Server(Section):
-    """The WebSocket listener and the limits of one connection."""
+    """The WebSocket listener and the limits of one connection.
+
+    Large because it is a list: one field for each setting of the section.
+    """
 
     host: Host = Field(
         default="127.0.0.1", description="Address to listen on; 0.0.0.0 is every IPv4 address, :: every address."

@@ -17,7 +17,10 @@ __all__ = ["Counters", "Gauges", "SfuCollector"]
 
 @dataclass(slots=True)
 class Counters:
-    """Everything that only grows."""
+    """Everything that only grows.
+
+    Large because it is a list: one field for each counter.
+    """
 
     packets_received: int = 0
     bytes_received: int = 0

@@ -13,7 +13,10 @@ __all__ = ["SfuSettings"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SfuSettings:
-    """Limits of one local SFU; times in seconds, sizes in bytes."""
+    """Limits of one local SFU; times in seconds, sizes in bytes.
+
+    Large because it is a list: one field for each limit.
+    """
 
     # How long an operation waits for its session's transport before it fails with 425.
     connect_wait: float = 5.0

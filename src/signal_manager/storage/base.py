@@ -95,6 +95,8 @@ class Storage(Protocol):
 
     An async context manager. Entering opens the store and leaving ends every access.
 
+    Large because it is a list: one method for each promise, about six kinds of records.
+
     Entering raises:
         ConfigurationError: the store cannot work as configured, in one line for a person.
         UnavailableError: the store does not answer.

@@ -1,14 +1,13 @@
 """Implements the promises of `base.Storage` once, over five operations on documents that each adapter brings.
 
 Room changes, claims and expiry are defined here, so they work alike in every store. An adapter only keeps documents
-(`documents.py`).
+(`documents.py`); `operations.py` checks and bounds what is asked of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar, Unpack
 
@@ -19,10 +18,8 @@ from signal_manager.errors import (
     InvalidRequestError,
     NotFoundError,
     TooLargeError,
-    UnavailableError,
 )
 from signal_manager.model import (
-    NAME_RULE,
     ClientId,
     ClientRecord,
     EntryId,
@@ -52,7 +49,6 @@ from signal_manager.storage.documents import (
     NODES,
     ROOMS,
     SESSIONS,
-    Change,
     Changed,
     Condition,
     Equals,
@@ -61,6 +57,7 @@ from signal_manager.storage.documents import (
     RecordT,
     UpTo,
 )
+from signal_manager.storage.operations import DocumentStorage
 
 __all__ = ["RecordStorage", "with_hashed_token"]
 
@@ -73,40 +70,11 @@ SAVE_RECORDS = 100
 PARALLEL = 50
 
 
-class RecordStorage(ABC):
-    """Base class of adapters: implements `base.Storage` over five abstract methods; an adapter opens and closes itself.
+class RecordStorage(DocumentStorage):
+    """Base class of adapters: implements `base.Storage` over the operations of `DocumentStorage`.
 
-    Args:
-        operation_timeout: seconds after which an operation of the adapter is given up.
+    Large because it has one method for each promise of `base.Storage`, most of them a few lines long.
     """
-
-    def __init__(self, *, operation_timeout: float = 5.0) -> None:
-        self._operation_timeout = operation_timeout
-
-    # What an adapter brings. Keys are valid names; every method may be cancelled at any time.
-
-    @abstractmethod
-    async def _read(self, kind: Kind[RecordT], key: str) -> RecordT | None:
-        """Return the record, or None; raise what `require_readable` raises."""
-
-    @abstractmethod
-    async def _change(self, kind: Kind[RecordT], key: str, change: Change[RecordT]) -> Changed[RecordT]:
-        """Read, apply and write back as one atomic step; write nothing if `change` returns its argument.
-
-        An error that `change` raises passes through. A damaged record raises as in `_read`.
-        """
-
-    @abstractmethod
-    async def _write(self, kind: Kind[RecordT], records: Sequence[RecordT]) -> None:
-        """Write the records, all or none, and replace those with the same ids."""
-
-    @abstractmethod
-    async def _remove(self, kind: Kind[Any], keys: Sequence[str]) -> None:
-        """Remove the documents, all or none; ignore those that are missing."""
-
-    @abstractmethod
-    async def _select(self, kind: Kind[RecordT], condition: Condition, after: str | None, limit: int) -> Page[RecordT]:
-        """Return up to `limit` undamaged documents that meet `condition` and come after the cursor `after`."""
 
     # Clients
 
@@ -378,69 +346,6 @@ class RecordStorage(ABC):
         past = await self._collect(kind, UpTo("expires_at", now), limit)
         outcomes = await _each(self._apply(kind, kind.key_of(record), change) for record in past)
         return [outcome for outcome in outcomes if outcome.before != outcome.after]
-
-    # The five operations, with their arguments checked and their time bounded
-
-    async def _get(self, kind: Kind[RecordT], key: str) -> RecordT | None:
-        return await self._bounded(self._read(kind, key)) if is_valid_name(key) else None
-
-    async def _apply(self, kind: Kind[RecordT], key: str, change: Change[RecordT]) -> Changed[RecordT]:
-        _require_names(kind, [key])
-
-        def checked(present: RecordT | None) -> RecordT | None:
-            wanted = change(present)
-            if wanted is not None and kind.key_of(wanted) != key:
-                raise ValueError(f"a change may not rename {kind.collection} {key} to {kind.key_of(wanted)}")
-            return wanted
-
-        return await self._bounded_write(self._change(kind, key, checked))
-
-    async def _put(self, kind: Kind[RecordT], records: Sequence[RecordT]) -> None:
-        _require_names(kind, [kind.key_of(record) for record in records])
-        if records:
-            await self._bounded_write(self._write(kind, records))
-
-    async def _delete(self, kind: Kind[Any], keys: Sequence[str]) -> None:
-        _require_names(kind, keys)
-        if keys:
-            await self._bounded_write(self._remove(kind, keys))
-
-    async def _list(self, kind: Kind[RecordT], condition: Condition, after: str | None, limit: int) -> Page[RecordT]:
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidRequestError(f"limit is {limit}, expected 1 to {MAX_PAGE}")
-        if after is not None:
-            _require_names(kind, [after])
-        return await self._bounded(self._select(kind, condition, after, limit))
-
-    async def _collect(self, kind: Kind[RecordT], condition: Condition, limit: int) -> list[RecordT]:
-        """Return up to `limit` records; read on past damaged ones, so that these never block the others."""
-        found: list[RecordT] = []
-        after: str | None = None
-        while len(found) < limit:
-            page = await self._bounded(self._select(kind, condition, after, min(limit - len(found), MAX_PAGE)))
-            found += page.items
-            if page.next is None:
-                break
-            after = page.next
-        return found
-
-    async def _bounded(self, operation: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(self._operation_timeout):
-                return await operation
-        except TimeoutError:
-            raise UnavailableError(f"storage did not answer within {self._operation_timeout:g} s") from None
-
-    def _bounded_write(self, operation: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """Limit the time of a write. An adapter that limits its writes itself overrides this."""
-        return self._bounded(operation)
-
-
-def _require_names(kind: Kind[Any], keys: Sequence[str]) -> None:
-    if len(keys) > MAX_PAGE:
-        raise InvalidRequestError(f"{len(keys)} records at once, expected at most {MAX_PAGE}")
-    if not all(map(is_valid_name, keys)):
-        raise InvalidRequestError(f"{kind.key} is not a valid name: expected {NAME_RULE}")
 
 
 def with_hashed_token(record: ClientRecord) -> ClientRecord:

@@ -20,7 +20,10 @@ from signal_manager.testing.media.peers import Camera, Microphone, MutedCamera, 
 
 
 class PullingContract(MediaFixtures):
-    """Pulling tracks, and changing what is pulled."""
+    """Pulling tracks, and changing what is pulled.
+
+    Large because it is a list: one method for each promise.
+    """
 
     async def test_what_is_published_arrives(self, alice: Peer, bob: Peer) -> None:
         await bob.pull(alice.track("camera"), alice.track("microphone"))

@@ -16,7 +16,10 @@ A = ClientId("a")
 
 
 class ClientsContract(StorageFixtures):
-    """Clients."""
+    """Clients.
+
+    Large because it is a list: one method for each promise.
+    """
 
     async def test_a_created_client_is_returned_with_every_field(self, storage: Storage) -> None:
         record = client(

@@ -21,7 +21,10 @@ def saved(session_id: str, /, *, state: bytes = b"", expires_at: float = NOW + 3
 
 
 class UpkeepContract(StorageFixtures):
-    """Saved sessions, leases, expiry."""
+    """Saved sessions, leases, expiry.
+
+    Large because it is a list: one method for each promise.
+    """
 
     async def test_a_saved_session_is_taken_once(self, storage: Storage, other: Storage) -> None:
         await storage.save_sessions([saved("s", state=b"what was sent")])
