@@ -1,0 +1,77 @@
+"""Background work: its failures end nothing but itself, and a stop leaves none behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+from structlog.testing import capture_logs
+
+from signal_manager.errors import UnavailableError
+from signal_manager.gateway.background import BackgroundWork
+
+
+async def fail(error: Exception) -> None:
+    raise error
+
+
+async def test_work_is_kept_until_it_is_done() -> None:
+    work, gate = BackgroundWork(), asyncio.Event()
+
+    async def wait() -> None:
+        await gate.wait()
+
+    work.start(wait(), name="waiting")
+    await asyncio.sleep(0)
+    running = {task.get_name() for task in work.tasks}
+    gate.set()
+    await asyncio.wait(work.tasks)
+
+    assert running == {"waiting"}
+    assert work.tasks == set()
+
+
+async def test_an_expected_failure_is_one_line_of_the_log_and_ends_no_other_work() -> None:
+    work, done = BackgroundWork(), asyncio.Event()
+
+    async def succeed() -> None:
+        done.set()
+
+    with capture_logs() as logs:
+        work.start(fail(UnavailableError("the store is away")), name="depart")
+        work.start(succeed(), name="adopt")
+        await asyncio.wait(work.tasks)
+
+    assert done.is_set()
+    assert [(line["log_level"], line["work"], line["reason"]) for line in logs] == [
+        ("warning", "depart", "the store is away")
+    ]
+
+
+async def test_a_fault_is_logged_with_its_traceback() -> None:
+    work = BackgroundWork()
+
+    with capture_logs() as logs:
+        work.start(fail(RuntimeError("a fault")), name="answer")
+        await asyncio.wait(work.tasks)
+
+    assert [(line["log_level"], line["work"], line["exc_info"]) for line in logs] == [("error", "answer", True)]
+
+
+async def test_a_stop_cancels_what_runs_and_waits_for_its_end() -> None:
+    work, ended = BackgroundWork(), []
+
+    async def clean_up_at_the_end(name: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(name)
+
+    for name in ("one", "two"):
+        work.start(clean_up_at_the_end(name), name=name)
+    await asyncio.sleep(0)
+    await work.stop()
+    await work.stop()  # a second stop has nothing to do
+
+    assert sorted(ended) == ["one", "two"]
+    assert work.tasks == set()
