@@ -16,11 +16,10 @@ from typing import Any
 
 import structlog
 from aiofastnet import connect_accepted_socket
-from picows import WSAutoPingStrategy, WSListener, WSUpgradeRequest, WSUpgradeResponseWithListener
-from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub leaves it out; hence picows' pin
+from picows import WSListener, WSUpgradeRequest, WSUpgradeResponseWithListener
 
 from signal_manager.gateway.limits import Sample
-from signal_manager.gateway.ports import BufferedConnection
+from signal_manager.gateway.picows_protocol import PicowsProtocol
 from signal_manager.gateway.tls import Certificate
 
 __all__ = ["Handshakes", "Upgrade"]
@@ -32,11 +31,6 @@ log = structlog.get_logger(__name__)
 _TLS_BUFFER = 2 * (16 * 1024 + 256)
 # How long a client may take to answer our close_notify.
 _TLS_SHUTDOWN = 2.0
-
-# Bytes that are read at once, before and after a client has proved who it is. Less than what makes the buffer double
-# beside a message that a stranger may send.
-_STRANGERS_READ = 8192
-_CLIENTS_READ = 65_536
 
 # What an HTTP request from this address, on a socket accepted at this time, gets.
 Upgrade = Callable[[WSUpgradeRequest, str, float], WSListener | WSUpgradeResponseWithListener | None]
@@ -107,7 +101,9 @@ class Handshakes:
             elif not is_open:
                 accepted.close()
 
-    async def _connect(self, accepted: socket.socket, peer: str, began: float) -> tuple[asyncio.Transport, WSProtocol]:
+    async def _connect(
+        self, accepted: socket.socket, peer: str, began: float
+    ) -> tuple[asyncio.Transport, PicowsProtocol]:
         tls: dict[str, Any] = {}
         if self._certificate is not None:
             tls = {
@@ -120,26 +116,13 @@ class Handshakes:
         loop = asyncio.get_running_loop()
         return await connect_accepted_socket(loop, partial(self._make_protocol, peer, began), accepted, **tls)
 
-    def _make_protocol(self, peer: str, began: float) -> WSProtocol:
-        protocol = _Reading(
-            None,  # host and port, for clients
-            None,  # path, for clients
-            False,  # is_client_side
+    def _make_protocol(self, peer: str, began: float) -> PicowsProtocol:
+        return PicowsProtocol(
             lambda request: self._upgrade(request, peer, began),
-            self._logger,
-            True,  # disconnect_on_exception
-            None,  # websocket_handshake_timeout: ours covers TLS as well
-            False,  # enable_auto_ping
-            0.0,  # auto_ping_idle_timeout
-            0.0,  # auto_ping_reply_timeout
-            WSAutoPingStrategy.PING_WHEN_IDLE,
-            False,  # enable_auto_pong: a swallowed ping could be the last frame of a read, which flushes the rest
-            self._max_frame_size,
-            None,  # extra_headers, for clients
-            self._read_buffer_size,
+            logger=self._logger,
+            max_frame_size=self._max_frame_size,
+            read_buffer_size=self._read_buffer_size,
         )
-        protocol.at_once, protocol.largest = _STRANGERS_READ, 0
-        return protocol
 
     def _report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Pass over what aiofastnet reports when a client leaves during its TLS handshake; `run` logs it.
@@ -152,38 +135,6 @@ class Handshakes:
             self._outer_handler(loop, context)
         else:
             loop.default_exception_handler(context)
-
-
-class _Reading(WSProtocol):  # type: ignore[misc]  # the stub leaves its base out
-    """picows' protocol, with a bound on the size of a read and of the read buffer.
-
-    The buffer doubles whenever a read fills it and never shrinks. Small reads let only a message that is not whole yet
-    make it grow; and what is free in it, right after it has grown, says how large it is, give or take half.
-    """
-
-    __slots__ = ("at_once", "largest")
-
-    at_once: int  # bytes that may be read
-    largest: int  # that was free in the buffer so far
-
-    def get_buffer(self, size_hint: int) -> memoryview:
-        """Return where to read to (`asyncio.BufferedProtocol`)."""
-        free: memoryview = _get_buffer(self, size_hint)
-        return free if len(free) <= self.at_once else self._bounded(free)
-
-    def _bounded(self, free: memoryview) -> memoryview:
-        connection: BufferedConnection | None = self.listener
-        if connection is None:
-            return free[: self.at_once]
-        if len(free) > self.largest:
-            self.largest = len(free)
-            connection.buffered(len(free))
-        if connection.is_established:
-            self.at_once = _CLIENTS_READ
-        return free[: self.at_once]
-
-
-_get_buffer = WSProtocol.get_buffer
 
 
 class _Quiet(logging.LoggerAdapter[logging.Logger]):

@@ -8,7 +8,7 @@
 - `ConversationConnection`: the conversation and sign-in.
 - `FramedConnection`: the frame handler (`frames.py`).
 - `ReceivingConnection`: what the connection has received (`inbound.py`).
-- `BufferedConnection`: the read buffer (`handshake.py`).
+- `BufferedConnection`: the read buffer (`picows_protocol.py`).
 
 `Conversation` (`conversation.py`) implements these:
 

@@ -1,0 +1,96 @@
+"""picows' asyncio protocol, with a bound on the size of a read and of the read buffer.
+
+This is the one module that uses a name of picows that is not public: `ws_create_server` brings an accept loop of its
+own and reads as much as fits. docs/upstream.md says what we ask of picows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from picows import WSAutoPingStrategy, WSListener, WSUpgradeRequest, WSUpgradeResponseWithListener
+
+from signal_manager.gateway.ports import BufferedConnection
+
+try:
+    from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub leaves it out
+except ImportError as error:
+    raise ImportError(
+        f"picows {version('picows')} has no class WSProtocol in picows.picows, on which the service builds; "
+        "install picows 2.3, and see docs/upstream.md"
+    ) from error
+
+__all__ = ["PicowsProtocol"]
+
+# Bytes that are read at once, before and after a client has proved who it is. Less than what makes the buffer double
+# beside a message that a stranger may send.
+_STRANGERS_READ = 8192
+_CLIENTS_READ = 65_536
+
+Upgrade = Callable[[WSUpgradeRequest], WSListener | WSUpgradeResponseWithListener | None]
+
+
+class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # the stub leaves its base out
+    """The server's side of one WebSocket (`asyncio.BufferedProtocol`).
+
+    The buffer doubles whenever a read fills it and never shrinks. Small reads let only a message that is not whole yet
+    make it grow; and what is free in it, right after it has grown, says how large it is, give or take half.
+
+    Args:
+        upgrade: answers the HTTP request; the listener that it returns is a `BufferedConnection`.
+        logger: an adapter, because picows makes a logger of its own from a plain one for each connection.
+        max_frame_size: in bytes; picows ends the connection at a larger frame.
+        read_buffer_size: in bytes, at first.
+    """
+
+    __slots__ = ("_at_once", "_largest")
+
+    if TYPE_CHECKING:
+
+        async def wait_until_handshake_complete(self) -> None:
+            """Wait for the end of the HTTP upgrade."""
+
+    def __init__(
+        self, upgrade: Upgrade, *, logger: logging.LoggerAdapter[Any], max_frame_size: int, read_buffer_size: int
+    ) -> None:
+        super().__init__(
+            host_port=None,  # for clients
+            ws_path=None,  # for clients
+            is_client_side=False,
+            ws_listener_factory=upgrade,
+            logger=logger,
+            disconnect_on_exception=True,
+            websocket_handshake_timeout=None,  # the listener's covers TLS as well
+            enable_auto_ping=False,
+            auto_ping_idle_timeout=0.0,
+            auto_ping_reply_timeout=0.0,
+            auto_ping_strategy=WSAutoPingStrategy.PING_WHEN_IDLE,
+            enable_auto_pong=False,  # a swallowed ping could be the last frame of a read, which flushes the rest
+            max_frame_size=max_frame_size,
+            extra_headers=None,  # for clients
+            read_buffer_init_size=read_buffer_size,
+        )
+        self._at_once = _STRANGERS_READ  # bytes that may be read
+        self._largest = 0  # that was free in the buffer so far
+
+    def get_buffer(self, size_hint: int) -> memoryview:
+        """Return where to read to."""
+        free: memoryview = _get_buffer(self, size_hint)
+        return free if len(free) <= self._at_once else self._bounded(free)
+
+    def _bounded(self, free: memoryview) -> memoryview:
+        connection: BufferedConnection | None = self.listener
+        if connection is None:
+            return free[: self._at_once]
+        if len(free) > self._largest:
+            self._largest = len(free)
+            connection.buffered(len(free))
+        if connection.is_established:
+            self._at_once = _CLIENTS_READ
+        return free[: self._at_once]
+
+
+_get_buffer = WSProtocol.get_buffer
