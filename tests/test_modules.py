@@ -28,8 +28,6 @@ _WITHOUT = {
     "client/dialer.py",
     "client/exchange.py",
     "client/joining.py",
-    "client/members.py",
-    "client/negotiations.py",
     "client/ports.py",
     "client/room_events.py",
     "client/room_membership.py",

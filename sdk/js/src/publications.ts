@@ -8,7 +8,7 @@ import { aKind, aStream, check } from "./arguments.js";
 import { InvalidRequestError } from "./errors.js";
 import type { LocalTrack } from "./media.js";
 import type { TrackKind } from "./messages.js";
-import { maybe, name } from "./fields.js";
+import { MAX_ITEMS, maybe, name } from "./fields.js";
 
 // How often (ms) tracks are looked at: `track.stop()` fires no event.
 const CHECK_INTERVAL = 1000;
@@ -144,7 +144,7 @@ export class Publication implements LocalTrack {
   }
 }
 
-/** The publications of one room. */
+/** The publications of one room. What is to be done next is never more than one request may carry. */
 export class Publications {
   readonly #all = new Set<Publication>();
   readonly #listener: PublicationListener;
@@ -159,21 +159,20 @@ export class Publications {
     return [...this.#all].filter(({ isWanted }) => isWanted);
   }
 
-  /** Those of which the service does not know whether they are muted. */
+  /** Those to tell the service about next, because it does not know whether they are muted. */
   get unsaid(): Publication[] {
-    return [...this.#all].filter(({ isPublished, muted, said }) => isPublished && muted !== said);
+    return this.#next(({ isPublished, muted, said }) => isPublished && muted !== said);
   }
 
-  /** Those to publish. */
+  /** Those to publish next. */
   get fresh(): Publication[] {
-    return [...this.#all].filter(({ isWanted, isPublished }) => isWanted && !isPublished);
+    return this.#next(({ isWanted, isPublished }) => isWanted && !isPublished);
   }
 
   /** Those to close next: all of them for the same reason. */
   get leaving(): Publication[] {
-    const leaving = [...this.#all].filter(({ isWanted, isPublished }) => !isWanted && isPublished);
-    const ended = leaving.filter(({ hasEnded }) => hasEnded);
-    return ended.length > 0 ? ended : leaving;
+    const ended = this.#next(({ isWanted, isPublished, hasEnded }) => !isWanted && isPublished && hasEnded);
+    return ended.length > 0 ? ended : this.#next(({ isWanted, isPublished }) => !isWanted && isPublished);
   }
 
   /** Those that only need to be forgotten. */
@@ -234,6 +233,10 @@ export class Publications {
       const isMeant = only === undefined || publication.track.kind === only;
       if (!publication.isNamed && isMeant) publication.setMuted(isMuted);
     }
+  }
+
+  #next(isDue: (publication: Publication) => boolean): Publication[] {
+    return [...this.#all].filter(isDue).slice(0, MAX_ITEMS);
   }
 
   #freeName(wanted: string): string {

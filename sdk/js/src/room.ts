@@ -706,13 +706,12 @@ export class Room extends Emitter<RoomEvents> {
     if (this.#isClosed) return null;
     if (entry === null || entry.isLost) return this.#client.isConnected ? () => this.#reenter() : null;
     const { media, offer } = entry;
-    const { fresh, leaving, abandoned } = this.#publications;
+    const { fresh, leaving, unsaid, abandoned } = this.#publications;
     if (abandoned.length > 0) return () => this.#forget(abandoned, undefined);
     if (media === null) return fresh.length > 0 ? () => this.#forget(fresh, new InvalidRequestError(NO_MEDIA)) : null;
     if (offer !== null) return () => this.#answerWelcome(entry, media, offer);
     if (leaving.length > 0) return () => this.#unpublish(entry, media, leaving);
     if (fresh.length > 0) return () => this.#publish(entry, media, fresh);
-    const unsaid = this.#publications.unsaid.slice(0, MAX_ITEMS);
     if (unsaid.length > 0) return () => this.#tellMuted(entry, media, unsaid);
     if (entry.stale.length > 0) return () => this.#drop(entry, media);
     const wanted = this.#members.wanted.slice(0, MAX_ITEMS);

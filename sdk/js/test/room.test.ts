@@ -9,6 +9,7 @@ import { WebSocket } from "ws";
 import { SignalClient } from "../src/client.js";
 import { releaseDevice, restoreDevice } from "../src/devices.js";
 import { ConflictError, ForbiddenError, InvalidRequestError, MediaBackendError, NotFoundError } from "../src/errors.js";
+import { MAX_ITEMS } from "../src/fields.js";
 import { encode } from "../src/frames.js";
 import { makeId } from "../src/ids.js";
 import type { JoinOptions, Room, RoomEvents } from "../src/room.js";
@@ -825,6 +826,21 @@ test("what is published while the connection is lost is published when it is bac
   await publishing;
 
   assert.equal(sfu.member("demo", "alice").tracks.length, 1);
+});
+
+test("more tracks than one request carries go in several, also when the room is joined again", async () => {
+  const stream = makeStream(...Array<string>(MAX_ITEMS + 1).fill("audio"));
+  const alice = await join("alice");
+  const published = () => sfu.member("demo", "alice").tracks.length;
+
+  await alice.publish(stream);
+  const back = nextEvent(alice, "reconnected");
+  sfu.member("demo", "alice").connection.socket.terminate();
+  await back;
+  await until(() => published() === MAX_ITEMS + 1);
+  await alice.unpublish(stream);
+
+  assert.equal(published(), 0);
 });
 
 test("joining again is tried ten times", async () => {

@@ -4,6 +4,7 @@
  * It keeps the SFU's rule that negotiations of one session must not overlap, and counts who breaks it.
  */
 
+import { MAX_ITEMS } from "../src/fields.js";
 import { makeId } from "../src/ids.js";
 import type { Fields, Member, MessageType, PublishedTrack, RoomEvent, TrackResult } from "../src/messages.js";
 import type { Section } from "./peer.js";
@@ -102,6 +103,8 @@ export class FakeRooms {
     this.requests.put({ ...request, client: connection.clientId });
     const fault = this.#faults.get(request.type)?.shift();
     if (fault !== undefined) return fault(connection, request);
+    const { tracks } = request.fields;
+    if (Array.isArray(tracks) && tracks.length > MAX_ITEMS) return connection.refuse(request, 400, "too many tracks");
     const roomId = request.fields["room_id"] as string;
     switch (request.type) {
       case "ICE_SERVERS":

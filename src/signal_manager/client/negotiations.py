@@ -86,7 +86,7 @@ class Negotiations:
             return lambda: self._unpublish(entry, media, leaving)
         if fresh:
             return lambda: self._publish(entry, media, fresh)
-        if unsaid := self._publications.unsaid[:MAX_ITEMS]:
+        if unsaid := self._publications.unsaid:
             return lambda: self._mute(entry, media, unsaid)
         if entry.stale:
             return lambda: self._drop(entry, media)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from signal_manager.client.arguments import a_name, a_track, maybe
 from signal_manager.client.room_events import TrackKind
 from signal_manager.errors import InvalidRequestError, SignalManagerError, error_from_wire
-from signal_manager.protocol.messages import TrackResult
+from signal_manager.protocol.messages import MAX_ITEMS, TrackResult
 
 if TYPE_CHECKING:
     from aiortc import MediaStreamTrack
@@ -81,7 +81,7 @@ class Publication:
 
 
 class Publications:
-    """The publications of one room."""
+    """The publications of one room. What is to be done next is never more than one request may carry."""
 
     def __init__(self, on_change: Callable[[], None], on_ended: Callable[[Publication], None]) -> None:
         self._all: list[Publication] = []
@@ -89,8 +89,8 @@ class Publications:
 
     @property
     def unsaid(self) -> list[Publication]:
-        """The publications whose mute state the service does not know yet."""
-        return [each for each in self._all if each.is_published and each.muted is not each.said]
+        """The publications to tell the service about next, because it does not know whether they are muted."""
+        return [each for each in self._all if each.is_published and each.muted is not each.said][:MAX_ITEMS]
 
     @property
     def wanted(self) -> list[Publication]:
@@ -99,14 +99,14 @@ class Publications:
 
     @property
     def fresh(self) -> list[Publication]:
-        """The publications to publish."""
-        return [each for each in self._all if each.is_wanted and not each.is_published]
+        """The publications to publish next."""
+        return [each for each in self._all if each.is_wanted and not each.is_published][:MAX_ITEMS]
 
     @property
     def leaving(self) -> list[Publication]:
         """The publications to close next, all for the same reason."""
         leaving = [each for each in self._all if not each.is_wanted and each.is_published]
-        return [each for each in leaving if each.has_ended] or leaving
+        return ([each for each in leaving if each.has_ended] or leaving)[:MAX_ITEMS]
 
     @property
     def abandoned(self) -> list[Publication]:
