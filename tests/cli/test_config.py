@@ -68,11 +68,11 @@ def test_init_writes_to_standard_output(run: Run, tmp_path: Path) -> None:
 def test_init_says_that_another_file_comes_first(run: Run, tmp_path: Path) -> None:
     (tmp_path / "app-config.toml").touch()
 
-    assert "warning: app-config.toml comes first" in run("init").err
+    assert "warning: the service reads app-config.toml and ignores config.toml" in run("init").err
 
 
 def test_init_says_where_it_cannot_write(run: Run) -> None:
-    assert_one_error(run("init", "no/such/folder.toml"), "no/such/folder.toml: cannot write it: No such file")
+    assert_one_error(run("init", "no/such/folder.toml"), "cannot write no/such/folder.toml: No such file")
 
 
 # check-config

@@ -259,8 +259,8 @@ async def test_a_wrong_path_is_no_interface(admin_harness: AdminHarness, run: Ru
         (("rooms", "--url", "http://127.0.0.1:1", "--token", "ü"), "--token"),
         (("kick", "../rooms"), "CLIENT"),
         (("close-room", ".."), "ROOM"),
-        (("set-metadata", "lunch", "soup"), "expected METADATA to be a JSON object"),
-        (("set-metadata", "lunch", "[]"), "expected METADATA to be a JSON object"),
+        (("set-metadata", "lunch", "soup"), "expected a JSON object as metadata"),
+        (("set-metadata", "lunch", "[]"), "expected a JSON object as metadata"),
         (("rooms", "--limit", "0"), "--limit"),
     ],
 )

@@ -204,7 +204,7 @@ def test_a_file_that_is_not_there_is_explained(storage: Storage, configs: tuple[
     done = storage("import", "--config", str(configs[0]), "--file", "nowhere.jsonl")
 
     assert done.status == 2
-    assert "nowhere.jsonl: cannot open it" in done.err
+    assert "nowhere.jsonl: No such file" in done.err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""`signal-manager init` and `check-config`: a configuration file to begin with, and everything that is wrong with one.
+"""`signal-manager init` and `check-config`: write a first configuration file, and report all mistakes in one.
 
-`cli/main.py` mounts these commands; `service/config.py` reads files and variables, `service/preflight.py` looks at the
+`cli/main.py` mounts these commands. `service/config.py` reads files and variables; `service/preflight.py` checks the
 machine.
 """
 
@@ -27,14 +27,14 @@ HUMAN_ERROR = 2
 
 def init(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Where to write it; - is standard output.", show_default=True)
+        Path, typer.Argument(metavar="FILE", help="File to write; - is standard output.", show_default=True)
     ] = Path("config.toml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE where it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
-    """Write a configuration file in which every setting is explained and has its default.
+    """Write a configuration file that explains every setting.
 
-    All settings are commented out, so that the service runs as it does without a file until you change one. Secrets
-    come to stand in it: its owner alone can read it.
+    All settings are commented out and show their defaults, so the file changes nothing until you edit it. Only its
+    owner can read it, because it will hold secrets.
 
     Examples:
 
@@ -53,7 +53,7 @@ def init(
     tell("written:", "green", f"{file}; see what is in effect with: signal-manager check-config{option}")
     first = file.with_name(FILE_NAMES[0])
     if not option and first.exists() and file.name != first.name:
-        warn(f"{first} comes first: it is read in place of {file} unless --config names the latter")
+        warn(f"the service reads {first} and ignores {file}, unless you give --config {file}")
 
 
 def _write(file: Path, text: str, *, force: bool) -> None:
@@ -72,23 +72,23 @@ def _write(file: Path, text: str, *, force: bool) -> None:
             new.unlink()
         if isinstance(error, FileExistsError):
             raise ConfigurationError(f"{file} exists already: --force replaces it") from None
-        raise ConfigurationError(f"{file}: cannot write it: {error.strerror}") from None
+        raise ConfigurationError(f"cannot write {file}: {error.strerror}") from None
 
 
 def check_config(
     config: ConfigOption = None,
     online: Annotated[
-        bool, typer.Option("--online", help="Also try the credentials of Cloudflare Realtime with one harmless call.")
+        bool, typer.Option("--online", help="Also try the credentials of Cloudflare Realtime, with one harmless call.")
     ] = False,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="For `serve --insecure`: only warn of published default secrets.")
+        bool, typer.Option("--insecure", help="Check for serve --insecure: warn of published default secrets.")
     ] = False,
     as_json_text: JsonOption = False,
 ) -> int:
-    """Print the configuration in effect, each value with where it comes from, or everything that is wrong with it.
+    """Print the configuration in effect and the origin of each value, or all mistakes in it.
 
-    What `serve` would refuse on this machine is wrong too: files that are missing, packages, addresses. Exits with 0
-    when `serve` would start, with 2 otherwise. Secrets are shown as `***`.
+    Missing files and packages, and addresses that this machine does not have, are mistakes too. Exits with 0 if `serve`
+    would start, and with 2 otherwise. Secrets are shown as `***`.
 
     Examples:
 

@@ -1,7 +1,7 @@
-"""The command line: start the service, look at its configuration, issue and explain tokens, try a running service.
+"""The command line: start the service, check its configuration, issue and explain tokens, try a running service.
 
-Only this module and the composition root know the configuration. What a person did wrong is one line on standard error
-and exit status 2; standard output carries results alone, so that scripts can use it.
+Only the commands and the composition root know the configuration. A person's mistake is one line on standard error and
+exit status 2. Standard output carries results alone, so that scripts can use it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from signal_manager.cli.management import add_management_commands
 from signal_manager.cli.migration import migrate_config
 from signal_manager.cli.sfu import sfu
 from signal_manager.cli.storage import storage_commands
-from signal_manager.cli.terminal import SECONDS_OF, Commands, ConfigOption, print_json, span, tell, warn
+from signal_manager.cli.terminal import SECONDS_OF, Commands, ConfigOption, JsonOption, print_json, span, tell, warn
 from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
 from signal_manager.observe.logs import escape_control_characters
 
@@ -38,7 +38,7 @@ __all__ = ["application", "main", "parse_duration"]
 PROGRAM = "signal-manager"
 
 HUMAN_ERROR = 2
-REFUSED = 1  # `token --inspect`: the token is readable, and the service would not accept it
+REFUSED = 1  # `token --inspect`: the service would not accept the token
 UNREACHABLE = 1  # `serve`: a dependency does not answer now; a later start may succeed
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
@@ -46,13 +46,13 @@ LONGEST_DURATION = 3650 * 86400  # 10 years: longer ones are typing errors, and 
 LAST_DATE = 253_402_300_799  # 9999-12-31T23:59:59Z, where dates end
 
 application = Commands(
-    help="WebRTC signaling: a WebSocket service with a compact binary protocol, tokens, sessions and relaying.",
+    help="Run, check and operate a WebRTC signaling service.",
     epilog="Start with 'signal-manager serve', then 'signal-manager try' in another terminal.",
 )
 
 
 class Role(StrEnum):
-    """What a token may let its client be in a room; typer takes no list of a Literal."""
+    """The roles that a token can allow in a room; an enum, because typer takes no list of a Literal."""
 
     SENDER = "sender"
     RECEIVER = "receiver"
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _exit_status(arguments: list[str]) -> int:
-    if arguments == ["--version"]:  # without typer, which imports pydantic to run any command
+    if arguments == ["--version"]:  # answers at once: typer imports pydantic to run any command
         print(f"{PROGRAM} {__version__}")
         return 0
     try:
@@ -93,7 +93,8 @@ def _options(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", metavar="FILE", help="Without a command: serve with this file.")
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="TOML file to serve with, if no command is given."),
     ] = None,
 ) -> None:
     if version:
@@ -112,18 +113,23 @@ def _options(
 @application.command()
 def serve(
     config: ConfigOption = None,
-    host: Annotated[str | None, typer.Option(help="Listen on this address in place of server.host.")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address to listen on. [default: server.host]")
+    ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Listen on this port in place of server.port; 0 is any.")
+        int | None,
+        typer.Option(min=0, max=65535, help="TCP port to listen on; 0 picks a free one. [default: server.port]"),
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine in spite of published default secrets.")
+        bool, typer.Option("--insecure", help="Listen beyond this machine even with published default secrets.")
     ] = False,
-    log_level: Annotated[LogLevel | None, typer.Option(help="In place of logging.level.")] = None,
+    log_level: Annotated[
+        LogLevel | None, typer.Option(help="Least severe level to log. [default: logging.level]")
+    ] = None,
 ) -> int:
     """Run the service until SIGTERM or Ctrl-C.
 
-    The exit status is 2 for a configuration that cannot work, and 1 where NATS or the store does not answer now.
+    Exits with 2 if the configuration is wrong, and with 1 if NATS or the store does not answer.
 
     Examples:
 
@@ -177,7 +183,7 @@ def _run(loaded: LoadedConfig, *, insecure: bool) -> None:
 def _without_rich() -> Iterator[None]:
     """Prevent imports of rich while the block lasts, unless it is imported already.
 
-    structlog uses it where it finds it, for tracebacks that a service shows otherwise. With what it imports itself it
+    structlog imports rich if it can, for tracebacks that the service formats itself. That import and what it pulls in
     took a tenth of the time until the service listens.
     """
     modules: dict[str, Any] = sys.modules
@@ -225,30 +231,39 @@ application.command("init")(init)
 @application.command()
 def token(
     *,
-    client_id: Annotated[str | None, typer.Option(metavar="ID", help="The client that the token is for.")] = None,
+    client_id: Annotated[str | None, typer.Option(metavar="ID", help="Client that the token is for.")] = None,
     ttl: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Lifetime: 90s, 15m, 1h, 7d; otherwise auth.token_expiry.")
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="How long the token is valid, such as 90s, 15m, 1h or 7d. [default: auth.token_expiry]",
+        ),
     ] = None,
     room: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Allow only these rooms; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Room that the token allows; may be repeated. [default: all]"),
     ] = None,
-    role: Annotated[list[Role] | None, typer.Option(help="Allow only these roles; may be repeated.")] = None,
+    role: Annotated[
+        list[Role] | None, typer.Option(help="Role that the token allows; may be repeated. [default: both]")
+    ] = None,
     signal_to: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Allow signals only to these clients; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Client that may be signalled; may be repeated. [default: all]"),
     ] = None,
     no_publish: Annotated[bool, typer.Option("--no-publish", help="Forbid publishing tracks.")] = False,
     no_subscribe: Annotated[bool, typer.Option("--no-subscribe", help="Forbid pulling tracks.")] = False,
-    admin: Annotated[bool, typer.Option("--admin", help="Allow administration.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Allow administration of rooms.")] = False,
     inspect: Annotated[
-        str | None, typer.Option(metavar="TOKEN", help="Explain this token in place of issuing one; - reads it.")
+        str | None,
+        typer.Option(metavar="TOKEN", help="Explain this token, do not issue one; - reads it from standard input."),
     ] = None,
-    as_json_text: Annotated[bool, typer.Option("--json", help="With --inspect: print JSON, for programs.")] = False,
+    as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON, for programs; needs --inspect.")] = False,
     config: ConfigOption = None,
 ) -> int:
-    """Issue a signed token, or explain one.
+    """Issue a signed token, or explain one with `--inspect`.
 
-    Issuing prints the token and nothing else. Explaining exits with 0 when the service would accept the token, with 1
-    otherwise.
+    A new token is printed alone, for use in scripts. In a PATTERN, `*` stands for any characters. With `--inspect`,
+    exits with 0 if the service would accept the token, and with 1 otherwise.
 
     Examples:
 
@@ -345,7 +360,7 @@ def _print_report(report: TokenReport, now: float) -> None:
             "subscribe": _yes(report.grants.subscribe),
             "admin": _yes(report.grants.admin),
         }
-    # Without a checked signature it is open whether the service accepts the token.
+    # Only a checked signature tells whether the service accepts the token.
     accepted = "not known here: published keys verify it" if report.signature == "not checked" else "yes"
     lines["accepted"] = f"no: {'; '.join(report.refused_because)}" if report.refused_because else accepted
     for name, value in lines.items():
@@ -391,19 +406,25 @@ def parse_duration(text: str) -> float:
 def try_service(
     *,
     url: Annotated[
-        str | None, typer.Option(metavar="URL", help="A running service; otherwise one is started for the trial.")
+        str | None,
+        typer.Option(metavar="URL", help="WebSocket URL of a running service. [default: start one for the trial]"),
     ] = None,
     sender: Annotated[
-        str, typer.Option(metavar="ID:TOKEN", help="The peer that offers.")
+        str, typer.Option(metavar="ID:TOKEN", help="Client id and token of the peer that offers.")
     ] = "test_client_1:test_token_1",
     receiver: Annotated[
-        str, typer.Option(metavar="ID:TOKEN", help="The peer that answers.")
+        str, typer.Option(metavar="ID:TOKEN", help="Client id and token of the peer that answers.")
     ] = "test_client_2:test_token_2",
-    messages: Annotated[int, typer.Option(min=1, max=100_000, help="How many to send each way.")] = 100,
-    timeout: Annotated[str, typer.Option(metavar="DURATION", help="For the whole trial: 30s, 2m.")] = "30s",
-    as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    messages: Annotated[int, typer.Option(min=1, max=100_000, help="Messages that each peer sends.")] = 100,
+    timeout: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long the whole trial may take, such as 30s or 2m.")
+    ] = "30s",
+    as_json_text: JsonOption = False,
 ) -> int:
-    """Let two WebRTC peers find each other through the service, and exit with 0 when everything arrived.
+    """Connect two WebRTC peers through the service and print what arrived, step by step.
+
+    The peers exchange offer, answer and ICE candidates, then messages over a data channel, then video in a room if the
+    service has a media backend. Exits with 0 if everything arrived.
 
     Examples:
 

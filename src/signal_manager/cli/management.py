@@ -1,7 +1,7 @@
-"""`signal-manager rooms`, `clients`, `sessions`, `kick` and `close-room`: a running service as its operators see it.
+"""`signal-manager rooms`, `clients`, `sessions`, `kick`, `close-room` and `set-metadata`: operate a running service.
 
-`cli/main.py` mounts these commands; they speak to the management interface (`admin/api.py`) of a service here or
-elsewhere.
+`cli/main.py` mounts these commands. They call the management interface (`admin/api.py`) of a service on this machine or
+another one.
 """
 
 from __future__ import annotations
@@ -34,16 +34,22 @@ _CALLED_AS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not lis
 
 UrlOption = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="The second port of a running service; otherwise what [metrics] says."),
+    typer.Option(
+        metavar="URL", help="HTTP URL of the second port of a running service. [default: metrics.host and metrics.port]"
+    ),
 ]
 TokenOption = Annotated[
     str | None,
-    typer.Option(metavar="TOKEN", help="Its bearer token; otherwise admin.token (SIGNAL_MANAGER_ADMIN_TOKEN)."),
+    typer.Option(
+        metavar="TOKEN", help="Bearer token of that port. [default: admin.token, also SIGNAL_MANAGER_ADMIN_TOKEN]"
+    ),
 ]
-ContainsOption = Annotated[str, typer.Option(metavar="TEXT", help="Only ids that hold this text.")]
-LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
-AfterOption = Annotated[str | None, typer.Option(metavar="PLACE", help="Go on where an earlier list ended.")]
-AllOption = Annotated[bool, typer.Option("--all", help="All of them, in place of --limit.")]
+ContainsOption = Annotated[str, typer.Option(metavar="TEXT", help="List only ids that contain this text.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="List at most this many.")]
+AfterOption = Annotated[
+    str | None, typer.Option(metavar="PLACE", help="Continue an earlier list at the place that it printed last.")
+]
+AllOption = Annotated[bool, typer.Option("--all", help="List all, without --limit.")]
 
 # Heading → the field of its column.
 Columns = Mapping[str, Callable[[dict[str, Any]], object]]
@@ -58,10 +64,12 @@ def add_management_commands(application: typer.Typer) -> None:
 
 
 def rooms(
-    room: Annotated[str | None, typer.Argument(help="Show this one with its participants and their tracks.")] = None,
+    room: Annotated[
+        str | None, typer.Argument(metavar="ROOM", help="Show only this room, with its participants and their tracks.")
+    ] = None,
     *,
     active: Annotated[
-        bool | None, typer.Option("--active/--closed", help="Only those that are open, or those that were closed.")
+        bool | None, typer.Option("--active/--closed", help="List only open rooms, or only closed ones.")
     ] = None,
     contains: ContainsOption = "",
     limit: LimitOption = 100,
@@ -91,10 +99,13 @@ def rooms(
 
 
 def clients(
-    client: Annotated[str | None, typer.Argument(help="Show this one with its sessions and tracks.")] = None,
+    client: Annotated[
+        str | None, typer.Argument(metavar="CLIENT", help="Show only this client, with its sessions and tracks.")
+    ] = None,
     *,
     connected: Annotated[
-        bool | None, typer.Option("--connected/--not-connected", help="Only those that are, or are not, connected.")
+        bool | None,
+        typer.Option("--connected/--not-connected", help="List only connected clients, or only the others."),
     ] = None,
     contains: ContainsOption = "",
     limit: LimitOption = 100,
@@ -105,7 +116,7 @@ def clients(
     config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
-    """List the clients that are connected to a running service or on record, or show one.
+    """List the clients of a running service, connected or in its records, or show one.
 
     Examples:
 
@@ -123,9 +134,9 @@ def clients(
 
 
 def sessions(
-    session: Annotated[str | None, typer.Argument(help="Show this one.")] = None,
+    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Show only this session.")] = None,
     *,
-    client: Annotated[str | None, typer.Option(metavar="ID", help="Only this client's.")] = None,
+    client: Annotated[str | None, typer.Option(metavar="ID", help="List only the sessions of this client.")] = None,
     contains: ContainsOption = "",
     limit: LimitOption = 100,
     after: AfterOption = None,
@@ -135,7 +146,9 @@ def sessions(
     config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
-    """List the connections of a running service that have signed in, or show one.
+    """List the sessions of a running service, or show one.
+
+    A session is a connection that has signed in, or one that was lost and may be resumed.
 
     Examples:
 
@@ -152,19 +165,19 @@ def sessions(
 
 
 def kick(
-    client: Annotated[str, typer.Argument(help="Who is to go.")],
+    client: Annotated[str, typer.Argument(metavar="CLIENT", help="Client to disconnect.")],
     *,
     room: Annotated[
-        str | None, typer.Option(metavar="ROOM", help="Only out of this room; its connection stays.")
+        str | None, typer.Option(metavar="ROOM", help="Only remove the client from this room; it stays connected.")
     ] = None,
     url: UrlOption = None,
     token: TokenOption = None,
     config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
-    """End all connections of a client, or take it out of a room.
+    """Disconnect a client, or remove it from a room.
 
-    A client that is disconnected is told not to come back by itself. Its token stays valid.
+    A disconnected client is told not to reconnect by itself. Its token stays valid.
 
     Examples:
 
@@ -186,15 +199,15 @@ def kick(
 
 
 def close_room(
-    room: Annotated[str, typer.Argument(help="The room to close, with its members in it.")],
+    room: Annotated[str, typer.Argument(metavar="ROOM", help="Room to close.")],
     *,
-    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Shown to the members.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Reason that the members are told.")] = None,
     url: UrlOption = None,
     token: TokenOption = None,
     config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
-    """Close a room; its members are told why.
+    """Close a room and remove its members.
 
     Examples:
 
@@ -211,18 +224,20 @@ def close_room(
 
 
 def set_metadata(
-    room: Annotated[str, typer.Argument(help="The room.")],
-    metadata: Annotated[str, typer.Argument(metavar="JSON", help="A JSON object, in place of what is there.")],
+    room: Annotated[str, typer.Argument(metavar="ROOM", help="Room whose metadata is replaced.")],
+    metadata: Annotated[str, typer.Argument(metavar="JSON", help="JSON object that replaces the present metadata.")],
     *,
     member: Annotated[
-        str | None, typer.Option(metavar="CLIENT", help="Say it of this member rather than of the room.")
+        str | None, typer.Option(metavar="CLIENT", help="Replace the metadata of this member of the room instead.")
     ] = None,
     url: UrlOption = None,
     token: TokenOption = None,
     config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
-    """Replace the metadata of a room, or of one of its members; all members are told.
+    """Replace the metadata of a room or of one of its members.
+
+    All members of the room are told.
 
     Examples:
 
@@ -234,9 +249,9 @@ def set_metadata(
     try:
         wanted = json.loads(metadata)
     except ValueError as error:
-        raise ConfigurationError(f"expected METADATA to be a JSON object: {error}") from error
+        raise ConfigurationError(f"expected a JSON object as metadata: {error}") from error
     if not isinstance(wanted, dict):
-        raise ConfigurationError("expected METADATA to be a JSON object")
+        raise ConfigurationError(f"expected a JSON object as metadata, got {metadata[:40]}")
     with _service(config, url, token) as service:
         done = service.patch(path, {"metadata": wanted})
     if as_json_text:
@@ -267,8 +282,8 @@ class _Found(NamedTuple):
 class _Service:
     """The management interface of a running service.
 
-    Every method raises ConfigurationError when there is none, or when it does not let us in, and the error that the
-    service answered with otherwise.
+    Every method raises ConfigurationError if the interface does not answer or refuses the token, and the service's own
+    error otherwise.
     """
 
     def __init__(self, http: httpx.Client) -> None:
@@ -284,7 +299,7 @@ class _Service:
         return self._ask("POST", path, json=dict(body or {}))
 
     def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """PUT to a path and return the response."""
+        """PATCH a path and return the response."""
         return self._ask("PATCH", path, json=dict(body))
 
     def list(self, path: str, query: Mapping[str, Any], *, limit: int | None) -> _Found:
@@ -312,7 +327,7 @@ class _Service:
                 f"nothing answers at {where}: {error}; name a running service with --url"
             ) from None
         except ValueError:
-            raise ConfigurationError(f"what answers at {where} is no signal-manager: expected JSON") from None
+            raise ConfigurationError(f"expected a signal-manager at {where}, got an answer that is not JSON") from None
         if response.is_success and isinstance(answer, dict):
             return answer
         message = answer.get("error_message") if isinstance(answer, dict) else None
@@ -362,7 +377,7 @@ def _configured_url(settings: Config) -> str:
     if not (settings.metrics.enabled and settings.admin.enabled):
         raise ConfigurationError("metrics.enabled or admin.enabled is false: name the service with --url")
     if settings.metrics.port == 0:
-        raise ConfigurationError("metrics.port is 0, any free one: name the service with --url")
+        raise ConfigurationError("metrics.port is 0, so the port is unknown: name the service with --url")
     host = _CALLED_AS.get(settings.metrics.host, settings.metrics.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.metrics.port}"
 

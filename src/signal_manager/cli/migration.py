@@ -1,6 +1,6 @@
-"""`signal-manager migrate-config`: a configuration file of the original service, explained and written anew.
+"""`signal-manager migrate-config`: translate a configuration file of the original service.
 
-`service/original_config.py` knows its words, `service/config.py` reads it as `serve` would.
+`service/original_config.py` knows the original settings; `service/config.py` reads the file as `serve` would.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ __all__ = ["migrate_config"]
 
 
 def migrate_config(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The original service's configuration file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration file of the original service.")],
     write: Annotated[
-        bool, typer.Option("--write", help="Replace FILE, and keep what it was as FILE.orig, in place of printing.")
+        bool, typer.Option("--write", help="Replace FILE and keep the old one as FILE.orig, do not print.")
     ] = False,
 ) -> None:
-    """Explain a configuration file of the original service, and rewrite it in this service's words.
+    """Translate a configuration file of the original service into this service's settings.
 
-    The new file goes to standard output, secrets included; what changes, and why, to standard error. The environment
-    is not looked at. A file that needs no change comes out with the same settings.
+    Prints the new file, secrets included, to standard output, and the reason of each change to standard error.
+    Environment variables are ignored. A file that needs no change keeps its settings.
 
     Examples:
 
@@ -40,7 +40,7 @@ def migrate_config(
     from signal_manager.service.config import as_toml, load_with_origins
 
     loaded = load_with_origins(file, environ={})
-    # The values of [gcp] are in [firestore] by now.
+    # Loading has moved the values of [gcp] to [firestore].
     kept = {name for name in loaded.origins if not name.startswith("gcp.")}
     text = as_toml(loaded.config, hide_secrets=False, only=kept)
     for sentence in (*loaded.warnings, *_advice(loaded)) or ("nothing in this file needs to change",):
@@ -53,7 +53,7 @@ def migrate_config(
 
 
 def _advice(loaded: LoadedConfig) -> list[str]:
-    """Print settings that are valid here but that a deployment should check."""
+    """Return a sentence for each setting that is valid but that a deployment should check."""
     from signal_manager.service.config import insecure_settings
 
     config, advice = loaded.config, []
@@ -75,7 +75,7 @@ def _replace(file: Path, text: str) -> Path:
     try:
         mode = file.stat().st_mode & 0o777
         if kept_as.exists():
-            raise ConfigurationError(f"{kept_as} exists already: it is not overwritten, move it away first")
+            raise ConfigurationError(f"{kept_as} exists already: move it away first")
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as out:
             out.write(text)
         os.link(file, kept_as)
@@ -83,5 +83,5 @@ def _replace(file: Path, text: str) -> Path:
     except OSError as error:
         with suppress(OSError):
             new.unlink()
-        raise ConfigurationError(f"{error.filename or file}: cannot write it: {error.strerror}") from None
+        raise ConfigurationError(f"cannot write {error.filename or file}: {error.strerror}") from None
     return kept_as

@@ -1,4 +1,4 @@
-"""`signal-manager sfu`: the local SFU alone, for people who want Cloudflare Realtime offline.
+"""`signal-manager sfu`: the local SFU alone, as an offline stand-in for Cloudflare Realtime.
 
 `cli/main.py` mounts this command; `sfu/` is the SFU.
 """
@@ -29,41 +29,53 @@ __all__ = ["sfu", "work"]
 _WORK = "from signal_manager.cli.sfu import work; work()"
 # The exit status for a wrong command line, and for a worker that cannot run with its settings.
 _WRONG = 2
-# `media.sfu_max_packets_per_second`'s too: docs/local-sfu.md says where it comes from.
+# Also the default of `media.sfu_max_packets_per_second`; docs/local-sfu.md has the measurement behind it.
 DEFAULT_PACKETS = 15_000
 
-# 8787 is no well-known port, and not the service's own.
+# Neither a well-known port nor one of the service's own.
 DEFAULT_PORT = 8787
 
 
 def sfu(
     *,
-    host: Annotated[str, typer.Option(help="Address of the HTTP port and of the media port.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP port; 0 is any.")] = DEFAULT_PORT,
-    udp_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of all media; 0 is any.")] = 0,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address of the HTTP port and of the media port.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port of HTTP; 0 picks a free one.")] = DEFAULT_PORT,
+    udp_port: Annotated[int, typer.Option(min=0, max=65535, help="UDP port of all media; 0 picks a free one.")] = 0,
     public_address: Annotated[
-        list[str] | None, typer.Option(metavar="IP", help="Offer this address to clients; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="IP", help="Address to offer to clients; may be repeated. [default: that of --host]"),
     ] = None,
-    app_id: Annotated[str | None, typer.Option(metavar="ID", help="The app in every URL; otherwise made up.")] = None,
+    app_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Id of the app in every URL. [default: a random one]")
+    ] = None,
     app_secret: Annotated[
         str | None,
-        typer.Option(metavar="SECRET", envvar="SFU_APP_SECRET", help="The bearer token; otherwise made up."),
+        typer.Option(
+            metavar="SECRET", envvar="SFU_APP_SECRET", help="Bearer token of the app. [default: a random one]"
+        ),
     ] = None,
     faults: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML file of what goes wrong on purpose: docs/local-sfu.md.")
+        Path | None, typer.Option(metavar="FILE", help="TOML file with faults to play; see docs/local-sfu.md.")
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Processes, each of which forwards on a core of its own.")
+        int, typer.Option(min=1, max=64, help="Processes that forward media, each on a core of its own.")
     ] = 1,
     max_packets_per_second: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Packets that each process may forward before it refuses more.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Packets per second that each process forwards before it refuses new tracks."
+        ),
     ] = DEFAULT_PACKETS,
-    as_json_text: Annotated[bool, typer.Option("--json", help="Print where it is as JSON, for programs.")] = False,
+    as_json_text: Annotated[
+        bool, typer.Option("--json", help="Print the URL and the credentials as JSON, for programs.")
+    ] = False,
 ) -> None:
-    """Run a local SFU that speaks Cloudflare Realtime's HTTP interface, until SIGTERM or Ctrl-C.
+    """Run a local SFU with Cloudflare Realtime's HTTP interface until SIGTERM or Ctrl-C.
 
-    It forwards real media, for development and tests on one machine. Point a client of Cloudflare Realtime at the base
-    URL that it prints; a status page is at the root of the same port.
+    The SFU forwards real media, for development and tests on one machine. Give a client of Cloudflare Realtime the base
+    URL that the command prints. The root of the same port is a status page.
 
     Examples:
 
@@ -154,10 +166,10 @@ def _wait_for_end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 
 def _rtc() -> ModuleType:
-    """Import the module of the workers, which another distribution contains.
+    """Import the module of the workers, which is in the distribution signal-manager-sfu.
 
     Raises:
-        ConfigurationError: that is not installed.
+        ConfigurationError: the distribution is not installed.
     """
     try:
         from signal_manager.sfu import workers
@@ -192,7 +204,7 @@ def _local_sfu(order: dict[str, Any], **more: Any) -> LocalSfu:
 
 
 def _check(order: dict[str, Any]) -> None:
-    """Check the settings once and refuse them in one line, before every worker would."""
+    """Check the settings before any worker starts, so that a mistake is reported once."""
     _rtc()
     if order["faults"] is not None:
         from signal_manager.sfu.faults import load_faults

@@ -1,4 +1,4 @@
-"""`signal-manager storage`: does the store work, what is in it, and how it gets into another one.
+"""`signal-manager storage`: check the store, export it, and import into it.
 
 `cli/main.py` mounts these commands; `storage/transfer.py` does the work.
 """
@@ -27,27 +27,27 @@ __all__ = ["storage_commands"]
 PROGRESS_EVERY = 1000
 INCOMPLETE = 1  # the import skipped lines
 
-storage_commands = Commands(
-    help="Check the store, write it out as JSON lines, read such lines in.", no_args_is_help=True
-)
+storage_commands = Commands(help="Check, export or import the store.", no_args_is_help=True)
 
 ToFileOption = Annotated[
-    Path | None, typer.Option("--file", "-f", metavar="FILE", help="Write to this file in place of standard output.")
+    Path | None, typer.Option("--file", "-f", metavar="FILE", help="File to write. [default: standard output]")
 ]
 FromFileOption = Annotated[
-    Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read this file in place of standard input.")
+    Path | None, typer.Option("--file", "-f", metavar="FILE", help="File to read. [default: standard input]")
 ]
 
 
 SourceOption = Annotated[
     Literal["original"] | None,
-    typer.Option("--from", metavar="SOURCE", help='"original": take over what the original service has in Firestore.'),
+    typer.Option(
+        "--from", metavar="SOURCE", help='"original" imports from the original service\'s Firestore database.'
+    ),
 ]
 
 
 @storage_commands.command("check")
 def check_storage(config: ConfigOption = None, as_json_text: JsonOption = False) -> None:
-    """Write, read and remove one record, and print how long each took.
+    """Write, read and remove one record in the store, and print the milliseconds that each step took.
 
     Examples:
 
@@ -77,7 +77,9 @@ def check_storage(config: ConfigOption = None, as_json_text: JsonOption = False)
 
 @storage_commands.command("export")
 def export_storage(config: ConfigOption = None, file: ToFileOption = None) -> None:
-    """Write clients, rooms and the ledger of media as JSON lines; the service may go on meanwhile.
+    """Export clients, rooms and the ledger of media as JSON lines.
+
+    The service may run meanwhile.
 
     Examples:
 
@@ -112,16 +114,18 @@ def import_storage(
     file: FromFileOption = None,
     source: SourceOption = None,
     apply: Annotated[
-        bool, typer.Option("--apply", help="With --from original: store what would otherwise only be counted.")
+        bool, typer.Option("--apply", help="Store the records, do not only count them; needs --from original.")
     ] = False,
     as_json_text: JsonOption = False,
 ) -> int:
-    """Read an export in; a record replaces what is there under its id, and a second import changes nothing.
+    """Import an export into the store.
 
-    With `--from original` the rooms and clients of the original service are looked for in the Firestore database of
-    [firestore], and with `--apply` taken over into the configured store. What that has already stays as it is.
+    A record replaces the one with the same id, so a second import changes nothing.
 
-    Exits with 1 when lines or documents were left out, each of which is named.
+    With `--from original` the command counts the rooms and clients that the original service has in the Firestore
+    database of [firestore]. With `--apply` it also stores them, except those whose id the store has already.
+
+    Exits with 1 if lines or documents were left out; each of them is reported.
 
     Examples:
 
@@ -202,7 +206,7 @@ def _opened(file: Path | None, mode: str) -> BinaryIO:
         # Close a duplicate of the descriptor, so that standard input and output stay open.
         opened = open(file or (0 if mode == "rb" else 1), mode, closefd=file is not None)  # noqa: SIM115
     except OSError as error:
-        raise ConfigurationError(f"{file}: cannot open it: {error.strerror}") from None
+        raise ConfigurationError(f"cannot open {file}: {error.strerror}") from None
     return opened  # type: ignore[return-value]  # the mode is a binary one
 
 

@@ -42,7 +42,7 @@ _COLORS = {"bold red": "1;31", "yellow": "33", "green": "32", "dim": "2"}
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", metavar="FILE", help="TOML file; otherwise app-config.toml or config.toml, if there is one."
+        "--config", "-c", metavar="FILE", help="TOML file to read. [default: app-config.toml or config.toml, if any]"
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -51,7 +51,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 class Commands(typer.Typer):
     """A group of commands whose help is plain text.
 
-    Typer's own formatting imports rich, its Markdown and its syntax colours, which take longer than all the rest of
+    Typer's own formatting imports rich with its Markdown and syntax colours, which takes longer than the rest of
     `--help`.
     """
 
@@ -106,7 +106,7 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows below each other as a result; escape control characters in the cells."""
+    """Print a table as a result; escape control characters in the cells."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,7 +1,7 @@
-"""`signal-manager try`: two WebRTC peers in this process find each other through the service, talk, and meet in a room.
+"""`signal-manager try`: connect two WebRTC peers in this process, over a data channel and in a room of the service.
 
-The command line calls `run_test_call`; the peers signal through `client` like any application, and their media side is
-aiortc, which is an optional dependency: import this module only when a trial is asked for.
+The command line calls `run_test_call`. The peers signal through `client` like any application, and aiortc is their
+media side. aiortc is an optional dependency, so only the command `try` imports this module.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ async def run_test_call(
 ) -> int:
     """Let two peers exchange offer, answer and ICE candidates through the service, then messages without it.
 
-    After that one sends a picture to the other in a room, through the SFU; a service without one skips that part. What
-    happened, with times, is printed to standard output: as a table, coloured on a terminal, or as one JSON object.
+    Then one peer sends video to the other in a room, through the SFU; this step is skipped if the service has none. The
+    steps and their times are printed to standard output as a table or as one JSON object.
 
     Args:
         url: a running service; None starts one of its own on a free port of the loopback interface.
@@ -368,7 +368,7 @@ class _Peer:
             step.detail = f"{number} of {count}"
             message = await other.received.get()
             if message != f"message {number}":
-                raise MalformedMessageError(f"expected message {number} over the data channel, another one came")
+                raise MalformedMessageError(f"expected message {number} over the data channel, got another one")
         step.detail = f"{count} of {count}"
 
 
