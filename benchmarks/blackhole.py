@@ -338,17 +338,21 @@ def _table(results: Iterable[Return]) -> Table:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.blackhole --runs 2 --json results.json")
 def main(
     *,
-    runs: Annotated[int, typer.Option(min=1, help="Clients of each SDK in each scene, at the same time.")] = 5,
-    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 when a bar is missed.")] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Clients of each SDK that play each scene at the same time.")] = 5,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 if a bar is missed.")] = False,
     json_target: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE", help="Write the results as JSON; - is stdout, without the table."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="File to write the results to as JSON; - is standard output, without the table.",
+        ),
     ] = None,
 ) -> None:
-    """Measure how soon clients of both SDKs are back when their network is gone without a word."""
+    """Measure how soon clients of both SDKs are back after their network has dropped silently."""
     end_on_sigterm()
     screen = Console(stderr=True, highlight=False)
     try:

@@ -263,16 +263,19 @@ def table_of(taken: Mapping[str, Taken], load: str) -> Table:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command(name="run")
+@app.command(name="run", epilog="Example: python -m benchmarks.bus run --turns 10")
 def main(
     *,
     pairs: Annotated[int, typer.Option(min=4, help="Pairs of clients.")] = 40,
-    in_flight: Annotated[int, typer.Option(min=1, help="Offers on their way in each pair.")] = 8,
-    seconds: Annotated[float, typer.Option(min=0.05, help="Length of one slice.")] = 0.2,
-    turns: Annotated[int, typer.Option(min=1, help="How many slices each arrangement is given.")] = 40,
-    json_target: Annotated[str | None, typer.Option("--json", metavar="FILE", help="- is stdout.")] = None,
+    in_flight: Annotated[int, typer.Option(min=1, help="Offers under way in each pair.")] = 8,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Seconds that one slice takes.")] = 0.2,
+    turns: Annotated[int, typer.Option(min=1, help="Slices that each arrangement gets.")] = 40,
+    json_target: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="File to write the results to as JSON; - is standard output."),
+    ] = None,
 ) -> None:
-    """Measure, and compare with the bars."""
+    """Measure what relaying costs between two nodes, and compare it with one node."""
     end_on_sigterm()
     try:
         throughput = take_throughput(pairs=pairs, in_flight=in_flight, seconds=seconds, turns=turns)

@@ -190,21 +190,25 @@ def _table(footprint: Footprint) -> Table:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.connections -n 1000 --check")
 def main(
     *,
     connections: Annotated[int, typer.Option("--connections", "-n", min=1, help="Connections to hold.")] = 10_000,
     idle_seconds: Annotated[
         float,
-        typer.Option(min=0.1, help="How long the idle CPU is watched; past 30 s it includes the service's pings."),
+        typer.Option(min=0.1, help="Seconds that the idle CPU is measured; past 30 s it includes the service's pings."),
     ] = 5.0,
-    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 when a bar is missed.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 if a bar is missed.")] = False,
     json_target: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE", help="Write the results as JSON; - is stdout, without the table."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="File to write the results to as JSON; - is standard output, without the table.",
+        ),
     ] = None,
 ) -> None:
-    """Measure what an idle connection costs: memory, and CPU while nobody speaks.
+    """Measure the memory and the CPU time that an idle connection costs.
 
     Opens authenticated connections from as many loopback addresses as that takes, and divides the growth of the
     service's resident memory by their number. A connection is a file to either side: when the limit on open files

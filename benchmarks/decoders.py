@@ -324,18 +324,22 @@ def _table(figures: list[Figure], most: int) -> Table:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.decoders --rounds 1 --rows 10")
 def main(
     *,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each shape is read; the quickest counts.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each shape is read; the fastest counts.")] = 3,
     rows: Annotated[int, typer.Option(min=1, help="Shapes in the table, the worst first.")] = 40,
-    check: Annotated[bool, typer.Option("--check", help="Make a missed bar exit status 1.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 if a bar is missed.")] = False,
     json_target: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE", help="Write the results as JSON; - is stdout, without the table."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="File to write the results to as JSON; - is standard output, without the table.",
+        ),
     ] = None,
 ) -> None:
-    """Measure what one message, or one description, of a stranger costs at worst."""
+    """Measure the longest time that one message or one description from a stranger can take."""
     figures = measure(rounds)
     if json_target is not None:
         results = [asdict(figure) for figure in figures]

@@ -440,15 +440,18 @@ def _resumed(resumed: bool, what: str) -> str:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.hoards --json results.json")
 def main(
     *,
-    sessions: Annotated[int, typer.Option(min=40, help="Sessions that confirm nothing.")] = 1100,
-    sockets: Annotated[int, typer.Option(min=1, help="Sockets with messages that are not whole.")] = 300,
-    away: Annotated[int, typer.Option(min=1, help="Sessions with long ids whose clients are away.")] = 200,
-    json_target: Annotated[str | None, typer.Option("--json", metavar="FILE", help="- is stdout.")] = None,
+    sessions: Annotated[int, typer.Option(min=40, help="Sessions that confirm no message.")] = 1100,
+    sockets: Annotated[int, typer.Option(min=1, help="Sockets that send incomplete messages.")] = 300,
+    away: Annotated[int, typer.Option(min=1, help="Sessions with long ids whose clients have disconnected.")] = 200,
+    json_target: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="File to write the results to as JSON; - is standard output."),
+    ] = None,
 ) -> None:
-    """Measure what strangers and clients can make the service keep, and who pays when it is too much."""
+    """Measure what strangers and clients can make the service keep, and whom it disconnects when it is too much."""
     end_on_sigterm()
     screen = Console(stderr=True, highlight=False)
     try:

@@ -125,13 +125,13 @@ async def _sees(page: Page, name: str) -> None:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.network_change --runs 3 --check")
 def main(
     *,
-    runs: Annotated[int, typer.Option(min=1, help="How often the network changes.")] = 5,
-    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 when the bar is missed.")] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Times that the network changes.")] = 5,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 if a bar is missed.")] = False,
 ) -> None:
-    """Measure how soon media is back when a browser's network changes in a call."""
+    """Measure how soon media is back after a browser's network changes in a call."""
     end_on_sigterm()
     try:
         seconds, departures = asyncio.run(measure(runs))

@@ -179,16 +179,19 @@ def _verdict(name: str, part: float) -> str:
     return f"{name} {part:.3f} ({'within' if part >= BAR else 'over'} the bar of {BAR})"
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.registrations --rounds 4")
 def main(
     *,
     rate: Annotated[int, typer.Option(min=1, help="Registrations per second.")] = 200,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of clients that relay.")] = 50,
-    in_flight: Annotated[int, typer.Option(min=1, help="Offers on their way per pair, at saturation.")] = 8,
+    in_flight: Annotated[int, typer.Option(min=1, help="Offers under way in each pair at saturation.")] = 8,
     offers: Annotated[int, typer.Option(min=1, help="Offers per second, below saturation.")] = 15_000,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one slice.")] = 0.3,
-    rounds: Annotated[int, typer.Option(min=1, help="How many slices there are of each case.")] = 24,
-    json_target: Annotated[str | None, typer.Option("--json", metavar="FILE", help="- is stdout.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that one slice takes.")] = 0.3,
+    rounds: Annotated[int, typer.Option(min=1, help="Slices of each case.")] = 24,
+    json_target: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="File to write the results to as JSON; - is standard output."),
+    ] = None,
 ) -> None:
     """Measure the relay alone, and beside registrations that are written to SQLite."""
     end_on_sigterm()

@@ -257,22 +257,29 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def main(
     *,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="|".join(SERVERS), help="Measure this server alone; may be repeated.")
+        list[str] | None, typer.Option(metavar="|".join(SERVERS), help="Measure only this server; may be repeated.")
     ] = None,
     in_flight: Annotated[
-        list[int] | None, typer.Option(min=1, help="Offers on their way per pair; may be repeated. [default: 1, 8]")
+        list[int] | None, typer.Option(min=1, help="Offers under way in each pair; may be repeated. [default: 1, 8]")
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of clients.")] = 50,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one measurement, after a warm-up.")] = 4.0,
-    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured; medians are shown.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that one measurement takes, after a warm-up.")] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that everything is measured; medians are shown.")] = 3,
     resumable: Annotated[
-        bool, typer.Option("--resumable", help="Let the service keep every message until its client confirms it.")
+        bool,
+        typer.Option(
+            "--resumable", help="Use sessions that resume: the service keeps each message until its client confirms it."
+        ),
     ] = False,
     json_target: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE", help="Write the results as JSON; - is stdout, without the tables."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="File to write the results to as JSON; - is standard output, without the table.",
+        ),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 when a bar is missed.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 if a bar is missed.")] = False,
 ) -> None:
     """Measure what relaying an offer costs, beside relays on `websockets` and on Node's `ws`.
 

@@ -312,19 +312,22 @@ async def measure(*, rounds: int, joins: int, rooms: int, members: int, listener
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.rooms --rounds 1 --json results.json")
 def main(
     *,
-    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured; medians are shown.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that everything is measured; medians are shown.")] = 3,
     joins: Annotated[int, typer.Option(min=2, help="Joins measured in the browser.")] = 20,
     rooms: Annotated[int, typer.Option(min=1, help="Rooms that are joined at once.")] = 50,
-    members: Annotated[int, typer.Option(min=2, help="Members of each of them.")] = 4,
-    listeners: Annotated[int, typer.Option(min=1, help="Members of one room that hear of a visitor.")] = 99,
-    visits: Annotated[int, typer.Option(min=1, help="How often the visitor comes and goes.")] = 50,
-    json_target: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - is stdout.")] = None,
-    check: Annotated[bool, typer.Option(help="Exit with status 1 where a bar is missed.")] = False,
+    members: Annotated[int, typer.Option(min=2, help="Members of each of these rooms.")] = 4,
+    listeners: Annotated[int, typer.Option(min=1, help="Members of one room that are told of a visitor.")] = 99,
+    visits: Annotated[int, typer.Option(min=1, help="Times that the visitor joins and leaves.")] = 50,
+    json_target: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="File to write the results to as JSON; - is standard output."),
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Exit with status 1 if a bar is missed.")] = False,
 ) -> None:
-    """Measure how soon one is in a room."""
+    """Measure how soon a member sees a picture, joins a full SFU, and hears of others in a large room."""
     end_on_sigterm()
     options = {"joins": joins, "rooms": rooms, "members": members, "listeners": listeners, "visits": visits}
     try:

@@ -274,19 +274,21 @@ def show(results: dict[str, Any], console: Console) -> bool:
     return all(holds for _, _, holds in rows)
 
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.sfu --seconds 5")
 def main(  # noqa: PLR0917 -- typer passes them by name
-    seconds: Annotated[float, typer.Option(help="How long each figure is taken.")] = 10.0,
-    pulls: Annotated[int, typer.Option(help="How many first pictures are timed.", min=2)] = 20,
-    clients: Annotated[int, typer.Option(help="How many clients negotiate at a time.", min=1)] = 8,
-    memory_seconds: Annotated[float, typer.Option(help="How long memory is watched; the bar means 600.")] = 60.0,
-    json_file: Annotated[str, typer.Option("--json", help='Also write everything as JSON; "-" is stdout.')] = "",
-    check: Annotated[bool, typer.Option(help="Exit with status 1 where a bar is missed.")] = False,
+    seconds: Annotated[float, typer.Option(help="Seconds that each figure is measured.")] = 10.0,
+    pulls: Annotated[int, typer.Option(help="First pictures that are timed.", min=2)] = 20,
+    clients: Annotated[int, typer.Option(help="Clients that negotiate at the same time.", min=1)] = 8,
+    memory_seconds: Annotated[float, typer.Option(help="Seconds that memory is measured; the bar is for 600.")] = 60.0,
+    json_file: Annotated[
+        str, typer.Option("--json", metavar="FILE", help="File to write the results to as JSON; - is standard output.")
+    ] = "",
+    check: Annotated[bool, typer.Option(help="Exit with status 1 if a bar is missed.")] = False,
 ) -> None:
-    """Measure the local SFU."""
+    """Measure the CPU time, memory and delays of the local SFU."""
     end_on_sigterm()
     port = free_port()
     try:

@@ -348,17 +348,19 @@ def show(loads: list[Load], console: Console) -> bool:
     return ratio >= LEAST_OF_TWO
 
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.sfu_capacity --members 4 --members 10")
 def main(
-    seconds: Annotated[float, typer.Option(help="How long each figure is taken.")] = 8.0,
+    seconds: Annotated[float, typer.Option(help="Seconds that each figure is measured.")] = 8.0,
     members: Annotated[list[int] | None, typer.Option(help="Members of one room; may be repeated.")] = None,
-    json_file: Annotated[str, typer.Option("--json", help='Also write everything as JSON; "-" is stdout.')] = "",
-    check: Annotated[bool, typer.Option(help="Exit with status 1 where a bar is missed.")] = False,
+    json_file: Annotated[
+        str, typer.Option("--json", metavar="FILE", help="File to write the results to as JSON; - is standard output.")
+    ] = "",
+    check: Annotated[bool, typer.Option(help="Exit with status 1 if a bar is missed.")] = False,
 ) -> None:
-    """Measure what the local SFU carries."""
+    """Measure the packets per second that one core of the local SFU carries, and what workers add."""
     end_on_sigterm()
     loads = []
     plans = [(1, 1, count) for count in members or (4, 8, 12, 16)] + [(1, 2, 6), (2, 2, 6)]

@@ -199,17 +199,21 @@ def _table(flood: Flood) -> Table:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.slow_consumers -n 50 --seconds 5")
 def main(
     *,
     clients: Annotated[int, typer.Option("--clients", "-n", min=1, help="Clients that do not read.")] = 100,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long others send to them.")] = 15.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that others send to them.")] = 15.0,
     json_target: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE", help="Write the results as JSON; - is stdout, without the table."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="File to write the results to as JSON; - is standard output, without the table.",
+        ),
     ] = None,
 ) -> None:
-    """Measure what clients cost that stop reading while others send to them at full speed.
+    """Measure the memory that clients cost if they stop reading while others send to them at full speed.
 
     Each of them may have `server.outbound_queue_bytes` (1 MiB) waiting and is closed beyond that; then it comes back
     and stops reading again. Memory may grow by as much for each, and not with time.

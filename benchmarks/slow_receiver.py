@@ -368,17 +368,21 @@ def show_uplinks(results: dict[str, Any], console: Console) -> bool:
     return holds
 
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.slow_receiver --publisher")
 def main(
-    seconds: Annotated[float, typer.Option(help="How long each of the two scenes is.")] = 20.0,
-    publisher: Annotated[bool, typer.Option("--publisher", help="Narrow the publisher's network instead.")] = False,
-    json_file: Annotated[str, typer.Option("--json", help='Also write everything as JSON; "-" is stdout.')] = "",
-    check: Annotated[bool, typer.Option(help="Exit with status 1 where a bar is missed.")] = False,
+    seconds: Annotated[float, typer.Option(help="Seconds that each of the two scenes takes.")] = 20.0,
+    publisher: Annotated[
+        bool, typer.Option("--publisher", help="Narrow the network of the publisher, not of a receiver.")
+    ] = False,
+    json_file: Annotated[
+        str, typer.Option("--json", metavar="FILE", help="File to write the results to as JSON; - is standard output.")
+    ] = "",
+    check: Annotated[bool, typer.Option(help="Exit with status 1 if a bar is missed.")] = False,
 ) -> None:
-    """Measure what a slow receiver costs the others."""
+    """Measure what one receiver behind a narrow network costs the others."""
     end_on_sigterm()
     port = free_port()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -292,21 +292,27 @@ def _rare(soak: Soak) -> list[tuple[str, int]]:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.soak --minutes 2 --clients 200")
 def main(
     *,
-    minutes: Annotated[float, typer.Option(min=0.05, help="How long they talk.")] = 10.0,
-    clients: Annotated[int, typer.Option("--clients", "-n", min=2, help="How many there are.")] = 2000,
-    drops: Annotated[float, typer.Option(min=0, max=1, help="The share that is dropped each second.")] = 0.01,
+    minutes: Annotated[float, typer.Option(min=0.05, help="Minutes that the clients talk.")] = 10.0,
+    clients: Annotated[int, typer.Option("--clients", "-n", min=2, help="Clients that talk.")] = 2000,
+    drops: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the connections that are dropped each second.")
+    ] = 0.01,
     pause: Annotated[float, typer.Option(min=0.01, help="Seconds between two messages of a client, on average.")] = 2.0,
     room_pause: Annotated[
         float, typer.Option(min=0.1, help="Seconds that a client stays in a room, and outside, on average.")
     ] = 20.0,
-    storage: Annotated[str, typer.Option(help="Where rooms and clients are kept: sqlite or memory.")] = "sqlite",
-    check: Annotated[bool, typer.Option("--check", help="Make a missed bar exit status 1.")] = False,
+    storage: Annotated[str, typer.Option(help="Storage of rooms and clients: sqlite or memory.")] = "sqlite",
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 if a bar is missed.")] = False,
     json_target: Annotated[
         str | None,
-        typer.Option("--json", metavar="FILE", help="Write the results as JSON; - is stdout, without the table."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="File to write the results to as JSON; - is standard output, without the table.",
+        ),
     ] = None,
 ) -> None:
     """Let many clients talk, move between rooms and lose their connections, and account for every message.

@@ -39,7 +39,7 @@ TOKEN = hash_token("a token")
 P99_BAR_MS = 10.0
 START_BAR_S = 2.0
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,15 @@ def start(path: Path, clients: int) -> Start:
     return Start(clients, *json.loads(printed))
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks.storage --rate 200 --clients 10000")
 def main(
     rate: Annotated[int, typer.Option(min=1, help="Registrations per second.")] = 500,
-    seconds: Annotated[float, typer.Option(min=0.1, help="For how long.")] = 10.0,
-    clients: Annotated[int, typer.Option(min=0, help="Stored clients at the second start.")] = 100_000,
-    directory: Annotated[Path | None, typer.Option(help="Where the files are made: which disk is measured.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that the rate is kept up.")] = 10.0,
+    clients: Annotated[int, typer.Option(min=0, help="Clients that are stored at the second start.")] = 100_000,
+    directory: Annotated[Path | None, typer.Option(help="Folder for the files, on the disk to measure.")] = None,
     json_file: Annotated[
-        str | None, typer.Option("--json", help="Write the results to this file; - is stdout.")
+        str | None,
+        typer.Option("--json", metavar="FILE", help="File to write the results to as JSON; - is standard output."),
     ] = None,
 ) -> None:
     """Measure registrations on SQLite, and starts on an empty and on a full file."""

@@ -124,19 +124,22 @@ def table_of(taken: dict[str, list[Slice]], in_flight: int, revision: str) -> Ta
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command(name="run")
+@app.command(name="run", epilog="Example: python -m benchmarks.versions run HEAD~50 --turns 10")
 def main(
-    revision: Annotated[str, typer.Argument(help="What is compared with, as git names it.")] = BEFORE_RESUME,
+    revision: Annotated[str, typer.Argument(help="Git revision to compare with.")] = BEFORE_RESUME,
     *,
     in_flight: Annotated[
-        list[int] | None, typer.Option(min=1, help="Offers on their way per pair; may be repeated. [default: 1, 8]")
+        list[int] | None, typer.Option(min=1, help="Offers under way in each pair; may be repeated. [default: 1, 8]")
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of clients.")] = 50,
-    seconds: Annotated[float, typer.Option(min=0.05, help="Length of one slice.")] = 0.2,
-    turns: Annotated[int, typer.Option(min=1, help="How many slices each service is given.")] = 60,
-    json_target: Annotated[str | None, typer.Option("--json", metavar="FILE", help="- is stdout.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Seconds that one slice takes.")] = 0.2,
+    turns: Annotated[int, typer.Option(min=1, help="Slices that each service gets.")] = 60,
+    json_target: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="File to write the results to as JSON; - is standard output."),
+    ] = None,
 ) -> None:
-    """Compare what relaying costs with an earlier revision; the one by default knew no sessions that can be resumed."""
+    """Compare what relaying costs with an earlier revision; the default one had no resumable sessions."""
     end_on_sigterm()
     results: dict[str, Any] = {}
     console = Console(width=120)
