@@ -10,6 +10,9 @@ PROSE := src docs tests tools benchmarks examples fuzz sdk/js/src sdk/js/README.
 LISTS := pyproject.toml packages/client/pyproject.toml packages/sfu/pyproject.toml constraints.txt
 PARTS := --editable packages/client --editable packages/sfu --constraint constraints.txt
 
+# Compiling the sources takes half of a service's start, and tests start many.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 
 help: ## List the targets

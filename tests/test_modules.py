@@ -44,7 +44,6 @@ _WITHOUT = {
     "gateway/ports.py",
     "gateway/registry.py",
     "gateway/server.py",
-    "loading.py",
     "media/cloudflare_wire.py",
     "media/errors.py",
     "protocol/close_codes.py",

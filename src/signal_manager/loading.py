@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["load"]
+__all__ = ["Loader"]
 
 T = TypeVar("T")
 
@@ -18,11 +18,28 @@ T = TypeVar("T")
 _alone = threading.Lock()
 
 
-async def load(function: Callable[[], T]) -> T:
-    """Return what `function`, which imports, returns; it runs in a thread, and no other such function meanwhile."""
+class Loader:
+    """Calls functions that import, one after another, in threads.
 
-    def run() -> T:
-        with _alone:
-            return function()
+    Args:
+        waits: whether the first call waits for `begin`: imports would delay a start that does not need them.
+    """
 
-    return await asyncio.to_thread(run)
+    def __init__(self, *, waits: bool = False) -> None:
+        self._begun = asyncio.Event()
+        if not waits:
+            self._begun.set()
+
+    def begin(self) -> None:
+        """Let the calls begin."""
+        self._begun.set()
+
+    async def load(self, function: Callable[[], T]) -> T:
+        """Return what the function returns."""
+        await self._begun.wait()
+
+        def run() -> T:
+            with _alone:
+                return function()
+
+        return await asyncio.to_thread(run)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,8 +15,8 @@ import structlog
 from structlog.testing import capture_logs
 
 from signal_manager.errors import ConfigurationError, UnavailableError
+from signal_manager.loading import Loader
 from signal_manager.observe.metrics import Metrics
-from signal_manager.service import backends
 from signal_manager.service.backends import media_for
 from signal_manager.service.config import Config
 
@@ -35,14 +37,20 @@ async def test_a_service_may_stop_before_its_sfu_has_started() -> None:
         assert media.backend is not None
 
 
-async def test_an_sfu_that_cannot_start_is_logged_and_refused_as_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(function: object) -> Any:
+async def test_a_start_that_fails_before_the_service_listens_does_not_wait_for_it() -> None:
+    async with asyncio.timeout(30), media_for(Config(), Metrics(), Loader(waits=True)) as media:
+        assert media.backend is not None
+
+
+class _Failing(Loader):
+    async def load(self, function: Callable[[], Any]) -> Any:
         raise RuntimeError("no SFU today")
 
-    monkeypatch.setattr(backends, "load", fail)
+
+async def test_an_sfu_that_cannot_start_is_logged_and_refused_as_unavailable() -> None:
     structlog.reset_defaults()
     with capture_logs() as lines:
-        async with media_for(Config(), Metrics()) as media:
+        async with media_for(Config(), Metrics(), _Failing()) as media:
             assert media.backend is not None
             with pytest.raises(UnavailableError, match="the local SFU could not start"):
                 await media.backend.open_session()

@@ -1,20 +1,23 @@
 """Sessions of all nodes: the node that an operator asks collects the answers of the others.
 
-A single node asks no other. A node that does not answer in time is left out.
+A single node asks no other. A node that does not answer in time is left out. The first call imports the views, which
+take a tenth of the time until a service listens.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from signal_manager.admin.views import PageOf, SessionView
 from signal_manager.gateway.live_sessions import LiveSession, LiveSessions
 from signal_manager.model import NodeId
 from signal_manager.rooms import RoomService
+
+if TYPE_CHECKING:
+    from signal_manager.admin.views import PageOf, SessionView
 
 __all__ = ["AskOthers", "ClusterSessions", "Connected"]
 
@@ -73,6 +76,8 @@ class ClusterSessions:
 
     async def sessions(self, *, client_id: str | None, contains: str, after: str, limit: int) -> PageOf[SessionView]:
         """Return a page of sessions, ordered by client id."""
+        from signal_manager.admin.views import PageOf, SessionView  # noqa: PLC0415 - see the module's docstring
+
         answers = await self._ask(
             _Question(about="sessions", client_id=client_id, contains=contains, after=after, limit=limit + 1)
         )
@@ -82,6 +87,8 @@ class ClusterSessions:
 
     async def session(self, session_id: str) -> SessionView | None:
         """Return one session, or None if no node has it."""
+        from signal_manager.admin.views import SessionView  # noqa: PLC0415 - as above
+
         answers = await self._ask(_Question(about="sessions", session_id=session_id))
         return next((SessionView.model_validate(view) for answer in answers for view in answer.sessions), None)
 
@@ -133,6 +140,8 @@ class ClusterSessions:
                 yield session
 
     def _view(self, session: LiveSession) -> SessionView:
+        from signal_manager.admin.views import SessionView  # noqa: PLC0415 - as above
+
         return SessionView.of(session, self._rooms.room_of(session.session_id), self._node_id)
 
 

@@ -22,7 +22,7 @@ from signal_manager.admin.statistics import Statistics
 from signal_manager.asgi import HttpServer
 from signal_manager.errors import ConfigurationError
 from signal_manager.gateway.live_sessions import LiveSessions
-from signal_manager.loading import load
+from signal_manager.loading import Loader
 from signal_manager.observe.metrics import Metrics
 from signal_manager.storage.base import Storage
 
@@ -53,6 +53,7 @@ class AdminServer:
         token: the bearer token of the management interface, or "" for none; required unless `is_loopback`.
         management: builds the management interface's parts, in a thread; None omits the interface and the dashboard.
         websocket_url: where the demo page finds the service.
+        loader: builds the application; None builds it at once.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class AdminServer:
         token: str = "",
         management: Callable[[], Management] | None = None,
         websocket_url: str = "",
+        loader: Loader | None = None,
     ) -> None:
         self.host = host
         self._statistics = Statistics(
@@ -98,7 +100,7 @@ class AdminServer:
                 websocket_url=websocket_url,
             )
 
-        self._app = _Late(build)
+        self._app = _Late(build, loader or Loader())
         self._server = HttpServer(self._app, host=host, port=port, max_connections=MAX_CONNECTIONS)
         self._stack = contextlib.AsyncExitStack()
 
@@ -129,17 +131,19 @@ class AdminServer:
 class _Late:
     """An ASGI application that is built in a thread; requests wait until it is built."""
 
-    def __init__(self, build: Callable[[], Any]) -> None:
+    def __init__(self, build: Callable[[], Any], loader: Loader) -> None:
         self._build = build
+        self._loader = loader
         self._building: asyncio.Task[Any] | None = None
 
     def load(self) -> None:
         """Start to build the application."""
-        self._building = asyncio.create_task(load(self._build), name="second port")
+        self._building = asyncio.create_task(self._loader.load(self._build), name="second port")
         self._building.add_done_callback(_report)
 
     async def loaded(self) -> None:
         """Wait until the build has ended or failed, because its thread cannot be stopped."""
+        self._loader.begin()
         if self._building is not None:
             await asyncio.wait([self._building])
 

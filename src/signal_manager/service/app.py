@@ -29,6 +29,7 @@ from signal_manager.gateway.listener import listen
 from signal_manager.gateway.server import Dashboard, Server
 from signal_manager.gateway.sessions import ResumeSettings
 from signal_manager.gateway.tls import Certificate
+from signal_manager.loading import Loader
 from signal_manager.media.base import MediaBackend
 from signal_manager.media.negotiation import Limits as NegotiationLimits
 from signal_manager.model import NodeId
@@ -113,7 +114,8 @@ async def running(
             keeps_records=config.auth.auth_method == "store",
             offline_ttl=config.session.session_timeout,
         )
-        media = await stack.enter_async_context(media_for(config, metrics))
+        loader = Loader(waits=True)
+        media = await stack.enter_async_context(media_for(config, metrics, loader))
         bus = await stack.enter_async_context(bus_for(config, node_id, metrics))
         rooms = RoomService(
             storage=storage,
@@ -230,7 +232,16 @@ async def running(
                 )
 
             admin = await stack.enter_async_context(
-                _admin(config, server, storage, management, metrics, numbers=numbers, degradations=degradations)
+                _admin(
+                    config,
+                    server,
+                    storage,
+                    management,
+                    metrics,
+                    loader=loader,
+                    numbers=numbers,
+                    degradations=degradations,
+                )
             )
             dashboard = dashboard_of(config, port=admin.port)
         server.dashboard = dashboard
@@ -240,6 +251,7 @@ async def running(
             stack.enter_context(_reloaded_on_hangup(certificate))
         say = log.debug if is_announced else log.info
         say("service started", host=server.host, port=server.port, version=__version__)
+        loader.begin()
         yield server
         log.info("service stopping")
     log.info("service stopped")
@@ -336,6 +348,7 @@ def _admin(
     management: Callable[[], Management],
     metrics: Metrics,
     *,
+    loader: Loader,
     numbers: MetricsExposition,
     degradations: Callable[[], list[str]],
 ) -> AdminServer:
@@ -357,6 +370,7 @@ def _admin(
         token=config.admin.token.get_secret_value(),
         management=management if config.admin.enabled else None,
         websocket_url=local_url(server),
+        loader=loader,
     )
 
 

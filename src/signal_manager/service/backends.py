@@ -28,7 +28,7 @@ from signal_manager.auth.jwks import JwksKeys
 from signal_manager.bus.base import Bus
 from signal_manager.errors import ConfigurationError, UnavailableError
 from signal_manager.gateway.ports import RelayTarget
-from signal_manager.loading import load
+from signal_manager.loading import Loader
 from signal_manager.media.base import MediaBackend
 from signal_manager.model import NodeId
 from signal_manager.observe.metrics import Metrics
@@ -199,8 +199,12 @@ class Media(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
-    """Run the media backend while the block lasts; there is none if clients talk only peer to peer."""
+async def media_for(config: Config, metrics: Metrics, loader: Loader | None = None) -> AsyncIterator[Media]:
+    """Run the media backend while the block lasts; there is none if clients talk only peer to peer.
+
+    Args:
+        loader: imports the local SFU; None imports it at once.
+    """
     backend_name = media_backend_of(config)
     if backend_name in {"cloudflare", "local", "none"}:
         options_for(config, "media", None)
@@ -209,7 +213,7 @@ async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
             async with cloudflare_for(config, metrics) as backend:
                 yield Media(backend, config.cloudflare.app_id, config.cloudflare.stun_url)
         case "local":
-            async with _local_media(config, metrics) as media:
+            async with _local_media(config, metrics, loader or Loader()) as media:
                 yield media
         case "none":
             if reason := missing_sfu(config):
@@ -223,7 +227,7 @@ async def media_for(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
 
 
 @contextlib.asynccontextmanager
-async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]:
+async def _local_media(config: Config, metrics: Metrics, loader: Loader) -> AsyncIterator[Media]:
     """Run the local SFU while the block lasts, with a client of Cloudflare's interface.
 
     Its libraries take as long to import as all others together, so that it starts while the service runs already, and
@@ -237,7 +241,7 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]
 
     async def run() -> None:
         try:
-            async with _local_backend(config, metrics, app_id, app_secret) as backend:
+            async with _local_backend(config, metrics, app_id, app_secret, loader) as backend:
                 opened.set_result(backend)
                 await over.wait()
         except Exception as error:
@@ -248,22 +252,26 @@ async def _local_media(config: Config, metrics: Metrics) -> AsyncIterator[Media]
     running = asyncio.create_task(run(), name="local SFU")
     try:
         if config.media.sfu_udp_port:
+            loader.begin()
             yield Media(await asyncio.shield(opened), app_id)
         else:
             opened.add_done_callback(_report)
             yield Media(cast("MediaBackend", _LateBackend(opened)), app_id)
     finally:
         over.set()
+        loader.begin()  # a start that fails before the service listens must not wait for it
         await running
 
 
 @contextlib.asynccontextmanager
-async def _local_backend(config: Config, metrics: Metrics, app_id: str, app_secret: str) -> AsyncIterator[MediaBackend]:
+async def _local_backend(
+    config: Config, metrics: Metrics, app_id: str, app_secret: str, loader: Loader
+) -> AsyncIterator[MediaBackend]:
     def imported() -> Any:
         load_adapter("media", "cloudflare")
         return importlib.import_module("signal_manager.sfu")
 
-    module = await load(imported)
+    module = await loader.load(imported)
     sfu = module.LocalSfu(
         http_port=0,
         udp_port=config.media.sfu_udp_port,
