@@ -93,6 +93,7 @@ class Gateway:
         """Return a client that is signed in."""
         client = self.connect(framing)
         await client.sign_in(name, **connect)
+        assert client.welcome is not None
         client.socket.received.clear()
         return client
 
