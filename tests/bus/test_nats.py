@@ -15,8 +15,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from signal_manager.bus.base import Delivery, Exceptional
-from signal_manager.bus.nats import bus as nats_bus
 from signal_manager.bus.nats import link as nats_link
+from signal_manager.bus.nats import peers
 from signal_manager.bus.nats.bus import NatsBus
 from signal_manager.bus.nats.link import NatsLink, NatsSecurity
 from signal_manager.bus.nats.protocol import Arrival, Parser
@@ -78,7 +78,7 @@ class TestNatsBus(BusContract, NodesContract):
 
     @pytest.fixture(autouse=True)
     def _missed_soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(nats_bus, "_HELLO", 0.5)
+        monkeypatch.setattr(peers, "_HELLO", 0.5)
 
     def another(self, name: str) -> NatsBus[Phone]:
         return node(self.nats, name)
@@ -241,8 +241,8 @@ async def test_signals_that_nobody_confirms_are_told_lost_one_by_one(nats: NatsS
         await come(there, A, Phone())
         caller = Caller()
         assert await result_of(here, A, message()) is Delivery.DELIVERED
-        number = there._link._numbers[there._named("n", "there")]
-        there._link._by_number[number] = lambda message: None
+        subscriptions = there._link._subscriptions
+        subscriptions.by_number[subscriptions._numbers[there._subjects.batches("there")]] = lambda message: None
 
         forward(here, caller, 1, 2)
 
@@ -317,8 +317,8 @@ async def test_a_node_that_does_not_answer_is_not_waited_for_without_end(nats: N
     async with node(nats, "here", timeout=0.2) as here, node(nats, "there") as there:
         phone = await come(there, A, Phone())
         assert await result_of(here, A, message()) is Delivery.DELIVERED
-        number = there._link._numbers[there._named("n", "there")]
-        there._link._by_number[number] = lambda message: None
+        subscriptions = there._link._subscriptions
+        subscriptions.by_number[subscriptions._numbers[there._subjects.batches("there")]] = lambda message: None
 
         result = await result_of(here, A, message())
 
@@ -337,8 +337,8 @@ async def test_who_was_on_a_node_that_is_gone_is_offline_at_once(nats: NatsServe
 
 async def test_a_client_is_found_though_its_former_node_is_slowly_forgotten(nats: NatsServer) -> None:
     async with node(nats, "here") as here, node(nats, "there") as there, node(nats, "third") as third:
-        subject = there._subject(A)
-        there._link.subscribe(subject, partial(there._on_question, A))  # as nats-server still believes
+        subject = there._subjects.client(A)
+        there._link.subscribe(subject, partial(there._answers.take, A))  # as nats-server still believes
         await there._link.flush()
         told: list[Delivery | SignalManagerError] = []
         here.send(A, message(), outcome=told.append)
@@ -446,9 +446,9 @@ async def test_systemd_starts_a_node_again_that_found_no_nats_but_none_that_may_
 async def test_noise_on_the_subjects_disturbs_nobody(nats: NatsServer) -> None:
     async with node(nats, "here") as here, node(nats, "there") as there:
         phone = await come(there, A, Phone())
-        for subject in (there._named("n", "there"), there._named("c", A), "signal-manager.all"):
+        for subject in (there._subjects.batches("there"), there._subjects.client(A), "signal-manager.all"):
             for noise in (b"", b"\xff\xff", b"\x01" + bytes(20), b"\x01" + bytes(8) + b"\x01x\x09"):
-                here._link.publish(subject, noise, here._reply_to("q99"))
+                here._link.publish(subject, noise, here._subjects.reply_to("q99"))
 
         assert await result_of(here, A, message()) is Delivery.DELIVERED
         assert len(phone.received) == 1
@@ -519,7 +519,7 @@ async def test_what_makes_no_sense_from_elsewhere_costs_a_node_nothing(
         bus.attach(A, phone)
         lost: list[None] = []
         bus._link.on_down = lambda: lost.append(None)
-        subjects = [*bus._link._handlers]
+        subjects = [*bus._link._subscriptions]
         with capture_logs() as lines:
             async with NatsLink(nats.url, name="stranger") as stranger:
                 for subject in subjects:

@@ -341,7 +341,7 @@ async def test_members_hear_that_one_of_another_node_is_away_and_back(nodes: lis
 async def test_members_of_a_node_that_is_not_heard_of_are_away_until_it_says_otherwise(
     nodes: list[Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("signal_manager.bus.nats.bus._HELLO", 0.3)
+    monkeypatch.setattr("signal_manager.bus.nats.peers._HELLO", 0.3)
     async with one_at_each(nodes) as (ann, ben, cat):
         await ask(ann, "WEBRTC_ROOM_CREATE", role="sender", room_id="r")
         await ask(ben, "WEBRTC_ROOM_JOIN", role="sender", room_id="r")
@@ -369,13 +369,13 @@ async def test_a_node_that_stood_still_itself_misses_nobody(
     bus = nodes[0].server._registry.bus
     assert isinstance(bus, NatsBus)
     missed: list[str] = []
-    monkeypatch.setattr(bus, "_on_gone", missed.append)
-    await until(lambda: bus._swept_at is not None)
-    assert bus._swept_at is not None
+    monkeypatch.setattr(bus._peers, "on_gone", missed.append)
+    await until(lambda: bus._peers._ticked_at is not None)
+    assert bus._peers._ticked_at is not None
 
     # As after ten seconds in which this process had no turn, and has not read yet what the others have said.
-    bus._swept_at -= 10
-    bus._peers = {peer: at - 10 for peer, at in bus._peers.items()}
+    bus._peers._ticked_at -= 10
+    bus._peers._heard = {peer: at - 10 for peer, at in bus._peers._heard.items()}
     bus._sweep()
 
     assert (len(bus._peers), missed) == (2, [])

@@ -225,11 +225,11 @@ async def test_another_server_of_the_cluster_is_found_when_the_only_one_of_the_s
     first = ("--cluster_name", "c", "--cluster", routes[0])
     second = ("--cluster_name", "c", "--cluster", routes[1], "--routes", routes[0])
     async with server(*first) as one, server(*second) as other, NatsLink(one.url, name="n") as link:
-        await until(lambda: other.port in {each.port for each in link._learned}, limit=LIMIT)
+        await until(lambda: other.port in {each.port for each in link._cluster._learned}, limit=LIMIT)
 
         await one.kill()
 
-        await until(lambda: link.is_up and link._server.port == other.port, limit=LIMIT)
+        await until(lambda: link.is_up and link._cluster.latest.port == other.port, limit=LIMIT)
         async with echo(other.url):
             assert await round_trip(link, b"still there") == b"still there"
 
@@ -246,7 +246,7 @@ async def test_only_so_many_servers_are_learned() -> None:
     async with pretended(answer) as address, NatsLink(f"nats://{address}", name="n") as link:
         await link.flush()
 
-        assert [server.host for server in link._learned] == [f"10.0.0.{number}" for number in range(68, 100)]
+        assert [server.host for server in link._cluster._learned] == [f"10.0.0.{number}" for number in range(68, 100)]
 
 
 async def test_a_server_that_hangs_is_given_up_and_its_return_is_noticed(

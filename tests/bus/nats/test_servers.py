@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from signal_manager.bus.nats.protocol import Info, SignIn
-from signal_manager.bus.nats.servers import NatsSecurity, Server, learned_server, servers_of
+from signal_manager.bus.nats.servers import Cluster, NatsSecurity, Server, learned_server, servers_of
 from signal_manager.errors import ConfigurationError
 from tests.nats_accounts import Accounts
 
@@ -93,3 +93,24 @@ def test_certificates_that_cannot_be_used_are_a_mistake_of_the_settings(tmp_path
 
     with pytest.raises(ConfigurationError, match=r"bus\.nats_ca_path"):
         NatsSecurity(ca_path=str(path)).tls_context()
+
+
+def test_a_cluster_tries_every_server_and_remembers_those_it_is_told_of() -> None:
+    cluster = Cluster("nats://a:1,tls://b:2", SAFE)
+    assert cluster.wants_tls
+    assert {server.host for server in cluster.attempts()} == {"a", "b"}
+
+    cluster.learn(["c:3", "a:1", "no address:x"])
+
+    tried = {server.host: server for server in cluster.attempts()}
+    assert set(tried) == {"a", "b", "c"}
+    assert len(cluster) == 3
+    assert cluster.latest in tried.values()
+
+
+def test_a_cluster_forgets_the_servers_it_was_told_of_first() -> None:
+    cluster = Cluster("nats://a:1", SAFE)
+
+    cluster.learn(f"10.0.0.{number}:1" for number in range(1, 100))
+
+    assert {server.host for server in cluster.attempts()} == {"a", *(f"10.0.0.{n}" for n in range(68, 100))}

@@ -17,9 +17,10 @@ import structlog
 from signal_manager.bus.base import Delivery, Outcome, Sender
 from signal_manager.bus.nats import wire
 from signal_manager.bus.nats.link import NatsLink
-from signal_manager.bus.nats.outbox import Addresses, Announcement, Outboxes, Sent
+from signal_manager.bus.nats.outbox import Announcement, Outboxes, Sent
 from signal_manager.bus.nats.routes import KNOWN, Ask, Dispatch, Envelope, Routes, Step, Tell
 from signal_manager.bus.nats.runs import Run, alone
+from signal_manager.bus.nats.subjects import Subjects
 from signal_manager.errors import InvalidRequestError, SignalManagerError, TooLargeError, UnavailableError
 from signal_manager.model import is_valid_name
 from signal_manager.observe.metrics import Metrics
@@ -54,7 +55,7 @@ class Batches:
     def __init__(
         self,
         link: NatsLink,
-        addresses: Addresses,
+        subjects: Subjects,
         *,
         ask: Callable[[str], None],
         timeout: float,
@@ -66,7 +67,7 @@ class Batches:
         self._timeout = timeout
         self._max_buffered = max_buffered
         self.routes = Routes()
-        self.outboxes = Outboxes(link, addresses, metrics, on_unsent=lambda number: self._lose(number, "cut off"))
+        self.outboxes = Outboxes(link, subjects, metrics, on_unsent=lambda number: self._lose(number, "cut off"))
         self._sent: dict[int, Sent] = self.outboxes.sent
         self.buffered = 0  # bytes of messages
         self._news = 0  # bytes of news

@@ -29,8 +29,9 @@ from signal_manager.bus.nats.protocol import (
     connect,
 )
 from signal_manager.bus.nats.servers import Server
+from signal_manager.bus.nats.subscriptions import Handler
 
-__all__ = ["Handler", "NatsConnection", "RefusedError", "TlsError"]
+__all__ = ["NatsConnection", "RefusedError", "TlsError"]
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +39,6 @@ log = structlog.get_logger(__name__)
 # after three intervals.
 _PING_INTERVAL = 2.0
 _PINGS_OUTSTANDING = 2
-
-Handler = Callable[[Arrival], None]
 
 
 class RefusedError(Exception):

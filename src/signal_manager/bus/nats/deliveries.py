@@ -11,6 +11,7 @@ from signal_manager.bus.nats import wire
 from signal_manager.bus.nats.batches import Batches
 from signal_manager.bus.nats.link import Arrival
 from signal_manager.bus.nats.routes import Envelope
+from signal_manager.bus.nats.traffic import traffic_of
 from signal_manager.errors import MalformedMessageError, SignalManagerError, UnavailableError
 from signal_manager.model import RoomId
 from signal_manager.observe.metrics import Metrics
@@ -36,9 +37,7 @@ class Deliveries:
     def __init__(self, subscribers: Mapping[str, Subscriber], batches: Batches, metrics: Metrics) -> None:
         self._subscribers = subscribers
         self._batches = batches
-        self._received_entries = metrics.bus_messages.labelled("in")
-        self._received_batches = metrics.bus_batches.labelled("in")
-        self._received_bytes = metrics.bus_bytes.labelled("in")
+        self._traffic = traffic_of(metrics, "in")
         self.on_news: NewsHandler = lambda room_id, news: None
         # Called before and after a batch of several messages, so that each client gets its messages in one write.
         self.before: Callable[[], None] = lambda: None
@@ -77,10 +76,10 @@ class Deliveries:
         # Answers and news are less urgent than messages to clients.
         for answer in batch.answers:
             self._batches.answered(answer)
-        self._received_batches.value += 1
-        self._received_bytes.value += len(message.data)
+        self._traffic.batches.value += 1
+        self._traffic.bytes.value += len(message.data)
         if places:
-            self._received_entries.value += places
+            self._traffic.entries.value += places
             is_awaited = batch.is_awaited or bool(unsettled)
             answer = wire.Answer(batch.number, unsettled)
             self._batches.outboxes.owe(batch.node_id, answer, is_awaited=is_awaited)

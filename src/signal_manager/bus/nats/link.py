@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import ssl
 from collections.abc import Callable
 from types import TracebackType
@@ -17,9 +16,10 @@ from typing import Self
 
 import structlog
 
-from signal_manager.bus.nats.connection import Handler, NatsConnection, RefusedError, TlsError
+from signal_manager.bus.nats.connection import NatsConnection, RefusedError, TlsError
 from signal_manager.bus.nats.protocol import CRLF, PUBLISH, Arrival, Complaint, Info, subscribe, unsubscribe
-from signal_manager.bus.nats.servers import NatsSecurity, Server, learned_server, servers_of
+from signal_manager.bus.nats.servers import Cluster, NatsSecurity, Server
+from signal_manager.bus.nats.subscriptions import Handler, Subscriptions
 from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
 
 __all__ = ["Arrival", "NatsLink", "NatsSecurity"]
@@ -39,8 +39,6 @@ _FAREWELL = 1.0
 _AFTERLIFE = 5.0
 # Bytes that may wait for the socket before publishing fails: what nats-server takes in its own queue for us is 64 MB.
 _MAX_PENDING = 16 * 1024 * 1024
-# Servers that are remembered although the settings do not name them: in some clusters, addresses change for ever.
-_MAX_LEARNED = 32
 
 # Why an attempt fails: no server answers, or the one that answers does not agree with the settings.
 _FAILURES = (OSError, RefusedError, TlsError, ConfigurationError)
@@ -66,9 +64,7 @@ class NatsLink:
         on_down: Callable[[], None] | None = None,
     ) -> None:
         self._security = security or NatsSecurity()
-        self._servers = servers_of(url, self._security)
-        self._learned: list[Server] = []
-        self._server = self._servers[0]  # the one that was tried last
+        self._cluster = Cluster(url, self._security)
         self._name = name
         self.on_up = on_up
         self.on_down = on_down
@@ -77,18 +73,14 @@ class NatsLink:
         self._connection: NatsConnection | None = None
         self._socket: asyncio.WriteTransport | None = None  # the connection's, while it may be written to
         self._last_error = ""
-        self._handlers: dict[str, Handler] = {}  # by subject
-        self._numbers: dict[str, bytes] = {}  # of subscriptions on this connection, by subject
-        self._by_number: dict[bytes, Handler] = {}
-        self._next_number = 1
+        self._subscriptions = Subscriptions()
         self._out: list[bytes] = []
         self._is_write_due = False
         self._keeper: asyncio.Task[None] | None = None
         self._is_lost = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        wants_tls = any(server.wants_tls for server in self._servers)
-        tls = self._security.tls_context() if wants_tls else None
+        tls = self._security.tls_context() if self._cluster.wants_tls else None
         try:
             await self._connect(tls)
         except _FAILURES as error:
@@ -115,19 +107,16 @@ class NatsLink:
 
         A subject that is subscribed to already keeps its handler.
         """
-        if subject not in self._handlers:
-            self._handlers[subject] = handler
-            if self.is_up:
-                self._subscribe(subject)
+        if self._subscriptions.add(subject, handler) and self.is_up:
+            self._subscribe(subject)
 
     def unsubscribe(self, subject: str) -> None:
         """End a subscription; one that is not there is no error."""
-        self._handlers.pop(subject, None)
-        number = self._numbers.pop(subject, None)
+        number = self._subscriptions.remove(subject)
         if number is not None and self.is_up:
             self._write(unsubscribe(number))
             # What has been sent here already is still to be answered, if only by saying that it is too late.
-            asyncio.get_running_loop().call_later(_AFTERLIFE, self._by_number.pop, number, None)
+            asyncio.get_running_loop().call_later(_AFTERLIFE, self._subscriptions.by_number.pop, number, None)
 
     def publish(self, subject: str, payload: bytes, reply: str = "") -> bool:
         """Send a message with the others of this turn of the loop; False when it cannot be sent."""
@@ -155,7 +144,7 @@ class NatsLink:
 
     async def drain(self, *, but: str) -> None:
         """End all subscriptions but one, and wait until everything has come that was sent to them before."""
-        for subject in [subject for subject in self._handlers if subject != but]:
+        for subject in [subject for subject in self._subscriptions if subject != but]:
             self.unsubscribe(subject)
         await self.flush()
 
@@ -188,11 +177,9 @@ class NatsLink:
                 self.on_up()
 
     async def _connect(self, tls: ssl.SSLContext | None) -> None:
-        """Connect to one of the servers, each of which has its own time, in any order: nodes spread over them."""
+        """Connect to one of the servers, each of which has its own time."""
         failure: Exception = OSError("no server is known")
-        servers = self._servers + self._learned
-        for server in random.sample(servers, len(servers)):
-            self._server = server
+        for server in self._cluster.attempts():
             try:
                 await self._connect_to(server, tls)
             except _FAILURES as error:
@@ -206,11 +193,12 @@ class NatsLink:
 
     async def _connect_to(self, server: Server, tls: ssl.SSLContext | None) -> None:
         self._out.clear()
-        self._numbers.clear()
-        self._by_number = {}
+        self._subscriptions.begin()
         self._is_lost.clear()
         self._last_error = ""
-        self._connection = connection = NatsConnection(self._by_number, on_event=self._on_event, on_lost=self._on_lost)
+        self._connection = connection = NatsConnection(
+            self._subscriptions.by_number, on_event=self._on_event, on_lost=self._on_lost
+        )
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 info = await connection.open(
@@ -221,7 +209,7 @@ class NatsLink:
                 )
                 self._socket = connection.transport
                 self._on_event(info)
-                for subject in self._handlers:
+                for subject in self._subscriptions:
                     self._subscribe(subject)
                 await self._flush(_FLUSH_TIMEOUT)
         except BaseException:
@@ -237,21 +225,14 @@ class NatsLink:
                 await self._connection.ping()
 
     def _subscribe(self, subject: str) -> None:
-        number = b"%d" % self._next_number
-        self._next_number += 1
-        self._numbers[subject] = number
-        self._by_number[number] = self._handlers[subject]
-        self._write(subscribe(subject.encode(), number))
+        self._write(subscribe(subject.encode(), self._subscriptions.number(subject)))
 
     def _on_event(self, event: Info | Complaint) -> None:
         if isinstance(event, Complaint):  # such as a subject that this user may not use
             log.error("nats-server complains", reason=event.reason)
             return
         self.max_payload = event.max_payload
-        for address in event.connect_urls or ():
-            server = learned_server(address, self._server, self._servers + self._learned)
-            if server is not None:
-                self._learned = [*self._learned[1 - _MAX_LEARNED :], server]
+        self._cluster.learn(event.connect_urls or ())
 
     def _on_lost(self, reason: str) -> None:
         self.is_up = False
@@ -281,7 +262,7 @@ class NatsLink:
         """Say what to do about a nats-server that cannot be used: a mistake in the settings, or one that is away."""
         if isinstance(error, SignalManagerError):
             return error
-        host, port = self._server.host, self._server.port
+        host, port = self._cluster.latest.host, self._cluster.latest.port
         reason = str(error) or type(error).__name__
         if isinstance(error, TlsError):
             return ConfigurationError(
@@ -292,8 +273,7 @@ class NatsLink:
                 f"nats-server at {host}:{port} refuses this node ({reason}): see bus.nats_url and "
                 "bus.nats_credentials_path"
             )
-        count = len(self._servers) + len(self._learned)
-        others = f", nor do the other {count - 1}" if count > 1 else ""
+        others = f", nor do the other {len(self._cluster) - 1}" if len(self._cluster) > 1 else ""
         return UnavailableError(
             f"no nats-server answers at {host}:{port} ({reason}){others}; start one with "
             f"`nats-server --addr {host} --port {port}`, or set bus.nats_url"

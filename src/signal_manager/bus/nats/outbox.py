@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import msgspec
 
@@ -18,23 +18,17 @@ from signal_manager.bus.nats import wire
 from signal_manager.bus.nats.link import NatsLink
 from signal_manager.bus.nats.routes import Envelope
 from signal_manager.bus.nats.runs import Run
+from signal_manager.bus.nats.subjects import Subjects
+from signal_manager.bus.nats.traffic import traffic_of
 from signal_manager.observe.metrics import Metrics
 
-__all__ = ["Addresses", "Announcement", "Item", "Outboxes", "Sent"]
+__all__ = ["Announcement", "Item", "Outboxes", "Sent"]
 
 # The most signals per millisecond that are sent at once instead of at the end of the turn.
 _MOST_LONE = 4
 # Seconds that the answer to a batch waits for other entries: a message of its own costs as much as the batch.
 _ANSWER_SOON = 0.001
 _ANSWER_LATER = 0.05
-
-
-class Addresses(NamedTuple):
-    """The subjects of batches and replies, and this node's name."""
-
-    node_id: str
-    inbox: Callable[[str], str]  # of another node
-    reply_to: Callable[[str], str]  # this node's subject for replies, by token
 
 
 class Announcement(msgspec.Struct, eq=False):
@@ -82,13 +76,12 @@ class Outboxes:
     """
 
     def __init__(
-        self, link: NatsLink, addresses: Addresses, metrics: Metrics, *, on_unsent: Callable[[int], None]
+        self, link: NatsLink, subjects: Subjects, metrics: Metrics, *, on_unsent: Callable[[int], None]
     ) -> None:
         self._link = link
-        self._inbox = addresses.inbox
-        self._node_id = addresses.node_id
+        self._subjects = subjects
         # nats-server answers to this subject if no node listens to the batch's subject any more.
-        self._reply_to = addresses.reply_to("b").encode()
+        self._reply_to = subjects.reply_to("b").encode()
         self._on_unsent = on_unsent
         self._boxes: dict[str, _Outbox] = {}  # by node
         self._full: list[_Outbox] = []  # those that are not empty
@@ -101,9 +94,7 @@ class Outboxes:
         # Numbers are never reused, even after a restart: a late answer must not confirm another batch.
         self._numbers = itertools.count(secrets.randbits(48))
         self.sent: dict[int, Sent] = {}  # batches without an answer, by number
-        self._entries = metrics.bus_messages.labelled("out")
-        self._batches = metrics.bus_batches.labelled("out")
-        self._bytes = metrics.bus_bytes.labelled("out")
+        self._traffic = traffic_of(metrics, "out")
 
     def put(self, node_id: str, item: Item) -> None:
         """Send an item to a node soon."""
@@ -172,7 +163,7 @@ class Outboxes:
         """Return a node's outbox."""
         box = self._boxes.get(node_id)
         if box is None:
-            box = self._boxes[node_id] = _Outbox(node_id, self._inbox(node_id).encode())
+            box = self._boxes[node_id] = _Outbox(node_id, self._subjects.batches(node_id).encode())
         return box
 
     def _put(self, box: _Outbox, item: Item, *, is_awaited: bool) -> None:
@@ -245,13 +236,14 @@ class Outboxes:
         if not (entries or answers):
             return
         number = next(self._numbers)
-        batch = wire.encode(wire.Batch(wire.VERSION, number, is_awaited, self._node_id, answers, entries))
+        batch = wire.encode(wire.Batch(wire.VERSION, number, is_awaited, self._subjects.node_id, answers, entries))
         reply_to = b""
         if items:
             self.sent[number] = Sent(box.node_id, items, asyncio.get_running_loop().time(), is_awaited)
             reply_to = b"%b%d" % (self._reply_to, number)
-        self._entries.value += places
-        self._batches.value += 1
-        self._bytes.value += len(batch)
+        traffic = self._traffic
+        traffic.entries.value += places
+        traffic.batches.value += 1
+        traffic.bytes.value += len(batch)
         if not self._link.put(box.subject, reply_to, batch):
             self._on_unsent(number)

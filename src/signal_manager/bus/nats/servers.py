@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import random
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -13,9 +14,11 @@ from urllib.parse import unquote, urlsplit
 from signal_manager.bus.nats.protocol import Info, SignIn, read_credentials
 from signal_manager.errors import ConfigurationError
 
-__all__ = ["NatsSecurity", "Server", "learned_server", "servers_of"]
+__all__ = ["Cluster", "NatsSecurity", "Server", "learned_server", "servers_of"]
 
 _DEFAULT_PORT = 4222
+# Servers that are remembered although the settings do not name them: in some clusters, addresses change for ever.
+_MAX_LEARNED = 32
 
 
 class NatsSecurity(NamedTuple):
@@ -138,3 +141,44 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+class Cluster:
+    """The servers that can be connected to: those of the settings, and those that they told of.
+
+    Args:
+        urls: `bus.nats_url`.
+
+    Attributes:
+        latest: the server that was tried last.
+
+    Raises:
+        ConfigurationError: an address is wrong.
+    """
+
+    def __init__(self, urls: str, security: NatsSecurity) -> None:
+        self._named = servers_of(urls, security)
+        self._learned: list[Server] = []
+        self.latest = self._named[0]
+
+    def __len__(self) -> int:
+        return len(self._named) + len(self._learned)
+
+    @property
+    def wants_tls(self) -> bool:
+        """Whether a server of the settings has to use TLS."""
+        return any(server.wants_tls for server in self._named)
+
+    def attempts(self) -> Iterator[Server]:
+        """Yield all servers, in any order, because nodes spread over them."""
+        servers = self._named + self._learned
+        for server in random.sample(servers, len(servers)):
+            self.latest = server
+            yield server
+
+    def learn(self, addresses: Iterable[str]) -> None:
+        """Remember the servers that the latest one has told of."""
+        for address in addresses:
+            server = learned_server(address, self.latest, self._named + self._learned)
+            if server is not None:
+                self._learned = [*self._learned[1 - _MAX_LEARNED :], server]
