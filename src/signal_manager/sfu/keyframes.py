@@ -1,7 +1,7 @@
-"""Where a picture can begin: finds the first packet of a key frame in each codec's RTP payload.
+"""Finds the first packet of a key frame in each codec's RTP payload.
 
-Neighbours: `forwarding` asks only while a subscriber waits to be switched to another stream, so that it begins with
-something that can be decoded. Nothing here decodes: each codec says it in its first bytes.
+Neighbours: `forwarding` asks only while a subscriber waits for a switch to another stream, because a decoder can only
+start with a key frame. The first bytes of the payload show it in every codec, so nothing is decoded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["starts_key_frame"]
 
 
 def starts_key_frame(codec: str, payload: bytes) -> bool:
-    """Say whether a decoder can start with this payload; for audio and unknown codecs every payload will do.
+    """Return whether a decoder can start with this payload; for audio and unknown codecs it always can.
 
     Args:
         codec: the encoding name of the rtpmap, in lower case.
@@ -23,7 +23,7 @@ def starts_key_frame(codec: str, payload: bytes) -> bool:
         return True
     try:
         return look(payload)
-    except IndexError:  # too short to say anything
+    except IndexError:  # too short to tell
         return False
 
 

@@ -1,8 +1,8 @@
-"""Offer and answer of one session: its m-sections in their order, and whose turn it is (RFC 3264, RFC 8829).
+"""Offer and answer of one session: its m-sections, and the side that must answer next (RFC 3264, RFC 8829).
 
-Neighbours: `sdp` reads and writes the text, `sessions` says which sections carry tracks. Pure: no I/O and no clock.
-A section keeps its place for ever; one that was rejected is used again under a new mid, and one that both sides left
-inactive under its own.
+Neighbours: `sdp` reads and writes the text, `sessions` decides which sections carry tracks. Pure: no I/O and no clock.
+A section keeps its position for ever. A rejected section is used again under a new mid; a section that both sides left
+inactive is used again under its own mid.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ from signal_manager.sfu.sdp import (
 
 __all__ = ["Negotiation", "Sending", "match_codec", "new_outgoing"]
 
-# RFC 3551 and RFC 5761 leave these to dynamic payload types; the second range is for when the first is used up.
+# Dynamic payload types (RFC 3551, RFC 5761); the second range is used when the first is full.
 _DYNAMIC_PAYLOAD_TYPES: tuple[int, ...] = (*range(96, 128), *range(35, 64))
-# Chromium's own, so that what it offers later agrees with what the SFU offered.
+# Chromium's own ids, so that its later offers agree with the SFU's.
 _USUAL_EXTENSION_IDS = {"send time": 2, "transport number": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """What the SFU wants to send on one section of a client's offer."""
+    """The stream that the SFU is to send on one section of a client's offer."""
 
     outgoing: Outgoing
     codec: Codec
 
 
 def match_codec(wanted: Codec, offered: Collection[Codec]) -> Codec | None:
-    """Return the offered codec that is the wanted one, under the offer's payload types."""
+    """Return the offered codec that equals the wanted one, with the offer's payload types."""
     return next((codec for codec in offered if codec.key == wanted.key), None)
 
 
 def new_outgoing(stream_id: str, track_id: str) -> Outgoing:
-    """Return a new stream of the SFU's, with SSRCs of its own."""
+    """Return a new outgoing stream with random SSRCs."""
     ssrc = secrets.randbelow(0xFFFF0000) + 0x100
     return Outgoing(ssrc=ssrc, rtx_ssrc=ssrc + 1, stream_id=stream_id, track_id=track_id)
 
 
 class Negotiation:
-    """The m-sections of one session and the offer, if any, that waits for its answer."""
+    """The m-sections of one session, and whether an offer of the SFU waits for its answer."""
 
     def __init__(self, *, max_sections: int) -> None:
         self.sections: list[Section] = []
         self.has_pending_offer = False
-        self.is_established = False  # one offer has been answered, by either side
+        self.is_established = False  # whether either side has answered an offer
         self._max_sections = max_sections
         self._version = 0
         self._origin = secrets.randbits(62)
@@ -65,7 +65,7 @@ class Negotiation:
         self._taken_extension_ids: set[int] = set()
 
     def section(self, mid: str) -> Section | None:
-        """Return the live section of this mid."""
+        """Return the section of this mid, or None if there is none or it is rejected."""
         return next((s for s in self.sections if s.mid == mid and not s.is_rejected), None)
 
     @property
@@ -81,10 +81,10 @@ class Negotiation:
     # -- the client offers ---------------------------------------------------------------------------------------------
 
     def check_offer(self, offer: Description) -> None:
-        """Refuse an offer that does not continue what was negotiated before.
+        """Refuse an offer that does not continue the earlier negotiation.
 
         Raises:
-            RefusedError: an offer of ours waits for its answer, or m-sections were dropped, moved or changed.
+            RefusedError: an offer of the SFU waits for its answer, or m-sections were dropped, moved or changed.
         """
         if self.has_pending_offer:
             raise bad_description("an offer of the SFU waits for its answer: send that to /renegotiate first")
@@ -101,12 +101,12 @@ class Negotiation:
     def apply_offer(
         self, offer: Description, *, receive: Collection[str], send: Mapping[str, Sending]
     ) -> list[tuple[Section, RemoteSection]]:
-        """Take over an offer that was checked, and return our sections beside the client's.
+        """Apply a checked offer; return pairs of the SFU's section and the client's.
 
         Args:
             offer: the client's offer.
             receive: mids of tracks that the client publishes.
-            send: by mid, what the SFU sends on sections that do not carry anything of its yet.
+            send: by mid, the streams that the SFU starts to send.
         """
         for position, remote in enumerate(offer.sections):
             if position >= len(self.sections):
@@ -133,7 +133,7 @@ class Negotiation:
         elif is_new:
             section.codecs = remote.codecs[:1]
         else:
-            # The answer names the codec as this offer does: its payload type may have moved.
+            # The answer uses this offer's payload type for the codec, which may differ from the earlier one.
             section.codecs = tuple(filter(None, (match_codec(c, remote.codecs) for c in section.codecs[:1])))
         if not section.codecs:
             section.codecs = remote.codecs[:1]
@@ -145,7 +145,7 @@ class Negotiation:
     # -- the SFU offers ------------------------------------------------------------------------------------------------
 
     def open_sending(self, kind: str, codec: Codec, outgoing: Outgoing) -> Section:
-        """Return a section, a closed one where there is one, on which the next offer sends."""
+        """Return a section on which the next offer sends; a closed one is used again."""
         section = self._free_section(kind)
         section.codecs = (self._with_payload_types(codec),)
         section.outgoing, section.sends, section.receives = outgoing, True, False
@@ -153,7 +153,7 @@ class Negotiation:
         return section
 
     def open_receiving(self, kind: str, codecs: Collection[Codec], outgoing: Outgoing | None) -> Section:
-        """Return a section on which the next offer asks the client to send, and may send itself."""
+        """Return a section on which the next offer asks the client to send; with `outgoing` the SFU sends too."""
         section = self._free_section(kind)
         section.codecs = tuple(self._with_payload_types(codec) for codec in codecs)
         section.outgoing, section.sends, section.receives = outgoing, outgoing is not None, True
@@ -163,20 +163,20 @@ class Negotiation:
         return section
 
     def open_data(self) -> Section:
-        """Return the section of the data channels, new in the next offer."""
+        """Return a new section for the data channels in the next offer."""
         section = self._append(Section(self._new_mid(), "application", "UDP/DTLS/SCTP"))
         section.is_settled = False
         return section
 
     def offered(self) -> None:
-        """Wait for the client's answer from now on."""
+        """Note that the client has an offer to answer."""
         self.has_pending_offer = True
 
     def apply_answer(self, answer: Description) -> list[tuple[Section, RemoteSection]]:
-        """Take over the client's answer, and return our sections beside the client's.
+        """Apply the client's answer; return pairs of the SFU's section and the client's.
 
         Raises:
-            RefusedError: no offer waits for an answer, or this one answers another offer.
+            RefusedError: no offer waits for an answer, or the answer does not fit the offer.
         """
         if not self.has_pending_offer:
             raise bad_description("no offer of the SFU waits for an answer")
@@ -236,7 +236,7 @@ class Negotiation:
                 return mid
 
     def _remember(self, remote: RemoteSection) -> None:
-        """Keep the client's payload types, so that our offers never give one of them another meaning."""
+        """Note the client's payload types, so that the SFU's offers never give one of them another meaning."""
         for codec in remote.codecs:
             self._payload_types.setdefault(codec.key, codec)
         self._taken_extension_ids |= remote.extension_ids
@@ -244,7 +244,7 @@ class Negotiation:
             self._extension_ids.setdefault(name, number)
 
     def _extension_id(self, name: str) -> int | None:
-        """Return the id of a header extension, which has one meaning in all sections (RFC 8285, 5)."""
+        """Return the id of a header extension, the same in all sections (RFC 8285, 5); None if no id is free."""
         known = self._extension_ids.get(name)
         if known is None:
             free = (n for n in (_USUAL_EXTENSION_IDS[name], *range(1, 15)) if n not in self._taken_extension_ids)
@@ -255,7 +255,7 @@ class Negotiation:
         return known if known is not None and known < 15 else None
 
     def _with_payload_types(self, codec: Codec) -> Codec:
-        """Return a publisher's codec under payload types that are free, or have that meaning, in this session."""
+        """Return a publisher's codec with payload types that mean the same, or are free, in this session."""
         known = self._payload_types.get(codec.key)
         used = {c.payload_type for c in self._payload_types.values()}
         used |= {c.rtx_payload_type for c in self._payload_types.values() if c.rtx_payload_type is not None}

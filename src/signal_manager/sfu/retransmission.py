@@ -1,8 +1,8 @@
-"""Lost packets: what the SFU keeps to send again, what it lacks itself, and how much of that anybody may ask for.
+"""Lost packets: the SFU's cache for receivers, the packets it lacks itself, and the limit on retransmissions.
 
-Neighbours: a layer in `forwarding` has one cache and one list of what it misses; `congestion` has each receiver's
-allowance. A receiver's NACK is answered from the cache and never reaches the publisher, who is asked once for what the
-SFU lacks, however many receivers lack it too.
+Neighbours: each layer in `forwarding` has a cache and a list of missing packets; `congestion` has each receiver's
+allowance. The SFU answers a receiver's NACK from the cache and never passes it to the publisher. It asks the publisher
+once for a packet that it lacks itself, however many receivers lack it too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 
 __all__ = ["Allowance", "MissingPackets", "PacketCache"]
 
-# A gap beyond this is a stream that began anew: nobody sends so much again.
+# A larger gap means that the stream restarted; no sender would retransmit so many packets.
 _LARGEST_GAP = 256
 
 
@@ -19,8 +19,8 @@ class PacketCache:
     """The last packets of one layer, by sequence number.
 
     Args:
-        max_bytes: payload that is kept at most.
-        max_age: how long a packet is kept (s).
+        max_bytes: the most payload to keep.
+        max_age: seconds that a packet is kept.
     """
 
     def __init__(self, *, max_bytes: int, max_age: float) -> None:
@@ -35,18 +35,18 @@ class PacketCache:
         return len(self._packets)
 
     def __contains__(self, sequence: int) -> bool:
-        """Say whether this packet is kept."""
+        """Return whether this packet is kept."""
         return sequence in self._packets
 
     def put(self, sequence: int, header: bytes, body: bytes, now: float, *, is_late: bool = False) -> None:
-        """Keep a packet that is not kept yet.
+        """Add a packet unless it is kept already.
 
         Args:
             sequence: its number, 16 bits.
             header: its fixed header (12 bytes).
             body: its payload.
             now: `time.monotonic()`.
-            is_late: whether the ones behind it were sent on before it.
+            is_late: whether later packets were forwarded before it.
         """
         order = self._order
         self._packets[sequence] = (header, body, float("inf") if is_late else now)
@@ -57,14 +57,14 @@ class PacketCache:
             self._drop_oldest()
 
     def get(self, sequence: int) -> tuple[bytes, bytes, float] | None:
-        """Return the header and the payload of a packet, and when it was sent on in its turn; None if it is not kept.
+        """Return the header and the payload of a packet, and when it was forwarded; None if it is not kept.
 
-        For one that was late that time is infinite: others noticed that it was missing before it was sent on.
+        The time of a late packet is infinite, because receivers noticed the gap before it was forwarded.
         """
         return self._packets.get(sequence)
 
     def expire(self, now: float) -> None:
-        """Drop what is too old, for a layer that stopped."""
+        """Drop packets that are too old; a layer that stopped adds none that would push them out."""
         while self._order and self._order[0][2] < now - self._max_age:
             self._drop_oldest()
 
@@ -81,17 +81,17 @@ class PacketCache:
 
 
 class MissingPackets:
-    """What the SFU lacks of one layer: when it asked the publisher for it, and how often.
+    """The packets of one layer that the SFU lacks, with the times of its requests to the publisher.
 
     Args:
-        interval: the time between two requests for the same packet (s).
-        max_requests: how often a packet is asked for before it is given up.
+        interval: seconds between two requests for the same packet.
+        max_requests: the number of requests after which a packet is given up.
     """
 
     def __init__(self, *, interval: float, max_requests: int) -> None:
         self._interval = interval
         self._max_requests = max_requests
-        self._requests: dict[int, tuple[int, float]] = {}  # sequence number -> how often asked for, and when last
+        self._requests: dict[int, tuple[int, float]] = {}  # sequence number -> number of requests, time of the last one
         self.due = float("inf")  # when to ask again
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class MissingPackets:
         return len(self._requests)
 
     def skipped(self, sequence: int, count: int, now: float) -> list[int]:
-        """Take note that `count` numbers from `sequence` on were skipped, and return those to ask for now."""
+        """Note that `count` numbers from `sequence` on are missing; return those to request now."""
         if len(self._requests) + count > _LARGEST_GAP:
             self.clear()
         if count > _LARGEST_GAP:
@@ -110,11 +110,11 @@ class MissingPackets:
         return lost
 
     def came(self, sequence: int) -> None:
-        """Stop asking for a packet."""
+        """Note that a packet has arrived."""
         self._requests.pop(sequence, None)
 
     def ask_again(self, now: float) -> list[int]:
-        """Return what to ask for once more, giving up what was asked for too often."""
+        """Return the packets to request again; give up those requested too often."""
         asked, left = [], {}
         for sequence, (count, at) in self._requests.items():
             if now - at < self._interval:
@@ -127,13 +127,13 @@ class MissingPackets:
         return asked
 
     def clear(self) -> None:
-        """Miss nothing any more."""
+        """Forget all missing packets."""
         self._requests.clear()
         self.due = float("inf")
 
 
 class Allowance:
-    """A token bucket: `burst` at once, and `rate` a second in the long run."""
+    """A token bucket: at most `burst` at once, and `rate` per second in the long run."""
 
     def __init__(self, *, rate: float, burst: float) -> None:
         self.rate = rate
@@ -142,7 +142,7 @@ class Allowance:
         self._at = float("-inf")
 
     def take(self, amount: float, now: float) -> bool:
-        """Use some of it, and say whether there was enough."""
+        """Take an amount; return False and take nothing if there is not enough."""
         self._left = min(self.burst, self._left + max(0.0, now - self._at) * self.rate)
         self._at = now
         if self._left < amount:

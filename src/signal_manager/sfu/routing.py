@@ -1,7 +1,7 @@
-"""One session's RTP and RTCP: which layer a packet belongs to, and what receivers and senders report.
+"""RTP and RTCP of one session: assigns packets to layers, and acts on receiver and sender reports.
 
-Neighbours: `dtls` hands over packets in clear, `forwarding` sends them on. A stream is known by the SSRC its SDP
-signalled, or else by the MID and RID extensions of its first packets (RFC 8843, 9.2 and RFC 8852).
+Neighbours: `dtls` passes in decrypted packets, `forwarding` sends them on. A stream is identified by the SSRC in its
+SDP, or else by the MID and RID extensions of its first packets (RFC 8843, 9.2 and RFC 8852).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _MAX_REPORTS = 31
 
 
 class MediaRouter:
-    """The tracks of one session, by what its packets carry."""
+    """Routes the packets of one session to its tracks."""
 
     def __init__(self, *, send_rtcp: SendPacket, settings: SfuSettings, counters: Counters) -> None:
         self.publications: dict[str, Publication] = {}  # by mid
@@ -57,8 +57,8 @@ class MediaRouter:
         self._counters = counters
         self.receiver = Receiver(settings, time.monotonic())
         self._arrivals = ArrivalFeedback(REPORTER_SSRC)
-        self._number_id = 0  # the header extension with the transport-wide number; 0 where there is none
-        self._routes: dict[int, tuple[Layer, bool]] = {}  # SSRC -> layer, and whether these are retransmissions
+        self._number_id = 0  # id of the header extension with the transport-wide number; 0 if there is none
+        self._routes: dict[int, tuple[Layer, bool]] = {}  # SSRC -> layer, and whether the SSRC carries retransmissions
         self._by_ssrc: dict[int, Subscription] = {}
         self._extensions: dict[int, str] = {}
 
@@ -67,14 +67,14 @@ class MediaRouter:
     def publish(
         self, publication: Publication, *, ssrc: int | None, rtx_ssrc: int | None, extensions: dict[int, str]
     ) -> None:
-        """Begin to receive a track."""
+        """Add a track that this session's client sends."""
         self.publications[publication.mid] = publication
         self._extensions |= extensions
         self._number_id = next((n for n, name in self._extensions.items() if name == "transport number"), 0)
         self.signal(publication, ssrc=ssrc, rtx_ssrc=rtx_ssrc)
 
     def signal(self, publication: Publication, *, ssrc: int | None, rtx_ssrc: int | None) -> None:
-        """Learn the SSRCs that a description names for a track without layers."""
+        """Bind the SSRCs that a description names for a track without layers."""
         layer = publication.layers.get("")
         if layer is None:
             return
@@ -84,7 +84,7 @@ class MediaRouter:
             self._bind(layer, rtx_ssrc, is_rtx=True)
 
     def unpublish(self, mid: str) -> bool:
-        """Stop receiving the track of this mid, and say whether there was one."""
+        """End the publication of this mid; return whether there was one."""
         publication = self.publications.pop(mid, None)
         if publication is None:
             return False
@@ -94,12 +94,12 @@ class MediaRouter:
         return True
 
     def subscribe(self, mid: str, subscription: Subscription) -> None:
-        """Begin to send a track."""
+        """Add a track that this session's client receives."""
         self.subscriptions[mid] = subscription
         self._by_ssrc[subscription.ssrc] = subscription
 
     def unsubscribe(self, mid: str) -> bool:
-        """Stop sending the track of this mid, and say whether there was one."""
+        """End the subscription of this mid; return whether there was one."""
         subscription = self.subscriptions.pop(mid, None)
         if subscription is None:
             return False
@@ -109,7 +109,7 @@ class MediaRouter:
         return True
 
     def close(self) -> None:
-        """Let go of every track."""
+        """Close every track."""
         for mid in list(self.publications):
             self.unpublish(mid)
         for mid in list(self.subscriptions):
@@ -118,7 +118,7 @@ class MediaRouter:
     # -- RTP -----------------------------------------------------------------------------------------------------------
 
     def receive_rtp(self, packet: bytes) -> None:
-        """Send one packet of this session's client on to its subscribers."""
+        """Forward one packet of this session's client to its subscribers."""
         counters = self._counters
         counters.packets_received += 1
         counters.bytes_received += len(packet)
@@ -143,16 +143,16 @@ class MediaRouter:
         body = packet[header:]
         if is_rtx:
             if len(body) < 2 or packet[0] & 0x20:
-                return  # padding that probes for bandwidth retransmits nothing
-            # RFC 4588, 4: the packet's own number comes before its payload.
+                return  # padding, which probes for bandwidth, retransmits nothing
+            # RFC 4588, 4: the original sequence number precedes the payload.
             packet, body = packet[:2] + body[:2] + packet[4:12], body[2:]
         if not layer.take(packet[:12], body, now):
-            return  # it came before: a publisher that probes for bandwidth sends again what nobody lost
+            return  # a duplicate: a publisher repeats packets to probe for bandwidth
         if not layer.publication.has_packets:
             layer.is_flowing = True
             layer.publication.begin()
         timed = send_time(now) + body if layer.publication.kind == "video" else body
-        # A copy, because a switch takes subscribers out of lists while they are walked.
+        # A copy, because switching layers removes subscribers from the list during the loop.
         for subscription in tuple(layer.subscribers):
             subscription.forward(layer, packet, body, timed, now)
 
@@ -161,7 +161,7 @@ class MediaRouter:
             self._send_rtcp(message)
 
     def _learn(self, packet: bytes, extension: bytes) -> tuple[Layer, bool] | None:
-        """Find out where an unknown SSRC belongs; a stream nobody negotiated belongs nowhere."""
+        """Bind an unknown SSRC to a layer; return None for a stream that was not negotiated."""
         payload_type = packet[1] & 0x7F
         try:
             profile = int.from_bytes(extension[:2], "big")
@@ -180,7 +180,7 @@ class MediaRouter:
         layer = publication.layers.get(rid if publication.is_simulcast else "")
         if layer is None:
             return None
-        # What a publication that was closed by force still sends must not be taken for another's of the same codec.
+        # A publication closed by force may still send; its packets must not pass for another track of the same codec.
         if "mid" not in names and (layer.rtx_ssrc if is_rtx else layer.ssrc) is not None:
             return None
         ssrc = int.from_bytes(packet[8:12], "big")
@@ -218,7 +218,7 @@ class MediaRouter:
     # -- RTCP ----------------------------------------------------------------------------------------------------------
 
     def receive_rtcp(self, data: bytes) -> None:
-        """Act on one compound packet of this session's client; one that cannot be read is ignored."""
+        """Act on one compound RTCP packet of this session's client; ignore one that is malformed."""
         try:
             packets = RtcpPacket.parse(data)
         except (ValueError, struct.error, IndexError):
@@ -238,7 +238,7 @@ class MediaRouter:
                     route[0].take_sender_report(info, now)
             case RtcpPsfbPacket(fmt=fmt) if fmt in (RTCP_PSFB_PLI, RTCP_PSFB_FIR):
                 media_ssrc = packet.media_ssrc
-                if fmt == RTCP_PSFB_FIR and len(packet.fci) >= 4:  # it names the source in its entry (RFC 5104, 4.3.1)
+                if fmt == RTCP_PSFB_FIR and len(packet.fci) >= 4:  # FIR names the source in its entry (RFC 5104, 4.3.1)
                     media_ssrc = int.from_bytes(packet.fci[:4], "big")
                 subscription = self._by_ssrc.get(media_ssrc)
                 if subscription is not None:
@@ -257,14 +257,14 @@ class MediaRouter:
                 pass
 
     def _take_reports(self, reports: list[RtcpReceiverInfo]) -> None:
-        """Take note of how much sound the client misses; of pictures that is known from what it asks for again."""
+        """Note the share of audio packets that the client lost; for video, its NACKs show the loss."""
         for report in reports:
             subscription = self._by_ssrc.get(report.ssrc)
             if subscription is not None and not subscription.is_reported:
                 self.receiver.take_loss(report.fraction_lost / 256)
 
     def tick(self, now: float) -> None:
-        """Look at what the client receives, and report on what it sends, with the most that it may send."""
+        """Evaluate the client's reception, and send it a report and a maximum bit rate for what it sends."""
         self.receiver.evaluate(self.subscriptions.values(), now)
         layers = []
         for publication in self.publications.values():

@@ -1,8 +1,8 @@
-"""One session: a client's PeerConnection with its transport, its tracks, and Cloudflare's rules for changing them.
+"""One session: a client's peer connection, its tracks, and Cloudflare's rules for changing them.
 
-Neighbours: `http` calls it, `connection` is its transport, `tracks` and `datachannels` are what flows. A request waits
-first, for the transport or for a publisher's packets, and then checks and changes everything without awaiting: requests
-that overlap meet a consistent session, and the one that comes second is refused.
+Neighbours: `http` calls it, `connection` is its transport, `tracks` and `datachannels` are its media and channels. A
+request first waits for the transport or for a publisher's packets. Then it checks and changes everything without
+awaiting, so overlapping requests see a consistent session, and the later one is refused.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ELSEWHERE = ItemError(
 _EMPTY = ItemError("empty_track_error", "No packets arrived for this track")
 _ALREADY_CLOSED = ItemError("close_track_error", "Track doesn't exist or was already closed")
 _VIDEO_FEEDBACK = ("nack", "nack pli", "ccm fir", "goog-remb", "transport-cc")
-# What an offer of the SFU asks a client to send (case E of tracks/new).
+# The codecs that an offer of the SFU asks a client to send (case E of tracks/new).
 _OFFERED_CODECS = {
     "audio": (Codec(111, "opus", "opus/48000/2", "minptime=10;useinbandfec=1", ("transport-cc",)),),
     "video": tuple(
@@ -63,7 +63,7 @@ _OFFERED_CODECS = {
 
 
 class Session:
-    """One client of the SFU."""
+    """One client of the SFU, with its tracks and data channels."""
 
     def __init__(
         self, session_id: str, *, resources: Resources, sessions: Mapping[str, Session], room: str = ""
@@ -76,7 +76,7 @@ class Session:
         self._settings = settings
         self._load = resources.load
         self._sessions = sessions
-        self._asked: dict[str, str] = {}  # mid -> name of the track that our pending offer asks the client to send
+        self._asked: dict[str, str] = {}  # mid -> name of a track that the SFU's pending offer asks the client to send
         self._allowance = float(settings.requests_per_second)
         self._connection = Connection(resources, on_connected=self._connected)
         self.channels = DataChannels(self._connection.transport, settings=settings, counters=resources.counters)
@@ -92,11 +92,11 @@ class Session:
 
     @property
     def is_connected(self) -> bool:
-        """Say whether packets can flow now."""
+        """Whether packets can flow now."""
         return self._connection.is_connected
 
     async def is_back(self) -> bool:
-        """Wait for a client that was connected and is not now, and say whether it came back."""
+        """Return whether the client is usable; wait for one that has lost its connection to come back."""
         if self._connection.is_lost:
             try:
                 await self._connection.ready()
@@ -105,31 +105,33 @@ class Session:
         return True
 
     def is_expired(self, now: float) -> bool:
-        """Say whether the session is over."""
+        """Return whether the session is over."""
         return self._connection.is_expired(now, last_request=self.last_request)
 
     def admit(self, now: float) -> None:
-        """Take note of a request.
+        """Count a request against the session's rate.
 
         Raises:
-            RefusedError: there were more of them than one session may make.
+            RefusedError: the session exceeds its rate.
         """
         rate = float(self._settings.requests_per_second)
         self._allowance = min(rate, self._allowance + (now - self.last_request) * rate)
         self.last_request = now
         if self._allowance < 1:
             raise RefusedError(
-                429, "rate_limited", f"more than {self._settings.requests_per_second} requests in a second"
+                429,
+                "rate_limited",
+                f"expected at most {self._settings.requests_per_second} requests per second in a session",
             )
         self._allowance -= 1
 
     def tick(self, now: float) -> None:
-        """Report, collect tracks that nobody feeds, and close channels that nobody acknowledged."""
+        """Send RTCP reports; close publications without packets and channels that the client did not acknowledge."""
         self.tracks.tick(now)
         self.channels.tick(now)
 
     async def close(self) -> None:
-        """Let go of everything, telling the client."""
+        """Close all tracks and channels and the connection; the client is told."""
         self.tracks.close()
         await self.channels.stop()
         await self._connection.close()
@@ -141,7 +143,7 @@ class Session:
     # -- requests ------------------------------------------------------------------------------------------------------
 
     async def new_tracks(self, request: TracksRequest) -> TracksResponse:
-        """Publish or pull (cases A to H of tracks/new)."""
+        """Publish or pull tracks (cases A to H of tracks/new)."""
         tracks = request.tracks or []
         locations = {track.location for track in tracks}
         if len(tracks) > self._settings.max_tracks_per_request:
@@ -200,7 +202,7 @@ class Session:
         return None
 
     def _ask_to_push(self, tracks: list[TrackObject]) -> TracksResponse:
-        """Make the offer with which a client publishes (case E)."""
+        """Return an offer that asks the client to publish (case E)."""
         if any(track.kind is None or track.track_name is None for track in tracks):
             raise invalid_params(
                 "without a sessionDescription every local track is expected to have kind and trackName"
@@ -257,7 +259,7 @@ class Session:
     def _pull_into_offer(
         self, pairs: list[tuple[TrackObject, Publication | ItemError]], offer: Description
     ) -> TracksResponse:
-        """Send on recvonly m-sections of the client's own offer (case D)."""
+        """Pull tracks on the recvonly m-sections of the client's offer (case D)."""
         free = [
             section
             for section in offer.sections
@@ -290,7 +292,7 @@ class Session:
         )
 
     def _reuse(self, track: TrackObject, source: Publication) -> TrackObject | None:
-        """Send a publication on a section that already sends (case F); no description changes."""
+        """Pull a track on a section that already sends (case F); no description changes."""
         mid = self._mid_of(track.mid or "")
         section = self._connection.negotiation.section(mid)
         if section is None or section.outgoing is None or not section.sends:
@@ -308,12 +310,12 @@ class Session:
         return None
 
     def _mid_of(self, mid: str) -> str:
-        """Return the mid itself, or the one of a local track that is named with a leading #."""
+        """Resolve `#name`, which means a local track, to its mid; return any other mid as it is."""
         publication = self.tracks.published.get(mid[1:]) if mid.startswith("#") else None
         return mid if publication is None else publication.mid
 
     async def _find(self, track: TrackObject) -> Publication | ItemError:
-        """Return the publication once it has packets."""
+        """Return the publication that a track names, once it has packets."""
         session = self._sessions.get(track.session_id or "")
         publication = session.tracks.published.get(track.track_name or "") if session is not None else None
         if session is None and not (track.session_id or "").startswith(self._prefix):
@@ -326,11 +328,11 @@ class Session:
                     await publication.first_packet.wait()
             except TimeoutError:
                 return _EMPTY if session.is_connected else _NOT_FOUND
-        # It may have ended meanwhile, or another may have taken its name.
+        # The publication may have ended meanwhile, or another one may have its name.
         return publication if session.tracks.published.get(track.track_name or "") is publication else _NOT_FOUND
 
     async def renegotiate(self, description: SessionDescription) -> SessionDescription | None:
-        """Take the client's answer; an offer is answered, which is how a client restarts ICE."""
+        """Apply the client's answer, or answer its offer; a client restarts ICE by an offer."""
         if description.type == "offer":
             await self._connection.ready()
             self.tracks.apply_offer(self._connection.read_offer(description))
@@ -344,7 +346,7 @@ class Session:
         return None
 
     async def close_tracks(self, request: CloseRequest) -> TracksResponse:
-        """Close tracks, with a negotiation or by force."""
+        """Close tracks by negotiation, or at once with `force`."""
         mids = [track.mid for track in request.tracks]
         if not mids or any(not mid for mid in mids):
             raise invalid_params("tracks is expected to hold at least one item, each with a mid")
@@ -365,7 +367,7 @@ class Session:
         return response
 
     async def update_tracks(self, request: UpdateRequest) -> TracksResponse:
-        """Choose another simulcast layer, or another publication for a section that is pulled already."""
+        """Switch a pulled track to another simulcast layer or to another publication."""
         if not request.tracks or any(not track.mid for track in request.tracks):
             raise invalid_params("tracks is expected to hold at least one item, each with a mid")
         await self._connection.ready()
@@ -425,7 +427,7 @@ class Session:
         """Wait until data channels can be opened.
 
         Raises:
-            RefusedError: 425 or 410 as for tracks, 406 where no description has an m-section for data channels.
+            RefusedError: 425 or 410 as for tracks; 406 if no m-section for data channels was negotiated.
         """
         await self._connection.ready()
         if not self.channels.is_accepted:
@@ -434,7 +436,7 @@ class Session:
             raise not_ready()
 
     def state(self) -> StateResponse:
-        """Return every track and data channel with its status."""
+        """Return all tracks and data channels with their status."""
         tracks = [
             TrackObject(
                 location="local",
@@ -460,7 +462,7 @@ class Session:
         return StateResponse(tracks=tracks, data_channels=self.channels.state())
 
     def negotiate_only(self, description: SessionDescription) -> SessionDescription:
-        """Answer the offer that came with sessions/new: a transport, and no tracks yet."""
+        """Answer the offer in sessions/new: it opens a transport without tracks."""
         self.tracks.apply_offer(self._connection.read_offer(description))
         return self._connection.answer()
 
@@ -475,5 +477,5 @@ def _pulled(track: TrackObject, mid: str) -> TrackObject:
 
 
 def _token(name: str) -> str:
-    """Return a track name as it may stand in an SDP: names are free text, msid is not (RFC 8830, 2)."""
+    """Return a track name in the characters that msid allows (RFC 8830, 2)."""
     return re.sub(r"[^0-9A-Za-z_.{}-]", "_", name)[:64]

@@ -1,7 +1,7 @@
-"""What one session sends and receives: its publications, its subscriptions, and the m-sections that carry them.
+"""The tracks of one session: its publications, its subscriptions, and the m-sections that carry them.
 
-Neighbours: `sessions` decides by Cloudflare's rules what may be published and pulled; here that becomes packets that
-flow, through `routing` and `forwarding`, as soon as the sections of `connection` say so.
+Neighbours: `sessions` decides by Cloudflare's rules what may be published and pulled. This module makes the packets
+flow, through `routing` and `forwarding`, as soon as the sections of `connection` allow it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Tracks"]
 
 
 class Tracks:
-    """The tracks of one session."""
+    """The publications and subscriptions of one session."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Tracks:
         counters: Counters,
     ) -> None:
         self.published: dict[str, Publication] = {}  # by track name
-        self.sources: dict[str, tuple[str, str]] = {}  # mid -> publisher session and track name, of what is pulled
+        self.sources: dict[str, tuple[str, str]] = {}  # mid of a pulled track -> publisher session and track name
         self.router = MediaRouter(
             send_rtcp=connection.transport.send_rtcp,
             settings=settings,
@@ -50,13 +50,13 @@ class Tracks:
         self._counters = counters
 
     def close(self) -> None:
-        """Let go of every track."""
+        """Close every track."""
         self.router.close()
         self.published.clear()
         self.sources.clear()
 
     def tick(self, now: float) -> None:
-        """Report, and collect tracks that nobody feeds."""
+        """Send RTCP reports, and close publications that have received no packet for too long."""
         self.router.tick(now)
         for publication in list(self.published.values()):
             if now - publication.last_flow > self._settings.track_timeout:
@@ -73,7 +73,7 @@ class Tracks:
         return pairs
 
     def settle(self, pairs: list[tuple[Section, RemoteSection]]) -> None:
-        """Let packets flow as the sections now say."""
+        """Start, pause and end tracks as the negotiated sections now demand."""
         for section, remote in pairs:
             if section.is_rejected:
                 self.end(section.mid)
@@ -86,7 +86,7 @@ class Tracks:
         self.open_subscriptions()
 
     def open_subscriptions(self) -> None:
-        """Let packets out where the client takes them, but not before it can: a lost key frame costs a third second."""
+        """Start sending on settled sections; not before the transport is up, as a lost key frame costs 0.3 s."""
         if not self._connection.transport.is_connected:
             return
         for mid, subscription in self.router.subscriptions.items():
@@ -97,7 +97,7 @@ class Tracks:
                 subscription.pause()
 
     def receive(self, name: str, section: Section, remote: RemoteSection) -> None:
-        """Begin to receive a track on a section."""
+        """Publish a track that the client sends on a section."""
         publication = Publication(
             session_id=self._session_id,
             track_name=name,
@@ -114,7 +114,7 @@ class Tracks:
         self.router.publish(publication, ssrc=remote.ssrc, rtx_ssrc=remote.rtx_ssrc, extensions=section.extensions)
 
     def send(self, mid: str, source: Publication, track: TrackObject, outgoing: Outgoing, codec: Codec) -> Subscription:
-        """Begin to send a publication on the section of this mid; packets flow once the client answered."""
+        """Subscribe the client to a publication on a section; packets flow once the client has answered."""
         subscription = Subscription(
             ssrc=outgoing.ssrc,
             rtx_ssrc=outgoing.rtx_ssrc,
@@ -138,13 +138,13 @@ class Tracks:
 
     @staticmethod
     def prefer(subscription: Subscription, track: TrackObject) -> None:
-        """Take over what a request says of simulcast layers."""
+        """Apply the simulcast preferences of a request."""
         if track.simulcast is not None:
             subscription.preferred_rid = track.simulcast.preferred_rid
             subscription.may_choose_other = track.simulcast.rid_not_available == "asciibetical"
 
     def end(self, mid: str) -> bool:
-        """End what the section of this mid carries, and say whether it carried anything."""
+        """End the publication and the subscription of a section; return whether it had any."""
         publication = self.router.publications.get(mid)
         if publication is not None:
             self.published.pop(publication.track_name, None)

@@ -1,7 +1,7 @@
-"""Transport-wide congestion control (draft-holmer-rmcat-transport-wide-cc-extensions-01): when packets arrived.
+"""Transport-wide congestion control (draft-holmer-rmcat-transport-wide-cc-extensions-01): reports packet arrivals.
 
-Neighbours: `routing` hands over the number that each packet of a publisher carries, and sends the feedback. From it a
-browser finds out what its network carries, before packets are lost.
+Neighbours: `routing` passes in the number of each packet of a publisher and sends the feedback. From the feedback a
+browser computes the bit rate that its network carries, before packets are lost.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ __all__ = ["ArrivalFeedback", "transport_number"]
 _FORMAT = 15
 _ONE_BYTE_HEADERS = 0xBEDE
 _HALF = 0x8000
-# Time between two pieces of feedback (s); browsers expect 50 to 250 ms.
+# Seconds between two feedback messages; browsers expect 50 to 250 ms.
 _INTERVAL = 0.1
-# What one piece of feedback may report; with as many packets it is sent at once.
+# The most packets in one feedback message; a message that is full is sent at once.
 _MAX_PACKETS = 400
-# A gap beyond this is a sender that began anew, not a loss to report.
+# A larger gap means that the sender restarted its numbers, so it is not reported as a loss.
 _LARGEST_GAP = 1000
 _NOT_RECEIVED, _SMALL_DELTA, _LARGE_DELTA = 0, 1, 2
 
@@ -29,9 +29,9 @@ def transport_number(packet: bytes, begin: int, end: int, extension_id: int) -> 
 
     Args:
         packet: the RTP packet.
-        begin: where its header extension begins, the profile included.
+        begin: where its header extension begins, with the profile.
         end: where it ends.
-        extension_id: the number's id in the session description.
+        extension_id: the id of the number's extension in the session description.
     """
     if packet[begin] << 8 | packet[begin + 1] != _ONE_BYTE_HEADERS:
         return None
@@ -48,22 +48,22 @@ def transport_number(packet: bytes, begin: int, end: int, extension_id: int) -> 
 
 
 class ArrivalFeedback:
-    """The arrivals of one client's packets, and what to tell it of them.
+    """Collects the arrival times of one client's packets and builds the feedback on them.
 
     Args:
-        ssrc: whose reports these are.
+        ssrc: the sender of the feedback.
     """
 
     def __init__(self, ssrc: int) -> None:
         self._ssrc = ssrc
-        self._arrivals: dict[int, float] = {}  # by number, extended beyond 16 bits
+        self._arrivals: dict[int, float] = {}  # by sequence number, extended beyond 16 bits
         self._latest = -1  # the highest number so far
         self._next = -1  # the first number that was not reported yet
         self._count = 0
         self._due = 0.0
 
     def take(self, number: int, now: float) -> bool:
-        """Take note of a packet, and say whether feedback is due."""
+        """Note a packet; return whether feedback is due."""
         if self._latest < 0:
             self._latest = self._next = number + 0x10000
             self._arrivals[self._latest] = now
@@ -79,7 +79,7 @@ class ArrivalFeedback:
         return now >= self._due or len(self._arrivals) >= _MAX_PACKETS
 
     def build(self, media_ssrc: int, now: float) -> list[bytes]:
-        """Return the feedback on what came since the last time."""
+        """Return the feedback messages on the packets since the last call."""
         self._due = now + _INTERVAL
         arrivals, self._arrivals = sorted(self._arrivals.items()), {}
         messages = []
@@ -87,7 +87,7 @@ class ArrivalFeedback:
             first = min(self._next, arrivals[0][0])
             if arrivals[0][0] - first > _LARGEST_GAP:
                 first = arrivals[0][0]
-            # One message spans what fits its numbers; the rest follows in another.
+            # One message covers a limited range of numbers; the next one covers the rest.
             fitting = [item for item in arrivals if item[0] - first <= _LARGEST_GAP]
             arrivals = arrivals[len(fitting) :]
             self._next = max(self._next, fitting[-1][0] + 1)
@@ -103,7 +103,7 @@ class ArrivalFeedback:
         for number, at in arrivals:
             delta = int(at * 4000) - clock
             if not -0x8000 <= delta <= 0x7FFF:
-                continue  # silence of eight seconds in between: nothing to learn from
+                continue  # a gap of eight seconds does not fit a delta and says nothing about the network
             clock += delta
             statuses[number - first] = _SMALL_DELTA if 0 <= delta <= 0xFF else _LARGE_DELTA
             deltas += bytes((delta,)) if 0 <= delta <= 0xFF else struct.pack("!h", delta)

@@ -42,18 +42,18 @@ Location = Literal["local", "remote"]
 
 
 class _Object(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
-    """Names in camel case; what is None is left out."""
+    """A JSON object with names in camel case; fields that are None are omitted."""
 
 
 class SessionDescription(_Object):
-    """An SDP and what it is."""
+    """An SDP and its type."""
 
     sdp: str
     type: Literal["offer", "answer"]
 
 
 class Simulcast(_Object):
-    """Which layer a subscriber wants."""
+    """The simulcast layer that a subscriber wants."""
 
     preferred_rid: str | None = None
     priority_ordering: Literal["none", "asciibetical"] | None = None
@@ -75,7 +75,7 @@ class TrackObject(_Object):
     error_description: str | None = None
 
     def failed(self, error: ItemError) -> TrackObject:
-        """Return this item as it is answered when it failed: without a mid, or with the one it named."""
+        """Return the response's item for this track when it failed."""
         return TrackObject(
             session_id=self.session_id,
             track_name=self.track_name,
@@ -92,14 +92,14 @@ class NewSessionRequest(_Object):
 
 
 class NewSessionResponse(_Object):
-    """A new session, with an answer where an offer came with the request."""
+    """A new session, with an answer if the request had an offer."""
 
     session_id: str
     session_description: SessionDescription | None = None
 
 
 class LoadResponse(_Object):
-    """What one worker of an SFU carries, for the front of all of them."""
+    """The load of one worker of an SFU, for the process in front of the workers."""
 
     packets_per_second: float
     busy: float
@@ -115,7 +115,7 @@ class TracksRequest(_Object):
 
 
 class TracksResponse(_Object):
-    """The answer to tracks/new, tracks/close and tracks/update."""
+    """The response to tracks/new, tracks/close and tracks/update."""
 
     requires_immediate_renegotiation: bool
     tracks: list[TrackObject]
@@ -129,7 +129,7 @@ class RenegotiateRequest(_Object):
 
 
 class Empty(_Object):
-    """The answer to renegotiate, with an answer where an offer came with the request."""
+    """The response to renegotiate, with an answer if the request had an offer."""
 
     session_description: SessionDescription | None = None
 
@@ -172,7 +172,7 @@ class ChannelsRequest(_Object):
 
 
 class ChannelsResponse(_Object):
-    """The answer to datachannels/new, /update and /close."""
+    """The response to datachannels/new, /update and /close."""
 
     data_channels: list[DataChannelObject]
 
@@ -185,7 +185,7 @@ class EstablishRequest(_Object):
 
 
 class EstablishResponse(_Object):
-    """The answer to datachannels/establish."""
+    """The response to datachannels/establish."""
 
     requires_immediate_renegotiation: bool
     data_channel: DataChannelObject
@@ -193,14 +193,14 @@ class EstablishResponse(_Object):
 
 
 class StateResponse(_Object):
-    """What GET of a session returns."""
+    """The response to GET of a session."""
 
     tracks: list[TrackObject]
     data_channels: list[DataChannelObject]
 
 
 class ErrorResponse(_Object):
-    """A request that failed as a whole."""
+    """The response to a request that failed as a whole."""
 
     error_code: str
     error_description: str
