@@ -248,7 +248,7 @@ def test_an_unpublished_section_is_rejected_in_the_offer_that_closes_it(descript
 
 
 def test_an_answer_that_nobody_waits_for_is_an_error(descriptions: Descriptions) -> None:
-    with pytest.raises(ValueError, match="expected an offer of ours"):
+    with pytest.raises(ValueError, match="expected an offer of aiortc's"):
         descriptions.take_answer(theirs(section("0", VP8, "recvonly")))
 
 

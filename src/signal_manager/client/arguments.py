@@ -1,6 +1,7 @@
 """Checks the arguments that applications pass to the SDK. A wrong one raises an `InvalidRequestError` that names it.
 
-Each check returns the argument as it is used, or raises; `what` is its name. Errors show short values only.
+Each check returns the argument in the form that the SDK uses, or raises. `what` is the argument's name. Errors show
+short values only.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ __all__ = [
     "whole",
 ]
 
-# Characters of a wrong value in an error.
+# The most characters of a wrong value that an error shows.
 _MAX_SHOWN = 80
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ Check: TypeAlias = Callable[[object, str], T]
 
 
 def refuse(value: object, what: str, expected: str) -> InvalidRequestError:
-    """Return the error for a wrong value, which it shows where that is short and simple."""
+    """Return the error for a wrong value; it shows the value if that is short and simple."""
     is_short = value is None or (isinstance(value, str | bytes) and len(value) <= _MAX_SHOWN)
     is_number = isinstance(value, float | bool) or (isinstance(value, int) and abs(value) < 10**_MAX_SHOWN)
     shown = repr(value) if is_short or is_number else type(value).__name__
@@ -54,7 +55,7 @@ def refuse(value: object, what: str, expected: str) -> InvalidRequestError:
 
 
 def maybe(check: Check[T], value: object, what: str) -> T | None:
-    """Return what `check` makes of a value, if there is one."""
+    """Return None for None, and otherwise the result of `check`."""
     return None if value is None else check(value, what)
 
 
@@ -70,7 +71,7 @@ def instance_of(kind: type[T]) -> Check[T]:
 
 
 def one_of(words: Iterable[str]) -> Check[str]:
-    """Return the check for some words."""
+    """Return the check for a set of words."""
     known = sorted(words)
 
     def check(value: object, what: str) -> str:
@@ -105,7 +106,7 @@ def a_name(value: object, what: str) -> str:
 
 def a_text(value: object, what: str) -> str:
     """Return a short text."""
-    # Four bytes of UTF-8 each at most: what is longer need not be encoded.
+    # A character has at most four bytes in UTF-8, so a longer text need not be encoded.
     if isinstance(value, str) and len(value) <= MAX_LABEL:
         try:
             if len(value.encode()) <= MAX_LABEL:
@@ -116,7 +117,7 @@ def a_text(value: object, what: str) -> str:
 
 
 def texts(value: object, what: str) -> list[str]:
-    """Return a list of short texts; a single string is none."""
+    """Return a list of short texts; refuse a single string."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise refuse(value, what, "a list of strings")
     return [a_text(each, f"{what}[{index}]") for index, each in enumerate(value)]
@@ -145,34 +146,34 @@ def an_object(value: object, what: str) -> dict[str, Any]:
 
 
 def a_function(value: object, what: str) -> Callable[..., Any]:
-    """Return something to call."""
+    """Return a function."""
     if not callable(value):
         raise refuse(value, what, "a function")
     return value
 
 
 def a_url(value: object, what: str) -> str:
-    """Return where a service is."""
+    """Return the URL of a service."""
     try:
         parts = urlsplit(value) if isinstance(value, str) else None
         is_right = parts is not None and parts.scheme in {"ws", "wss"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # no such port, or half an IPv6 address
+    except ValueError:  # a port out of range, or an incomplete IPv6 address
         is_right = False
     if not is_right or not isinstance(value, str):
-        # Not shown: there may be a token in it.
+        # The error does not show the URL, which may contain a token.
         raise InvalidRequestError(f"{what}: expected a URL such as ws://127.0.0.1:8080 or wss://host/ws")
     return value
 
 
 def a_token(value: object, what: str) -> str | Callable[..., Any]:
-    """Return a token, or the function that fetches one; never shown."""
+    """Return a token, or the function that fetches one; an error never shows it."""
     if not isinstance(value, str) and not callable(value):
         raise InvalidRequestError(f"{what} is {type(value).__name__}, expected a string or a function")
     return value
 
 
 def a_track(value: object, what: str) -> MediaStreamTrack:
-    """Return a track of aiortc's, which need not be installed."""
+    """Return a track of aiortc's; aiortc need not be installed."""
     kind = getattr(value, "kind", None)
     is_track = callable(getattr(value, "recv", None)) and callable(getattr(value, "on", None))
     if not is_track or not isinstance(kind, str) or kind not in {"audio", "video"}:

@@ -1,13 +1,14 @@
-"""What aiortc is shown of the SFU's session descriptions, and what the SFU is shown of aiortc's.
+"""Translates session descriptions between aiortc and the SFU.
 
-`media.py` passes every description through here, because aiortc alone cannot keep one connection that both publishes
-and pulls. This is pure text work (RFC 8866, RFC 8829), no I/O:
+`media.py` passes every description through here, because aiortc alone cannot both publish and pull on one connection.
+The translation is pure text work (RFC 8866, RFC 8829), no I/O:
 
-- aiortc reads a transport's candidates from its last section, the SFU names them in the first: they go into each;
-- it offers its own payload types anew each time, on sections agreed on with others too: those agreed on stay, and new
-  sections get none that have another meaning already;
-- it cannot take a rejected section, nor one without a codec that it knows, nor use a section a second time: what is
-  over is rejected towards the SFU under its mid, and remains an idle section for aiortc for ever.
+- aiortc reads a transport's candidates from the last section, but the SFU names them in the first. The translation
+  writes them into each section.
+- aiortc chooses payload types anew in each offer, even on negotiated sections. The translation restores the negotiated
+  ones, and gives new sections none that already have another meaning.
+- aiortc cannot read a rejected section or one without a known codec, and cannot use a section twice. The translation
+  rejects an ended section towards the SFU, and shows it to aiortc as an idle section for ever.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["UNDECODABLE", "Descriptions"]
 # The error of a pulled track that aiortc cannot decode.
 UNDECODABLE = "its codec cannot be decoded here, expected VP8, baseline H.264, Opus, G.711 or G.722"
 
-# RFC 3551: those that aiortc takes from a description.
+# The dynamic payload types (RFC 3551), which aiortc reads from a description.
 _DYNAMIC = range(96, 128)
 _TRANSPORT = ("ice-ufrag", "ice-pwd", "fingerprint", "setup", "candidate", "end-of-candidates", "ice-options")
 _CODECS = ("rtpmap", "fmtp", "rtcp-fb", "extmap")
@@ -31,7 +32,7 @@ _STAND_INS = {"audio": ("96", "a=rtpmap:96 opus/48000/2"), "video": ("96", "a=rt
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """One m-section: its m-line in words, and the lines below it."""
+    """One m-section: the words of its m-line, and the lines below it."""
 
     media: tuple[str, ...]  # kind, port, protocol, formats…
     lines: tuple[str, ...]
@@ -72,7 +73,7 @@ class _Section:
         return _Section(media, (*self.without(_CODECS), *agreed.only(_CODECS)))
 
     def idle(self, transport: tuple[str, ...]) -> _Section:
-        """Return a section in this one's place that carries nothing."""
+        """Return an inactive section with this one's mid."""
         media = (self.kind, "9", *self.media[2:])
         lines = ("c=IN IP4 0.0.0.0", f"a=mid:{self.mid}", *self.only(_CODECS), "a=inactive", "a=rtcp-mux")
         return _Section(media, (*lines, *transport))
@@ -82,7 +83,7 @@ class _Section:
         return _Section(media, ("c=IN IP4 0.0.0.0", f"a=mid:{self.mid}", *self.only(("rtpmap",)), "a=inactive"))
 
     def codecs(self) -> dict[str, tuple[str, str]]:
-        """Return by payload type what it means: the codec and its parameters, in lower case."""
+        """Return the codec and its parameters of each payload type, in lower case."""
         found = {number: (name.lower(), "") for number, name in map(_by_number, self.values("rtpmap"))}
         for number, parameters in map(_by_number, self.values("fmtp")):
             if number in found:
@@ -92,49 +93,51 @@ class _Section:
 
 @dataclass(slots=True)
 class _Offer:
-    """Our offer as the SFU has it, kept until it is answered or taken back."""
+    """The client's open offer, kept until it is answered or withdrawn."""
 
-    sections: list[_Section]  # for the SFU
+    sections: list[_Section]  # as the SFU knows them
     mids: list[str]  # aiortc's, in its order
     own: dict[str, _Section] = field(default_factory=dict)  # aiortc's sections, by its mids
 
 
 class Descriptions:
-    """Translate the descriptions of one connection, in the order in which they are exchanged.
+    """Translate the descriptions of one connection, in the order of their exchange.
 
-    A section has the same mid on both sides, unless the SFU uses one that aiortc spent on an offer which was refused.
+    A section has the same mid on both sides, unless the SFU uses a mid that aiortc used in a refused offer.
 
     Args:
         is_decodable: tells whether aiortc can decode a codec, from its kind, its name and its parameters in lower case.
     """
 
     def __init__(self, is_decodable: Callable[[str, str, str], bool]) -> None:
-        self.undecodable: frozenset[str] = frozenset()  # mids of the SFU's last offer without a codec that we know
+        self.undecodable: frozenset[str] = frozenset()  # mids of the SFU's last offer without a known codec
         self._can_decode = is_decodable
-        self._sections: list[_Section] = []  # between the SFU and us, in the order that both keep
+        self._sections: list[_Section] = []  # as the SFU knows them, in the order of its descriptions
         self._mids: list[str] = []  # aiortc's, in its order
-        self._latest: dict[str, _Section] = {}  # by aiortc's mid, what it was shown last of this section
-        self._agreed: dict[str, _Section] = {}  # by aiortc's mid, with the codecs agreed on
-        self._aliases: dict[str, str] = {}  # aiortc's mid by the SFU's, where they differ
-        self._retired: set[str] = set()  # aiortc's mids that are not used any more
-        self._carrier: str | None = None  # the SFU's mid of a section that is shown for its transport alone
-        self._transport: tuple[str, ...] = ()  # of the SFU, as any of its sections names it
+        self._latest: dict[str, _Section] = {}  # aiortc's mid -> the section as it was last shown to aiortc
+        self._agreed: dict[str, _Section] = {}  # aiortc's mid -> the section with the negotiated codecs
+        self._aliases: dict[str, str] = {}  # the SFU's mid -> aiortc's mid, where they differ
+        self._retired: set[str] = set()  # aiortc's mids of ended sections
+        self._carrier: str | None = None  # the SFU's mid of a section that aiortc sees only for its transport
+        self._transport: tuple[str, ...] = ()  # the lines of the SFU's transport
         self._offer: _Offer | None = None
 
     def mid_of(self, mid: str) -> str:
-        """Return what the SFU's mid is called by aiortc."""
+        """Return aiortc's mid for one of the SFU's."""
         return self._aliases.get(mid, mid)
 
     def retire(self, mid: str) -> None:
-        """Never use a section again, by the SFU's mid: the next description rejects it."""
+        """End the section with this mid of the SFU's; the next description rejects it."""
         self._retired.add(self.mid_of(mid))
 
     # The SFU offers
 
     def take_offer(self, sdp: str, pulled: Collection[str] = ()) -> str | None:
-        """Return the SFU's offer for aiortc; None where there is nothing in it that aiortc could be shown.
+        """Return the SFU's offer for aiortc, or None if aiortc can read none of its sections.
 
-        `pulled` are the mids, the SFU's, that the offer is about: a retired one among them is in use anew.
+        Args:
+            sdp: the offer.
+            pulled: the SFU's mids of the tracks that the offer adds; an ended section among them is in use again.
         """
         head, sections = _split(sdp)
         before = {section.mid for section in self._sections if not section.is_rejected}
@@ -161,7 +164,7 @@ class Descriptions:
         return self._show(head, shown, self._mids) if self._mids else None
 
     def give_answer(self, sdp: str | None) -> str:
-        """Return aiortc's answer to that for the SFU."""
+        """Return aiortc's answer to the SFU's offer, for the SFU."""
         head, own = _split(sdp) if sdp is not None else (_NOTHING, [])
         by_mid = {section.mid: section for section in own}
         sections = []
@@ -181,7 +184,7 @@ class Descriptions:
     # We offer
 
     def give_offer(self, sdp: str) -> str:
-        """Return aiortc's offer for the SFU; `take_answer` or `take_refusal` must follow."""
+        """Return aiortc's offer, for the SFU; `take_answer` or `take_refusal` must follow."""
         head, own = _split(sdp)
         by_mid = {section.mid: section for section in own}
         sections = []
@@ -196,7 +199,7 @@ class Descriptions:
         return _join(head, sections)
 
     def take_answer(self, sdp: str) -> str:
-        """Return the SFU's answer to that for aiortc."""
+        """Return the SFU's answer to aiortc's offer, for aiortc."""
         offer = self._take_offer_back()
         head, sections = _split(sdp)
         self._note_transport(sections)
@@ -212,9 +215,9 @@ class Descriptions:
         return self._show(head, shown, self._mids, own=offer.own)
 
     def take_refusal(self) -> str | None:
-        """Return an answer for aiortc to an offer that the SFU does not know, since aiortc takes nothing back.
+        """Return an answer for aiortc to an offer that the SFU refused, because aiortc cannot roll back an offer.
 
-        None where aiortc has no answered description yet to go back to: it needs a new connection.
+        None means that aiortc needs a new connection: no description was answered yet.
         """
         offer = self._take_offer_back()
         self._retired.update(mid for mid in offer.mids if mid not in self._mids)
@@ -230,10 +233,10 @@ class Descriptions:
         self._transport = transport
         return self._show(_NOTHING, shown, self._mids, own=offer.own)
 
-    # What these have in common
+    # Shared by both directions
 
     def _carry(self, section: _Section | None) -> dict[str, _Section]:
-        """Let aiortc have a transport from a section that it cannot decode: without one, nothing more can be pulled."""
+        """Show aiortc an undecodable section as an idle one: aiortc needs its transport to pull other tracks."""
         if section is None or section.kind not in _STAND_INS:
             return {}
         self._carrier = section.mid
@@ -244,7 +247,7 @@ class Descriptions:
 
     def _take_offer_back(self) -> _Offer:
         if self._offer is None:
-            raise ValueError("an answer came, expected an offer of ours to be open")
+            raise ValueError("got an answer, expected an offer of aiortc's first")
         offer, self._offer = self._offer, None
         return offer
 
@@ -266,7 +269,7 @@ class Descriptions:
             return
         first = live[0].only(_TRANSPORT)
         ends = ("candidate", "end-of-candidates")
-        # Only one section names candidates, and when it is gone another one does.
+        # Only one section names candidates; after it has ended another one does.
         named = next((section.only(ends) for section in live if section.values("candidate")), ())
         self._transport = (*(line for line in first if _name(line) not in ends), *named)
 
@@ -278,14 +281,14 @@ class Descriptions:
         *,
         own: Mapping[str, _Section] | None = None,
     ) -> str:
-        """Write a description for aiortc: every section that it knows, in its order, whether it is in use or not."""
+        """Write a description for aiortc: every section that it knows, in its order; ended ones are idle."""
         for mid in mids:
             known = shown.get(mid) or self._latest.get(mid) or (own or {})[mid]
             self._latest[mid] = known if mid in shown else known.named(mid).idle(self._transport)
         return _join(head, [self._latest[mid] for mid in mids])
 
     def _fitted(self, section: _Section) -> _Section:
-        """Return a new section of ours whose payload types and extension ids mean in this connection what they say."""
+        """Return a new section whose payload types and extension ids have one meaning on this connection."""
         numbers = self._numbers(section)
         ids = {uri: number for each in self._agreed.values() for number, uri in map(_by_number, each.values("extmap"))}
         lines = []
@@ -304,7 +307,7 @@ class Descriptions:
         return _Section((*section.media[:3], *formats), tuple(lines))
 
     def _numbers(self, section: _Section) -> dict[str, str]:
-        """Return the payload types that a new section must use, by those that aiortc has chosen."""
+        """Return the payload types that a new section must use in place of aiortc's, by aiortc's."""
         meanings = {number: codec for each in self._agreed.values() for number, codec in each.codecs().items()}
         known = {codec: number for number, codec in meanings.items()}
         wanted = section.codecs()
@@ -346,7 +349,7 @@ def _split(sdp: str) -> tuple[tuple[str, ...], list[_Section]]:
     sections = [_Section(tuple(group[0][2:].split()), tuple(group[1:])) for group in rest]
     if any(len(section.media) < 4 for section in sections):
         raise ValueError("a description has an m-line that is too short")
-    # What a description says of all its sections, aiortc would not look for in all the places.
+    # aiortc reads some attributes of the whole session only from sections, so each section repeats them.
     general = tuple(line for line in head if _name(line) in {"ice-ufrag", "ice-pwd", "fingerprint", "setup"})
     return tuple(head), [
         replace(section, lines=(*section.lines, *(line for line in general if not section.values(_name(line)))))

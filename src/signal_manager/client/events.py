@@ -1,4 +1,4 @@
-"""What a `SignalClient` tells the application, and the bounded queue in which it waits to be read.
+"""The events of a `SignalClient`, and the bounded queue that holds them until the application reads them.
 
 `client.py` makes the events; an application reads them with `async for event in client` or registers callbacks.
 """
@@ -33,8 +33,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Holds the longest burst that a service lets a client fall behind by; an application that reads nothing at all keeps
-# at most this many events in memory.
+# Enough for the longest burst that a service queues for a client. An application that reads no events keeps at most
+# this many in memory.
 EVENT_QUEUE_SIZE = 4096
 """How many events wait at most for an application that does not keep up; then the oldest are dropped."""
 
@@ -58,8 +58,8 @@ class SignalReceived:
         kind: "offer", "answer", "ice_candidate" or "message".
         data: what the sender passed to `send_…`: a JSON value, or bytes where the two payload types carry them
             (docs/protocol.md, "Between encodings").
-        room_id: the room that a message was sent to; None for one to this client alone. A client with BINARY or TEXT,
-            whose layouts have no place for it, is never told.
+        room_id: the room that a message was sent to; None for a message to this client alone, and always None with
+            BINARY or TEXT, whose layouts have no field for it.
     """
 
     sender: str
@@ -75,16 +75,16 @@ class SignalReceived:
 
 @dataclass(frozen=True, slots=True)
 class ToRoom:
-    """In place of a client id: all other members of a room that the sender is in."""
+    """A target in place of a client id: all other members of a room that the sender is in."""
 
     room_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class RoomEventReceived:
-    """A room that this client is in changed, in the protocol's own words; `Room` understands these.
+    """A change of a room that this client is in, as the protocol describes it; `Room` interprets these.
 
-    It comes to callbacks only, and is never iterated: who has a `Room` has no use for it.
+    Only callbacks receive it; iterating does not, because an application with a `Room` does not need it.
     """
 
     event: RoomEvent
@@ -135,12 +135,11 @@ class Reconnected:
     """The service accepted the client again.
 
     Attributes:
-        session_id: the session, by the service's name for it.
-        resumed: whether the session goes on where it was. Then nothing is lost: what was sent to this client in
-            between follows, what it sent itself has arrived or was sent again, and requests still get their replies.
-            Otherwise the session is a new one: what was on its way in either direction may be lost, requests that
-            waited for a reply have failed, and what the client registered and which room it was in ended with the old
-            session.
+        session_id: the service's id of the session.
+        resumed: True if the session continues without loss: messages for this client follow, its own messages have
+            arrived or were sent again, and open requests still get their replies. False if the session is new:
+            messages under way in either direction may be lost, open requests have failed, and the client's
+            registration and room membership ended with the old session.
     """
 
     session_id: str
@@ -154,10 +153,10 @@ class Reconnected:
 
 @dataclass(frozen=True, slots=True)
 class ErrorReceived:
-    """The service refused something that nobody is waiting for, normally a signal sent without `ack`.
+    """The service refused a message whose result no caller awaits, normally a signal sent without `ack`.
 
     Attributes:
-        error: what a waiting caller would have been raised, such as `NotFoundError`.
+        error: the error that a waiting caller would have got, such as `NotFoundError`.
         target: the client that the refused signal was for; None when the error belongs to no recent signal.
     """
 
@@ -172,7 +171,7 @@ class ErrorReceived:
 
 @dataclass(frozen=True, slots=True)
 class GoingAway:
-    """The service is about to close; the client comes back by itself after `reconnect_after` seconds."""
+    """The service is about to close; the client reconnects by itself after `reconnect_after` seconds."""
 
     reason: str
     reconnect_after: float
@@ -190,10 +189,10 @@ Event: TypeAlias = (
 
 
 class EventQueue(Generic[Queued]):
-    """A queue that never blocks its writer: when it is full, the oldest event makes room and is counted.
+    """A queue that never blocks its writer: when it is full, it drops the oldest event and counts it.
 
-    Pausing the socket instead would also hold back replies and heartbeats, and the service would end the connection
-    as a slow consumer: an application that reads too slowly would lose its session rather than its oldest events.
+    Pausing the socket instead would also hold back replies and heartbeats. The service would end the connection as a
+    slow consumer, and a slow application would lose its session rather than its oldest events.
     """
 
     def __init__(self, size: int = EVENT_QUEUE_SIZE) -> None:
@@ -203,21 +202,24 @@ class EventQueue(Generic[Queued]):
         self.dropped = 0
 
     def put(self, event: Queued) -> None:
-        """Append an event, at the oldest one's expense when the queue is full."""
+        """Append an event; drop the oldest one if the queue is full."""
         if len(self._events) == self._events.maxlen:
             if not self.dropped:
-                logger.warning("events are not read fast enough: dropping the oldest of %d", len(self._events))
+                logger.warning("the application reads events too slowly: dropping the oldest of %d", len(self._events))
             self.dropped += 1
         self._events.append(event)
         self._changed.set()
 
     def end(self) -> None:
-        """Let `get` return None once what is queued has been read."""
+        """Let `get` return None once all queued events have been read."""
         self._has_ended = True
         self._changed.set()
 
     async def get(self) -> Queued | None:
-        """Return the oldest event, waiting for one; None after the end. Cancelling loses no event."""
+        """Return the oldest event, wait for one if there is none, or return None after the end.
+
+        Cancelling loses no event.
+        """
         while not self._events:
             if self._has_ended:
                 return None

@@ -1,4 +1,4 @@
-"""One RTCPeerConnection of aiortc and the SFU's media session behind it: publish, pull, close; it lives once.
+"""One media session: aiortc's RTCPeerConnection to the SFU, which publishes and pulls tracks.
 
 `negotiations.py` decides what to publish and pull. `room_membership.py` replaces a lost session; it imports this
 module, and with it aiortc, only when there is media to negotiate.
@@ -54,41 +54,43 @@ __all__ = ["MEDIA_TIMEOUT", "MediaSession"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds that a request about media may take: the service waits for its turn at the SFU and for tracks that are not
-# sent yet, within bounds of its own.
+# Seconds that a request about media may take. The service waits for other requests to the SFU and for tracks that are
+# not sent yet, with its own bounds.
 MEDIA_TIMEOUT = 30.0
 
-# A path is lost when nothing comes on it for as long as so many packets took until then, within these bounds (seconds).
-# The upper one is longer than RTCP's slowest reports are apart (RFC 3550, section 6.2), which are all that may come.
+# A path is lost when no packet arrives in the time in which this many packets arrived before, within these bounds in
+# seconds. The upper bound exceeds the longest interval of RTCP reports (RFC 3550, section 6.2), which may be the only
+# packets.
 MISSED_PACKETS = 10
 SILENCE = (0.8, 6.5)
-# Younger paths count as this old (seconds): few packets say little.
+# Seconds. A younger path counts as this old, because few packets give a poor estimate.
 _YOUNG = 2.0
-# Seconds between two looks.
+# Seconds between two checks.
 _LOOK = 0.1
 
-# Seconds. A TURN server may drop a relay when its credentials end, which is a weaker sign of a loss than a lost
-# connection: the silence must be longer. Clocks differ: looks begin a tenth of the time earlier, but no more than this.
+# Seconds. A TURN server may drop a relay when its credentials end. That is a weaker sign of a loss than a lost
+# connection, so the silence must be longer. Clocks differ, so checks begin a tenth of the credentials' remaining life
+# before their end, but at most `_RELAY_MARGIN` before it.
 _RELAY_SILENCE = 2.0
 _RELAY_LOOK = 1.0
 _RELAY_MARGIN = 60.0
-# Between two questions when credentials end.
+# Seconds between two requests for the end of the credentials.
 _RELAY_PAUSE = 10.0
 
 Reply = TypeVar("Reply", bound=Message)
 
 
 class MediaSession:
-    """One media session. After a method has raised anything but a refusal, the session is of no use.
+    """One media session. After a method has raised any error but a refusal, the session must be replaced.
 
     Args:
         client: carries the negotiations.
         room_id: the room of the negotiations.
-        ice_servers: as the service named them; with none, host candidates have to do.
-        expires_at: when their credentials end (ms since the epoch), where that is known.
+        ice_servers: the ICE servers from the service; without one, only host candidates are used.
+        expires_at: when their credentials end (ms since 1970), or None if that is unknown.
         is_receiving: tells whether media should arrive.
         on_connected: called when media can flow.
-        on_lost: called when the session cannot go on; once, and not after `close`.
+        on_lost: called once, when the session cannot continue; not called after `close`.
         on_track: called with the receiving end of a pulled track, and its mid.
 
     Large because publishing, pulling and the watch over the path share one peer connection and its state.
@@ -108,7 +110,7 @@ class MediaSession:
     ) -> None:
         self._client = client
         self._room_id = room_id
-        # Without a list, aiortc would ask a public STUN server; one of its own per section would be gathered for each.
+        # Without a list, aiortc would ask a public STUN server. Without max-bundle, it would gather for each section.
         self._configuration = RTCConfiguration(
             iceServers=[
                 RTCIceServer(urls=server.urls, username=server.username, credential=server.credential)
@@ -124,11 +126,11 @@ class MediaSession:
         self._on_track = on_track
         self._senders: dict[Publication, RTCRtpTransceiver] = {}
         self._is_closed = False
-        self._changed = asyncio.Event()  # how the connection is
+        self._changed = asyncio.Event()  # set when the state of the connection changes
         self._asking: set[asyncio.Task[Message]] = set()
         self._connected_at: float | None = None
         self._suspicion: tuple[float, int] | None = (
-            None  # when the path may have been lost, and what had come until then
+            None  # when the path may have been lost, and the number of packets received until then
         )
         self._open_connection()
 
@@ -143,7 +145,7 @@ class MediaSession:
         return bool(self._peer.connectionState == "connected")
 
     async def close(self) -> None:
-        """End the connection; waiting requests raise UnavailableError."""
+        """Close the connection; open requests raise UnavailableError."""
         self._is_closed = True
         self._changed.set()
         if self._relay_watch is not None:
@@ -153,7 +155,7 @@ class MediaSession:
         await self._peer.close()
 
     async def offer(self, publications: Sequence[Publication]) -> tuple[str, list[PublishedTrack]]:
-        """Make the offer that publishes tracks; `accept` or `withdraw` must follow."""
+        """Return the offer that publishes tracks; `accept` or `withdraw` must follow."""
         for each in publications:
             outgoing = OutgoingTrack(each.kind, lambda each=each: each.track, lambda each=each: not each.muted)  # type: ignore[misc]  # lambdas' defaults
             each.on_replaced = outgoing.turn
@@ -166,7 +168,7 @@ class MediaSession:
         ]
 
     async def accept(self, answer_sdp: str, refused: Sequence[Publication] = ()) -> None:
-        """Apply the SFU's answer to `offer`, and stop the tracks of it that the SFU refused."""
+        """Apply the SFU's answer to `offer`, and stop the tracks that the SFU refused."""
         await self._take("answer", self._descriptions.take_answer(answer_sdp))
         for each in refused:
             await self._forget(each)
@@ -184,7 +186,7 @@ class MediaSession:
             await self._forget(each)
 
     async def publish(self, publications: Sequence[Publication]) -> list[TrackResult]:
-        """Publish by TRACKS_NEW. Return each track's result; a refusal of the whole raises and changes nothing."""
+        """Publish tracks by TRACKS_NEW and return their results; raise without a change if all are refused."""
         await self._ready()
         sdp, tracks = await self.offer(publications)
         requests = [
@@ -207,32 +209,32 @@ class MediaSession:
         return results
 
     async def unpublish(self, publications: Sequence[Publication]) -> None:
-        """Stop publishing, by negotiation: so the m-sections can be used again."""
+        """Stop publishing, with a negotiation, so that the m-sections can be used again."""
         await self._ready()
         mids = [TrackMid(mid=self._senders[each].mid or "") for each in publications if each in self._senders]
         for each in publications:
             await self._forget(each)
-        # They leave for the same reason (`Publications.leaving`).
+        # All of them leave for the same reason (`Publications.leaving`).
         reason = "ended" if any(each.has_ended for each in publications) else None
         message = TracksClose(room_id=self._room_id, tracks=mids, offer_sdp=await self._make_offer(), reason=reason)
         reply = await self._ask(message, TracksCloseAck)
         if reply.answer_sdp is None:
-            raise UnavailableError("the SFU answered no SDP, expected one to an offer")
+            raise UnavailableError("expected an SDP answer from the SFU, got none")
         await self.accept(reply.answer_sdp)
 
     async def mute(self, publications: Sequence[Publication]) -> None:
-        """Tell the service which publications are muted, and note that it knows."""
+        """Tell the service which publications are muted."""
         said = {each: each.muted for each in publications if each in self._senders}
         tracks = [TrackMute(mid=self._senders[each].mid or "", muted=muted) for each, muted in said.items()]
         try:
             if tracks:
                 await self._ask(TracksMute(room_id=self._room_id, tracks=tracks), TracksMuteAck)
-        finally:  # a service that refuses it is not asked again
+        finally:  # a service that refuses the request is not asked again
             for each in publications:
                 each.said = said.get(each, each.muted)
 
     async def pull(self, tracks: Sequence[PulledTrack]) -> list[TrackResult]:
-        """Pull tracks of other members. Return each one's result; raise without a change when none was tried."""
+        """Pull tracks of other members and return their results; raise without a change if the request is refused."""
         await self._ready()
         requests = [TrackRequest(client_id=track.client_id, track_name=track.name) for track in tracks]
         reply = await self._ask(TracksNew(room_id=self._room_id, tracks=requests), TracksNewAck)
@@ -274,29 +276,29 @@ class MediaSession:
         return self._descriptions.undecodable
 
     async def drop(self, mids: Sequence[str]) -> None:
-        """Stop receiving pulled tracks; closing what is closed already is no error."""
+        """Stop receiving pulled tracks; tracks that are closed already are no error."""
         message = TracksClose(room_id=self._room_id, tracks=[TrackMid(mid=mid) for mid in mids])
         await self._ask(message, TracksCloseAck)
         for transceiver in self._peer.getTransceivers():
             if transceiver.mid in {self._descriptions.mid_of(mid) for mid in mids}:
-                # A receiver keeps the SSRC and the codecs that it began with: it cannot be used again.
+                # A receiver keeps its first SSRC and codecs, so it cannot be used again.
                 await transceiver.stop()
         for mid in mids:
             self._descriptions.retire(mid)
 
     async def suspect(self) -> None:
-        """Note the number of received packets, since the path may be lost; `has_lost_path` counts from here."""
+        """Note that the path may be lost now; `has_lost_path` measures the silence from here."""
         self._suspicion = time.monotonic(), await self._count_received()
 
     async def has_lost_path(self, least: float = SILENCE[0]) -> bool:
-        """Tell whether the path to the SFU is lost, on which nothing has come for `least` seconds or more.
+        """Tell whether the path to the SFU is lost: silent for `least` seconds or more.
 
-        It is silent by itself where nothing is sent, which the SFU reports on, and nothing comes in.
+        A path on which no media is sent or received is silent by itself, and is never lost.
         """
         silent_since = began = time.monotonic()
         before: int | None = None
         while self._is_fed():
-            await asyncio.sleep(_LOOK)  # what was on its way still comes
+            await asyncio.sleep(_LOOK)  # packets under way still arrive
             received = await self._count_received()
             if before is None:
                 before = received
@@ -309,7 +311,7 @@ class MediaSession:
         return False
 
     def _patience(self, now: float, received: int) -> float:
-        """Return how long nothing may come on a path."""
+        """Return the seconds of silence after which a path is lost."""
         least, most = SILENCE
         age = max(now - (self._connected_at or now), _YOUNG)
         return min(max(MISSED_PACKETS * age / max(received, 1), least), most)
@@ -322,13 +324,13 @@ class MediaSession:
         return sum(report.packetsReceived for report in reports.values() if report.type == "transport")
 
     async def _watch_relay(self) -> None:
-        """Look at a relay each second once its credentials end, since aiortc takes no new ones for it."""
+        """Check a relay every second once its credentials end, because aiortc cannot renew them."""
         ends = self._expires_at
         while ends is None:
             try:
                 ends = (await self._ask(IceServers(), IceServersAck)).expires_at
             except SignalManagerError as error:
-                logger.debug("the service does not say when the relay's credentials end: %s", error.message)
+                logger.debug("the service did not tell when the relay's credentials end: %s", error.message)
                 await asyncio.sleep(_RELAY_PAUSE)
             else:
                 if ends is None:
@@ -349,7 +351,7 @@ class MediaSession:
         )
 
     async def _ready(self) -> None:
-        """Wait for the connection once it was negotiated: the SFU refuses what it is asked long before that."""
+        """Wait until a negotiated connection is up, because the SFU refuses requests before that."""
         try:
             async with asyncio.timeout(MEDIA_TIMEOUT):
                 while self._peer.remoteDescription is not None and not self.is_connected:
@@ -422,7 +424,7 @@ def _is_decodable(kind: str, name: str, parameters: str) -> bool:
 
 
 def _results(results: Sequence[TrackResult], mids: Sequence[str]) -> list[TrackResult]:
-    """Return the results in the order of what was asked; one that failed may not have kept its mid."""
+    """Return the results in the order of the requested mids; a failed result may lack its mid."""
     by_mid = {result.mid: result for result in results if result.mid}
     return [
         by_mid.get(mid) or (results[index] if index < len(results) else TrackResult()) for index, mid in enumerate(mids)

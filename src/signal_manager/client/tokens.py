@@ -1,6 +1,6 @@
-"""Where a client's token comes from, and when it is renewed before it ends.
+"""Fetches a client's token, and renews it before it expires.
 
-`link.py` asks before every connection, and has the token of a live one renewed.
+`link.py` fetches a token before every connection, and runs a `Renewal` while the connection lasts.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ logger = logging.getLogger(__name__)
 # A token, or a function that fetches one.
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
-# The part of a token's remaining life after which it is renewed, at the latest; and by how much of it clients differ,
-# so that those who came together do not renew together. What is left is for trying again.
+# A token is renewed after this part of its remaining life, less a random part of up to `_JITTER`. The jitter keeps
+# clients that connected together from renewing together. The rest of the life is left for more attempts.
 _RENEWED_AFTER = 0.8
 _JITTER = 0.1
-# Seconds between two renewals, however short a token lives or wrong a clock is.
+# Seconds between two renewals at least, even if the token's life is short or a clock is wrong.
 _SHORTEST_PAUSE = 5.0
-# And the most that trying again waits beside it.
+# The most seconds that backoff adds to that pause.
 _LONGEST_PAUSE = 60.0
-# Seconds that a renewal waits for its answer.
+# Seconds that a renewal waits for its reply.
 _ANSWER_TIME = 10.0
 
 
 def is_expiry(error: SignalManagerError) -> bool:
-    """Tell whether a new token is the cure for this error."""
+    """Tell whether a new token can solve this error."""
     return isinstance(error, AuthenticationError) and (error.details or {}).get("reason") == TOKEN_EXPIRED
 
 
 class TokenSource:
-    """Fetch tokens.
+    """Provide tokens for connections and renewals.
 
     Args:
-        token: the token, or the function to ask for one.
+        token: the token, or the function that fetches one.
     """
 
     def __init__(self, token: Token) -> None:
@@ -53,14 +53,14 @@ class TokenSource:
 
     @property
     def can_renew(self) -> bool:
-        """Tell whether asking again may bring another token."""
+        """Tell whether the token comes from a function, which may return another one."""
         return not isinstance(self._token, str)
 
     async def fetch(self, *, timeout: float) -> str:
         """Return a token, within `timeout` seconds.
 
         Raises:
-            UnavailableError: the function failed, took too long, or returned something else.
+            UnavailableError: the function failed, took too long, or returned no string.
         """
         if isinstance(self._token, str):
             return self._token
@@ -74,11 +74,13 @@ class TokenSource:
         except Exception as error:  # the application's edge
             raise UnavailableError(f"the function that fetches the token failed: {error!r}") from error
         if not isinstance(token, str):
-            raise UnavailableError(f"the function that fetches the token returned no string: {type(token).__name__}")
+            raise UnavailableError(
+                f"expected a string from the function that fetches the token, got {type(token).__name__}"
+            )
         return token
 
     def explain(self, error: SignalManagerError) -> SignalManagerError:
-        """Return the error that ends a client, with what its application can do about it."""
+        """Return the error that ends a client, with advice for its application."""
         if not is_expiry(error) or self.can_renew:
             return error
         advice = "a client that is given a function in place of a token has it renewed"
@@ -86,24 +88,24 @@ class TokenSource:
 
 
 class Asks(Protocol):
-    """A connection, as far as a renewal knows it."""
+    """The part of a connection that a renewal uses."""
 
     @property
     def is_closed(self) -> bool:
-        """Tell whether it has ended."""
+        """Tell whether the connection has ended."""
 
     async def request(self, message: Message, expected: type[Message]) -> Message:
         """Send a request and return its reply."""
 
 
 class Renewal:
-    """Renew the token of one connection, again and again, before it ends.
+    """Renew the token of one connection each time before it expires.
 
     Args:
-        source: fetches the new ones.
-        connection: whose token it is.
-        clock: where time comes from.
-        on_failure: called with every failure; the token is tried again in time.
+        source: fetches new tokens.
+        connection: the connection to renew the token of.
+        clock: the source of time.
+        on_failure: called with the error of each failed attempt; another attempt follows.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class Renewal:
         self._backoff = RetryPolicy(base_delay=_SHORTEST_PAUSE, max_delay=_LONGEST_PAUSE)
 
     async def run(self, expires_at: int | None) -> None:
-        """Renew a token that ends at `expires_at` (ms since the epoch) until the connection or the renewing ends."""
+        """Renew a token that expires at `expires_at` (ms since 1970), and its successors, until the connection ends."""
         while expires_at is not None and self._source.can_renew:
             left = await self._left(expires_at)
             part = _RENEWED_AFTER - _JITTER * random.random()  # noqa: S311 - no secret
@@ -146,12 +148,12 @@ class Renewal:
         return ack.expires_at
 
     async def _left(self, expires_at: int) -> float:
-        """Return how long a token lives (s) by the service's clock, or by this machine's where that is not told."""
+        """Return the seconds until a token expires, by the service's clock, or by this machine's if that is unknown."""
         now = time.time() * 1000
         try:
             ack = await self._ask(Heartbeat(timestamp=0), HeartbeatAck)
         except SignalManagerError as error:
-            logger.debug("the service does not say what time it is: %s", error.message)
+            logger.debug("the service did not tell its time: %s", error.message)
         else:
             assert isinstance(ack, HeartbeatAck)  # noqa: S101 - `request` says so
             now = now if ack.server_time is None else ack.server_time

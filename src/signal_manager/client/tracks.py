@@ -1,7 +1,7 @@
-"""The two ends of media that a room puts between aiortc and the application.
+"""The tracks that a room puts between aiortc and the application.
 
-aiortc stops what it sends when its connection ends, and keeps every frame that nobody reads: an application's track
-must outlive a lost connection, and one that only counts participants must not fill memory. `media.py` uses both.
+aiortc stops a sent track when its connection ends, but an application's track must outlive a lost connection. aiortc
+also keeps every unread frame, but an application that reads none must not fill memory. `media.py` uses both classes.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from av.packet import Packet
 
 __all__ = ["IncomingTrack", "OutgoingTrack"]
 
-# Frames that wait for the application: about a second of sound, and pictures that are still worth showing.
+# Frames that wait for the application: about a second of audio, and the few pictures that are still worth showing.
 _WAITING = {"audio": 50, "video": 4}
 
-# Between the last frame of one source and the first of the next, in seconds.
+# Seconds between the last frame of one source and the first of the next.
 _STEP = Fraction(1, 50)
 
-# Of a black picture in YUV with limited range (ITU-R BT.601).
+# Y, U and V of black, in limited range (ITU-R BT.601).
 _BLACK = (16, 128, 128)
 
 
 class OutgoingTrack(MediaStreamTrack):
-    """What is sent for one of the application's publications on one connection; muted, silence and black.
+    """Sends a publication's source on one connection; while it is muted, silence or black pictures.
 
-    The source may be replaced at any time: what follows goes on in time where the former one was.
+    The source may be replaced at any time. Timestamps continue where the former source stopped.
     """
 
     def __init__(self, kind: str, source: Callable[[], MediaStreamTrack], is_enabled: Callable[[], bool]) -> None:
@@ -41,17 +41,17 @@ class OutgoingTrack(MediaStreamTrack):
         self._source = source
         self._is_enabled = is_enabled
         self._present: MediaStreamTrack | None = None
-        self._shift = Fraction(0)  # from the present source's time to ours, in seconds
-        self._last: Fraction | None = None  # when the last frame was, in our time
-        self._asking: asyncio.Timeout | None = None  # for the source
+        self._shift = Fraction(0)  # seconds to add to the present source's timestamps
+        self._last: Fraction | None = None  # timestamp of the last frame that was sent
+        self._asking: asyncio.Timeout | None = None  # the wait for the source's next frame
 
     def turn(self) -> None:
-        """Wait no longer for a source that has been replaced: its next frame may never come."""
+        """Stop waiting for a source that has been replaced, because its next frame may never come."""
         if self._asking is not None and not self._asking.expired():
             self._asking.reschedule(asyncio.get_running_loop().time())
 
     async def recv(self) -> Frame | Packet[Any]:
-        """Return the source's next frame, or what replaces it."""
+        """Return the source's next frame, or silence or black while muted."""
         while True:
             source = self._source()
             try:
@@ -72,7 +72,7 @@ class OutgoingTrack(MediaStreamTrack):
                 return _black(frame)
             if isinstance(frame, AudioFrame):
                 return _silent(frame)
-            # What comes encoded has no silent form: it is left out.
+            # An encoded packet has no silent form, so it is skipped.
 
     def _retime(self, source: MediaStreamTrack, frame: Frame | Packet[Any]) -> None:
         if frame.pts is None or frame.time_base is None:
@@ -88,7 +88,7 @@ class OutgoingTrack(MediaStreamTrack):
 
 
 class IncomingTrack(MediaStreamTrack):
-    """A track of another member: the newest frames of it, since old ones make way when nobody reads them."""
+    """A track of another member; it keeps only the newest frames while the application does not read."""
 
     def __init__(self, source: MediaStreamTrack) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class IncomingTrack(MediaStreamTrack):
         self._pump = asyncio.create_task(self._receive(), name=f"receive {source.kind}")
 
     async def recv(self) -> Frame:
-        """Return the oldest frame that waits, waiting for one.
+        """Return the oldest kept frame; wait for one if there is none.
 
         Raises:
             MediaStreamError: the track has ended.
@@ -112,7 +112,7 @@ class IncomingTrack(MediaStreamTrack):
         return self._frames.popleft()
 
     def stop(self) -> None:
-        """End it; frames that wait can still be read."""
+        """End the track; frames that are kept can still be read."""
         super().stop()
         self._pump.cancel()
         self._changed.set()
