@@ -30,6 +30,8 @@ from signal_manager.protocol.messages import (
     ErrorMessage,
     Heartbeat,
     HeartbeatAck,
+    IceServers,
+    IceServersAck,
     Message,
     PayloadType,
     Peer,
@@ -186,6 +188,8 @@ class FakeService:
                 await self._relay(client, message_id, message)
             case RoomJoin():
                 await client.send(self.welcome(message), message_id)
+            case IceServers():
+                await client.send(IceServersAck(ice_servers=[]), message_id)
             case RoomLeave():
                 left = RoomLeaveAck(version="1.0.0", status=200, message="ok", room_id=message.room_id, client_id="x")
                 await client.send(left, message_id)

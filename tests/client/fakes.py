@@ -107,7 +107,7 @@ class FakeMedia:
         self.is_connected = True
         self.is_closed = False
         self.has_lost = False
-        self._on_track = on_track
+        self.on_track = on_track
         self._mids = 0
 
     @property
@@ -170,7 +170,7 @@ class FakeMedia:
         results = [self.results.get(track.name, TrackResult(mid=self.mid())) for track in tracks]
         for track, result in zip(tracks, results, strict=True):
             if result.mid and result.error_code is None and result.mid not in self.undecodable:
-                self._on_track(track, result.mid, Silence())
+                self.on_track(track, result.mid, Silence())
         return [
             structs.replace(result, error_code=400, error_message=UNDECODABLE)
             if result.mid in self.undecodable
@@ -183,7 +183,7 @@ class FakeMedia:
         await self._note("answer", [*pulled])
         for mid, track in pulled.items():
             if mid not in self.undecodable:
-                self._on_track(track, mid, Silence())
+                self.on_track(track, mid, Silence())
         return self.undecodable
 
     async def drop(self, mids: Sequence[str]) -> None:

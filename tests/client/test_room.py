@@ -1,4 +1,4 @@
-"""A room's events, their order and its end, against a service that says what the test wants; without media."""
+"""A room's events, their order and its end, against a service that says what the test wants."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from signal_manager.client import (
     ParticipantChanged,
     ParticipantJoined,
     ParticipantLeft,
+    PublicationEnded,
     RetryPolicy,
     Room,
     RoomChanged,
@@ -25,7 +26,9 @@ from signal_manager.client import (
     RoomReconnecting,
     SelfChanged,
     SignalClient,
+    TrackAdded,
 )
+from signal_manager.client import media as media_module
 from signal_manager.errors import (
     ConflictError,
     ForbiddenError,
@@ -41,6 +44,8 @@ from signal_manager.protocol.messages import (
     MetadataUpdate,
     MetadataUpdateAck,
     PublishedTrack,
+    Renegotiate,
+    RenegotiateAck,
     RoomCreate,
     RoomCreateAck,
     RoomEvent,
@@ -48,8 +53,11 @@ from signal_manager.protocol.messages import (
     RoomLeave,
     RoomState,
     RoomStateAck,
+    TrackResult,
 )
 from tests.client.fake_service import Client, FakeService, make_client, within
+from tests.client.fakes import FakeMedia, Silence
+from tests.waiting import until
 
 AT_ONCE = RetryPolicy(attempts=3, random=lambda: 0.0)
 ME = Member(client_id="alice", role="receiver")
@@ -488,3 +496,93 @@ async def test_a_refusal_with_a_code_of_a_newer_service_says_itself_whether_to_t
 
     assert len(refused) == 1
     assert [(each.value.code, each.value.may_retry) for each in (final, passing)] == [(423, False), (423, True)]
+
+
+# With a media backend
+
+
+@pytest.fixture
+async def media(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> FakeMedia:
+    """The media session of a room whose service has a media backend."""
+    media = FakeMedia()
+
+    def open_media(*_: Any, on_track: Any, **__: Any) -> FakeMedia:
+        media.on_track = on_track
+        return media
+
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        if isinstance(message, RoomJoin):
+            await client.send(service.welcome(message, session_id="s"), message_id)
+        else:
+            await service.default_answer(client, message_id, message)
+
+    monkeypatch.setattr(media_module, "MediaSession", open_media)
+    service.answer = answer
+    return media
+
+
+async def test_publishing_returns_what_unpublish_takes(media: FakeMedia, room: Room) -> None:
+    sound, picture = await within(room.publish(Silence(), Silence("video"), muted=True))
+    assert [each.muted for each in room.publications] == [True, True]
+
+    room.unmute("audio")
+    await within(room.unpublish(sound.track, picture))
+
+    assert media.calls[0] == ("publish", ["audio", "video"])
+    closed = [name for what, names in media.calls if what == "unpublish" for name in names]
+    assert sorted(closed) == ["audio", "video"]
+    assert room.publications == []
+
+
+async def test_when_one_track_is_refused_none_of_the_call_stays_published(media: FakeMedia, room: Room) -> None:
+    [before] = await within(room.publish(Silence()))
+    media.results["screen-video"] = TrackResult(mid="9", error_code=403, error_message="no screens")
+
+    with pytest.raises(ForbiddenError, match="no screens"):
+        await within(room.publish(Silence(), Silence("video"), name="screen"))
+    await until(lambda: "unpublish" in media.done, limit=30)
+
+    assert room.publications == [before]
+    assert media.calls[-1] == ("unpublish", ["screen-audio"])
+
+
+async def test_a_track_that_ends_by_itself_is_unpublished_and_told(media: FakeMedia, room: Room) -> None:
+    [sound] = await within(room.publish(Silence()))
+
+    sound.track.stop()
+
+    assert await following(room, 1) == [PublicationEnded("audio", sound.track)]
+    await until(lambda: media.done == ["publish", "unpublish"], limit=30)
+
+
+async def test_without_auto_pull_a_track_is_received_when_it_is_asked_for(
+    service: FakeService, client: SignalClient, media: FakeMedia
+) -> None:
+    room = await client.join("demo", auto_pull=False)
+    track = PublishedTrack(mid="0", track_name="sound", kind="audio")
+    await tell(service, "participant_joined", 2, participant=structs.replace(BOB, tracks=[track]))
+    await following(room, 1)
+    with pytest.raises(NotFoundError, match="bob publishes no track picture"):
+        room.pull("bob", "picture")
+    assert media.done == []
+
+    room.pull("bob", "sound")
+
+    [added] = await following(room, 1)
+    assert isinstance(added, TrackAdded)
+    assert room.participants["bob"].tracks["sound"].track is added.track
+
+
+async def test_a_media_session_can_be_replaced_on_request(service: FakeService, media: FakeMedia, room: Room) -> None:
+    asked = answer_with(service, Renegotiate, lambda _: RenegotiateAck(status=200))
+
+    room.restart_ice()
+
+    assert [event.name for event in await following(room, 2)] == ["reconnecting", "reconnected"]
+    assert asked == [Renegotiate(room_id="demo", offer_sdp=None, tracks=[])]
+    assert media.is_closed  # the former one, which the fake does not tell from the new one
+
+
+async def test_a_sender_needs_tracks_to_join(client: SignalClient) -> None:
+    with pytest.raises(InvalidRequestError, match="expected tracks"):
+        await client.join("demo", role="sender")
