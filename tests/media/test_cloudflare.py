@@ -26,7 +26,8 @@ from signal_manager.media.base import (
     Simulcast,
     TrackUpdate,
 )
-from signal_manager.media.cloudflare import MAX_REPLY, CloudflareBackend
+from signal_manager.media.cloudflare import CloudflareBackend
+from signal_manager.media.cloudflare_client import MAX_REPLY
 from signal_manager.media.errors import FAULTS, After, MediaFault
 from signal_manager.observe.metrics import Metrics
 from tests.media.http_stub import CUT, CUT_SHORT, HttpStub, Reply

@@ -1,23 +1,19 @@
 """A `MediaBackend` over HTTP, for Cloudflare Realtime and for SFUs with the same interface, such as the local SFU.
 
-It turns calls into Cloudflare's JSON (`cloudflare_wire.py`) and each error code into an error class. Its only state is
-its connections. `negotiation.py` makes sure that calls of one session never overlap.
+It turns calls into Cloudflare's JSON (`cloudflare_wire.py`), and `cloudflare_client.py` sends it. Its only state is its
+connections. `negotiation.py` makes sure that calls of one session never overlap.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import httpx
-import msgspec
-import tenacity
 
 from signal_manager.errors import ConfigurationError, InvalidRequestError
 from signal_manager.media import cloudflare_wire as wire
@@ -40,41 +36,19 @@ from signal_manager.media.base import (
     TrackState,
     TrackUpdate,
 )
+from signal_manager.media.cloudflare_client import CloudflareClient, Endpoint
 from signal_manager.media.cloudflare_http import Pools
-from signal_manager.media.errors import (
-    After,
-    MediaFault,
-    NoAnswerError,
-    SessionGoneError,
-    SessionNotReadyError,
-    UnreachableError,
-)
+from signal_manager.media.errors import NoAnswerError
 from signal_manager.observe.metrics import Metrics
 
 __all__ = ["CloudflareBackend"]
 
 # Cloudflare's limit for one request. Checking it here avoids a refused call.
 MAX_ITEMS = 64
-# An offer for dozens of tracks stays well below 1 MB. A larger reply is not from an SFU.
-MAX_REPLY = 4 * 1024 * 1024
 # Browsers refuse TURN over port 53, and trying it costs them seconds of gathering.
 BLOCKED_PORT = ":53"
 # Cloudflare's session ids have 32 characters. The bound keeps wrong values out of paths and records.
 MAX_SESSION_ID = 128
-
-Reply = TypeVar("Reply", bound=wire.ErrorJson)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoint(Generic[Reply]):
-    """One call of the interface; `is_safe` means that a repetition does no harm."""
-
-    name: str
-    method: Literal["GET", "POST", "PUT"]
-    path: str
-    reply: type[Reply]
-    is_safe: bool = False
-
 
 SESSIONS_NEW = Endpoint(name="sessions_new", method="POST", path="/sessions/new", reply=wire.SessionReply)
 # All others except TURN are under /sessions/{sessionId}.
@@ -135,14 +109,10 @@ class CloudflareBackend:
     ) -> None:
         base_url = _checked_url(base_url)
         self._app_url = f"{base_url}/apps/{quote(app_id, safe='')}"
-        self._app_secret = app_secret
-        self._metrics = metrics
         self._stun_url = stun_url
         self._turn_url = f"{base_url}/turn/keys/{quote(turn_key_id, safe='')}"
         self._turn_token = turn_key_token if turn_key_id else ""
         self._turn_ttl = turn_ttl
-        self._request_timeout = request_timeout
-        self._retry_wait = retry_wait
         # On HTTP/2 its debug log contains all headers, and so the secrets.
         logging.getLogger("hpack").setLevel(logging.WARNING)
         self._http = Pools(
@@ -150,6 +120,14 @@ class CloudflareBackend:
             timeout=httpx.Timeout(request_timeout, connect=min(5.0, request_timeout)),
             is_local=httpx.URL(base_url).host in {"127.0.0.1", "::1", "localhost"},
             is_secure=base_url.startswith("https:"),
+        )
+        self._client = CloudflareClient(
+            self._http,
+            secret=app_secret,
+            hidden=(self._turn_token,),
+            metrics=metrics,
+            request_timeout=request_timeout,
+            retry_wait=retry_wait,
         )
 
     def __repr__(self) -> str:
@@ -183,7 +161,7 @@ class CloudflareBackend:
         The request has no body: one with an offer is undocumented, and makes the next call come too early.
         """
         query = f"?correlationId={quote(correlation_id, safe='')}" if correlation_id else ""
-        reply = await self._attempt(SESSIONS_NEW, self._app_url, None, query=query)
+        reply = await self._client.attempt(SESSIONS_NEW, self._app_url, None, query=query)
         session_id = reply.session_id or ""
         if not session_id or len(session_id) > MAX_SESSION_ID or not session_id.isprintable():
             raise NoAnswerError(f"sessionId of {len(session_id)} characters, expected 1 to {MAX_SESSION_ID}")
@@ -197,7 +175,7 @@ class CloudflareBackend:
             tracks=[wire.track_json(track) for track in tracks] or None,
             auto_discover=None if tracks else True,
         )
-        reply = await self._call(TRACKS_NEW, session_id, body)
+        reply = await self._client.call(TRACKS_NEW, self._session_url(session_id), body)
         results = _track_results(reply)
         answer = _sdp(reply, "answer")
         if answer is None and any(result.error is None for result in results):
@@ -208,7 +186,7 @@ class CloudflareBackend:
         """Pull tracks of other sessions and return the SFU's offer, if there is one."""
         _check_count("tracks", tracks)
         body = wire.TracksRequest(tracks=[wire.track_json(track) for track in tracks])
-        reply = await self._call(TRACKS_NEW, session_id, body)
+        reply = await self._client.call(TRACKS_NEW, self._session_url(session_id), body)
         results = _track_results(reply)
         offer = _sdp(reply, "offer")
         must_answer = bool(reply.requires_immediate_renegotiation)
@@ -219,7 +197,7 @@ class CloudflareBackend:
     async def answer(self, session_id: MediaSessionId, answer_sdp: str) -> None:
         """Send the client's answer to the SFU's last offer."""
         body = wire.TracksRequest(session_description=_description("answer", answer_sdp))
-        await self._call(RENEGOTIATE, session_id, body)
+        await self._client.call(RENEGOTIATE, self._session_url(session_id), body)
 
     async def close_tracks(
         self, session_id: MediaSessionId, mids: Sequence[str], *, offer_sdp: str | None = None
@@ -231,7 +209,7 @@ class CloudflareBackend:
             force=offer_sdp is None,
             session_description=None if offer_sdp is None else _description("offer", offer_sdp),
         )
-        reply = await self._call(TRACKS_CLOSE, session_id, body)
+        reply = await self._client.call(TRACKS_CLOSE, self._session_url(session_id), body)
         return ClosedTracks(tracks=_track_results(reply), answer_sdp=_sdp(reply, "answer"))
 
     async def update_tracks(
@@ -240,7 +218,7 @@ class CloudflareBackend:
         """Change the layer or source of pulled tracks."""
         _check_count("tracks", updates)
         body = wire.TracksRequest(tracks=[wire.track_json(update) for update in updates])
-        reply = await self._call(TRACKS_UPDATE, session_id, body)
+        reply = await self._client.call(TRACKS_UPDATE, self._session_url(session_id), body)
         return _track_results(reply)
 
     async def establish_channels(
@@ -251,7 +229,7 @@ class CloudflareBackend:
             data_channel=wire.ChannelJson(location="remote", data_channel_name="server-events"),
             session_description=None if offer_sdp is None else _description("offer", offer_sdp),
         )
-        reply = await self._call(CHANNELS_ESTABLISH, session_id, body)
+        reply = await self._client.call(CHANNELS_ESTABLISH, self._session_url(session_id), body)
         offer, answer = _sdp(reply, "offer"), _sdp(reply, "answer")
         if reply.data_channel is None:
             raise NoAnswerError("a reply without a data channel, expected one")
@@ -283,7 +261,7 @@ class CloudflareBackend:
 
     async def session_state(self, session_id: MediaSessionId) -> SessionState:
         """Return the tracks and data channels of a session."""
-        reply = await self._call(SESSION_GET, session_id)
+        reply = await self._client.call(SESSION_GET, self._session_url(session_id))
         return SessionState(
             tracks=tuple(
                 TrackState(
@@ -316,7 +294,7 @@ class CloudflareBackend:
         return IceServers(servers=servers, expires_at=asked_at + int(self._turn_ttl))
 
     async def _generate_ice_servers(self, ttl: int) -> tuple[IceServer, ...]:
-        reply = await self._attempt(TURN_CREDENTIALS, self._turn_url, {"ttl": ttl}, token=self._turn_token)
+        reply = await self._client.attempt(TURN_CREDENTIALS, self._turn_url, {"ttl": ttl}, token=self._turn_token)
         listed = reply.ice_servers
         entries = [listed] if isinstance(listed, wire.IceServerJson) else listed or []
         servers = tuple(server for server in map(_ice_server, entries) if server.urls)
@@ -324,75 +302,17 @@ class CloudflareBackend:
             raise NoAnswerError("a reply without ICE servers, expected at least one")
         return servers
 
+    def _session_url(self, session_id: MediaSessionId) -> str:
+        return f"{self._app_url}/sessions/{quote(session_id, safe='')}"
+
     async def _channels(
         self, endpoint: Endpoint[wire.ChannelsReply], session_id: MediaSessionId, channels: list[wire.ChannelJson]
     ) -> tuple[ChannelResult, ...]:
         _check_count("data channels", channels)
-        reply = await self._call(endpoint, session_id, wire.ChannelsRequest(data_channels=channels))
-        return tuple(wire.channel_result(item) for item in reply.data_channels or ())
-
-    async def _call(self, endpoint: Endpoint[Reply], session_id: MediaSessionId, body: Any = None) -> Reply:
-        """Make one call; repeat a safe call at most twice, within the time limit of one request."""
-        url = f"{self._app_url}/sessions/{quote(session_id, safe='')}"
-        if not endpoint.is_safe:
-            return await self._attempt(endpoint, url, body, of_session=True)
-        attempts = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_may_repeat),
-            stop=tenacity.stop_after_attempt(3) | tenacity.stop_after_delay(self._request_timeout),
-            wait=tenacity.wait_random_exponential(multiplier=self._retry_wait, max=2.0),
-            reraise=True,
+        reply = await self._client.call(
+            endpoint, self._session_url(session_id), wire.ChannelsRequest(data_channels=channels)
         )
-        return await attempts(self._attempt, endpoint, url, body, of_session=True)
-
-    async def _attempt(
-        self,
-        endpoint: Endpoint[Reply],
-        url: str,
-        body: Any,
-        *,
-        query: str = "",
-        token: str | None = None,
-        of_session: bool = False,
-    ) -> Reply:
-        """Send one request, read its reply, and count the outcome."""
-        started = time.perf_counter()
-        outcome = "cancelled"
-        try:
-            status, content = await self._exchange(
-                endpoint.method, url + endpoint.path + query, body, self._app_secret if token is None else token
-            )
-            secrets = (self._app_secret, self._turn_token)
-            reply = _read(status, content, endpoint.reply, of_session=of_session, secrets=secrets)
-            outcome = "partial" if reply.has_failed_items() else "ok"
-        except MediaFault as fault:
-            outcome = fault.error_code
-            if endpoint.is_safe and fault.after is After.REPLACE and not isinstance(fault, SessionGoneError):
-                fault.after = After.TRY_LATER  # a repetition does no harm, even if the SFU has carried the call out
-            raise
-        finally:
-            self._metrics.media_calls.labelled(endpoint.name, outcome).add()
-            self._metrics.media_call_seconds.labelled(endpoint.name).observe(time.perf_counter() - started)
-        return reply
-
-    async def _exchange(self, method: str, url: str, body: Any, token: str) -> tuple[int, bytes]:
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        content = None if body is None else msgspec.json.encode(body)
-        try:
-            async with (
-                asyncio.timeout(self._request_timeout),
-                self._http.stream(method, url, content=content, headers=headers) as response,
-            ):
-                received = bytearray()
-                async for part in response.aiter_bytes():
-                    received += part
-                    if len(received) > MAX_REPLY:
-                        raise NoAnswerError(f"a reply of more than {MAX_REPLY} bytes, expected at most that")
-                return response.status_code, bytes(received)
-        # The texts of httpx's and ssl's errors name hosts and addresses, which clients must not see.
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise UnreachableError(f"the SFU cannot be reached ({type(error).__name__})") from error
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise NoAnswerError(f"the SFU did not answer ({type(error).__name__})") from error
+        return tuple(wire.channel_result(item) for item in reply.data_channels or ())
 
 
 def _checked_url(base_url: str) -> str:
@@ -403,29 +323,6 @@ def _checked_url(base_url: str) -> str:
     if url.scheme not in {"http", "https"} or not url.host or not 0 < (url.port or 443) < 65536:
         raise ConfigurationError(f"cloudflare.base_url is {base_url!r}, expected http:// or https:// with a host")
     return base_url.rstrip("/")
-
-
-def _read(status: int, content: bytes, shape: type[Reply], *, of_session: bool, secrets: Sequence[str]) -> Reply:
-    """Return the decoded reply, or raise the error that it stands for."""
-    if not 200 <= status < 300:
-        raise wire.fault_of(status, content, of_session=of_session, secrets=secrets)
-    try:
-        reply: Reply = msgspec.json.decode(content or b"{}", type=shape)
-    except msgspec.MsgspecError as error:
-        raise NoAnswerError("a reply of unexpected shape, expected the documented JSON") from error
-    if reply.error_code:
-        raise wire.fault_of(status, content, of_session=of_session, secrets=secrets)
-    return reply
-
-
-def _may_repeat(error: BaseException) -> bool:
-    """Tell whether to repeat a safe call at once after this error.
-
-    A session that is not ready is no reason to repeat, because the SFU has already waited for it.
-    """
-    return (
-        isinstance(error, MediaFault) and error.after is After.TRY_LATER and not isinstance(error, SessionNotReadyError)
-    )
 
 
 def _check_count(what: str, items: Sequence[Any], *, least: int = 1) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from signal_manager.errors import InvalidRequestError, SignalManagerError
 from signal_manager.media.base import MediaSessionId
+from signal_manager.media.calls import Calls
 from signal_manager.media.errors import (
     After,
     AnswerTooLateError,
@@ -36,12 +37,12 @@ from signal_manager.media.operations import (
     Publish,
     Result,
     awaits_answer,
-    came_too_early,
     carries_sdp,
     caused_mids,
     closed_mids,
     pulls_from,
 )
+from signal_manager.media.repetition import Repetition
 
 __all__ = [
     "TRANSITIONS",
@@ -192,6 +193,9 @@ class _Request(msgspec.Struct, frozen=True):
     operation: Operation
     submitted_at: float
 
+    def refused(self, error: SignalManagerError) -> Refuse:
+        return Refuse(self.number, error)
+
 
 class Negotiation:
     """Orders the operations on one participant's media session, one at a time.
@@ -207,16 +211,11 @@ class Negotiation:
         self._limits = limits or Limits()
         self._waiting: deque[_Request] = deque()  # also in order of their deadlines
         self._current: _Request | None = None  # with the SFU, or waiting to be repeated
-        self._started_at = 0.0  # when the current request's first attempt began
-        self._attempts = 0  # of the current request, after the first
-        self._early: Result = None  # the result of the last attempt, while the request waits to be repeated
-        self._gone: set[MediaSessionId] = set()  # sessions of publishers that left, if a pull here names them
-        self._call = 0  # the number of the latest call
-        self._in_flight: int | None = None  # the number of the call in progress
+        self._repetition = Repetition(patience=self._limits.patience, pauses=self._limits.pauses)
+        self._calls = Calls()
         self._deadline: float | None = None  # when the present state times out
         self._answer_by = 0.0
         self._mids: set[str] = set()  # the known mids of this generation
-        self._orphans: dict[int, MediaSessionId | None] = {}  # calls in progress for sessions that were given up
         self._loss: LossReason | None = None  # why the latest generation was lost
         self._effects: list[Effect] = []
 
@@ -226,9 +225,11 @@ class Negotiation:
         if isinstance(operation, Answer):
             self._take_answer(asked, now)
         elif self.state is State.CLOSED:
-            self._refuse(asked, SessionReplacedError("this participant's media session has ended"))
+            self._effects.append(asked.refused(SessionReplacedError("this participant's media session has ended")))
         elif len(self._waiting) >= self._limits.waiting:
-            self._refuse(asked, TooManyCallsError(f"{len(self._waiting)} operations wait already, expected fewer"))
+            self._effects.append(
+                asked.refused(TooManyCallsError(f"{len(self._waiting)} operations wait already, expected fewer"))
+            )
         else:
             self._waiting.append(asked)
             self._proceed(now)
@@ -236,8 +237,8 @@ class Negotiation:
 
     def replied(self, call: int, result: Result, now: float) -> list[Effect]:
         """Report that a call succeeded."""
-        if call in self._orphans:
-            self._clean_up(self._orphans.pop(call), result)
+        if self._calls.is_orphan(call):
+            self._effects += _clean_up(self._calls.end_orphan(call), result)
             return self._take_effects()
         request = self._claim(call)
         if self.state is State.OPENING:
@@ -252,7 +253,7 @@ class Negotiation:
                 self._move(Event.OFFERED)
                 self._deadline = self._answer_by = now + self._limits.answer
                 self._effects.append(Reply(request.number, result))
-            elif came_too_early(result, gone=self._gone) and self._may_wait(now):
+            elif self._repetition.is_early(result) and self._repetition.may_wait(now):
                 self._back_off(request, now, result)
             else:
                 self._finish(Event.DONE, Reply(request.number, result), now)
@@ -260,8 +261,8 @@ class Negotiation:
 
     def failed(self, call: int, error: SignalManagerError, now: float, *, mids: tuple[str, ...] = ()) -> list[Effect]:
         """Report that a call failed; `mids` exist nevertheless."""
-        if call in self._orphans:
-            session_id = self._orphans.pop(call)
+        if self._calls.is_orphan(call):
+            session_id = self._calls.end_orphan(call)
             if session_id is not None and mids:
                 self._effects.append(CloseMids(session_id, mids))
             return self._take_effects()
@@ -281,7 +282,7 @@ class Negotiation:
             self._move(Event.ANSWER_REFUSED)
             self._deadline = self._answer_by
             self._effects.append(refusal)
-        elif after is After.TRY_LATER and self._may_wait(now):
+        elif after is After.TRY_LATER and self._repetition.may_wait(now):
             self._back_off(request, now)
         else:
             self._finish(Event.DONE, refusal, now)
@@ -301,10 +302,9 @@ class Negotiation:
         """Stop repeating pulls of tracks from this publisher's session, which has ended."""
         requests = [*self._waiting, *([] if self._current is None else [self._current])]
         if any(pulls_from(request.operation, session_id) for request in requests):
-            self._gone.add(session_id)
-            is_hopeless = self._early is not None and not came_too_early(self._early, gone=self._gone)
-            if self.state is State.BACKING_OFF and self._current is not None and is_hopeless:
-                outcome = Reply(self._current.number, self._early)
+            self._repetition.source_gone(session_id)
+            if self.state is State.BACKING_OFF and self._current is not None and self._repetition.is_hopeless:
+                outcome = Reply(self._current.number, self._repetition.early)
                 self._current = self._deadline = None
                 self._finish(Event.GIVEN_UP, outcome, now)
         return self._take_effects()
@@ -329,7 +329,9 @@ class Negotiation:
             self._expire(now)
         while self._waiting and self._waiting[0].submitted_at + self._limits.queue <= now:
             request = self._waiting.popleft()
-            self._refuse(request, QueuedTooLongError(f"not begun within {self._limits.queue:g} s, expected a turn"))
+            self._effects.append(
+                request.refused(QueuedTooLongError(f"not begun within {self._limits.queue:g} s, expected a turn"))
+            )
         return self._take_effects()
 
     def next_deadline(self) -> float | None:
@@ -340,17 +342,20 @@ class Negotiation:
         return min(deadlines, default=None)
 
     def _take_answer(self, asked: _Request, now: float) -> None:
+        error: SignalManagerError
         match self.state:
             case State.AWAITING_ANSWER:
                 self._move(Event.ANSWER)
                 self._place_call(asked, now)
+                return
             case State.UNOPENED if self._loss is LossReason.ANSWER_MISSED:
                 limit = self._limits.answer
-                self._refuse(asked, AnswerTooLateError(f"answer after more than {limit:g} s, expected it within them"))
+                error = AnswerTooLateError(f"answer after more than {limit:g} s, expected it within them")
             case State.UNOPENED | State.CLOSED:
-                self._refuse(asked, SessionReplacedError("answer for a media session that was given up"))
+                error = SessionReplacedError("answer for a media session that was given up")
             case _:
-                self._refuse(asked, InvalidRequestError("answer without an offer that waits for one"))
+                error = InvalidRequestError("answer without an offer that waits for one")
+        self._effects.append(asked.refused(error))
 
     def _proceed(self, now: float) -> None:
         """Start the next request if possible."""
@@ -364,49 +369,39 @@ class Negotiation:
                     self._move(Event.OPEN)
                     self._place_call(request, now)
             elif self.state is State.UNOPENED:
-                self._refuse(request, SessionReplacedError("there is no media session, expected one to be opened"))
+                self._effects.append(
+                    request.refused(SessionReplacedError("there is no media session, expected one to be opened"))
+                )
             else:
-                self._started_at = now
-                self._attempts = 0
+                self._repetition.begin(now)
                 self._move(Event.CALL)
                 self._place_call(request, now)
 
     def _place_call(self, request: _Request, now: float) -> None:
-        self._call += 1
-        self._in_flight = self._call
+        call = self._calls.begin()
         self._current = request
         self._deadline = now + self._limits.call
-        self._effects.append(CallSfu(self._call, request.number, self.generation, self.session_id, request.operation))
+        self._effects.append(CallSfu(call, request.number, self.generation, self.session_id, request.operation))
 
     def _claim(self, call: int) -> _Request:
         """Return the request of the call in progress, which has ended."""
+        self._calls.end(call)
         request = self._current
-        if call != self._in_flight or request is None:
-            raise RuntimeError(f"call {call} was reported, expected call {self._in_flight}")
-        self._in_flight = None
-        self._current = None
-        self._deadline = None
+        if request is None:
+            raise AssertionError("a call in progress without its request")
+        self._current = self._deadline = None
         return request
 
     def _finish(self, event: Event, outcome: Reply | Refuse, now: float) -> None:
         self._move(event)
         self._effects.append(outcome)
-        self._gone = {gone for gone in self._gone if any(pulls_from(each.operation, gone) for each in self._waiting)}
+        self._repetition.keep_gone(each.operation for each in self._waiting)
         self._proceed(now)
-
-    def _may_wait(self, now: float) -> bool:
-        return now + self._pause() - self._started_at <= self._limits.patience
-
-    def _pause(self) -> float:
-        pauses = self._limits.pauses
-        return pauses[min(self._attempts, len(pauses) - 1)]
 
     def _back_off(self, request: _Request, now: float, result: Result = None) -> None:
         self._move(Event.TRY_LATER)
         self._current = request
-        self._early = result
-        self._deadline = now + self._pause()
-        self._attempts += 1
+        self._deadline = self._repetition.wait(now, result)
 
     def _expire(self, now: float) -> None:
         """Leave the present state, whose deadline has passed."""
@@ -422,36 +417,26 @@ class Negotiation:
     def _lose(self, reason: LossReason | None, *, error: MediaFault | None = None, is_unsettled: bool = False) -> None:
         """Give this generation up: close its mids and refuse its requests. Without a `reason` the owner is not told."""
         session_id = self.session_id
-        if self._in_flight is not None:
-            self._orphans[self._in_flight] = session_id
+        is_unsettled = is_unsettled or self._calls.is_in_progress
+        self._calls.give_up(session_id)
         if session_id is not None:
             if self._mids:
                 self._effects.append(CloseMids(session_id, tuple(sorted(self._mids))))
-            self._effects.append(SweepSession(session_id, is_unsettled or self._in_flight is not None))
+            self._effects.append(SweepSession(session_id, is_unsettled))
         why = "the participant left" if reason is None else reason.value.replace("_", " ")
         replaced = SessionReplacedError(f"the media session was given up: {why}")
         if self._current is not None:
-            self._refuse(self._current, error or replaced)
+            self._effects.append(self._current.refused(error or replaced))
         for request in self._waiting:
-            self._refuse(request, replaced)
+            self._effects.append(request.refused(replaced))
         if reason is not None:
             self._effects.append(ReplaceSession(self.generation, session_id, reason))
         self._waiting.clear()
         self._mids.clear()
-        self._gone.clear()
-        self._current = self._in_flight = self._deadline = self.session_id = None
+        self._repetition.keep_gone()
+        self._current = self._deadline = self.session_id = None
         self._loss = reason
         self._move(Event.LOST)
-
-    def _clean_up(self, session_id: MediaSessionId | None, result: Result) -> None:
-        """Close what a reply created that came after its generation was given up."""
-        if session_id is None:
-            self._effects.append(SweepSession(result, is_unsettled=False))  # type: ignore[arg-type]  # Open's result
-        elif mids := caused_mids(result):
-            self._effects.append(CloseMids(session_id, mids))
-
-    def _refuse(self, request: _Request, error: SignalManagerError) -> None:
-        self._effects.append(Refuse(request.number, error))
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state, event]
@@ -472,3 +457,11 @@ def _reason(error: SignalManagerError) -> LossReason:
     if isinstance(error, SessionGoneError):
         return LossReason.SESSION_GONE
     return LossReason.OUT_OF_STEP if isinstance(error, InvalidSessionDescriptionError) else LossReason.CALL_LOST
+
+
+def _clean_up(session_id: MediaSessionId | None, result: Result) -> list[Effect]:
+    """Close what a reply created that came after its generation was given up."""
+    if session_id is None:
+        return [SweepSession(result, is_unsettled=False)]  # type: ignore[arg-type]  # the result of Open is a session id
+    mids = caused_mids(result)
+    return [CloseMids(session_id, mids)] if mids else []

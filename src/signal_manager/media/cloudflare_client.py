@@ -1,0 +1,157 @@
+"""Calls the HTTP interface of Cloudflare Realtime: one request and its reply, repetitions, and what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+import httpx
+import msgspec
+import tenacity
+
+from signal_manager.media import cloudflare_wire as wire
+from signal_manager.media.cloudflare_http import Pools
+from signal_manager.media.errors import (
+    After,
+    MediaFault,
+    NoAnswerError,
+    SessionGoneError,
+    SessionNotReadyError,
+    UnreachableError,
+)
+from signal_manager.observe.metrics import Metrics
+
+__all__ = ["CloudflareClient", "Endpoint"]
+
+# An offer for dozens of tracks stays well below 1 MB. A larger reply is not from an SFU.
+MAX_REPLY = 4 * 1024 * 1024
+
+Reply = TypeVar("Reply", bound=wire.ErrorJson)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint(Generic[Reply]):
+    """One call of the interface; `is_safe` means that a repetition does no harm."""
+
+    name: str
+    method: Literal["GET", "POST", "PUT"]
+    path: str
+    reply: type[Reply]
+    is_safe: bool = False
+
+
+class CloudflareClient:
+    """Makes calls, with the secret of the app unless another one is given.
+
+    Args:
+        pools: the connections.
+        secret: the app's; it appears in no log or error.
+        hidden: other secrets that appear in none either.
+        metrics: counts the latency and outcomes of calls.
+        request_timeout: the limit for one HTTP request in seconds, from connecting to the last byte.
+        retry_wait: the longest first pause before a safe call is repeated, in seconds; it doubles, with full jitter.
+    """
+
+    def __init__(
+        self,
+        pools: Pools,
+        *,
+        secret: str,
+        hidden: Sequence[str] = (),
+        metrics: Metrics,
+        request_timeout: float,
+        retry_wait: float,
+    ) -> None:
+        self._http = pools
+        self._secret = secret
+        self._secrets = (secret, *hidden)
+        self._metrics = metrics
+        self._request_timeout = request_timeout
+        self._retry_wait = retry_wait
+
+    async def call(self, endpoint: Endpoint[Reply], url: str, body: Any = None) -> Reply:
+        """Make one call about a session; repeat a safe call at most twice, within the time limit of one request."""
+        if not endpoint.is_safe:
+            return await self.attempt(endpoint, url, body, of_session=True)
+        attempts = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(_may_repeat),
+            stop=tenacity.stop_after_attempt(3) | tenacity.stop_after_delay(self._request_timeout),
+            wait=tenacity.wait_random_exponential(multiplier=self._retry_wait, max=2.0),
+            reraise=True,
+        )
+        return await attempts(self.attempt, endpoint, url, body, of_session=True)
+
+    async def attempt(
+        self,
+        endpoint: Endpoint[Reply],
+        url: str,
+        body: Any,
+        *,
+        query: str = "",
+        token: str | None = None,
+        of_session: bool = False,
+    ) -> Reply:
+        """Send one request, read its reply, and count the outcome."""
+        started = time.perf_counter()
+        outcome = "cancelled"
+        try:
+            status, content = await self._exchange(
+                endpoint.method, url + endpoint.path + query, body, self._secret if token is None else token
+            )
+            reply = _read(status, content, endpoint.reply, of_session=of_session, secrets=self._secrets)
+            outcome = "partial" if reply.has_failed_items() else "ok"
+        except MediaFault as fault:
+            outcome = fault.error_code
+            if endpoint.is_safe and fault.after is After.REPLACE and not isinstance(fault, SessionGoneError):
+                fault.after = After.TRY_LATER  # a repetition does no harm, even if the SFU has carried the call out
+            raise
+        finally:
+            self._metrics.media_calls.labelled(endpoint.name, outcome).add()
+            self._metrics.media_call_seconds.labelled(endpoint.name).observe(time.perf_counter() - started)
+        return reply
+
+    async def _exchange(self, method: str, url: str, body: Any, token: str) -> tuple[int, bytes]:
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        content = None if body is None else msgspec.json.encode(body)
+        try:
+            async with (
+                asyncio.timeout(self._request_timeout),
+                self._http.stream(method, url, content=content, headers=headers) as response,
+            ):
+                received = bytearray()
+                async for part in response.aiter_bytes():
+                    received += part
+                    if len(received) > MAX_REPLY:
+                        raise NoAnswerError(f"a reply of more than {MAX_REPLY} bytes, expected at most that")
+                return response.status_code, bytes(received)
+        # The texts of httpx's and ssl's errors name hosts and addresses, which clients must not see.
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise UnreachableError(f"the SFU cannot be reached ({type(error).__name__})") from error
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise NoAnswerError(f"the SFU did not answer ({type(error).__name__})") from error
+
+
+def _read(status: int, content: bytes, shape: type[Reply], *, of_session: bool, secrets: Sequence[str]) -> Reply:
+    """Return the decoded reply, or raise the error that it stands for."""
+    if not 200 <= status < 300:
+        raise wire.fault_of(status, content, of_session=of_session, secrets=secrets)
+    try:
+        reply: Reply = msgspec.json.decode(content or b"{}", type=shape)
+    except msgspec.MsgspecError as error:
+        raise NoAnswerError("a reply of unexpected shape, expected the documented JSON") from error
+    if reply.error_code:
+        raise wire.fault_of(status, content, of_session=of_session, secrets=secrets)
+    return reply
+
+
+def _may_repeat(error: BaseException) -> bool:
+    """Tell whether to repeat a safe call at once after this error.
+
+    A session that is not ready is no reason to repeat, because the SFU has already waited for it.
+    """
+    return (
+        isinstance(error, MediaFault) and error.after is After.TRY_LATER and not isinstance(error, SessionNotReadyError)
+    )
