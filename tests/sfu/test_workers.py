@@ -1,7 +1,7 @@
 """Several processes as one SFU: `signal-manager sfu --workers 2`, with the front and the workers that it starts.
 
-Processes take long to start, so that all tests share one front. Killing it is how the module ends: what that shows is
-an assertion of the fixture, because a test in the midst of the others would cost them a second front.
+Processes take long to start, so that the first tests share one front. Killing it is how the module ends: what that
+shows is an assertion of the fixture, because a test in the midst of the others would cost them a second front.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import cast
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -22,8 +24,9 @@ import pytest_asyncio
 from aiortc import AudioStreamTrack
 
 from signal_manager.errors import ConfigurationError
-from signal_manager.sfu import LocalSfu
-from signal_manager.sfu.workers import Workers
+from signal_manager.sfu import LocalSfu, SfuSettings
+from signal_manager.sfu import workers as workers_module
+from signal_manager.sfu.workers import Workers, prefix_of
 from tests.sfu.clients import Api, Peer, api_of, frames, until
 from tests.sfu.sdps import offer, section
 
@@ -208,3 +211,183 @@ async def test_workers_that_cannot_start_are_a_wrong_configuration() -> None:
     front = Workers([sys.executable, "-S", "-c", "raise SystemExit(2)"], count=2, order=order)
     with pytest.raises(ConfigurationError, match="worker"):
         await front.start()
+
+
+# Inside this process: a front over workers that are SFUs of this process. A shell stands for each worker's process.
+
+
+SETTINGS = SfuSettings(max_body=1000)
+# A worker keeps its order, says where it is, and lives until its standard input ends.
+SHELL = """
+read -r order; i=${order#*\'"index": \'}; i=${i%%,*}
+echo "$order" >order-$i; [ -s url-$i ] || exit 1; cat url-$i; exec cat
+"""
+
+
+class Shells:
+    """A front and its two workers.
+
+    Attributes:
+        sfus: the SFUs behind the workers.
+        urls: where a worker says it is; the SFU's, until the test says otherwise.
+    """
+
+    def __init__(self, sfus: list[LocalSfu], folder: Path) -> None:
+        self.sfus = sfus
+        self.folder = folder
+        for index, sfu in enumerate(sfus):
+            self.tell(index, sfu.base_url)
+        order = {"app_id": sfus[0].app_id, "app_secret": sfus[0].app_secret}
+        script = f"cd '{folder}' && {SHELL}"
+        self.front = Workers(["sh", "-c", script], count=2, order=order, udp_port=7000, settings=SETTINGS)
+
+    def tell(self, index: int, url: str) -> None:
+        """Let a worker say that it is there."""
+        (self.folder / f"url-{index}").write_text(f"{url}\n" if url else "")
+
+    def order(self, index: int) -> dict[str, Any]:
+        """Return what a worker was told."""
+        order: dict[str, Any] = json.loads((self.folder / f"order-{index}").read_text())
+        return order
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shells]:
+    """A running front, which asks its workers often."""
+    monkeypatch.setattr(workers_module, "_POLL", 0.01)
+    monkeypatch.setattr(workers_module, "_PAUSE", 0.01)
+    async with AsyncExitStack() as stack:
+        common: dict[str, Any] = {"http_port": 0, "app_id": "a" * 32, "app_secret": "secret"}
+        sfus = [await stack.enter_async_context(LocalSfu(**common, prefix=prefix_of(index))) for index in range(2)]
+        shells = Shells(sfus, tmp_path)
+        await stack.enter_async_context(shells.front)
+        yield shells
+
+
+@asynccontextmanager
+async def api_of_shells(shells: Shells) -> AsyncIterator[Api]:
+    async with api_of(cast("LocalSfu", shells.front)) as api:
+        yield api
+
+
+async def test_each_worker_is_told_its_number_and_a_media_port_of_its_own(shells: Shells) -> None:
+    orders = [shells.order(index) for index in range(2)]
+
+    assert [(order["index"], order["udp_port"]) for order in orders] == [(0, 7000), (1, 7001)]
+    assert {order["app_secret"] for order in orders} == {"secret"}
+    assert len(shells.front.pids) == 2
+
+
+async def test_a_room_stays_with_its_worker_and_the_next_one_goes_where_least_is_expected(shells: Shells) -> None:
+    async with api_of_shells(shells) as api:
+        homes = [(await open_in(api, room))[:2] for room in ("one/a", "two/a", "one/b", "two/b")]
+        nowhere = await api.new_session()
+
+    assert homes == ["00", "01", "00", "01"]
+    assert nowhere.startswith("00")
+
+
+async def test_requests_reach_the_worker_that_has_the_session(shells: Shells) -> None:
+    async with api_of_shells(shells) as api:
+        await open_in(api, "one/a")
+        session = await open_in(api, "two/a")
+        found = await api.call("GET", f"/sessions/{session}")
+        lost = [(await api.call("GET", f"/sessions/{name}")).status_code for name in ("ff" * 16, "zz", "00" * 16)]
+
+    assert (found.status_code, lost) == (200, [410, 410, 410])
+
+
+async def test_a_body_that_is_too_large_reaches_no_worker(shells: Shells) -> None:
+    async with api_of_shells(shells) as api:
+        answer = await api.http.post(f"{api.root}/sessions/new", content=bytes(1001), headers=api.headers)
+
+    assert (answer.status_code, answer.json()["errorCode"]) == (413, "payload_too_large")
+
+
+async def test_the_front_shows_its_workers_and_their_metrics(shells: Shells) -> None:
+    async with api_of_shells(shells) as api:
+        await open_in(api, "one/a")
+        root = shells.front.base_url.removesuffix("/v1")
+        await until(lambda: any(worker.rooms for worker in shells.front._workers))
+        status = await api.http.get(root)
+        pages = [(await api.http.get(f"{root}/workers/{index}")).status_code for index in range(3)]
+        metrics = (await api.http.get(f"{root}/metrics")).text
+
+    assert "worker 0</a>: 0 packets/s, 1 rooms" in status.text
+    assert pages == [200, 200, 404]
+    assert re.findall(r'^sfu_sessions\{worker="(\d)"\} (\S+)$', metrics, re.MULTILINE) == [("0", "1.0"), ("1", "0.0")]
+    assert metrics.count("# TYPE sfu_sessions ") == 1
+
+
+async def test_a_worker_that_dies_is_refused_until_it_is_back(shells: Shells) -> None:
+    async with api_of_shells(shells) as api:
+        await open_in(api, "one/a")
+        session = await open_in(api, "two/a")
+        shells.tell(1, "")  # it dies again and again
+        os.kill(shells.front.pids[1], signal.SIGKILL)
+        refused = await answer_with(503, api, session)
+        moved = [await open_in(api, f"more-{number}/a") for number in range(3)]
+        page = (await api.http.get(shells.front.base_url.removesuffix("/v1"))).text
+
+        shells.tell(1, shells.sfus[1].base_url)
+        await answer_with(200, api, session)
+
+    assert refused.json()["errorCode"] == "temporarily_unavailable_error"
+    assert [each[:2] for each in moved] == ["00"] * 3
+    assert "worker 1</a>: is started again" in page
+
+
+async def test_a_worker_whose_port_is_closed_is_refused_and_one_that_hangs_up_loses_the_answer(shells: Shells) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async with api_of_shells(shells) as api, await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        worker = shells.front._workers[0]
+        worker.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(httpx.HTTPError):
+            await api.call("GET", "/sessions/00")
+        server.close()
+        await server.wait_closed()
+        refused = await api.call("GET", "/sessions/00")
+
+    assert refused.status_code == 503
+
+
+async def test_a_room_is_kept_until_its_worker_has_it_no_more(shells: Shells, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = shells.front._workers[0]
+    async with api_of_shells(shells) as api:
+        await open_in(api, "one/a")
+    await until(lambda: "one" in worker.rooms)
+    monkeypatch.setattr(workers_module, "_ROOM_KEPT", 0.0)
+    worker.expected = 1.0
+    await until(lambda: worker.expected < 0.1)  # it is asked for its load
+    assert "one" in shells.front._rooms
+
+    await shells.sfus[0].stop()
+    worker.rooms = set()
+
+    await until(lambda: "one" not in shells.front._rooms)
+
+
+async def test_workers_that_do_not_end_by_themselves_are_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "_STOP_LIMIT", 0.05)
+    order = {"app_id": "a" * 32, "app_secret": "secret"}
+    command = ["sh", "-c", "read -r order; echo http://127.0.0.1:9/v1; exec sleep 600"]
+    async with Workers(command, count=2, order=order) as front:
+        pids = front.pids
+
+    assert all(map(is_gone, pids))
+
+
+async def test_a_port_that_is_taken_ends_the_workers_that_have_started(tmp_path: Path) -> None:
+    order = {"app_id": "a" * 32, "app_secret": "secret"}
+    command = ["sh", "-c", "read -r order; echo http://127.0.0.1:9/v1; exec cat"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        front = Workers(command, count=2, order=order, port=taken.getsockname()[1])
+        with pytest.raises(ConfigurationError, match="cannot listen"):
+            await front.start()
+
+    assert front.pids == []
