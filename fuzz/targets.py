@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from signal_manager.auth.authenticators import inspect_token
+from signal_manager.auth.token_report import inspect_token
 from signal_manager.bus.nats.protocol import NatsProtocolError, Parser, read_credentials
 from signal_manager.bus.nats.wire import read_batch
 from signal_manager.errors import MalformedMessageError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from signal_manager.auth.authenticators import issue_token
+from signal_manager.auth.token_report import issue_token
 from signal_manager.model import ClientId, Grants
 from signal_manager.observe import logs
 from signal_manager.service.app import running

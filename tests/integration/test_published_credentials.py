@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect as websocket_connect
 from websockets.typing import Subprotocol
 
 from benchmarks.processes import free_port, running
-from signal_manager.auth.authenticators import issue_token
+from signal_manager.auth.token_report import issue_token
 from signal_manager.model import ClientId
 from signal_manager.service.settings import DEFAULT_TOKEN_SECRET
 from tests.integration.attack import TEXT, RudeClient, request, wire

@@ -15,7 +15,7 @@ from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 from msgspec import structs
 
-from signal_manager.auth.authenticators import issue_token
+from signal_manager.auth.token_report import issue_token
 from signal_manager.client import (
     ParticipantLeft,
     PublicationEnded,

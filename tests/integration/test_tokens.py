@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from signal_manager.auth.authenticators import issue_token
+from signal_manager.auth.token_report import issue_token
 from signal_manager.client import Disconnected, ErrorReceived, Event, Reconnected, SignalClient, SignalReceived, tokens
 from signal_manager.errors import AuthenticationError, ForbiddenError, SignalManagerError
 from signal_manager.model import Grants

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from signal_manager.auth.authenticators import issue_token
+from signal_manager.auth.token_report import issue_token
 from signal_manager.errors import InvalidRequestError
 from signal_manager.model import ClientId, Grants
 

@@ -1,6 +1,6 @@
 """Fetches the public keys that an identity provider publishes at a URL (JWKS, RFC 7517), and keeps them fresh.
 
-`JwksKeys` implements `authenticators.PublicKeys`. The composition root opens it and passes it to `SignedTokens`.
+`JwksKeys` implements `signed_tokens.PublicKeys`. The composition root opens it and passes it to `SignedTokens`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from signal_manager.errors import ConfigurationError, SignalManagerError, Unavai
 from signal_manager.observe.logs import escape_control_characters
 
 if TYPE_CHECKING:
-    from signal_manager.auth.authenticators import TokenReport
+    from signal_manager.auth.token_report import TokenReport
     from signal_manager.model import Grants
     from signal_manager.service.config import Config, LoadedConfig
 
@@ -294,7 +294,7 @@ def token(
 
 
 def _issued(client_id: str, ttl: str | None, grants: Grants, config: Path | None) -> str:
-    from signal_manager.auth.authenticators import issue_token
+    from signal_manager.auth.token_report import issue_token
     from signal_manager.service.config import load
 
     auth = load(config).auth
@@ -317,7 +317,8 @@ def _issued(client_id: str, ttl: str | None, grants: Grants, config: Path | None
 def _explain(inspected: str, config: Path | None, *, as_json_text: bool) -> int:
     import msgspec
 
-    from signal_manager.auth.authenticators import MAX_TOKEN_BYTES, inspect_token
+    from signal_manager.auth.authenticators import MAX_TOKEN_BYTES
+    from signal_manager.auth.token_report import inspect_token
     from signal_manager.service.config import load
 
     if inspected == "-":

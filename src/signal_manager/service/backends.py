@@ -20,11 +20,11 @@ from signal_manager.auth.authenticators import (
     Authenticator,
     FirstOf,
     OnThisMachineAlone,
-    SignedTokens,
     StaticKeys,
     StoredClients,
 )
 from signal_manager.auth.jwks import JwksKeys
+from signal_manager.auth.signed_tokens import SignedTokens
 from signal_manager.bus.base import Bus
 from signal_manager.errors import ConfigurationError, UnavailableError
 from signal_manager.gateway.ports import RelayTarget
