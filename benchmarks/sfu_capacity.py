@@ -21,7 +21,6 @@ from typing import Annotated, Any
 import typer
 import uvloop
 from aioice import stun
-from aiortc import RTCCertificate
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -39,8 +38,9 @@ from benchmarks.processes import (
 from benchmarks.results import machine, write_json
 from benchmarks.sfu import Http
 from benchmarks.sfu_server import APP_ID, APP_SECRET
-from signal_manager.sfu.dtls import Handshakes, SecureTransport, fingerprint_of
+from signal_manager.sfu.dtls import Certificate
 from signal_manager.sfu.metrics import Counters
+from signal_manager.sfu.secure_transport import Handshakes, SecureTransport
 
 __all__ = ["app"]
 
@@ -79,20 +79,18 @@ class Load:
 class Client:
     """One session: a UDP socket with ICE, DTLS and SRTP, which is all that the SFU's `SecureTransport` asks for."""
 
-    role = "controlling"
-
-    def __init__(self, port: int, certificate: RTCCertificate) -> None:
+    def __init__(self, port: int, certificate: Certificate) -> None:
         self._port = port
-        self._fingerprint = fingerprint_of(certificate)
+        self._fingerprint = certificate.fingerprint
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.setblocking(False)
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self.session = ""
         self.received = self.sent = 0
         self.address: tuple[str, int] | None = None
         self.on_srtp: Any = None
+        self.on_dtls: Any = None
         self._checked = asyncio.Event()
         self.transport = SecureTransport(
             self,  # type: ignore[arg-type]  # it needs no more of an endpoint than this
@@ -109,12 +107,6 @@ class Client:
             self._socket.send(data)
             self.sent += 127 < data[0] < 192
 
-    async def _send(self, data: bytes) -> None:
-        self.send(data)
-
-    async def _recv(self) -> bytes:
-        return await self._queue.get()
-
     def _readable(self) -> None:
         for _ in range(256):
             try:
@@ -126,7 +118,7 @@ class Client:
             elif data[0] < 4:
                 self._checked.set()
             else:
-                self._queue.put_nowait(data)
+                self.on_dtls(data)
 
     async def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         # A connection for each call: while a full SFU lets others wait, an idle one would be closed.
@@ -252,7 +244,7 @@ async def metrics(port: int) -> dict[str, float]:
 
 async def measure(pid: int, port: int, *, members: int, rooms: int, workers: int, seconds: float) -> Load:
     """Fill rooms, and take what the SFU's processes use."""
-    certificate = RTCCertificate.generateCertificate()
+    certificate = Certificate()
     players, receivers = [], []
     for number in range(rooms):
         publishers = [Client(port, certificate) for _ in range(members)]

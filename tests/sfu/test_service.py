@@ -591,12 +591,14 @@ async def test_a_handshake_with_another_certificate_fails_and_may_be_tried_again
         assert sfu.gauges().pending_handshakes <= 1
 
 
-async def test_sctp_that_aiortc_asserts_against_ends_that_association_only(sfu: LocalSfu, api: Api) -> None:
+async def test_sctp_that_aiortc_asserts_against_ends_that_association_only(
+    sfu: LocalSfu, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with talkers(api) as (alice, bob):
         transport = sfu.sessions[alice.session_id]._connection.transport
-        receiver = transport._data_receiver
-        assert receiver is not None
-        receiver.receiver = None
+        sctp = sfu.sessions[alice.session_id].channels._sctp
+        assert sctp is not None
+        monkeypatch.setattr(sctp.rtc, "_handle_data", None)
 
         assert alice.connection.sctp is not None
         await alice.connection.sctp.transport._send_data(b"anything")

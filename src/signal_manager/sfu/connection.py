@@ -1,7 +1,8 @@
 """One client's PeerConnection as the SFU sees it: ICE, DTLS, and the descriptions that set them up.
 
-Neighbours: `sessions` decides what the m-sections carry; `negotiation` is the pure part, `transport` and `dtls` are the
-moving one. Here they meet: a description starts the transport, restarts ICE, or is refused before anything changes.
+Neighbours: `sessions` decides what the m-sections carry; `negotiation` is the pure part, `transport` and
+`secure_transport` are the moving one. Here they meet: a description starts the transport, restarts ICE, or is refused
+before anything changes.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from aiortc import RTCCertificate
-
 from signal_manager.sfu.capacity import Load
-from signal_manager.sfu.dtls import Handshakes, SecureTransport
+from signal_manager.sfu.dtls import Certificate
 from signal_manager.sfu.errors import bad_description, gone, not_ready
 from signal_manager.sfu.metrics import Counters
 from signal_manager.sfu.negotiation import Negotiation, Sending
 from signal_manager.sfu.sdp import Description, RemoteSection, SdpError, Section, TransportLines, parse
+from signal_manager.sfu.secure_transport import Handshakes, SecureTransport
 from signal_manager.sfu.settings import SfuSettings
 from signal_manager.sfu.transport import IceEndpoint, MediaPort
 from signal_manager.sfu.wire import SessionDescription
@@ -33,8 +33,7 @@ class Resources:
     settings: SfuSettings
     counters: Counters
     port: MediaPort
-    certificate: RTCCertificate
-    fingerprint: str  # of the certificate: taking it costs more than answering an offer
+    certificate: Certificate
     handshakes: Handshakes
     load: Load
     prefix: str = ""  # of the ids of this SFU's sessions, where it is one of several workers
@@ -48,7 +47,7 @@ class Connection:
         self.negotiation = Negotiation(max_sections=settings.max_sections)
         self._settings = settings
         self._candidates = resources.port.candidates
-        self._fingerprint = resources.fingerprint
+        self._fingerprint = resources.certificate.fingerprint
         self._was_connected = False
         self._has_failed = False
         self._is_closed = False
@@ -56,9 +55,7 @@ class Connection:
         self._on_connected = on_connected
         self._remote_ice = ("", "")
         self._remote_fingerprints: tuple[tuple[str, str], ...] = ()
-        self._endpoint = IceEndpoint(
-            resources.port, max_queued=settings.max_queued_datagrams, max_addresses=settings.max_addresses
-        )
+        self._endpoint = IceEndpoint(resources.port, max_addresses=settings.max_addresses)
         self.transport = SecureTransport(
             self._endpoint,
             certificate=resources.certificate,
@@ -120,11 +117,11 @@ class Connection:
         if self._is_closed or self._has_failed:
             raise gone("the session expired or failed")
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the connection, tell the client, and wake the callers that wait for it."""
         self._is_closed = True
         self._connected.set()
-        await self.transport.close()
+        self.transport.close()
         self._endpoint.close()
 
     def _connect(self) -> None:

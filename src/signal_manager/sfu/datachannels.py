@@ -1,6 +1,6 @@
-"""Data channels: SCTP over one session's DTLS, and messages from a publisher's channel to its subscribers'.
+"""Data channels, and messages from a publisher's channel to its subscribers'.
 
-Neighbours: `dtls` carries the SCTP of aiortc, `sessions` says which requests may come now. All channels are negotiated
+Neighbours: `sctp` carries the channels, `sessions` says which requests may come now. All channels are negotiated
 by id over HTTP; a channel that a client opens in band is closed again, as nobody could name it.
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 
-from aiortc import RTCDataChannel, RTCDataChannelParameters, RTCSctpTransport
+from aiortc import RTCDataChannel, RTCDataChannelParameters
 from aiortc.rtcsctptransport import RTCSctpCapabilities
 
-from signal_manager.sfu.dtls import SecureTransport
 from signal_manager.sfu.errors import ItemError, invalid_params
 from signal_manager.sfu.metrics import Counters
+from signal_manager.sfu.sctp import Sctp
+from signal_manager.sfu.secure_transport import SecureTransport
 from signal_manager.sfu.settings import SfuSettings
 from signal_manager.sfu.wire import DataChannelObject
 
@@ -94,7 +95,7 @@ class DataChannels:
         self._transport = transport
         self._settings = settings
         self._counters = counters
-        self._sctp: RTCSctpTransport | None = None
+        self._sctp: Sctp | None = None
         self._capabilities = RTCSctpCapabilities(maxMessageSize=0)
         self._port = 0
         self._start: asyncio.Task[None] | None = None
@@ -109,8 +110,8 @@ class DataChannels:
         """Take up the client's m-section; SCTP starts as soon as DTLS is up."""
         if self._sctp is not None:
             return
-        self._sctp = RTCSctpTransport(self._transport)  # type: ignore[arg-type]  # it quacks like one
-        self._sctp.on("datachannel", lambda channel: channel.close())
+        self._sctp = Sctp(self._transport, max_queued=self._settings.max_queued_datagrams)
+        self._sctp.rtc.on("datachannel", lambda channel: channel.close())
         self._port = port
         # 0 means that the peer has no bound (RFC 8841, 6); ours is what a subscriber's buffer may hold.
         bound = self._settings.max_channel_buffer
@@ -223,7 +224,7 @@ class DataChannels:
     def _open(self, name: str, item: DataChannelObject) -> DataChannel | ItemError:
         if item.max_retransmits is not None and item.max_packet_life_time is not None:
             raise invalid_params("maxRetransmits and maxPacketLifeTime exclude each other")
-        if self._sctp is None or self._sctp.state == "closed":
+        if self._sctp is None or self._sctp.rtc.state == "closed":
             return ItemError("session_error", "Session is not ready yet: its data channel transport is not connected")
         self._closing = {i: rtc for i, rtc in self._closing.items() if rtc.readyState != "closed"}
         free = (i for i in _STREAM_IDS if i not in self.channels and i not in self._closing)
@@ -238,7 +239,7 @@ class DataChannels:
             maxRetransmits=item.max_retransmits,
             maxPacketLifeTime=item.max_packet_life_time,
         )
-        rtc = RTCDataChannel(self._sctp, parameters)
+        rtc = RTCDataChannel(self._sctp.rtc, parameters)
         channel = DataChannel(rtc, name=name, counters=self._counters, max_buffer=self._settings.max_channel_buffer)
         rtc.on("message", channel.receive)
         rtc.on("close", lambda: self._closed(channel))

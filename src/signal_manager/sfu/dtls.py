@@ -1,302 +1,281 @@
-"""DTLS-SRTP (RFC 5764) on top of aiortc's RTCDtlsTransport, without its packet pump.
+"""DTLS (RFC 6347) for SRTP (RFC 5764) without I/O: datagrams and time-outs go in, datagrams come out.
 
-Neighbours: `transport` delivers the datagrams, `forwarding` gets RTP and RTCP in clear, `datachannels` rides on the
-DTLS itself. SRTP goes straight from the socket to the receiver: no queue, no task switch; only DTLS takes the queue.
-Names with an underscore are private to aiortc and pylibsrtp, which is why both are pinned.
+Neighbours: `secure_transport` gives an association its socket and its clock, `srtp` uses the keys. OpenSSL does the
+handshake in memory, by pyOpenSSL; this module frames its datagrams and checks who the peer is.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
-from collections.abc import Callable
-from typing import Any
+import datetime
+import enum
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cached_property
 
-import pylibsrtp
-import structlog
-from aiortc.rtcdtlstransport import (
-    RTCCertificate,
-    RTCDtlsFingerprint,
-    RTCDtlsParameters,
-    RTCDtlsTransport,
-    State,
-)
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL, crypto
 
-from signal_manager.sfu.metrics import Counters
-from signal_manager.sfu.transport import IceEndpoint
+from signal_manager.sfu.srtp import PROFILES, Srtp
 
-__all__ = ["Handshakes", "SecureTransport", "fingerprint_of"]
+__all__ = ["Association", "Certificate", "State", "is_client_hello"]
 
-# Header, index and authentication tag: nothing shorter is worth decrypting.
-_SMALLEST_SRTCP = 20
+# What OpenSSL may put into one datagram. ICE promises no more than IPv6's least MTU of 1,280 bytes.
+_MTU = 1200
+# Longer than every datagram that the media port takes: a record is read in one piece.
+_LONGEST = 2048
 
-# libsrtp itself: `pylibsrtp` does not count it among its names.
-_SRTP: Any = pylibsrtp
+# RFC 6347, 4.1: type, version, epoch and number, then the length of what follows.
+_HEADER, _LENGTH = 13, slice(11, 13)
+_HANDSHAKE, _CLIENT_HELLO = 22, 1
+_DTLS_1_2 = 0xFEFD
 
-_log = structlog.get_logger(__name__)
+# With a P-256 key on either side, as browsers and aiortc make them.
+_CIPHERS = b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA"
+_EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"
 
-
-def fingerprint_of(certificate: RTCCertificate) -> str:
-    """Return the SHA-256 fingerprint that descriptions announce."""
-    return next(f.value for f in certificate.getFingerprints() if f.algorithm == "sha-256")
-
-
-class Handshakes:
-    """How many handshakes are under way, and the bound on that: each costs public-key work."""
-
-    def __init__(self, limit: int, *, time_limit: float) -> None:
-        self.time_limit = time_limit
-        self._limit = limit
-        self.pending = 0
-
-    @property
-    def may_start(self) -> bool:
-        """Say whether there is room for one more."""
-        return self.pending < self._limit
+# RFC 8122, 5: the hash functions that a fingerprint may be of, the preferred one first.
+_HASHES: dict[str, hashes.HashAlgorithm] = {
+    "sha-512": hashes.SHA512(),
+    "sha-384": hashes.SHA384(),
+    "sha-256": hashes.SHA256(),
+}
 
 
-class _GuardedReceiver:
-    """Keeps what a peer's SCTP breaks inside that peer's connection."""
+class State(enum.Enum):
+    """How far an association is."""
 
-    def __init__(self, receiver: Any) -> None:
-        self.receiver = receiver
-
-    async def _handle_data(self, data: bytes) -> None:
-        try:
-            await self.receiver._handle_data(data)
-        except Exception as error:  # the connection's edge: aiortc asserts on some of what a peer sends
-            _log.warning("SCTP failed", error=type(error).__name__)
-            raise ConnectionError("SCTP failed") from error
+    HANDSHAKING = enum.auto()
+    CONNECTED = enum.auto()
+    CLOSED = enum.auto()
+    FAILED = enum.auto()
 
 
-class _Protector:
-    """The protection of outgoing RTP, in pylibsrtp's own buffer.
+def is_client_hello(datagram: bytes) -> bool:
+    """Say whether a peer begins a handshake with this datagram."""
+    return (
+        len(datagram) > _HEADER
+        and datagram[0] == _HANDSHAKE
+        and datagram[3:5] == b"\0\0"  # an epoch without encryption
+        and datagram[_HEADER] == _CLIENT_HELLO
+    )
 
-    `Session.protect` makes a new length for every packet and looks up what never changes: a third of what encrypting
-    costs, and encrypting is most of what forwarding costs.
+
+def _digest(certificate: x509.Certificate, algorithm: str) -> str:
+    return certificate.fingerprint(_HASHES[algorithm]).hex(":").upper()
+
+
+class Certificate:
+    """A self-signed certificate with its key, and what OpenSSL derives from both once for all associations."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, secrets.token_hex(16))])
+        now = datetime.datetime.now(tz=datetime.UTC)
+        builder = x509.CertificateBuilder(
+            subject_name=name,
+            issuer_name=name,
+            public_key=self._key.public_key(),
+            serial_number=x509.random_serial_number(),
+            not_valid_before=now - datetime.timedelta(days=1),
+            not_valid_after=now + datetime.timedelta(days=30),
+        )
+        self._certificate = builder.sign(self._key, hashes.SHA256())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 fingerprint that descriptions announce."""
+        return _digest(self._certificate, "sha-256")
+
+    @cached_property
+    def context(self) -> SSL.Context:
+        """Return the settings of OpenSSL that associations of both roles share."""
+        context = SSL.Context(SSL.DTLS_METHOD)
+        context.set_min_proto_version(_DTLS_1_2)
+        context.set_max_proto_version(_DTLS_1_2)  # the record headers of DTLS 1.3 are others
+        context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_QUERY_MTU | SSL.OP_NO_RENEGOTIATION)
+        # A session that is taken up again shows no certificate.
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.use_certificate(self._certificate)
+        context.use_privatekey(self._key)
+        context.set_cipher_list(_CIPHERS)
+        context.set_tlsext_use_srtp(b":".join(profile.name for profile in PROFILES))
+        return context
+
+
+class _PeerCheck:
+    """Compares the peer's certificate with its description's fingerprints, during the handshake.
+
+    OpenSSL tells the peer what is wrong when the comparison fails. Of several hash functions the most preferred one
+    counts; several fingerprints of one function stand for several certificates (RFC 8122, 5).
     """
 
-    def __init__(self, session: Any) -> None:
-        self._session = session  # keeps what libsrtp has alive
-        self._srtp = session._srtp[0]
-        self._data = session._cdata
-        self._buffer = session._buffer
-        self._length = _SRTP.ffi.new("int *")
-        self._longest = len(session._cdata) - pylibsrtp.SRTP_MAX_TRAILER_LEN
+    def __init__(self, fingerprints: Iterable[tuple[str, str]]) -> None:
+        given = [(algorithm.lower(), value.upper()) for algorithm, value in fingerprints]
+        self._algorithm = next((each for each in _HASHES if any(each == algorithm for algorithm, _ in given)), None)
+        self._expected = {value for algorithm, value in given if algorithm == self._algorithm}
+        self.has_passed = False
+        self.objection = ""
 
-    def __call__(self, packet: bytes) -> bytes:
-        """Return the packet encrypted.
-
-        Raises:
-            ValueError: it is too long.
-            pylibsrtp.Error: it is too old to be sent again.
-        """
-        size, length = len(packet), self._length
-        if size > self._longest:
-            raise ValueError("packet is too long")
-        length[0] = size
-        self._buffer[0:size] = packet
-        error = _SRTP.lib.srtp_protect(self._srtp, self._data, length)
-        if error:
-            raise pylibsrtp.Error(pylibsrtp.ERRORS[error])
-        protected: bytes = self._buffer[0 : length[0]]
-        return protected
+    def __call__(self, _: SSL.Connection, certificate: crypto.X509, error: int, depth: int, is_valid: int) -> bool:
+        if depth > 0:  # authorities prove nothing here
+            return True
+        if self._algorithm is None:
+            self.objection = f"the peer's description has no fingerprint of {', '.join(_HASHES)}"
+            return False
+        actual = _digest(certificate.to_cryptography(), self._algorithm)
+        self.has_passed = actual in self._expected
+        if not self.has_passed:
+            expected = ", ".join(sorted(self._expected))
+            self.objection = (
+                f"the peer's certificate has the {self._algorithm} fingerprint {actual}, expected {expected}"
+            )
+        return self.has_passed
 
 
-class _Association(RTCDtlsTransport):
-    """One DTLS association: a handshake and the keys that came of it."""
+class Association:
+    """One DTLS association: a handshake, the keys that came of it, and the data of its peer.
 
-    def __init__(self, owner: SecureTransport, endpoint: IceEndpoint, certificate: RTCCertificate) -> None:
-        super().__init__(endpoint, [certificate])  # type: ignore[arg-type]  # it uses role, _recv and _send only
-        self._owner = owner
+    After every call, send the datagrams of `take`; while the state is HANDSHAKING, call `handle_timeout` once
+    `timeout` seconds have passed.
 
-    def _set_state(self, state: State) -> None:
-        if state is not self._state:
-            super()._set_state(state)
-            self._owner.changed(self, state)
+    Args:
+        certificate: ours.
+        fingerprints: pairs of a hash function and a value, of which the peer's certificate must match one.
+        is_client: whether this side sends the ClientHello.
+    """
 
-    @property
-    def is_connected(self) -> bool:
-        return self._state is State.CONNECTED
+    def __init__(self, certificate: Certificate, fingerprints: Iterable[tuple[str, str]], *, is_client: bool) -> None:
+        self.state = State.HANDSHAKING
+        self.srtp: Srtp | None = None
+        self.error: str | None = None
+        self._is_client = is_client
+        self._peer = _PeerCheck(fingerprints)
+        self._ssl = SSL.Connection(certificate.context)
+        self._ssl.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._peer)
+        self._ssl.set_ciphertext_mtu(_MTU)
+        if is_client:
+            self._ssl.set_connect_state()
+            self._shake_hands()
+        else:
+            self._ssl.set_accept_state()
 
     @property
     def is_over(self) -> bool:
-        return self._state in (State.CLOSED, State.FAILED)
+        """Say whether nothing more comes of this association."""
+        return self.state in (State.CLOSED, State.FAILED)
 
-    async def run(self, fingerprints: tuple[tuple[str, str], ...], time_limit: float) -> None:
-        """Shake hands; whatever goes wrong, the association has failed."""
-        expected = [RTCDtlsFingerprint(algorithm, value) for algorithm, value in fingerprints]
+    @property
+    def timeout(self) -> float | None:
+        """Return the seconds after which `handle_timeout` is due; None while nothing waits for an answer."""
+        return None if self.is_over else self._ssl.DTLSv1_get_timeout()
+
+    def handle_timeout(self) -> None:
+        """Send again what the peer has not answered."""
+        if self.is_over:
+            return
         try:
-            async with asyncio.timeout(time_limit):
-                await self.start(RTCDtlsParameters(fingerprints=expected))
-        except TimeoutError:
-            self._set_state(State.FAILED)
-        except Exception as error:  # a background task's edge: OpenSSL raises in many ways
-            _log.warning("DTLS handshake failed", error=type(error).__name__)
-            self._set_state(State.FAILED)
+            self._ssl.DTLSv1_handle_timeout()
+        except SSL.Error as error:
+            self._break(error)
 
-    def unprotect(self, data: bytes, *, is_rtcp: bool) -> bytes | None:
-        if self._rx_srtp is None:
-            return None
-        return self._rx_srtp.unprotect_rtcp(data) if is_rtcp else self._rx_srtp.unprotect(data)
+    def receive(self, datagram: bytes) -> list[bytes]:
+        """Take one datagram of the peer, and return the data in it."""
+        whole = b"".join(_records(datagram))
+        if self.is_over or not whole:
+            return []
+        self._ssl.bio_write(whole)
+        if self.state is State.HANDSHAKING:
+            self._shake_hands()
+        return list(self._read()) if self.state is State.CONNECTED else []
 
-    @functools.cached_property
-    def protect(self) -> Callable[[bytes], bytes]:
-        return _Protector(self._tx_srtp)
+    def send(self, data: bytes) -> None:
+        """Encrypt data for the peer.
 
-    def protect_rtcp(self, packet: bytes) -> bytes:
-        return self._tx_srtp.protect_rtcp(packet)
-
-    async def close(self) -> None:
-        """End the association, telling the peer."""
-        pump = self._task
-        await self.stop()
-        if pump is not None:
-            await asyncio.wait([pump])
-
-
-class SecureTransport:
-    """One session's DTLS-SRTP, over as many associations as it takes.
-
-    A handshake starts when there is a validated address to talk to and the peer's fingerprint is known; datagrams of
-    an address that passed no STUN check never get here, so a flood of ClientHellos costs nothing. An association that
-    ended is followed by another when the peer comes again: Chromium starts afresh, under the same ICE credentials,
-    when the section that carried the BUNDLE is closed. To aiortc's SCTP this is the DTLS transport all the while.
-    """
-
-    def __init__(
-        self, endpoint: IceEndpoint, *, certificate: RTCCertificate, handshakes: Handshakes, counters: Counters
-    ) -> None:
-        self._endpoint = endpoint
-        self._certificate = certificate
-        self._handshakes = handshakes
-        self._counters = counters
-        self._fingerprints: tuple[tuple[str, str], ...] = ()
-        self._role = "auto"  # aiortc's SCTP reads it
-        self._association: _Association | None = None
-        self._handshake: asyncio.Task[None] | None = None
-        self._data_receiver: _GuardedReceiver | None = None
-        self._is_closed = False
-        self.on_rtp: Callable[[bytes], None] = lambda data: None
-        self.on_rtcp: Callable[[bytes], None] = lambda data: None
-        self.on_connected: Callable[[], None] = lambda: None
-        endpoint.on_srtp = self._receive_srtp
-
-    @property
-    def is_connected(self) -> bool:
-        """Say whether media can flow."""
-        return self._association is not None and self._association.is_connected
-
-    @property
-    def is_client(self) -> bool:
-        """Say whether the peer waits for our ClientHello."""
-        return self._role == "client"
-
-    def expect(self, fingerprints: tuple[tuple[str, str], ...], *, is_client: bool) -> None:
-        """Learn who the peer must prove to be, and who speaks first."""
-        self._fingerprints = fingerprints
-        self._role = "client" if is_client else "server"
-        self.begin()
-
-    def begin(self) -> None:
-        """Start a handshake if there is none, all it needs is there, and there is room for it; or else later.
-
-        Every nomination of ICE calls this, and ICE repeats itself every few seconds.
+        Raises:
+            ConnectionError: the association is not up.
         """
-        if self._is_closed or self._endpoint.address is None or not self._fingerprints:
-            return
-        if self._association is None and self._handshakes.may_start:
-            self._handshakes.pending += 1
-            self._association = _Association(self, self._endpoint, self._certificate)
-            self._association._set_role(self._role)
-            if self._data_receiver is not None:
-                self._association._register_data_receiver(self._data_receiver)
-            self._handshake = asyncio.create_task(self._shake_hands(self._association), name="sfu-dtls-handshake")
-
-    async def _shake_hands(self, association: _Association) -> None:
+        if self.state is not State.CONNECTED:
+            raise ConnectionError(f"the DTLS association is {self.state.name.lower()}, expected connected")
         try:
-            await association.run(self._fingerprints, self._handshakes.time_limit)
-        finally:
-            self._handshakes.pending -= 1
+            self._ssl.send(data)
+        except SSL.Error as error:
+            self._break(error)
 
-    def changed(self, association: _Association, state: State) -> None:
-        """Take note of an association's new state."""
-        if association is not self._association or self._is_closed:
-            return
-        if state is State.CONNECTED:
-            self._counters.handshakes += 1
-            self.on_connected()
-        elif association.is_over:
-            self._counters.handshakes_failed += state is State.FAILED
-            self._association = None
-
-    def _receive_srtp(self, data: bytes) -> None:
-        association = self._association
-        if len(data) < _SMALLEST_SRTCP:
-            self._counters.refused_datagrams += 1
-            return
-        if association is None:
-            self._counters.early_datagrams += 1
-            return
-        # RFC 5761: what would be RTP payload types 64-95 with a marker is RTCP.
-        is_rtcp = 191 < data[1] < 224
+    def take(self) -> list[bytes]:
+        """Return the datagrams that are to be sent now."""
+        datagrams: list[bytes] = []
         try:
-            packet = association.unprotect(data, is_rtcp=is_rtcp)
-        except pylibsrtp.Error:
-            self._counters.refused_datagrams += 1
+            while True:
+                for record in _records(self._ssl.bio_read(1 << 16)):
+                    if datagrams and len(datagrams[-1]) + len(record) <= _MTU:
+                        datagrams[-1] += record
+                    else:
+                        datagrams.append(record)
+        except SSL.Error:  # no more
+            return datagrams
+
+    def fail(self, reason: str) -> None:
+        """End a handshake that is not to go on, for a reason that `error` keeps."""
+        self.error = reason
+        self.state = State.FAILED
+        self._notify()
+
+    def close(self) -> None:
+        """End the association, and tell the peer."""
+        if not self.is_over:
+            self.state = State.CLOSED
+            self._notify()
+
+    def _shake_hands(self) -> None:
+        try:
+            self._ssl.do_handshake()
+        except SSL.WantReadError:
             return
-        if packet is None:
-            self._counters.early_datagrams += 1
+        except SSL.Error as error:
+            self._break(error)
+            return
+        profile = next((each for each in PROFILES if each.name == self._ssl.get_selected_srtp_profile()), None)
+        if not self._peer.has_passed:
+            self.fail("the peer's certificate was not checked")
+        elif profile is None:
+            self.fail("the peer offers none of our SRTP profiles")
         else:
-            (self.on_rtcp if is_rtcp else self.on_rtp)(packet)
+            material = self._ssl.export_keying_material(_EXPORTER_LABEL, profile.material_length)
+            self.srtp = Srtp(profile, material, is_client=self._is_client)
+            self.state = State.CONNECTED
 
-    def send_rtp(self, packet: bytes) -> None:
-        """Encrypt and send one RTP packet; it is lost where no association is up."""
-        association = self._association
-        if association is not None and association.is_connected:
-            try:
-                self._endpoint.send(association.protect(packet))
-            except (pylibsrtp.Error, ValueError):  # too old to retransmit, or too long once it is encrypted
-                self._counters.send_failures += 1
+    def _read(self) -> Iterator[bytes]:
+        try:
+            while True:
+                yield self._ssl.recv(_LONGEST)
+        except SSL.WantReadError:
+            pass
+        except SSL.ZeroReturnError:
+            self.close()
+        except SSL.Error as error:
+            self._break(error)
 
-    def send_rtcp(self, packet: bytes) -> None:
-        """Encrypt and send one compound RTCP packet; it is lost where no association is up."""
-        association = self._association
-        if association is not None and association.is_connected:
-            try:
-                self._endpoint.send(association.protect_rtcp(packet))
-            except (pylibsrtp.Error, ValueError):
-                self._counters.send_failures += 1
+    def _break(self, error: SSL.Error) -> None:
+        reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
+        self.error = self._peer.objection or "; ".join(str(reason[-1]) for reason in reasons) or type(error).__name__
+        # A handshake fails; an association that was up has merely ended.
+        self.state = State.FAILED if self.state is State.HANDSHAKING else State.CLOSED
 
-    # -- what aiortc's SCTP calls --------------------------------------------------------------------------------------
+    def _notify(self) -> None:
+        with suppress(SSL.Error):  # in the middle of a handshake there is no such message
+            self._ssl.shutdown()
 
-    @property
-    def state(self) -> str:
-        """Return the state in aiortc's words."""
-        return "closed" if self._is_closed else "connected" if self.is_connected else "connecting"
 
-    async def _send_data(self, data: bytes) -> None:
-        # SCTP's timers fire while there is no association, too: then the datagram is lost like any other.
-        if self._association is not None and self._association.is_connected:
-            await self._association._send_data(data)
-
-    def _register_data_receiver(self, receiver: Any) -> None:
-        self._data_receiver = _GuardedReceiver(receiver)
-        if self._association is not None:
-            self._association._register_data_receiver(self._data_receiver)
-
-    def _unregister_data_receiver(self, receiver: Any) -> None:
-        if self._data_receiver is not None and self._data_receiver.receiver is receiver:
-            if self._association is not None:
-                self._association._unregister_data_receiver(self._data_receiver)
-            self._data_receiver = None
-
-    async def close(self) -> None:
-        """End the association, telling the peer, and start no other."""
-        self._is_closed = True
-        if self._handshake is not None and not self._handshake.done():
-            self._handshake.cancel()
-            await asyncio.wait([self._handshake])
-        if self._association is not None:
-            await self._association.close()
-            self._association = None
+def _records(data: bytes) -> Iterator[bytes]:
+    """Cut data into DTLS records, and drop what is no whole record: OpenSSL's memory knows no datagrams."""
+    begin = 0
+    while begin + _HEADER <= len(data):
+        header = data[begin : begin + _HEADER]
+        end = begin + _HEADER + int.from_bytes(header[_LENGTH], "big")
+        if end > len(data):
+            return
+        yield data[begin:end]
+        begin = end

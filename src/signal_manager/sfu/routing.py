@@ -1,7 +1,7 @@
 """RTP and RTCP of one session: assigns packets to layers, and acts on receiver and sender reports.
 
-Neighbours: `dtls` passes in decrypted packets, `forwarding` sends them on. A stream is identified by the SSRC in its
-SDP, or else by the MID and RID extensions of its first packets (RFC 8843, 9.2 and RFC 8852).
+Neighbours: `secure_transport` passes in decrypted packets, `forwarding` sends them on. A stream is identified by the
+SSRC in its SDP, or else by the MID and RID extensions of its first packets (RFC 8843, 9.2 and RFC 8852).
 """
 
 from __future__ import annotations

@@ -16,18 +16,18 @@ from typing import Self
 
 import structlog
 import uvicorn
-from aiortc import RTCCertificate
 from starlette.applications import Starlette
 
 from signal_manager.asgi import Guest
 from signal_manager.errors import ConfigurationError
 from signal_manager.sfu.capacity import Load
 from signal_manager.sfu.connection import Resources
-from signal_manager.sfu.dtls import Handshakes, fingerprint_of
+from signal_manager.sfu.dtls import Certificate
 from signal_manager.sfu.errors import RefusedError
 from signal_manager.sfu.faults import Faults
 from signal_manager.sfu.http import create_app
 from signal_manager.sfu.metrics import Counters, Gauges
+from signal_manager.sfu.secure_transport import Handshakes
 from signal_manager.sfu.sessions import Session
 from signal_manager.sfu.settings import SfuSettings
 from signal_manager.sfu.transport import MediaPort
@@ -150,13 +150,11 @@ class LocalSfu:
         self._port = MediaPort(self.counters)
         self._handshakes = Handshakes(self.settings.max_pending_handshakes, time_limit=self.settings.handshake_timeout)
         self.load = Load(self.settings, self.counters)
-        certificate = RTCCertificate.generateCertificate()
         self._resources = Resources(
             settings=self.settings,
             counters=self.counters,
             port=self._port,
-            certificate=certificate,
-            fingerprint=fingerprint_of(certificate),
+            certificate=Certificate(),
             handshakes=self._handshakes,
             load=self.load,
             prefix=prefix,

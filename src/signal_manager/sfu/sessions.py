@@ -134,7 +134,7 @@ class Session:
         """Close all tracks and channels and the connection; the client is told."""
         self.tracks.close()
         await self.channels.stop()
-        await self._connection.close()
+        self._connection.close()
 
     def _connected(self) -> None:
         self.channels.begin()

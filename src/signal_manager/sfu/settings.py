@@ -78,7 +78,7 @@ class SfuSettings:
     # m-sections of one session, closed ones included: beyond it the session has to be replaced (410).
     max_sections: int = 256
     max_pending_handshakes: int = 64
-    # DTLS datagrams that wait for one session's handshake or data channels.
+    # Packets of one session's data channels that wait to be handled.
     max_queued_datagrams: int = 256
     # Addresses that one session may have validated: a browser has a handful of candidates.
     max_addresses: int = 16

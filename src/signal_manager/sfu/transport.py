@@ -1,7 +1,8 @@
 """One UDP port for all sessions: ICE-lite (RFC 8445, 2.5), and telling STUN, DTLS and SRTP apart (RFC 7983).
 
-Neighbours: `dtls` takes what belongs to one session from its `IceEndpoint`. A datagram finds its session by the ufrag
-of a STUN check whose integrity holds, and from then on by the address that check came from; all else is dropped here.
+Neighbours: `secure_transport` takes what belongs to one session from its `IceEndpoint`. A datagram finds its session by
+the ufrag of a STUN check whose integrity holds, and from then on by the address that check came from; all else is
+dropped here.
 """
 
 from __future__ import annotations
@@ -43,14 +44,11 @@ def _nothing(*_: object) -> None:
 
 
 class IceEndpoint:
-    """One session's end of the media port, and all that aiortc's DTLS wants to know of an ICE transport."""
+    """One session's end of the media port."""
 
-    role = "controlled"
-
-    def __init__(self, port: MediaPort, *, max_queued: int, max_addresses: int) -> None:
+    def __init__(self, port: MediaPort, *, max_addresses: int) -> None:
         self._port = port
         self._max_addresses = max_addresses
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(max_queued)
         self._credentials: dict[str, str] = {}  # ufrag -> pwd; two while a restart has not been taken up
         self._addresses: list[Address] = []  # validated, the oldest first
         self._is_closed = False
@@ -60,6 +58,7 @@ class IceEndpoint:
         self.last_seen = time.monotonic()
         self.on_nominated: Callable[[], None] = _nothing
         self.on_srtp: Callable[[bytes], None] = _nothing
+        self.on_dtls: Callable[[bytes], None] = _nothing
         self.on_failure: Callable[[], None] = _nothing
         self.restart()
 
@@ -95,25 +94,16 @@ class IceEndpoint:
             self.on_nominated()
 
     def receive(self, data: bytes) -> None:
-        """Pass on one datagram that is not STUN; DTLS beyond the queue's bound is lost as if the network lost it."""
+        """Pass on one datagram that is not STUN."""
         if 127 < data[0] < 192:
             self.on_srtp(data)
-        elif 19 < data[0] < 64 and not self._queue.full():
-            self._queue.put_nowait(data)
+        elif 19 < data[0] < 64:
+            self.on_dtls(data)
 
     def send(self, data: bytes) -> None:
         """Send one datagram to the nominated address."""
         if self.address is not None:
             self._port.send(data, self.address)
-
-    async def _recv(self) -> bytes:
-        data = await self._queue.get()
-        if data is None:
-            raise ConnectionError("the endpoint was closed")
-        return data
-
-    async def _send(self, data: bytes) -> None:
-        self.send(data)
 
     def close(self) -> None:
         """Give back everything this endpoint holds of the port."""
@@ -125,10 +115,7 @@ class IceEndpoint:
                 del self._port.by_address[address]
         self._addresses.clear()
         self.address = None
-        self.on_nominated = self.on_failure = self.on_srtp = _nothing
-        if self._queue.full():
-            self._queue.get_nowait()
-        self._queue.put_nowait(None)
+        self.on_nominated = self.on_failure = self.on_srtp = self.on_dtls = _nothing
 
     def _forget(self, ufrag: str) -> None:
         del self._credentials[ufrag]
