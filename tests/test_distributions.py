@@ -85,7 +85,7 @@ def file_of(module: str) -> Path:
 
 
 # Imported only where an extra asks for them.
-OPTIONAL = {"client/media.py", "client/tracks.py", "cli/test_call.py", "storage/firestore.py"}
+OPTIONAL = {"client/ice_path.py", "client/media.py", "client/tracks.py", "cli/test_call.py", "storage/firestore.py"}
 # What brings a package that has no entry of its own: aiortc's tracks give PyAV's frames.
 BROUGHT = {
     "av": "aiortc",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,7 @@ from uuid import uuid4
 import grpc
 import msgspec
 import pytest
+from google.auth.credentials import AnonymousCredentials
 from google.cloud.firestore_v1 import AsyncClient
 from structlog.testing import capture_logs
 
@@ -450,6 +452,17 @@ async def test_without_an_emulator_the_channel_leads_to_google(prefix: str, monk
 
     assert channel.get_state() is grpc.ChannelConnectivity.IDLE
     await channel.close()
+
+
+def test_a_client_has_the_private_names_that_the_adapter_uses() -> None:
+    credentials, transport = AnonymousCredentials(), object()  # type: ignore[no-untyped-call]
+    client = AsyncClient(project="test", credentials=credentials)
+    client._firestore_api_internal = transport
+
+    assert (client._credentials, client._firestore_api) == (credentials, transport), (
+        f"google-cloud-firestore {version('google-cloud-firestore')} no longer has what storage/firestore.py takes "
+        "from inside it. Look whether docs/upstream.md's proposal came true, and use that; or else adapt the module."
+    )
 
 
 def test_nothing_but_the_adapter_imports_google() -> None:

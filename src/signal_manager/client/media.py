@@ -25,6 +25,7 @@ from aiortc import (
 from msgspec import structs
 
 from signal_manager.client.descriptions import UNDECODABLE, Descriptions
+from signal_manager.client.ice_path import is_relayed
 from signal_manager.client.members import PulledTrack
 from signal_manager.client.ports import Requester
 from signal_manager.client.publications import Publication
@@ -341,15 +342,6 @@ class MediaSession:
             await asyncio.sleep(_RELAY_LOOK)
         self._lose("the relay is lost")
 
-    def _is_relayed(self) -> bool:
-        # aiortc's statistics have no candidate pairs.
-        connections = [each.sender.transport.transport._connection for each in self._peer.getTransceivers()]
-        return any(
-            pair.local_candidate.type == "relay"
-            for connection in connections
-            for pair in connection._nominated.values()
-        )
-
     async def _ready(self) -> None:
         """Wait until a negotiated connection is up, because the SFU refuses requests before that."""
         try:
@@ -400,7 +392,7 @@ class MediaSession:
         if self._peer.connectionState == "connected":
             if self._connected_at is None:
                 self._connected_at = time.monotonic()
-                if self._is_relayed():
+                if is_relayed(self._peer):
                     self._relay_watch = asyncio.create_task(self._watch_relay(), name="watch of the relay")
             self._on_connected()
         elif self._peer.connectionState in {"failed", "closed"}:
