@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request
 from websockets.typing import Subprotocol
 
 from signal_manager.client import Clock, RetryPolicy, SignalClient
@@ -114,7 +115,8 @@ class Client:
 class FakeService:
     """Accepts clients whose token is `TOKEN`, relays their signals, and lets a test replace any answer.
 
-    Set `answer` to a coroutine function to take over; `default_answer` is the usual one.
+    Set `answer` to a coroutine function to take over; `default_answer` is the usual one. While `door` is clear,
+    upgrades wait, and the first one sets `knocked`.
     """
 
     def __init__(
@@ -129,6 +131,9 @@ class FakeService:
         self.answer: Callable[[Client, bytes, Message], Awaitable[None]] = self.default_answer
         self.clients: dict[str, Client] = {}
         self.accepted: asyncio.Queue[Client] = asyncio.Queue()
+        self.door = asyncio.Event()
+        self.door.set()
+        self.knocked = asyncio.Event()
         self._subprotocols = subprotocols
         self._ssl_context = ssl_context
         self._server: Server | None = None
@@ -157,10 +162,12 @@ class FakeService:
             ping_interval=None,
             close_timeout=1,
             max_size=None,
+            process_request=self._open_door,
         )
         self.port = next(iter(self._server.sockets)).getsockname()[1]
 
     async def stop(self, code: int = 1012) -> None:
+        self.door.set()
         if self._server is not None:
             self._server.close(code=code)
             await self._server.wait_closed()
@@ -230,6 +237,11 @@ class FakeService:
         await target.send(relayed)
         if signal.ack:
             await client.send(SignalAck(status="delivered", target_client_id=signal.target_client_id), message_id)
+
+    async def _open_door(self, _: ServerConnection, request: Request) -> None:
+        if not self.door.is_set():
+            self.knocked.set()
+            await self.door.wait()
 
     async def _handle(self, socket: ServerConnection) -> None:
         with suppress(ConnectionClosed):

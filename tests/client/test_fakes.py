@@ -5,11 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import pytest
-
-from signal_manager.client import SignalClient
 from signal_manager.client.media import MediaSession
-from tests.client.fakes import FakeMedia, FakeRequester
+from tests.client.fakes import FakeMedia
 
 
 def signatures(kind: type[Any]) -> dict[str, list[str]]:
@@ -23,8 +20,3 @@ def test_the_media_session_of_the_tests_has_the_methods_of_the_real_one() -> Non
     del fake["mid"]
 
     assert fake == signatures(MediaSession)
-
-
-@pytest.mark.parametrize("method", ["request"])
-def test_the_client_of_the_tests_is_asked_as_the_real_one_is(method: str) -> None:
-    assert signatures(FakeRequester)[method] == signatures(SignalClient)[method]

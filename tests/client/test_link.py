@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import datetime
-import ipaddress
-import socket
-import ssl
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from signal_manager.client import (
     Connected,
     Disconnected,
     Event,
-    Framing,
     GoingAway,
     Reconnected,
     RetryPolicy,
@@ -33,7 +21,7 @@ from signal_manager.client.link import DEFAULT_HEARTBEAT_INTERVAL, MAX_GOAWAY_DE
 from signal_manager.client.liveness import ANSWER_TIME
 from signal_manager.errors import (
     AuthenticationError,
-    MalformedMessageError,
+    InvalidRequestError,
     SignalManagerError,
     UnavailableError,
 )
@@ -50,34 +38,7 @@ from signal_manager.protocol.messages import (
     SignalMessage,
 )
 from tests.client.fake_service import Client, FakeService, ManualClock, make_client, within
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextlib.asynccontextmanager
-async def plain_server(answer: bytes | None) -> AsyncIterator[str]:
-    """Answer the upgrade with these bytes and hang up, or keep silent for None until the client hangs up."""
-    done = asyncio.Event()
-
-    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        if answer is None:
-            await reader.read()
-        else:
-            writer.write(answer)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-        done.set()
-
-    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
-        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        await within(done.wait())
+from tests.waiting import until
 
 
 def refuse_with(service: FakeService, error: ErrorMessage | None, *, times: int, code: int) -> None:
@@ -109,102 +70,6 @@ async def following(client: SignalClient, count: int) -> list[Event]:
     return [await within(anext(client)) for _ in range(count)]
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
-async def test_wss_checks_the_services_certificate(certificate: Path) -> None:
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(certificate)
-    trusting = ssl.create_default_context(cafile=str(certificate))
-    async with FakeService(ssl_context=server) as service:
-        async with make_client(service, ssl_context=trusting) as client:
-            assert await client.heartbeat() >= 0
-
-        with pytest.raises(UnavailableError, match="self-signed certificate"):
-            await within(make_client(service).connect())
-
-
-async def test_nobody_listening_fails_fast() -> None:
-    client = make_client(f"ws://127.0.0.1:{free_port()}")
-
-    with pytest.raises(UnavailableError, match="cannot connect"):
-        await within(client.connect())
-
-
-async def test_a_host_that_does_not_exist_is_unavailable() -> None:
-    with pytest.raises(UnavailableError, match="cannot connect"):
-        await within(make_client(f"ws://{'x' * 64}.invalid").connect())
-
-
-async def test_a_service_that_never_answers_fails_after_the_connect_timeout(service: FakeService) -> None:
-    async def answer(_client: Client, _message_id: bytes, _message: Message) -> None:
-        pass
-
-    service.answer = answer
-
-    with pytest.raises(UnavailableError, match=r"no answer from the service within 0.05 s"):
-        await within(make_client(service, connect_timeout=0.05).connect())
-
-
-async def test_a_port_that_accepts_and_says_nothing_fails_after_the_connect_timeout() -> None:
-    async with plain_server(None) as url:
-        with pytest.raises(UnavailableError, match="within"):
-            await within(make_client(url, connect_timeout=0.05).connect())
-
-
-@pytest.mark.parametrize(
-    ("answer", "complaint"),
-    [
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "expected a WebSocket service"),
-        (b"220 mail.example ESMTP\r\n\r\n", "expected a WebSocket service"),
-        (b"", "closed during the WebSocket upgrade"),
-    ],
-)
-async def test_a_port_of_something_else_is_unavailable(answer: bytes, complaint: str) -> None:
-    async with plain_server(answer) as url:
-        with pytest.raises(UnavailableError, match=complaint):
-            await within(make_client(url).connect())
-
-
-async def test_a_cancelled_connect_leaves_no_connection(service: FakeService) -> None:
-    asked: asyncio.Queue[Client] = asyncio.Queue()
-
-    async def answer(client: Client, _message_id: bytes, _message: Message) -> None:
-        asked.put_nowait(client)
-
-    service.answer = answer
-    connecting = asyncio.create_task(make_client(service).connect())
-    refused = await within(asked.get())
-
-    connecting.cancel()
-
-    await within(refused.socket.wait_closed())
-    with pytest.raises(asyncio.CancelledError):
-        await connecting
-
-
 async def test_the_first_connect_is_tried_as_often_as_asked(service: FakeService) -> None:
     refuse_with(service, ErrorMessage(error_code=503, error_message="draining"), times=2, code=1012)
 
@@ -225,17 +90,6 @@ async def test_a_refusal_for_good_is_not_tried_again(service: FakeService) -> No
 
     with pytest.raises(AuthenticationError):
         await within(client.connect())
-
-
-async def test_a_service_without_the_framing_is_refused() -> None:
-    async with FakeService(subprotocols=()) as service:
-        with pytest.raises(MalformedMessageError, match=r"expected a service that speaks signal-manager\.v2"):
-            await within(make_client(service).connect())
-
-
-async def test_v1_needs_no_subprotocol() -> None:
-    async with FakeService(subprotocols=()) as service, make_client(service, framing=Framing.V1) as client:
-        assert await client.heartbeat() >= 0
 
 
 @pytest.mark.parametrize(
@@ -438,19 +292,6 @@ async def test_a_close_in_place_of_an_answer_may_bring_the_client_back(service: 
         assert isinstance((await following(client, 3))[2], Reconnected)
 
 
-async def test_a_service_that_refuses_and_does_not_close_is_left(
-    service: FakeService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def answer(client: Client, message_id: bytes, message: Message) -> None:
-        await client.send(ErrorMessage(error_code=401, error_message="no"), message_id)
-
-    service.answer = answer
-    monkeypatch.setattr("signal_manager.client.link.CLOSE_TIMEOUT", 0.05)
-
-    with pytest.raises(AuthenticationError, match="no"):
-        await within(make_client(service).connect())
-
-
 async def test_an_internal_error_on_reconnect_is_tried_again(service: FakeService) -> None:
     async with make_client(service) as client:
         refuse_with(service, ErrorMessage(error_code=500, error_message="oops"), times=1, code=1011)
@@ -596,3 +437,215 @@ async def test_a_fault_of_the_client_ends_it_loudly(service: FakeService, caplog
         assert "ends by a fault of its own" in caplog.text
         with pytest.raises(SignalManagerError, match="fault of the client"):
             await client.heartbeat()
+
+
+# Another connection on request
+
+
+async def test_reconnecting_on_request_replaces_the_connection(service: FakeService) -> None:
+    async with make_client(service) as client:
+        before = service.clients["alice"]
+
+        await within(client.reconnect())
+
+        assert service.clients["alice"] is not before
+        assert await client.heartbeat() >= 0
+        _, disconnected, reconnected = await following(client, 3)
+        assert disconnected == Disconnected(1006, "a new connection was asked for", will_reconnect=True)
+        assert isinstance(reconnected, Reconnected)
+
+
+async def test_reconnecting_on_request_does_not_wait_for_the_next_attempt(service: FakeService) -> None:
+    clock = ManualClock()
+    async with make_client(service, clock=clock, retry=RetryPolicy(base_delay=20.0, random=lambda: 1.0)) as client:
+        service.clients["alice"].abort()
+        await following(client, 2)
+        while await within(clock.asked.get()) != 20.0:
+            pass
+
+        await within(client.reconnect())
+
+        assert client.is_connected
+
+
+async def test_a_reconnect_that_the_service_does_not_answer_is_unavailable(service: FakeService) -> None:
+    async with make_client(service) as client:
+
+        async def answer(*_: object) -> None:
+            return
+
+        service.answer = answer
+        with pytest.raises(UnavailableError, match=r"no connection within 0\.05 s"):
+            await client.reconnect(timeout=0.05)
+        service.answer = service.default_answer
+
+
+async def test_a_client_that_never_reconnects_does_not_on_request(service: FakeService) -> None:
+    async with make_client(service, retry=RetryPolicy(attempts=0)) as client:
+        with pytest.raises(InvalidRequestError, match="0 attempts"):
+            await client.reconnect()
+        assert client.is_connected
+
+
+async def test_a_client_that_has_ended_does_not_reconnect_on_request(service: FakeService) -> None:
+    client = make_client(service)
+    with pytest.raises(UnavailableError, match="not connected"):
+        await client.reconnect()
+    async with client:
+        pass
+
+    with pytest.raises(UnavailableError, match="closed"):
+        await client.reconnect()
+
+
+async def test_a_connection_that_shows_life_while_another_is_opened_stays(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    monkeypatch.setattr("signal_manager.client.link._LOOK", 0.001)
+    async with make_client(service, clock=clock, connect_timeout=30.0) as client:
+        ignore_heartbeats(service)
+        connection = service.clients["alice"]
+        service.door.clear()
+        clock.advance(await within(clock.asked.get()))
+        clock.advance(await within(clock.asked.get()))
+        await within(service.knocked.wait())
+        await within(await connection.socket.ping())
+        await within(clock.asked.get())  # it waits again
+
+        assert client.is_connected
+        assert service.clients["alice"] is connection
+
+
+async def test_without_a_second_connection_a_silent_service_is_left_after_its_timeout() -> None:
+    clock = ManualClock()
+    async with (
+        FakeService(ack={"heartbeat_interval": 5.0, "heartbeat_timeout": 60.0}) as service,
+        make_client(service, clock=clock, retry=RetryPolicy(attempts=0)) as client,
+    ):
+        ignore_heartbeats(service)
+        waited = 0.0
+        while client.is_connected:
+            seconds = await within(clock.asked.get())
+            waited += seconds
+            clock.advance(seconds)
+            await asyncio.sleep(0)
+            if waited >= 60.0:
+                break
+
+        events = [event async for event in client]
+
+        assert events[-1] == Disconnected(1006, "nothing received for 60 s", will_reconnect=False)
+
+
+# Resuming
+
+
+def resume_sessions(service: FakeService, *, received: int | None = None) -> list[Connect]:
+    """Let sessions be resumed, and return the CONNECTs as the list grows.
+
+    The service claims to have received that many messages of the client; by default it tells the truth.
+    """
+    connects: list[Connect] = []
+    counted = 0
+
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        nonlocal counted
+        if not isinstance(message, Connect):
+            counted += not isinstance(message, Heartbeat | HeartbeatAck)
+            await service.default_answer(client, message_id, message)
+            return
+        connects.append(message)
+        service.clients[message.client_id] = client
+        is_resumed = message.resume is not None and message.resume.resume_token != ""
+        count = (counted if received is None else received) if is_resumed else None
+        ack = ConnectAck(
+            status="success", session_id=f"s-{len(connects)}", resume_token="r", resumed=is_resumed, received=count
+        )
+        await client.send(ack, message_id)
+
+    service.answer = answer
+    return connects
+
+
+async def test_a_resumed_session_sends_again_what_the_service_misses(service: FakeService) -> None:
+    connects = resume_sessions(service, received=1)
+    async with make_client(service) as client:
+        for text in ("one", "two", "three"):
+            await client.send_message("nobody", text)
+        first = service.clients["alice"]
+        await until(lambda: first.received.qsize() == 4)
+
+        first.abort()
+        await until(lambda: service.clients["alice"] is not first)
+        await client.send_message("nobody", "four")
+        second = service.clients["alice"]
+        again = [await within(second.received.get()) for _ in range(4)]
+
+        assert connects[1].resume is not None
+        assert connects[1].resume.session_id == "s-1"
+        assert isinstance(again[0], Connect)
+        assert [message.signal_data for message in again[1:] if isinstance(message, SignalMessage)] == [
+            "two",
+            "three",
+            "four",
+        ]
+
+
+async def test_a_service_that_resumes_more_than_was_sent_is_left_and_the_session_given_up(
+    service: FakeService,
+) -> None:
+    connects = resume_sessions(service, received=7)
+    async with make_client(service) as client:
+        service.clients["alice"].abort()
+
+        *_, refused, event = await following(client, 4)
+
+        assert isinstance(refused, Disconnected)
+        assert "messages are missing" in refused.reason
+        assert event == Reconnected("s-3", resumed=False)
+        assert [each.resume and each.resume.resume_token for each in connects] == [None, "r", ""]
+
+
+async def test_closing_while_away_ends_a_session_that_would_go_on(service: FakeService) -> None:
+    connects = resume_sessions(service)
+    async with make_client(service, retry=RetryPolicy(base_delay=30.0, random=lambda: 1.0)) as client:
+        service.clients["alice"].abort()
+        await following(client, 2)
+
+    last = service.clients["alice"]
+    assert len(connects) == 2
+    assert [type(message) for message in (await within(last.received.get()), await within(last.received.get()))] == [
+        Connect,
+        Disconnect,
+    ]
+
+
+async def test_closing_while_away_does_not_need_the_service(service: FakeService) -> None:
+    resume_sessions(service)
+    async with make_client(service, retry=RetryPolicy(base_delay=30.0, random=lambda: 1.0)) as client:
+        service.clients["alice"].abort()
+        await following(client, 2)
+        await service.stop()
+
+        await within(client.close())
+
+        assert not client.is_connected
+
+
+async def test_a_good_bye_that_is_not_heard_is_said_again_on_another_connection(service: FakeService) -> None:
+    """The network may be gone for as long as nothing is sent."""
+    connects = resume_sessions(service)
+    resuming = service.answer
+
+    async def answer(client: Client, message_id: bytes, message: Message) -> None:
+        if isinstance(message, Disconnect) and len(connects) == 1:
+            client.abort()
+        else:
+            await resuming(client, message_id, message)
+
+    service.answer = answer
+    async with make_client(service):
+        pass
+
+    assert len(connects) == 2
