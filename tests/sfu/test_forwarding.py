@@ -341,6 +341,19 @@ def test_a_publisher_that_jumps_is_not_asked_for_what_it_never_sent() -> None:
     assert stage.counters.packets_asked_again == 99 + 149
 
 
+def test_a_publisher_whose_numbers_go_round_at_once_disturbs_nothing(clock: Clock) -> None:
+    stage = Stage()
+    stage.subscribe()
+    for sequence in (0, 0x5555, 0xAAAA, 0xFFFF, 0, 0x5555):
+        stage.router.receive_rtp(rtp(sequence))
+    clock.now += 2
+
+    stage.router.tick(clock.now)
+    stage.router.receive_rtp(rtp(0x5556))
+
+    assert len(stage.publication.layers[""].cache) == 1
+
+
 def test_what_was_not_lost_is_not_forwarded_twice() -> None:
     stage = Stage()
     stage.subscribe()

@@ -48,12 +48,14 @@ class PacketCache:
             now: `time.monotonic()`.
             is_late: whether later packets were forwarded before it.
         """
+        if sequence in self._packets:
+            return
         order = self._order
         self._packets[sequence] = (header, body, float("inf") if is_late else now)
         order.append((sequence, len(body), now))
         self.size += len(body)
         oldest = now - self._max_age
-        while self.size > self._max_bytes or order[0][2] < oldest:
+        while order and (self.size > self._max_bytes or order[0][2] < oldest):
             self._drop_oldest()
 
     def get(self, sequence: int) -> tuple[bytes, bytes, float] | None:
