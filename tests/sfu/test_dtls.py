@@ -410,7 +410,13 @@ def twice(datagrams: list[bytes]) -> list[bytes]:
 
 
 def in_small_pieces(datagrams: list[bytes]) -> list[bytes]:
-    return [record for datagram in datagrams for record in dtls._records(datagram)]
+    pieces = []
+    for datagram in datagrams:
+        begin = 0
+        for end in dtls._record_ends(datagram):
+            pieces.append(datagram[begin:end])
+            begin = end
+    return pieces
 
 
 def amid_garbage(datagrams: list[bytes]) -> list[bytes]:

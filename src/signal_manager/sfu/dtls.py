@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import enum
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
 
@@ -24,12 +24,14 @@ __all__ = ["Association", "Certificate", "State", "is_client_hello"]
 
 # What OpenSSL may put into one datagram. ICE promises no more than IPv6's least MTU of 1,280 bytes.
 _MTU = 1200
+# Longer than all that OpenSSL has to send at a time, which is a flight or a record.
+_MOST_OUTPUT = 1 << 15
 # Longer than every datagram that the media port takes: a record is read in one piece.
 _LONGEST = 2048
 
 # RFC 6347, 4.1: type, version, epoch and number, then the length of what follows.
-_HEADER, _LENGTH = 13, slice(11, 13)
-_HANDSHAKE, _CLIENT_HELLO = 22, 1
+_HEADER, _LENGTH = 13, 11
+_HANDSHAKE, _CLIENT_HELLO, _DATA = 22, 1, 23
 _DTLS_1_2 = 0xFEFD
 
 # With a P-256 key on either side, as browsers and aiortc make them.
@@ -152,6 +154,7 @@ class Association:
         self.srtp: Srtp | None = None
         self.error: str | None = None
         self._is_client = is_client
+        self._has_output = False
         self._peer = _PeerCheck(fingerprints)
         self._ssl = SSL.Connection(certificate.context)
         self._ssl.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._peer)
@@ -176,6 +179,7 @@ class Association:
         """Send again what the peer has not answered."""
         if self.is_over:
             return
+        self._has_output = True
         try:
             self._ssl.DTLSv1_handle_timeout()
         except SSL.Error as error:
@@ -183,13 +187,15 @@ class Association:
 
     def receive(self, datagram: bytes) -> list[bytes]:
         """Take one datagram of the peer, and return the data in it."""
-        whole = b"".join(_records(datagram))
-        if self.is_over or not whole:
+        ends = _record_ends(datagram)
+        if self.is_over or not ends:
             return []
-        self._ssl.bio_write(whole)
+        # OpenSSL's memory knows no datagrams: what is no whole record would stay before the next one.
+        self._ssl.bio_write(datagram if ends[-1] == len(datagram) else datagram[: ends[-1]])
+        self._has_output |= len(ends) > 1 or datagram[0] != _DATA
         if self.state is State.HANDSHAKING:
             self._shake_hands()
-        return list(self._read()) if self.state is State.CONNECTED else []
+        return self._read(len(ends)) if self.state is State.CONNECTED else []
 
     def send(self, data: bytes) -> None:
         """Encrypt data for the peer.
@@ -199,6 +205,7 @@ class Association:
         """
         if self.state is not State.CONNECTED:
             raise ConnectionError(f"the DTLS association is {self.state.name.lower()}, expected connected")
+        self._has_output = True
         try:
             self._ssl.send(data)
         except SSL.Error as error:
@@ -206,16 +213,21 @@ class Association:
 
     def take(self) -> list[bytes]:
         """Return the datagrams that are to be sent now."""
-        datagrams: list[bytes] = []
+        if not self._has_output:  # asking OpenSSL costs as much as reading a packet
+            return []
+        self._has_output = False
         try:
-            while True:
-                for record in _records(self._ssl.bio_read(1 << 16)):
-                    if datagrams and len(datagrams[-1]) + len(record) <= _MTU:
-                        datagrams[-1] += record
-                    else:
-                        datagrams.append(record)
-        except SSL.Error:  # no more
-            return datagrams
+            output = self._ssl.bio_read(_MOST_OUTPUT)
+        except SSL.WantReadError:
+            return []
+        datagrams, start, begin = [], 0, 0
+        for end in _record_ends(output):
+            if end - start > _MTU and begin > start:
+                datagrams.append(output[start:begin])
+                start = begin
+            begin = end
+        datagrams.append(output[start:])
+        return datagrams
 
     def fail(self, reason: str) -> None:
         """End a handshake that is not to go on, for a reason that `error` keeps."""
@@ -230,6 +242,7 @@ class Association:
             self._notify()
 
     def _shake_hands(self) -> None:
+        self._has_output = True
         try:
             self._ssl.do_handshake()
         except SSL.WantReadError:
@@ -247,16 +260,19 @@ class Association:
             self.srtp = Srtp(profile, material, is_client=self._is_client)
             self.state = State.CONNECTED
 
-    def _read(self) -> Iterator[bytes]:
+    def _read(self, count: int) -> list[bytes]:
+        """Return the data in so many records."""
+        received: list[bytes] = []
         try:
-            while True:
-                yield self._ssl.recv(_LONGEST)
+            while len(received) < count:
+                received.append(self._ssl.recv(_LONGEST))
         except SSL.WantReadError:
             pass
         except SSL.ZeroReturnError:
             self.close()
         except SSL.Error as error:
             self._break(error)
+        return received
 
     def _break(self, error: SSL.Error) -> None:
         reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
@@ -265,17 +281,17 @@ class Association:
         self.state = State.FAILED if self.state is State.HANDSHAKING else State.CLOSED
 
     def _notify(self) -> None:
+        self._has_output = True
         with suppress(SSL.Error):  # in the middle of a handshake there is no such message
             self._ssl.shutdown()
 
 
-def _records(data: bytes) -> Iterator[bytes]:
-    """Cut data into DTLS records, and drop what is no whole record: OpenSSL's memory knows no datagrams."""
-    begin = 0
-    while begin + _HEADER <= len(data):
-        header = data[begin : begin + _HEADER]
-        end = begin + _HEADER + int.from_bytes(header[_LENGTH], "big")
-        if end > len(data):
-            return
-        yield data[begin:end]
-        begin = end
+def _record_ends(data: bytes) -> list[int]:
+    """Return where the DTLS records in a datagram end; the last is its end where all are whole."""
+    ends, end, size = [], 0, len(data)
+    while end + _HEADER <= size:
+        end += _HEADER + (data[end + _LENGTH] << 8 | data[end + _LENGTH + 1])
+        if end > size:
+            break
+        ends.append(end)
+    return ends
