@@ -63,9 +63,9 @@ class Front:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the child processes of a process."""
+    """Return the child processes of a process in the order in which they were started, as Linux lists them."""
     with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return sorted(map(int, file.read().split()))
+        return [int(child) for child in file.read().split()]  # unsorted: the numbers of processes begin anew
 
 
 def is_gone(pid: int) -> bool:
