@@ -214,6 +214,7 @@ export class DirectCall extends Emitter<CallEvents> {
   #isMakingOffer = false;
   #isIgnoringOffer = false;
   #isSettingAnswer = false;
+  #hasRepeatedOffer = false;
   #restarts = 0;
   #handling: Promise<void> = Promise.resolve(); // signals are handled one after another
   #ringTimer: ReturnType<typeof setTimeout>;
@@ -408,9 +409,11 @@ export class DirectCall extends Emitter<CallEvents> {
 
   async #handleDescription(peer: RTCPeerConnection, type: "offer" | "answer", data: JsonObject): Promise<void> {
     if (typeof data["sdp"] !== "string") throw new InvalidRequestError(`${this.peerId} sent an ${type} without SDP`);
+    // The other side may answer an offer and its repetition, if the first answer takes as long as that.
+    if (type === "answer" && this.#hasRepeatedOffer && peer.signalingState === "stable") return;
     const isReady = !this.#isMakingOffer && (peer.signalingState === "stable" || this.#isSettingAnswer);
     this.#isIgnoringOffer = !this.#isPolite && type === "offer" && !isReady;
-    if (this.#isIgnoringOffer) return this.#insist(peer);
+    if (this.#isIgnoringOffer) return this.#insist();
     this.#id = callIdIn(data, "call_id") ?? this.#id;
     this.#isSettingAnswer = type === "answer";
     try {
@@ -426,11 +429,9 @@ export class DirectCall extends Emitter<CallEvents> {
   }
 
   /** Say our offer again where it stays unanswered: it may have gone to a page that is not there any more. */
-  #insist(peer: RTCPeerConnection): void {
+  #insist(): void {
     clearTimeout(this.#insistTimer);
-    this.#insistTimer = setTimeout(() => {
-      if (peer.signalingState === "have-local-offer") this.#sendDescription(peer);
-    }, INSIST_AFTER);
+    this.#insistTimer = setTimeout(() => this.#sendAgain(), INSIST_AFTER);
   }
 
   async #handleCandidate(peer: RTCPeerConnection, data: JsonObject): Promise<void> {
@@ -466,7 +467,9 @@ export class DirectCall extends Emitter<CallEvents> {
   }
 
   #sendAgain(): void {
-    if (this.#peer?.signalingState === "have-local-offer") this.#sendDescription(this.#peer);
+    if (this.#peer?.signalingState !== "have-local-offer") return;
+    this.#hasRepeatedOffer = true;
+    this.#sendDescription(this.#peer);
   }
 
   #watch(peer: RTCPeerConnection): void {

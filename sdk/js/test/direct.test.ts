@@ -161,6 +161,35 @@ test("two who dial each other at the same time end up in one call", async () => 
   assert.equal(rings, 0);
 });
 
+test("an answer that takes longer than its offer is waited for comes twice, and once does no harm", async () => {
+  const alicesCalls = await makeCalls("alice");
+  const bobsCalls = await makeCalls("bob");
+  const held: (() => void)[] = [];
+  let offers = 0;
+  service.onMessage = (connection, message) => {
+    if (message.type === "SIGNAL_ANSWER" && offers < 2) {
+      held.push(() => relay(connection, message));
+      return;
+    }
+    if (message.type === "SIGNAL_OFFER" && connection.clientId === "bob") offers += 1;
+    relay(connection, message);
+    if (offers === 2) for (const release of held.splice(0)) release();
+  };
+  const faults: Error[] = [];
+
+  const alice = alicesCalls.dial("bob", makeStream("audio"));
+  const bob = bobsCalls.dial("alice", makeStream("audio"));
+  for (const call of [alice, bob]) call.on("error", ({ error }) => faults.push(error));
+  await next(bob, "track");
+  for (const which of ["first", "second"])
+    await relayed.next(`the ${which} answer`, ({ type }) => type === "SIGNAL_ANSWER");
+  alice.publish(makeStream("video"));
+  await next(bob, "track");
+
+  assert.deepEqual(faults, []);
+  assert.equal(alice.id, bob.id);
+});
+
 test("hanging up ends the call on both sides", async () => {
   const { alice, bob, bobsCalls } = await connected();
   const over = next(bob, "closed");
