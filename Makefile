@@ -90,8 +90,7 @@ endef
 test: ## What a change has to pass: lint, types, the browser SDK, all tests but the long ones
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-js
 	$(call pytest,HYPOTHESIS_PROFILE=dev,-m "not long" --cov --cov-report=,-m "not long" --cov --cov-append --cov-report=)
-	@$(BIN)/coverage report --fail-under=90
-	@$(BIN)/coverage report --include='src/signal_manager/protocol/*' --fail-under=100
+	@$(BIN)/python -m tools.coverage_by_module
 
 test-all: $(VENV)/.dev tools ## The long tests: restarts, failing nodes, long browser scenes, benchmarks, properties tried often
 	$(call pytest,HYPOTHESIS_PROFILE=ci,-m "long or property",-m "long or property")

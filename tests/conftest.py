@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from coverage import Coverage
 from hypothesis import is_hypothesis_test, settings
 
 from tests.nats_server import NatsServer
@@ -37,21 +38,35 @@ LONG_MODULES = (
     "integration/test_room_sdk",
 )
 
-# Tests that carry video, or hundreds of clients, in their own process: coverage would slow them down, and has nothing
-# to learn from them that shorter tests do not show. The same goes for properties, which are tried hundreds of times.
-BUSY = ("tests/e2e/", "tests/benchmarks/", "tests/integration/test_drain", "tests/integration/test_slow_consumers")
+# Coverage asks what unit tests reach, so it pauses where a whole service runs. It pauses too while properties are tried
+# hundreds of times, and in tests that read the sources instead of running them: it would slow these down for nothing.
+NOT_MEASURED = (
+    *(f"tests/{folder}/" for folder in ("benchmarks", "deploy", "docs", "e2e", "integration")),
+    *(f"tests/test_{name}.py" for name in ("distributions", "docs_adapters", "house", "modules", "prose", "walk")),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long modules first, leave the others in random order, and take coverage from busy ones."""
+    """Put the long modules first, leave the others in random order, and mark properties."""
     ranks = {f"tests/{module}.py": rank for rank, module in enumerate(LONG_MODULES)}
     items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
     for item in items:
-        is_property = is_hypothesis_test(getattr(item, "obj", None))
-        if is_property:
+        if is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("property")
-        if item.nodeid.startswith(BUSY) or is_property:
-            item.add_marker("no_cover")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Measure coverage while unit tests and their fixtures run."""
+    is_measured = not item.nodeid.startswith(NOT_MEASURED) and item.get_closest_marker("property") is None
+    coverage = None if is_measured else Coverage.current()
+    if coverage is not None:
+        coverage.stop()
+    try:
+        return (yield)
+    finally:
+        if coverage is not None:
+            coverage.start()
 
 
 def pytest_collection_finish() -> None:
