@@ -26,7 +26,7 @@ LONG_MODULES = (
     "e2e/test_demo",
     "integration/test_drain",
     "e2e/test_dashboard",
-    "storage/test_sqlite",
+    "storage/sqlite/test_adapter",
     "e2e/test_sfu_browser",
     "integration/test_slow_consumers",
     "integration/test_node_failures",

@@ -54,10 +54,6 @@ _WITHOUT = {
     "sfu/status.py",
     "sfu/tracks.py",
     "storage/base.py",
-    "storage/sqlite/adapter.py",
-    "storage/sqlite/schema.py",
-    "storage/sqlite/worker.py",
-    "storage/sqlite/writer.py",
 }
 
 

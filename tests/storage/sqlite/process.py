@@ -1,7 +1,7 @@
 """A process on a SQLite store, for tests that need several of them or one that dies.
 
-python tests/storage/sqlite_process.py PATH write NAME    writes for ever, one line of output per acknowledged write
-python tests/storage/sqlite_process.py PATH join NAME N   joins room "r" N times and says how often that succeeded
+python tests/storage/sqlite/process.py PATH write NAME    writes for ever, one line of output per acknowledged write
+python tests/storage/sqlite/process.py PATH join NAME N   joins room "r" N times and says how often that succeeded
 """
 
 from __future__ import annotations
