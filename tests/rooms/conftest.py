@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from signal_manager.rooms import background
 from tests.rooms.harness import RoomHarness, running
 
 
@@ -20,3 +21,9 @@ async def bare_harness() -> AsyncIterator[RoomHarness]:
     """A service without a media backend."""
     async with running(RoomHarness(has_media=False)) as harness:
         yield harness
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what storage refuses be tried again at once."""
+    monkeypatch.setattr(background, "_PAUSES", (0.001,))

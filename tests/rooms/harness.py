@@ -8,13 +8,30 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
+import msgspec
+
 from signal_manager.bus.base import Delivery, GoneHandler, NewsHandler, Outcome, QuestionHandler, ReunionHandler
 from signal_manager.errors import InvalidRequestError
 from signal_manager.media.closing import Closings
 from signal_manager.media.negotiation import Limits
-from signal_manager.model import Caller, ClientId, ClientRecord, Grants, Identity, NodeId, Room, RoomId, SessionId
+from signal_manager.model import (
+    Caller,
+    ClientId,
+    ClientRecord,
+    Grants,
+    Identity,
+    NodeId,
+    Participant,
+    Room,
+    RoomId,
+    SessionId,
+)
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.messages import (
+    DataChannelRequest,
+    DataChannelsNew,
+    DataChannelsNewAck,
+    IceServer,
     Message,
     MetadataUpdate,
     PublishedTrack,
@@ -39,6 +56,7 @@ from signal_manager.protocol.messages import (
 )
 from signal_manager.rooms import RoomService, RoomSettings
 from signal_manager.rooms.probes import ProbeSettings
+from signal_manager.rooms.room_log import difference, write_change
 from signal_manager.storage.base import RoomChange
 from signal_manager.storage.memory import MemoryStorage
 from tests.fakes.media import FakeSfu
@@ -48,6 +66,8 @@ ROOM = RoomId("room-1")
 # Nothing here takes long; what comes too early is tried again soon, and given up soon.
 LIMITS = Limits(patience=0.2, pauses=(0.005,))
 PROBING = ProbeSettings(first_pause=0.005, longest_pause=0.02, patience=30.0)
+STUN = IceServer(urls=["stun:stun.test:3478"])
+TURN = IceServer(urls=["turn:turn.test:3478"], username="u", credential="c")
 # For what must come, however slow the machine is.
 SOON = 10.0
 
@@ -317,3 +337,40 @@ async def running(harness: RoomHarness) -> AsyncIterator[RoomHarness]:
     assert await harness.ledger() == set()
     rooms = await harness.storage.list_rooms(is_active=True)
     assert [room.participants for room in rooms.items if room.participants[0].node_id == NODE] == []
+
+
+async def in_one_room(harness: RoomHarness, *names: str, role: str = "sender") -> list[Client]:
+    """Return clients who are in the room, the first one its creator, with everybody's camera announced."""
+    clients = [harness.client(name) for name in names]
+    await clients[0].create(role=role)
+    for client in clients[1:]:
+        await client.join(role=role)
+    await harness.settled()
+    return clients
+
+
+async def sender_and_receiver(harness: RoomHarness) -> tuple[Client, Client]:
+    """Return the creator of the room, who sends, and a receiver in it."""
+    alice, bob = harness.client("alice"), harness.client("bob")
+    await alice.create()
+    await bob.join(role="receiver")
+    return alice, bob
+
+
+def hear(harness: RoomHarness, before: Room, after: Room) -> None:
+    """Let a harness hear what another node has done."""
+    for change in difference(before, after):
+        harness.rooms._memberships.hear(ROOM, write_change(change))
+
+
+async def open_channels(
+    client: Client, *channels: DataChannelRequest, offer_sdp: str | None = None
+) -> DataChannelsNewAck:
+    """Send DATA_CHANNELS_NEW."""
+    request = DataChannelsNew(room_id=ROOM, data_channels=list(channels), offer_sdp=offer_sdp)
+    return await client.harness.rooms.members.open_channels(client.caller, request)
+
+
+def with_ghost(room: Room, ghost: Participant) -> Room:
+    """Return the room with a participant that no node knows of."""
+    return msgspec.structs.replace(room, participants=(*room.participants, ghost))

@@ -10,8 +10,7 @@ import pytest
 from signal_manager.errors import ForbiddenError, InvalidRequestError, SignalManagerError
 from signal_manager.media import errors as media_errors
 from signal_manager.protocol.messages import PublishedTrack, Renegotiate, RenegotiateAck
-from tests.rooms.harness import ROOM, Client, RoomHarness, offer
-from tests.rooms.test_service import in_one_room
+from tests.rooms.harness import ROOM, Client, RoomHarness, in_one_room, offer
 
 
 async def replace(client: Client, *mids: str) -> RenegotiateAck:
