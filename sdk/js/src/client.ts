@@ -1,7 +1,8 @@
 /**
  * The client that applications use: connect, signal and listen, and stay connected.
  *
- * `connection.ts` is one WebSocket; here is which one, what waits for it, and what the application hears of it.
+ * `connection.ts` is one WebSocket. This module decides when to open one, holds the calls that wait for it, and reports
+ * events to the application.
  */
 
 import { CALL, aFunction, check, shortText, time } from "./arguments.js";
@@ -38,72 +39,72 @@ import { flag, listOf, maybe, name, object, oneOf, rule, type RulesOf } from "./
 import { Session, type Encoded } from "./session.js";
 import { explainExpiry, fetchToken, isExpiry, renewalDelay, retryDelay, type Token } from "./tokens.js";
 
-/** What a `SignalClient` may be told beside its name and token. Times are in ms. */
+/** Options of a `SignalClient`. Times are in ms. */
 export interface ClientOptions {
   /** Default "v2". */
   framing?: Framing;
-  /** For one attempt to connect and authenticate; default 10,000. */
+  /** The limit for one attempt to connect and authenticate; default 10,000. */
   connectTimeout?: number;
-  /** For any other call; default 10,000. */
+  /** The limit for any other call; default 10,000. */
   requestTimeout?: number;
   retry?: RetryOptions;
-  /** Whether a new connection goes on where the lost one ended, with nothing lost and nothing twice; default true. */
+  /** Whether a new connection continues the session of the lost one, without lost or repeated messages; default true. */
   resumable?: boolean;
-  /** In place of the global `WebSocket`, which Node has from version 22 on. */
+  /** The class to use in place of the global `WebSocket`, which Node has from version 22 on. */
   WebSocket?: WebSocketConstructor;
 }
 
-/** How long one call may take, and what ends it early. */
+/** The time limit of one call, and a signal that ends it early. */
 export interface CallOptions {
-  /** In ms, in place of `requestTimeout`. */
+  /** The limit in ms; default `requestTimeout`. */
   timeout?: number | undefined;
-  /** Gives the call up: it rejects with the signal's reason. A message that was sent already stays sent. */
+  /** Aborts the call: it rejects with the signal's reason. A message that was sent already stays sent. */
   signal?: AbortSignal | undefined;
 }
 
 /** How a signal is sent. */
 export interface SignalOptions extends CallOptions {
-  /** Wait until the service says what became of it. Without, a refusal arrives later as an `error` event. */
+  /** Wait for the service's acknowledgement. Without it, a refusal arrives later as an `error` event. */
   ack?: boolean | undefined;
 }
 
-/** What became of a signal: "sent" unless an acknowledgement was asked for, else the service's word. */
+/** The outcome of a signal: "sent" without `ack`, else the status from the service. */
 export type SignalStatus = "sent" | "delivered" | "queued" | "offline";
 
-/** Another client sent something; the service vouches for `sender`. */
+/** A signal from another client; the service vouches for `sender`. */
 export interface SignalReceived {
   sender: string;
-  /** What the sender passed: a JSON value, or a `Uint8Array` where it sent bytes. */
+  /** The data that the sender passed: a JSON value, or a `Uint8Array` if it sent bytes. */
   data: unknown;
-  /** The room through which a message came; absent when it was for this client alone. */
+  /** The room that a message was sent to; absent if it was for this client alone. */
   roomId?: string | undefined;
 }
 
-/** What happens to a client, by event name. */
+/** The events of a client, by name. */
 export interface ClientEvents {
   /** The service accepted the client for the first time. */
   connected: { sessionId: string };
   /**
    * The connection was lost, or the service ended it; the application's own `close` is not reported. `delay` is the ms
-   * until the next attempt. When the client gives up later, this comes again with `willReconnect` false.
+   * until the next attempt. If the client gives up later, the event is repeated with `willReconnect` false.
    */
   disconnected: { code: number; reason: string; willReconnect: boolean; delay?: number };
   /**
-   * The service accepted the client again. With `resumed` nothing was lost on the way, in either direction; without, it
-   * is a new session: what was sent to this client in between is lost, and what it sent last may be.
+   * The service accepted the client again. With `resumed` no message was lost in either direction. Without it the
+   * session is new: messages for this client in between are lost, and the last ones that it sent may be lost too.
    */
   reconnected: { sessionId: string; resumed: boolean };
-  /** The service is about to close; the client comes back by itself after `delay` ms. */
+  /** The service is about to close; the client reconnects by itself after `delay` ms. */
   "going-away": { reason: string; delay: number };
   offer: SignalReceived;
   answer: SignalReceived;
   "ice-candidate": SignalReceived;
   message: SignalReceived;
-  /** A change of a room that this client is in; `Room` understands these. */
+  /** A change of a room that this client is in; `Room` interprets these. */
   "room-event": RoomEvent;
   /** The client has ended, by `close` or because it gave up; the last event. */
   closed: { error: SignalManagerError };
-  /** The service refused something that nobody waits for, normally a signal without `ack` for `target`. */
+  /** The service refused a message whose result no caller awaits, normally a signal without `ack` for `target`. */
   error: { error: SignalManagerError; target?: string | undefined };
 }
 
@@ -121,7 +122,7 @@ const CLIENT_EVENTS: Record<keyof ClientEvents, true> = {
   error: true,
 };
 
-/** The requests that are answered by a message of their own; CONNECT is the client's. */
+/** The requests with a reply of their own, except CONNECT, which the client sends itself. */
 export type RequestType = Exclude<
   { [T in MessageType]: `${T}_ACK` extends MessageType ? T : never }[MessageType],
   "CONNECT"
@@ -136,16 +137,16 @@ const EVENT_OF_SIGNAL = {
 
 const PROTOCOL_VERSION = "1.0.0";
 
-// Calls that wait at the same time for a connection or a reply.
+// The most calls that may wait for a connection or a reply at the same time.
 const MAX_PENDING = 1024;
 
-// Signals sent without `ack` whose target is remembered, so that a refusal can name it.
+// The most signals without `ack` whose target is remembered, so that a refusal can name it.
 const REMEMBERED_TARGETS = 1024;
 
-// How long a client that is closed while its connection is away tries to come back for a good-bye, in ms.
+// How long a client that is closed while disconnected tries to reconnect in order to end its session, in ms.
 const FAREWELL_TIME = 2000;
 
-// In ms; a service that names more does not know when it will be back.
+// The longest delay, in ms, that a going-away service can ask for.
 const MAX_GOAWAY_DELAY = 60_000;
 
 const aUrl = rule("a URL such as wss://host/ws", (url) => typeof url === "string" && /^wss?:\/\/[^/]/.test(url));
@@ -169,8 +170,8 @@ const RECORD = { capabilities: maybe(listOf(shortText, MAX_ITEMS)), metadata: ma
 /** A call that waits for a connection or for its reply. */
 interface Pending {
   data: Encoded;
-  isCounted: boolean; // part of the session, which may bring it to the service over another connection
-  reply: MessageType | null; // null: done when sent
+  isCounted: boolean; // part of the session, which may carry it to the service over another connection
+  reply: MessageType | null; // null: settled when sent
   target: string | undefined;
   isSent: boolean;
   resolve(fields: JsonObject): void;
@@ -185,10 +186,10 @@ interface Pending {
  *     await client.connect();
  *     await client.sendMessage("bob", { hello: "world" }, { ack: true });
  *
- * A lost connection is made again, with growing random delays, unless its close code says that this is pointless
- * (docs/protocol.md, "Errors and close codes"). What is sent meanwhile waits for the new connection, in order, within
- * its own time limit. Where the service still has the session, the new connection continues it: what either side sent
- * and the other did not get comes once more, and requests get their replies as if nothing had happened.
+ * The client reconnects after a lost connection, with growing random delays, unless the close code forbids it
+ * (docs/protocol.md, "Errors and close codes"). Calls meanwhile wait for the new connection, in order, within their time
+ * limits. If the service still has the session, the new connection continues it: both sides repeat the messages that the
+ * other did not get, and requests get their replies.
  *
  * Every call that returns a promise rejects with
  * - `UnavailableError` when there was no connection in time, or the session was lost while waiting for a reply;
@@ -208,8 +209,8 @@ export class SignalClient extends Emitter<ClientEvents> {
   readonly #targets = new Map<string, string>(); // by message id, oldest first
   #state: "new" | "connecting" | "connected" | "waiting" | "closing" | "ended" = "new";
   #connection: Connection | null = null;
-  #successor: Connection | null = null; // is opened beside one that is silent, and takes its place when its socket is open
-  #unlisten: Unsubscribe[] = []; // from what tells that the network may be another one
+  #successor: Connection | null = null; // opens beside a silent connection, and replaces it once its socket is open
+  #unlisten: Unsubscribe[] = []; // end the listening for changes of the network
   #connectedAt = 0;
   #sessionId: string | null = null;
   #failures = 0; // in a row, for the next delay
@@ -217,20 +218,20 @@ export class SignalClient extends Emitter<ClientEvents> {
   #goAwayDelay: number | null = null;
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
   #renewalTimer: ReturnType<typeof setTimeout> | undefined;
-  #askedAgain = false; // for a token, since the last one had expired
+  #askedAgain = false; // whether a new token was fetched after the last one had expired
   #error: SignalManagerError = new InvalidRequestError("not connected: call connect() first");
-  #opened: { resolve(): void; reject(error: unknown): void } | null = null; // who waits in `connect`
-  #closed: (() => void)[] = []; // who waits in `close`
+  #opened: { resolve(): void; reject(error: unknown): void } | null = null; // the waiting `connect`
+  #closed: (() => void)[] = []; // the waiting calls of `close`
   #farewell: string | undefined;
-  #hasReturned = false; // for a good-bye
+  #hasReturned = false; // whether it has reconnected in order to end its session
 
   /**
    * @param url `ws://host:port` or `wss://host:port`, with an optional path.
-   * @param clientId the name of this client, which others address.
-   * @param token proves it; sent to the service only. A token that ends needs a function that fetches one: it is called
-   *   before every connection, and before the token ends, so that calls outlive their tokens. When it fails it is
-   *   called again later (the `error` event says why), and nothing ends.
-   * @throws InvalidRequestError the URL, the name or an option cannot work.
+   * @param clientId the id of this client, by which others address it.
+   * @param token the client's credential, sent to the service only. For a token that expires, pass a function that
+   *   fetches one. The client calls it before every connection and before the token expires. If it fails, the client
+   *   reports an `error` event and calls it again later; the connection stays.
+   * @throws InvalidRequestError the URL, the id or an option is wrong.
    */
   constructor(url: string, clientId: string, token: Token, options: ClientOptions = {}) {
     super(CLIENT_EVENTS);
@@ -238,7 +239,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     const given = check(OPTIONS, options, "options");
     const { framing = "v2", connectTimeout = 10_000, requestTimeout = 10_000, resumable = true, retry } = given;
     const WebSocket = given.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
-    if (!WebSocket) throw new InvalidRequestError("there is no global WebSocket here: pass one as an option");
+    if (!WebSocket) throw new InvalidRequestError("there is no global WebSocket: pass the option WebSocket");
     this.clientId = clientId;
     this.#requestTimeout = requestTimeout;
     this.#retry = completeRetry(retry, { attempts: Infinity, maxDelay: 10_000 });
@@ -259,7 +260,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     return this.#state === "connected";
   }
 
-  /** The session that the service named last; null before the first. */
+  /** The id of the latest session; null before the first. */
   get sessionId(): string | null {
     return this.#sessionId;
   }
@@ -267,7 +268,7 @@ export class SignalClient extends Emitter<ClientEvents> {
   /**
    * Connect and authenticate. The first connect is tried once and fails fast.
    *
-   * @param options.signal gives up, and ends the client.
+   * @param options.signal aborts connecting, and ends the client.
    */
   async connect(options: { signal?: AbortSignal } = {}): Promise<void> {
     const { signal } = check<CallOptions>(CALL, options, "options");
@@ -291,11 +292,11 @@ export class SignalClient extends Emitter<ClientEvents> {
   }
 
   /**
-   * Open a new connection at once in place of the present one, for an application that knows of a new network. Where the
-   * service still has the session it goes on, with nothing lost. The client itself does so when nothing is heard for some
-   * seconds after something was sent, and looks at once when the page comes back or the browser reports a new network.
+   * Replace the connection by a new one at once, for an application that knows of a new network. If the service still
+   * has the session, it continues without loss. The client does the same by itself when a sent message is followed by
+   * some seconds of silence. It checks the connection when the page returns or the browser reports a new network.
    *
-   * Rejects with `UnavailableError` when no connection is accepted in time; the client goes on trying.
+   * Rejects with `UnavailableError` if no connection is accepted in time; the client keeps trying.
    */
   async reconnect(options: Pick<CallOptions, "timeout"> = {}): Promise<void> {
     const { timeout = this.#requestTimeout } = check<CallOptions>(CALL, options, "options");
@@ -310,7 +311,7 @@ export class SignalClient extends Emitter<ClientEvents> {
         const late = new UnavailableError(`no connection within ${timeout} ms`);
         timer = setTimeout(() => reject(late), timeout);
         unsubscribe = [this.on("reconnected", () => resolve()), this.on("closed", () => reject(this.#copyOfError()))];
-        // An attempt that began in the network before may take long to fail.
+        // An attempt that began on the former network may take long to fail.
         if (this.#state === "connecting") this.#connection?.abort("a new connection was asked for");
         if (this.#state === "connected") this.#openBeside();
         else this.#openNow();
@@ -322,8 +323,8 @@ export class SignalClient extends Emitter<ClientEvents> {
   }
 
   /**
-   * Say good-bye and stop everything the client started; calls that still wait are rejected. Closing twice is closing
-   * once. The promise rejects for a wrong argument only.
+   * End the session and stop everything that the client started; waiting calls are rejected. A second call does nothing
+   * more. The promise rejects for a wrong argument only.
    *
    * @param reason one line for the service's log.
    */
@@ -349,18 +350,18 @@ export class SignalClient extends Emitter<ClientEvents> {
     return this.#signal("SIGNAL_OFFER", { target_client_id: target }, data, options);
   }
 
-  /** Send an SDP answer to another client; see `sendOffer`. */
+  /** Send an SDP answer to another client, in the order of the calls. */
   sendAnswer(target: string, data: unknown, options?: SignalOptions): Promise<SignalStatus> {
     return this.#signal("SIGNAL_ANSWER", { target_client_id: target }, data, options);
   }
 
-  /** Send an ICE candidate to another client, as `RTCIceCandidate` writes itself to JSON; see `sendOffer`. */
+  /** Send an ICE candidate to another client, as `RTCIceCandidate.toJSON` returns it. */
   sendIceCandidate(target: string, data: unknown, options?: SignalOptions): Promise<SignalStatus> {
     return this.#signal("SIGNAL_ICE_CANDIDATE", { target_client_id: target }, data, options);
   }
 
   /**
-   * Send application data; see `sendOffer`.
+   * Send application data: any JSON value or a `Uint8Array`.
    *
    * @param target a client, or `{ roomId }` for all other members of a room that this client is in.
    */
@@ -369,7 +370,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     return this.#signal("SIGNAL_MESSAGE", to, data, options);
   }
 
-  /** Put this client's capabilities and metadata on record; after `reconnected` do it again. */
+  /** Register this client's capabilities and metadata; repeat it after `reconnected` without `resumed`. */
   async register(
     record: { capabilities?: string[]; metadata?: JsonObject } = {},
     options?: CallOptions,
@@ -377,12 +378,12 @@ export class SignalClient extends Emitter<ClientEvents> {
     await this.request("REGISTER", check(RECORD, record, "record"), options);
   }
 
-  /** Take this client's record away again. */
+  /** Remove this client's registration. */
   async unregister(options?: CallOptions): Promise<void> {
     await this.request("UNREGISTER", {}, options);
   }
 
-  /** Measure the round trip to the service in ms; the client's own heartbeats need no help. */
+  /** Return the round trip to the service in ms; the client sends its own heartbeats without this. */
   async heartbeat(options?: CallOptions): Promise<number> {
     const started = performance.now();
     await this.request("HEARTBEAT", { timestamp: Date.now() }, options);
@@ -390,18 +391,18 @@ export class SignalClient extends Emitter<ClientEvents> {
   }
 
   /**
-   * Join a room, and stay in it across lost connections; see `Room`. Closing the client leaves its rooms.
+   * Join a room, and stay in it across lost connections. Closing the client leaves its rooms.
    *
-   * Rejects with `NotFoundError` when there is no such room and `create` was not asked for, `ForbiddenError` when the
-   * token does not allow it, `ConflictError` when this client is in the room already.
+   * Rejects with `NotFoundError` if there is no such room and `create` is not set, with `ForbiddenError` if the token does
+   * not allow it, and with `ConflictError` if this client is in the room already.
    */
   join(roomId: string, options?: JoinOptions): Promise<Room> {
     const joining = Room.join(this, roomId, options);
-    this.#connection?.schedule(); // heartbeats are closer together in a room
+    this.#connection?.schedule(); // heartbeats are more frequent in a room
     return joining;
   }
 
-  /** Send any request in the protocol's own words and return the fields of its reply (docs/protocol.md, "Messages"). */
+  /** Send any request with the protocol's fields and return the fields of its reply (docs/protocol.md, "Messages"). */
   async request<T extends RequestType>(type: T, fields: Fields[T], options?: CallOptions): Promise<Fields[`${T}_ACK`]> {
     check({ type: aRequest, fields: object }, { type, fields });
     return this.#call(type, fields, `${type}_ACK`, undefined, options) as Promise<Fields[`${T}_ACK`]>;
@@ -421,7 +422,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     return ack ? ((reply as unknown as Fields["SIGNAL_ACK"]).status as SignalStatus) : "sent";
   }
 
-  /** Send a message as soon as there is a connection, and wait for its reply when it has one. */
+  /** Send a message as soon as there is a connection, and wait for its reply if it has one. */
   async #call<T extends MessageType>(
     type: T,
     fields: Fields[T],
@@ -432,7 +433,8 @@ export class SignalClient extends Emitter<ClientEvents> {
     const { timeout = this.#requestTimeout, signal } = check<CallOptions>(CALL, options, "options");
     signal?.throwIfAborted();
     if (this.#state === "new" || this.#state === "closing" || this.#state === "ended") throw this.#copyOfError();
-    if (this.#pending.size >= MAX_PENDING) throw new RateLimitedError(`${MAX_PENDING} calls wait already`);
+    if (this.#pending.size >= MAX_PENDING)
+      throw new RateLimitedError(`${MAX_PENDING} calls wait already, expected fewer`);
     const id = makeId();
     const data = encode(this.#settings.framing, type, id, fields);
     return new Promise<JsonObject>((resolve, reject) => {
@@ -489,7 +491,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     }
   }
 
-  /** Come back to a session that would outlive this client, in order to end it: it may be in a room. */
+  /** Reconnect to a session in order to end it, because it would outlive this client and may be in a room. */
   #return(): boolean {
     if (this.#hasReturned || this.#sessionId === null || !this.#settings.session.mayContinue) return false;
     const isDialling = this.#state === "connecting";
@@ -513,7 +515,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     this.#open();
   }
 
-  /** Open another connection, unless the present one shows life before that is there. */
+  /** Open a second connection; it replaces a silent one unless that receives something first. */
   #openBeside(): void {
     if (this.#state === "connected" && this.#retry.attempts > 0) this.#successor ??= this.#dial();
   }
@@ -540,12 +542,12 @@ export class SignalClient extends Emitter<ClientEvents> {
   #forget(connection: Connection, closed: Closed, error: SignalManagerError): void {
     if (connection === this.#connection) return this.#lose(closed, error);
     if (connection !== this.#successor) return;
-    // Then the network, or the service, is gone.
+    // If the second connection fails too, the network or the service is gone.
     this.#successor = null;
     this.#connection?.abort("nothing is heard on it any more, and no other can be opened");
   }
 
-  /** Look whether the connection still carries anything, because the network may be another one. */
+  /** Check whether the connection still works, because the network may have changed. */
   #probe(): void {
     if (this.#state === "connected") this.#connection?.probe();
     else this.#openNow();
@@ -562,18 +564,18 @@ export class SignalClient extends Emitter<ClientEvents> {
     this.#askedAgain = false;
     this.#opened?.resolve();
     if (!resumed) this.#rejectSent("the session was lost");
-    // What waited was asked for before anything that a listener sends.
+    // Waiting calls are older than the messages that listeners send now.
     for (const [id, pending] of [...this.#pending]) if (!pending.isSent) this.#send(id, pending);
     void this.#scheduleRenewal(token_expires_at, this.#connection);
     if (isFirst) this.emit("connected", { sessionId });
     else this.emit("reconnected", { sessionId, resumed });
   }
 
-  /** Renew the token of a connection before it ends, again and again while that connection lasts. */
+  /** Renew the token each time before it expires, while this connection lasts. */
   async #scheduleRenewal(expiresAt: number | undefined, connection: Connection | null): Promise<void> {
     clearTimeout(this.#renewalTimer);
     if (expiresAt === undefined || typeof this.#settings.token === "string") return;
-    // By the service's clock, since this machine's may be wrong.
+    // By the service's clock, because this machine's may be wrong.
     const now = await this.request("HEARTBEAT", { timestamp: Date.now() }).then(
       ({ server_time }) => server_time ?? Date.now(),
       () => Date.now(),
@@ -636,7 +638,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     const wasConnected = this.#state === "connected";
     const isFirst = this.#sessionId === null;
     if (this.#state === "closing" || this.#state === "ended") {
-      // The connection was lost before the good-bye was answered: it may not have arrived.
+      // The connection was lost before DISCONNECT was answered, so it may not have arrived.
       if (this.#state === "closing" && closed.code === ABNORMAL && this.#return()) return;
       return this.#end(new UnavailableError("the client is closed"));
     }
@@ -668,7 +670,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     if (wasConnected) this.emit("disconnected", { ...closed, willReconnect: true, delay });
   }
 
-  /** Give up the calls that were sent, or only those that are no part of the session. */
+  /** Reject the calls that were sent, or only those outside the session if it is kept. */
   #rejectSent(why: string, isSessionKept = false): void {
     for (const pending of [...this.#pending.values()]) {
       if (!pending.isSent || (isSessionKept && pending.isCounted)) continue;
@@ -685,7 +687,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     return this.#retry.random() * ceiling;
   }
 
-  /** Let everybody who waits, now and later, have `error`. */
+  /** End the client; all present and later calls reject with `error`. */
   #end(error: SignalManagerError, lost: Closed | null = null): void {
     if (this.#state === "ended") return;
     this.#state = "ended";
@@ -702,7 +704,7 @@ export class SignalClient extends Emitter<ClientEvents> {
     this.emit("closed", { error });
   }
 
-  /** A fresh copy, so that each caller's stack is its own. */
+  /** Return a new copy, so that each caller gets its own stack. */
   #copyOfError(): SignalManagerError {
     const { code, details, retryable, message } = this.#error;
     return errorFromWire(message, { code, details, retryable });

@@ -1,10 +1,10 @@
 /**
- * What the service's close codes ask of a client: docs/protocol.md's table, which docs/vectors.json carries to the tests.
+ * The meaning of the service's close codes for a client: the table of docs/protocol.md.
  *
- * `connection.ts` asks; a code that is not here comes from a network or a proxy, and the client comes back.
+ * A code that is not in it comes from a network or a proxy, and the client reconnects.
  */
 
-/** Whether a client comes back by itself, and the code of the error that a waiting caller gets. */
+/** Whether a client reconnects by itself, and the code of the error that a waiting caller gets. */
 export interface Ending {
   mayReturn: boolean;
   errorCode: number;

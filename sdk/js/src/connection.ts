@@ -1,7 +1,7 @@
 /**
  * One WebSocket to the service: opened, accepted, kept alive, and ended with a close code.
  *
- * `client.ts` opens these one after another and decides when; a connection lives once and never comes back.
+ * `client.ts` decides when to open one. A connection is used once and never reopened.
  */
 
 import { CLOSE_CODES } from "./closing.js";
@@ -19,7 +19,7 @@ import type { Fields, Message, MessageType } from "./messages.js";
 import type { Encoded, Session } from "./session.js";
 import { fetchToken, type Token } from "./tokens.js";
 
-/** What the SDK uses of a WebSocket: the browser's own, Node's, or that of the `ws` package. */
+/** The part of a WebSocket that the SDK uses: the browser's, Node's, or that of the `ws` package. */
 export interface WebSocketLike {
   binaryType: string;
   readonly protocol: string;
@@ -48,67 +48,67 @@ export interface Closed {
   reason: string;
 }
 
-/** What one connection is opened with. */
+/** The settings of one connection. */
 export interface ConnectionSettings {
   url: string;
   framing: Framing;
   /** The CONNECT of every connection, but for its token. */
   connect: Omit<Fields["CONNECT"], "auth_token">;
   token: Token;
-  /** Continued by this connection where the service still has it. */
+  /** The session, which this connection continues if the service still has it. */
   session: Session;
-  /** In ms, from the first packet to CONNECT_ACK. */
+  /** The limit in ms from the first packet to CONNECT_ACK. */
   timeout: number;
   WebSocket: WebSocketConstructor;
 }
 
-/** Who hears of a connection; called from inside the socket's events, so that the next message finds all done. */
+/** The callbacks of a connection; they run inside the socket's events, so they finish before the next message. */
 export interface ConnectionListener {
-  /** The socket is open, and CONNECT is about to be sent: from then on the session goes on here and nowhere else. */
+  /** The socket is open, and CONNECT is about to be sent; from then on only this connection continues the session. */
   onOpen(): void;
-  /** Nothing came after a heartbeat, for longer than a service that is there takes. */
+  /** A heartbeat has had no answer for longer than a reachable service takes. */
   onSilent(): void;
-  /** Something came after all. */
+  /** A message has arrived after the silence. */
   onRevived(): void;
-  /** Whether calls wait for replies, and whether the client is in a room: both are reasons to notice a loss soon. */
+  /** Whether calls wait for replies, and whether the client is in a room; both shorten the time to notice a loss. */
   isWaiting(): boolean;
   isInRoom(): boolean;
-  /** The service accepted the client, in the session of the connection before or in a new one; comes first and once. */
+  /** The service accepted the client, in the former session or a new one; called first and once. */
   onAccepted(ack: Fields["CONNECT_ACK"], isResumed: boolean): void;
   /** A message other than CONNECT_ACK and HEARTBEAT. */
   onMessage(message: Message): void;
-  /** A message that could not be read; its id where it had one. */
+  /** A message could not be read; the error has its id if it had one. */
   onUnreadable(error: MalformedMessageError): void;
-  /** The connection ended, accepted or not; comes last and once. */
+  /** The connection ended, accepted or not; called last and once. */
   onClosed(closed: Closed, error: SignalManagerError): void;
 }
 
-// `WebSocket.OPEN`, which is on the constructor alone.
+// `WebSocket.OPEN`, which only the constructor has.
 const OPEN = 1;
 
 /** RFC 6455, section 7.4.1: there was no close frame. */
 export const ABNORMAL = 1006;
 
-// What the service is told at the end, where it still hears that: 1000 ends the session too, 4408 only the connection
-// (docs/protocol.md, "Resume").
+// The close codes that this client sends: 1000 ends the session too, 4408 only the connection (docs/protocol.md,
+// "Resume").
 const LEFT = 1000;
 const GIVEN_UP = 4408;
 
-// In seconds; used where the service names none, or none that makes sense.
+// Seconds, used if the service names no sensible ones.
 const DEFAULT_HEARTBEAT_INTERVAL = 30;
 const DEFAULT_HEARTBEAT_TIMEOUT = 90;
 const HEARTBEAT_LIMITS = [1, 3600] as const;
 
-// In ms: what was sent has the first for anything to follow, then a HEARTBEAT asks for it and has the second. Only silence
-// on the whole connection counts: a slow request beside answered heartbeats is none.
+// In ms. After the first of silence since a message was sent, a HEARTBEAT follows; after the second of silence since
+// then, the connection is silent. A slow request beside answered heartbeats is no silence.
 const PROBE_AFTER = 2000;
 const ANSWER_TIME = 2500;
-// The same where the network is another one by all appearances: a connection too many costs little then.
+// The limit in ms if the network seems to have changed; a needless connection costs little then.
 const HASTY_ANSWER_TIME = 1000;
-// In ms, between heartbeats in a room, where a lost network costs sound and picture.
+// Ms between heartbeats in a room, where a lost network interrupts audio and video.
 const ROOM_INTERVAL = 2000;
 
-// In bytes; more than a network takes in seconds, and far from what would fill a page's memory.
+// In bytes: more than a network carries in seconds, and far less than a page's memory.
 const MAX_BUFFERED = 16 * 1024 * 1024;
 
 // How long DISCONNECT, and a refused CONNECT, wait for the service's close, in ms.
@@ -126,16 +126,16 @@ export class Connection {
   readonly #listener: ConnectionListener;
   readonly #connectId = makeId();
   #state: "opening" | "accepted" | "ended" = "opening";
-  #refusal: SignalManagerError | null = null; // the service's ERROR to our CONNECT
-  #timer: ReturnType<typeof setTimeout>; // for CONNECT_ACK, then for heartbeats, then for the service's close
-  #watch: ReturnType<typeof setTimeout> | undefined; // while something that was sent is unanswered
+  #refusal: SignalManagerError | null = null; // the service's ERROR in reply to CONNECT
+  #timer: ReturnType<typeof setTimeout>; // waits for CONNECT_ACK, then for heartbeats, then for the service's close
+  #watch: ReturnType<typeof setTimeout> | undefined; // runs while a sent message is unanswered
   #interval = DEFAULT_HEARTBEAT_INTERVAL * 1000; // between heartbeats, in ms
   #limit = DEFAULT_HEARTBEAT_TIMEOUT * 1000; // of silence, in ms
-  #isLeaving = false; // whether DISCONNECT was sent: then only its time limit counts
-  #isProbed = false; // whether nothing has come since the last heartbeat
-  #due = 0; // when something has to have come after it
-  #isSilent = false; // for so long that the listener was told
-  #silence = 0; // since then, in ms; counted in intervals, not by the clock: machines sleep
+  #isLeaving = false; // whether DISCONNECT was sent; then only its time limit counts
+  #isProbed = false; // whether no message has arrived since the last heartbeat
+  #due = 0; // the time by which an answer to it must arrive
+  #isSilent = false; // whether the listener was told of the silence
+  #silence = 0; // its length in ms; counted in intervals, not by the clock, because machines sleep
 
   constructor(settings: ConnectionSettings, listener: ConnectionListener) {
     this.#settings = settings;
@@ -144,7 +144,7 @@ export class Connection {
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onopen = () => this.#introduce();
     this.#socket.onmessage = (event: { data: string | ArrayBuffer }) => this.#receive(event.data);
-    this.#socket.onerror = () => undefined; // the close event follows and says more
+    this.#socket.onerror = () => undefined; // the close event follows and has the details
     this.#socket.onclose = ({ code, reason }: Closed) => this.#end({ code, reason });
     this.#timer = setTimeout(() => this.abort(`no answer within ${settings.timeout} ms`), settings.timeout);
   }
@@ -152,8 +152,8 @@ export class Connection {
   /**
    * Write an encoded message.
    *
-   * @param isCounted whether it is part of the session; heartbeats are not.
-   * @throws RateLimitedError the network does not keep up with what was sent before.
+   * @param isCounted whether the message is part of the session; heartbeats are not.
+   * @throws RateLimitedError too many bytes already wait for the network.
    */
   send(data: Encoded, isCounted: boolean): void {
     const waiting = this.#socket.bufferedAmount;
@@ -163,12 +163,12 @@ export class Connection {
     if (this.#watch === undefined) this.#ask();
   }
 
-  /** Ask for a sign of life now, and expect it soon: the network may be another one. */
+  /** Send a heartbeat now and expect its answer soon, because the network may have changed. */
   probe(): void {
     this.#beat(HASTY_ANSWER_TIME);
   }
 
-  /** Send the next heartbeat when it is due by what the client does now. */
+  /** Schedule the next heartbeat, earlier while the client is in a room. */
   schedule(): void {
     if (this.#state !== "accepted" || this.#isLeaving) return;
     clearTimeout(this.#timer);
@@ -180,7 +180,7 @@ export class Connection {
     }, interval);
   }
 
-  /** Say good-bye; `onClosed` follows when the service has answered, or soon without. */
+  /** Send DISCONNECT; `onClosed` follows the service's answer, or its time limit. */
   close(reason: string | undefined): void {
     if (this.#state !== "accepted") return this.leave("closed by this client");
     this.#write("DISCONNECT", { reason });
@@ -189,12 +189,12 @@ export class Connection {
     this.#timer = setTimeout(() => this.leave("the service did not answer DISCONNECT"), CLOSE_TIMEOUT);
   }
 
-  /** End at once, with the session; what was not written yet may be lost. */
+  /** End the connection and the session at once; messages not written yet may be lost. */
   leave(reason: string): void {
     this.#end({ code: LEFT, reason }, LEFT);
   }
 
-  /** Give the connection up; the session may go on with another one. */
+  /** End the connection; another one may continue the session. */
   abort(reason: string): void {
     this.#end({ code: ABNORMAL, reason });
   }
@@ -210,7 +210,7 @@ export class Connection {
       return this.abort(this.#refusal.message);
     }
     if (typeof token === "string") return this.#logIn(token);
-    // Asked only now, so that nobody fetches tokens for a network that is away.
+    // Fetched only now, so that no token is fetched while the network is down.
     fetchToken(token, timeout).then(
       (fetched) => this.#logIn(fetched),
       (error: SignalManagerError) => {
@@ -290,7 +290,7 @@ export class Connection {
     this.schedule();
   }
 
-  /** Wait for anything to follow what was sent, and ask for it then. */
+  /** Wait for a message after the one just sent, then ask for one by a heartbeat. */
   #ask(): void {
     if (this.#isLeaving) return;
     this.#watch = setTimeout(() => this.#beat(), PROBE_AFTER);
@@ -324,7 +324,7 @@ export class Connection {
     this.#put(encode(this.#settings.framing, type, id, fields));
   }
 
-  /** A socket whose close event is still to come would only complain; what counts is kept, and sent on the next one. */
+  /** Skip a socket that is closing; the session keeps the messages that count, for the next connection. */
   #put(data: Encoded): void {
     if (this.#socket.readyState === OPEN) this.#socket.send(data);
   }
@@ -340,14 +340,14 @@ export class Connection {
   }
 }
 
-/** Return the error that this ending is to a caller. */
+/** Return the error that a waiting caller gets for this ending. */
 function errorOf(closed: Closed): SignalManagerError {
   const message = closed.reason || `the connection ended with code ${closed.code}`;
   const code = CLOSE_CODES.get(closed.code)?.errorCode ?? UnavailableError.code;
   return errorFromWire(message, { code, retryable: mayReconnect(closed) || undefined });
 }
 
-/** Return what the service named where that is a sensible number of seconds. */
+/** Return the service's number of seconds if it is sensible, else the default. */
 function sensible(named: number | undefined, standard: number): number {
   const [shortest, longest] = HEARTBEAT_LIMITS;
   return named !== undefined && named >= shortest && named <= longest ? named : standard;

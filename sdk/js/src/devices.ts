@@ -1,12 +1,12 @@
 /**
- * Letting a camera or microphone go while its publication is muted, so that its light goes out, and opening it again.
+ * Releases a camera or microphone while its publication is muted, so that its light goes out, and opens it again.
  *
- * An entry point of its own, `signal-manager/devices`: pages that do not need it do not load it.
+ * Only pages that need it load this entry point, `signal-manager/devices`.
  */
 
 import { InvalidRequestError, type Publication } from "./index.js";
 
-// How often (ms) a released camera's black picture is drawn: an SFU forgets tracks of which nothing comes.
+// Ms between two black pictures of a released camera, because an SFU forgets tracks without packets.
 const BLACK_INTERVAL = 500;
 
 /** Opens a device again, and returns its track. */
@@ -14,8 +14,8 @@ export type Reopen = () => Promise<MediaStreamTrack>;
 
 interface Released {
   reopen: Reopen;
-  track: MediaStreamTrack; // that was stopped
-  blank: MediaStreamTrack; // that is sent in its place
+  track: MediaStreamTrack; // the stopped track
+  blank: MediaStreamTrack; // the track that is sent in its place
   isGone: boolean;
   attempt?: Promise<MediaStreamTrack> | undefined;
 }
@@ -23,17 +23,17 @@ interface Released {
 const all = new WeakMap<Publication, Released>();
 
 /**
- * Mute a publication and stop its track; what is sent in its place is black or silent.
+ * Mute a publication and stop its track; a black or silent one is sent in its place.
  *
  * @param reopen opens the track again; default: `getUserMedia` with the track's device and constraints.
- * @throws InvalidRequestError the track is of no camera or microphone, and `reopen` is missing.
+ * @throws InvalidRequestError the track is not of a camera or microphone, and `reopen` is missing.
  */
 export function releaseDevice(publication: Publication, reopen?: Reopen): void {
   expectPublication(publication);
   const { track } = publication;
   const before = all.get(publication);
   if (before !== undefined && before.blank === track) {
-    before.attempt = undefined; // what is being opened is not wanted any more
+    before.attempt = undefined; // an open in progress is no longer wanted
     return;
   }
   const open = reopen ?? reopenOf(track);
@@ -49,15 +49,15 @@ export function releaseDevice(publication: Publication, reopen?: Reopen): void {
     blank.stop();
     stop();
   });
-  // A media session that ends meanwhile is replaced, and the next one begins with what is sent then.
+  // If the media session ends meanwhile, the next one starts with the track that is sent then.
   publication.replaceTrack(blank).catch(() => undefined);
 }
 
 /**
- * Open what `releaseDevice` has let go, without negotiation, and unmute; the new track takes the old one's place in the
- * publication's stream. What was not released is unmuted.
+ * Open a device that `releaseDevice` released, without negotiation, and unmute. The new track replaces the old one in the
+ * publication's stream. A publication that was not released is only unmuted.
  *
- * Where the device cannot be opened (`NotAllowedError`), this rejects and the publication stays muted.
+ * If the device cannot be opened (`NotAllowedError`), this rejects and the publication stays muted.
  */
 export async function restoreDevice(publication: Publication): Promise<void> {
   expectPublication(publication);
@@ -67,7 +67,7 @@ export async function restoreDevice(publication: Publication): Promise<void> {
   try {
     const track = await attempt;
     if (released.attempt !== attempt || released.isGone || publication.track !== released.blank) {
-      // Released again, unpublished or replaced meanwhile: a device that nobody waits for must not stay open.
+      // The publication was released again, unpublished or replaced meanwhile, so the device must not stay open.
       if (track !== publication.track) track.stop();
       return;
     }
@@ -91,11 +91,13 @@ function expectPublication(publication: Publication | undefined | null): void {
   throw new InvalidRequestError(`publication is ${typeof publication}, expected one of room.publish`);
 }
 
-/** Return what opens the device of a track again, and no other device. */
+/** Return a function that opens the same device again, and no other. */
 function reopenOf(track: MediaStreamTrack): Reopen {
   const { deviceId, displaySurface } = track.getSettings();
   if (!deviceId || displaySurface) {
-    throw new InvalidRequestError("the track is of no camera or microphone, expected a function that opens it again");
+    throw new InvalidRequestError(
+      "the track is not of a camera or microphone, expected a function that opens it again",
+    );
   }
   const constraints = { ...track.getConstraints(), deviceId: { exact: deviceId } };
   return async () => {

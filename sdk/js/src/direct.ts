@@ -1,10 +1,10 @@
 /**
  * Calls from browser to browser, without an SFU: media goes directly, the service relays the signals.
  *
- * For services with `media.backend = "none"`, and for two people in any. A call negotiates in the pattern that the
- * WebRTC specification calls perfect negotiation (W3C WebRTC 1.0, section 10.7): either side may change it at any time.
+ * Direct calls need no media backend and have two participants. Either side may change a call at any time, by the
+ * pattern "perfect negotiation" (W3C WebRTC 1.0, section 10.7).
  *
- * An entry point of its own, `signal-manager/direct`: pages that call through an SFU do not load it.
+ * Pages that call through an SFU do not load this entry point, `signal-manager/direct`.
  */
 
 import { aFunction, aKind, aStream, check, having } from "./arguments.js";
@@ -26,21 +26,21 @@ import {
 import { isObject } from "./messages.js";
 import { listOf, maybe, name, object, type RulesOf } from "./fields.js";
 
-/** What direct calls use. */
+/** Options of direct calls. */
 export interface DirectOptions {
-  /** Default: those that the service names. */
+  /** The ICE servers; default: those from the service. */
   iceServers?: IceServer[] | undefined;
   /** In place of the global `RTCPeerConnection`. */
   RTCPeerConnection?: PeerConnectionConstructor | undefined;
 }
 
-/** What happens in a call, by event name. */
+/** The events of a call, by name. */
 export interface CallEvents {
   /** The other side sends a track. */
   track: { track: MediaStreamTrack; streams: readonly MediaStream[] };
   /** Media flows ("connected"), or does not for now. */
   state: { state: RTCPeerConnectionState };
-  /** A signal of the other side could not be used; the call goes on. */
+  /** A signal of the other side was invalid; the call continues. */
   error: { error: Error };
   /** The call is over; the last event. */
   closed: { reason: string; error?: Error | undefined };
@@ -51,39 +51,39 @@ type SignalKind = "offer" | "answer" | "ice-candidate";
 // How long a call may ring, in ms.
 const RING_TIME = 60_000;
 
-// Calls that may ring at the same time; more callers are not heard.
+// The most calls that may ring at the same time; further ones are ignored.
 const MAX_RINGING = 16;
 
-// Signals that an unanswered call keeps: an offer and more candidates than any machine has.
+// The most signals that an unanswered call keeps: an offer, and more candidates than any machine has.
 const MAX_KEPT = 256;
 
-// Calls that are over whose late signals must not ring again.
+// The most ended calls to remember, so that their late signals do not ring again.
 const REMEMBERED_CALLS = 64;
 
 // The length of a UUID; a longer id names no call.
 const MAX_ID_LENGTH = 36;
 
-// How often a connection that failed is tried again before the call is over.
+// How often ICE is restarted after a failed connection before the call ends.
 const MAX_RESTARTS = 2;
 
-// How long an offer that crossed another one may stay unanswered before it is sent again, in ms.
+// How long an offer that crossed another one may remain unanswered before it is sent again, in ms.
 const INSIST_AFTER = 1000;
 
-// How long nothing may come of the other side before dialling again replaces the call, in ms.
+// The silence of the other side, in ms, after which dialling again replaces the call.
 const SILENCE = 1000;
 
-/** The field of a SIGNAL_MESSAGE that ends a call; other messages are the application's. */
+/** The field of the SIGNAL_MESSAGE that ends a call; all other messages belong to the application. */
 const BYE = "direct_call_ended";
 
 const OPTIONS: RulesOf<DirectOptions> = { iceServers: maybe(listOf(object)), RTCPeerConnection: maybe(aFunction) };
 
-/** The direct calls of one client: dial, or hear `incoming` and answer. One call with each other client at a time. */
+/** The direct calls of one client: `dial` another client, or answer an `incoming` call. One call per other client. */
 export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
   readonly #client: SignalClient;
   readonly #options: DirectOptions;
   readonly #calls = new Map<string, DirectCall>(); // by the other's client id
-  readonly #over = new Set<string>(); // ids of calls, and of pages that are gone, oldest first
-  readonly #instance = makeId(); // this page, in every signal: another one has lost what this one knows
+  readonly #over = new Set<string>(); // ids of ended calls and of closed pages, oldest first
+  readonly #instance = makeId(); // names this page in every signal, because a reloaded page has lost the call's state
   readonly #subscriptions: Unsubscribe[];
 
   constructor(client: SignalClient, options: DirectOptions = {}) {
@@ -99,7 +99,7 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
       client.on("message", (signal) => this.#hearBye(signal)),
       client.on("closed", ({ error }) => this.#closeAll("the client is closed", error)),
     ];
-    // A page that goes says good-bye: nothing of its calls is left when it is there again.
+    // A closing page ends its calls, because a restored one has lost their state.
     const hangUp = (): void => this.#hangUp();
     globalThis.addEventListener?.("pagehide", hangUp);
     this.#subscriptions.push(() => globalThis.removeEventListener?.("pagehide", hangUp));
@@ -111,8 +111,8 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
   }
 
   /**
-   * Call another client, with something to send or only to receive. The call's events tell how it goes. A call of that
-   * client that rings is answered. One that was not answered, or of which nothing comes any more, is replaced.
+   * Call another client, to send a stream or only to receive. The call's events tell its progress. If that client's call
+   * rings here, this answers it. An unanswered or silent call with that client is replaced.
    *
    * @throws InvalidRequestError there is a call with that client already.
    */
@@ -121,7 +121,7 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
     if (clientId === this.#client.clientId) throw new InvalidRequestError("a client cannot call itself");
     const present = this.#calls.get(clientId);
     if (present?.isRinging) {
-      // Both want the same at the same time, and the other was faster.
+      // Both called each other at the same time, and the other was faster.
       present.answer(stream);
       return present;
     }
@@ -132,7 +132,7 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
     return call;
   }
 
-  /** End all calls, and hear of no more. */
+  /** End all calls, and ignore later ones. */
   close(): void {
     this.#closeAll("closed");
   }
@@ -197,7 +197,7 @@ export class DirectCalls extends Emitter<{ incoming: { call: DirectCall } }> {
 export class DirectCall extends Emitter<CallEvents> {
   /** The other's client id. */
   readonly peerId: string;
-  /** The other's page, once it has said something. @internal */
+  /** The instance of the other's page, known from its first signal. @internal */
   peerInstance: string | undefined;
   readonly #instance: string;
   #id: string;
@@ -206,7 +206,7 @@ export class DirectCall extends Emitter<CallEvents> {
   readonly #onOver: () => void;
   readonly #isPolite: boolean;
   readonly #reconnected: Unsubscribe;
-  readonly #kept: [SignalKind, unknown][] = []; // until there is a peer connection
+  readonly #kept: [SignalKind, unknown][] = []; // signals that wait for a peer connection
   #peer: RTCPeerConnection | null = null;
   #isStarted = false;
   #isAnswered = false;
@@ -236,13 +236,13 @@ export class DirectCall extends Emitter<CallEvents> {
     this.#client = client;
     this.#options = options;
     this.#onOver = onOver;
-    // Both sides must agree on who gives way when their offers cross.
+    // Both sides must agree which of them yields when their offers cross.
     this.#isPolite = client.clientId < peerId;
     this.#reconnected = client.on("reconnected", ({ resumed }) => resumed || this.#sendAgain());
     this.#ringTimer = setTimeout(() => this.#giveUp("nobody answered"), RING_TIME);
   }
 
-  /** Names the call in its signals. */
+  /** The id of the call in its signals. */
   get id(): string {
     return this.#id;
   }
@@ -252,14 +252,14 @@ export class DirectCall extends Emitter<CallEvents> {
     return !this.#isStarted && !this.#isOver;
   }
 
-  /** Whether nobody answers, or nothing comes any more: dialling again replaces the call. @internal */
+  /** Whether the call is unanswered or silent, so that dialling again replaces it. @internal */
   get isStale(): boolean {
     const state = this.#peer?.connectionState;
     if (state === "connected") return this.#isSilent();
     return (this.#isStarted && !this.#isAnswered) || state === "disconnected" || state === "failed";
   }
 
-  /** Whether sound and picture have stopped, which browsers call a lost connection only seconds later. */
+  /** Whether media has stopped; browsers report a lost connection only seconds later. */
   #isSilent(): boolean {
     const heard = this.#connection()
       .getReceivers()
@@ -267,14 +267,14 @@ export class DirectCall extends Emitter<CallEvents> {
     return heard.length > 0 && performance.timeOrigin + performance.now() - Math.max(...heard) > SILENCE;
   }
 
-  /** Accept an incoming call, with something to send or only to receive. */
+  /** Accept an incoming call, to send a stream or only to receive. */
   answer(stream?: MediaStream): void {
     check({ stream: maybe(aStream) }, { stream });
     if (!this.isRinging) throw new InvalidRequestError("the call does not ring");
     void this.start(stream, false);
   }
 
-  /** Send the tracks of a stream too. */
+  /** Send the tracks of another stream too. */
   publish(stream: MediaStream): void {
     check({ stream: aStream }, { stream });
     const peer = this.#connection();
@@ -289,12 +289,12 @@ export class DirectCall extends Emitter<CallEvents> {
     for (const sender of peer.getSenders()) if (tracks.has(sender.track)) peer.removeTrack(sender);
   }
 
-  /** Send silence and black in place of what is sent. */
+  /** Send silence and black in place of the tracks. */
   mute(kind?: TrackKind): void {
     this.#enable(kind, false);
   }
 
-  /** Send sound and picture again. */
+  /** Send the tracks again. */
   unmute(kind?: TrackKind): void {
     this.#enable(kind, true);
   }
@@ -304,7 +304,7 @@ export class DirectCall extends Emitter<CallEvents> {
     this.#giveUp("closed");
   }
 
-  /** Open the connection, and take up what was kept. @internal */
+  /** Open the peer connection, and handle the signals that waited for it. @internal */
   async start(stream: MediaStream | undefined, isCaller: boolean): Promise<void> {
     this.#isStarted = true;
     try {
@@ -319,7 +319,7 @@ export class DirectCall extends Emitter<CallEvents> {
     }
   }
 
-  /** Take a signal of the other side. @internal */
+  /** Handle a signal of the other side. @internal */
   receive(kind: SignalKind, data: unknown): void {
     if (this.#isOver) return;
     if (this.#peer === null) {
@@ -343,7 +343,7 @@ export class DirectCall extends Emitter<CallEvents> {
 
   #giveUp(reason: string, error?: Error): void {
     if (this.#isOver) return;
-    // Nobody may be there to hear it, and then nobody needs to.
+    // The other side may be gone, and then needs no message.
     if (this.#client.isConnected) this.#client.sendMessage(this.peerId, { [BYE]: this.#id }).catch(() => undefined);
     this.end(reason, error);
   }
@@ -353,7 +353,7 @@ export class DirectCall extends Emitter<CallEvents> {
     try {
       return (await this.#client.request("ICE_SERVERS", {})).ice_servers;
     } catch (error) {
-      // A service that names none leaves it to the addresses that the browsers have themselves.
+      // Without ICE servers the browsers use only their own addresses.
       if (error instanceof SignalManagerError && !error.retryable) return [];
       throw error;
     }
@@ -363,7 +363,8 @@ export class DirectCall extends Emitter<CallEvents> {
     const PeerConnection =
       this.#options.RTCPeerConnection ??
       (globalThis as { RTCPeerConnection?: PeerConnectionConstructor }).RTCPeerConnection;
-    if (!PeerConnection) throw new InvalidRequestError("there is no RTCPeerConnection here: pass one as an option");
+    if (!PeerConnection)
+      throw new InvalidRequestError("there is no global RTCPeerConnection: pass the option RTCPeerConnection");
     const peer = new PeerConnection({ iceServers: iceServers as RTCIceServer[] });
     peer.onnegotiationneeded = () => void this.#offer(peer);
     peer.onicecandidate = ({ candidate }) => {
@@ -399,7 +400,7 @@ export class DirectCall extends Emitter<CallEvents> {
     const peer = this.#peer;
     if (this.#isOver || peer === null) return;
     try {
-      if (!isObject(data)) throw new InvalidRequestError(`${this.peerId} sent an ${kind} that is no object`);
+      if (!isObject(data)) throw new InvalidRequestError(`${this.peerId} sent an ${kind} that is not an object`);
       if (kind === "ice-candidate") await this.#handleCandidate(peer, data);
       else await this.#handleDescription(peer, kind, data);
     } catch (error) {
@@ -428,7 +429,7 @@ export class DirectCall extends Emitter<CallEvents> {
     this.#sendDescription(peer);
   }
 
-  /** Say our offer again where it stays unanswered: it may have gone to a page that is not there any more. */
+  /** Send an unanswered offer again, because it may have gone to a page that is closed. */
   #insist(): void {
     clearTimeout(this.#insistTimer);
     this.#insistTimer = setTimeout(() => this.#sendAgain(), INSIST_AFTER);
@@ -438,7 +439,7 @@ export class DirectCall extends Emitter<CallEvents> {
     try {
       await peer.addIceCandidate(data as RTCIceCandidateInit);
     } catch (error) {
-      // It belongs to the offer that was ignored.
+      // The candidate belongs to the offer that was ignored.
       if (!this.#isIgnoringOffer) throw error;
     }
   }
@@ -460,7 +461,7 @@ export class DirectCall extends Emitter<CallEvents> {
     );
   }
 
-  /** What a lost connection swallowed is sent again or renegotiated; a refusal ends the call. */
+  /** Send a signal again or renegotiate if the connection was lost; a refusal ends the call. */
   #failToSend(error: Error): void {
     if (error instanceof SignalManagerError && error.retryable) return;
     this.end("the other cannot be reached", error);
@@ -482,7 +483,7 @@ export class DirectCall extends Emitter<CallEvents> {
     this.#giveUp("the connection failed", new UnavailableError(`found no way to ${this.peerId}`));
   }
 
-  /** Look for another path; by new credentials, since what failed may be a relay whose credentials have ended. */
+  /** Restart ICE with new credentials, because the failed path may be a relay whose credentials have expired. */
   async #restart(peer: RTCPeerConnection): Promise<void> {
     const iceServers = await this.#findIceServers().catch(() => undefined);
     if (this.#isOver) return;

@@ -1,17 +1,17 @@
-/** Typed events, the one way in which the SDK's objects tell an application what happens. */
+/** Typed events, by which the SDK's objects tell an application what happens. */
 
 import { aFunction, check } from "./arguments.js";
 import { oneOf } from "./fields.js";
 
-/** Takes a listener away again; calling it twice does nothing more. */
+/** Removes a listener; a second call does nothing. */
 export type Unsubscribe = () => void;
 
-/** Something with events: `Events` names them, each with the type of the value that its listeners get. */
+/** An object with events; `Events` maps each name to the type of its value. */
 export class Emitter<Events extends object> {
   readonly #listeners = new Map<keyof Events, Set<(value: never) => unknown>>();
   readonly #names: Readonly<Record<keyof Events, true>>;
 
-  /** @param names the events that there are. */
+  /** @param names the names of all events. */
   constructor(names: Readonly<Record<keyof Events, true>>) {
     this.#names = names;
   }
@@ -19,16 +19,16 @@ export class Emitter<Events extends object> {
   /**
    * Call `listener` for every event of one name, in the order in which listeners were added.
    *
-   * Listeners are called one after another before anything else happens; nobody waits for what an `async` one returns.
-   * What a listener throws is reported as an uncaught error and keeps nobody else from the event.
+   * Listeners are called one after another, synchronously; the promise of an `async` one is not awaited. An exception in a
+   * listener is reported as an uncaught error, and the other listeners are still called.
    *
-   * @throws InvalidRequestError there is no event of that name, or the listener is no function.
+   * @throws InvalidRequestError there is no event of that name, or the listener is not a function.
    */
   on<Name extends keyof Events>(event: Name, listener: (value: Events[Name]) => unknown): Unsubscribe {
     check({ event: oneOf(...Object.keys(this.#names)), listener: aFunction }, { event, listener });
     const listeners = this.#listeners.get(event) ?? new Set();
     this.#listeners.set(event, listeners);
-    // Wrapped, so that a function that is added twice is called twice and taken away once.
+    // Wrapped, so that a function that is added twice is called twice and removed once.
     const entry = (value: Events[Name]): unknown => listener(value);
     listeners.add(entry);
     return () => listeners.delete(entry);
@@ -39,7 +39,7 @@ export class Emitter<Events extends object> {
     return (this.#listeners.get(event)?.size ?? 0) > 0;
   }
 
-  /** Call the listeners of `event` that are there now. */
+  /** Call the present listeners of `event`. */
   protected emit<Name extends keyof Events>(event: Name, value: Events[Name]): void {
     for (const listener of [...(this.#listeners.get(event) ?? [])]) {
       try {

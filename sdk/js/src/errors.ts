@@ -20,14 +20,14 @@
 
 import type { Fields } from "./messages.js";
 
-/** What an error carries beside its message; what is left out is the class's own. */
+/** The properties of an error beside its message; default: the class's own. */
 export interface ErrorFacts {
   code?: number;
   retryable?: boolean | undefined;
   details?: Record<string, unknown> | undefined;
 }
 
-/** One failure; `message` says what was expected and what came, and holds no token and no SDP. */
+/** One failure. `message` says what was expected and what was there, and contains no token and no SDP. */
 export class SignalManagerError extends Error {
   /** The class's name, which survives minification. */
   static readonly kind: string = "SignalManagerError";
@@ -38,7 +38,7 @@ export class SignalManagerError extends Error {
   readonly code: number;
   /** Whether the same call may succeed later. */
   readonly retryable: boolean;
-  /** Machine-readable additions of the service. */
+  /** Machine-readable details from the service. */
   readonly details: Record<string, unknown> | undefined;
 
   constructor(message: string, facts: ErrorFacts = {}) {
@@ -55,7 +55,7 @@ export class MalformedMessageError extends SignalManagerError {
   static override readonly kind = "MalformedMessageError";
   static override readonly code = 400;
 
-  /** The message's id where it could be read. */
+  /** The message's id, if it could be read. */
   messageId: string | null = null;
 }
 
@@ -151,7 +151,7 @@ export function errorFromWire(message: string, facts: ErrorFacts & { code: numbe
   return new known(message, facts);
 }
 
-/** Return the error that the fields of an ERROR message stand for; what usually stays may pass where it says so. */
+/** Return the error for the fields of an ERROR message; `retryable` in it overrides the class's own. */
 export function errorFromMessage({
   error_code: code,
   error_message,

@@ -1,12 +1,12 @@
 /**
- * What a field of a message may hold, and what an application may hand over: the rules that `rules.ts` and `arguments.ts`
- * put together, and reading an object by them.
+ * Rules for the fields of messages and the arguments of applications, and a function that reads an object by them.
+ * `rules.ts` and `arguments.ts` combine these rules.
  */
 
 import { MalformedMessageError } from "./errors.js";
 import { isObject, type JsonObject } from "./messages.js";
 
-/** What names of clients, rooms and tracks are made of. */
+/** The characters of the names of clients, rooms and tracks. */
 export const NAME_RULE = "1-128 letters, digits and . _ ~ @ + = -, not '.', '..' or '__…__'";
 
 const NAME = /^(?!\.{1,2}$|__.*__$)[A-Za-z0-9._~@+=-]{1,128}$/;
@@ -19,7 +19,7 @@ export function isValidName(name: unknown): name is string {
 /** Items in one request about tracks or data channels (docs/protocol.md, "Messages"). */
 export const MAX_ITEMS = 64;
 
-// Characters of a wrong value in an error.
+// The most characters of a wrong value that an error shows.
 const MAX_SHOWN = 80;
 
 /** A rule returns the value to keep, or throws what was expected. */
@@ -34,7 +34,7 @@ export type RulesOf<Shape> = { [F in keyof Shape]-?: Rule };
 /** The rules of an object's fields, in the order in which they are written. */
 export type Rules = Readonly<Record<string, Rule>>;
 
-/** A rule that keeps a value which is as expected. */
+/** Return a rule that keeps an expected value and refuses any other. */
 export function rule(expected: string, accepts: (value: unknown) => boolean): Rule {
   return {
     isOptional: false,
@@ -54,8 +54,9 @@ export function listOf(item: Rule, limit = Infinity): Rule {
   return {
     isOptional: false,
     read(value, where) {
-      if (!Array.isArray(value)) throw new MalformedMessageError(`${where} must be a list`);
-      if (value.length > limit) throw new MalformedMessageError(`${where} has ${value.length} items, at most ${limit}`);
+      if (!Array.isArray(value)) throw new MalformedMessageError(`${where} must be a list, got ${typeof value}`);
+      if (value.length > limit)
+        throw new MalformedMessageError(`${where} has ${value.length} items, expected at most ${limit}`);
       return value.map((each, index) => item.read(each, `${where}[${index}]`));
     },
   };
@@ -91,7 +92,7 @@ export const tag = rule(
 );
 export const flag = rule("true or false", (value) => typeof value === "boolean");
 export const amount = rule("a number", (value) => typeof value === "number");
-// Integers beyond 2^53 would lose digits in a double: better refused than changed.
+// Integers beyond 2^53 would lose digits in a double, so they are refused.
 export const integer = rule("an integer", Number.isSafeInteger);
 export const count = rule("an integer of 0 or more", (value) => Number.isSafeInteger(value) && (value as number) >= 0);
 export const places = rule(

@@ -1,7 +1,7 @@
 /**
  * Messages as bytes: the three framings of docs/protocol.md, without sockets or clocks.
  *
- * `payload.ts` makes and reads what is inside; `connection.ts` sends and receives the frames.
+ * `payload.ts` writes and reads the payloads; `connection.ts` sends and receives the frames.
  */
 
 import { MalformedMessageError, TooLargeError } from "./errors.js";
@@ -73,7 +73,7 @@ export function encode<T extends MessageType>(
 /**
  * Read one message as the service sends it to a client whose CONNECT was plain JSON.
  *
- * @throws MalformedMessageError with the `messageId` where that could be read.
+ * @throws MalformedMessageError the message is not valid; the error has its `messageId` if it could be read.
  */
 export function decode(framing: Framing, data: string | ArrayBuffer): Message {
   const isText = typeof data === "string";
@@ -91,7 +91,7 @@ export function decode(framing: Framing, data: string | ArrayBuffer): Message {
   }
 }
 
-/** A frame whose id could be read; `open` checks the rest. A payload of null is an empty one. */
+/** A frame whose id could be read; `open` checks the rest. An empty payload is null. */
 interface OpenFrame {
   id: string;
   open(): { type: MessageType; payload: unknown };

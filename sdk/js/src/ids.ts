@@ -1,6 +1,6 @@
 /** Ids of messages, calls and instances. */
 
-/** Return a fresh UUID v4. `crypto.randomUUID` would need a secure context, which a page on a LAN does not have. */
+/** Return a new UUID v4. `crypto.randomUUID` needs a secure context, which a page on a LAN does not have. */
 export function makeId(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6]! & 0x0f) | 0x40;

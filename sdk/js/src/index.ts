@@ -1,4 +1,4 @@
-/** The browser SDK of signal-manager: `SignalClient` is the way in; other names are what it takes and gives back. */
+/** The browser SDK of signal-manager. Start with `SignalClient`; the other names are its arguments and results. */
 
 export {
   SignalClient,

@@ -1,7 +1,7 @@
 /**
- * One RTCPeerConnection and the SFU's media session behind it: publish, pull, close; it lives once.
+ * One media session: the RTCPeerConnection to the SFU, which publishes and pulls tracks.
  *
- * `room.ts` decides what is published and pulled, calls one negotiation at a time, and replaces a session that is lost.
+ * `room.ts` decides what to publish and pull, calls one negotiation at a time, and replaces a lost session.
  */
 
 import type { SignalClient } from "./client.js";
@@ -11,15 +11,15 @@ import type { Fields, IceServer, PublishedTrack, TrackKind, TrackResult } from "
 /** Makes a peer connection, as the global `RTCPeerConnection` does. */
 export type PeerConnectionConstructor = new (configuration: RTCConfiguration) => RTCPeerConnection;
 
-/** A track of this client, and the name others pull it by. */
+/** A track of this client, and the name by which others pull it. */
 export interface LocalTrack {
   readonly name: string;
   readonly track: MediaStreamTrack;
   readonly stream: MediaStream;
   readonly muted: boolean;
-  /** What sends it in the present media session; takes a replaced track from the making of the offer on. */
+  /** Its sender in the present media session, from the offer on. */
   sender: RTCRtpSender | null;
-  /** What the service has been told of `muted`. */
+  /** The value of `muted` that the service knows. */
   said: boolean;
 }
 
@@ -29,49 +29,49 @@ export interface TrackRef {
   readonly name: string;
 }
 
-/** Who hears of a media session. */
+/** The callbacks of a media session. */
 export interface MediaListener {
-  /** Whether something is to be received from members that are there. */
+  /** Whether a track should arrive from a member that is not away. */
   isReceiving(): boolean;
-  /** Media flows. */
+  /** Media can flow. */
   onConnected(): void;
-  /** The session cannot go on; comes once, and not after `close`. */
+  /** The session cannot continue; called once, and not after `close`. */
   onLost(error: Error): void;
-  /** The receiving end of a pulled track is there. */
+  /** A pulled track has arrived. */
   onTrack(result: TrackResult, mid: string, track: MediaStreamTrack): void;
 }
 
 /**
- * How long a request about media may take, in ms: the service waits for its turn at the SFU and for tracks that are not
- * sent yet, within bounds of its own.
+ * How long a request about media may take, in ms. The service waits for other requests to the SFU and for tracks that
+ * are not sent yet, with its own bounds.
  */
 export const MEDIA_TIMEOUT = 30_000;
 
 type NegotiationType = "TRACKS_MUTE" | "TRACKS_NEW" | "TRACKS_CLOSE" | "RENEGOTIATE";
 
-// ICE may recover from a short loss by itself; after this long it does not (in ms). Browsers wait some seconds already
-// before they say "disconnected".
+// How long ICE may take to recover by itself, in ms. Browsers already wait some seconds before they report
+// "disconnected".
 const DISCONNECTED_LIMIT = 3000;
 
-// A path is lost when nothing comes on it for as long as so many packets took until then, within these bounds (in ms). The
-// upper one is longer than the 2.5 s between ICE's own checks, which are all that comes where there are few packets.
+// A path is lost when no packet arrives in the time in which this many packets arrived before, within these bounds in ms.
+// The upper bound exceeds the 2.5 s between ICE's own checks, which may be the only packets.
 const MISSED_PACKETS = 10;
 const SILENCE = [800, 3000] as const;
-// Between two looks (in ms).
+// Ms between two checks.
 const LOOK = 100;
 
-// How long before their end ICE servers are asked for again: a tenth of what is left, but no more than this (in ms).
+// New ICE servers are requested when a tenth of the credentials' life is left, but at most this many ms before their end.
 const RENEWAL_MARGIN = 60_000;
-// Between two such questions at least, and until the first one where nobody has said when they end (in ms).
+// Ms between two such requests at least, and until the first one if the end of the credentials is unknown.
 const RENEWAL_PAUSE = 10_000;
-// Between two looks at the path of a relay whose credentials end, in ms: a TURN server may drop it then. That is a weaker
-// sign than a lost connection, so that the silence must be longer.
+// Ms between two checks of a relay whose credentials end, because a TURN server may drop it then. That is a weaker sign
+// than a lost connection, so the silence must be longer.
 const RELAY_LOOK = 1000;
 const RELAY_SILENCE = 2000;
-// The longest delay that timers take (in ms).
+// The longest delay of a timer, in ms.
 const LONGEST_DELAY = 2 ** 31 - 1;
 
-/** One media session. After a method has thrown anything but a refusal that it names, the session is of no use. */
+/** One media session. After a method has rejected with anything but a refusal, the session must be replaced. */
 export class MediaSession {
   readonly #client: SignalClient;
   readonly #roomId: string;
@@ -83,7 +83,7 @@ export class MediaSession {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #renewal: ReturnType<typeof setTimeout> | undefined;
   #relayWatch: ReturnType<typeof setInterval> | undefined;
-  #expiresAt: number | undefined; // the credentials that the peer connection began with
+  #expiresAt: number | undefined; // when the peer connection's first credentials end
 
   constructor(
     client: SignalClient,
@@ -106,7 +106,7 @@ export class MediaSession {
     return this.#peer.connectionState === "connected";
   }
 
-  /** End the connection; what still waits for the service rejects. */
+  /** Close the connection; waiting requests reject. */
   close(): void {
     this.#ending.abort(new UnavailableError("the media session has ended"));
     clearTimeout(this.#timer);
@@ -117,7 +117,7 @@ export class MediaSession {
     this.#peer.close();
   }
 
-  /** Make the offer that publishes `tracks`; `accept` or `withdraw` must follow. */
+  /** Return the offer that publishes `tracks`; `accept` or `withdraw` must follow. */
   async offer(tracks: LocalTrack[]): Promise<{ offer_sdp: string; tracks: PublishedTrack[] }> {
     for (const local of tracks) {
       const { track, stream } = local;
@@ -129,19 +129,19 @@ export class MediaSession {
     return { offer_sdp: this.#localSdp(), tracks: tracks.map((local) => this.#describe(local)) };
   }
 
-  /** Apply the SFU's answer to `offer`, and stop the tracks of it that the SFU refused. */
+  /** Apply the SFU's answer to `offer`, and stop the tracks that the SFU refused. */
   async accept(answerSdp: string, refused: LocalTrack[] = []): Promise<void> {
     await this.#peer.setRemoteDescription({ type: "answer", sdp: answerSdp });
     for (const local of refused) this.#forget(local);
   }
 
-  /** Take an offer back that the service refused. */
+  /** Withdraw an offer that the service refused. */
   async withdraw(tracks: LocalTrack[]): Promise<void> {
     await this.#peer.setLocalDescription({ type: "rollback" });
     for (const local of tracks) this.#forget(local);
   }
 
-  /** Publish by TRACKS_NEW. Resolves to each track's result; a refusal of the whole rejects and changes nothing. */
+  /** Publish tracks by TRACKS_NEW and return their results; reject without a change if all are refused. */
   async publish(tracks: LocalTrack[]): Promise<TrackResult[]> {
     const offer = await this.offer(tracks);
     try {
@@ -158,17 +158,17 @@ export class MediaSession {
     }
   }
 
-  /** Stop publishing, by negotiation: so the m-sections can be used again. */
+  /** Stop publishing, with a negotiation, so that the m-sections can be used again. */
   async unpublish(tracks: LocalTrack[], reason?: string): Promise<void> {
     const mids = tracks.map((local) => ({ mid: this.#midOf(local) }));
     for (const local of tracks) this.#forget(local);
     await this.#peer.setLocalDescription();
     const reply = await this.#ask("TRACKS_CLOSE", { tracks: mids, offer_sdp: this.#localSdp(), reason });
-    if (reply.answer_sdp === undefined) throw new UnavailableError("the SFU answered no SDP");
+    if (reply.answer_sdp === undefined) throw new UnavailableError("expected an SDP answer from the SFU, got none");
     await this.accept(reply.answer_sdp);
   }
 
-  /** Pull tracks of other members. Resolves to each track's result; rejects without a change when none was tried. */
+  /** Pull tracks of other members and return their results; reject without a change if the request is refused. */
   async pull(refs: TrackRef[]): Promise<TrackResult[]> {
     const tracks = refs.map(({ clientId, name }) => ({ client_id: clientId, track_name: name }));
     const reply = await this.#ask("TRACKS_NEW", { tracks });
@@ -180,7 +180,7 @@ export class MediaSession {
     return results;
   }
 
-  /** Answer the SFU's offer for pulled tracks, which are announced by their mids; without an offer only announce. */
+  /** Announce pulled tracks by their mids, and answer the SFU's offer for them if there is one. */
   async answer(offerSdp: string | undefined, results: TrackResult[]): Promise<void> {
     if (offerSdp !== undefined) await this.#peer.setRemoteDescription({ type: "offer", sdp: offerSdp });
     for (const { mid, receiver } of this.#peer.getTransceivers()) {
@@ -192,33 +192,33 @@ export class MediaSession {
     await this.#ask("RENEGOTIATE", { answer_sdp: this.#localSdp() });
   }
 
-  /** Tell the service which tracks are muted; one that refuses it is not asked again. */
+  /** Tell the service which tracks are muted; a service that refuses the request is not asked again. */
   async mute(tracks: LocalTrack[]): Promise<void> {
     const told = tracks.map((local) => ({ mid: this.#midOf(local), muted: local.muted }));
     for (const local of tracks) local.said = local.muted;
     await this.#ask("TRACKS_MUTE", { tracks: told });
   }
 
-  /** Stop receiving pulled tracks; closing what is closed already is no error. */
+  /** Stop receiving pulled tracks; tracks that are closed already are no error. */
   async drop(mids: string[]): Promise<void> {
     await this.#ask("TRACKS_CLOSE", { tracks: mids.map((mid) => ({ mid })) });
   }
 
-  /** Look whether the path to the SFU is lost, when something suggests it; `onLost` follows if it is. */
+  /** Check whether the path to the SFU is lost; `onLost` follows if it is. */
   async checkPath(shortest = SILENCE[0] as number): Promise<void> {
     if (await this.#hasLostPath(shortest)) this.#lose("the path to the SFU is lost");
   }
 
   /**
-   * Silence counts from the last packet, which came before something suggested a loss. The path is silent by itself
-   * where nothing is sent, which the SFU reports on, and nothing comes in.
+   * Return whether the path is silent for too long, from the last packet on. A path on which no media is sent or received
+   * is silent by itself, and is never lost.
    */
   async #hasLostPath(least: number): Promise<boolean> {
     const most = SILENCE[1];
     const began = performance.now();
     let before: number | undefined;
     while (this.isConnected && (this.#senders.size > 0 || this.#listener.isReceiving())) {
-      await new Promise((resolve) => setTimeout(resolve, LOOK)); // what was on its way still comes
+      await new Promise((resolve) => setTimeout(resolve, LOOK)); // packets under way still arrive
       const { received, packets, silence } = await this.#look();
       before ??= received;
       if (received !== before) return false;
@@ -230,7 +230,7 @@ export class MediaSession {
     return this.#peer.connectionState === "disconnected" || this.#peer.connectionState === "failed";
   }
 
-  /** Return what has come in until now, and for how long nothing has (in ms; 0 where the browser does not say). */
+  /** Return the bytes received until now, and the ms since the last packet (0 if the browser does not tell). */
   async #look(): Promise<{ received: number; packets: number; silence: number }> {
     let [received, packets, last, now] = [0, 0, 0, 0];
     (await this.#peer.getStats()).forEach((report: RTCIceCandidatePairStats & { packetsReceived?: number }) => {
@@ -247,7 +247,7 @@ export class MediaSession {
     this.#renewal = setTimeout(() => void this.#renewIceServers(), Math.min(delay, LONGEST_DELAY));
   }
 
-  /** Ask for ICE servers again before their credentials end, for the peer connection's later attempts to find a path. */
+  /** Request new ICE servers before their credentials end, for the peer connection's later ICE restarts. */
   async #renewIceServers(): Promise<void> {
     try {
       const reply = await this.#client.request("ICE_SERVERS", {}, { signal: this.#ending.signal });
@@ -260,7 +260,7 @@ export class MediaSession {
     }
   }
 
-  /** New credentials do not reach the relay that there is, which some servers drop when the old ones end. */
+  /** Check the present relay: new credentials do not reach it, and some servers drop it when the old ones end. */
   async #watchRelay(): Promise<void> {
     const stats = await this.#peer.getStats();
     let isRelayed = false;

@@ -1,7 +1,7 @@
 /**
- * Who is in a room and what they publish, as the service tells it: by states and by events.
+ * The members of a room and their tracks, as states and events of the service describe them.
  *
- * `room.ts` keeps these in order and pulls the tracks; here is what a state or an event changes, and who hears of it.
+ * `room.ts` orders states and events and pulls the tracks. This module applies them and tells the application.
  */
 
 import {
@@ -19,7 +19,7 @@ import type { TrackRef } from "./media.js";
 export interface RemoteTrack {
   readonly name: string;
   readonly kind: TrackKind | undefined;
-  /** Whether its publisher sends silence or black by intention. */
+  /** Whether its publisher has muted it. */
   readonly muted: boolean;
   /** The receiving end; null until it is pulled. */
   readonly track: MediaStreamTrack | null;
@@ -29,14 +29,14 @@ export interface RemoteTrack {
 export interface Participant {
   readonly clientId: string;
   readonly role: string;
-  /** Whether nothing has come from it for a while, or its connection is lost; it is expected back. */
+  /** Whether the member is silent or has lost its connection, and is expected back. */
   readonly away: boolean;
   readonly metadata: JsonObject;
-  /** What it publishes, by name. */
+  /** The tracks that it publishes, by name. */
   readonly tracks: ReadonlyMap<string, RemoteTrack>;
 }
 
-/** A track of a participant that can be shown, or no longer. */
+/** A track of a participant that can be shown, or can no longer be shown. */
 export interface TrackEvent {
   participant: Participant;
   name: string;
@@ -44,24 +44,24 @@ export interface TrackEvent {
   track: MediaStreamTrack;
 }
 
-/** What happens to the members of a room, by event name. */
+/** The events of a room's members, by name. */
 export interface MemberEvents {
   "participant-joined": { participant: Participant };
   "participant-left": { participant: Participant; reason?: string | undefined };
-  /** The service hears nothing from it any more: `participant-back` or `participant-left` follows. */
+  /** The service has lost contact with the member: `participant-back` or `participant-left` follows. */
   "participant-away": { participant: Participant };
   "participant-back": { participant: Participant };
   /** Its metadata changed. */
   "participant-changed": { participant: Participant };
-  /** A track can be shown. After a reconnect it comes again, and `track-removed` for the old one just before. */
+  /** A track can be shown. After a reconnect the event is repeated, just after `track-removed` for the old track. */
   track: TrackEvent;
-  /** The reason is the service's, such as "ended" for a track that ended by itself, where it told one. */
+  /** A track can no longer be shown; the reason, if there is one, is the service's, such as "ended". */
   "track-removed": TrackEvent & { reason?: string | undefined };
   "track-muted": { participant: Participant; name: string };
   "track-unmuted": { participant: Participant; name: string };
 }
 
-/** A track of another member, and how far pulling it has come. */
+/** A track of another member, and the progress of pulling it. */
 export class PulledTrack implements RemoteTrack, TrackRef {
   readonly clientId: string;
   readonly name: string;
@@ -70,8 +70,8 @@ export class PulledTrack implements RemoteTrack, TrackRef {
   muted: boolean;
   isWanted: boolean;
   mid: string | null = null; // in the present media session
-  attempts = 0; // to pull it, in a row
-  isPaused = false; // its publisher has a new media session and does not send there yet
+  attempts = 0; // failed attempts to pull it in a row
+  isPaused = false; // whether its publisher has a new media session and does not send there yet
 
   constructor(clientId: string, published: PublishedTrack, isWanted: boolean) {
     this.clientId = clientId;
@@ -103,10 +103,10 @@ class RoomMember implements Participant {
   }
 }
 
-/** Who hears of the members. */
+/** The callbacks of the members. */
 export interface MembersListener {
   emit<Name extends keyof MemberEvents>(event: Name, value: MemberEvents[Name]): void;
-  /** What comes in at this mid is wanted no longer. */
+  /** The track with this mid is no longer wanted. */
   onStale(mid: string): void;
 }
 
@@ -128,7 +128,7 @@ export class Members {
     return this.#tracks().filter((track) => track.isWanted && track.mid === null && !track.isPaused);
   }
 
-  /** Whether something is received from members that are there. */
+  /** Whether a track is received from a member that is not away. */
   get areHeard(): boolean {
     return this.#tracks().some(({ clientId, mid }) => mid !== null && !this.all.get(clientId)?.away);
   }
@@ -138,7 +138,7 @@ export class Members {
     return this.all.get(track.clientId)?.tracks.get(track.name) === track;
   }
 
-  /** Take the service's word for who is there, with the events that lead from what was known before. */
+  /** Apply a state of the room, and emit the events that lead to it from the former state. */
   showState(members: Member[]): void {
     const others = members.filter(({ client_id }) => client_id !== this.#ownId);
     const present = new Set(others.map(({ client_id }) => client_id));
@@ -170,7 +170,7 @@ export class Members {
     if (event === "participant_left") return this.#remove(state.client_id, reason);
     const brings = event === "participant_joined" || event === "tracks_published";
     const member = this.all.get(state.client_id) ?? (brings && this.#add(state));
-    if (!member) return; // an event of a newer service
+    if (!member) return; // an unknown event of a newer service
     member.update(state);
     if (event === "metadata_changed") this.#listener.emit("participant-changed", { participant: member });
     else if (event === "participant_away" || event === "participant_back") this.#tellAbsence(member);
@@ -182,15 +182,15 @@ export class Members {
     else if (brings) for (const each of tracks ?? state.tracks ?? []) this.#addTrack(member, each);
   }
 
-  /** Note that a pulled track is there; when nobody wants it any more it is stale. */
+  /** Note that a pulled track has arrived; one that is no longer wanted is stale. */
   announce(result: TrackResult, mid: string, track: MediaStreamTrack): void {
     const { client_id: clientId = "", track_name: name = "", session_id: sessionId } = result;
     const participant = this.all.get(clientId);
     const pulled = participant?.tracks.get(name);
-    // A pull that was under way while its publisher's media session was replaced has brought what has ended.
+    // If the publisher's media session was replaced during the pull, the pulled track has ended.
     const isFormer = sessionId !== undefined && sessionId !== participant?.sessionId;
     if (!participant || !pulled?.isWanted || pulled.mid !== null || isFormer) return this.#listener.onStale(mid);
-    // The end of the last media session, kept until now so that there is something to show.
+    // The track of the former media session was kept until now, so that the application can show it.
     this.#retire(participant, pulled);
     pulled.mid = mid;
     pulled.track = track;
@@ -198,7 +198,7 @@ export class Members {
     this.#listener.emit("track", { participant, name, kind: track.kind as TrackKind, track });
   }
 
-  /** Note that the media session is gone: everything wanted must be pulled again. */
+  /** Note that the media session is lost, so that all wanted tracks must be pulled again. */
   forgetMids(): void {
     for (const track of this.#tracks()) track.mid = null;
   }
@@ -227,7 +227,7 @@ export class Members {
     this.#listener.emit("participant-left", { participant: member, reason });
   }
 
-  /** Keep what is shown of these tracks until they come again from a new media session; the others have ended. */
+  /** Keep showing these tracks until they arrive from a new media session; the other tracks have ended. */
   #pause(member: RoomMember, coming: PublishedTrack[]): void {
     const names = new Set(coming.map(({ track_name }) => track_name));
     for (const [name, pulled] of [...member.tracks]) {
@@ -247,7 +247,7 @@ export class Members {
   #addTrack(member: RoomMember, published: PublishedTrack): void {
     const paused = member.tracks.get(published.track_name);
     if (paused?.isPaused) {
-      this.#forgetMid(paused); // a pull that was under way has brought what has ended since
+      this.#forgetMid(paused); // a pull in progress has brought a track that has ended since
       paused.isPaused = false;
       paused.attempts = 0;
       this.#setMuted(member, published);

@@ -1,11 +1,11 @@
-/** What a browser tells of its network. */
+/** The browser's events about its network. */
 
 import type { Unsubscribe } from "./emitter.js";
 
 /**
- * Call back when the network may be another one, or the page was away for a while; outside of browsers never.
+ * Call back when the network may have changed, or the page was suspended for a while; never outside of browsers.
  *
- * @returns what ends that.
+ * @returns a function that stops the calls.
  */
 export function onNetworkChange(callback: () => void): Unsubscribe[] {
   const { document, navigator } = globalThis as {

@@ -1,7 +1,7 @@
 /**
  * Payloads in plain JSON, read and written by the rules of `rules.ts`.
  *
- * `frames.ts` frames them. What the service sends is checked here, so that nothing else in the SDK meets garbage.
+ * `frames.ts` frames them. This module checks all that the service sends, so that the rest of the SDK can rely on it.
  */
 
 import { InvalidRequestError, MalformedMessageError } from "./errors.js";
@@ -9,7 +9,7 @@ import { readFields, text } from "./fields.js";
 import { isSignalType, type JsonObject, type MessageType } from "./messages.js";
 import { RULES } from "./rules.js";
 
-/** Write the fields of a message that a client sends; `InvalidRequestError` says which one is wrong. */
+/** Write the fields of a message that a client sends; an `InvalidRequestError` names a wrong one. */
 export function writePayload(type: MessageType, fields: unknown): string {
   try {
     const payload = readFields(RULES[type], fields);
@@ -23,7 +23,7 @@ export function writePayload(type: MessageType, fields: unknown): string {
     }
     return JSON.stringify(payload);
   } catch (error) {
-    // A field that is wrong, or data without a JSON form: a cycle, a bigint.
+    // A field is wrong, or the data has no JSON form, such as a cycle or a bigint.
     throw error instanceof InvalidRequestError ? error : new InvalidRequestError((error as Error).message);
   }
 }
@@ -36,7 +36,7 @@ function checkTarget(type: MessageType, payload: JsonObject): void {
   }
 }
 
-/** Read the fields of a message that the service sends; `MalformedMessageError` says which one is wrong. */
+/** Read the fields of a message that the service sends; a `MalformedMessageError` names a wrong one. */
 export function readPayload(type: MessageType, payload: unknown): JsonObject {
   const fields = readFields(RULES[type], payload);
   if (isSignalType(type)) {

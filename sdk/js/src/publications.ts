@@ -1,7 +1,7 @@
 /**
- * What this client publishes in a room: tracks with their names, from `publish` to the end of `unpublish`.
+ * The tracks that this client publishes in a room, from `publish` to the end of `unpublish`.
  *
- * `room.ts` brings the media session to what is wanted here.
+ * `room.ts` brings the media session in line with them.
  */
 
 import { aKind, aStream, check } from "./arguments.js";
@@ -10,7 +10,7 @@ import type { LocalTrack } from "./media.js";
 import type { TrackKind } from "./messages.js";
 import { MAX_ITEMS, maybe, name } from "./fields.js";
 
-// How often (ms) tracks are looked at: `track.stop()` fires no event.
+// Ms between two checks of the tracks, because `track.stop()` fires no event.
 const CHECK_INTERVAL = 1000;
 
 /** A promise and the means to settle it. */
@@ -29,35 +29,35 @@ class Deferred {
   }
 }
 
-/** Who hears of what an application does with a publication. */
+/** The callbacks of a publication. */
 export interface PublicationListener {
   onChange(): void;
   onEnded(publication: Publication): void;
 }
 
-/** A track of this client, and how far publishing it has come; `mute` and `replaceTrack` are for applications. */
+/** A track of this client, and the progress of publishing it; applications call `mute` and `replaceTrack`. */
 export class Publication implements LocalTrack {
-  /** What the other members call it. */
+  /** The name by which the other members know it. */
   readonly name: string;
   /** The stream that `publish` was given. */
   readonly stream: MediaStream;
   /** Whether `publish` was given its name. */
   readonly isNamed: boolean;
-  /** What the service has been told of `muted`. @hidden */
+  /** The value of `muted` that the service knows. @hidden */
   said = false;
   /** @hidden */
   sender: RTCRtpSender | null = null;
   /** @hidden */
   isWanted = true;
-  /** Whether the track ended by itself, for which it is unpublished. */
+  /** Whether it is unpublished because its track ended by itself. */
   hasEnded = false;
   /** Whether it is published in the present media session. */
   isPublished = false;
-  /** How often in a row publishing it was tried. @hidden */
+  /** Failed attempts to publish it in a row. @hidden */
   attempts = 0;
-  /** Settles once: when it was published first, or will never be. @hidden */
+  /** Settles once: when it was first published, or when it cannot be. @hidden */
   readonly published = new Deferred();
-  /** Resolves when it is no longer there. @hidden */
+  /** Resolves when it is unpublished. @hidden */
   readonly gone = new Deferred();
   readonly #listener: PublicationListener;
   #track: MediaStreamTrack;
@@ -78,12 +78,12 @@ export class Publication implements LocalTrack {
     this.#watch();
   }
 
-  /** What is sent now. */
+  /** The track that is sent now. */
   get track(): MediaStreamTrack {
     return this.#track;
   }
 
-  /** Whether silence or black is sent in place of the track. */
+  /** Whether it sends silence or black in place of the track. */
   get muted(): boolean {
     return this.#isMuted;
   }
@@ -106,9 +106,9 @@ export class Publication implements LocalTrack {
   }
 
   /**
-   * Send another track of the same kind from now on, without negotiation; what is muted stays so.
+   * Send another track of the same kind from now on, without negotiation; a muted publication stays muted.
    *
-   * Where the browser refuses the track, this rejects, and the former one goes on.
+   * If the browser refuses the track, this rejects, and the former one continues.
    */
   async replaceTrack(track: MediaStreamTrack): Promise<void> {
     const kind = (track as MediaStreamTrack | undefined)?.kind;
@@ -123,7 +123,7 @@ export class Publication implements LocalTrack {
     try {
       await sender?.replaceTrack(track);
     } catch (error) {
-      // A media session that ended meanwhile says nothing: the next one begins with the track that there is then.
+      // An error of an ended media session does not matter, because the next one starts with the present track.
       if (sender !== this.sender) return;
       if (this.#track === track) {
         this.#track = before;
@@ -138,13 +138,13 @@ export class Publication implements LocalTrack {
     track.addEventListener("ended", () => track === this.#track && this.#listener.onEnded(this));
   }
 
-  /** Look whether the track was stopped by code, of which no event tells. */
+  /** Check whether code has stopped the track, which fires no event. */
   checkEnd(): void {
     if (this.#track.readyState === "ended") this.#listener.onEnded(this);
   }
 }
 
-/** The publications of one room. What is to be done next is never more than one request may carry. */
+/** The publications of one room. The lists of next tasks never exceed the size of one request. */
 export class Publications {
   readonly #all = new Set<Publication>();
   readonly #listener: PublicationListener;
@@ -154,39 +154,39 @@ export class Publications {
     this.#listener = listener;
   }
 
-  /** Those that are or shall be published. */
+  /** The publications that are published or pending. */
   get wanted(): Publication[] {
     return [...this.#all].filter(({ isWanted }) => isWanted);
   }
 
-  /** Those to tell the service about next, because it does not know whether they are muted. */
+  /** The publications whose mute state the service must be told next. */
   get unsaid(): Publication[] {
     return this.#next(({ isPublished, muted, said }) => isPublished && muted !== said);
   }
 
-  /** Those to publish next. */
+  /** The publications to publish next. */
   get fresh(): Publication[] {
     return this.#next(({ isWanted, isPublished }) => isWanted && !isPublished);
   }
 
-  /** Those to close next: all of them for the same reason. */
+  /** The publications to close next, all for the same reason. */
   get leaving(): Publication[] {
     const ended = this.#next(({ isWanted, isPublished, hasEnded }) => !isWanted && isPublished && hasEnded);
     return ended.length > 0 ? ended : this.#next(({ isWanted, isPublished }) => !isWanted && isPublished);
   }
 
-  /** Those that only need to be forgotten. */
+  /** The unwanted publications that the SFU does not have. */
   get abandoned(): Publication[] {
     return [...this.#all].filter(({ isWanted, isPublished }) => !isWanted && !isPublished);
   }
 
-  /** Those that are meant by a publication, or by a stream: the one it was published with, or that of its track. */
+  /** The publications that an argument means: a publication itself, or all of a stream or of its tracks. */
   of(what: MediaStream | Publication): Publication[] {
     const tracks = what instanceof Publication ? [] : check({ stream: aStream }, { stream: what }).stream.getTracks();
     return [...this.#all].filter((each) => each === what || each.stream === what || tracks.includes(each.track));
   }
 
-  /** Want every track of a stream to be published, under names that are free. */
+  /** Add a pending publication for every track of a stream, under names that are free. */
   add(stream: MediaStream, prefix?: string): Publication[] {
     const tracks = check({ stream: aStream }, { stream }).stream.getTracks();
     if (tracks.length === 0) throw new InvalidRequestError("the stream has no tracks");
@@ -199,7 +199,7 @@ export class Publications {
     });
   }
 
-  /** Forget a publication that the SFU does not have, or no longer. */
+  /** Remove a publication that the SFU does not have. */
   remove(publication: Publication, error: Error = new InvalidRequestError("unpublished meanwhile")): void {
     this.#all.delete(publication);
     if (this.#all.size === 0) {
@@ -214,19 +214,19 @@ export class Publications {
     for (const publication of [...this.#all]) this.remove(publication, error);
   }
 
-  /** Note that a publication is with the SFU. */
+  /** Note that the SFU has a publication. */
   settle(publication: Publication): void {
     publication.isPublished = true;
     publication.attempts = 0;
     publication.published.resolve();
   }
 
-  /** Note that the media session is gone: everything wanted must be published again. */
+  /** Note that the media session is lost, so that all wanted tracks must be published again. */
   forgetSession(): void {
     for (const publication of this.#all) publication.isPublished = false;
   }
 
-  /** Mute camera and microphone, or one of them: what was published without a name. */
+  /** Mute camera and microphone, or one of them: the publications without a name. */
   mute(only: TrackKind | undefined, isMuted: boolean): void {
     check({ kind: maybe(aKind) }, { kind: only });
     for (const publication of this.#all) {

@@ -3,9 +3,9 @@
 import { aFunction, check, numberUpTo, time } from "./arguments.js";
 import { maybe, type RulesOf } from "./fields.js";
 
-/** When and how often a client tries again. Times are in ms. */
+/** The delays and the number of attempts. Times are in ms. */
 export interface RetryOptions {
-  /** How often a lost connection is tried again before the client ends; default: until `close`. 0 is never. */
+  /** The most attempts after a lost connection before the client ends; default: until `close`. 0 is never. */
   attempts?: number;
   /** The upper end of the first delay; default 500. */
   baseDelay?: number;
@@ -22,7 +22,7 @@ const RULES: RulesOf<RetryOptions> = {
   random: maybe(aFunction),
 };
 
-/** Fill in what an application left out. @throws InvalidRequestError with delays that cannot be. */
+/** Complete the options with defaults. @throws InvalidRequestError a delay is wrong. */
 export function completeRetry(
   options: RetryOptions = {},
   standard: { attempts: number; maxDelay: number },

@@ -1,9 +1,9 @@
 /**
- * A room as a member sees it: who is there, what they send, and what this client sends to them.
+ * A room as a member sees it: the other members and their tracks, and the tracks that this client publishes.
  *
- * The application says what it wants (`publications.ts`), the service who is there (`members.ts`); one loop brings the
- * media session (`media.ts`) to both, one negotiation at a time, and begins again with a new session when one is lost.
- * Joining, losing and that loop are one module because they are one state: which membership is the present one.
+ * The application decides what to publish (`publications.ts`), and the service reports the members (`members.ts`). One
+ * loop brings the media session (`media.ts`) in line with both, one negotiation at a time, and starts a new session when
+ * one is lost. Joining, losses and the loop are in one module because they share the present membership.
  */
 
 import { aFunction, aSignal, aStream, check, numberUpTo, shortText } from "./arguments.js";
@@ -41,40 +41,40 @@ import { flag, maybe, name, object, oneOf, type RulesOf } from "./fields.js";
 
 /** How to join a room. */
 export interface JoinOptions {
-  /** Published as part of joining, which saves a round trip; `publish` does the same later. */
+  /** A stream to publish while joining, which saves a round trip; `publish` does the same later. */
   stream?: MediaStream | undefined;
-  /** Default: "sender" with something to publish, else "receiver". Either may do both as far as its token allows. */
+  /** Default: "sender" with a `stream`, else "receiver". Both may publish and pull if the token allows it. */
   role?: "sender" | "receiver" | undefined;
-  /** What the other members see of this one. */
+  /** This member's metadata, which the others see. */
   metadata?: JsonObject | undefined;
-  /** Create the room when it is not there. */
+  /** Whether to create the room if it does not exist. */
   create?: boolean | undefined;
-  /** For a room that is created. */
+  /** The capacity of a room that is created. */
   maxParticipants?: number | undefined;
-  /** Whether to receive every track of the others without being asked; default true. With false, see `Room.pull`. */
+  /** Whether to pull every track of the others; default true. With false, the application calls `Room.pull`. */
   autoPull?: boolean | undefined;
-  /** When and how often in a row to join again where media was lost; default: for about a minute. */
+  /** When and how often in a row to join again after a loss of media; default: for about a minute. */
   retry?: RetryOptions | undefined;
-  /** Gives joining up. */
+  /** Aborts joining. */
   signal?: AbortSignal | undefined;
   /** In place of the global `RTCPeerConnection`. */
   RTCPeerConnection?: PeerConnectionConstructor | undefined;
 }
 
-/** What happens in a room, by event name. Members that were there before are in `participants`, without an event. */
+/** The events of a room, by name. Members that were there before are in `participants`, without an event. */
 export interface RoomEvents extends MemberEvents {
   /** The room's metadata changed. */
   "room-changed": { metadata: JsonObject };
-  /** What the others see of this client changed, by `setMetadata` or by an operator. */
+  /** This client's metadata changed, by `setMetadata` or by an operator. */
   "self-changed": { metadata: JsonObject };
-  /** A track of this client's has ended, by "stop sharing" or with its device, and is unpublished. */
+  /** A track of this client has ended, by "stop sharing" or with its device, and is unpublished. */
   "publication-ended": { publication: Publication };
-  /** Media stopped; the room is joined again by itself. */
+  /** Media stopped; the client joins the room again by itself. */
   reconnecting: { error: Error };
   reconnected: { room: Room };
   /** A track of another member could not be pulled, and is not tried again. */
   error: { error: Error; clientId: string; name: string };
-  /** The room is over for this client; the last event. Without `error` it left by itself or was asked to. */
+  /** The membership has ended; the last event. Without `error` the client left, or the service removed it. */
   closed: { reason: string; error?: Error | undefined };
 }
 
@@ -97,31 +97,32 @@ const ROOM_EVENTS: Record<keyof RoomEvents, true> = {
   closed: true,
 };
 
-// How long leaving waits for an answer that nobody needs, and joining until what was left before is known, in ms.
+// In ms: how long leaving waits for its answer, and how long joining waits until earlier departures are known.
 const LEAVE_TIME = 5000;
 const SETTLE_TIME = 10_000;
 
-// How often one track is tried before it is given up.
+// The most attempts for one track.
 const MAX_ATTEMPTS = 3;
 
-// Media sessions lost, or not even had, in a row before the room is given up: with the delays below, in about a minute.
+// The most media sessions in a row that fail or are lost before the room is given up: about a minute with the delays
+// below.
 const MAX_FAILURES = 10;
 
 // The longest delay between two media sessions, in ms; the real ones are random below it.
 const MAX_DELAY = 30_000;
 
-// The service, or the SFU behind it, has lost the media session or never had it ready: only a new one helps.
+// Codes that mean that the media session is lost or was never ready, so that only a new one helps.
 const LOST_CODES: ReadonlySet<number> = new Set([408, 409, 410, 425, 503]);
 
-// The reason of a tracks_unpublished event that nobody asked for (docs/protocol.md, "Rooms").
+// The reason of a tracks_unpublished event that no member asked for (docs/protocol.md, "Rooms").
 const SESSION_LOST = "media session lost";
 
-// The reason of the end of a room, or of a membership, that is meant to be joined again (docs/protocol.md, "Rooms").
+// The reason of an end after which the client joins again (docs/protocol.md, "Rooms").
 const RESTARTING = "restarting";
 
 const NO_MEDIA = "the service has no media backend; call the other directly, with signal-manager/direct";
 
-// As many members may be allowed into one room.
+// The largest capacity of a room.
 const MAX_PLACES = 65_535;
 
 const JOIN: RulesOf<JoinOptions> = {
@@ -138,16 +139,16 @@ const JOIN: RulesOf<JoinOptions> = {
 const PUBLISH = { name: maybe(name), muted: maybe(flag) };
 const SCOPE = { scope: maybe(oneOf("participant", "room")) };
 
-// Those that each client is in, or comes into; closed ones are taken out when it joins again.
+// The rooms that each client is in or joins; closed ones are removed when it joins again.
 const rooms = new WeakMap<SignalClient, Room[]>();
 
 /** One membership, from joining until its media session or its connection is lost. */
 interface Entry {
   media: MediaSession | null; // null: the service has no media backend
-  /** The offer that came with the welcome, not answered yet. */
+  /** The offer in the reply to the join, until it is answered. */
   offer: { sdp: string; tracks: TrackResult[] } | null;
-  stale: string[]; // mids that are received and wanted no longer
-  isLost?: boolean; // the media session, not the membership: a new one is to be made
+  stale: string[]; // mids that are still received but no longer wanted
+  isLost?: boolean; // whether the media session is lost, but not the membership
 }
 
 /**
@@ -157,9 +158,9 @@ interface Entry {
  *     room.on("track", ({ participant, track }) => …);
  *     await room.publish(await navigator.mediaDevices.getUserMedia({ audio: true, video: true }));
  *
- * Tracks of others are pulled as soon as they are announced. When the session with the service or the media is lost,
- * the room is joined again with a new media session: what was published is published again, and what was pulled is
- * pulled again, until `closed`. Listeners that are added in the same turn as `join` resolves miss nothing.
+ * The room pulls tracks of others as soon as they are announced. When the session with the service or the media is lost,
+ * it joins again with a new media session, and publishes and pulls the same tracks again, until `closed`. Listeners that
+ * are added in the same turn as `join` resolves miss no event.
  */
 export class Room extends Emitter<RoomEvents> {
   readonly id: string;
@@ -176,13 +177,13 @@ export class Room extends Emitter<RoomEvents> {
   #entry: Entry | null = null;
   #hasMedia = false;
   #metadata: JsonObject | null = null;
-  #own: JsonObject | undefined; // what the others see of this client
+  #own: JsonObject | undefined; // this client's metadata
   #isWorking = false;
   #isResyncing = false;
-  #sequence = 0; // of the last change that `participants` shows
-  #newest = 0; // the highest sequence heard of
-  #sessions = 0; // that the client has lost since this object was
-  #failures = 0; // of media sessions, in a row
+  #sequence = 0; // number of the last change that `participants` shows
+  #newest = 0; // the highest number received
+  #sessions = 0; // sessions that the client has lost since this object was created
+  #failures = 0; // failed media sessions in a row
   #resume: (() => void) | undefined; // ends a pause early
 
   private constructor(client: SignalClient, roomId: string, options: JoinOptions) {
@@ -204,16 +205,16 @@ export class Room extends Emitter<RoomEvents> {
     ];
   }
 
-  /** Join a room; `SignalClient.join` is the way to call this. */
+  /** Join a room; applications call `SignalClient.join`. */
   static async join(client: SignalClient, roomId: string, options: JoinOptions = {}): Promise<Room> {
     check({ roomId: name }, { roomId });
     options = check(JOIN, options, "options");
     const { stream, signal } = options;
     if (options.role === "sender" && stream === undefined) {
-      throw new InvalidRequestError("a sender joins with what it sends: pass a `stream`");
+      throw new InvalidRequestError("expected a `stream` with the role sender");
     }
     signal?.throwIfAborted();
-    // The service would refuse it too, but giving up this attempt would end the membership that there is.
+    // The service would refuse a second join too, but aborting that one would end the present membership.
     const present = (rooms.get(client) ?? []).filter(({ state }) => state !== "closed");
     if (present.some(({ id }) => id === roomId)) {
       throw new ConflictError(`this client is in room ${roomId} already, or is joining it`);
@@ -246,18 +247,18 @@ export class Room extends Emitter<RoomEvents> {
     return this.#metadata ?? {};
   }
 
-  /** What the others see of this client. */
+  /** This client's metadata, which the others see. */
   get ownMetadata(): JsonObject {
     return this.#own ?? {};
   }
 
-  /** Whether the client is in the room, is joining it again, or is out for good. */
+  /** Whether the client is in the room, is joining it again, or has left for good. */
   get state(): "joined" | "reconnecting" | "closed" {
     if (this.#isClosed) return "closed";
     return this.#entry === null || this.#entry.isLost ? "reconnecting" : "joined";
   }
 
-  /** Whether there is an SFU behind the room, as far as is known; without one only signals can be sent. */
+  /** Whether the room has an SFU, as far as is known; without one only signals can be sent. */
   get hasMedia(): boolean {
     return this.#hasMedia;
   }
@@ -267,7 +268,7 @@ export class Room extends Emitter<RoomEvents> {
    *
    * Resolves when the SFU has taken all of them; when it refuses one, none is published and this rejects.
    *
-   * @param options.name goes before "audio" and "video" in the tracks' names, as in "screen-video".
+   * @param options.name the prefix of the tracks' names, such as "screen" in "screen-video".
    */
   async publish(stream: MediaStream, options: { name?: string; muted?: boolean } = {}): Promise<Publication[]> {
     this.#demandOpen();
@@ -284,7 +285,7 @@ export class Room extends Emitter<RoomEvents> {
     return added;
   }
 
-  /** What this client publishes, or is about to: each can be muted, and its track replaced. */
+  /** The publications of this client, open or pending; each can be muted, and its track replaced. */
   get publications(): Publication[] {
     return this.#publications.wanted;
   }
@@ -294,12 +295,12 @@ export class Room extends Emitter<RoomEvents> {
     await this.#retract(this.#publications.of(what));
   }
 
-  /** Mute camera and microphone, or one of them: what was published without a name, so not the screen. */
+  /** Mute camera and microphone, or one of them: the publications without a name, so not the screen. */
   mute(kind?: TrackKind): void {
     this.#publications.mute(kind, true);
   }
 
-  /** Send sound and picture of camera and microphone again. */
+  /** Unmute camera and microphone, or one of them. */
   unmute(kind?: TrackKind): void {
     this.#publications.mute(kind, false);
   }
@@ -320,14 +321,14 @@ export class Room extends Emitter<RoomEvents> {
       { room_id: this.id, metadata, scope },
       { signal },
     );
-    // Otherwise the event has come already, and perhaps one of a later change too.
+    // If the sequence is newer, the event has arrived already, perhaps with one of a later change.
     if (scope !== "room" && sequence > this.#sequence) this.#takeOwnMetadata(metadata);
   }
 
   /**
-   * Receive a track that is not received yet: with `autoPull: false`, or after it failed. A `track` event follows.
+   * Pull a track, with `autoPull: false` or after it failed. A `track` event follows.
    *
-   * @throws NotFoundError nobody publishes it.
+   * @throws NotFoundError the client publishes no such track.
    */
   pull(clientId: string, trackName: string): void {
     check({ clientId: name, trackName: name }, { clientId, trackName });
@@ -339,10 +340,10 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   /**
-   * Make a new path to the SFU at once, as after a change of network that the application knows of.
+   * Replace the media session at once, for an application that knows of a new network.
    *
-   * The media session is replaced behind the same membership: `reconnecting` and `reconnected` follow, others see a
-   * pause. The room does so by itself when the connection fails, and when nothing arrives any more after a reconnect.
+   * The membership stays: `reconnecting` and `reconnected` follow, and the others see a pause. The room does the same by
+   * itself when the connection fails, or when no packets arrive after a reconnect.
    */
   restartIce(): void {
     const entry = this.#entry;
@@ -350,8 +351,7 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   /**
-   * Leave the room. The promise rejects for a wrong argument only; a service that cannot be reached is told as soon as it
-   * can be.
+   * Leave the room. The promise rejects for a wrong argument only. If the service cannot be reached, it is told later.
    */
   async leave(reason?: string): Promise<void> {
     check({ reason: maybe(shortText) }, { reason });
@@ -371,10 +371,10 @@ export class Room extends Emitter<RoomEvents> {
 
   // Joining
 
-  /** Become a member, with a new media session. */
+  /** Join, with a new media session. */
   async #enter(mayCreate: boolean): Promise<void> {
     this.#newest = 0;
-    await settleDepartures(this.#client, SETTLE_TIME, this.#ending.signal); // else it would still be counted in
+    await settleDepartures(this.#client, SETTLE_TIME, this.#ending.signal); // else the service might still count it as a member
     this.#ending.signal.throwIfAborted();
     const { fresh } = this.#publications;
     // A client that joins again publishes its later tracks too, as if it had had them from the start.
@@ -405,7 +405,7 @@ export class Room extends Emitter<RoomEvents> {
     }
   }
 
-  /** Ask to be let in, and create the room when it is not there and that is wanted. */
+  /** Send the request to join; create the room if it is missing and `create` is set. */
   async #knock(
     entry: { role: string; offer_sdp?: string; tracks?: PublishedTrack[] },
     mayCreate: boolean,
@@ -418,7 +418,7 @@ export class Room extends Emitter<RoomEvents> {
     try {
       return await join(mayCreate ? { create_if_missing: true, max_participants: maxParticipants } : {});
     } catch (error) {
-      // A service that does not know `create_if_missing`: a room that was closed answers 400 there rather than 404.
+      // A service without `create_if_missing` answers 400 for a closed room rather than 404.
       const isMissing = error instanceof NotFoundError || error instanceof InvalidRequestError;
       if (!mayCreate || !isMissing) throw error;
     }
@@ -439,7 +439,8 @@ export class Room extends Emitter<RoomEvents> {
     const PeerConnection =
       this.#options.RTCPeerConnection ??
       (globalThis as { RTCPeerConnection?: PeerConnectionConstructor }).RTCPeerConnection;
-    if (!PeerConnection) throw new InvalidRequestError("there is no RTCPeerConnection here: pass one as an option");
+    if (!PeerConnection)
+      throw new InvalidRequestError("there is no global RTCPeerConnection: pass the option RTCPeerConnection");
     const media: MediaSession = new MediaSession(this.#client, this.id, iceServers, PeerConnection, {
       isReceiving: () => this.#members.areHeard,
       onConnected: () => this.#calmDown(),
@@ -449,7 +450,7 @@ export class Room extends Emitter<RoomEvents> {
     return media;
   }
 
-  /** Apply the answer that came with the welcome; what it leaves out is published later. */
+  /** Apply the answer in the reply to the join; tracks that it leaves out are published later. */
   async #finishOffer(
     media: MediaSession,
     sent: Publication[],
@@ -472,14 +473,14 @@ export class Room extends Emitter<RoomEvents> {
     if (this.#newest > this.#sequence) void this.#resync(entry);
   }
 
-  /** Wait a little until the service knows of a departure, if it can be told at the moment. */
+  /** Wait up to a limit until the service knows of a departure, if there is a connection. */
   async #depart(): Promise<void> {
     if (this.#client.isConnected) await settleDepartures(this.#client, LEAVE_TIME);
   }
 
   // Losing the room, joining it again, and its end
 
-  /** Note that a media session is lost; `staysIn`: the service still counts this client in. */
+  /** Note that a media session is lost; with `staysIn` the membership remains. */
   #lose(entry: Entry, error: Error, { staysIn } = { staysIn: false }): void {
     if (entry !== this.#entry) return;
     this.#entry = staysIn ? { media: null, offer: null, stale: [], isLost: true } : null;
@@ -496,12 +497,12 @@ export class Room extends Emitter<RoomEvents> {
     this.#lose(entry, error, { staysIn: true });
   }
 
-  /** After a reconnect, which often comes of another network, or news of one, see whether the media's path is lost. */
+  /** Check the media's path after a reconnect or a change of network. */
   #checkPath(): void {
     void this.#entry?.media?.checkPath();
   }
 
-  /** The client is connected again: still in the room, or in a new session that is in none. */
+  /** Handle a reconnect: a resumed session is still in the room, a new one is in none. */
   #meetConnection(isResumed: boolean): void {
     this.#failures = 0;
     if (isResumed) this.#checkPath();
@@ -515,20 +516,20 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   async #reenter(): Promise<void> {
-    const lost = this.#entry; // the membership, where that is still there
+    const lost = this.#entry; // the membership, if it remains
     if (lost === null || this.#failures > 1) await this.#pause(this.#failures);
     if (this.#isClosed || !this.#client.isConnected || lost !== this.#entry) return;
     try {
       if (lost !== null) await this.#replaceMedia(lost);
       else {
-        // The service may still count this client in.
+        // The service may still count this client as a member.
         noteDeparture(this.#client, this.id, "media lost");
         await this.#enter(true);
       }
     } catch (error) {
       if (this.#isClosed || !this.#client.isConnected) return;
       if (lost !== null) {
-        if (lost === this.#entry) this.#entry = null; // leaving and joining again is what is left
+        if (lost === this.#entry) this.#entry = null; // the remaining way is to leave and join again
         return this.#fail(error as Error);
       }
       const isRefused = error instanceof SignalManagerError && error.code < 500 && !error.retryable;
@@ -538,7 +539,7 @@ export class Room extends Emitter<RoomEvents> {
     this.emit("reconnected", { room: this });
   }
 
-  /** Begin a new media session behind the same membership. */
+  /** Start a new media session for the same membership. */
   async #replaceMedia(lost: Entry): Promise<void> {
     const { fresh } = this.#publications;
     const media = await this.#openSender();
@@ -558,19 +559,19 @@ export class Room extends Emitter<RoomEvents> {
     if (this.#newest > this.#sequence) void this.#resync(this.#entry);
   }
 
-  /** Count one more failure in a row, until it is one too many. */
+  /** Count a failure; end the room after too many in a row. */
   #fail(error: Error): void {
     this.#failures += 1;
     if (this.#failures >= this.#retry.attempts) this.#close("the room cannot be joined again", error);
   }
 
-  /** Forget the failures once nothing is left to do and media flows: each alone may go wrong again and again. */
+  /** Reset the count of failures once media flows and no work is left; work alone could fail again and again. */
   #calmDown(): void {
     if (this.#entry === null || this.#entry.isLost || this.#isWorking || this.#nextJob() !== null) return;
     if (this.#entry.media === null || this.#entry.media.isConnected) this.#failures = 0;
   }
 
-  /** Wait for a random time, the longer the more went wrong before; the end of the room ends it early. */
+  /** Wait for a random time that grows with the failures; the end of the room ends it early. */
   #pause(failures: number): Promise<void> {
     const { baseDelay, maxDelay, random } = this.#retry;
     const ms = random() * Math.min(maxDelay, baseDelay * 2 ** failures);
@@ -601,7 +602,7 @@ export class Room extends Emitter<RoomEvents> {
     if (event.room_id !== this.id) return;
     this.#newest = Math.max(this.#newest, event.sequence);
     const entry = this.#entry;
-    // While joining or reading the whole state, that is newer; `#newest` tells whether it is new enough.
+    // A state that is being read replaces this event; `#newest` tells whether the state is new enough.
     if (entry === null || this.#isResyncing || event.sequence <= this.#sequence) return;
     if (event.sequence > this.#sequence + 1) return void this.#resync(entry);
     this.#sequence = event.sequence;
@@ -612,7 +613,7 @@ export class Room extends Emitter<RoomEvents> {
     void this.#work();
   }
 
-  /** The service has ended the membership: for good, or because it restarts and has the room again afterwards. */
+  /** Handle a membership that the service has ended: for good, or because it restarts. */
   #leaveWith(entry: Entry, reason: string): void {
     if (reason === RESTARTING) this.#lose(entry, new UnavailableError("the service restarts"));
     else this.#close(reason);
@@ -626,7 +627,7 @@ export class Room extends Emitter<RoomEvents> {
     }
   }
 
-  /** Ask for the whole room, since an event is missing. */
+  /** Read the whole state of the room, because an event is missing. */
   async #resync(entry: Entry): Promise<void> {
     this.#isResyncing = true;
     try {
@@ -671,7 +672,7 @@ export class Room extends Emitter<RoomEvents> {
     else this.#publications.remove(publication, errorOf(result));
   }
 
-  /** "Stop sharing", an unplugged device: a dead track is no use to anybody. */
+  /** Unpublish a track that ended by itself: by "stop sharing", or with its device. */
   #hearOfEnd(publication: Publication): void {
     if (!publication.isWanted || !this.#publications.wanted.includes(publication)) return;
     publication.hasEnded = true;
@@ -687,7 +688,7 @@ export class Room extends Emitter<RoomEvents> {
 
   // The loop: one negotiation at a time
 
-  /** See to it that everything becomes as it is wanted; only one such loop runs. */
+  /** Run the loop until publications and pulled tracks are as wanted; only one runs at a time. */
   async #work(): Promise<void> {
     if (this.#isWorking) return;
     this.#isWorking = true;
@@ -737,7 +738,7 @@ export class Room extends Emitter<RoomEvents> {
     try {
       await media.unpublish(publications, publications[0]?.hasEnded ? "ended" : undefined);
     } catch (error) {
-      // Half closed is nothing to go on with; a new session does not have them.
+      // A session with half-closed tracks is unusable; a new one does not have them.
       return this.#loseMedia(entry, error as Error);
     }
     for (const publication of publications) this.#publications.remove(publication);
@@ -764,7 +765,7 @@ export class Room extends Emitter<RoomEvents> {
     if (isEarly) await this.#pause(1);
   }
 
-  /** Run one negotiation: a lost session is replaced, and a refusal counts against the tracks that it is about. */
+  /** Run one negotiation; replace a lost session, and count a refusal against its tracks. */
   async #attempt<Result>(
     entry: Entry,
     tracks: (Publication | PulledTrack)[],
@@ -777,7 +778,7 @@ export class Room extends Emitter<RoomEvents> {
       if (entry !== this.#entry) return undefined; // lost or left meanwhile
       const isFromService = error instanceof SignalManagerError;
       const isLost = isFromService && LOST_CODES.has(error.code);
-      // A lost session says nothing about the tracks; what the browser itself refuses, it may refuse again.
+      // A lost session says nothing about the tracks, but the browser may refuse the same tracks again.
       if (!isLost) for (const track of tracks) this.#countAttempt(track, error);
       if (isLost || !isFromService) this.#loseMedia(entry, error);
       else if (error.retryable) await this.#pause(1);
@@ -785,7 +786,7 @@ export class Room extends Emitter<RoomEvents> {
     }
   }
 
-  /** Count one more try of a track, until it is one too many; a refusal that will stay is the last. */
+  /** Count a failed attempt of a track; give up after too many, or at once after a final refusal. */
   #countAttempt(track: Publication | PulledTrack, error: Error): void {
     if (!(track instanceof Publication) && track.isPaused) return; // its publisher's media session was replaced
     const isLast = error instanceof SignalManagerError && !error.retryable;
@@ -797,7 +798,7 @@ export class Room extends Emitter<RoomEvents> {
   }
 }
 
-/** Tell whether the service may count a client in that met this error while joining. A refusal is clear. */
+/** Tell whether a client may be a member although its join failed with this error; a refusal means that it is not. */
 function mayBeMember(error: unknown): boolean {
   const isRefusal = error instanceof SignalManagerError && !(error instanceof MalformedMessageError);
   return !isRefusal || error instanceof TooLateError || error instanceof UnavailableError;
@@ -805,6 +806,6 @@ function mayBeMember(error: unknown): boolean {
 
 function errorOf(result: TrackResult): SignalManagerError {
   const { error_message, error_code, mid } = result;
-  const code = error_code ?? (mid ? 503 : 502); // what came from a media session that has been replaced comes again
+  const code = error_code ?? (mid ? 503 : 502); // a track of a media session that was replaced is announced again
   return errorFromWire(error_message ?? "the SFU took no notice of the track", { code });
 }

@@ -1,17 +1,17 @@
 /**
- * A session: what of a client outlives its connections, so that the next one can go on exactly where the last one ended.
+ * A session: the state of a client that outlives its connections, so that the next one continues where the last one
+ * ended (docs/protocol.md, "Resume").
  *
- * `connection.ts` tells it what went over the wire and asks what is missing; nothing here sends or waits
- * (docs/protocol.md, "Resume").
+ * `connection.ts` reports sent and received messages and asks for the missing ones. This module is pure: no I/O, no timer.
  */
 
 import type { Fields } from "./messages.js";
 
-// In bytes. The service confirms long before; without its word the session is given up rather than the page's memory.
+// In bytes. The service normally confirms long before; beyond this the session is given up, to save the page's memory.
 const MAX_KEPT = 4 * 1024 * 1024;
 
-// What is received before it is confirmed, in bytes and with so many more for each message: well below what the
-// service keeps by default, so that it never keeps too much for a client that keeps up.
+// The bytes to receive before a confirmation, with an addition for each message. Well below the service's default
+// buffer, so that it never overflows for a client that keeps up.
 const CONFIRM_WEIGHT = 96 * 1024;
 const MESSAGE_OVERHEAD = 64;
 
@@ -24,10 +24,10 @@ export class Session {
   #id = "";
   #token: string | undefined; // undefined: the service does not offer to continue this one
   #received = 0;
-  #due = 0; // the weight of what was received since that was confirmed
+  #due = 0; // the weight of the messages received since the last confirmation
   #sent = 0;
-  #confirmed = 0; // of what was sent
-  #kept: Encoded[] = []; // the last ones that were sent, normally all that are not confirmed
+  #confirmed = 0; // sent messages that the service has confirmed
+  #kept: Encoded[] = []; // the last sent messages, normally all unconfirmed ones
   #keptBytes = 0;
 
   /** @param isWanted whether to continue sessions at all. */
@@ -36,8 +36,8 @@ export class Session {
   }
 
   /**
-   * What CONNECT asks for. It names the last session also where that cannot go on, without its token: so a newer device
-   * keeps the client.
+   * The fields of CONNECT about the session. They name the last session even if it cannot continue, then without its
+   * token, so that a newer device keeps the client id.
    */
   get wish(): Pick<Fields["CONNECT"], "resumable" | "resume"> {
     const wish = this.#isWanted ? { resumable: true } : {};
@@ -46,21 +46,21 @@ export class Session {
     return { ...wish, resume: { session_id: this.#id, resume_token, received } };
   }
 
-  /** Whether everything that the service may lack is here. */
+  /** Whether all messages that the service may lack are kept. */
   get mayContinue(): boolean {
     return this.#token !== undefined && this.#kept.length === this.#sent - this.#confirmed;
   }
 
-  /** What the service has not confirmed, oldest first. */
+  /** The messages that the service has not confirmed, oldest first. */
   get unconfirmed(): readonly Encoded[] {
     return this.#kept;
   }
 
   /**
-   * Take up the service's answer to `wish`.
+   * Apply the service's answer to `wish`.
    *
-   * @returns whether the session goes on; null when the service goes on with what cannot be, which only a new session
-   *   gets over.
+   * @returns whether the session continues; null if the service's counts are impossible, so that only a new session
+   *   helps.
    */
   accept(ack: Fields["CONNECT_ACK"]): boolean | null {
     if (ack.resumed) {
@@ -85,7 +85,7 @@ export class Session {
     return this.#token !== undefined && this.#due >= CONFIRM_WEIGHT;
   }
 
-  /** What a heartbeat says to the service. */
+  /** The fields of a heartbeat. */
   report(): Pick<Fields["HEARTBEAT"], "received"> {
     this.#due = 0;
     return this.#token === undefined ? {} : { received: this.#received };
@@ -100,7 +100,7 @@ export class Session {
     if (this.#keptBytes > MAX_KEPT) this.#forget();
   }
 
-  /** Let go of what the service has. */
+  /** Drop the messages that the service has confirmed. */
   confirm(received: number): void {
     if (this.#token === undefined || received <= this.#confirmed) return;
     // The service cannot have received more than was sent, so its count is not of this session.

@@ -402,7 +402,7 @@ test("without an RTCPeerConnection a call ends with what is missing", async () =
 
   const { error } = await next(calls.dial("bob"), "closed");
 
-  assert.match(String(error), /no RTCPeerConnection here/);
+  assert.match(String(error), /no global RTCPeerConnection/);
 });
 
 test("a service that cannot name ICE servers just now ends the call", async () => {

@@ -137,7 +137,7 @@ test("a sender without a stream, a bad room name and an unknown room are refused
 test("without an RTCPeerConnection joining fails clearly, and the membership is given back", async () => {
   const client = await makeClient("alice");
 
-  await assert.rejects(client.join("demo", { create: true }), /no RTCPeerConnection here/);
+  await assert.rejects(client.join("demo", { create: true }), /no global RTCPeerConnection/);
 });
 
 test("a room that is missing is made by the request that joins it", async () => {
