@@ -245,7 +245,7 @@ test("a function that returns no string, or nothing in time, has failed", async 
   makeClient("t-1");
   await assert.rejects(
     fetchToken((() => undefined) as never, 1000),
-    /UnavailableError: .*no string, but undefined|no string, but undefined/,
+    /UnavailableError: .*expected a string, got undefined|expected a string, got undefined/,
   );
   await assert.rejects(
     fetchToken(() => new Promise(() => undefined), 10),
