@@ -8,8 +8,9 @@ import time
 import pytest
 from aiortc.rtp import RTCP_PSFB_APP, RtcpPsfbPacket, RtcpReceiverInfo, RtcpRrPacket, pack_remb_fci
 
-from signal_manager.sfu.forwarding import Publication, Subscription
+from signal_manager.sfu.publication import Publication
 from signal_manager.sfu.sdp import Codec
+from signal_manager.sfu.subscription import Subscription
 from tests.sfu.test_forwarding import KEY, Clock, Stage, nack, named, rtp
 
 OPUS = Codec(111, "opus", "opus/48000/2")
@@ -175,7 +176,7 @@ def test_a_receiver_that_cannot_keep_up_gets_the_lower_layer(clock: Clock) -> No
 
     call.run(1)
 
-    assert call.video.layer is layer
+    assert call.video.stream.layer is layer
     assert call.link.picture > picture
     assert call.link.lost_sound == lost
 
@@ -186,7 +187,7 @@ def test_a_receiver_that_keeps_up_is_left_alone(clock: Clock) -> None:
     call.run(30)
 
     assert call.stage.router.receiver.allowed is None
-    assert call.video.layer is call.stage.publication.layers["f"]
+    assert call.video.stream.layer is call.stage.publication.layers["f"]
 
 
 def test_losses_of_a_radio_are_no_congestion(clock: Clock) -> None:

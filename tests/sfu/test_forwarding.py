@@ -16,12 +16,13 @@ from aiortc.rtp import (
     RtcpSrPacket,
 )
 
-from signal_manager.sfu.forwarding import Publication, SendPacket, Subscription
 from signal_manager.sfu.metrics import Counters
+from signal_manager.sfu.publication import Publication, SendPacket
 from signal_manager.sfu.retransmission import Allowance
 from signal_manager.sfu.routing import MediaRouter
 from signal_manager.sfu.sdp import Codec
 from signal_manager.sfu.settings import SfuSettings
+from signal_manager.sfu.subscription import Subscription
 
 VP8 = Codec(96, "vp8", "VP8/90000", feedback=("nack", "nack pli"), rtx_payload_type=97)
 OURS = Codec(100, "vp8", "VP8/90000", feedback=("nack", "nack pli"), rtx_payload_type=101)
@@ -172,175 +173,6 @@ def pli(ssrc: int = 500) -> bytes:
     return bytes(RtcpPsfbPacket(fmt=1, ssrc=9, media_ssrc=ssrc))
 
 
-def test_a_receiver_that_asks_for_key_frames_all_the_time_gets_one_at_once_and_then_one_in_two_seconds(
-    clock: Clock,
-) -> None:
-    stage = Stage()
-    stage.subscribe()
-    stage.router.receive_rtp(rtp(7))
-    clock.now += 5
-    stage.counters.key_frame_requests = 0
-
-    stage.router.receive_rtcp(pli())
-    at_once = stage.counters.key_frame_requests
-    for _ in range(2000):
-        clock.now += 0.01
-        stage.router.receive_rtcp(pli())
-
-    assert at_once == 1
-    assert 10 <= stage.counters.key_frame_requests <= 11
-
-
-def test_many_receivers_that_ask_for_key_frames_share_one_in_a_second(clock: Clock) -> None:
-    stage = Stage()
-    for number in range(50):
-        stage.subscribe(ssrc=500 + 2 * number)
-    stage.router.receive_rtp(rtp(7))
-    clock.now += 5
-    stage.counters.key_frame_requests = 0
-
-    for _ in range(100):
-        clock.now += 0.1
-        for number in range(50):
-            stage.router.receive_rtcp(pli(500 + 2 * number))
-
-    assert 10 <= stage.counters.key_frame_requests <= 11
-
-
-def test_a_key_frame_that_was_held_back_is_asked_for_later(clock: Clock) -> None:
-    stage = Stage()
-    stage.subscribe()
-    stage.router.receive_rtp(rtp(7))
-    clock.now += 5
-    stage.router.receive_rtcp(pli())
-    clock.now += 0.5
-    stage.router.receive_rtcp(pli())
-    stage.rtcp()
-
-    clock.now += 2
-    stage.router.tick(clock.now)
-
-    assert any(isinstance(packet, RtcpPsfbPacket) and packet.fmt == 1 for packet in stage.rtcp())
-
-
-def test_what_one_receiver_lost_is_sent_again_to_that_one_and_not_asked_of_the_publisher() -> None:
-    stage, others = Stage(), list[bytes]()
-    stage.subscribe()
-    stage.subscribe(ssrc=600, send=others.append)
-    for sequence in (7, 8, 9):
-        stage.router.receive_rtp(rtp(sequence, KEY if sequence == 7 else DELTA))
-    stage.seen()
-    stage.rtcp()
-
-    stage.router.receive_rtcp(nack(8))
-
-    ((payload_type, _, ssrc, body),) = stage.seen()
-    assert (payload_type, ssrc, body) == (101, 501, struct.pack("!H", 8) + DELTA)
-    assert len(others) == 3
-    assert stage.rtcp() == []
-
-
-def test_a_client_without_rtx_gets_retransmissions_as_plain_packets() -> None:
-    stage = Stage()
-    stage.subscribe(codec=Codec(100, "vp8", "VP8/90000"))
-    stage.router.receive_rtp(rtp(7))
-    stage.router.receive_rtp(rtp(8, DELTA))
-    stage.seen()
-
-    stage.router.receive_rtcp(nack(8))
-
-    assert stage.seen() == [(100, 8, 500, DELTA)]
-
-
-def test_one_packet_is_sent_again_once_in_a_tenth_of_a_second(clock: Clock) -> None:
-    stage = Stage()
-    stage.subscribe()
-    stage.router.receive_rtp(rtp(7))
-    stage.seen()
-
-    for _ in range(25):
-        stage.router.receive_rtcp(nack(7) + nack(7))
-        clock.now += 0.01
-
-    assert stage.counters.packets_resent == 3
-
-
-def test_retransmissions_to_one_receiver_have_a_budget(clock: Clock) -> None:
-    stage = Stage()
-    stage.subscribe(resending=Allowance(rate=1000, burst=5000))
-    for sequence in range(100):
-        stage.router.receive_rtp(rtp(sequence, KEY + bytes(1000 - len(KEY))))
-
-    for _ in range(50):
-        stage.router.receive_rtcp(nack(*range(100)))
-        clock.now += 0.02
-
-    assert 5 <= stage.counters.packets_resent <= 6
-    assert stage.counters.resends_refused > 0
-
-
-def test_a_lost_packet_is_forgotten_after_a_while_and_beyond_the_caches_size(clock: Clock) -> None:
-    stage = Stage()
-    stage.subscribe()
-    cache = stage.publication.layers[""].cache
-    for sequence in range(1000):
-        stage.router.receive_rtp(rtp(sequence, KEY + bytes(997)))
-    held = cache.size
-    stage.seen()
-    clock.now += 2
-    stage.router.tick(clock.now)
-
-    stage.router.receive_rtcp(nack(999))
-
-    assert 500 * 1000 <= held <= stage.settings.max_cache
-    assert (cache.size, len(cache), stage.seen()) == (0, 0, [])
-
-
-def test_the_publisher_is_asked_once_for_what_the_sfu_lacks_and_everybody_gets_it(clock: Clock) -> None:
-    stage, others = Stage(), list[bytes]()
-    stage.subscribe()
-    stage.subscribe(ssrc=600, send=others.append)
-    stage.router.receive_rtp(rtp(7))
-    stage.rtcp()
-
-    stage.router.receive_rtp(rtp(10, DELTA))
-    (first,) = stage.rtcp()
-    stage.router.receive_rtcp(nack(8, 9))
-    stage.router.receive_rtcp(nack(8, 9, ssrc=600))
-    stage.router.receive_rtp(rtp(11, DELTA))
-    unasked = stage.rtcp()
-    stage.router.receive_rtp(rtp(1, struct.pack("!H", 8) + DELTA, ssrc=12, payload_type=97))
-    clock.now += 0.11
-    stage.router.receive_rtp(rtp(12, DELTA))
-    (second,) = stage.rtcp()
-
-    assert isinstance(first, RtcpRtpfbPacket)
-    assert isinstance(second, RtcpRtpfbPacket)
-    assert (first.media_ssrc, first.lost, unasked, second.lost) == (11, [8, 9], [], [9])
-    assert [sequence for _, sequence, _, _ in stage.seen()] == [7, 10, 11, 8, 12]
-    assert len(others) == 5
-
-
-def test_a_packet_that_never_comes_is_given_up(clock: Clock) -> None:
-    stage = Stage()
-    stage.router.receive_rtp(rtp(7))
-    for sequence in range(9, 50):
-        stage.router.receive_rtp(rtp(sequence, DELTA))
-        clock.now += 0.1
-
-    assert stage.counters.packets_asked_again == stage.settings.max_requests_for_lost_packet
-
-
-def test_a_publisher_that_jumps_is_not_asked_for_what_it_never_sent() -> None:
-    stage = Stage()
-    stage.router.receive_rtp(rtp(7))
-    stage.router.receive_rtp(rtp(5000, DELTA))
-    for start in (5100, 5250):
-        stage.router.receive_rtp(rtp(start, DELTA))
-
-    assert stage.counters.packets_asked_again == 99 + 149
-
-
 def test_a_publisher_whose_numbers_go_round_at_once_disturbs_nothing(clock: Clock) -> None:
     stage = Stage()
     stage.subscribe()
@@ -440,76 +272,6 @@ def test_layers_are_sent_again_under_the_ssrc_of_their_retransmissions() -> None
     stage.router.receive_rtp(rtp(5, late, ssrc=31, payload_type=97, extension=extension))
 
     assert [sequence for _, sequence, _, _ in stage.seen()] == [60002]
-
-
-def test_going_back_before_the_key_frame_came_keeps_the_layer() -> None:
-    stage, subscription = layered()
-    stage.seen()
-    for rid in ("f", "q"):
-        subscription.preferred_rid = rid
-        subscription.choose()
-
-    stage.router.receive_rtp(rtp(102, KEY, ssrc=21))
-    stage.router.receive_rtp(rtp(60002, DELTA, ssrc=22))
-
-    assert [sequence for _, sequence, _, _ in stage.seen()] == [60002]
-
-
-def test_a_layer_that_stops_is_replaced_only_where_that_was_asked_for() -> None:
-    for other, expected in ((False, "f"), (True, "q")):
-        stage = Stage(rids=("f", "q"))
-        subscription = stage.subscribe(rid="f", other=other)
-        stage.router.receive_rtp(rtp(1, ssrc=21, extension=named("0", "f")))
-        assert subscription.layer is stage.publication.layers["f"]
-
-        for second in range(3):
-            stage.router.receive_rtp(rtp(second, ssrc=22, extension=named("0", "q")))
-            stage.router.tick(second)
-        stage.router.receive_rtp(rtp(9, ssrc=22))
-
-        assert subscription.layer is stage.publication.layers[expected]
-
-
-def test_without_a_preference_the_first_layer_that_flows_is_taken() -> None:
-    stage = Stage(rids=("f", "q"))
-    subscription = stage.subscribe()
-    stage.router.receive_rtp(rtp(1, ssrc=22, extension=named("0", "q")))
-    stage.router.tick(1)
-    stage.router.receive_rtp(rtp(2, ssrc=22))
-
-    assert subscription.layer is stage.publication.layers["q"]
-
-
-def test_a_layer_that_does_not_exist_is_waited_for_in_vain() -> None:
-    stage = Stage(rids=("f", "q"))
-    subscription = stage.subscribe(rid="x")
-    stage.router.receive_rtp(rtp(1, ssrc=22, extension=named("0", "q")))
-    stage.router.tick(1)
-
-    assert subscription.layer is None
-    assert stage.seen() == []
-
-
-def test_another_publication_continues_the_same_stream() -> None:
-    stage, other = Stage(), Stage()
-    subscription = stage.subscribe()
-    stage.router.receive_rtp(rtp(7))
-    subscription.attach(other.publication)
-    other.router.receive_rtp(rtp(1, KEY))
-    stage.router.receive_rtp(rtp(8, DELTA))
-
-    assert [sequence for _, sequence, _, _ in stage.seen()] == [7, 8]
-
-
-def test_a_publisher_that_changes_its_ssrc_goes_on_with_a_key_frame() -> None:
-    stage = Stage()
-    stage.subscribe()
-    stage.router.receive_rtp(rtp(7))
-    stage.router.signal(stage.publication, ssrc=77, rtx_ssrc=78)
-    stage.router.receive_rtp(rtp(40000, DELTA, ssrc=77))
-    stage.router.receive_rtp(rtp(40001, KEY, ssrc=77))
-
-    assert [sequence for _, sequence, _, _ in stage.seen()] == [7, 8]
 
 
 def test_numbers_wrap_around_without_losing_their_order() -> None:
@@ -658,17 +420,7 @@ def test_pli_and_fir_reach_the_publisher(clock: Clock) -> None:
     stage.router.receive_rtcp(bytes(RtcpPsfbPacket(fmt=1, ssrc=9, media_ssrc=499)))
     stage.router.receive_rtcp(bytes(RtcpRtpfbPacket(fmt=1, ssrc=9, media_ssrc=499, lost=[1])))
     assert stage.rtcp() == []
-    assert subscription.layer is layer
-
-
-def test_a_nack_across_the_wrap_keeps_all_its_numbers() -> None:
-    stage = Stage()
-    stage.router.receive_rtp(rtp(65533))
-    stage.router.receive_rtp(rtp(1))
-
-    (asked,) = stage.rtcp()
-    assert isinstance(asked, RtcpRtpfbPacket)
-    assert [number & 0xFFFF for number in asked.lost] == [65534, 65535, 0]
+    assert subscription.stream.layer is layer
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\xc8\x00\x01", b"\x81\xc9\x00\xff" + bytes(8), bytes(40)])

@@ -27,7 +27,7 @@ async def close(api: Api, peer: Peer, mid: str) -> Json:
 
 def flowing(sfu: LocalSfu, peer: Peer, mid: str) -> int:
     """How many packets a peer was sent on a mid."""
-    return sfu.sessions[peer.session_id].tracks.router.subscriptions[mid].packets
+    return sfu.sessions[peer.session_id].tracks.router.subscriptions[mid].stream.packets
 
 
 async def test_what_one_peer_publishes_arrives_at_another(sfu: LocalSfu, api: Api) -> None:

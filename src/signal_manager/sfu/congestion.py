@@ -14,13 +14,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
+from signal_manager.sfu.publication import Layer
 from signal_manager.sfu.retransmission import Allowance
 from signal_manager.sfu.settings import SfuSettings
-
-if TYPE_CHECKING:
-    from signal_manager.sfu.forwarding import Layer, Subscription
+from signal_manager.sfu.subscription import Subscription
 
 __all__ = ["Receiver"]
 

@@ -28,16 +28,11 @@ from aiortc.rtp import (
 )
 
 from signal_manager.sfu.congestion import Receiver
-from signal_manager.sfu.forwarding import (
-    REPORTER_SSRC,
-    Layer,
-    Publication,
-    SendPacket,
-    Subscription,
-    send_time,
-)
+from signal_manager.sfu.forwarding import send_time
 from signal_manager.sfu.metrics import Counters
+from signal_manager.sfu.publication import REPORTER_SSRC, Layer, Publication, SendPacket
 from signal_manager.sfu.settings import SfuSettings
+from signal_manager.sfu.subscription import Subscription
 from signal_manager.sfu.twcc import ArrivalFeedback, transport_number
 
 __all__ = ["MediaRouter"]
@@ -96,14 +91,14 @@ class MediaRouter:
     def subscribe(self, mid: str, subscription: Subscription) -> None:
         """Add a track that this session's client receives."""
         self.subscriptions[mid] = subscription
-        self._by_ssrc[subscription.ssrc] = subscription
+        self._by_ssrc[subscription.stream.ssrc] = subscription
 
     def unsubscribe(self, mid: str) -> bool:
         """End the subscription of this mid; return whether there was one."""
         subscription = self.subscriptions.pop(mid, None)
         if subscription is None:
             return False
-        self._by_ssrc.pop(subscription.ssrc, None)
+        self._by_ssrc.pop(subscription.stream.ssrc, None)
         subscription.pause()
         subscription.detach()
         return True
@@ -153,8 +148,8 @@ class MediaRouter:
             layer.publication.begin()
         timed = send_time(now) + body if layer.publication.kind == "video" else body
         # A copy, because switching layers removes subscribers from the list during the loop.
-        for subscription in tuple(layer.subscribers):
-            subscription.forward(layer, packet, body, timed, now)
+        for stream in tuple(layer.subscribers):
+            stream.forward(layer, packet, body, timed, now)
 
     def _tell_arrivals(self, packet: bytes, now: float) -> None:
         for message in self._arrivals.build(int.from_bytes(packet[8:12], "big"), now):

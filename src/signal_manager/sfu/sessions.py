@@ -16,8 +16,8 @@ from collections.abc import Collection, Mapping
 from signal_manager.sfu.connection import Connection, Resources
 from signal_manager.sfu.datachannels import SERVER_EVENTS, DataChannels
 from signal_manager.sfu.errors import ItemError, RefusedError, invalid_params, not_ready
-from signal_manager.sfu.forwarding import Publication
 from signal_manager.sfu.negotiation import Sending, match_codec, new_outgoing
+from signal_manager.sfu.publication import Publication
 from signal_manager.sfu.sdp import Codec, Description, RemoteSection
 from signal_manager.sfu.tracks import Tracks
 from signal_manager.sfu.wire import (

@@ -55,13 +55,14 @@ def _row(session: Session, tick: float) -> str:
     published = [
         f"{escape(name)} ({publication.codec.name}, "
         + ", ".join(
-            f"{escape(layer.rid)} {_rate(layer.recent_bytes, tick)}".strip() for layer in publication.layers.values()
+            f"{escape(layer.rid)} {_rate(layer.rates.recent_bytes, tick)}".strip()
+            for layer in publication.layers.values()
         )
         + ")"
         for name, publication in session.tracks.published.items()
     ]
     pulled = [
-        f"{escape(subscription.publication.track_name)} ({subscription.packets} packets)"
+        f"{escape(subscription.publication.track_name)} ({subscription.stream.packets} packets)"
         for subscription in session.tracks.router.subscriptions.values()
         if subscription.publication is not None
     ]

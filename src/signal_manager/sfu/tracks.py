@@ -11,12 +11,13 @@ from collections.abc import Collection, Mapping
 
 from signal_manager.sfu.connection import Connection
 from signal_manager.sfu.datachannels import DataChannels
-from signal_manager.sfu.forwarding import Publication, Subscription
 from signal_manager.sfu.metrics import Counters
 from signal_manager.sfu.negotiation import Sending
+from signal_manager.sfu.publication import Publication
 from signal_manager.sfu.routing import MediaRouter
 from signal_manager.sfu.sdp import Codec, Description, Outgoing, RemoteSection, Section
 from signal_manager.sfu.settings import SfuSettings
+from signal_manager.sfu.subscription import Subscription
 from signal_manager.sfu.wire import TrackObject
 
 __all__ = ["Tracks"]
@@ -81,7 +82,7 @@ class Tracks:
                 self._channels.accept(port=remote.sctp_port, max_message_size=remote.max_message_size)
             publication = self.router.publications.get(section.mid)
             if publication is not None and section.receives and section.codecs:
-                publication.codec = section.codecs[0]
+                publication.encoded_with(section.codecs[0])
                 self.router.signal(publication, ssrc=remote.ssrc, rtx_ssrc=remote.rtx_ssrc)
         self.open_subscriptions()
 
