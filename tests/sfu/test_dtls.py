@@ -146,6 +146,26 @@ def test_all_records_of_a_datagram_are_read() -> None:
     assert pair.to_server == [bytes([number]) * 100 for number in range(5)]
 
 
+def test_data_that_comes_before_the_last_flight_is_read_with_it() -> None:
+    pair = Pair()
+    while pair.server.state is not State.CONNECTED:
+        for datagram in pair.client.take():
+            pair.server.receive(datagram)
+        if pair.server.state is not State.CONNECTED:
+            for datagram in pair.server.take():
+                pair.client.receive(datagram)
+    messages = [bytes([number]) * 10 for number in range(5)]
+    for message in messages:
+        pair.server.send(message)
+
+    [*flight, last] = pair.server.take()
+    pieces = in_small_pieces([*flight, last])
+    received = [pair.client.receive(piece) for piece in [*pieces[-len(messages) :], *pieces[: -len(messages)]]]
+
+    assert pair.is_connected
+    assert [message for each in received for message in each] == messages
+
+
 def test_flights_fit_into_datagrams(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import math
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
@@ -193,9 +194,11 @@ class Association:
         # OpenSSL's memory knows no datagrams: what is no whole record would stay before the next one.
         self._ssl.bio_write(datagram if ends[-1] == len(datagram) else datagram[: ends[-1]])
         self._has_output |= len(ends) > 1 or datagram[0] != _DATA
+        most: float = len(ends)
         if self.state is State.HANDSHAKING:
             self._shake_hands()
-        return self._read(len(ends)) if self.state is State.CONNECTED else []
+            most = math.inf  # data may have come before the handshake's last flight
+        return self._read(most) if self.state is State.CONNECTED else []
 
     def send(self, data: bytes) -> None:
         """Encrypt data for the peer.
@@ -260,11 +263,11 @@ class Association:
             self.srtp = Srtp(profile, material, is_client=self._is_client)
             self.state = State.CONNECTED
 
-    def _read(self, count: int) -> list[bytes]:
-        """Return the data in so many records."""
+    def _read(self, most: float) -> list[bytes]:
+        """Return the data in so many records, or in fewer where there are no more."""
         received: list[bytes] = []
         try:
-            while len(received) < count:
+            while len(received) < most:  # to ask once more costs as much as reading a packet
                 received.append(self._ssl.recv(_LONGEST))
         except SSL.WantReadError:
             pass
