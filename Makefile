@@ -106,6 +106,7 @@ $(REFERENCES)/node_modules: $(REFERENCES)/package.json
 bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside reference relays, and memory for connections
 	$(BIN)/python -m benchmarks.relay
 	$(BIN)/python -m benchmarks.connections
+	$(BIN)/python -m benchmarks.reunion
 	$(BIN)/python -m benchmarks.storage
 	$(BIN)/python -m benchmarks.registrations
 	$(BIN)/python -m benchmarks.sfu

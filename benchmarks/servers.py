@@ -154,6 +154,9 @@ def service(
     metrics_port: int = 0,
     log: Path | None = None,
     source: Path = ROOT,
+    port: int | None = None,
+    token_secret: str = "",
+    certificate: tuple[Path, Path] | None = None,
 ) -> Iterator[Server]:
     """Run this service while the block lasts: its defaults, with a message rate that nobody reaches.
 
@@ -167,8 +170,11 @@ def service(
         metrics_port: its second port, where the demo page is; normally any free one.
         log: a file for warnings and errors, as JSON lines.
         source: where the version to be run is checked out.
+        port: where it listens; None for a free one.
+        token_secret: verifies signed tokens.
+        certificate: PEM files of its certificate and key, to serve wss:// itself.
     """
-    port = free_port()
+    port = port or free_port()
     with TemporaryDirectory(prefix="signal-manager-bench-") as directory:
         config = Path(directory) / "config.toml"
         config.write_text(
@@ -181,6 +187,8 @@ def service(
                 sfu=sfu,
                 metrics_port=metrics_port,
                 log=log,
+                token_secret=token_secret,
+                certificate=certificate,
                 counts_bytes=_BYTE_RATE in (source / "src/signal_manager/service/settings.py").read_text(),
             )
         )
@@ -202,20 +210,29 @@ def _service_config(
     sfu: Sfu | None,
     metrics_port: int,
     log: Path | None,
+    token_secret: str,
+    certificate: tuple[Path, Path] | None,
     counts_bytes: bool,
 ) -> str:
     byte_rate = f"{_BYTE_RATE} = {UNREACHED_RATE}000" if counts_bytes else ""
     bus = "" if nats_port is None else f'[bus]\nbackend = "nats"\nnats_url = "nats://127.0.0.1:{nats_port}"\n'
     # A JSON string is a TOML basic string too.
+    secret = f"token_secret = {json.dumps(token_secret)}" if token_secret else ""
+    tls = ""
+    if certificate is not None:
+        chain, key = (json.dumps(str(path)) for path in certificate)
+        tls = f"tls_enabled = true\ntls_cert_path = {chain}\ntls_key_path = {key}"
     api_keys = ", ".join(json.dumps(f"{client_id}:{token}") for client_id, token in tokens.items())
     return f"""\
 [server]
 host = "127.0.0.1"
 port = {port}
 max_connections = {len(tokens) + SPARE_CONNECTIONS}
+{tls}
 
 [auth]
 api_keys = [{api_keys}]
+{secret}
 
 [security]
 max_messages_per_minute = {UNREACHED_RATE}
