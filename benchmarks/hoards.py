@@ -49,7 +49,7 @@ BINARY, CONTINUATION, CLOSE, PONG = 0x2, 0x0, 0x8, 0xA
 
 @dataclass(frozen=True)
 class Sessions:
-    """What became of sessions that keep all that they may; sizes are in bytes."""
+    """The outcome for sessions that keep as much as they may; sizes are in bytes."""
 
     sessions: int
     wanted_bytes: int

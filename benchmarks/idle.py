@@ -38,7 +38,7 @@ def client_id(number: int) -> str:
 
 
 class IdleClient(WSListener):
-    """One connection; `accepted` tells what became of its CONNECT."""
+    """One connection; `accepted` is the outcome of its CONNECT."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

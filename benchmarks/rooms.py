@@ -285,7 +285,7 @@ def _figure(what: str, figure: str, is_within: bool | None) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> bool:
-    """Print the figures, and say whether all bars hold."""
+    """Print the figures, and tell whether all bars hold."""
     table = Table("what", "figure", "bar", box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(row["what"], row["figure"], {True: "within", False: "over", None: ""}[row["is_within"]])

@@ -247,7 +247,7 @@ async def measure(
 
 
 def show(results: dict[str, Any], console: Console) -> bool:
-    """Print the figures beside their bars, and say whether all hold."""
+    """Print the figures beside their bars, and tell whether all hold."""
     one, three = (entry["cpu_percent"] for entry in results["forwarding"])
     p95 = statistics.quantiles(results["first_frame_ms"], n=20)[-1]
     memory = results["resident_bytes"]

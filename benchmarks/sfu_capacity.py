@@ -305,7 +305,7 @@ def command(port: int, workers: int) -> list[str]:
 
 
 def show(loads: list[Load], console: Console) -> bool:
-    """Print what was measured, and say whether the bar holds."""
+    """Print what was measured, and tell whether the bar holds."""
     table = Table(
         "workers",
         "rooms",

@@ -275,7 +275,7 @@ async def measure(port: int, udp_port: int, seconds: float) -> dict[str, Any]:
 
 
 def show(results: dict[str, Any], console: Console) -> bool:
-    """Print the figures beside their bars, and say whether all hold."""
+    """Print the figures beside their bars, and tell whether all hold."""
     calm, narrow = Scene(**results["undisturbed"]), Scene(**results["disturbed"])
     rate, frames = narrow.healthy_kbps / calm.healthy_kbps, narrow.healthy_fps / calm.healthy_fps
     traffic = narrow.publisher_kbps / calm.publisher_kbps
@@ -349,7 +349,7 @@ async def measure_uplinks(port: int, udp_port: int, seconds: float) -> dict[str,
 
 
 def show_uplinks(results: dict[str, Any], console: Console) -> bool:
-    """Print what the receiver gets with the feedback and without, and say whether the bar holds with it."""
+    """Print what the receiver gets with the feedback and without, and tell whether the bar holds with it."""
     uplinks = [Uplink(**results["feedback"]), Uplink(**results["no_feedback"])]
     holds = uplinks[0].concealed <= MOST_CONCEALED
     table = Table("a healthy receiver of a publisher at 200 kbit/s", "with feedback", "without", "bar", box=SIMPLE_HEAD)

@@ -31,7 +31,7 @@ TOKEN = "token-of-the-soak"
 
 # Clients that talk to each other and share a room.
 GROUP = 8
-# One message of so many asks what became of it.
+# One message of this many asks for an acknowledgement.
 ACK_ONE_OF = 8
 # Clients that connect at a time: enough to keep the service busy, too few to overflow its backlog.
 AT_A_TIME = 50
@@ -78,7 +78,7 @@ class Message:
 
 
 class Account:
-    """Every message of this process: where it is, and what became of it."""
+    """Every message of this process: whether it is under way, arrived, refused or lost."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -155,7 +155,7 @@ class Talker(SignalClient):
         self.gaps: list[tuple[float, float]] = []  # when there was no session, from loss to return
 
     def drop(self) -> bool:
-        """Lose the connection, as a network does it: without a word to anybody."""
+        """Lose the connection silently, as a network does."""
         connection = self._link.connection  # no application can do this, hence no public way
         if connection is None or connection.is_closed or connection._transport is None:
             return False

@@ -257,7 +257,7 @@ def build_tarball() -> Path:
         names = [name.partition("/")[2] for name in packed.getnames()]
     require(tarball, names, [re.escape(name) for name in IN_TARBALL])
     run(["npx", "--yes", PUBLINT, "--strict", str(tarball)], DIST)
-    # It is ESM alone: what `require` makes of it is no fault.
+    # The package is ESM alone, so the results of `require` are ignored.
     run(["npx", "--yes", ATTW, str(tarball), "--profile", "esm-only"], DIST)
     return tarball
 

@@ -176,7 +176,7 @@ class FakeConversation:
     """A conversation as the session, the drain, the frame handler and what is written see it.
 
     Attributes:
-        did: what was asked of it, in order.
+        did: the calls of its methods, in order.
     """
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ class FakeConnection:
     """A connection as everything else in the gateway sees it: every interface of `gateway/ports.py` that it has.
 
     Attributes:
-        did: what was asked of it, in order.
+        did: the calls of its methods, in order.
         written: the messages to its client.
         delivered: the messages that the bus had for its client.
         handled: the messages of its client, each with its frame type.

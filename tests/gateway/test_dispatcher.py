@@ -1,4 +1,4 @@
-"""Who answers a request, and what becomes of a signal."""
+"""The handler that answers each request, and the outcome of signals."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ async def test_a_signal_may_be_written_in_another_payload_type_than_connect(serv
             assert PLAIN.read_signal(await bob.expect("SIGNAL_OFFER")) == (ALICE[0], "v=0")
 
 
-# -- what became of it -----------------------------------------------------------------------------------------------
+# -- outcomes ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dialect", [PLAIN, CBOR, PROTOBUF], ids=lambda dialect: dialect.name)

@@ -192,7 +192,7 @@ UTF8 = [
 
 CLOSING = [
     Case("7.1.1", [wire(BINARY, HELLO), close_frame(1000)], [echoed(HELLO)], 1000),
-    # picows reads a frame ahead, and so refuses the second one, which nobody may send, before it hands over the first.
+    # picows reads a frame ahead, and so refuses the second, forbidden frame before it passes on the first.
     Case("7.1.2", [close_frame(1000), close_frame(1000)], [], 1002),
     Case("7.1.3", [close_frame(1000), wire(PING, b"too late")], [], 1000),
     Case("7.1.4", [close_frame(1000), wire(BINARY, HELLO)], [], 1000),

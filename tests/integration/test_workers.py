@@ -1,4 +1,4 @@
-"""`server.workers`: real processes that share a port, and what becomes of their clients when one of them dies."""
+"""`server.workers`: real processes that share a port, and the effects on their clients when one of them dies."""
 
 from __future__ import annotations
 

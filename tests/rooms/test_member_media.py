@@ -1,4 +1,4 @@
-"""When tracks are announced, and what becomes of a member whose media session is lost."""
+"""When tracks are announced, and the effects of a lost media session on its member."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept to be sent again, what is asked of the publisher, and how much one receiver may cost."""
+"""The packets that are kept, the requests to the publisher, and the cost that one receiver may cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DTLS-SRTP of a session: when handshakes begin, are repeated, are given up, and what becomes of packets meanwhile."""
+"""DTLS-SRTP of a session: when handshakes begin, are repeated and are given up, and the packets meanwhile."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def is_gone(pid: int) -> bool:
-    """Say whether a process has ended."""
+    """Return whether a process has ended."""
     with suppress(OSError), open(f"/proc/{pid}/stat") as file:
         return file.read().split()[2] == "Z"
     return True

@@ -24,7 +24,7 @@ class Deferred {
       this.resolve = resolve;
       this.reject = reject;
     });
-    // Awaiting the promise still throws; a rejection that no caller awaits is no fault.
+    // Awaiting the promise still throws; a rejection that no caller awaits is not an error.
     this.promise.catch(() => undefined);
   }
 }

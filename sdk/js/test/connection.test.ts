@@ -269,7 +269,7 @@ test("the page's news of a network or of its own return asks for a sign of life,
     FakeSocket.isUp = false;
     socket.onclose?.({ code: 1006, reason: "" });
     FakeSocket.isUp = true;
-    target.dispatchEvent(new Event("online")); // nobody waits for the delay between attempts
+    target.dispatchEvent(new Event("online")); // skips the delay between attempts
     assert.equal(FakeSocket.all.length, 2);
 
     await pass(1);

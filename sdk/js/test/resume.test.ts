@@ -21,7 +21,7 @@ function chance(seed: number): () => number {
   };
 }
 
-/** A client that talks and is talked to, and what became of it. */
+/** A client that sends and receives, and the outcome of each message. */
 class World {
   readonly network = new Network();
   readonly client: SignalClient;

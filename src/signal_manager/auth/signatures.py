@@ -37,7 +37,7 @@ class _Header(msgspec.Struct, frozen=True):
 
 
 class SignedToken(NamedTuple):
-    """A token in parts; only `signed` and `signature` say whether to believe the others."""
+    """A token in parts; only `signed` and `signature` tell whether to believe the others."""
 
     algorithm: str
     key_id: str | None

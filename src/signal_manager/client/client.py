@@ -302,7 +302,7 @@ class SignalClient:
         Args:
             target: the other client's id.
             data: any JSON value or bytes; browsers and this project use `{"type": "offer", "sdp": "…"}`.
-            ack: wait until the service says what became of it. Without, a refusal arrives later as `ErrorReceived`.
+            ack: wait for the service's acknowledgement. Without it, a refusal arrives later as `ErrorReceived`.
             timeout: seconds in place of `request_timeout`.
 
         Returns:
@@ -554,7 +554,7 @@ class SignalClient:
                 )
                 self._emit(ErrorReceived(error, self._targets.pop(message_id, None)))
             case _:
-                logger.debug("nobody waits for this %s", type(message).__name__)
+                logger.debug("no call waits for this %s", type(message).__name__)
 
     def _emit(self, event: Event) -> None:
         for room in tuple(self._rooms):

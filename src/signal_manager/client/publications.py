@@ -145,7 +145,7 @@ class Publications:
             self._all.remove(publication)
         if not publication.published.done():
             publication.published.set_exception(error or InvalidRequestError("unpublished meanwhile"))
-            publication.published.exception()  # a missing waiter is no fault
+            publication.published.exception()  # a result that no caller awaits is not an error
         if not publication.gone.done():
             publication.gone.set_result(None)
 

@@ -256,7 +256,7 @@ class Connection(WSListener):
         self.conversation.replaced(same_instance=same_instance)
 
     def told(self, head: bytes, target: str, wants_ack: bool, result: Delivery | SignalManagerError) -> None:
-        """Tell the client what became of a signal to a client of another node (`Sender.told`)."""
+        """Tell the client the outcome of a signal to a client of another node (`Sender.told`)."""
         told = acknowledgement(target, result, wants_ack=wants_ack)
         if told is not None:
             message_id, payload_type = head[ID_AT:PAYLOAD_TYPE_AT], PayloadType(head[PAYLOAD_TYPE_AT])

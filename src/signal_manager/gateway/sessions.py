@@ -96,7 +96,7 @@ class ResumableSession:
         connection: carries the session now; None while the client is away.
     """
 
-    # The codec writes signals to a client that is away, and their sender learns what became of them.
+    # The codec writes signals to a client that is away, and their sender learns the outcome.
     relay_end: RelayEnd | None = None
 
     __slots__ = (

@@ -1,4 +1,4 @@
-"""The numbers of calls to the SFU, of which one is in progress, and those that nobody waits for any more. PURE."""
+"""The numbers of calls to the SFU: the one in progress, and those whose caller has gone. PURE."""
 
 from __future__ import annotations
 

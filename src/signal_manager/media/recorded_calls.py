@@ -18,7 +18,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Outcome(NamedTuple):
-    """What became of a call; with an `error`, the `mids` exist nevertheless."""
+    """The outcome of a call; with an `error`, the `mids` exist nevertheless."""
 
     result: ops.Result
     error: SignalManagerError | None

@@ -186,10 +186,10 @@ class Metrics:
             "signal_manager_outbound_queue_bytes", "Bytes that wait for connections that are behind."
         )
         self.authentications = CounterFamily(
-            "signal_manager_authentications", "CONNECT and TOKEN_RENEW requests by what became of them.", ("outcome",)
+            "signal_manager_authentications", "CONNECT and TOKEN_RENEW requests by outcome.", ("outcome",)
         )
         self.resumes = CounterFamily(
-            "signal_manager_resumes", "CONNECT requests with a session to resume, by what became of it.", ("outcome",)
+            "signal_manager_resumes", "CONNECT requests with a session to resume, by outcome.", ("outcome",)
         )
         self.sessions_away = KeptElsewhere(
             "signal_manager_sessions_away", "Sessions that wait for their client to come back."

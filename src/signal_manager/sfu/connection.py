@@ -70,17 +70,17 @@ class Connection:
 
     @property
     def is_connected(self) -> bool:
-        """Say whether packets can flow now."""
+        """Return whether packets can flow now."""
         silence = time.monotonic() - self._endpoint.last_seen
         return self.transport.is_connected and not self._has_failed and silence < self._settings.silence_timeout
 
     @property
     def is_lost(self) -> bool:
-        """Say whether packets flowed once and do not now."""
+        """Return whether packets flowed once and do not now."""
         return self._was_connected and not self.is_connected
 
     def is_expired(self, now: float, *, last_request: float) -> bool:
-        """Say whether it is over: never connected in time, or lost and not back in time."""
+        """Return whether it is over: never connected in time, or lost and not back in time."""
         if self._was_connected:
             return self._has_failed or now - self._endpoint.last_seen > self._settings.reuse_window
         return now - last_request > self._settings.unconnected_timeout

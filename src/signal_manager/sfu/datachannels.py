@@ -103,7 +103,7 @@ class DataChannels:
 
     @property
     def is_accepted(self) -> bool:
-        """Say whether a description has an m-section for data channels."""
+        """Return whether a description has an m-section for data channels."""
         return self._sctp is not None
 
     def accept(self, *, port: int, max_message_size: int) -> None:

@@ -57,7 +57,7 @@ class State(enum.Enum):
 
 
 def is_client_hello(datagram: bytes) -> bool:
-    """Say whether a peer begins a handshake with this datagram."""
+    """Return whether a peer begins a handshake with this datagram."""
     return (
         len(datagram) > _HEADER
         and datagram[0] == _HANDSHAKE
@@ -168,7 +168,7 @@ class Association:
 
     @property
     def is_over(self) -> bool:
-        """Say whether nothing more comes of this association."""
+        """Return whether nothing more comes of this association."""
         return self.state in (State.CLOSED, State.FAILED)
 
     @property

@@ -104,7 +104,7 @@ class Plan(msgspec.Struct, kw_only=True):
 
     @property
     def is_harmless(self) -> bool:
-        """Say whether nothing happens."""
+        """Return whether nothing happens."""
         return not (self.latency or self.refusal or self.is_cut or self.is_lost or self.is_partial)
 
 

@@ -81,7 +81,7 @@ class Rates:
         self._ticked = (0, 0)
 
     def tick(self, packets: int, size: int, now: float) -> bool:
-        """Take note of all packets and bytes so far; return whether packets came since the last tick."""
+        """Note the packets and bytes so far; return whether packets came since the last tick."""
         before = self._ticked[0]
         self.recent_bytes = size - self._ticked[1]
         if now > self._ticked_at:
@@ -205,7 +205,7 @@ class Layer:
         return self.rates.bits
 
     def asked_within(self, interval: float, now: float) -> bool:
-        """Say whether the publisher was asked for a key frame in the last `interval` seconds."""
+        """Return whether the publisher was asked for a key frame in the last `interval` seconds."""
         return now - self._asked_at < interval
 
     def tick(self, now: float) -> None:
@@ -248,7 +248,7 @@ class Publication:
 
     @property
     def is_simulcast(self) -> bool:
-        """Say whether there are layers to choose from."""
+        """Return whether there are layers to choose from."""
         return "" not in self.layers
 
     def encoded_with(self, codec: Codec) -> None:
@@ -258,7 +258,7 @@ class Publication:
 
     @property
     def is_flowing(self) -> bool:
-        """Say whether packets of any layer came lately."""
+        """Return whether packets of any layer came lately."""
         return any(layer.is_flowing for layer in self.layers.values())
 
     @property

@@ -117,12 +117,12 @@ class RemoteSection:
 
     @property
     def sends(self) -> bool:
-        """Say whether the client wants to send on this section."""
+        """Return whether the client wants to send on this section."""
         return not self.is_rejected and self.direction in ("sendrecv", "sendonly")
 
     @property
     def receives(self) -> bool:
-        """Say whether the client wants to receive on this section."""
+        """Return whether the client wants to receive on this section."""
         return not self.is_rejected and self.direction in ("sendrecv", "recvonly")
 
 
@@ -187,7 +187,7 @@ class Section:
 
     @property
     def is_data(self) -> bool:
-        """Say whether this is the section of the data channels."""
+        """Return whether this is the section of the data channels."""
         return self.kind == "application"
 
 

@@ -36,7 +36,7 @@ class Handshakes:
 
     @property
     def may_start(self) -> bool:
-        """Say whether there is room for one more."""
+        """Return whether there is room for one more."""
         return self.pending < self._limit
 
 
@@ -71,7 +71,7 @@ class SecureTransport:
 
     @property
     def is_connected(self) -> bool:
-        """Say whether media can flow."""
+        """Return whether media can flow."""
         return self._association is not None and self._association.state is State.CONNECTED
 
     def expect(self, fingerprints: tuple[tuple[str, str], ...], *, is_client: bool) -> None:
@@ -159,7 +159,7 @@ class SecureTransport:
             self.on_data(each)
 
     def _settle(self, association: Association) -> None:
-        """Send what an association has to send, and take note of its new state."""
+        """Send an association's pending datagrams, and note its new state."""
         for datagram in association.take():
             self._endpoint.send(datagram)
         if self._deadline is not None:

@@ -225,7 +225,7 @@ class LocalSfu:
         """Return a new session, for a room where that is known.
 
         Raises:
-            RefusedError: there are as many as there may be, or those that are there need what there is (503).
+            RefusedError: the SFU has the most sessions that it may have, or no capacity is left (503).
         """
         self.load.check_join()
         if len(self.sessions) >= self.settings.max_sessions:

@@ -77,7 +77,7 @@ class IceEndpoint:
         return self._credentials[ufrag]
 
     def validated(self, address: Address, *, ufrag: str, is_nominated: bool) -> None:
-        """Take note of a STUN check whose integrity held."""
+        """Note a STUN check with valid integrity."""
         self.last_seen = time.monotonic()
         if ufrag == self.ufrag:
             for old in [old for old in self._credentials if old != ufrag]:

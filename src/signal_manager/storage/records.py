@@ -1,7 +1,7 @@
 """Implements the promises of `base.Storage` once, over five operations on documents that each adapter brings.
 
 Room changes, claims and expiry are defined here, so they work alike in every store. An adapter only keeps documents
-(`documents.py`); `operations.py` checks and bounds what is asked of it.
+(`documents.py`); `operations.py` checks and bounds requests to it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Messages to other nodes: bounded, kept in order, and each sender learns what became of its message."""
+"""Messages to other nodes: bounded, kept in order, and each sender learns the outcome of its message."""
 
 from __future__ import annotations
 

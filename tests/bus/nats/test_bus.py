@@ -104,7 +104,7 @@ class Caller:
 
     @property
     def results(self) -> dict[int, Delivery | SignalManagerError]:
-        """What became of each signal that it was told of, by its number."""
+        """The outcome of each signal that it was told, by number."""
         return {number: result for number, _, _, result in self.tales}
 
 

@@ -171,13 +171,13 @@ class Batches:
             try:
                 envelope.outcome(result)
             except Exception:
-                log.exception("sender could not be told what became of a message", target=envelope.target)
+                log.exception("outcome of a message not delivered to its sender", target=envelope.target)
 
     def _tell_all(self, run: Run) -> None:
         try:
             run.arrived()
         except Exception:
-            log.exception("sender could not be told what became of a message", target=run.target)
+            log.exception("outcome of a message not delivered to its sender", target=run.target)
 
     def _put(self, node_id: str, item: Envelope | Announcement) -> None:
         self._run = None  # later signals must not overtake this one
@@ -201,7 +201,7 @@ class Batches:
         self._metrics.bus_refused.labelled(reason).add()
         return error
 
-    # -- what became of it ---------------------------------------------------------------------------------------
+    # -- outcomes ------------------------------------------------------------------------------------------------
 
     def answered(self, answer: wire.Answer) -> None:
         """Handle a node's answer to a batch."""

@@ -53,7 +53,7 @@ class Claims:
         self._unclaimed: set[str] = set()  # clients that were attached without asking the others
 
     def is_settled(self, client_id: str) -> bool:
-        """Whether the client is here and all other nodes have let go of it."""
+        """Whether the client is here and no other node holds it any more."""
         return client_id in self._subscribers and client_id not in self._unclaimed
 
     def since(self, client_id: str) -> float | None:
