@@ -185,3 +185,63 @@ class SlowToChange(MemoryStorage):
             self.asked.set()
             await self.may_change.wait()
         return await super().change_client(client_id, change)
+
+
+# -- sessions that move ----------------------------------------------------------------------------------------------
+
+
+async def test_a_session_that_comes_from_elsewhere_brings_its_record_here(
+    storage: MemoryStorage, registrations: Registrations
+) -> None:
+    another = Registrations(storage=storage, node_id=NodeId("another"), clock=lambda: NOW)
+    await register(another, caller())
+    moved = another.disown(SessionId("s"))
+
+    await registrations.adopt(caller())
+    await another.end_session(caller())  # it is none of its business any more
+
+    record = await storage.get_client(A)
+    assert record is not None
+    assert (moved, another.disown(SessionId("s"))) == (True, False)
+    assert (record.status, record.node_id, record.expires_at) == ("online", NODE, None)
+    assert registrations.is_registered(SessionId("s"))
+
+
+async def test_a_record_that_is_offline_since_the_last_start_is_online_again(
+    storage: MemoryStorage, registrations: Registrations
+) -> None:
+    await register(registrations, caller())
+    await registrations.end_session(caller())
+
+    await registrations.adopt(caller(session="s"))
+
+    record = await storage.get_client(A)
+    assert record is not None
+    assert (record.status, record.session_id, record.expires_at) == ("online", "s", None)
+
+
+async def test_a_session_that_comes_back_takes_no_record_from_a_newer_one(
+    storage: MemoryStorage, registrations: Registrations
+) -> None:
+    await register(registrations, caller(session="newer"))
+
+    await registrations.adopt(caller(session="older"))
+
+    record = await storage.get_client(A)
+    assert record is not None
+    assert record.session_id == "newer"
+
+
+async def test_a_record_that_was_removed_meanwhile_stays_removed(
+    storage: MemoryStorage, registrations: Registrations, keeping: Registrations
+) -> None:
+    await registrations.adopt(caller())
+    assert await storage.get_client(A) is None
+    provisioned = ClientRecord(client_id=A, auth_token="t")
+    await storage.put_client(provisioned)
+
+    await keeping.adopt(caller())
+
+    record = await storage.get_client(A)
+    assert record is not None
+    assert record.status != "online"

@@ -129,6 +129,38 @@ class ManyNodesContract(NodesFixtures):
         assert await result_of(there, A, message("from there")) is Delivery.DELIVERED
         assert winner.texts == ["from here", "from there"]
 
+    @pytest.mark.parametrize("is_held", [True, False])
+    async def test_a_claim_that_is_cancelled_leaves_nothing_behind(
+        self, here: Bus[Phone], there: Bus[Phone], third: Bus[Phone], is_held: bool
+    ) -> None:
+        if is_held:
+            await come(there, A, Phone())
+        told: list[Delivery | SignalManagerError] = []
+        claiming = asyncio.ensure_future(here.claim(A, None))
+        await asyncio.sleep(0)  # the claim has begun, and no other node has answered it
+        assert here.send(A, message("meanwhile"), outcome=told.append) is Delivery.PENDING
+
+        claiming.cancel()
+        try:
+            await claiming
+        except asyncio.CancelledError:
+            pass
+        else:  # a bus that knows that no node has the client need not ask
+            assert not is_held
+            here.release(A)
+
+        await until(lambda: len(told) == 1)
+        assert told[0] in {Delivery.DELIVERED, Delivery.OFFLINE}
+        assert A not in here.subscribers
+        phone = await come(third, A, Phone())
+        for bus in (here, there):
+            assert await result_of(bus, A, message("afterwards")) is Delivery.DELIVERED
+        assert phone.texts == ["afterwards", "afterwards"]
+        again = await come(here, A, Phone())
+        assert phone.is_replaced
+        assert await result_of(there, A, message("again")) is Delivery.DELIVERED
+        assert again.texts == ["again"]
+
     async def test_a_node_knows_its_own_clients_alone(self, here: Bus[Phone], there: Bus[Phone]) -> None:
         subscribers = here.subscribers
         phone = await come(here, A, Phone())
