@@ -315,7 +315,7 @@ async def test_a_lost_media_session_is_replaced_and_everything_published_and_pul
     before = (await following(bob, TrackAdded)).track
 
     for session_id in list(harness.sfu.sessions):
-        harness.sfu._retire(session_id)
+        harness.sfu._table.retire(session_id)
 
     await following(bob, RoomReconnecting)
     after = (await following(bob, TrackAdded)).track

@@ -622,7 +622,7 @@ async def test_listening_everywhere_needs_an_address_to_offer() -> None:
         await LocalSfu(host="0.0.0.0").start()
     async with LocalSfu(host="0.0.0.0", public_addresses=("127.0.0.1",)) as sfu:
         session = sfu.open_session()
-        description = await session.new_tracks(_publishing())
+        description = await session.requests.open(_publishing())
         assert description.session_description is not None
         assert f" 127.0.0.1 {sfu.media_port} typ host" in description.session_description.sdp
 

@@ -12,9 +12,9 @@ falls once it sends less.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
 
+from signal_manager.sfu.congestion_signs import Attempts, Estimates, QueueSigns
 from signal_manager.sfu.publication import Layer
 from signal_manager.sfu.retransmission import Allowance
 from signal_manager.sfu.settings import SfuSettings
@@ -33,12 +33,6 @@ _ENOUGH_EVIDENCE = 2.0
 # Where the client asks at once for what was lost, that is heavy loss, and what both count for.
 _LOSS_WITHOUT_QUEUE = 0.25
 _HEAVY_WITHOUT_QUEUE, _RISING_WITHOUT_QUEUE = 0.5, 0.25
-# A client that asks this much later (s) than it can has a queue before it; how soon it can is known within limits.
-_QUEUED, _SOONEST_AT_MOST = 0.1, 0.15
-# Over how many half seconds the soonest request counts: one packet that was lucky, or a moment of much to do.
-_LOOKS = 3
-# How fast the soonest request ever is forgotten, since a path may grow longer: twice as long after half a minute.
-_FORGETTING = 1.01
 # Where as large a share of the former loss is left although less is sent, it has nothing to do with how much is sent.
 _SHARE_LEFT = 0.6
 # And that much more than is usual there is heavy.
@@ -47,8 +41,6 @@ _BEYOND_USUAL = 0.15
 _SETTLE = 1.5
 # Too few packets to tell loss from chance.
 _FEWEST_PACKETS = 10
-# An estimate that fell by less than this has not fallen, and one is news for this long (s).
-_FALLEN, _FRESH = 0.97, 1.0
 # How much of what came through is used again, so that the queue on the way empties.
 _HEADROOM = 0.9
 _SMOOTHING = 0.4
@@ -70,15 +62,10 @@ class Receiver:
         self._sent_rate = 0.0  # bit/s, smoothed
         self._loss: float | None = None  # share, smoothed; None before there is anything to tell it from
         self._evidence = 0.0
-        self._estimates: dict[tuple[int, ...], float] = {}  # the last by the SSRCs it is for (REMB)
-        self._fallen: tuple[float, float] | None = None  # when an estimate fell last, and to what
+        self._estimates = Estimates(settings.max_sections)
         self._settled_at = now
-        self._attempt_at = 0.0  # when to give more again
-        self._attempted_at = float("-inf")
-        self._has_failed = False  # what was tried last
-        self._patience = settings.first_attempt
-        self._missed_after: deque[float] = deque(maxlen=_LOOKS)  # the soonest request for what was lost, by half second
-        self._soonest = _SOONEST_AT_MOST
+        self._attempts = Attempts(first=settings.first_attempt, last=settings.last_attempt)
+        self._queue = QueueSigns()
         self._suspected = 0.0  # loss without a queue before less was given
         self._usual_loss = 0.0  # that is lost however little is sent
         self._reports = 0  # on sound, since less was given
@@ -87,17 +74,8 @@ class Receiver:
     # -- what the client reports ---------------------------------------------------------------------------------------
 
     def take_estimate(self, bitrate: float, ssrcs: Collection[int], now: float) -> None:
-        """Handle the client's own estimate of its bandwidth (REMB).
-
-        Such an estimate is at most half more than what arrives, so only its fall is useful.
-        """
-        key = tuple(sorted(ssrcs))[:64]
-        before = self._estimates.get(key)
-        if before is None and len(self._estimates) >= self._settings.max_sections:
-            self._estimates.clear()
-        self._estimates[key] = bitrate
-        if before is not None and bitrate < before * _FALLEN:
-            self._fallen = (now, bitrate)
+        """Handle the client's own estimate of its bandwidth (`Estimates.take`)."""
+        self._estimates.take(bitrate, ssrcs, now)
 
     def take_loss(self, share: float) -> None:
         """Handle a report of the share of audio packets lost lately."""
@@ -117,8 +95,7 @@ class Receiver:
             more = subscription.since_last_look()
             packets, sent, lost = packets + more[0], sent + more[1], lost + more[2]
             missed_after = min(missed_after, more[3])
-        self._missed_after.append(missed_after)
-        self._soonest = min(_FORGETTING * self._soonest, missed_after, _SOONEST_AT_MOST)
+        self._queue.take(missed_after)
         rate = 8 * sent / elapsed
         self._sent_rate += _SMOOTHING * (rate - self._sent_rate)
         share = self._settings.resend_share if self._evidence == 0 else self._settings.resend_share / 2
@@ -130,46 +107,35 @@ class Receiver:
             return
         self._weigh(now)
         # What is an attempt ends at the first sign of trouble: meanwhile sound is lost too.
-        if self._evidence >= (1 if self._is_attempt(now) else _ENOUGH_EVIDENCE):
+        if self._evidence >= (1 if self._attempts.is_under_way(now) else _ENOUGH_EVIDENCE):
             self._restrict(subscriptions, now)
         elif self.allowed is not None:
             self._relax(subscriptions, now)
 
     def _weigh(self, now: float) -> None:
-        is_rising = (
-            self._fallen is not None and now - self._fallen[0] < _FRESH and self._fallen[1] < 0.95 * self._sent_rate
-        )
-        loss, has_queue = self._loss or 0.0, self._has_queue()
+        fallen = self._estimates.fallen(now)
+        is_rising = fallen is not None and fallen < 0.95 * self._sent_rate
+        loss, has_queue = self._loss or 0.0, self._queue.has_queue()
         if has_queue or (self._loss is not None and loss < self._usual_loss / 2):
             self._usual_loss = 0.0
         if has_queue is False:
             is_heavy = loss > max(_LOSS_WITHOUT_QUEUE, self._usual_loss + _BEYOND_USUAL)
             self._evidence += _HEAVY_WITHOUT_QUEUE * is_heavy + _RISING_WITHOUT_QUEUE * is_rising
         else:
-            is_heavy = loss > (_LOSS_OF_ATTEMPT if self._is_attempt(now) else _HEAVY_LOSS)
+            is_heavy = loss > (_LOSS_OF_ATTEMPT if self._attempts.is_under_way(now) else _HEAVY_LOSS)
             self._evidence += is_heavy + is_rising * (1 if loss > _SOME_LOSS else 0.5)
         if not is_rising and not is_heavy:
             self._evidence = max(0.0, self._evidence - 0.5)
 
-    def _has_queue(self) -> bool | None:
-        """Tell whether a full queue caused the loss; None if nothing was lost."""
-        soonest = min(self._missed_after, default=float("inf"))
-        return None if soonest == float("inf") else soonest > self._soonest + _QUEUED
-
-    def _is_attempt(self, now: float) -> bool:
-        return now - self._attempted_at < 2 * self._settings.first_attempt
-
     def _restrict(self, subscriptions: Collection[Subscription], now: float) -> None:
         """Lower the bandwidth to somewhat less than what arrived."""
         came_through = self._sent_rate * (1 - (self._loss or 0.0))
-        if self._fallen is not None and now - self._fallen[0] < _FRESH:
-            came_through = min(came_through, self._fallen[1])
+        fallen = self._estimates.fallen(now)
+        if fallen is not None:
+            came_through = min(came_through, fallen)
         self.allowed = _HEADROOM * came_through
-        if self._is_attempt(now):
-            self._patience = min(2 * self._patience, self._settings.last_attempt)
-        self._attempt_at = now + self._patience
-        self._has_failed = True
-        self._suspected = (self._loss or 0.0) if self._has_queue() is False else 0.0
+        self._attempts.fail(now)
+        self._suspected = (self._loss or 0.0) if self._queue.has_queue() is False else 0.0
         self._reports = 0
         self._begin_anew(now + _SETTLE)
         share_out(subscriptions, self.allowed)
@@ -178,19 +144,17 @@ class Receiver:
         """Raise the bandwidth by one step, if the last step succeeded and it is time."""
         if self._is_lost_anyhow():
             self._usual_loss, self._suspected = self._suspected, 0.0
-            self._attempt_at = now
-        if self._evidence > 0 or now < self._attempt_at:
+            self._attempts.hurry(now)
+        if self._evidence > 0 or not self._attempts.is_due(now):
             return
-        if not self._has_failed:
-            self._patience = self._settings.first_attempt
+        self._attempts.settle()
         need = next_step(subscriptions)
         if need is None:
             self.allowed = None
             return
         self._suspected = 0.0  # what gets lost from here on tells nothing of what was lost with less
         self.allowed = max(need, self.allowed or 0.0)
-        self._attempted_at, self._attempt_at = now, now + self._patience
-        self._has_failed = False
+        self._attempts.make(now)
         self._begin_anew(now)
         share_out(subscriptions, self.allowed)
 
@@ -201,7 +165,8 @@ class Receiver:
         return self._suspected > 0 and left >= _SHARE_LEFT * self._suspected
 
     def _begin_anew(self, settled_at: float) -> None:
-        self._evidence, self._loss, self._fallen = 0.0, None, None
+        self._evidence, self._loss = 0.0, None
+        self._estimates.forget()
         self._settled_at = settled_at
 
 

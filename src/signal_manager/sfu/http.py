@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -23,10 +23,12 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from signal_manager.sfu.capacity import Load
 from signal_manager.sfu.errors import ItemError, RefusedError, decoding_error, gone
-from signal_manager.sfu.faults import Plan
-from signal_manager.sfu.metrics import SfuCollector
+from signal_manager.sfu.faults import Faults, Plan
+from signal_manager.sfu.metrics import Counters, Gauges, SfuCollector
 from signal_manager.sfu.sessions import Session
+from signal_manager.sfu.settings import SfuSettings
 from signal_manager.sfu.status import render_status
 from signal_manager.sfu.wire import (
     ChannelsRequest,
@@ -45,10 +47,7 @@ from signal_manager.sfu.wire import (
     UpdateRequest,
 )
 
-if TYPE_CHECKING:
-    from signal_manager.sfu.service import LocalSfu
-
-__all__ = ["LostResponse", "create_app", "failed", "room_of"]
+__all__ = ["LostResponse", "ServedSfu", "create_app", "failed", "room_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -56,6 +55,27 @@ _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 _encode = msgspec.json.Encoder().encode
 _PARTIAL = ItemError("retryable_transient_error", "this fault was asked for")
+
+
+class ServedSfu(Protocol):
+    """An SFU as its HTTP interface sees it."""
+
+    app_id: str
+    app_secret: str
+    settings: SfuSettings
+    faults: Faults
+    counters: Counters
+    load: Load
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """All sessions, by id."""
+
+    def open_session(self, room: str = "") -> Session:
+        """Return a new session, for a room where that is known."""
+
+    def gauges(self) -> Gauges:
+        """Return how much there is of everything now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +97,7 @@ class LostResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
 
 
-def create_app(sfu: LocalSfu) -> Starlette:
+def create_app(sfu: ServedSfu) -> Starlette:
     """Return the SFU as an application to serve or to mount.
 
     Cloudflare's base URL ends in /v1; some of its own applications leave that out, so both work.
@@ -119,7 +139,7 @@ def room_of(correlation_id: str) -> str:
 class _Api:
     """The endpoints of one SFU."""
 
-    def __init__(self, sfu: LocalSfu) -> None:
+    def __init__(self, sfu: ServedSfu) -> None:
         self._sfu = sfu
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(SfuCollector(sfu.counters, sfu.gauges))
@@ -158,7 +178,7 @@ class _Api:
             body = await self._body(request)
             description = _decode(body, NewSessionRequest).session_description if body else None
             session = self._sfu.open_session(room_of(request.query_params.get("correlationId", "")))
-            answer = session.negotiate_only(description) if description is not None else None
+            answer = session.requests.negotiate_only(description) if description is not None else None
             return _json(201, NewSessionResponse(session_id=session.id, session_description=answer))
 
         return await self._respond("sessions/new", request, run)
@@ -183,11 +203,20 @@ class _Api:
 
         return handle
 
-    def endpoints(self, sfu: LocalSfu) -> list[_Endpoint]:
+    def endpoints(self, sfu: ServedSfu) -> list[_Endpoint]:
         """Return the operations on a session (cf. Cloudflare's OpenAPI description)."""
 
         async def renegotiate(session: Session, body: RenegotiateRequest) -> Empty:
-            return Empty(session_description=await session.renegotiate(body.session_description))
+            return Empty(session_description=await session.requests.renegotiate(body.session_description))
+
+        async def new_tracks(session: Session, body: TracksRequest) -> TracksResponse:
+            return await session.requests.open(body)
+
+        async def close_tracks(session: Session, body: CloseRequest) -> TracksResponse:
+            return await session.requests.close(body)
+
+        async def update_tracks(session: Session, body: UpdateRequest) -> TracksResponse:
+            return await session.requests.update(body)
 
         async def state(session: Session, body: Empty) -> msgspec.Struct:
             return session.state()
@@ -204,10 +233,10 @@ class _Api:
 
         return [
             _Endpoint("state", "GET", "", state),
-            _Endpoint("tracks/new", "POST", "/tracks/new", Session.new_tracks, TracksRequest),
+            _Endpoint("tracks/new", "POST", "/tracks/new", new_tracks, TracksRequest),
             _Endpoint("renegotiate", "PUT", "/renegotiate", renegotiate, RenegotiateRequest),
-            _Endpoint("tracks/close", "PUT", "/tracks/close", Session.close_tracks, CloseRequest),
-            _Endpoint("tracks/update", "PUT", "/tracks/update", Session.update_tracks, UpdateRequest),
+            _Endpoint("tracks/close", "PUT", "/tracks/close", close_tracks, CloseRequest),
+            _Endpoint("tracks/update", "PUT", "/tracks/update", update_tracks, UpdateRequest),
             _Endpoint("datachannels/establish", "POST", "/datachannels/establish", Session.establish, EstablishRequest),
             _Endpoint("datachannels/new", "POST", "/datachannels/new", new_channels, ChannelsRequest),
             _Endpoint("datachannels/update", "PUT", "/datachannels/update", update_channels, ChannelsRequest),
@@ -285,7 +314,7 @@ async def _partial(
     return response
 
 
-def _open_channel(sfu: LocalSfu, session: Session, item: DataChannelObject) -> DataChannelObject | ItemError:
+def _open_channel(sfu: ServedSfu, session: Session, item: DataChannelObject) -> DataChannelObject | ItemError:
     if item.location is None or item.data_channel_name is None:
         return ItemError("invalid_params", "expected a location and a dataChannelName")
     if item.location == "local":

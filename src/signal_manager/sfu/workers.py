@@ -27,7 +27,7 @@ from starlette.routing import Route
 from signal_manager.errors import ConfigurationError
 from signal_manager.sfu.errors import RefusedError
 from signal_manager.sfu.http import LostResponse, failed, room_of
-from signal_manager.sfu.service import SfuHttp
+from signal_manager.sfu.http_port import SfuHttp
 from signal_manager.sfu.settings import SfuSettings
 
 __all__ = ["MOST_WORKERS", "Workers", "prefix_of"]
