@@ -136,9 +136,9 @@ class MediaSession:
         self._open_connection()
 
     def _open_connection(self) -> None:
-        self._peer = RTCPeerConnection(self._configuration)
+        peer = self._peer = RTCPeerConnection(self._configuration)
         self._descriptions = Descriptions(_is_decodable)
-        self._peer.on("connectionstatechange", self._watch)
+        peer.on("connectionstatechange", lambda: self._watch(peer))
 
     @property
     def is_connected(self) -> bool:
@@ -178,9 +178,10 @@ class MediaSession:
         """Withdraw an offer that the service refused."""
         refusal = self._descriptions.take_refusal()
         if refusal is None:
-            await self._peer.close()
+            former = self._peer
             self._senders.clear()
             self._open_connection()
+            await former.close()
             return
         await self._take("answer", refusal)
         for each in publications:
@@ -385,9 +386,9 @@ class MediaSession:
             self._descriptions.retire(transceiver.mid)
         await transceiver.stop()
 
-    def _watch(self) -> None:
+    def _watch(self, peer: RTCPeerConnection) -> None:
         self._changed.set()
-        if self._is_closed:
+        if self._is_closed or peer is not self._peer:
             return
         if self._peer.connectionState == "connected":
             if self._connected_at is None:
