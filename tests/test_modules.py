@@ -15,8 +15,6 @@ _WITHOUT = {
     "admin/tokens.py",
     "admin/views.py",
     "bus/base.py",
-    "media/cloudflare_wire.py",
-    "media/errors.py",
     "protocol/close_codes.py",
     "protocol/messages.py",
     "sfu/connection.py",
@@ -25,7 +23,6 @@ _WITHOUT = {
     "sfu/sessions.py",
     "sfu/status.py",
     "sfu/tracks.py",
-    "storage/base.py",
 }
 
 

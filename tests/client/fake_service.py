@@ -54,7 +54,7 @@ T = TypeVar("T")
 TOKEN = "right"
 
 
-async def within(awaitable: Awaitable[T], seconds: float = 5.0) -> T:
+async def within(awaitable: Awaitable[T], seconds: float = 30.0) -> T:
     """Wait for what must happen, but not for ever."""
     return await asyncio.wait_for(awaitable, seconds)
 
