@@ -283,7 +283,7 @@ def measure(rounds: int) -> list[Figure]:
         data = encode_frame(Framing.V2, message_type, ID, payload_type, payload)
         add(what, shape, len(data), MESSAGE_BAR, partial(_read, Framing.V2, data))
         if what.startswith("JSON signal"):
-            add(f"{what}, the short way", shape, len(data), MESSAGE_BAR, partial(relay.read, data, end))
+            add(f"{what}, the short way", shape, len(data), MESSAGE_BAR, partial(end.read, data))
     for shape, text in text_frames():
         add("json framing", shape, len(text), MESSAGE_BAR, partial(_read, Framing.JSON, text))
     for shape, description in descriptions().items():

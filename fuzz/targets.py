@@ -22,8 +22,9 @@ from signal_manager.gateway.limits import TrustedProxies, address_of, is_from_th
 from signal_manager.protocol import heartbeat, relay
 from signal_manager.protocol.codec import decode_payload
 from signal_manager.protocol.framing import HEAD, Framing, decode_frame
+from signal_manager.protocol.journal import Budget
 from signal_manager.protocol.messages import MessageType, PayloadType, Peer, Shape
-from signal_manager.protocol.resume import Budget, ClientSession
+from signal_manager.protocol.resume import ClientSession
 from signal_manager.rooms.room_log import read_change
 from signal_manager.service.config import load_even_if_wrong
 from signal_manager.sfu.keyframes import starts_key_frame
@@ -83,10 +84,10 @@ def relayed(data: bytes) -> None:
     """A signal or a heartbeat on the short way, from each sender to each receiver."""
     for sender in _ENDS:
         heartbeat.read(data, sender)
-        signal = relay.read(data, sender)
+        signal = sender.read(data)
         if signal is not None:
             for receiver in _ENDS:
-                relay.write(data[:HEAD], signal.signal_data, sender, receiver)
+                receiver.write(data[:HEAD], signal.signal_data, sender)
 
 
 def saved_session(data: bytes) -> None:

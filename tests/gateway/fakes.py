@@ -17,12 +17,12 @@ from signal_manager.gateway.limits import ClientAddress
 from signal_manager.gateway.outgoing import Outgoing
 from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.model import ClientId, Grants, Identity, SessionId
-from signal_manager.observe.metrics import Counter
+from signal_manager.observe.counts import Counter
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.framing import Framing
+from signal_manager.protocol.journal import Journal
 from signal_manager.protocol.messages import Connect, Message
 from signal_manager.protocol.relay import RelayEnd
-from signal_manager.protocol.resume import Journal
 from signal_manager.protocol.state_machine import Received
 from signal_manager.protocol.websocket import messages_in
 

@@ -15,7 +15,8 @@ from signal_manager.gateway.limits import BEFORE_CONNECT, FRAMES_PER_MESSAGE, Al
 from signal_manager.gateway.occupancy import Occupancy
 from signal_manager.gateway.outgoing import Outgoing
 from signal_manager.gateway.write_batch import WriteBatch
-from signal_manager.observe.metrics import Counter, Metrics
+from signal_manager.observe.counts import Counter
+from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.framing import Framing
 from tests.gateway.fakes import (

@@ -6,9 +6,10 @@ import pytest
 
 from signal_manager.gateway.outgoing import Outgoing
 from signal_manager.gateway.write_batch import WriteBatch
-from signal_manager.observe.metrics import Counter, Metrics
+from signal_manager.observe.counts import Counter
+from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.framing import Framing
-from signal_manager.protocol.resume import Journal
+from signal_manager.protocol.journal import Journal
 from tests.gateway.fakes import FakeConversation, FakeSocket
 
 LIMIT = 1000

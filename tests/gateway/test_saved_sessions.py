@@ -13,8 +13,9 @@ from signal_manager.errors import UnavailableError
 from signal_manager.gateway.saved_sessions import SavedSessions
 from signal_manager.model import ClientId, SavedSession, SessionId
 from signal_manager.protocol.framing import Framing
+from signal_manager.protocol.journal import Budget, Journal
 from signal_manager.protocol.messages import PayloadType, Shape
-from signal_manager.protocol.resume import Budget, ClientSession, Journal, SessionPhase, WireFormat
+from signal_manager.protocol.resume import ClientSession, SessionPhase, WireFormat
 from signal_manager.storage.memory import MemoryStorage
 
 LIMIT = 1000

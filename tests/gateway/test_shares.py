@@ -7,7 +7,7 @@ import pytest
 from signal_manager.errors import RateLimitedError, TooLargeError
 from signal_manager.gateway.shares import SenderShares
 from signal_manager.model import ClientId
-from signal_manager.protocol.resume import MESSAGE_OVERHEAD, Journal
+from signal_manager.protocol.journal import MESSAGE_OVERHEAD, Journal
 
 BUFFER = 1000  # 750 of it for one sender
 TARGET = ClientId("b")

@@ -21,7 +21,7 @@ SOURCES = f"{Path(signal_manager.__file__).parent}/"
 BURST = 25
 PADDING = "x" * 1000
 
-RELAYED = Counter(get_buffer=1, on_ws_frame=1, _relay=1, read=1, write=2)
+RELAYED = Counter(get_buffer=1, on_ws_frame=1, _relay=1, read=1, write=1, send=1)
 
 
 @contextmanager

@@ -176,7 +176,7 @@ async def test_a_fault_in_a_handler_ends_only_that_connection(
     def fail(*_args: object) -> None:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(relay, "read", fail)
+    monkeypatch.setattr(relay, "_decode_plain", fail)
     await one.send(offer_frame(TWO[0], 1))
 
     assert await close_code(one) == 1011

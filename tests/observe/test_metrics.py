@@ -5,7 +5,8 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from signal_manager.observe.metrics import Counter, CounterFamily, Metrics
+from signal_manager.observe.counts import Counter
+from signal_manager.observe.metrics import CounterFamily, Metrics
 
 
 def test_a_counted_call_is_published_with_its_labels() -> None:

@@ -37,8 +37,8 @@ def frame(
 
 
 def relayed(data: bytes, sender: RelayEnd, receiver: RelayEnd) -> bytes | None:
-    signal = relay.read(data, sender)
-    return None if signal is None else relay.write(data, bytes(signal.signal_data), sender, receiver)
+    signal = sender.read(data)
+    return None if signal is None else receiver.write(data, bytes(signal.signal_data), sender)
 
 
 @pytest.mark.parametrize("payload_type", [PayloadType.JSON, PayloadType.BINARY, PayloadType.TEXT])
@@ -73,8 +73,8 @@ def test_a_json_body_arrives_byte_for_byte() -> None:
 
 
 def test_an_acknowledgement_is_asked_for_in_either_shape() -> None:
-    plain = relay.read(frame(b'{"ack":true,"target_client_id":"b","signal_data":1}'), end("a"))
-    tagged = relay.read(frame(b'{"SignalOffer":{"ack":true,"target_client_id":"b","signal_data":1}}'), end("a"))
+    plain = end("a").read(frame(b'{"ack":true,"target_client_id":"b","signal_data":1}'))
+    tagged = end("a").read(frame(b'{"SignalOffer":{"ack":true,"target_client_id":"b","signal_data":1}}'))
 
     assert plain is not None
     assert plain.ack
@@ -98,7 +98,7 @@ def test_an_acknowledgement_is_asked_for_in_either_shape() -> None:
     ],
 )
 def test_what_is_not_certain_is_left_to_the_codec(body: bytes) -> None:
-    assert relay.read(frame(body), end("a")) is None
+    assert end("a").read(frame(body)) is None
 
 
 def test_text_beyond_ascii_is_passed_on() -> None:
@@ -120,7 +120,7 @@ def test_text_beyond_ascii_is_passed_on() -> None:
     ],
 )
 def test_other_payloads_are_left_to_the_codec_when_in_doubt(payload_type: PayloadType, body: bytes) -> None:
-    assert relay.read(frame(body, payload_type=payload_type), end("a", payload_type=payload_type)) is None
+    assert end("a", payload_type=payload_type).read(frame(body, payload_type=payload_type)) is None
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_other_payloads_are_left_to_the_codec_when_in_doubt(payload_type: Payloa
     ],
 )
 def test_frames_that_are_not_whole_signals_are_left_to_the_codec(data: bytes) -> None:
-    assert relay.read(data, end("a")) is None
+    assert end("a").read(data) is None
 
 
 def test_a_receiver_with_another_payload_type_is_left_to_the_codec() -> None:
@@ -193,12 +193,12 @@ def test_a_signal_that_was_taken_apart_goes_on_from_another_place(payload_type: 
     offer = SignalOffer(target_client_id="b", signal_data=SDP)
     _, payload = encode_payload(offer, payload_type, Shape.PLAIN, sent_by=Peer.CLIENT)
     data, sender, receiver = frame(payload, payload_type=payload_type), end("a"), end("b", payload_type=payload_type)
-    signal = relay.read(data, sender)
+    signal = sender.read(data)
     assert signal is not None
 
-    out = relay.write(data[:HEAD], bytes(signal.signal_data), relay.sender_end("a"), receiver)
+    out = receiver.write(data[:HEAD], bytes(signal.signal_data), relay.sender_end("a"))
     again = relay.client_payload(payload_type, "b", bytes(signal.signal_data))
 
-    assert out == relay.write(data, bytes(signal.signal_data), sender, receiver)
+    assert out == receiver.write(data, bytes(signal.signal_data), sender)
     decoded = decode_payload(MessageType.SIGNAL_OFFER, payload_type, again, sent_by=Peer.CLIENT).message
     assert decoded == decode_payload(MessageType.SIGNAL_OFFER, payload_type, payload, sent_by=Peer.CLIENT).message

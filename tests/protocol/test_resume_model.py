@@ -17,16 +17,9 @@ from hypothesis import strategies as st
 from signal_manager.client.exchange import Exchange
 from signal_manager.model import ClientId, SessionId
 from signal_manager.protocol.framing import Framing
+from signal_manager.protocol.journal import Budget, Journal
 from signal_manager.protocol.messages import PayloadType, Resume, Shape
-from signal_manager.protocol.resume import (
-    SESSION_OVERHEAD,
-    Budget,
-    ClientSession,
-    Journal,
-    Outcome,
-    SessionPhase,
-    WireFormat,
-)
+from signal_manager.protocol.resume import SESSION_OVERHEAD, ClientSession, Outcome, SessionPhase, WireFormat
 from signal_manager.protocol.websocket import frame_head
 
 WINDOW = 10.0

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 
 from signal_manager.errors import SignalManagerError, UnavailableError
+from signal_manager.protocol.journal import Journal
 from signal_manager.protocol.messages import Message, Resume
-from signal_manager.protocol.resume import Journal
 
 __all__ = ["KEPT_BYTES", "MAX_PENDING_REQUESTS", "Exchange", "settle"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 import structlog
-from picows import WSFrame, WSListener, WSMsgType, WSTransport
+from picows.picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from signal_manager.bus.base import Delivery, Exceptional, Forwarder
 from signal_manager.errors import SignalManagerError
@@ -25,12 +25,12 @@ from signal_manager.gateway.registry import ConnectionRegistry
 from signal_manager.gateway.sessions import relay_each
 from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.model import ClientId, SessionId, taken_up_at
-from signal_manager.protocol import heartbeat, relay
+from signal_manager.protocol import heartbeat
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.framing import ID_AT, PAYLOAD_TYPE_AT, TYPE_AT, Framing
+from signal_manager.protocol.journal import Journal
 from signal_manager.protocol.messages import Connect, Message, MessageType, PayloadType, SignalAck
-from signal_manager.protocol.relay import RelayedSignal, RelayEnd
-from signal_manager.protocol.resume import Journal
+from signal_manager.protocol.relay import RelayedSignal, RelayEnd, sender_end
 from signal_manager.protocol.state_machine import ConnectionStateMachine, Received
 from signal_manager.protocol.websocket import is_text
 
@@ -69,7 +69,7 @@ class Connection(WSListener):
     """
 
     # While a connection exists, its client is not away.
-    is_away: bool = False
+    is_away = False
 
     __slots__ = (
         "_allowance",
@@ -85,6 +85,7 @@ class Connection(WSListener):
         "_registry",
         "_relays",
         "_session",
+        "_switchboard",
         "_volume",
         "client_id",
         "conversation",
@@ -108,6 +109,7 @@ class Connection(WSListener):
     ) -> None:
         super().__init__()
         self._registry = registry
+        self._switchboard = registry.switchboard
         self._counters = registry.counters
         self._framing = framing
         self.source = source
@@ -121,7 +123,7 @@ class Connection(WSListener):
             limit=registry.limits.outbound_queue_bytes,
             bytes_sent=registry.counters.bytes_sent,
         )
-        self.write = self.outgoing.write  # a field: the relay path of other connections calls it directly
+        self.write = self.outgoing.write  # a field: a method would be a call more for each message
         self.client_id = ClientId("")
         self.instance_id: str | None = None
         self._frames: Frames | None = None
@@ -163,15 +165,15 @@ class Connection(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Handle one frame; the last frame of a read writes what the whole read has caused."""
-        registry = self._registry
-        batch = registry.batch
+        switchboard = self._switchboard
+        batch = switchboard.batch
         last = frame.last_in_buffer
         if batch is None and not last:
-            batch = registry.open_batch()
+            batch = switchboard.open_batch()
         try:
             self._heard = True
             if (
-                frame.msg_type is _BINARY
+                frame.msg_type == _BINARY
                 and frame.fin
                 and not self._is_partial
                 and self.inbound.held is None
@@ -195,7 +197,7 @@ class Connection(WSListener):
             self.conversation.broken(CloseCode.INTERNAL, "internal error")
         finally:
             if last and batch is not None:
-                registry.close_batch()
+                switchboard.close_batch()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """End the session, whichever side ended the connection."""
@@ -238,11 +240,11 @@ class Connection(WSListener):
         end = self.relay_end
         if end is None:
             return relay_each(self.deliver, self.client_id, sender, signals)
-        sent, batch = self._counters.sent, self._registry.batch
-        origin, write = relay.sender_end(sender), relay.write
+        sent, batch = self._counters.sent, self._switchboard.batch
+        origin = sender_end(sender)
         exceptional: list[Exceptional] = []
         for place, (head, body) in enumerate(signals):
-            outgoing = write(head, body, origin, end)
+            outgoing = end.write(head, body, origin)
             if outgoing is None:
                 odd = relay_each(self.deliver, self.client_id, sender, ((head, body),))
                 exceptional += [(place, result) for _, result in odd]
@@ -339,26 +341,32 @@ class Connection(WSListener):
 
     def _relay(self, data: bytes, batch: WriteBatch | None) -> bool:
         """Relay a signal without decoding it; return False to leave it to the state machine and the codec."""
-        registry = self._registry
+        switchboard = self._switchboard
         end = self.relay_end
         assert end is not None  # noqa: S101 - `_relays` implies it
-        signal = relay.read(data, end)
+        signal = end.read(data)
         if signal is None:
             return False
         relayed = self._counters.relayed[data[TYPE_AT]]
         began = 0.0 if relayed.value % _TIMED_ONE_OF else perf_counter()
-        target = registry.bus.subscribers.get(signal.target_client_id)
+        target = switchboard.subscribers.get(signal.target_client_id)
         if target is None:
-            forwarder = registry.forwarder
+            forwarder = switchboard.forwarder
             return forwarder is not None and self._forward(forwarder, data, signal, is_alone=batch is None)
-        if target.relay_end is None:
+        if not isinstance(target, Connection):
+            return False  # a session whose client is away
+        receiver = target
+        if receiver.relay_end is None:
             return False
-        outgoing = relay.write(data, signal.signal_data, end, target.relay_end)
+        outgoing = receiver.relay_end.write(data, signal.signal_data, end)
         if outgoing is None:
             return False
         self.received += 1
         relayed.value += 1
-        target.write(outgoing, batch)
+        if batch is None:
+            receiver.outgoing.send(outgoing)
+        else:
+            receiver.outgoing.queue(outgoing, batch)
         if began:
             if batch is None:
                 self._counters.relay_seconds.observe(perf_counter() - began)
@@ -424,7 +432,7 @@ class Connection(WSListener):
 
     def handle(self, data: bytes, frame_type: WSMsgType) -> None:
         """Handle a message that nothing holds back (`ReceivingConnection.handle`)."""
-        if not (frame_type is _BINARY and self._relays and self._relay(data, self._registry.batch)):
+        if not (frame_type is _BINARY and self._relays and self._relay(data, self._switchboard.batch)):
             self._take(data, frame_type)
 
     def _take(self, data: bytes, frame_type: WSMsgType) -> None:

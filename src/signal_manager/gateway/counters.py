@@ -7,7 +7,8 @@ from collections import deque
 
 from signal_manager.gateway.live_sessions import RecentError
 from signal_manager.model import ClientId
-from signal_manager.observe.metrics import Counter, CounterFamily, Metrics
+from signal_manager.observe.counts import Counter
+from signal_manager.observe.metrics import CounterFamily, Metrics
 from signal_manager.protocol.catalogue import SIGNAL_TYPES
 from signal_manager.protocol.messages import ErrorMessage, MessageType
 

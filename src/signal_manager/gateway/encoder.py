@@ -69,7 +69,7 @@ class MessageEncoder:
         try:
             return self._encode(signal, message_id, session.payload_type, session.shape)
         except TooLargeError:
-            # As `relay.write` does: without its sender it may fit, and clients of the original service know of none.
+            # As `RelayEnd.write` does: without its sender it may fit, and clients of the original service know of none.
             signal = msgspec.structs.replace(signal, sender_client_id=None)
             return self._encode(signal, message_id, session.payload_type, session.shape)
 

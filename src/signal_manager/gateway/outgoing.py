@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from picows import WSMsgType, WSTransport
+from picows.picows import WSMsgType, WSTransport
 
 from signal_manager.gateway.write_batch import WriteBatch
-from signal_manager.observe.metrics import Counter
+from signal_manager.observe.counts import Counter
 from signal_manager.protocol.framing import Framing
-from signal_manager.protocol.resume import Journal
+from signal_manager.protocol.journal import Journal
 from signal_manager.protocol.websocket import frame_head
 
 __all__ = ["Outgoing", "SlowClient"]
@@ -85,17 +85,26 @@ class Outgoing:
 
     def write(self, data: bytes, batch: WriteBatch | None = None, *, counts: bool = True) -> None:
         """Send one encoded message: with the others of `batch`, or at once (`ConversationConnection.write`)."""
-        size = len(data)
         if batch is not None and counts:
-            queue = self._queue
-            if not queue:
-                batch.queues.append(self)
-            queue.append(frame_head(self._first_byte, size))
-            queue.append(data)
-            self._queued = queued = self._queued + size
-            if queued > _JOINED_BYTES:
-                self.flush()
-            return
+            self.queue(data, batch)
+        else:
+            self.send(data, counts)
+
+    def queue(self, data: bytes, batch: WriteBatch) -> None:
+        """Send one encoded message with the others of `batch`."""
+        size = len(data)
+        queue = self._queue
+        if not queue:
+            batch.queues.append(self)
+        queue.append(frame_head(self._first_byte, size))
+        queue.append(data)
+        self._queued = queued = self._queued + size
+        if queued > _JOINED_BYTES:
+            self.flush()
+
+    def send(self, data: bytes, counts: bool = True) -> None:
+        """Send one encoded message at once; keep it in the session's journal if it `counts`."""
+        size = len(data)
         if self._queued:
             self.flush()  # the journal keeps a run of messages as one, so none between them may be left out
         if counts and self.journal is not None:

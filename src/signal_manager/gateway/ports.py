@@ -31,9 +31,9 @@ from signal_manager.gateway.live_sessions import LiveSession
 from signal_manager.gateway.outgoing import Outgoing
 from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.protocol.close_codes import CloseCode
+from signal_manager.protocol.journal import Journal
 from signal_manager.protocol.messages import Connect
 from signal_manager.protocol.relay import RelayEnd
-from signal_manager.protocol.resume import Journal
 from signal_manager.protocol.state_machine import Received
 
 __all__ = [

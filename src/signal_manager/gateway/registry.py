@@ -17,7 +17,7 @@ from signal_manager.gateway.live_sessions import LiveSession, Phase, RecentError
 from signal_manager.gateway.occupancy import Occupancy
 from signal_manager.gateway.ports import RegisteredConnection, RelayTarget
 from signal_manager.gateway.sessions import ResumeSettings, SessionStore
-from signal_manager.gateway.write_batch import WriteBatch
+from signal_manager.gateway.switchboard import Switchboard
 from signal_manager.model import Caller
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.state_machine import SessionSettings
@@ -39,7 +39,7 @@ class ConnectionRegistry:
         storage: keeps sessions from one start to the next.
 
     Attributes:
-        batch: the batch that collects writes now, or None. The code that begins a write passes it on to the write.
+        switchboard: what the relay path reads.
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class ConnectionRegistry:
     ) -> None:
         self.dispatcher = dispatcher
         self.bus = bus
-        self.forwarder = bus.forwarder
         self.settings = settings
         self.limits = limits
         self.metrics = metrics
@@ -63,9 +62,9 @@ class ConnectionRegistry:
         self.occupancy = Occupancy(limits)
         self.background = BackgroundWork()
         self.counters = GatewayCounters(metrics)
+        self.switchboard = Switchboard(bus.subscribers, bus.forwarder, self.counters)
         self.errors = SentErrors(metrics)
         self.sample = Sample()
-        self.batch: WriteBatch | None = None
         self.session_store = SessionStore(
             bus=bus, dispatcher=dispatcher, storage=storage, settings=resume, metrics=metrics, depart=self.depart
         )
@@ -97,15 +96,3 @@ class ConnectionRegistry:
         for connection in tuple(self.connections):
             connection.tick(now)
         self.session_store.sweep(now)
-
-    def open_batch(self) -> WriteBatch:
-        """Begin to collect writes; return the batch. `close_batch` follows in the same turn of the event loop."""
-        if self.batch is None:
-            self.batch = WriteBatch(self.counters.relay_seconds)
-        return self.batch
-
-    def close_batch(self) -> None:
-        """Write what was collected."""
-        batch, self.batch = self.batch, None
-        if batch is not None:
-            batch.flush()

@@ -9,7 +9,8 @@ import structlog
 
 from signal_manager.errors import MalformedMessageError, SignalManagerError
 from signal_manager.model import SavedSession, SessionId
-from signal_manager.protocol.resume import Budget, ClientSession, SessionPhase
+from signal_manager.protocol.journal import Budget
+from signal_manager.protocol.resume import ClientSession, SessionPhase
 from signal_manager.storage.base import Storage
 
 __all__ = ["SavedSessions"]

@@ -33,6 +33,7 @@ from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.codec import decode_payload, encode_payload
 from signal_manager.protocol.framing import ID_AT, PAYLOAD_TYPE_AT, TYPE_AT, Framing, encode_frame
+from signal_manager.protocol.journal import MESSAGE_OVERHEAD, SERVICE_CONFIRM_WEIGHT, Budget, Journal
 from signal_manager.protocol.messages import (
     Connect,
     ErrorMessage,
@@ -45,17 +46,7 @@ from signal_manager.protocol.messages import (
     Signal,
 )
 from signal_manager.protocol.relay import RelayEnd, client_payload
-from signal_manager.protocol.resume import (
-    MESSAGE_OVERHEAD,
-    SERVICE_CONFIRM_WEIGHT,
-    SESSION_OVERHEAD,
-    Budget,
-    ClientSession,
-    Journal,
-    Outcome,
-    SessionPhase,
-    WireFormat,
-)
+from signal_manager.protocol.resume import SESSION_OVERHEAD, ClientSession, Outcome, SessionPhase, WireFormat
 from signal_manager.protocol.state_machine import ConnectionStateMachine, Received
 from signal_manager.storage.base import Storage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from signal_manager.errors import RateLimitedError, TooLargeError
 from signal_manager.model import ClientId
-from signal_manager.protocol.resume import MESSAGE_OVERHEAD, Journal
+from signal_manager.protocol.journal import MESSAGE_OVERHEAD, Journal
 
 __all__ = ["SenderShares"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Protocol
 
-from signal_manager.observe.metrics import Histogram
+from signal_manager.observe.counts import Histogram
 
 __all__ = ["WriteBatch", "WriteQueue"]
 

@@ -10,14 +10,15 @@ it. Label values come from closed sets in the code, never from a peer: every dis
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-__all__ = ["Counter", "CounterFamily", "Histogram", "HistogramFamily", "KeptElsewhere", "Metrics"]
+from signal_manager.observe.counts import Counter, Histogram
+
+__all__ = ["CounterFamily", "HistogramFamily", "KeptElsewhere", "Metrics"]
 
 # Upper bounds in seconds. An SFU call takes about 250 ms at the median and 1.1 s at p99; empty tracks wait 8 s.
 CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -30,35 +31,6 @@ LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 
 # Between nodes of one network it is about a millisecond; batches are given up after five seconds.
 BUS_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-
-
-class Counter:
-    """A number that only grows."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    def add(self, amount: int = 1) -> None:
-        """Count `amount` more events."""
-        self.value += amount
-
-
-class Histogram:
-    """Counts of values in buckets with fixed upper bounds."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)  # the last one is for values above every bound
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one `value` in the first bucket whose bound is not below it."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
 
 
 class CounterFamily:

@@ -41,7 +41,7 @@ def read(data: bytes, end: RelayEnd) -> Beat | None:
     start = end.body_start
     if len(data) < start or data[TYPE_AT] != _HEARTBEAT or data[PAYLOAD_TYPE_AT] != _JSON or data[0] != end.start_byte:
         return None
-    if end.unpack_length(data, HEAD)[0] != len(data) - start:
+    if int.from_bytes(data[HEAD:start]) != len(data) - start:
         return None
     if len(data) == start:
         return _NOTHING

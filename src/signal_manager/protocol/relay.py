@@ -1,8 +1,8 @@
 """The fast path of a signal: from the bytes of one client to the bytes for another, without message objects.
 
 This module decodes only the fields that route a signal. The body stays bytes, with the sender written before it
-(docs/protocol.md, SIGNAL_*). `read` and `write` return None if they are not certain; then the codec decodes the whole
-message and decides, on errors too.
+(docs/protocol.md, SIGNAL_*). `RelayEnd.read` and `RelayEnd.write` return None if they are not certain; then the codec
+decodes the whole message and decides, on errors too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from signal_manager.protocol.catalogue import SIGNAL_TYPES, SPECS
 from signal_manager.protocol.framing import HEAD, LENGTH_STRUCTS, PAYLOAD_TYPE_AT, START_BYTES, TYPE_AT, Framing
 from signal_manager.protocol.messages import PayloadType, Shape
 
-__all__ = ["RelayEnd", "RelayedSignal", "client_payload", "read", "sender_end", "write"]
+__all__ = ["RelayEnd", "RelayedSignal", "client_payload", "sender_end"]
 
 # Plain ints: comparing enum members would cost more than the rest of the check.
 _JSON = int(PayloadType.JSON)
@@ -70,7 +70,6 @@ class RelayEnd:
         "payload_type",
         "start",
         "start_byte",
-        "unpack_length",
     )
 
     def __init__(self, client_id: str, framing: Framing, payload_type: PayloadType, shape: Shape) -> None:
@@ -80,73 +79,79 @@ class RelayEnd:
         self.start_byte = START_BYTES[framing]
         self.start = bytes((self.start_byte,))
         length = LENGTH_STRUCTS[framing]
-        self.unpack_length, self.pack_length = length.unpack_from, length.pack
+        self.pack_length = length.pack
         self.body_start = HEAD + length.size
         self.largest = 256**length.size - 1
         # Valid names have no character that JSON escapes.
         self.json_sender = b'{"sender_client_id":"%b","target_client_id":"' % self.name
         self.json_target = b'%b","signal_data":' % self.name
 
+    def read(self, data: bytes) -> RelayedSignal | None:
+        """Return the routing fields and body of the signal in `data`, a whole frame of this client.
 
-def read(data: bytes, sender: RelayEnd) -> RelayedSignal | None:
-    """Return the routing fields and body of the signal in `data`, a whole frame; None if the codec must decode it."""
-    start = sender.body_start
-    if len(data) <= start or not _FIRST_SIGNAL <= data[TYPE_AT] <= _LAST_SIGNAL or data[0] != sender.start_byte:
-        return None
-    body = data[start:]
-    if sender.unpack_length(data, HEAD)[0] != len(body):
-        return None
-    payload_type = data[PAYLOAD_TYPE_AT]
-    if payload_type == _JSON:
-        try:
-            tagged = body.startswith(b'{"Signal')
-            signal = _TAGGED[data[TYPE_AT]][0](body).signal if tagged else _decode_plain(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+        Returns:
+            None if the codec must decode it.
+        """
+        start = self.body_start
+        if len(data) <= start or not _FIRST_SIGNAL <= data[TYPE_AT] <= _LAST_SIGNAL or data[0] != self.start_byte:
             return None
-        # msgspec does not check the strings that it skips.
-        return signal if body.isascii() or _is_utf8(body) else None
-    if payload_type == _BINARY:
-        name_end = 1 + body[0]
-        return _split(body[1:name_end], body[name_end:]) if len(body) >= name_end else None
-    if payload_type == _TEXT:
-        name, colon, rest = body.partition(b":")
-        return _split(name, rest) if colon and _is_utf8(rest) else None
-    return None
-
-
-def write(head: bytes, body: bytes | msgspec.Raw, sender: RelayEnd, receiver: RelayEnd) -> bytes | None:
-    """Return a signal's frame for `receiver`, with the sender; None if the codec must convert it.
-
-    Args:
-        head: the received frame, or its first `HEAD` bytes.
-        body: the signal's `signal_data`.
-    """
-    payload_type = head[PAYLOAD_TYPE_AT]
-    if payload_type != receiver.payload_type:
-        return None
-    if payload_type == _JSON and not receiver.is_tagged:
-        # By far the most common case. Joining all pieces at once saves a copy.
-        sending, sent_to = sender.json_sender, receiver.json_target
-        size = len(sending) + len(sent_to) + len(body) + 1
-        if size > receiver.largest:
+        length = data[HEAD] << 8 | data[HEAD + 1]
+        if start > HEAD + 2:  # four bytes, in v2
+            length = length << 16 | data[HEAD + 2] << 8 | data[HEAD + 3]
+        if length != len(data) - start:
             return None
-        return b"".join((receiver.start, head[TYPE_AT:HEAD], receiver.pack_length(size), sending, sent_to, body, b"}"))
-    if payload_type == _JSON:
-        if head[TYPE_AT] not in _TAGGED or not _is_harmless(bytes(body)):
-            return None
-        opening = _TAGGED[head[TYPE_AT]][1]
-        before, after = b"".join((opening, sender.json_sender, receiver.json_target)), b"}}"
-        if len(before) + len(body) + len(after) > receiver.largest:
-            # The original service never names the sender, so its clients miss nothing.
-            before = b"".join((opening, _ANONYMOUS, receiver.json_target))
-    elif payload_type == _BINARY:
-        before, after = bytes((len(sender.name),)) + sender.name, b""
-    else:
-        before, after = sender.name + b":", b""
-    size = len(before) + len(body) + len(after)
-    if size > receiver.largest:
+        body = data[start:]
+        payload_type = data[PAYLOAD_TYPE_AT]
+        if payload_type == _JSON:
+            try:
+                tagged = body.startswith(b'{"Signal')
+                signal = _TAGGED[data[TYPE_AT]][0](body).signal if tagged else _decode_plain(body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+                return None
+            # msgspec does not check the strings that it skips.
+            return signal if body.isascii() or _is_utf8(body) else None
+        if payload_type == _BINARY:
+            name_end = 1 + body[0]
+            return _split(body[1:name_end], body[name_end:]) if len(body) >= name_end else None
+        if payload_type == _TEXT:
+            name, colon, rest = body.partition(b":")
+            return _split(name, rest) if colon and _is_utf8(rest) else None
         return None
-    return b"".join((receiver.start, head[TYPE_AT:HEAD], receiver.pack_length(size), before, body, after))
+
+    def write(self, head: bytes, body: bytes | msgspec.Raw, sender: RelayEnd) -> bytes | None:
+        """Return a signal's frame for this client, with the sender; None if the codec must convert it.
+
+        Args:
+            head: the received frame, or its first `HEAD` bytes.
+            body: the signal's `signal_data`.
+            sender: the client that sent it.
+        """
+        payload_type = head[PAYLOAD_TYPE_AT]
+        if payload_type != self.payload_type:
+            return None
+        if payload_type == _JSON and not self.is_tagged:
+            # By far the most common case. Joining all pieces at once saves a copy.
+            sending, sent_to = sender.json_sender, self.json_target
+            size = len(sending) + len(sent_to) + len(body) + 1
+            if size > self.largest:
+                return None
+            return b"".join((self.start, head[TYPE_AT:HEAD], self.pack_length(size), sending, sent_to, body, b"}"))
+        if payload_type == _JSON:
+            if head[TYPE_AT] not in _TAGGED or not _is_harmless(bytes(body)):
+                return None
+            opening = _TAGGED[head[TYPE_AT]][1]
+            before, after = b"".join((opening, sender.json_sender, self.json_target)), b"}}"
+            if len(before) + len(body) + len(after) > self.largest:
+                # The original service never names the sender, so its clients miss nothing.
+                before = b"".join((opening, _ANONYMOUS, self.json_target))
+        elif payload_type == _BINARY:
+            before, after = bytes((len(sender.name),)) + sender.name, b""
+        else:
+            before, after = sender.name + b":", b""
+        size = len(before) + len(body) + len(after)
+        if size > self.largest:
+            return None
+        return b"".join((self.start, head[TYPE_AT:HEAD], self.pack_length(size), before, body, after))
 
 
 @lru_cache(maxsize=4096)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from signal_manager.observe.metrics import Counter, Metrics
+from signal_manager.observe.counts import Counter
+from signal_manager.observe.metrics import Metrics
 
 __all__ = ["Traffic", "traffic_of"]
 
