@@ -17,12 +17,7 @@ _WITHOUT = {
     "bus/base.py",
     "protocol/close_codes.py",
     "protocol/messages.py",
-    "sfu/connection.py",
-    "sfu/datachannels.py",
-    "sfu/routing.py",
     "sfu/sessions.py",
-    "sfu/status.py",
-    "sfu/tracks.py",
 }
 
 
