@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from signal_manager.rooms import background
+from signal_manager.rooms import persistence
 from tests.rooms.harness import RoomHarness, running
 
 
@@ -26,4 +26,4 @@ async def bare_harness() -> AsyncIterator[RoomHarness]:
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what storage refuses be tried again at once."""
-    monkeypatch.setattr(background, "_PAUSES", (0.001,))
+    monkeypatch.setattr(persistence, "_PAUSES", (0.001,))

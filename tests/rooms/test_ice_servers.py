@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
+from signal_manager.background import BackgroundTasks
 from signal_manager.media import errors as media_errors
 from signal_manager.media.base import IceServer, IceServers
 from signal_manager.model import ClientId
 from signal_manager.observe.metrics import Metrics
 from signal_manager.rooms import ice_servers
-from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.ice_servers import IceServerBook, TurnServers, rest_credential
 from tests.fakes.media import FakeSfu
 

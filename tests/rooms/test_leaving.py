@@ -17,7 +17,7 @@ from signal_manager.errors import (
 )
 from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId
 from signal_manager.protocol.messages import RoomState
-from signal_manager.rooms import background, service
+from signal_manager.rooms import persistence, service
 from tests.rooms.harness import ROOM, SOON, RoomHarness, hear, in_one_room, with_ghost
 
 
@@ -125,7 +125,7 @@ async def test_a_store_that_fails_while_somebody_leaves_is_asked_again(harness: 
 
 @pytest.mark.usefixtures("_impatient")
 async def test_leaving_does_not_wait_forever_for_a_store(harness: RoomHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "PATIENCE", 0.01)
+    monkeypatch.setattr(persistence, "PATIENCE", 0.01)
     alice, bob = await in_one_room(harness, "alice", "bob")
     harness.flaky.extend([(UnavailableError("disk"), False)] * 100_000)
 

@@ -11,7 +11,6 @@ from signal_manager.errors import NotFoundError, UnavailableError
 from signal_manager.media.base import MediaSessionId
 from signal_manager.model import ClientId, ClientRecord, Participant, Room, RoomId, SessionId
 from signal_manager.rooms import changes
-from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.local_room import LocalRoom
 from signal_manager.rooms.room_log import RoomLog
@@ -32,9 +31,7 @@ class Records:
     def __init__(self) -> None:
         self.storage = MemoryStorage()
         self.ledger = MediaLedger(self.storage, node_id=NODE, clock=lambda: NOW)
-        self.records = RoomRecords(
-            storage=self.storage, ledger=self.ledger, background=BackgroundTasks(), clock=lambda: NOW
-        )
+        self.records = RoomRecords(storage=self.storage, ledger=self.ledger, clock=lambda: NOW)
         self.local = LocalRoom()
 
     async def open(self) -> Room:

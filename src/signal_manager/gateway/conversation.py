@@ -255,7 +255,7 @@ class Conversation:
                     self.connection.hold()
                     self._registry.occupancy.introduced(self.connection)
                     sign_in = SignIn(self._registry, self, action.connect)
-                    self._registry.background.start(sign_in.run(), name="authenticate")
+                    self._registry.background.start(sign_in.run, name="authenticate")
                 case Dispatch():
                     self._dispatch(action.request)
                 case Confirm():
@@ -344,7 +344,7 @@ class Conversation:
             if self._resumable is not None:
                 self._resumable.is_busy = True
         answer = RequestAnswer(self._registry, self, request, caller, self._resumable)
-        self._registry.background.start(answer.run(), name="answer")
+        self._registry.background.start(answer.run, name="answer")
 
     def renewed(self, caller: Caller) -> TokenRenewAck:
         """Replace what the client may do by what its new token allows (`AnsweredConversation.renewed`)."""

@@ -7,9 +7,10 @@ it, and `gateway/drain.py` ends it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
+from functools import partial
 
+from signal_manager.background import BackgroundTasks
 from signal_manager.bus.base import Bus
-from signal_manager.gateway.background import BackgroundWork
 from signal_manager.gateway.counters import GatewayCounters, SentErrors
 from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.gateway.limits import Limits, Sample
@@ -60,7 +61,7 @@ class ConnectionRegistry:
         self.metrics = metrics
         self.phase = Phase.STARTING
         self.occupancy = Occupancy(limits)
-        self.background = BackgroundWork()
+        self.background = BackgroundTasks()
         self.counters = GatewayCounters(metrics)
         self.switchboard = Switchboard(bus.subscribers, bus.forwarder, self.counters)
         self.errors = SentErrors(metrics)
@@ -89,7 +90,7 @@ class ConnectionRegistry:
     def depart(self, caller: Caller, reason: str) -> None:
         """Take a session that has ended out of its room, and update its record in the background."""
         self.dispatcher.left(caller, reason)
-        self.background.start(self.dispatcher.depart(caller), name="depart")
+        self.background.start(partial(self.dispatcher.depart, caller), name="depart")
 
     def sweep(self, now: float) -> None:
         """Enforce the time limits of all connections and sessions."""

@@ -6,6 +6,7 @@ Everything that has to be awaited between CONNECT and its answer is here. It run
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -112,7 +113,7 @@ def session_to_resume(registry: ConnectionRegistry, admission: Admission) -> Res
     if former is None and handed_over is not None:
         former = registry.session_store.receive(admission.caller.identity.client_id, handed_over)
         if former is not None:
-            registry.background.start(registry.session_store.adopt(former), name="adopt")
+            registry.background.start(partial(registry.session_store.adopt, former), name="adopt")
     return former
 
 

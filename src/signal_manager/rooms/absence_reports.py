@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+from signal_manager.background import BackgroundTasks
 from signal_manager.model import NodeId, RoomId, SessionId
 from signal_manager.rooms import changes
 from signal_manager.rooms.announcements import Announcements
-from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.changes import MemberKey
 from signal_manager.rooms.local_room import LocalRoom, LocalRooms, Membership
+from signal_manager.rooms.persistence import persist
 from signal_manager.rooms.room_log import Change, Happening
 from signal_manager.rooms.room_records import RoomRecords
 
@@ -76,7 +77,7 @@ class AbsenceReports:
 
     def _report_missed(self, local: LocalRoom, room_id: RoomId, key: MemberKey) -> None:
         async def work() -> None:
-            await self._background.persist(lambda: self._write(local, room_id, key, is_away=True))
+            await persist(lambda: self._write(local, room_id, key, is_away=True))
 
         self._background.start(work, f"member of a node that is missed in {room_id}")
 
@@ -87,9 +88,7 @@ class AbsenceReports:
     async def _tell(self, member: Membership) -> None:
         is_away = member.absence.tell(asyncio.get_running_loop().time())
         try:
-            await self._background.persist(
-                lambda: self._write(member.local, member.room_id, member.key, is_away=is_away)
-            )
+            await persist(lambda: self._write(member.local, member.room_id, member.key, is_away=is_away))
         finally:
             self._report_again(member)  # it may have changed meanwhile
 

@@ -10,12 +10,13 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
+from signal_manager.background import BackgroundTasks
 from signal_manager.bus.base import Messaging
 from signal_manager.model import NodeId, Room, RoomId
 from signal_manager.rooms import changes
-from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.events import event, tell
 from signal_manager.rooms.local_room import LocalRoom, Membership
+from signal_manager.rooms.persistence import persist
 from signal_manager.rooms.room_log import Change, RoomLog, write_change
 from signal_manager.storage.base import Storage
 
@@ -101,7 +102,7 @@ class Announcements:
                 self._mind_gap(local, room_id)
 
         async def catch_up() -> None:
-            await self._background.persist(read)
+            await persist(read)
 
         self._background.start(catch_up, f"catch up with room {room_id}")
 

@@ -18,11 +18,11 @@ from signal_manager.model import Caller, NodeId, Participant, Role, Room, RoomId
 from signal_manager.rooms import changes
 from signal_manager.rooms.absence_reports import AbsenceReports
 from signal_manager.rooms.announcements import Announcements
-from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.leaving import Leaving
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.local_room import LocalRooms, Membership
 from signal_manager.rooms.member_media import MemberMedia
+from signal_manager.rooms.persistence import wait_for
 from signal_manager.rooms.probes import MediaContext
 from signal_manager.rooms.published_tracks import PublishedTracks
 from signal_manager.rooms.room_log import Change
@@ -44,7 +44,6 @@ class Joining:
         rooms: LocalRooms,
         records: RoomRecords,
         announcements: Announcements,
-        background: BackgroundTasks,
         absences: AbsenceReports,
         tracks: PublishedTracks,
         leaving: Leaving,
@@ -55,7 +54,6 @@ class Joining:
         self._rooms = rooms
         self._records = records
         self._announcements = announcements
-        self._background = background
         self._absences = absences
         self._tracks = tracks
         self._leaving = leaving
@@ -98,7 +96,7 @@ class Joining:
         if former is not None:
             if former.leaving is None:
                 raise ConflictError(f"client {member.client_id} is already in room {member.room_id}")
-            await self._background.wait_for(former.leaving)
+            await wait_for(former.leaving)
         else:
             stale = changes.find_client(room, member.client_id) if room is not None and room.is_active else None
             if stale is None:

@@ -6,14 +6,15 @@ import asyncio
 
 import structlog
 
+from signal_manager.background import BackgroundTasks
 from signal_manager.bus.base import Messaging
 from signal_manager.errors import SignalManagerError
 from signal_manager.model import Caller, ClientId, Participant, Room, RoomId
 from signal_manager.rooms import changes
 from signal_manager.rooms.announcements import REMOVED, Announcements
-from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.events import event, tell
 from signal_manager.rooms.local_room import LocalRoom, LocalRooms, Membership
+from signal_manager.rooms.persistence import persist, wait_for
 from signal_manager.rooms.room_log import Change
 from signal_manager.rooms.room_records import RoomRecords
 from signal_manager.storage.base import ClientFields
@@ -71,7 +72,7 @@ class Leaving:
         if member.leaving is None:
             await member.join_finished.wait()
         if member.leaving is not None:
-            await self._background.wait_for(member.leaving)
+            await wait_for(member.leaving)
 
     async def evict(self, room_id: RoomId, client_id: ClientId) -> None:
         """Take a client out of a room on an operator's request, and tell the client.
@@ -85,7 +86,7 @@ class Leaving:
         if member is None:  # it is on another node, or on one that has died
             await self.remove(room_id, participant, REMOVED)
         else:
-            await self._background.wait_for(self.begin(member, REMOVED))
+            await wait_for(self.begin(member, REMOVED))
 
     def begin(self, member: Membership, reason: str) -> asyncio.Task[None]:
         """End a membership, and return the task that cleans up. A second call returns the same task."""
@@ -124,7 +125,7 @@ class Leaving:
     async def _clean_up(self, member: Membership, reason: str) -> None:
         members = member.local.members
         try:
-            await self._background.persist(lambda: self.remove(member.room_id, member.participant, reason))
+            await persist(lambda: self.remove(member.room_id, member.participant, reason))
         finally:
             if members.get(member.client_id) is member:
                 del members[member.client_id]
@@ -177,7 +178,7 @@ class Leaving:
             await self.close_room(room_id, _RESTARTING)
             return
         for member in tuple(local.members.values()):
-            await self._background.wait_for(self.begin(member, _RESTARTING))
+            await wait_for(self.begin(member, _RESTARTING))
 
     def _end_room(self, local: LocalRoom, room: Room) -> None:
         """Tell members that their room is closed, and end their memberships. The caller holds the room's lock."""

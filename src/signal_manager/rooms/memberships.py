@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from signal_manager.background import BackgroundTasks
 from signal_manager.bus.base import Messaging
 from signal_manager.model import NodeId, RoomId
 from signal_manager.rooms.absence_reports import AbsenceReports
 from signal_manager.rooms.announcements import Announcements
-from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.joining import Joining
 from signal_manager.rooms.leaving import Leaving
 from signal_manager.rooms.ledger import MediaLedger
@@ -49,7 +49,7 @@ class Memberships:
     ) -> None:
         self._node_id = node_id
         self.rooms = rooms = LocalRooms()
-        records = RoomRecords(storage=storage, ledger=ledger, background=background, clock=clock)
+        records = RoomRecords(storage=storage, ledger=ledger, clock=clock)
         self._announcements = announcements = Announcements(
             storage=storage,
             bus=bus,
@@ -70,7 +70,6 @@ class Memberships:
             rooms=rooms,
             records=records,
             announcements=announcements,
-            background=background,
             absences=self.absences,
             tracks=self.tracks,
             leaving=self.leaving,

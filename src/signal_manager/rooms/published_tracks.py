@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from signal_manager.background import BackgroundTasks
 from signal_manager.media.base import RemoteTrack
 from signal_manager.model import Participant, SessionId, Track
 from signal_manager.protocol.messages import PublishedTrack
 from signal_manager.rooms import changes
 from signal_manager.rooms.announcements import Announcements
-from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.local_room import Membership
+from signal_manager.rooms.persistence import persist, wait_for
 from signal_manager.rooms.requests import Publisher
 from signal_manager.rooms.room_log import Change, Happening
 from signal_manager.rooms.room_records import RoomRecords
@@ -53,9 +54,9 @@ class PublishedTracks:
         """Tell the room that a member has closed these tracks; UnavailableError when that takes too long."""
 
         async def work() -> None:
-            await self._background.persist(lambda: self.announce_unpublished(member, reason, mids))
+            await persist(lambda: self.announce_unpublished(member, reason, mids))
 
-        await self._background.wait_for(self._background.start(work, f"unpublish in {member.room_id}"))
+        await wait_for(self._background.start(work, f"unpublish in {member.room_id}"))
 
     async def mute(self, member: Membership, mids: Collection[str]) -> None:
         """Tell the room which of these tracks are muted; a track that is announced later carries its mute state.
@@ -64,10 +65,10 @@ class PublishedTracks:
         """
 
         async def work() -> None:
-            await self._background.persist(lambda: self._announce_muted(member, "tracks_muted", mids, muted=True))
-            await self._background.persist(lambda: self._announce_muted(member, "tracks_unmuted", mids, muted=False))
+            await persist(lambda: self._announce_muted(member, "tracks_muted", mids, muted=True))
+            await persist(lambda: self._announce_muted(member, "tracks_unmuted", mids, muted=False))
 
-        await self._background.wait_for(self._background.start(work, f"mute in {member.room_id}"))
+        await wait_for(self._background.start(work, f"mute in {member.room_id}"))
 
     async def replace_media(
         self, member: Membership, former: SessionId | None, tracks: Sequence[PublishedTrack]
@@ -82,11 +83,11 @@ class PublishedTracks:
         )
 
         async def work() -> None:
-            await self._background.persist(lambda: self._announce_replaced(member, coming))
+            await persist(lambda: self._announce_replaced(member, coming))
             if former is not None:
                 await self._records.abandon_media(former)
 
-        await self._background.wait_for(self._background.start(work, f"replace media in {member.room_id}"))
+        await wait_for(self._background.start(work, f"replace media in {member.room_id}"))
 
     # -- what a media session reports ----------------------------------------------------------------------------
 
@@ -139,7 +140,7 @@ class PublishedTracks:
 
         async def clean_up() -> None:
             if member.media_session_id == session_id:  # otherwise the client has replaced the session already
-                await self._background.persist(lambda: self.announce_unpublished(member, "media session lost"))
+                await persist(lambda: self.announce_unpublished(member, "media session lost"))
             await self._records.abandon_media(session_id)
 
         self._background.start(clean_up, f"clean up media session {session_id}")

@@ -10,9 +10,9 @@ import structlog
 from signal_manager.errors import NotFoundError, SignalManagerError
 from signal_manager.model import ClientId, Participant, Room, RoomId, SessionId
 from signal_manager.rooms import changes
-from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.local_room import LocalRoom
+from signal_manager.rooms.persistence import persist
 from signal_manager.storage.base import RoomChange, Storage
 
 __all__ = ["RoomRecords"]
@@ -30,13 +30,10 @@ class RoomRecords:
         clock: returns seconds since the epoch.
     """
 
-    def __init__(
-        self, *, storage: Storage, ledger: MediaLedger, background: BackgroundTasks, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, *, storage: Storage, ledger: MediaLedger, clock: Callable[[], float]) -> None:
         self.clock = clock
         self._storage = storage
         self._ledger = ledger
-        self._background = background
 
     async def get(self, room_id: RoomId) -> Room | None:
         """Return a room's record."""
@@ -83,4 +80,4 @@ class RoomRecords:
 
     async def abandon_media(self, session_id: SessionId) -> None:
         """Let the ledger bring up what the SFU has not confirmed to be closed after `_SECOND_LOOK` seconds."""
-        await self._background.persist(lambda: self._ledger.abandon(session_id, at=self.clock() + _SECOND_LOOK))
+        await persist(lambda: self._ledger.abandon(session_id, at=self.clock() + _SECOND_LOOK))

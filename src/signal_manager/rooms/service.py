@@ -14,13 +14,13 @@ from typing import Any, Self
 
 import structlog
 
+from signal_manager.background import BackgroundTasks
 from signal_manager.bus.base import Messaging
 from signal_manager.media.base import WHOLE_SESSION, MediaBackend, MediaSessionId
 from signal_manager.media.closing import Closer, Closings
 from signal_manager.model import Caller, ClientId, NodeId, RoomId, SessionId
 from signal_manager.observe.metrics import Metrics
 from signal_manager.rooms import changes
-from signal_manager.rooms.background import BackgroundTasks
 from signal_manager.rooms.checks import check_metadata
 from signal_manager.rooms.entry_requests import EntryRequests
 from signal_manager.rooms.ice_servers import IceServerBook

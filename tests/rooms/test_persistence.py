@@ -1,4 +1,4 @@
-"""Background tasks of rooms: what must not be lost is repeated, and nothing else goes on for ever."""
+"""Changes of rooms: what must not be lost is repeated, and nothing else goes on for ever."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from signal_manager.background import BackgroundTasks
 from signal_manager.errors import NotFoundError, SignalManagerError, UnavailableError
 from signal_manager.model import NodeId
-from signal_manager.rooms import background
-from signal_manager.rooms.background import BackgroundTasks
+from signal_manager.rooms import persistence
+from signal_manager.rooms.persistence import persist, wait_for
 from tests.rooms.harness import RoomHarness, in_one_room
 
 
@@ -30,15 +31,15 @@ async def test_work_that_fails_for_good_is_given_up(harness: RoomHarness) -> Non
 async def test_a_change_that_must_not_be_lost_is_repeated_until_storage_takes_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(background, "_PAUSES", (0.0, 0.001))
-    tasks, attempts = BackgroundTasks(), []
+    monkeypatch.setattr(persistence, "_PAUSES", (0.0, 0.001))
+    attempts: list[int] = []
 
     async def change() -> None:
         attempts.append(1)
         if len(attempts) < 5:
             raise UnavailableError("the store does not answer")
 
-    await tasks.persist(change)
+    await persist(change)
 
     assert len(attempts) == 5
 
@@ -48,11 +49,11 @@ async def test_a_change_that_storage_refuses_is_not_repeated() -> None:
         raise NotFoundError("no such room")
 
     with pytest.raises(NotFoundError):
-        await BackgroundTasks().persist(change)
+        await persist(change)
 
 
 async def test_a_request_waits_so_long_and_the_task_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "PATIENCE", 0.001)
+    monkeypatch.setattr(persistence, "PATIENCE", 0.001)
     tasks, gate = BackgroundTasks(), asyncio.Event()
 
     async def work() -> None:
@@ -60,9 +61,9 @@ async def test_a_request_waits_so_long_and_the_task_goes_on(monkeypatch: pytest.
 
     task = tasks.start(work, "slow")
     with pytest.raises(UnavailableError, match="it will be when it can"):
-        await tasks.wait_for(task)
+        await wait_for(task)
     gate.set()
-    await tasks.wait_for(task)
+    await wait_for(task)
     await tasks.done()
 
     assert task.done()
@@ -80,27 +81,9 @@ async def test_a_task_that_fails_is_logged_and_a_stop_cancels_the_others() -> No
 
     with capture_logs() as logs:
         failing, waiting = tasks.start(fail, "failing"), tasks.start(wait, "waiting")
-        await tasks.wait_for(failing)
+        await wait_for(failing)
         await tasks.stop()
 
     assert [line["work"] for line in logs] == ["failing"]
     assert waiting.cancelled()
     await tasks.done()
-
-
-async def test_done_waits_for_what_tasks_start() -> None:
-    tasks, order = BackgroundTasks(), list[str]()
-
-    async def second() -> None:
-        await asyncio.sleep(0)
-        order.append("second")
-
-    async def first() -> None:
-        await asyncio.sleep(0)
-        tasks.start(second, "second")
-        order.append("first")
-
-    tasks.start(first, "first")
-    await tasks.done()
-
-    assert order == ["first", "second"]

@@ -1,22 +1,21 @@
-"""Work that the gateway does beside the event that caused it: sign-in, answers, cleaning up."""
+"""Work beside the event that caused it: answers, cleaning up, and changes that must outlive their request."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from signal_manager.errors import SignalManagerError
 
-__all__ = ["BackgroundWork"]
+__all__ = ["BackgroundTasks"]
 
 log = structlog.get_logger(__name__)
 
 
-class BackgroundWork:
-    """Run coroutines as tasks, keep the tasks' references, and log what fails.
+class BackgroundTasks:
+    """Run work as tasks, keep the references that asyncio does not keep, and log what fails.
 
     Attributes:
         tasks: the tasks that run now.
@@ -25,11 +24,17 @@ class BackgroundWork:
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
-        """Run `work` as a task."""
+    def start(self, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
+        """Run `work` once, as a task."""
         task = asyncio.get_running_loop().create_task(_logged(work, name), name=name)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def done(self) -> None:
+        """Wait until all tasks are done, also those that they start; the caller sets the time limit."""
+        while self.tasks:
+            await asyncio.wait(self.tasks)
 
     async def stop(self) -> None:
         """Cancel all tasks and wait for their end."""
@@ -38,9 +43,9 @@ class BackgroundWork:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
+async def _logged(work: Callable[[], Awaitable[None]], name: str) -> None:
     try:
-        await work
+        await work()
     except SignalManagerError as error:
         log.warning("background work failed", work=name, reason=error.message)
     except Exception:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from structlog.testing import capture_logs
 
+from signal_manager.background import BackgroundTasks
 from signal_manager.errors import UnavailableError
-from signal_manager.gateway.background import BackgroundWork
 
 
 async def fail(error: Exception) -> None:
@@ -15,12 +16,12 @@ async def fail(error: Exception) -> None:
 
 
 async def test_work_is_kept_until_it_is_done() -> None:
-    work, gate = BackgroundWork(), asyncio.Event()
+    work, gate = BackgroundTasks(), asyncio.Event()
 
     async def wait() -> None:
         await gate.wait()
 
-    work.start(wait(), name="waiting")
+    work.start(wait, name="waiting")
     await asyncio.sleep(0)
     running = {task.get_name() for task in work.tasks}
     gate.set()
@@ -31,14 +32,14 @@ async def test_work_is_kept_until_it_is_done() -> None:
 
 
 async def test_an_expected_failure_is_one_line_of_the_log_and_ends_no_other_work() -> None:
-    work, done = BackgroundWork(), asyncio.Event()
+    work, done = BackgroundTasks(), asyncio.Event()
 
     async def succeed() -> None:
         done.set()
 
     with capture_logs() as logs:
-        work.start(fail(UnavailableError("the store is away")), name="depart")
-        work.start(succeed(), name="adopt")
+        work.start(partial(fail, UnavailableError("the store is away")), name="depart")
+        work.start(succeed, name="adopt")
         await asyncio.wait(work.tasks)
 
     assert done.is_set()
@@ -48,17 +49,17 @@ async def test_an_expected_failure_is_one_line_of_the_log_and_ends_no_other_work
 
 
 async def test_a_fault_is_logged_with_its_traceback() -> None:
-    work = BackgroundWork()
+    work = BackgroundTasks()
 
     with capture_logs() as logs:
-        work.start(fail(RuntimeError("a fault")), name="answer")
+        work.start(partial(fail, RuntimeError("a fault")), name="answer")
         await asyncio.wait(work.tasks)
 
     assert [(line["log_level"], line["work"], line["exc_info"]) for line in logs] == [("error", "answer", True)]
 
 
 async def test_a_stop_cancels_what_runs_and_waits_for_its_end() -> None:
-    work, ended = BackgroundWork(), []
+    work, ended = BackgroundTasks(), []
 
     async def clean_up_at_the_end(name: str) -> None:
         try:
@@ -68,10 +69,28 @@ async def test_a_stop_cancels_what_runs_and_waits_for_its_end() -> None:
             ended.append(name)
 
     for name in ("one", "two"):
-        work.start(clean_up_at_the_end(name), name=name)
+        work.start(partial(clean_up_at_the_end, name), name=name)
     await asyncio.sleep(0)
     await work.stop()
     await work.stop()  # a second stop has nothing to do
 
     assert sorted(ended) == ["one", "two"]
     assert work.tasks == set()
+
+
+async def test_done_waits_for_what_tasks_start() -> None:
+    tasks, order = BackgroundTasks(), list[str]()
+
+    async def second() -> None:
+        await asyncio.sleep(0)
+        order.append("second")
+
+    async def first() -> None:
+        await asyncio.sleep(0)
+        tasks.start(second, "second")
+        order.append("first")
+
+    tasks.start(first, "first")
+    await tasks.done()
+
+    assert order == ["first", "second"]
