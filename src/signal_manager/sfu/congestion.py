@@ -22,26 +22,26 @@ from signal_manager.sfu.subscription import Subscription
 
 __all__ = ["Receiver"]
 
-# A share of packets lost beyond this is more than a bad radio loses (all figures smoothed over some two seconds).
+# A larger share of lost packets is more than a bad radio loses (all figures are smoothed over about two seconds).
 _HEAVY_LOSS = 0.2
-# The same while more is tried than was given before.
+# The same limit during an attempt with more bandwidth than before.
 _LOSS_OF_ATTEMPT = 0.12
-# With as much lost as this, a rising delay means a full queue.
+# With this share of lost packets, a rising delay means a full queue.
 _SOME_LOSS = 0.02
-# Evidence that it takes: two half seconds of heavy loss, or four of rising delay alone.
+# The evidence to restrict: two half seconds of heavy loss, or four of rising delay alone.
 _ENOUGH_EVIDENCE = 2.0
-# Where the client asks at once for what was lost, that is heavy loss, and what both count for.
+# Limits for a client that requests lost packets at once, and the weight of both kinds of evidence.
 _LOSS_WITHOUT_QUEUE = 0.25
 _HEAVY_WITHOUT_QUEUE, _RISING_WITHOUT_QUEUE = 0.5, 0.25
-# Where as large a share of the former loss is left although less is sent, it has nothing to do with how much is sent.
+# If this share of the former loss remains although less is sent, the loss does not depend on the bandwidth.
 _SHARE_LEFT = 0.6
-# And that much more than is usual there is heavy.
+# On such a path, loss is heavy if it exceeds the usual loss by this much.
 _BEYOND_USUAL = 0.15
-# Reports of before a change say nothing of what came after it (s).
+# Seconds after a change during which reports still describe the time before it.
 _SETTLE = 1.5
-# Too few packets to tell loss from chance.
+# Fewer packets cannot tell loss from chance.
 _FEWEST_PACKETS = 10
-# How much of what came through is used again, so that the queue on the way empties.
+# The share of the arriving bit rate that is used after a loss, so that the queue empties.
 _HEADROOM = 0.9
 _SMOOTHING = 0.4
 
@@ -55,20 +55,20 @@ class Receiver:
     """
 
     def __init__(self, settings: SfuSettings, now: float) -> None:
-        self.allowed: float | None = None  # bit/s of sound and pictures; None while nothing limits them
+        self.allowed: float | None = None  # bit/s of audio and video; None while nothing limits them
         self.resending = Allowance(rate=settings.resend_floor, burst=settings.resend_burst)
         self._settings = settings
         self._at = now
         self._sent_rate = 0.0  # bit/s, smoothed
-        self._loss: float | None = None  # share, smoothed; None before there is anything to tell it from
+        self._loss: float | None = None  # share, smoothed; None before the first report
         self._evidence = 0.0
         self._estimates = Estimates(settings.max_sections)
         self._settled_at = now
         self._attempts = Attempts(first=settings.first_attempt, last=settings.last_attempt)
         self._queue = QueueSigns()
-        self._suspected = 0.0  # loss without a queue before less was given
-        self._usual_loss = 0.0  # that is lost however little is sent
-        self._reports = 0  # on sound, since less was given
+        self._suspected = 0.0  # loss without a queue before the bandwidth was lowered
+        self._usual_loss = 0.0  # share that is lost at any bandwidth
+        self._reports = 0  # reports on audio since the bandwidth was lowered
         self._sound_loss = 0.0
 
     # -- what the client reports ---------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class Receiver:
         if now < self._settled_at:
             return
         self._weigh(now)
-        # What is an attempt ends at the first sign of trouble: meanwhile sound is lost too.
+        # An attempt ends at the first sign of trouble, because audio is lost too meanwhile.
         if self._evidence >= (1 if self._attempts.is_under_way(now) else _ENOUGH_EVIDENCE):
             self._restrict(subscriptions, now)
         elif self.allowed is not None:
@@ -152,7 +152,7 @@ class Receiver:
         if need is None:
             self.allowed = None
             return
-        self._suspected = 0.0  # what gets lost from here on tells nothing of what was lost with less
+        self._suspected = 0.0  # later losses say nothing about the loss at the lower bandwidth
         self.allowed = max(need, self.allowed or 0.0)
         self._attempts.make(now)
         self._begin_anew(now)
@@ -160,7 +160,7 @@ class Receiver:
 
     def _is_lost_anyhow(self) -> bool:
         """Tell whether the loss stayed the same although less is sent."""
-        # The first report tells of the time before, too.
+        # The first report covers the time before the change too.
         left = self._loss if self._loss is not None else self._sound_loss if self._reports > 1 else 0.0
         return self._suspected > 0 and left >= _SHARE_LEFT * self._suspected
 

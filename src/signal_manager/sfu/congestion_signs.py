@@ -7,13 +7,13 @@ from collections.abc import Collection
 
 __all__ = ["Attempts", "Estimates", "QueueSigns"]
 
-# A client that asks this much later (s) than it can has a queue before it; how soon it can is known within limits.
+# Requests that are this many seconds later than the soonest ones mean a queue; bounds for the soonest ones.
 _QUEUED, _SOONEST_AT_MOST = 0.1, 0.15
-# Over how many half seconds the soonest request counts: one packet that was lucky, or a moment of much to do.
+# The number of half seconds over which the soonest request counts, so that one lucky packet does not decide.
 _LOOKS = 3
-# How fast the soonest request ever is forgotten, since a path may grow longer: twice as long after half a minute.
+# How fast the soonest request ever is forgotten, because a path may grow longer: it doubles in half a minute.
 _FORGETTING = 1.01
-# An estimate that fell by less than this has not fallen, and one is news for this long (s).
+# A smaller fall of an estimate does not count; a fall counts for this many seconds.
 _FALLEN, _FRESH = 0.97, 1.0
 
 
@@ -47,7 +47,7 @@ class Estimates:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._last: dict[tuple[int, ...], float] = {}  # by the SSRCs it is for
-        self._fallen: tuple[float, float] | None = None  # when an estimate fell last, and to what
+        self._fallen: tuple[float, float] | None = None  # time and value of the last fall of an estimate
 
     def take(self, bitrate: float, ssrcs: Collection[int], now: float) -> None:
         """Keep an estimate."""
@@ -81,7 +81,7 @@ class Attempts:
         self._patience = first
         self._due_at = 0.0
         self._made_at = float("-inf")
-        self._has_failed = False  # what was tried last
+        self._has_failed = False  # whether the last attempt failed
 
     def is_under_way(self, now: float) -> bool:
         """Whether more was given a short while ago."""

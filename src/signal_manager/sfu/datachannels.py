@@ -1,7 +1,7 @@
 """Data channels, and messages from a publisher's channel to its subscribers'.
 
-Neighbours: `sctp` carries the channels, `sessions` says which requests may come now. All channels are negotiated
-by id over HTTP; a channel that a client opens in band is closed again, as nobody could name it.
+Neighbours: `sctp` carries the channels, `sessions` decides which requests are allowed now. All channels are negotiated
+by id over HTTP. A channel that a client opens in band is closed again, because it has no name to subscribe to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from signal_manager.sfu.wire import DataChannelObject
 __all__ = ["SERVER_EVENTS", "DataChannel", "DataChannels"]
 
 SERVER_EVENTS = "server-events"
-# Browsers open 1024 streams; id 0 is the channel that `establish` makes.
+# Browsers open 1024 streams; id 0 is the channel that `establish` opens.
 _STREAM_IDS = range(1, 1024)
 
 
@@ -36,7 +36,7 @@ class DataChannel:
         self.publisher_session = ""
         self.subscribers: list[DataChannel] = []
         self.may_reply: DataChannel | None = None  # the one subscriber whose messages reach the publisher
-        self.ack_deadline: float | None = None  # until then the gate waits for the subscriber's first message
+        self.ack_deadline: float | None = None  # the time by which the subscriber's first message must arrive
         self._counters = counters
         self._max_buffer = max_buffer
 
@@ -53,7 +53,7 @@ class DataChannel:
         return "initializing" if self.rtc.readyState == "connecting" else "inactive"
 
     def receive(self, message: str | bytes) -> None:
-        """Pass one message of this end's client on."""
+        """Pass on one message of this end's client."""
         if self.publisher is None:
             for subscriber in tuple(self.subscribers):
                 if subscriber.ack_deadline is None:
@@ -75,7 +75,7 @@ class DataChannel:
         self.rtc.send(message)
 
     def leave(self) -> None:
-        """Close this end; with a publisher's, its subscribers' end, too."""
+        """Close this end; with a publisher's end, close its subscribers' ends too."""
         if self.publisher is not None:
             if self in self.publisher.subscribers:
                 self.publisher.subscribers.remove(self)
@@ -99,7 +99,7 @@ class DataChannels:
         self._capabilities = RTCSctpCapabilities(maxMessageSize=0)
         self._port = 0
         self._start: asyncio.Task[None] | None = None
-        self._closing: dict[int, RTCDataChannel] = {}  # ids that the client has not given back yet
+        self._closing: dict[int, RTCDataChannel] = {}  # ids of channels that the client has not closed yet
 
     @property
     def is_accepted(self) -> bool:
@@ -107,13 +107,13 @@ class DataChannels:
         return self._sctp is not None
 
     def accept(self, *, port: int, max_message_size: int) -> None:
-        """Take up the client's m-section; SCTP starts as soon as DTLS is up."""
+        """Apply the client's m-section; SCTP starts as soon as DTLS is up."""
         if self._sctp is not None:
             return
         self._sctp = Sctp(self._transport, max_queued=self._settings.max_queued_datagrams)
         self._sctp.rtc.on("datachannel", lambda channel: channel.close())
         self._port = port
-        # 0 means that the peer has no bound (RFC 8841, 6); ours is what a subscriber's buffer may hold.
+        # 0 means that the peer has no bound (RFC 8841, 6); then the bound is the size of a subscriber's buffer.
         bound = self._settings.max_channel_buffer
         self._capabilities = RTCSctpCapabilities(maxMessageSize=min(max_message_size or bound, bound))
         self.begin()
@@ -124,7 +124,7 @@ class DataChannels:
             self._start = asyncio.create_task(self._sctp.start(self._capabilities, self._port), name="sfu-sctp")
 
     def named(self, name: str) -> DataChannel | None:
-        """Return the channel that this session publishes under a name."""
+        """Return the channel that this session publishes under a name, or None."""
         return next((c for c in self.channels.values() if c.publisher is None and c.name == name), None)
 
     def publish(self, item: DataChannelObject) -> DataChannelObject | ItemError:
@@ -204,7 +204,7 @@ class DataChannels:
         ]
 
     def tick(self, now: float) -> None:
-        """Close subscribers that never acknowledged, and give back ids whose streams are closed on both sides."""
+        """Close subscribers that never acknowledged, and free ids whose streams are closed on both sides."""
         for channel in list(self.channels.values()):
             if channel.ack_deadline is not None and now > channel.ack_deadline:
                 self._close(channel)
@@ -230,7 +230,9 @@ class DataChannels:
         free = (i for i in _STREAM_IDS if i not in self.channels and i not in self._closing)
         stream_id = next(free, None)
         if stream_id is None or len(self.channels) >= self._settings.max_data_channels:
-            return ItemError("invalid_params", f"the session has its {self._settings.max_data_channels} channels")
+            return ItemError(
+                "invalid_params", f"the session has {self._settings.max_data_channels} data channels, expected fewer"
+            )
         parameters = RTCDataChannelParameters(
             label=name,
             negotiated=True,

@@ -1,4 +1,4 @@
-"""How the local SFU refuses: Cloudflare's error codes, with the HTTP status each comes with.
+"""The refusals of the local SFU: Cloudflare's error codes with their HTTP statuses.
 
 Neighbours: `http` turns a `RefusedError` into a response, and `sessions` puts an `ItemError` into a track of a 200.
 """
@@ -31,29 +31,29 @@ class RefusedError(SignalManagerError):
 
 @dataclass(frozen=True, slots=True)
 class ItemError:
-    """Why one item of a request failed while the others may have succeeded."""
+    """The reason why one item of a request failed; others may have succeeded."""
 
     code: str
     description: str
 
 
 def decoding_error(description: str) -> RefusedError:
-    """Say that the body is not the JSON that was expected."""
+    """Return the refusal of a body that is not the expected JSON."""
     return RefusedError(400, "decoding_error", description)
 
 
 def invalid_params(description: str) -> RefusedError:
-    """Say that a field, a combination of fields or a limit is wrong."""
+    """Return the refusal of a wrong field or combination of fields, or of an exceeded limit."""
     return RefusedError(406, "invalid_params", description)
 
 
 def bad_description(description: str) -> RefusedError:
-    """Say that a session description cannot be read, or comes out of order."""
+    """Return the refusal of a session description that is malformed or out of order."""
     return RefusedError(406, "invalid_session_description", description)
 
 
 def not_ready() -> RefusedError:
-    """Say that the transport did not connect in time."""
+    """Return the refusal while the transport is not connected."""
     return RefusedError(
         425,
         "session_error",
@@ -62,5 +62,5 @@ def not_ready() -> RefusedError:
 
 
 def gone(description: str) -> RefusedError:
-    """Say that the session expired, was closed or never was."""
+    """Return the refusal for a session that expired, was closed or never existed."""
     return RefusedError(410, "session_error", description)

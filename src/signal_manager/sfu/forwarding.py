@@ -24,21 +24,21 @@ _SOUND = frozenset({"opus", "pcma", "pcmu"})
 
 
 class OutgoingStream:
-    """The stream that one client sees of a track, whichever layer fills it.
+    """The stream that one client receives of a track, from whichever layer is chosen.
 
     Large because every packet reads and changes these fields, and another object between them would cost every packet.
 
     Args:
-        send, send_rtcp: to the client.
-        drop_rate: the share of packets that are lost on purpose.
-        on_switch: called when another layer begins to fill the stream.
+        send, send_rtcp: functions that send to the client.
+        drop_rate: the share of packets to drop on purpose.
+        on_switch: called when the stream switches to another layer.
 
     Attributes:
-        layer: what fills it.
-        pending: what fills it from the next key frame on.
-        is_open: whether the client takes packets.
-        sequence_shift: from the publisher's numbers to the client's.
-        not_before: the publisher's numbers before it belong to a time when another layer was sent.
+        layer: the present layer.
+        pending: the layer to switch to at its next key frame.
+        is_open: whether the client accepts packets.
+        sequence_shift: the difference from the publisher's sequence numbers to the client's.
+        not_before: the publisher's first sequence number since the present layer is sent.
     """
 
     def __init__(
@@ -73,27 +73,27 @@ class OutgoingStream:
         self.sequence_shift = 0
         self._timestamp_shift = 0
         self.not_before = 0
-        self._last_sequence = -1  # as the client sees it; -1 before the first packet
+        self._last_sequence = -1  # the client's sequence number; -1 before the first packet
         self._last_timestamp = 0
         self._last_time = 0.0
         self._rtx_sequence = random.getrandbits(15)
 
     @property
     def wanted(self) -> Layer | None:
-        """What fills the stream now or soon."""
+        """The pending layer, or else the present one."""
         return self.pending or self.layer
 
     def open(self, codec: Codec, send_time_id: int | None = None) -> None:
-        """Let packets flow: the client answered.
+        """Start sending, because the client has answered.
 
         Args:
             codec: with the client's payload types.
-            send_time_id: the id of the header extension for the time of sending, where it is negotiated.
+            send_time_id: the id of the header extension for the time of sending, or None if it is not negotiated.
         """
         self.codec = codec
         self._has_send_time = send_time_id is not None and codec.name not in _SOUND
         if send_time_id is not None and self._has_send_time:
-            # One word of one-byte extensions (RFC 8285, 4.2), of which the time itself comes with each packet.
+            # One word of one-byte extensions (RFC 8285, 4.2); the time itself is added to each packet.
             extension = b"\xbe\xde\x00\x01" + bytes((send_time_id << 4 | 2,))
             self._first_byte, self._after_header = 0x90, self._ssrc + extension
         else:
@@ -101,7 +101,7 @@ class OutgoingStream:
         self.is_open = True
 
     def switch_to(self, layer: Layer) -> None:
-        """Fill the stream with this layer from its next key frame on; until then the layer before keeps flowing."""
+        """Switch to this layer at its next key frame; until then the present layer continues."""
         if self.pending is not None and self.pending is not self.layer:
             self.pending.subscribers.remove(self)
         self.pending = layer
@@ -111,26 +111,26 @@ class OutgoingStream:
             layer.subscribers.append(self)
 
     def stay(self) -> None:
-        """Wait for no other layer."""
+        """Cancel a pending switch."""
         if self.pending is not None:
             self.pending.subscribers.remove(self)
             self.pending = None
 
     def drop_layers(self) -> None:
-        """Let nothing fill the stream."""
+        """Stop receiving any layer."""
         for layer in {self.layer, self.pending}:
             if layer is not None:
                 layer.subscribers.remove(self)
         self.layer = self.pending = None
 
     def forward(self, layer: Layer, packet: bytes, body: bytes, timed: bytes, now: float) -> None:
-        """Send one packet of the primary stream on.
+        """Forward one packet of the primary stream.
 
         Args:
-            layer: where it came from.
+            layer: the layer of the packet.
             packet: the RTP packet, of which only the fixed header is used.
-            body: its payload, header extensions left out.
-            timed: the same behind the time of sending, for clients that want to know it.
+            body: its payload, without header extensions.
+            timed: the payload behind the time of sending, for clients that negotiated it.
             now: `time.monotonic()`.
         """
         if not self.is_open:
@@ -167,7 +167,7 @@ class OutgoingStream:
         self._send(header.to_bytes(8, "big") + self._after_header + (timed if self._has_send_time else body))
 
     def _switch(self, layer: Layer, sequence: int, timestamp: int, now: float) -> None:
-        """Make this packet of another layer the one that follows the last that was sent."""
+        """Shift sequence numbers and timestamps so that this packet of another layer follows the last one sent."""
         if self.layer is not None and self.layer is not layer:
             self.layer.subscribers.remove(self)
         self.layer, self.pending = layer, None
@@ -179,7 +179,7 @@ class OutgoingStream:
             self._timestamp_shift = (self._last_timestamp + elapsed - timestamp) & 0xFFFFFFFF
 
     def send_again(self, sequence: int, header: bytes, body: bytes, now: float) -> None:
-        """Send one packet of the cache (RFC 4588), as a plain one where the client did not negotiate RTX."""
+        """Retransmit one packet of the cache (RFC 4588), as a plain packet if the client did not negotiate RTX."""
         if self._drop_rate and random.random() < self._drop_rate:  # noqa: S311 -- chance, no secret
             return
         timestamp = (int.from_bytes(header[4:8], "big") + self._timestamp_shift) & 0xFFFFFFFF

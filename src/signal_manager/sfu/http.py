@@ -54,7 +54,7 @@ _log = structlog.get_logger(__name__)
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 _encode = msgspec.json.Encoder().encode
-_PARTIAL = ItemError("retryable_transient_error", "this fault was asked for")
+_PARTIAL = ItemError("retryable_transient_error", "this fault was injected on purpose")
 
 
 class ServedSfu(Protocol):
@@ -72,10 +72,10 @@ class ServedSfu(Protocol):
         """All sessions, by id."""
 
     def open_session(self, room: str = "") -> Session:
-        """Return a new session, for a room where that is known."""
+        """Return a new session, for a room if that is known."""
 
     def gauges(self) -> Gauges:
-        """Return how much there is of everything now."""
+        """Return the present numbers of sessions, tracks and channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +90,10 @@ class _Endpoint:
 
 
 class LostResponse(Response):
-    """A response that never gets through: the body it announces does not come, so the server cuts the connection."""
+    """A response that is lost: it announces a body and sends none, so the server cuts the connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Announce a byte, and send none."""
+        """Announce one byte, and send none."""
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
 
 
@@ -127,12 +127,12 @@ def _json(status: int, body: msgspec.Struct) -> Response:
 
 
 def failed(error: RefusedError) -> Response:
-    """Return a refusal as Cloudflare words it."""
+    """Return the response for a refusal, in Cloudflare's form."""
     return _json(error.status, ErrorResponse(error_code=error.error_code, error_description=error.message))
 
 
 def room_of(correlation_id: str) -> str:
-    """Return the room that a session is for: what comes before the slash in its correlationId."""
+    """Return the room of a session: the part of its correlationId before the slash."""
     return correlation_id.partition("/")[0][:256]
 
 
@@ -156,11 +156,11 @@ class _Api:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     async def ice_servers(self, request: Request) -> Response:
-        """Answer as Cloudflare's TURN service does: on one machine no server is needed."""
+        """Answer like Cloudflare's TURN service, with no server: one machine needs none."""
         return Response(b'{"iceServers":[]}', 201, {"vary": "Origin"}, "application/json")
 
     async def load(self, request: Request) -> Response:
-        """Say what this SFU carries, for the front of several workers."""
+        """Return the load of this SFU, for the process in front of several workers."""
 
         async def run(plan: Plan) -> Response:
             load = self._sfu.load
@@ -172,7 +172,7 @@ class _Api:
     # -- sessions ------------------------------------------------------------------------------------------------------
 
     async def new_session(self, request: Request) -> Response:
-        """Open a session, and answer the offer that may come with the request."""
+        """Open a session, and answer the request's offer if there is one."""
 
         async def run(plan: Plan) -> Response:
             body = await self._body(request)
@@ -246,7 +246,7 @@ class _Api:
     # -- around every request ------------------------------------------------------------------------------------------
 
     async def _respond(self, endpoint: str, request: Request, run: Callable[[Plan], Awaitable[Response]]) -> Response:
-        """Carry a request out between the faults that were asked for, and turn what fails into a response."""
+        """Carry out a request with the configured faults, and turn an exception into a response."""
         counters = self._sfu.counters
         error_code = ""
         try:
@@ -275,7 +275,7 @@ class _Api:
 
     def _authorize(self, request: Request) -> None:
         if request.path_params["app_id"] != self._sfu.app_id:
-            raise RefusedError(404, "not_found", "no app of that id")
+            raise RefusedError(404, "not_found", "there is no app with this id")
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         is_right = hmac.compare_digest(secret.strip().encode(), self._sfu.app_secret.encode())
         if scheme.lower() != "bearer" or not is_right:
@@ -287,7 +287,7 @@ class _Api:
         async for chunk in request.stream():
             size += len(chunk)
             if size > limit:
-                raise RefusedError(413, "payload_too_large", f"the body is larger than {limit} bytes")
+                raise RefusedError(413, "payload_too_large", f"expected a body of at most {limit} bytes")
             chunks.append(chunk)
         return b"".join(chunks)
 
@@ -302,7 +302,7 @@ def _decode(body: bytes, kind: type[_Body]) -> _Body:
 async def _partial(
     endpoint: _Endpoint, session: Session, body: TracksRequest | CloseRequest | UpdateRequest
 ) -> TracksResponse:
-    """Carry out all of a request but its first item, which fails."""
+    """Carry out all items of a request but the first, which fails."""
     first, *body.tracks = body.tracks or []
     failed = [first.failed(_PARTIAL)]
     if not body.tracks:

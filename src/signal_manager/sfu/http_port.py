@@ -27,7 +27,7 @@ class SfuHttp:
 
     @property
     def base_url(self) -> str:
-        """Return what a client of Cloudflare Realtime takes as base URL."""
+        """Return the base URL for a client of Cloudflare Realtime."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self.port}/v1"
 
@@ -59,13 +59,13 @@ class SfuHttp:
         await self._server.is_up.wait()
 
     async def stop(self) -> None:
-        """Close the port, and let requests end."""
+        """Close the port, and wait until requests have ended."""
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await asyncio.wait([self._serving])
             self._server = self._serving = None
 
     async def wait_closed(self) -> None:
-        """Wait until it ends by itself, which it only does when it fails."""
+        """Wait until the server ends by itself, which means that it failed."""
         if self._serving is not None:
             await self._serving

@@ -17,7 +17,7 @@ __all__ = ["Counters", "Gauges", "SfuCollector"]
 
 @dataclass(slots=True)
 class Counters:
-    """Everything that only grows.
+    """Counts that only grow.
 
     Large because it is a list: one field for each counter.
     """
@@ -37,8 +37,8 @@ class Counters:
     subscriptions_held: int = 0
     refused_for_load: int = 0
     send_failures: int = 0
-    datagrams_missed: int = 0  # the kernel had no room for them, because nobody read for too long
-    early_datagrams: int = 0  # media before the handshake has its keys
+    datagrams_missed: int = 0  # datagrams lost in the kernel, because the SFU did not read in time
+    early_datagrams: int = 0  # media that arrived before the handshake
     refused_datagrams: int = 0
     refused_stun: int = 0
     handshakes: int = 0
@@ -54,7 +54,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What is there now."""
+    """Present numbers of sessions, tracks and channels."""
 
     sessions: int
     connected_sessions: int

@@ -1,4 +1,4 @@
-"""A publisher's track: its layers, who receives them, and what arrived.
+"""A publisher's track: its layers, their receivers, and the packets that arrived.
 
 `routing.py` finds the layer of an incoming packet; `forwarding.py` sends it on. A packet that the publisher retransmits
 goes to all receivers as if it were on time, because none has it.
@@ -30,43 +30,43 @@ __all__ = ["REPORTER_SSRC", "Layer", "LayerReceiver", "Publication", "Publicatio
 
 SendPacket = Callable[[bytes], None]
 
-# The SSRC our own reports come from: nothing is ever sent under it.
+# The SSRC of the SFU's own reports; no media is sent with it.
 REPORTER_SSRC = 1
 _HALF = 0x8000
-# What a track is expected to send before it is known (packets/s).
+# Packets per second that a track is expected to send, until they are measured.
 _USUAL_PACKET_RATE = 50.0
 
 
 class LayerReceiver(Protocol):
-    """One client's stream as the layers see it that may fill it."""
+    """The part of a client's stream that layers use."""
 
     def forward(self, layer: Layer, packet: bytes, body: bytes, timed: bytes, now: float) -> None:
-        """Send one packet of the layer on."""
+        """Forward one packet of the layer."""
 
     def send_report(self, layer: Layer, info: RtcpSenderInfo) -> None:
-        """Send the publisher's clock on."""
+        """Forward the publisher's clock."""
 
 
 class PublicationSubscriber(Protocol):
-    """A subscription as its publication sees it."""
+    """The part of a subscription that its publication uses."""
 
     def tick(self, now: float) -> None:
-        """Choose again where the layer may be replaced."""
+        """Choose the layer again if the track has several."""
 
     def restarted(self, layer: Layer) -> None:
-        """Switch to this layer again if it is received: its numbers are new."""
+        """Switch to this layer again if it is received, because its sequence numbers have restarted."""
 
     def detach(self) -> None:
-        """Receive nothing more."""
+        """Stop receiving the publication."""
 
 
 class Rates:
-    """How much one layer sends.
+    """The rates of one layer.
 
     Attributes:
-        recent_bytes: between the last two ticks.
-        bits: of payload a second, smoothed.
-        packets: a second, smoothed.
+        recent_bytes: the bytes between the last two ticks.
+        bits: the bits of payload per second, smoothed.
+        packets: the packets per second, smoothed.
     """
 
     def __init__(self, now: float) -> None:
@@ -77,7 +77,7 @@ class Rates:
         self._ticked_at = now
 
     def reset(self) -> None:
-        """Count from nothing."""
+        """Start counting again."""
         self._ticked = (0, 0)
 
     def tick(self, packets: int, size: int, now: float) -> bool:
@@ -95,7 +95,7 @@ class Rates:
 
 
 class Layer:
-    """One encoding of a publication: its SSRCs, who receives it, and what arrived."""
+    """One encoding of a publication: its SSRCs, its receivers, and the packets that arrived."""
 
     def __init__(self, publication: Publication, rid: str) -> None:
         self.publication = publication
@@ -105,7 +105,7 @@ class Layer:
         self.subscribers: list[LayerReceiver] = []
         self.packets = 0
         self.bytes = 0
-        self.is_flowing = False  # packets came between the last two ticks
+        self.is_flowing = False  # whether packets arrived between the last two ticks
         self.highest = -1  # extended highest sequence number; -1 before the first packet
         self._asked_at = float("-inf")
         self._reports = StreamReports()
@@ -120,7 +120,7 @@ class Layer:
         """Count a packet or a retransmission, and return whether the packet is new.
 
         Args:
-            header: its fixed header (12 bytes), under the number that it was first sent with.
+            header: its fixed header (12 bytes), with its original sequence number.
             body: its payload.
             now: `time.monotonic()`.
         """
@@ -209,7 +209,7 @@ class Layer:
         return now - self._asked_at < interval
 
     def tick(self, now: float) -> None:
-        """Find out whether packets still come."""
+        """Update the rates, and note whether packets still arrive."""
         self.cache.expire(now)
         self.is_flowing = self.rates.tick(self.packets, self.bytes, now)
 
@@ -242,9 +242,9 @@ class Publication:
         self.subscriptions: set[PublicationSubscriber] = set()
         self.send_rtcp = send_rtcp
         self.counters = counters
-        self.last_flow = now  # when packets were last seen to come, by the clock of the ticks
+        self.last_flow = now  # when packets last arrived, by the clock of the ticks
         self.has_packets = False
-        self.first_packet = asyncio.Event()  # also set when the publication ends
+        self.first_packet = asyncio.Event()  # set by the first packet, and also when the publication ends
 
     @property
     def is_simulcast(self) -> bool:
@@ -252,18 +252,18 @@ class Publication:
         return "" not in self.layers
 
     def encoded_with(self, codec: Codec) -> None:
-        """Take over what a description says: the codec, under the publisher's payload types."""
+        """Apply a description: the codec, with the publisher's payload types."""
         self.codec = codec
-        self.resends = "nack" in codec.feedback  # the publisher sends lost packets again; so does the SFU
+        self.resends = "nack" in codec.feedback  # the publisher retransmits lost packets, so the SFU requests them
 
     @property
     def is_flowing(self) -> bool:
-        """Return whether packets of any layer came lately."""
+        """Return whether packets of any layer arrived lately."""
         return any(layer.is_flowing for layer in self.layers.values())
 
     @property
     def packet_rate(self) -> float:
-        """Return how many packets a second a subscription is likely to cost."""
+        """Return the packets per second that a subscription is likely to cost."""
         measured = max(layer.rates.packets for layer in self.layers.values())
         return measured or _USUAL_PACKET_RATE
 
@@ -273,7 +273,7 @@ class Publication:
         self.first_packet.set()
 
     def tick(self, now: float) -> None:
-        """Look at what flows, and choose again for those whose layer may be replaced."""
+        """Update the layers' rates, and let each subscription choose its layer again."""
         for layer in self.layers.values():
             layer.tick(now)
         if self.is_flowing:
@@ -289,7 +289,7 @@ class Publication:
 
 
 def _nack(ssrc: int, lost: Sequence[int]) -> bytes:
-    """Return a generic NACK (RFC 4585, 6.2.1); aiortc's own fails where the numbers wrap around."""
+    """Return a generic NACK (RFC 4585, 6.2.1); aiortc's own fails when the numbers wrap around."""
     entries: list[tuple[int, int]] = []
     for number in lost:
         if entries and 0 < (ahead := (number - entries[-1][0]) & 0xFFFF) <= 16:

@@ -1,7 +1,7 @@
 """The local SFU as a service: its sessions, its clock, and the ways to run it.
 
-Neighbours: inside another service, mount `LocalSfu.app` or give `LocalSfu` an HTTP port; `serve` runs it alone. It is
-for one machine, development and tests, and warns where it starts on more.
+Neighbours: inside another service, mount `LocalSfu.app` or give `LocalSfu` an HTTP port; `serve` runs it alone. The SFU
+is for one machine, development and tests, and logs a warning if it listens beyond this machine.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class LocalSfu:
         http_port: where to serve `app`; 0 lets the system choose, None leaves serving to the caller.
         udp_port: the media port of all sessions; 0 lets the system choose.
         public_addresses: what to offer as host candidates in place of `host`.
-        app_id: the app in every URL, 32 hex digits; made up where it is not given.
-        app_secret: the bearer token of every request; made up where it is not given.
+        app_id: the app in every URL, 32 hex digits; by default a random one.
+        app_secret: the bearer token of every request; by default a random one.
         settings: limits and time limits.
-        faults: what goes wrong on purpose.
-        http_host: the address of the HTTP port, where it is another one than `host`.
-        prefix: what the ids of sessions begin with: hex digits, of one of several workers.
+        faults: the faults to play.
+        http_host: the address of the HTTP port, if it is not `host`.
+        prefix: the hex digits at the start of all session ids, which name one of several workers.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class LocalSfu:
             await self._port.stop()
             raise
         self._clock = asyncio.create_task(self._tick(), name="sfu-clock")
-        # On loopback it is on its one machine, which is no reason to warn a newcomer.
+        # On loopback the SFU serves one machine, so no warning is needed.
         say = _log.debug if self._host.startswith(("127.", "::1", "localhost")) else _log.warning
         say(
             "the local SFU is for one machine, development and tests",
@@ -134,7 +134,7 @@ class LocalSfu:
             self._clock.cancel()
             await asyncio.wait([self._clock])
             self._clock = None
-        # First the sessions, because requests wait for their transports, and then those that were opened meanwhile.
+        # Close the sessions first, because requests wait for their transports; then those opened meanwhile.
         await self._table.close()
         if self._http is not None:
             await self._http.stop()
@@ -151,7 +151,7 @@ class LocalSfu:
         await self.stop()
 
     async def wait_closed(self) -> None:
-        """Wait until the HTTP server ends by itself, which it only does when it fails."""
+        """Wait until the HTTP server ends by itself, which means that it failed."""
         if self._http is not None:
             await self._http.wait_closed()
 
@@ -162,7 +162,7 @@ class LocalSfu:
 
     @property
     def base_url(self) -> str:
-        """Return what a client of Cloudflare Realtime takes as base URL."""
+        """Return the base URL for a client of Cloudflare Realtime."""
         return self._http.base_url if self._http is not None else ""
 
     def open_session(self, room: str = "") -> Session:
@@ -170,7 +170,7 @@ class LocalSfu:
         return self._table.open(room)
 
     def gauges(self) -> Gauges:
-        """Return how much there is of everything now."""
+        """Return the present numbers of sessions, tracks and channels."""
         return self._table.gauges()
 
     async def _tick(self) -> None:
@@ -193,7 +193,7 @@ async def serve(
     settings: SfuSettings | None = None,
     faults: Faults | None = None,
 ) -> None:
-    """Run the SFU alone until this is cancelled; arguments as for `LocalSfu`.
+    """Run the SFU alone until this is cancelled; the arguments are those of `LocalSfu`.
 
     Raises:
         ConfigurationError: an address cannot be bound.

@@ -33,7 +33,7 @@ class SessionTable:
         self._closing: set[asyncio.Task[None]] = set()
 
     def open(self, room: str = "") -> Session:
-        """Return a new session, for a room where that is known.
+        """Return a new session, for a room if that is known.
 
         Raises:
             RefusedError: the SFU has the most sessions that it may have, or no capacity is left (503).
@@ -53,7 +53,7 @@ class SessionTable:
         return session
 
     def gauges(self) -> Gauges:
-        """Return how much there is of everything now."""
+        """Return the present numbers of sessions, tracks and channels."""
         sessions = list(self.by_id.values())
         return Gauges(
             sessions=len(sessions),
@@ -85,7 +85,7 @@ class SessionTable:
             await asyncio.wait(self._closing)
 
     def retire(self, session_id: str) -> None:
-        """Take a session out, and close it beside everything else: one that fails even at that holds up nobody."""
+        """Remove a session and close it in the background, so that a failure there delays no other session."""
         session = self.by_id.pop(session_id, None)
         if session is not None:
             task = asyncio.create_task(session.close(), name="sfu-close-session")

@@ -1,6 +1,6 @@
-"""The status page: who publishes what, who pulls it, and how much flows, in one page without scripts.
+"""The status page: publications, subscriptions and their bit rates, in one page without scripts.
 
-Neighbours: `http` serves it at /, for the person in front of the machine. Names come from clients, so all are escaped.
+Neighbours: `http` serves it at /, for the machine's user. All names are escaped, because clients choose them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def render_status(gauges: Gauges, sessions: Iterable[Session], *, tick: float) -
     """Return the page as HTML.
 
     Args:
-        gauges: how much there is of everything.
-        sessions: what to list.
+        gauges: the present numbers of sessions, tracks and channels.
+        sessions: the sessions to list.
         tick: the seconds that each track's recent bytes cover.
     """
     figures = "".join(

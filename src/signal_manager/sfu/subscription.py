@@ -104,7 +104,7 @@ class Subscription:
             layer.ask_key_frame(time.monotonic())
 
     def restarted(self, layer: Layer) -> None:
-        """Switch to this layer again if it is received: its numbers are new."""
+        """Switch to this layer again if it is received, because its sequence numbers have restarted."""
         if self.stream in layer.subscribers:
             self.resume(layer)
 

@@ -1,8 +1,8 @@
 """One UDP port for all sessions: ICE-lite (RFC 8445, 2.5), and telling STUN, DTLS and SRTP apart (RFC 7983).
 
-Neighbours: `secure_transport` takes what belongs to one session from its `IceEndpoint`. A datagram finds its session by
-the ufrag of a STUN check whose integrity holds, and from then on by the address that check came from; all else is
-dropped here.
+Neighbours: `secure_transport` receives one session's datagrams from its `IceEndpoint`. The ufrag of a STUN check with
+valid integrity assigns its address to a session; later datagrams from this address belong to the session. All others
+are dropped.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ __all__ = ["Address", "IceEndpoint", "MediaPort"]
 
 Address = tuple[Any, ...]
 
-# Datagrams read in one go before other work of the loop gets its turn.
+# The most datagrams to read before the event loop does other work.
 _READ_BATCH = 64
-# SRTP is handled in buffers of 1500 bytes; no WebRTC peer sends more.
+# The size of SRTP buffers; no WebRTC peer sends larger packets.
 _MAX_DATAGRAM = 1500
-# A burst of key frames of several publishers has to fit while Python is busy elsewhere.
+# Enough for a burst of key frames of several publishers while Python does other work.
 _SOCKET_BUFFER = 4 * 1024 * 1024
-# Of Linux: a socket's memory in nine numbers of 32 bits, of which the last counts what the kernel lost.
+# Linux's SO_MEMINFO: a socket's memory in nine 32-bit numbers, of which the last counts datagrams that the kernel lost.
 _SO_MEMINFO, _MEMINFO = 55, struct.Struct("=9L")
 
 _log = structlog.get_logger(__name__)
 
 
 def _nothing(*_: object) -> None:
-    """Stand for a handler that has not been set."""
+    """Do nothing: the default handler."""
 
 
 class IceEndpoint:
@@ -49,8 +49,10 @@ class IceEndpoint:
     def __init__(self, port: MediaPort, *, max_addresses: int) -> None:
         self._port = port
         self._max_addresses = max_addresses
-        self._credentials: dict[str, str] = {}  # ufrag -> pwd; two while a restart has not been taken up
-        self._addresses: list[Address] = []  # validated, the oldest first
+        self._credentials: dict[
+            str, str
+        ] = {}  # ufrag -> pwd; two entries until a client uses the credentials of a restart
+        self._addresses: list[Address] = []  # validated addresses, the oldest first
         self._is_closed = False
         self.ufrag = ""
         self.pwd = ""
@@ -63,7 +65,7 @@ class IceEndpoint:
         self.restart()
 
     def restart(self) -> None:
-        """Make new credentials; those before keep working until the first check with the new ones."""
+        """Create new credentials; the former ones work until the first check with the new ones."""
         if self._is_closed:
             return
         for ufrag in [ufrag for ufrag in self._credentials if ufrag != self.ufrag]:
@@ -73,7 +75,7 @@ class IceEndpoint:
         self._port.by_ufrag[self.ufrag] = self
 
     def pwd_of(self, ufrag: str) -> str:
-        """Return the password that checks for this ufrag are signed with."""
+        """Return the password that signs checks for this ufrag, or None."""
         return self._credentials[ufrag]
 
     def validated(self, address: Address, *, ufrag: str, is_nominated: bool) -> None:
@@ -106,7 +108,7 @@ class IceEndpoint:
             self._port.send(data, self.address)
 
     def close(self) -> None:
-        """Give back everything this endpoint holds of the port."""
+        """Remove this endpoint and its addresses from the port."""
         self._is_closed = True
         for ufrag in list(self._credentials):
             self._forget(ufrag)
@@ -136,12 +138,14 @@ class MediaPort:
         """Bind the port and offer `public_addresses`, or else `host` itself, as host candidates.
 
         Raises:
-            ConfigurationError: the host is no address of this machine, the port is taken, or the host stands for all
-                addresses and none is given to offer.
+            ConfigurationError: the host is not an address of this machine, the port is taken, or the host means all
+                addresses and `public_addresses` is empty.
         """
         addresses = public_addresses or (host,)
         if any(address in ("", "0.0.0.0", "::") for address in addresses):  # noqa: S104 -- refused, not bound
-            raise ConfigurationError("the media port listens on all addresses: say which public addresses to offer")
+            raise ConfigurationError(
+                "the media port listens on all addresses: expected public addresses to offer to clients"
+            )
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
@@ -157,12 +161,12 @@ class MediaPort:
             raise ConfigurationError(f"cannot listen on UDP {host} port {port}: {error.strerror}") from error
         if given < _SOCKET_BUFFER:
             _log.warning(
-                "little room for media that comes in bursts",
+                "small socket buffer: bursts of media may be lost",
                 given=given,
                 wanted=_SOCKET_BUFFER,
                 set="net.core.rmem_max",
             )
-        # asyncio's own datagram transport queues without bound what the kernel does not take; this drops it.
+        # asyncio's own transport queues datagrams without bound when the kernel refuses them; this one drops them.
         loop.add_reader(self._socket, self._readable)
         bound_port = self._socket.getsockname()[1]
         self.candidates = tuple((address, bound_port) for address in addresses)
@@ -175,7 +179,7 @@ class MediaPort:
             self._socket = None
 
     def count_missed(self) -> None:
-        """Count what the kernel had no room for; only Linux tells."""
+        """Count the datagrams that the kernel had no room for; only Linux reports them."""
         if self._socket is None or sys.platform != "linux":
             return
         with suppress(OSError, struct.error):
@@ -183,7 +187,7 @@ class MediaPort:
             self._counters.datagrams_missed = _MEMINFO.unpack(memory)[-1]
 
     def send(self, data: bytes, address: Address) -> None:
-        """Send one datagram, or lose it where the kernel has no room for it."""
+        """Send one datagram; drop it if the kernel has no room for it."""
         if self._socket is None:
             return
         try:
@@ -200,7 +204,7 @@ class MediaPort:
             except BlockingIOError:
                 return
             except OSError:
-                continue  # what ICMP said of an earlier datagram of ours
+                continue  # an ICMP error about an earlier datagram
             self._receive(data, address)
 
     def _receive(self, data: bytes, address: Address) -> None:
@@ -213,7 +217,7 @@ class MediaPort:
         else:
             try:
                 endpoint.receive(data)
-            except Exception:  # the connection's edge: what one client sends ends its own session only
+            except Exception:  # the edge of a connection: a client's datagram can end only its own session
                 _log.exception("media session failed", ufrag=endpoint.ufrag)
                 endpoint.on_failure()
 

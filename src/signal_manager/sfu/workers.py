@@ -179,7 +179,7 @@ class Workers:
 
     @property
     def base_url(self) -> str:
-        """Return what a client of Cloudflare Realtime takes as base URL."""
+        """Return the base URL for a client of Cloudflare Realtime."""
         return self._http.base_url
 
     @property
