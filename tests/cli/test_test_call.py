@@ -93,7 +93,7 @@ async def test_nobody_listening_is_one_line_that_says_what_to_do(capsys: pytest.
     assert status == 1
     assert printed.out == ""
     assert printed.err == (
-        "error: connect a: cannot connect: nobody listens at that address; "
+        "error: connect a: cannot connect: no service listens at that address; "
         f"is a service running at {url}? `signal-manager serve` starts one\n"
     )
 

@@ -433,9 +433,11 @@ async def test_a_fault_of_the_client_ends_it_loudly(service: FakeService, caplog
     async with make_client(service, clock=BrokenClock()) as client:
         events: list[Any] = [event async for event in client]
 
-        assert events[1] == Disconnected(1006, "a fault of the client itself; its log has more", will_reconnect=False)
-        assert "ends by a fault of its own" in caplog.text
-        with pytest.raises(SignalManagerError, match="fault of the client"):
+        assert events[1] == Disconnected(
+            1006, "internal error of the client; its log has the details", will_reconnect=False
+        )
+        assert "ends by an internal error" in caplog.text
+        with pytest.raises(SignalManagerError, match="internal error of the client"):
             await client.heartbeat()
 
 

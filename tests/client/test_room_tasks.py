@@ -79,7 +79,7 @@ async def test_an_unexpected_error_ends_the_loop_and_is_told(scene: Scene, caplo
 
     assert [type(fault) for fault in scene.faults] == [ZeroDivisionError]
     assert "never" not in scene.said
-    assert "fault of its own" in caplog.text
+    assert "ends by an internal error" in caplog.text
 
 
 async def test_a_stopped_worker_gives_up_its_job_and_takes_no_other(scene: Scene) -> None:

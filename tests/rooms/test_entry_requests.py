@@ -213,7 +213,7 @@ async def test_a_room_has_no_more_participants_than_the_service_allows(harness: 
 async def test_a_room_that_is_there_cannot_be_created(harness: RoomHarness) -> None:
     await harness.client("alice").create()
 
-    with pytest.raises(ConflictError, match="there already"):
+    with pytest.raises(ConflictError, match="exists already"):
         await harness.client("bob").create()
 
 

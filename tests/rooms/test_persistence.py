@@ -60,7 +60,7 @@ async def test_a_request_waits_so_long_and_the_task_goes_on(monkeypatch: pytest.
         await gate.wait()
 
     task = tasks.start(work, "slow")
-    with pytest.raises(UnavailableError, match="it will be when it can"):
+    with pytest.raises(UnavailableError, match="retried until it can"):
         await wait_for(task)
     gate.set()
     await wait_for(task)

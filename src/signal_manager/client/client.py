@@ -534,7 +534,7 @@ class SignalClient:
         return self._request_timeout if timeout is None else a_time_limit(timeout, "timeout")
 
     def _unavailable(self, limit: float) -> UnavailableError:
-        return UnavailableError(f"no connection that takes a message within {limit} s; nothing was sent")
+        return UnavailableError(f"no usable connection within {limit} s; nothing was sent")
 
     # Receiving: called by the link from inside the socket's callback
 

@@ -184,7 +184,7 @@ class Connection(WSListener):
         except WSError as error:
             raise UnavailableError(f"expected a WebSocket service: {error}") from error
         except ConnectionRefusedError as error:
-            raise UnavailableError("cannot connect: nobody listens at that address") from error
+            raise UnavailableError("cannot connect: no service listens at that address") from error
         except (OSError, UnicodeError) as error:
             raise UnavailableError(f"cannot connect: {error}") from error
         if self._transport is None:
@@ -207,7 +207,7 @@ class Connection(WSListener):
         try:
             payload_type, payload = encode_payload(message, self._payload_type, Shape.PLAIN, sent_by=Peer.CLIENT)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise InvalidRequestError(f"this cannot be written as {self._payload_type.name}: {error}") from error
+            raise InvalidRequestError(f"the message cannot be written as {self._payload_type.name}: {error}") from error
         message_type = spec_of(message).message_type
         frame = encode_frame(self._framing, message_type, message_id, payload_type, payload)
         if message_type not in UNCOUNTED and self._exchange.journal is not None:
@@ -394,7 +394,7 @@ class Connection(WSListener):
                 receive(self, message_id, message)
                 self._resolve(message_id, message)
             case ConnectAck():
-                logger.warning("dropped a CONNECT_ACK that answers nothing")
+                logger.warning("dropped an unexpected CONNECT_ACK")
             case ErrorMessage():
                 error = error_from_wire(
                     message.error_code, message.error_message, message.details, may_retry=message.retryable
@@ -412,7 +412,7 @@ class Connection(WSListener):
         try:
             self._exchange.confirm(received)
         except InvalidRequestError as error:
-            logger.warning("the service confirms what it cannot have: %s", error.message)
+            logger.warning("the service confirms messages that were never sent: %s", error.message)
 
     def _resolve(self, message_id: bytes, reply: Message | SignalManagerError) -> bool:
         """Give CONNECT or a request its reply; return whether one waited for it."""

@@ -249,8 +249,8 @@ class Link:
         except SignalManagerError as error:
             self._give_up(self._dialer.closed.code, error)
         except Exception:  # the background task's edge
-            logger.exception("the client ends by a fault of its own")
-            self._give_up(ABNORMAL, SignalManagerError("a fault of the client itself; its log has more"))
+            logger.exception("the client ends by an internal error")
+            self._give_up(ABNORMAL, SignalManagerError("internal error of the client; its log has the details"))
 
     async def _attend(self, connection: Connection) -> Closed:
         """Watch a connection until it ends or another replaces it; return how it ended."""
@@ -304,7 +304,7 @@ class Link:
             while not dial.done():
                 await asyncio.wait({dial}, timeout=_LOOK)
                 if connection.frames_received != before and not is_asked_for:
-                    logger.info("the connection was silent for %.1f s and is not any more", silence)
+                    logger.info("the connection was silent for %.1f s and works again", silence)
                     return False
             if dial.exception() is None:
                 self._dialer.spare = dial.result()

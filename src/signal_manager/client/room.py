@@ -368,7 +368,7 @@ class Room:
     async def enter(self, tracks: Sequence[MediaStreamTrack], *, create: bool) -> None:
         """Join for the first time; applications call `SignalClient.join`."""
         if self._role == "sender" and not tracks:
-            raise InvalidRequestError("a sender joins with what it sends, expected tracks")
+            raise InvalidRequestError("expected tracks with the role sender, got none")
         if tracks:
             self._publications.add(tracks)
         try:

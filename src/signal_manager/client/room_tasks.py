@@ -83,7 +83,7 @@ class Worker:
             while (job := self._next_job()) is not None:
                 await job()
         except Exception as error:  # the background task's edge
-            logger.exception("the room ends by a fault of its own")
+            logger.exception("the room ends by an internal error")
             self._on_fault(error)
         self._task = None
         self._on_idle()

@@ -83,7 +83,7 @@ class EntryRequests:
         ):
             room = await self._storage.get_room(room_id)
             if room is not None and room.is_active:
-                raise ConflictError(f"room {room_id} is there already")
+                raise ConflictError(f"room {room_id} exists already")
             negotiated = await self._negotiate(member, request, ())
             room = await self._joining.add(member, open_room)
             return self._ack(RoomCreateAck, member, room, negotiated, _CREATED)

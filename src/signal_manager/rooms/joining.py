@@ -116,7 +116,7 @@ class Joining:
         await self._records.note_client(member.client_id, room_id=member.room_id, role=participant.role, tracks=())
         async with member.local.lock:
             if member.end_reason is not None:
-                raise NotFoundError(f"not let into room {member.room_id}: {member.end_reason}")
+                raise NotFoundError(f"joining room {member.room_id} was ended: {member.end_reason}")
             if not member.local.members:  # earlier knowledge of the room is out of date
                 member.local.room_log, member.local.early = None, []
             room = await enter(participant)

@@ -40,4 +40,4 @@ async def wait_for(task: asyncio.Task[None]) -> None:
     """
     done, _ = await asyncio.wait({task}, timeout=PATIENCE)
     if not done:
-        raise UnavailableError("the room's record cannot be changed at present; it will be when it can")
+        raise UnavailableError("storage cannot change the room's record now; the change is retried until it can")

@@ -241,7 +241,7 @@ def to_pull(tracks: Sequence[TrackRequest], publishers: Sequence[Publisher]) -> 
             sources.add_missing(request)
             continue
         if (publisher.session_id, track.track_name) in seen:
-            raise InvalidRequestError(f"track {track.track_name} is asked for twice, expected it once")
+            raise InvalidRequestError(f"track {track.track_name} is requested twice, expected once")
         seen.add((publisher.session_id, track.track_name))
         sources.add(publisher, track, request)
     return sources
