@@ -17,7 +17,6 @@ _WITHOUT = {
     "bus/base.py",
     "protocol/close_codes.py",
     "protocol/messages.py",
-    "sfu/sessions.py",
 }
 
 

@@ -23,11 +23,10 @@ SETTINGS = SfuSettings(connect_wait=0.01, max_sdp=20_000)
 NOBODY: Any = None
 
 
-def connection_of(settings: SfuSettings = SETTINGS) -> tuple[Connection, list[str]]:
-    """Return a connection, and what it tells its session."""
-    told: list[str] = []
+def resources_of(settings: SfuSettings = SETTINGS) -> Resources:
+    """Return what connections have in common, with a media port that is not open."""
     counters = Counters()
-    resources = Resources(
+    return Resources(
         settings=settings,
         counters=counters,
         port=MediaPort(counters),
@@ -35,7 +34,12 @@ def connection_of(settings: SfuSettings = SETTINGS) -> tuple[Connection, list[st
         handshakes=Handshakes(8, time_limit=30.0),
         load=NOBODY,
     )
-    return Connection(resources, on_connected=lambda: told.append("connected")), told
+
+
+def connection_of(settings: SfuSettings = SETTINGS) -> tuple[Connection, list[str]]:
+    """Return a connection, and what it tells its session."""
+    told: list[str] = []
+    return Connection(resources_of(settings), on_connected=lambda: told.append("connected")), told
 
 
 @pytest.fixture
