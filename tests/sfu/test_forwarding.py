@@ -64,10 +64,24 @@ class Stage:
         self.to_subscriber: list[bytes] = []
         self.settings = SfuSettings(max_ssrcs=limit)
         self.router = MediaRouter(send_rtcp=self.to_publisher.append, settings=self.settings, counters=self.counters)
-        self.publication = Publication(
+        self.publication = self._publication("0", kind, codec, rids)
+        self.router.publish(
+            self.publication,
+            ssrc=None if rids else 11,
+            rtx_ssrc=None if rids else 12,
+            extensions={1: "mid", 2: "rid", 3: "rrid"},
+        )
+
+    def publish_another(self, mid: str, *, ssrc: int) -> Publication:
+        publication = self._publication(mid, "video", VP8, ())
+        self.router.publish(publication, ssrc=ssrc, rtx_ssrc=None, extensions={})
+        return publication
+
+    def _publication(self, mid: str, kind: str, codec: Codec, rids: tuple[str, ...]) -> Publication:
+        return Publication(
             session_id="s",
             track_name="camera",
-            mid="0",
+            mid=mid,
             kind=kind,
             codec=codec,
             rids=rids,
@@ -75,12 +89,6 @@ class Stage:
             settings=self.settings,
             counters=self.counters,
             now=time.monotonic(),
-        )
-        self.router.publish(
-            self.publication,
-            ssrc=None if rids else 11,
-            rtx_ssrc=None if rids else 12,
-            extensions={1: "mid", 2: "rid", 3: "rrid"},
         )
 
     def subscribe(

@@ -128,6 +128,21 @@ def test_the_publisher_is_told_what_was_lost_and_what_it_may_send() -> None:
     assert estimate.fci.startswith(b"REMB")
 
 
+def test_a_publisher_of_many_tracks_is_told_about_each() -> None:
+    stage = Stage()
+    for number in range(40):
+        publication = stage.publish_another(str(number + 1), ssrc=1000 + number)
+        stage.router.receive_rtp(rtp(1, ssrc=1000 + number))
+        assert publication.has_packets
+    stage.rtcp()
+
+    stage.router.tick(1.0)
+    reports = [each for each in stage.rtcp() if isinstance(each, RtcpRrPacket)]
+
+    assert [len(each.reports) for each in reports] == [31, 9]
+    assert {report.ssrc for each in reports for report in each.reports} == set(range(1000, 1040))
+
+
 def test_a_publisher_that_sent_nothing_gets_no_report() -> None:
     stage = Stage()
     stage.router.tick(1.0)

@@ -265,11 +265,12 @@ class MediaRouter:
         for publication in self.publications.values():
             publication.tick(now)
             layers += [layer for layer in publication.layers.values() if layer.ssrc is not None and layer.highest >= 0]
-        if not layers:
-            return
-        reports = [self._report(layer, now) for layer in layers[:_MAX_REPORTS]]
-        ssrcs = [report.ssrc for report in reports]
-        estimate = pack_remb_fci(self._settings.max_bitrate, ssrcs)
+        for begin in range(0, len(layers), _MAX_REPORTS):
+            self._send_reports(layers[begin : begin + _MAX_REPORTS], now)
+
+    def _send_reports(self, layers: list[Layer], now: float) -> None:
+        reports = [self._report(layer, now) for layer in layers]
+        estimate = pack_remb_fci(self._settings.max_bitrate, [report.ssrc for report in reports])
         self._send_rtcp(
             bytes(RtcpRrPacket(ssrc=REPORTER_SSRC, reports=reports))
             + bytes(RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=REPORTER_SSRC, media_ssrc=0, fci=estimate))
