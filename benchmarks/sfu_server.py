@@ -5,6 +5,7 @@ Neighbour: `sfu.py` starts it and reads its CPU and memory. Limits that would en
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ async def main(port: int, udp_port: int = 0) -> None:
     sfu = LocalSfu(http_port=port, udp_port=udp_port, app_id=APP_ID, app_secret=APP_SECRET, settings=settings)
     sfu.app.router.routes.append(Mount("/pages", StaticFiles(directory=PAGES)))
     async with sfu:
-        await sfu.wait_closed()
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

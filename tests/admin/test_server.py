@@ -154,7 +154,10 @@ async def test_it_listens_at_once_and_requests_wait_for_what_answers_them() -> N
             answer = await early
 
     assert answer.status_code == 500
-    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["the second port cannot answer"]
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == [
+        "the second port cannot answer",
+        "the application failed",
+    ]
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ HEAVY = {
     "cryptography",
     "fastapi",
     "google.protobuf",
+    "httptools",
     "httpx",
     "jwt",
     "markdown_it",
@@ -26,7 +27,6 @@ HEAVY = {
     "pygments",
     "rich",
     "structlog",
-    "uvicorn",
     "uvloop",
 }
 SAY_WHAT_WAS_IMPORTED = """

@@ -40,7 +40,7 @@ async def main():
                 if isinstance(event, SignalReceived):
                     print(kind.name, event.sender, event.data["sdp"])
                     break
-    print(*{"aiortc", "av", "pydantic", "fastapi", "uvicorn", "httpx"} & set(sys.modules))
+    print(*{"aiortc", "av", "pydantic", "fastapi", "httptools", "httpx"} & set(sys.modules))
 
 asyncio.run(main())
 """

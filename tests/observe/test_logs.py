@@ -88,10 +88,10 @@ def test_a_line_is_a_json_object_with_its_origin(stderr: io.StringIO, start: Sta
     }
 
 
-@pytest.mark.parametrize("name", ["asyncio", "httpx", "picows", "uvicorn.access", "anything.else"])
+@pytest.mark.parametrize("name", ["asyncio", "httpx", "picows", "anything.else"])
 def test_the_standard_library_s_loggers_come_the_same_way(stderr: io.StringIO, start: Start, name: str) -> None:
     logging.getLogger(name).addHandler(logging.StreamHandler(stderr))
-    logging.getLogger(name).propagate = name != "uvicorn.access"
+    logging.getLogger(name).propagate = name != "picows"
     if name == "anything.else":
         logging.getLogger(name).handlers.clear()
     start()

@@ -11,11 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import fastapi_offline
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Mount
 
 from signal_manager.admin.tokens import TokenIssuer, require_issuer
 from signal_manager.model import ClientId
@@ -24,8 +26,6 @@ __all__ = ["DEMO_FOLDER", "STATIC_FOLDER", "Folder", "demo_pages", "pages"]
 
 STATIC_FOLDER = Path(__file__).with_name("static")
 DEMO_FOLDER = Path(__file__).with_name("demo")
-# This package contains Swagger UI, so the page loads nothing from other hosts.
-_SWAGGER_FOLDER = Path(fastapi_offline.__file__).with_name("static")
 # Swagger UI writes styles into the page.
 _SWAGGER_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -95,7 +95,7 @@ def pages() -> APIRouter:
     """Return the routes of the dashboard and of the files that it loads."""
     router = APIRouter(include_in_schema=False)
     folder = Folder(STATIC_FOLDER)
-    swagger = Folder(_SWAGGER_FOLDER)
+    swagger = Folder(_swagger_folder())
 
     @router.get("/")
     async def dashboard(request: Request) -> Response:
@@ -160,6 +160,17 @@ def demo_pages(*, websocket_url: str, tokens: TokenIssuer | None, folder: Path =
         return files.answer(name or "index.html", request)
 
     return router
+
+
+def _swagger_folder() -> Path:
+    """Return the folder of Swagger UI in fastapi-offline, so that the page loads nothing from other hosts.
+
+    Where its files are is its own affair, so this looks at what it serves.
+    """
+    routes = FastAPIOffline(docs_url=None, redoc_url=None).routes
+    mounts = [route.app for route in routes if isinstance(route, Mount)]
+    (folder,) = [app.directory for app in mounts if isinstance(app, StaticFiles) and app.directory is not None]
+    return Path(folder)
 
 
 def _read(file: Path) -> _File:

@@ -34,10 +34,10 @@ _SECRET_NAME = re.compile(
 )
 
 # Libraries with handlers of their own, or without propagation to the root logger.
-_FOREIGN_LOGGERS = ("asyncio", "httpx", "picows", "uvicorn", "uvicorn.access", "uvicorn.error")
+_FOREIGN_LOGGERS = ("asyncio", "httpx", "picows")
 
 # These log a line per request or connection at info level; the service has lines of its own.
-_CHATTY_LOGGERS = ("httpx", "picows", "uvicorn")
+_CHATTY_LOGGERS = ("httpx", "picows")
 
 # These write request headers, bearer tokens among them, at debug level.
 _TALKATIVE_LOGGERS = ("hpack", "httpcore")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
+import os
 
-import uvicorn
 from starlette.applications import Starlette
 
-from signal_manager.asgi import Guest
+from signal_manager.asgi import HttpServer
 from signal_manager.errors import ConfigurationError
 
 __all__ = ["SfuHttp"]
@@ -18,12 +16,13 @@ class SfuHttp:
     """An application behind an HTTP port."""
 
     def __init__(self, app: Starlette, *, host: str, port: int, max_connections: int) -> None:
-        self.port = port
-        self._app = app
         self._host = host
-        self._max_connections = max_connections
-        self._server: Guest | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._server = HttpServer(app, host=host, port=port, max_connections=max_connections)
+
+    @property
+    def port(self) -> int:
+        """Return the port that it listens on."""
+        return self._server.port
 
     @property
     def base_url(self) -> str:
@@ -37,35 +36,12 @@ class SfuHttp:
         Raises:
             ConfigurationError: the address cannot be bound.
         """
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((self._host, self.port))
+            await self._server.start()
         except OSError as error:
-            listener.close()
-            raise ConfigurationError(f"cannot listen on {self._host} port {self.port}: {error.strerror}") from error
-        self.port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            self._app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            limit_concurrency=self._max_connections,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = Guest(config)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="sfu-http")
-        await self._server.is_up.wait()
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise ConfigurationError(f"cannot listen on {self._host} port {self.port}: {reason}") from error
 
     async def stop(self) -> None:
         """Close the port, and wait until requests have ended."""
-        if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
-            await asyncio.wait([self._serving])
-            self._server = self._serving = None
-
-    async def wait_closed(self) -> None:
-        """Wait until the server ends by itself, which means that it failed."""
-        if self._serving is not None:
-            await self._serving
+        await self._server.stop()

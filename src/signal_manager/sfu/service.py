@@ -150,11 +150,6 @@ class LocalSfu:
     ) -> None:
         await self.stop()
 
-    async def wait_closed(self) -> None:
-        """Wait until the HTTP server ends by itself, which means that it failed."""
-        if self._http is not None:
-            await self._http.wait_closed()
-
     @property
     def media_port(self) -> int:
         """Return the UDP port that all media goes through."""
@@ -210,4 +205,4 @@ async def serve(
     )
     async with sfu:
         _log.info("serving", base_url=sfu.base_url, app_id=sfu.app_id)
-        await sfu.wait_closed()
+        await asyncio.Event().wait()  # until this is cancelled

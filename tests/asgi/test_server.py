@@ -1,4 +1,4 @@
-"""uvicorn as a guest: it takes nothing that belongs to the process."""
+"""The server as a guest in a process, and clients that take what belongs to others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ APP = Starlette(routes=[Route("/", hello)])
 
 async def test_it_leaves_signals_and_logging_alone() -> None:
     handlers = [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
-    loggers = [(name, logging.getLogger(name).handlers[:]) for name in ("", "uvicorn", "uvicorn.error")]
+    loggers = [(name, logging.getLogger(name).handlers[:]) for name in ("", "asyncio")]
     server = HttpServer(APP, host="127.0.0.1", port=0, max_connections=10)
 
     await server.start()
@@ -194,8 +194,8 @@ async def test_those_who_do_not_read_what_they_asked_for_give_way_to_others() ->
 
 async def test_an_answer_that_is_not_read_is_not_waited_for() -> None:
     async with serving_files(max_connections=8, write_timeout=0.1) as server, unread(server, 4):
-        await until(lambda: len(server._open) == 4)
-        await until(lambda: not server._open)
+        await until(lambda: len(server._connections) == 4)
+        await until(lambda: not server._connections)
 
 
 async def test_those_whose_requests_are_in_progress_give_way_too() -> None:
@@ -272,7 +272,7 @@ async def test_what_comes_while_a_request_is_in_progress_waits_in_the_socket() -
         await has_come.wait()
         writer.write(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5_000_000)  # more than a socket's buffers take
 
-        (connection,) = server._open
+        (connection,) = server._connections
         await until(lambda: not connection.transport.is_reading())
         assert len(connection._early) <= 1 << 20
         may_go.set()
@@ -289,3 +289,54 @@ async def test_more_headers_than_anybody_sends_are_refused() -> None:
     for sent, status in ((few, b"200"), (many, b"400")):
         async with serving() as server, opened(server, sent) as reader, asyncio.timeout(20):
             assert (await reader.read()).startswith(b"HTTP/1.1 " + status)
+
+
+async def test_a_stopping_server_finishes_what_it_answers_and_closes_the_rest() -> None:
+    has_come, may_go = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: Request) -> PlainTextResponse:
+        has_come.set()
+        await may_go.wait()
+        return PlainTextResponse("slow")
+
+    server = HttpServer(Starlette(routes=[Route("/", slow)]), host="127.0.0.1", port=0, max_connections=3)
+    await server.start()
+    async with opened(server, REQUEST) as busy, opened(server) as silent, asyncio.timeout(30):
+        await has_come.wait()
+        stopping = asyncio.create_task(server.stop())
+        assert await silent.read() == b""
+        may_go.set()
+        answer = await busy.read()
+        await stopping
+
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"slow")
+
+
+async def test_a_stopping_server_does_not_wait_for_ever() -> None:
+    has_come, was_cancelled = asyncio.Event(), asyncio.Event()
+
+    async def hang(_request: Request) -> PlainTextResponse:
+        has_come.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            was_cancelled.set()
+        raise AssertionError
+
+    server = HttpServer(Starlette(routes=[Route("/", hang)]), host="127.0.0.1", port=0, max_connections=3)
+    await server.start()
+    async with opened(server, REQUEST) as reader, asyncio.timeout(30):
+        await has_come.wait()
+        await server.stop()
+
+        assert was_cancelled.is_set()
+        assert await is_cut(reader)
+
+
+async def test_nothing_looks_at_connections_while_there_are_none() -> None:
+    async with serving(request_timeout=0.05) as server:
+        assert server._watch is None
+        async with opened(server) as reader:
+            await is_cut(reader)
+        await until(lambda: server._watch is None)
