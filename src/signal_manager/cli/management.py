@@ -49,6 +49,7 @@ LimitOption = Annotated[int, typer.Option(min=1, help="List at most this many.")
 AfterOption = Annotated[
     str | None, typer.Option(metavar="PLACE", help="Continue an earlier list at the place that it printed last.")
 ]
+RoomArgument = Annotated[str, typer.Argument(metavar="ROOM", help="Room that is changed.")]
 AllOption = Annotated[bool, typer.Option("--all", help="List all, without --limit.")]
 
 # Heading → the field of its column.
@@ -92,10 +93,9 @@ def rooms(
         if room is not None:
             shown = service.get(f"/rooms/{_name('ROOM', room)}")
             _show(shown, _ROOM, {"members": _MEMBERS}, as_json_text=as_json_text)
-            return
-        query = {"is_active": active, "contains": contains, "after": after}
-        found = service.list("/rooms", query, limit=None if everything else limit)
-    _print_list(found, _ROOMS, "rooms", as_json_text=as_json_text)
+        else:
+            query = {"is_active": active, "contains": contains, "after": after}
+            _list(service, "rooms", query, _ROOMS, None if everything else limit, as_json_text=as_json_text)
 
 
 def clients(
@@ -127,10 +127,9 @@ def clients(
         if client is not None:
             shown = service.get(f"/clients/{_name('CLIENT', client)}")
             _show(shown, _CLIENT, {"sessions": _SESSIONS, "tracks": _TRACKS}, as_json_text=as_json_text)
-            return
-        query = {"is_connected": connected, "contains": contains, "after": after}
-        found = service.list("/clients", query, limit=None if everything else limit)
-    _print_list(found, _CLIENTS, "clients", as_json_text=as_json_text)
+        else:
+            query = {"is_connected": connected, "contains": contains, "after": after}
+            _list(service, "clients", query, _CLIENTS, None if everything else limit, as_json_text=as_json_text)
 
 
 def sessions(
@@ -158,10 +157,9 @@ def sessions(
     with _service(config, url, token) as service:
         if session is not None:
             _show(service.get(f"/sessions/{_name('SESSION', session)}"), _SESSIONS, {}, as_json_text=as_json_text)
-            return
-        query = {"client_id": client, "contains": contains, "after": after}
-        found = service.list("/sessions", query, limit=None if everything else limit)
-    _print_list(found, _SESSIONS, "sessions", as_json_text=as_json_text)
+        else:
+            query = {"client_id": client, "contains": contains, "after": after}
+            _list(service, "sessions", query, _SESSIONS, None if everything else limit, as_json_text=as_json_text)
 
 
 def kick(
@@ -192,14 +190,11 @@ def kick(
         else:
             done = service.post(f"/rooms/{_name('ROOM', room)}/participants/{name}/remove")
             said = f"{name} removed from room {room}"
-    if as_json_text:
-        print_json(done)
-    else:
-        print(said)
+    _print_done(done, said, as_json_text=as_json_text)
 
 
 def close_room(
-    room: Annotated[str, typer.Argument(metavar="ROOM", help="Room to close.")],
+    room: RoomArgument,
     *,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Reason that the members are told.")] = None,
     url: UrlOption = None,
@@ -217,14 +212,11 @@ def close_room(
     name = _name("ROOM", room)
     with _service(config, url, token) as service:
         done = service.post(f"/rooms/{name}/close", {} if reason is None else {"reason": reason})
-    if as_json_text:
-        print_json(done)
-    else:
-        print(f"room {name} closed")
+    _print_done(done, f"room {name} closed", as_json_text=as_json_text)
 
 
 def set_metadata(
-    room: Annotated[str, typer.Argument(metavar="ROOM", help="Room whose metadata is replaced.")],
+    room: RoomArgument,
     metadata: Annotated[str, typer.Argument(metavar="JSON", help="JSON object that replaces the present metadata.")],
     *,
     member: Annotated[
@@ -254,10 +246,9 @@ def set_metadata(
         raise ConfigurationError(f"expected a JSON object as metadata, got {metadata[:40]}")
     with _service(config, url, token) as service:
         done = service.patch(path, {"metadata": wanted})
-    if as_json_text:
-        print_json(done)
-    else:
-        print(f"metadata of {name if member is None else f'{member} in {name}'} replaced")
+    _print_done(
+        done, f"metadata of {name if member is None else f'{member} in {name}'} replaced", as_json_text=as_json_text
+    )
 
 
 def _name(what: str, name: str) -> str:
@@ -441,7 +432,18 @@ _MEMBERS: Columns = {
 }
 
 
-def _print_list(found: _Found, columns: Columns, what: str, *, as_json_text: bool) -> None:
+def _print_done(done: dict[str, Any], said: str, *, as_json_text: bool) -> None:
+    if as_json_text:
+        print_json(done)
+    else:
+        print(said)
+
+
+def _list(
+    service: _Service, what: str, query: Mapping[str, Any], columns: Columns, limit: int | None, *, as_json_text: bool
+) -> None:
+    """Read the list of this name and print it."""
+    found = service.list(f"/{what}", query, limit=limit)
     if as_json_text:
         print_json(found._asdict())
         return
