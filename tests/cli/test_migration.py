@@ -99,6 +99,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_is(
     result = run("migrate-config", str(file), "--write")
 
     assert result.status == 2
-    assert result.err.endswith(f"{file}.orig: cannot write it: Operation not permitted\n")
+    assert f"{file}.orig" in result.err
+    assert result.err.endswith(": Operation not permitted\n")
     assert file.read_text() == PROTOCOL_PAGE
     assert os.listdir(tmp_path) == ["config.toml"]
