@@ -22,7 +22,7 @@ TOKEN = "token-of-the-connections-benchmark"
 
 # Handshakes under way at a time: enough to keep the service busy, too few to overflow its backlog.
 AT_A_TIME = 50
-ACCEPT_LIMIT = 30.0
+ACCEPT_LIMIT = 60.0
 
 # A client that hears next to nothing needs no larger one.
 READ_BUFFER_BYTES = 256

@@ -31,7 +31,7 @@ TALKER = "talker"
 # Offers that are sent to one client before the service is asked how far it is, each of an SDP with many tracks (bytes).
 BATCH = 10
 SDP_BYTES = 30_000
-ANSWER_LIMIT = 10.0
+ANSWER_LIMIT = 60.0
 # Memory is read when the last closed sockets are gone: the service gives them two seconds.
 SETTLE_SECONDS = 3.0
 

@@ -68,7 +68,7 @@ def test_each_bar_is_judged_in_its_own_direction() -> None:
 def test_a_short_run_loads_every_arrangement(monkeypatch: pytest.MonkeyPatch) -> None:
     NatsServer()  # skips where there is none
     monkeypatch.setattr(bus, "_SUBJECTS", 100)
-    tiny = ["--pairs", "4", "--in-flight", "2", "--seconds", "0.1", "--turns", "2"]
+    tiny = ["--pairs", "4", "--in-flight", "2", "--seconds", "0.3", "--turns", "2"]
 
     outcome = CliRunner().invoke(app, ["run", *tiny, "--json", "-"])
 

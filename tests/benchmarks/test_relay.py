@@ -42,7 +42,7 @@ def measurement(*, cpu: float, p50: float = 1.0, p99: float = 2.0) -> Measuremen
 @pytest.mark.parametrize("server", [WEBSOCKETS])
 def test_a_short_run_writes_every_figure_of_every_round(server: str, tmp_path: Path) -> None:
     target = tmp_path / "relay.json"
-    arguments = ["--only", server, "--pairs", "2", "--in-flight", "3", "--seconds", "0.2", "--rounds", "2"]
+    arguments = ["--only", server, "--pairs", "2", "--in-flight", "3", "--seconds", "0.5", "--rounds", "2"]
 
     outcome = CliRunner().invoke(app, [*arguments, "--json", str(target)])
 

@@ -46,7 +46,8 @@ ALICE = ("test_client_1", "test_token_1")
 BOB = ("test_client_2", "test_token_2")
 
 # Far beyond anything that should happen, and short of a hanging test run.
-TIME_LIMIT = 10.0
+TIME_LIMIT = 30.0
+CLOSE_LIMIT = 10.0
 
 NIL_ID = UUID(int=0)
 MESSAGE_TYPES = {
@@ -427,7 +428,7 @@ async def connect(
         max_size=None,
         max_queue=max_queue,
         open_timeout=TIME_LIMIT,
-        close_timeout=TIME_LIMIT,
+        close_timeout=CLOSE_LIMIT,
     ) as websocket:
         assert websocket.subprotocol == subprotocol
         version = subprotocol.removeprefix("signal-manager.") if subprotocol else "v1"

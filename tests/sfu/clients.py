@@ -19,7 +19,7 @@ from aiortc.mediastreams import MediaStreamTrack
 from signal_manager.sfu import LocalSfu
 from tests.web import plain_http
 
-TIME_LIMIT = 15.0
+TIME_LIMIT = 30.0
 Json = dict[str, Any]
 
 
