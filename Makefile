@@ -78,10 +78,11 @@ test-js: tools
 	@if command -v npm >/dev/null && node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))'; then $(MAKE) --no-print-directory sdk/js/node_modules && cd sdk/js && npm test; \
 		else echo "the browser SDK was not tested: install Node 20 or newer, with npm"; fi
 
-# The tests of one command run two at a time. What fails beside others runs again alone, and is named: a busy machine fails
-# no run, and a test that fails by itself still does.
+# Tests wait for sockets, timers and processes half of their time: three at a time keep two processors busy. What fails
+# beside others runs again alone, and is named: a busy machine fails no run, and a test that fails by itself still does.
+WORKERS ?= 3
 define pytest
-	@$(1) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(2) || { \
+	@$(1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15 $(2) || { \
 		echo "== what failed runs again, alone"; \
 		$(1) $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none -rA $(3); }
 endef

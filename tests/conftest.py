@@ -21,12 +21,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 # A process that a shell starts in the background ignores SIGINT, and so would all processes that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Begun first, because a long module that comes last keeps one of two processors waiting; the longest at the top.
+# Begun first, because a long module that comes last keeps the processors waiting; the longest at the top.
 LONG_MODULES = (
+    "deploy/test_packages",
     "e2e/test_demo",
     "integration/test_drain",
     "e2e/test_dashboard",
     "storage/sqlite/test_adapter",
+    "e2e/test_direct_call",
+    "cli/test_storage",
+    "bus/nats/test_bus",
+    "test_docs_adapters",
+    "integration/test_crash",
     "e2e/test_sfu_browser",
     "integration/test_slow_consumers",
     "integration/test_node_failures",

@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ SOURCE = ROOT / "src" / "signal_manager"
 FOLDERS = {"signal-manager-client": "packages/client", "signal-manager": ".", "signal-manager-sfu": "packages/sfu"}
 
 
+@cache
 def project(name: str) -> dict[str, Any]:
     settings: dict[str, Any] = tomllib.loads((ROOT / FOLDERS[name] / "pyproject.toml").read_text())
     return settings
@@ -34,6 +36,7 @@ def parts(name: str) -> list[str]:
     return [each.removeprefix("src/") for each in project(name)["tool"]["hatch"]["build"]["only-include"]]
 
 
+@cache
 def owner(path: Path) -> str:
     """Return the distribution that has a file of the source tree."""
     text = path.relative_to(SOURCE.parent).as_posix()
@@ -77,6 +80,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             yield node.module, id(node) not in later
 
 
+@cache
 def file_of(module: str) -> Path:
     path = SOURCE.parent / Path(*module.split("."))
     return next(

@@ -278,6 +278,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     service.close()
 
 
+@pytest.mark.long
 def test_a_real_service_ends_in_order_on_sigterm(service: Service) -> None:
     with socket.create_connection(("127.0.0.1", service.port), timeout=5):
         pass

@@ -58,7 +58,7 @@ class Environment:
 
     def install(self, *what: str) -> None:
         pip = [sys.executable, "-m", "pip", "--python", str(self.python), "--disable-pip-version-check", "install"]
-        constraints = ["--quiet", "--constraint", str(ROOT / "constraints.txt")]
+        constraints = ["--quiet", "--no-compile", "--constraint", str(ROOT / "constraints.txt")]
         subprocess.run([*pip, *constraints, *what], check=True, timeout=LIMIT)
 
     def run(self, *command: str, fails: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -142,7 +142,16 @@ def test_a_client_is_small_and_relays_with_protobuf_5_6_and_7(wheels: dict[str, 
         assert client.run(str(client.python), "-c", USE_OF_CLIENT, url).stdout == RELAYED
         for version in (5, 6):
             other = tmp_path / f"protobuf{version}"
-            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+            pip = [
+                sys.executable,
+                "-m",
+                "pip",
+                "--disable-pip-version-check",
+                "install",
+                "--quiet",
+                "--no-compile",
+                "--no-deps",
+            ]
             subprocess.run([*pip, "--target", str(other), f"protobuf~={version}.26"], check=True, timeout=LIMIT)
             code = f"import google.protobuf as p; assert p.__version__.startswith('{version}.'), p.__version__\n"
             used = client.run(str(client.python), "-c", code + USE_OF_CLIENT, url, PYTHONPATH=str(other))

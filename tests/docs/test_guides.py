@@ -47,6 +47,7 @@ async def test_the_agent_that_answers_messages_answers(service: ServiceProcess, 
     assert (answer.sender, answer.data) == (ALICE[0], {"hello": "agent"})
 
 
+@pytest.mark.long
 async def test_the_agent_in_a_call_is_heard_and_hears(service: ServiceProcess, tmp_path: Path) -> None:
     listener = program("guides/agents.md", "listener.py", url=f"{DEFAULT_URL}=>{service.url}")
 
@@ -74,6 +75,7 @@ async def test_what_is_no_file_of_its_own_runs_too(block: Block, monkeypatch: py
     assert isinstance(names["client"], SignalClient)
 
 
+@pytest.mark.long
 async def test_the_two_nodes_of_the_guide_pass_messages_on(nats: NatsServer, tmp_path: Path) -> None:
     config = tmp_path / "node.toml"
     config.write_text(program("guides/scaling.md", "node.toml", nats=f"nats://127.0.0.1:4222=>{nats.url}"))
@@ -89,6 +91,7 @@ async def test_the_two_nodes_of_the_guide_pass_messages_on(nats: NatsServer, tmp
     assert said == "delivered\ntest_client_1 are you there?\n"
 
 
+@pytest.mark.long
 async def test_the_turn_server_of_the_guide_relays_with_what_clients_are_told(tmp_path: Path) -> None:
     configuration = tmp_path / "turnserver.conf"
     configuration.write_text(program("guides/turn.md", "/etc/turnserver.conf", secret=f"SECRET=>{SECRET_OF_TURN}"))
@@ -116,6 +119,7 @@ async def test_the_turn_server_of_the_guide_relays_with_what_clients_are_told(tm
         await server.stop()
 
 
+@pytest.mark.long
 async def test_the_settings_for_cloudflare_are_tried_by_check_config(tmp_path: Path) -> None:
     config = next(block.text for block in blocks(DOCS / "guides/cloudflare.md", "toml"))
     app = tomllib.loads(config)["cloudflare"]["app_id"]

@@ -25,6 +25,8 @@ from tests.docs.programs import TIME_LIMIT, finished
 from tests.integration.processes import ServiceProcess, service_process
 from tests.waiting import until
 
+pytestmark = pytest.mark.long
+
 PAGE = "guides/proxies.md"
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/bin"])
 NGINX, CADDY = shutil.which("nginx", path=PATH), shutil.which("caddy", path=PATH)

@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("codec", ["VP8", "H264"])
+@pytest.mark.parametrize("codec", ["VP8", pytest.param("H264", marks=pytest.mark.long)])
 async def test_an_agent_and_a_browser_see_and_hear_each_other(
     guest: OpenDemoClient, service: Service, tmp_path: Path, codec: str
 ) -> None:

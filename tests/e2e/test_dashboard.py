@@ -131,6 +131,7 @@ async def sit_down(admin_harness: AdminHarness, *names: str, room: str = ROOM) -
     await admin_harness.harness.settled()
 
 
+@pytest.mark.long
 async def test_it_follows_a_service_that_is_in_use(browser: Browser, unused_tcp_port: int) -> None:
     async with service(unused_tcp_port) as running_service, opened(browser, unused_tcp_port) as page:
         await expect(page.locator("#phase")).to_have_text("serving")
@@ -162,6 +163,7 @@ async def test_it_follows_a_service_that_is_in_use(browser: Browser, unused_tcp_
         await two.close()
 
 
+@pytest.mark.long
 async def test_it_tells_who_is_away(browser: Browser, admin_harness: AdminHarness) -> None:
     await sit_down(admin_harness, "ada")
     admin_harness.presence.connected[-1].is_away = True
@@ -169,6 +171,7 @@ async def test_it_tells_who_is_away(browser: Browser, admin_harness: AdminHarnes
         await expect(page.locator("#sessions tr", has_text="ada")).to_contain_text("away")
 
 
+@pytest.mark.long
 async def test_it_says_when_the_service_is_away_and_comes_back_by_itself(
     browser: Browser, unused_tcp_port: int
 ) -> None:

@@ -52,6 +52,7 @@ async def test_a_third_joins_late_and_sees_both(guest: OpenDemoClient) -> None:
     await bob.sees(carol, alice)
 
 
+@pytest.mark.long
 async def test_a_tile_is_gone_within_a_second_of_leaving(guest: OpenDemoClient) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
@@ -131,6 +132,7 @@ async def test_a_call_recovers_when_the_service_is_restarted(guest: OpenDemoClie
     await alice.hears(bob)
 
 
+@pytest.mark.long
 async def test_muting_stops_sound_and_picture_until_it_is_undone(guest: OpenDemoClient) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)
@@ -229,6 +231,7 @@ async def test_a_picture_that_has_ended_is_gone_from_the_others_tiles(guest: Ope
     assert b'"reason":"ended"' in unpublished
 
 
+@pytest.mark.long
 async def test_someone_who_only_watches_sees_the_others(guest: OpenDemoClient) -> None:
     alice = await guest("alice")
     bob = await guest("bob", joins=False)

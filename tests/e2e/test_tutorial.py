@@ -102,6 +102,7 @@ async def test_two_windows_and_a_program_meet(visitors: dict[str, Page], folder:
     await alice.wait_for_function("!document.querySelector('[data-name=bob]')")
 
 
+@pytest.mark.long
 async def test_the_endpoint_gives_tokens_and_the_page_and_nothing_else(home: str) -> None:
     async with httpx.AsyncClient(base_url=home, trust_env=False) as http:
         assert (await http.post("/token", content="alice")).json()["token"].count(".") == 2

@@ -11,6 +11,8 @@ from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.processes import ROOT
 from signal_manager.client import SignalClient
 from signal_manager.gateway import drain
@@ -52,6 +54,7 @@ async def lines_until(process: Process, event: str) -> list[dict[str, Any]]:
     return lines
 
 
+@pytest.mark.long
 async def test_a_service_whose_storage_hangs_stops_in_time_and_says_what_is_lost(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(

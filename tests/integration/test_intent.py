@@ -190,7 +190,7 @@ LATER = (0, 1, 3, 7, 15, 40)
     ],
     ids="-then-".join,
 )
-@pytest.mark.parametrize("what", ["joining", "leaving"])
+@pytest.mark.parametrize("what", ["joining", pytest.param("leaving", marks=pytest.mark.long)])
 async def test_nobody_is_left_in_a_room_that_they_are_not_in(
     scene: Scene, what: str, actions: tuple[str, ...], *, resumable: bool
 ) -> None:

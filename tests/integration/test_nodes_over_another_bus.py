@@ -28,6 +28,8 @@ from tests.nats_server import free_port
 from tests.waiting import until
 from tests.web import plain_http
 
+pytestmark = pytest.mark.long
+
 
 class InstalledBus(QueueBus[S]):
     """The queue bus, as a package would ship it."""

@@ -153,6 +153,7 @@ async def at_any(service: Workers, name: str) -> AsyncIterator[Client]:
         yield client
 
 
+@pytest.mark.long
 async def test_workers_without_nats_say_how_to_start_it(tmp_path: Path) -> None:
     port = free_port()
     service = Workers(tmp_path, f"nats://127.0.0.1:{port}")

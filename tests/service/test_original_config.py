@@ -306,7 +306,7 @@ def test_what_neither_service_knows_is_an_error(tmp_path: Path, toml: str, messa
 # -- the command line of the original --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", ["--config", "-c"])
+@pytest.mark.parametrize("option", ["--config", pytest.param("-c", marks=pytest.mark.long)])
 def test_a_configuration_without_a_command_serves(tmp_path: Path, option: str) -> None:
 
     port = free_port()
