@@ -29,11 +29,8 @@ ALLOWED = {
     Use("sfu/srtp_buffer.py", "_buffer"),
     Use("sfu/srtp_buffer.py", "_cdata"),
     Use("sfu/srtp_buffer.py", "_srtp"),
-    Use("storage/firestore.py", "_credentials"),
     Use("storage/firestore.py", "_firestore_api_internal"),
 }
-# Objects of the module's own class, which may know each other.
-OWN = {Use("asgi.py", "_give_way"), Use("asgi.py", "_is_idle")}
 # The public interface of named tuples.
 NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
 
@@ -122,13 +119,13 @@ def test_the_scan_finds_private_names(source: str, expected: set[str]) -> None:
 
 
 def test_private_names_of_other_packages_stand_in_one_module_each() -> None:
-    more = found() - ALLOWED - OWN
+    more = found() - ALLOWED
 
     assert not more, (
         f"these modules use private names: {sorted(more)}. Use public ones; or put the name into one module, with a "
         "test that says what to do when upstream moves and a section in docs/upstream.md, and add it to ALLOWED"
     )
-    assert found() == ALLOWED | OWN, f"no longer used, take them out of the table: {sorted(ALLOWED | OWN - found())}"
+    assert found() == ALLOWED, f"no longer used, take them out of the table: {sorted(ALLOWED - found())}"
 
 
 @pytest.mark.parametrize("use", sorted(ALLOWED), ids=".".join)

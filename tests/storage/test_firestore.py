@@ -531,3 +531,15 @@ async def test_all_documents_of_a_collection_of_the_original_are_found(
     found = [document async for document in store.originals(f"{store._prefix}webrtc_rooms")]
 
     assert found == [(f"r{number}", {**ORIGINAL_ROOM, "room_id": f"r{number}"}) for number in range(4)]
+
+
+def test_the_client_keeps_its_transport_where_the_adapter_puts_it() -> None:
+    assert hasattr(AsyncClient, "_firestore_api_internal"), firestore.FIRESTORE_MOVED
+
+
+async def test_a_client_that_keeps_its_transport_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(EMULATOR_HOST, "127.0.0.1:1")
+    monkeypatch.delattr("google.cloud.firestore_v1.base_client.BaseClient._firestore_api_internal")
+
+    with pytest.raises(ConfigurationError, match=r"docs/upstream\.md"):
+        await FirestoreStorage(project="test").__aenter__()

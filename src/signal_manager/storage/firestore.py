@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self, assert_never
 from weakref import WeakValueDictionary
 
+import google.auth
 import grpc.aio
 import msgspec
 from google.api_core import exceptions as google_errors
@@ -50,6 +51,11 @@ from signal_manager.storage.records import RecordStorage
 __all__ = ["FirestoreStorage"]
 
 EMULATOR_HOST = "FIRESTORE_EMULATOR_HOST"
+
+FIRESTORE_MOVED = (
+    "this version of google-cloud-firestore keeps its transport elsewhere than in AsyncClient._firestore_api_internal, "
+    "so it cannot be used; install an older one, and see docs/upstream.md"
+)
 
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -131,8 +137,10 @@ class FirestoreStorage(RecordStorage):
         if "/" in self._prefix:
             raise ConfigurationError(f"firestore.collection_prefix is {self._prefix!r}, expected no slash in it")
         # In a thread, because the search for default credentials may call Google's metadata server.
-        self._client = await asyncio.to_thread(self._make_client)
-        self._channel = _open_channel(self._client)
+        self._client, credentials = await asyncio.to_thread(self._make_client)
+        if not hasattr(self._client, "_firestore_api_internal"):
+            raise ConfigurationError(FIRESTORE_MOVED)
+        self._channel = _open_channel(credentials)
         transport = FirestoreGrpcAsyncIOTransport(channel=self._channel)
         # Without a channel the client would open one on first use, with options that cannot be chosen.
         self._client._firestore_api_internal = FirestoreAsyncClient(transport=transport)
@@ -148,12 +156,16 @@ class FirestoreStorage(RecordStorage):
     ) -> None:
         await self._channel.close()
 
-    def _make_client(self) -> AsyncClient:
-        credentials = None
+    def _make_client(self) -> tuple[AsyncClient, Any]:
+        credentials: Any = None
         try:
-            if self._credentials_path and EMULATOR_HOST not in os.environ:
+            if EMULATOR_HOST in os.environ:
+                pass  # it takes everyone
+            elif self._credentials_path:
                 credentials = Credentials.from_service_account_file(self._credentials_path)  # type: ignore[no-untyped-call]  # google-auth has no annotations
-            return AsyncClient(project=self._project, credentials=credentials, database=self._database)
+            else:
+                credentials, _ = google.auth.default(scopes=AsyncClient.SCOPE)
+            return AsyncClient(project=self._project, credentials=credentials, database=self._database), credentials
         except OSError as error:
             raise ConfigurationError(
                 f"firestore.credentials_path {self._credentials_path!r} cannot be read: {error.strerror}"
@@ -308,11 +320,11 @@ def _translated(error: google_errors.GoogleAPIError) -> SignalManagerError:
     return UnavailableError(f"Firestore failed: {type(error).__name__}")
 
 
-def _open_channel(client: AsyncClient) -> grpc.aio.Channel:
+def _open_channel(credentials: Any) -> grpc.aio.Channel:
     emulator = os.environ.get(EMULATOR_HOST)
     if emulator:
         return grpc.aio.insecure_channel(emulator, options=CHANNEL_OPTIONS)
-    return FirestoreGrpcAsyncIOTransport.create_channel(credentials=client._credentials, options=CHANNEL_OPTIONS)
+    return FirestoreGrpcAsyncIOTransport.create_channel(credentials=credentials, options=CHANNEL_OPTIONS)
 
 
 def _first_line(error: Exception) -> str:
