@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 
 from signal_manager.media import cloudflare_wire as wire
@@ -36,10 +35,10 @@ class Called:
 
 @pytest.fixture
 async def called() -> AsyncIterator[Called]:
-    pools = Pools(max_connections=4, timeout=httpx.Timeout(5.0), is_local=True, is_secure=False)
     async with HttpStub() as stub:
+        pools = Pools(stub.base_url, max_connections=4, timeout=5.0)
         yield Called(stub, pools)
-    await pools.aclose()
+        await pools.aclose()
 
 
 async def test_a_safe_call_is_repeated_and_each_attempt_is_counted(called: Called) -> None:

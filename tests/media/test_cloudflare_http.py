@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 
 from signal_manager.media.cloudflare_http import POOL_SIZE, Pools
@@ -63,14 +62,15 @@ async def url(stub: Stub) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def pools() -> AsyncIterator[Pools]:
-    pools = Pools(max_connections=24, timeout=httpx.Timeout(TIME_LIMIT), is_local=True, is_secure=False)
+    pools = Pools("http://127.0.0.1", max_connections=24, timeout=TIME_LIMIT)
     yield pools
     await pools.aclose()
 
 
 async def call(pools: Pools, url: str) -> bytes:
-    async with pools.stream("GET", url, content=None, headers={}) as response:
-        return await response.aread()
+    status, body = await pools.exchange("GET", url, content=None, headers={})
+    assert status == 200
+    return body
 
 
 async def test_calls_one_after_another_share_a_connection(pools: Pools, stub: Stub, url: str) -> None:

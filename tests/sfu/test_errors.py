@@ -14,8 +14,8 @@ from signal_manager.media.errors import (
     SessionGoneError,
     SessionNotReadyError,
 )
+from signal_manager.sfu.api import failed
 from signal_manager.sfu.errors import RefusedError, bad_description, decoding_error, gone, invalid_params, not_ready
-from signal_manager.sfu.http import failed
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_each_refusal_is_what_the_services_adapter_reads(
 ) -> None:
     response = failed(error)
 
-    assert (response.status_code, error.status) == (status, status)
-    assert type(fault_of(response.status_code, bytes(response.body), of_session=True)) is fault
+    assert (response.status, error.status) == (status, status)
+    assert type(fault_of(response.status, response.body, of_session=True)) is fault
 
 
 def test_a_refusal_is_an_error_of_the_project_with_its_description() -> None:

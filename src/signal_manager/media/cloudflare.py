@@ -6,16 +6,13 @@ connections. `negotiation.py` makes sure that calls of one session never overlap
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote
 
-import httpx
-
-from signal_manager.errors import ConfigurationError, InvalidRequestError
+from signal_manager.errors import InvalidRequestError
 from signal_manager.media import cloudflare_wire as wire
 from signal_manager.media.base import (
     ChannelResult,
@@ -36,8 +33,7 @@ from signal_manager.media.base import (
     TrackState,
     TrackUpdate,
 )
-from signal_manager.media.cloudflare_client import CloudflareClient, Endpoint
-from signal_manager.media.cloudflare_http import Pools
+from signal_manager.media.cloudflare_client import CloudflareClient, Endpoint, Transport
 from signal_manager.media.errors import NoAnswerError
 from signal_manager.observe.metrics import Metrics
 
@@ -87,6 +83,7 @@ class CloudflareBackend:
         request_timeout: the limit for one HTTP request in seconds, from connecting to the last byte.
         max_connections: the most open connections; over HTTP/2 one carries about a hundred calls at once.
         retry_wait: the longest first pause before a safe call is repeated, in seconds; it doubles, with full jitter.
+        transport: carries the requests; None for HTTP.
 
     Raises:
         ConfigurationError: `base_url` is not an HTTP URL.
@@ -106,23 +103,22 @@ class CloudflareBackend:
         request_timeout: float = 10.0,
         max_connections: int = 256,
         retry_wait: float = 0.2,
+        transport: Transport | None = None,
     ) -> None:
-        base_url = _checked_url(base_url)
+        if transport is None:
+            # Imports httpx, which takes long, and which an SFU in this process does not need.
+            from signal_manager.media.cloudflare_http import Pools  # noqa: PLC0415
+
+            transport = Pools(base_url, max_connections=max_connections, timeout=request_timeout)
+        self._transport = transport
+        base_url = base_url.rstrip("/")
         self._app_url = f"{base_url}/apps/{quote(app_id, safe='')}"
         self._stun_url = stun_url
         self._turn_url = f"{base_url}/turn/keys/{quote(turn_key_id, safe='')}"
         self._turn_token = turn_key_token if turn_key_id else ""
         self._turn_ttl = turn_ttl
-        # On HTTP/2 its debug log contains all headers, and so the secrets.
-        logging.getLogger("hpack").setLevel(logging.WARNING)
-        self._http = Pools(
-            max_connections=max_connections,
-            timeout=httpx.Timeout(request_timeout, connect=min(5.0, request_timeout)),
-            is_local=httpx.URL(base_url).host in {"127.0.0.1", "::1", "localhost"},
-            is_secure=base_url.startswith("https:"),
-        )
         self._client = CloudflareClient(
-            self._http,
+            transport,
             secret=app_secret,
             hidden=(self._turn_token,),
             metrics=metrics,
@@ -139,7 +135,7 @@ class CloudflareBackend:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def validate_credentials(self) -> None:
         """Check the credentials: open a session, which expires unused, and request TURN credentials for one minute.
@@ -313,16 +309,6 @@ class CloudflareBackend:
             endpoint, self._session_url(session_id), wire.ChannelsRequest(data_channels=channels)
         )
         return tuple(wire.channel_result(item) for item in reply.data_channels or ())
-
-
-def _checked_url(base_url: str) -> str:
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise ConfigurationError(f"cloudflare.base_url is no URL: {error}") from error
-    if url.scheme not in {"http", "https"} or not url.host or not 0 < (url.port or 443) < 65536:
-        raise ConfigurationError(f"cloudflare.base_url is {base_url!r}, expected http:// or https:// with a host")
-    return base_url.rstrip("/")
 
 
 def _check_count(what: str, items: Sequence[Any], *, least: int = 1) -> None:

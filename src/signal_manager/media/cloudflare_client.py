@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
-import httpx
 import msgspec
 import tenacity
 
 from signal_manager.media import cloudflare_wire as wire
-from signal_manager.media.cloudflare_http import Pools
 from signal_manager.media.errors import (
     After,
     MediaFault,
     NoAnswerError,
     SessionGoneError,
     SessionNotReadyError,
-    UnreachableError,
 )
 from signal_manager.observe.metrics import Metrics
 
-__all__ = ["CloudflareClient", "Endpoint"]
+__all__ = ["MAX_REPLY", "CloudflareClient", "Endpoint", "Transport"]
 
 # An offer for dozens of tracks stays well below 1 MB. A larger reply is not from an SFU.
 MAX_REPLY = 4 * 1024 * 1024
@@ -43,11 +40,30 @@ class Endpoint(Generic[Reply]):
     is_safe: bool = False
 
 
+class Transport(Protocol):
+    """Carries requests to an SFU: over HTTP (`cloudflare_http.py`), or to one in this process."""
+
+    async def exchange(
+        self, method: str, url: str, *, content: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, bytes]:
+        """Send a request, and return the status and the body of its response.
+
+        Raises:
+            UnreachableError: the request has not reached the SFU.
+            NoAnswerError: the SFU may have carried the request out, and its response is missing.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
 class CloudflareClient:
     """Makes calls, with the secret of the app unless another one is given.
 
     Args:
-        pools: the connections.
+        transport: carries the requests.
         secret: the app's; it appears in no log or error.
         hidden: other secrets that appear in none either.
         metrics: counts the latency and outcomes of calls.
@@ -57,7 +73,7 @@ class CloudflareClient:
 
     def __init__(
         self,
-        pools: Pools,
+        transport: Transport,
         *,
         secret: str,
         hidden: Sequence[str] = (),
@@ -65,7 +81,7 @@ class CloudflareClient:
         request_timeout: float,
         retry_wait: float,
     ) -> None:
-        self._http = pools
+        self._transport = transport
         self._secret = secret
         self._secrets = (secret, *hidden)
         self._metrics = metrics
@@ -117,21 +133,10 @@ class CloudflareClient:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         content = None if body is None else msgspec.json.encode(body)
         try:
-            async with (
-                asyncio.timeout(self._request_timeout),
-                self._http.stream(method, url, content=content, headers=headers) as response,
-            ):
-                received = bytearray()
-                async for part in response.aiter_bytes():
-                    received += part
-                    if len(received) > MAX_REPLY:
-                        raise NoAnswerError(f"a reply of more than {MAX_REPLY} bytes, expected at most that")
-                return response.status_code, bytes(received)
-        # The texts of httpx's and ssl's errors name hosts and addresses, which clients must not see.
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise UnreachableError(f"the SFU cannot be reached ({type(error).__name__})") from error
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise NoAnswerError(f"the SFU did not answer ({type(error).__name__})") from error
+            async with asyncio.timeout(self._request_timeout):
+                return await self._transport.exchange(method, url, content=content, headers=headers)
+        except TimeoutError as error:
+            raise NoAnswerError("the SFU did not answer (TimeoutError)") from error
 
 
 def _read(status: int, content: bytes, shape: type[Reply], *, of_session: bool, secrets: Sequence[str]) -> Reply:

@@ -1,4 +1,4 @@
-"""HTTP connections to the SFU, in pools of a few each.
+"""Carries requests to an SFU over HTTP, in pools of a few connections each.
 
 `cloudflare.py` sends its calls through this module. httpx visits all connections of a client at the start and end of
 each request. With a hundred connections in one client, that costs more than the calls.
@@ -6,11 +6,15 @@ each request. With a hundred connections in one client, that costs more than the
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 import httpx
+
+from signal_manager.errors import ConfigurationError
+from signal_manager.media.cloudflare_client import MAX_REPLY
+from signal_manager.media.errors import NoAnswerError, UnreachableError
 
 __all__ = ["Pools"]
 
@@ -30,19 +34,24 @@ class Pools:
     """A growing list of clients. While there are few calls, all go through the first client.
 
     Args:
+        base_url: where the SFU is. One on this machine is never reached through a proxy from the environment.
         max_connections: the most connections of all clients together.
-        timeout: limits of one request.
-        is_local: whether the SFU is on this machine; then a proxy from the environment is ignored.
-        is_secure: whether the connections use TLS.
+        timeout: the limit of one request in seconds.
+
+    Raises:
+        ConfigurationError: `base_url` is not an HTTP URL.
     """
 
-    def __init__(self, *, max_connections: int, timeout: httpx.Timeout, is_local: bool, is_secure: bool) -> None:
+    def __init__(self, base_url: str, *, max_connections: int, timeout: float) -> None:
+        url = _checked(base_url)
+        # On HTTP/2 its debug log contains all headers, and so the secrets.
+        logging.getLogger("hpack").setLevel(logging.WARNING)
         self._size = min(POOL_SIZE, max_connections)
         self._most = max(1, max_connections // self._size)
-        self._timeout = timeout
-        self._is_local = is_local
+        self._timeout = httpx.Timeout(timeout, connect=min(5.0, timeout))
+        self._is_local = url.host in {"127.0.0.1", "::1", "localhost"}
         # One context for all clients. Without TLS it has no authorities, because loading them takes a while.
-        self._context = httpx.create_ssl_context() if is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context = httpx.create_ssl_context() if url.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._pools = [self._open()]
 
     @property
@@ -50,16 +59,25 @@ class Pools:
         """The client that carries a single call."""
         return self._pools[0].client
 
-    @contextlib.asynccontextmanager
-    async def stream(
+    async def exchange(
         self, method: str, url: str, *, content: bytes | None, headers: Mapping[str, str]
-    ) -> AsyncIterator[httpx.Response]:
-        """Send a request and yield the response before its body is read; raises httpx's errors."""
+    ) -> tuple[int, bytes]:
+        """Send a request, and return the status and the body of its response; raises the errors of `Transport`."""
         pool = self._choose()
         pool.calls += 1
         try:
             async with pool.client.stream(method, url, content=content, headers=headers) as response:
-                yield response
+                received = bytearray()
+                async for part in response.aiter_bytes():
+                    received += part
+                    if len(received) > MAX_REPLY:
+                        raise NoAnswerError(f"a reply of more than {MAX_REPLY} bytes, expected at most that")
+                return response.status_code, bytes(received)
+        # The texts of httpx's and ssl's errors name hosts and addresses, which clients must not see.
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise UnreachableError(f"the SFU cannot be reached ({type(error).__name__})") from error
+        except httpx.HTTPError as error:
+            raise NoAnswerError(f"the SFU did not answer ({type(error).__name__})") from error
         finally:
             pool.calls -= 1
 
@@ -86,3 +104,13 @@ class Pools:
             trust_env=not self._is_local,
         )
         return _Pool(client)
+
+
+def _checked(base_url: str) -> httpx.URL:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(f"cloudflare.base_url is no URL: {error}") from error
+    if url.scheme not in {"http", "https"} or not url.host or not 0 < (url.port or 443) < 65536:
+        raise ConfigurationError(f"cloudflare.base_url is {base_url!r}, expected http:// or https:// with a host")
+    return url

@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import importlib
-import importlib.util
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -26,13 +23,14 @@ from signal_manager.auth.authenticators import (
 from signal_manager.auth.jwks import JwksKeys
 from signal_manager.auth.signed_tokens import SignedTokens
 from signal_manager.bus.base import Bus
-from signal_manager.errors import ConfigurationError, UnavailableError
+from signal_manager.errors import ConfigurationError
 from signal_manager.gateway.ports import RelayTarget
 from signal_manager.loading import Loader
 from signal_manager.media.base import MediaBackend
 from signal_manager.model import NodeId
 from signal_manager.observe.metrics import Metrics
 from signal_manager.service.config import Config, bus_backend_of, options_for, published_credentials
+from signal_manager.service.local_sfu import NO_SFU, Media, is_sfu_missing, local_media
 from signal_manager.service.settings import DEFAULT_API_KEYS, DEFAULT_TOKEN_SECRET, secrets, static_keys
 from signal_manager.storage.base import Storage
 
@@ -41,14 +39,12 @@ if TYPE_CHECKING:
     from signal_manager.storage.firestore import FirestoreStorage
 
 __all__ = [
-    "NO_SFU",
     "Authenticators",
     "Media",
     "authenticators_for",
     "bus_for",
     "check_bus",
     "cloudflare_for",
-    "is_sfu_missing",
     "media_backend_of",
     "media_for",
     "missing_sfu",
@@ -56,8 +52,6 @@ __all__ = [
 ]
 
 log = structlog.get_logger(__name__)
-
-NO_SFU = "the local SFU is not installed: pip install 'signal-manager[sfu]'"
 
 
 def _nats_security(config: Config) -> NatsSecurity:
@@ -119,11 +113,6 @@ def media_backend_of(config: Config) -> str:
         return "cloudflare"
     # Clients still find each other peer to peer.
     return "none" if is_sfu_missing() else "local"
-
-
-def is_sfu_missing() -> bool:
-    """Tell whether the local SFU, a distribution of its own, is not installed, or not what it needs."""
-    return any(importlib.util.find_spec(name) is None for name in ("signal_manager.sfu", "aiortc"))
 
 
 def missing_sfu(config: Config) -> str | None:
@@ -190,14 +179,6 @@ async def check_bus(config: Config) -> None:
         pass
 
 
-class Media(NamedTuple):
-    """An SFU, and the STUN and TURN servers for its clients."""
-
-    backend: MediaBackend | None
-    app_id: str = ""
-    stun_url: str = ""
-
-
 @contextlib.asynccontextmanager
 async def media_for(config: Config, metrics: Metrics, loader: Loader | None = None) -> AsyncIterator[Media]:
     """Run the media backend while the block lasts; there is none if clients talk only peer to peer.
@@ -213,7 +194,7 @@ async def media_for(config: Config, metrics: Metrics, loader: Loader | None = No
             async with cloudflare_for(config, metrics) as backend:
                 yield Media(backend, config.cloudflare.app_id, config.cloudflare.stun_url)
         case "local":
-            async with _local_media(config, metrics, loader or Loader()) as media:
+            async with local_media(config, metrics, loader or Loader()) as media:
                 yield media
         case "none":
             if reason := missing_sfu(config):
@@ -224,96 +205,6 @@ async def media_for(config: Config, metrics: Metrics, loader: Loader | None = No
             settings |= {"metrics": metrics, "request_timeout": config.cloudflare.request_timeout}
             async with adapter(**settings) as backend:
                 yield Media(backend)
-
-
-@contextlib.asynccontextmanager
-async def _local_media(config: Config, metrics: Metrics, loader: Loader) -> AsyncIterator[Media]:
-    """Run the local SFU while the block lasts, with a client of Cloudflare's interface.
-
-    Its libraries take as long to import as all others together, so that it starts while the service runs already, and
-    the first who needs it waits. A port of its own may be taken: then it starts first, to say so.
-    """
-    if is_sfu_missing():
-        raise ConfigurationError(f'media.backend is "local" and {NO_SFU}')
-    app_id, app_secret = token_hex(16), token_hex()
-    opened: asyncio.Future[MediaBackend] = asyncio.get_running_loop().create_future()
-    over = asyncio.Event()
-
-    async def run() -> None:
-        try:
-            async with _local_backend(config, metrics, app_id, app_secret, loader) as backend:
-                opened.set_result(backend)
-                await over.wait()
-        except Exception as error:
-            if opened.done():
-                raise
-            opened.set_exception(error)
-
-    running = asyncio.create_task(run(), name="local SFU")
-    try:
-        if config.media.sfu_udp_port:
-            loader.begin()
-            yield Media(await asyncio.shield(opened), app_id)
-        else:
-            opened.add_done_callback(_report)
-            yield Media(cast("MediaBackend", _LateBackend(opened)), app_id)
-    finally:
-        over.set()
-        loader.begin()  # a start that fails before the service listens must not wait for it
-        await running
-
-
-@contextlib.asynccontextmanager
-async def _local_backend(
-    config: Config, metrics: Metrics, app_id: str, app_secret: str, loader: Loader
-) -> AsyncIterator[MediaBackend]:
-    def imported() -> Any:
-        load_adapter("media", "cloudflare")
-        return importlib.import_module("signal_manager.sfu")
-
-    module = await loader.load(imported)
-    sfu = module.LocalSfu(
-        http_port=0,
-        udp_port=config.media.sfu_udp_port,
-        public_addresses=config.media.sfu_public_addresses,
-        app_id=app_id,
-        app_secret=app_secret,
-        settings=module.SfuSettings(max_packets_per_second=config.media.sfu_max_packets_per_second),
-    )
-    async with sfu:
-        backend: MediaBackend = load_adapter("media", "cloudflare")(
-            app_id=app_id,
-            app_secret=app_secret,
-            metrics=metrics,
-            base_url=sfu.base_url,
-            stun_url="",  # the SFU is on this machine, so clients need only its own address
-            request_timeout=config.cloudflare.request_timeout,
-        )
-        async with backend:
-            yield backend
-
-
-class _LateBackend:
-    """A backend that is not there yet: each of its methods waits for it."""
-
-    def __init__(self, opened: asyncio.Future[MediaBackend]) -> None:
-        self._opened = opened
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async def wait_and_call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                # A request that is given up must not take the SFU with it.
-                backend = await asyncio.shield(self._opened)
-            except Exception as error:
-                raise UnavailableError("the local SFU could not start; the log says why") from error
-            return await getattr(backend, name)(*args, **kwargs)
-
-        return wait_and_call
-
-
-def _report(opened: asyncio.Future[MediaBackend]) -> None:
-    if not opened.cancelled() and opened.exception() is not None:
-        log.error("the local SFU could not start", exc_info=opened.exception())
 
 
 class Authenticators(NamedTuple):

@@ -18,6 +18,7 @@ from signal_manager.errors import ConfigurationError
 from signal_manager.gateway.tls import Certificate
 from signal_manager.service import backends
 from signal_manager.service.config import Config, bus_backend_of, exposure, option_problems, unsupported_settings
+from signal_manager.service.local_sfu import NO_SFU, is_sfu_missing
 
 __all__ = ["busy_ports", "problems"]
 
@@ -89,8 +90,8 @@ def _media(config: Config) -> Iterator[str]:
         if not (config.cloudflare.app_id and config.cloudflare.app_secret.get_secret_value()):
             yield 'media.backend "cloudflare" needs cloudflare.app_id and cloudflare.app_secret'
     elif backend == "local":
-        if backends.is_sfu_missing():
-            yield f'media.backend is "local" and {backends.NO_SFU}'
+        if is_sfu_missing():
+            yield f'media.backend is "local" and {NO_SFU}'
     elif backend != "none":
         yield from _adapter(config, "media", backend)
 

@@ -1,6 +1,6 @@
 """Faults on demand: what an application must survive, produced when a test or a configuration file asks for it.
 
-Neighbours: `http` asks what to do to a request before and after it is carried out. A request's own header comes before
+`api.py` asks what to do to a request before and after it is carried out. A request's own header comes before
 the file. The file is TOML:
 
     [media]

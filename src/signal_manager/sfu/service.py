@@ -1,34 +1,38 @@
 """The local SFU as a service: its sessions, its clock, and the ways to run it.
 
-Neighbours: inside another service, mount `LocalSfu.app` or give `LocalSfu` an HTTP port; `serve` runs it alone. The SFU
-is for one machine, development and tests, and logs a warning if it listens beyond this machine.
+Another service calls `LocalSfu.call`, mounts `LocalSfu.app`, or gives it an HTTP port; `serve` runs it alone. It is for
+one machine, development and tests, and logs a warning if it listens beyond this machine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import time
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
-from starlette.applications import Starlette
 
 from signal_manager.errors import ConfigurationError
+from signal_manager.sfu.api import Api, Call, Reply
 from signal_manager.sfu.capacity import Load
 from signal_manager.sfu.connection import Resources
 from signal_manager.sfu.dtls import Certificate
 from signal_manager.sfu.faults import Faults
-from signal_manager.sfu.http import create_app
-from signal_manager.sfu.http_port import SfuHttp
 from signal_manager.sfu.metrics import Counters, Gauges
 from signal_manager.sfu.secure_transport import Handshakes
 from signal_manager.sfu.session_table import SessionTable
 from signal_manager.sfu.sessions import Session
 from signal_manager.sfu.settings import SfuSettings
 from signal_manager.sfu.transport import MediaPort
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from signal_manager.sfu.http_port import SfuHttp
 
 __all__ = ["LocalSfu", "serve"]
 
@@ -88,18 +92,29 @@ class LocalSfu:
             prefix=prefix,
         )
         self._table = SessionTable(resources)
-        self.app: Starlette = create_app(self)
-        self._http = (
-            SfuHttp(
-                self.app,
-                host=http_host or host,
-                port=http_port,
-                max_connections=self.settings.max_http_connections,
-            )
-            if http_port is not None
-            else None
-        )
+        self._api = Api(self)
+        self._calls: set[asyncio.Task[Reply]] = set()
+        self._http = self._http_port(http_host or host, http_port) if http_port is not None else None
         self._clock: asyncio.Task[None] | None = None
+
+    @functools.cached_property
+    def app(self) -> Starlette:
+        """The interface over HTTP, a status page and metrics, as an ASGI application."""
+        from signal_manager.sfu.http import create_app  # noqa: PLC0415 - a service that calls it itself needs no HTTP
+
+        return create_app(self, self._api)
+
+    def _http_port(self, host: str, port: int) -> SfuHttp:
+        from signal_manager.sfu.http_port import SfuHttp  # noqa: PLC0415 - as above
+
+        return SfuHttp(self.app, host=host, port=port, max_connections=self.settings.max_http_connections)
+
+    async def call(self, call: Call) -> Reply:
+        """Carry out a call without HTTP. As over HTTP, a caller that gives up does not end what it asked for."""
+        calling = asyncio.create_task(self._api.call(call), name=f"sfu {call.method}")
+        self._calls.add(calling)
+        calling.add_done_callback(self._calls.discard)
+        return await asyncio.shield(calling)
 
     @property
     def sessions(self) -> dict[str, Session]:
@@ -138,6 +153,8 @@ class LocalSfu:
         await self._table.close()
         if self._http is not None:
             await self._http.stop()
+        if self._calls:
+            await asyncio.wait(self._calls)
         await self._table.close()
         await self._port.stop()
 

@@ -25,8 +25,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from signal_manager.errors import ConfigurationError
+from signal_manager.sfu.api import failed, room_of
 from signal_manager.sfu.errors import RefusedError
-from signal_manager.sfu.http import LostResponse, failed, room_of
+from signal_manager.sfu.http import LostResponse, response_of
 from signal_manager.sfu.http_port import SfuHttp
 from signal_manager.sfu.settings import SfuSettings
 
@@ -278,13 +279,13 @@ class Workers:
         else:
             worker = self._of_session(session)
         if not worker.base_url:
-            return failed(_not_running(worker))
+            return response_of(failed(_not_running(worker)))
         try:
             body = await self._body(request)
         except ClientDisconnect:
             return LostResponse()
         except RefusedError as error:
-            return failed(error)
+            return response_of(failed(error))
         query = f"?{request.url.query}" if request.url.query else ""
         headers = [(name, value) for name, value in request.headers.items() if name not in _NOT_PASSED_ON]
         return await self._ask(worker, request.method, request.url.path + query, headers, body)
@@ -295,7 +296,7 @@ class Workers:
         try:
             answer = await self._client.request(method, worker.base_url + path, headers=headers, content=body)
         except (httpx.ConnectError, httpx.ConnectTimeout):
-            return failed(_not_running(worker))
+            return response_of(failed(_not_running(worker)))
         except httpx.HTTPError:
             return LostResponse()  # as the worker did: a fault that was asked for, or its death
         kept = {name: answer.headers[name] for name in ("vary",) if name in answer.headers}
