@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 
@@ -12,6 +13,7 @@ from signal_manager import __version__
 
 def test_the_package_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["signal-manager", "--version"])
+    monkeypatch.delitem(sys.modules, "signal_manager.__main__", raising=False)
 
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("signal_manager", run_name="__main__")
@@ -21,6 +23,6 @@ def test_the_package_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_importing_it_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_module("signal_manager.__main__", run_name="imported")
+    importlib.import_module("signal_manager.__main__")
 
     assert capsys.readouterr().out == ""
