@@ -37,7 +37,7 @@ $(VENV)/.dev: $(LISTS) | $(BIN)/pip
 		$(BIN)/python -m pip install --quiet --no-compile --editable '.[sfu,dev]' $(PARTS)
 	@touch $(VENV)/.run $@
 
-run: $(VENV)/.run ## Install what is missing and start the service on its defaults
+run: $(VENV)/.run fresh ## Install what is missing and start the service on its defaults
 	@$(BIN)/signal-manager serve
 
 setup: $(VENV)/.dev ## Install everything that developing needs into .venv
@@ -88,12 +88,25 @@ define pytest
 endef
 
 # Linting and the browser SDK each keep one processor busy, and installing mostly the network.
-test: ## What a change has to pass: lint, types, the browser SDK, all tests but the long ones
+# Whoever changes a module must not run what was compiled before.
+fresh:
+	@[ -z "$$(find src -name '*.so' -print -quit)" ] || $(BIN)/python -m tools.compiled refresh
+
+compiled: $(VENV)/.dev ## Compile the modules that every message passes, in place (needs a C compiler)
+	@$(BIN)/python -m tools.compiled build
+
+pure: ## Remove what `make compiled` made
+	@find src -name '*.so' -delete
+
+test: fresh ## What a change has to pass: lint, types, the browser SDK, all tests but the long ones
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-js
 	$(call pytest,HYPOTHESIS_PROFILE=dev,-m "not long" --cov --cov-report=,-m "not long" --cov --cov-append --cov-report=)
 	@$(BIN)/python -m tools.coverage_by_module
 
-test-all: $(VENV)/.dev tools ## The long tests: restarts, failing nodes, long browser scenes, benchmarks, properties tried often
+test-python: $(VENV)/.dev tools fresh ## All tests of Python but the long ones, of the form that is there
+	$(call pytest,HYPOTHESIS_PROFILE=dev,-m "not long",-m "not long")
+
+test-all: $(VENV)/.dev tools fresh ## The long tests: restarts, failing nodes, long browser scenes, benchmarks, properties tried often
 	$(call pytest,HYPOTHESIS_PROFILE=ci,-m "long or property",-m "long or property")
 
 protocol: $(VENV)/.dev ## Write all that follows from the protocol's catalogue: schemas, tables, TypeScript
@@ -105,6 +118,7 @@ $(REFERENCES)/node_modules: $(REFERENCES)/package.json
 		&& npm install --no-package-lock --ignore-scripts --no-audit --no-fund --silent && touch node_modules
 
 bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside reference relays, and memory for connections
+	-@$(BIN)/python -m tools.compiled build
 	$(BIN)/python -m benchmarks.relay
 	$(BIN)/python -m benchmarks.connections
 	$(BIN)/python -m benchmarks.reunion
@@ -144,4 +158,4 @@ fuzz: $(VENV)/.dev ## Fuzz every decoder and parser for a minute
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
 
-.PHONY: help run setup lint tools test test-all test-js protocol bench soak docs release-check fuzz clean
+.PHONY: help fresh compiled pure run setup lint tools test test-python test-all test-js protocol bench soak docs release-check fuzz clean

@@ -14,6 +14,7 @@ from coverage import Coverage
 from hypothesis import is_hypothesis_test, settings
 
 import signal_manager
+from signal_manager.form import form
 from tests.nats_server import NatsServer
 
 # No deadline: a busy machine must not fail a test.
@@ -78,6 +79,11 @@ def pytest_collection() -> Iterator[None]:
     finally:
         if coverage is not None:
             coverage.start()
+
+
+def pytest_report_header() -> str:
+    """Say which form of the relay path is tested."""
+    return f"form: {form()}"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -55,7 +55,9 @@ IN_SDISTS = {
         "Makefile",
         "config.example.toml",
         "docs/vectors.json",
+        "hatch_build.py",
         "packages/client/pyproject.toml",
+        "src/signal_manager/gateway/connection.pxd",
         "tests/conftest.py",
     ),
     "signal_manager_sfu": ("src/signal_manager/sfu/workers.py",),
@@ -153,9 +155,12 @@ def check_versions() -> str:
 
 
 def build_python() -> list[Path]:
-    """Build each sdist, and its wheel from it, so that the sdist is known to be whole; return the wheels."""
+    """Build each sdist, and its wheel from it, so that the sdist is known to be whole; return the wheels.
+
+    They are pure Python. Wheels of the compiled form come from cibuildwheel, one for each platform.
+    """
     for folder in DISTRIBUTIONS.values():
-        run([sys.executable, "-m", "build", "--outdir", str(DIST), str(folder)])
+        run([sys.executable, "-m", "build", "--outdir", str(DIST), str(folder)], SIGNAL_MANAGER_COMPILE="0")
     run([sys.executable, "-m", "twine", "check", "--strict", *map(str, DIST.glob("signal_manager*"))])
     wheels = []
     for name in DISTRIBUTIONS:
@@ -287,9 +292,10 @@ def use_tarball(tarball: Path) -> None:
     print("the npm package installs and works")
 
 
-def run(command: Sequence[str], folder: Path = ROOT, *, quiet: bool = False) -> None:
-    """Run a command that must succeed."""
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL if quiet else None)
+def run(command: Sequence[str], folder: Path = ROOT, *, quiet: bool = False, **environment: str) -> None:
+    """Run a command that must succeed, with these variables in its environment."""
+    stdout = subprocess.DEVNULL if quiet else None
+    subprocess.run(command, cwd=folder, check=True, stdout=stdout, env={**os.environ, **environment})
 
 
 def output(command: Sequence[str], folder: Path) -> str:

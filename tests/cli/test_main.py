@@ -30,6 +30,7 @@ from signal_manager.cli import test_call as trial
 from signal_manager.cli.main import parse_duration
 from signal_manager.cli.terminal import span
 from signal_manager.errors import ConfigurationError
+from signal_manager.form import form
 from signal_manager.service import app
 from signal_manager.service.settings import DEFAULT_TOKEN_SECRET, Config
 from signal_manager.sfu import LocalSfu
@@ -77,7 +78,7 @@ def assert_one_error(result: Result, message: str) -> None:
 
 
 def test_the_version_is_told(run: Run) -> None:
-    assert run("--version") == (0, f"signal-manager {__version__}\n", "")
+    assert run("--version") == (0, f"signal-manager {__version__} ({form()})\n", "")
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])

@@ -26,6 +26,7 @@ from signal_manager.cli.sfu import sfu
 from signal_manager.cli.storage import storage_commands
 from signal_manager.cli.terminal import SECONDS_OF, Commands, ConfigOption, JsonOption, print_json, span, tell, warn
 from signal_manager.errors import ConfigurationError, SignalManagerError, UnavailableError
+from signal_manager.form import form
 from signal_manager.observe.logs import escape_control_characters
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def main() -> None:
 
 def _exit_status(arguments: list[str]) -> int:
     if arguments == ["--version"]:  # answers at once: typer imports pydantic to run any command
-        print(f"{PROGRAM} {__version__}")
+        print(f"{PROGRAM} {__version__} ({form()})")
         return 0
     try:
         status = application(args=arguments, prog_name=PROGRAM, standalone_mode=False)
@@ -98,7 +99,7 @@ def _options(
     ] = None,
 ) -> None:
     if version:
-        print(f"{PROGRAM} {__version__}")
+        print(f"{PROGRAM} {__version__} ({form()})")
         raise typer.Exit
     if context.invoked_subcommand is not None:
         if config is not None:

@@ -23,6 +23,7 @@ from signal_manager import __version__
 from signal_manager.admin.cluster import ClusterSessions
 from signal_manager.admin.exposition import MetricsExposition
 from signal_manager.errors import ConfigurationError
+from signal_manager.form import form
 from signal_manager.gateway.dispatcher import Dispatcher
 from signal_manager.gateway.limits import HALF_OPEN, STRANGERS, Limits
 from signal_manager.gateway.listener import listen
@@ -250,7 +251,7 @@ async def running(
         if certificate is not None:
             stack.enter_context(_reloaded_on_hangup(certificate))
         say = log.debug if is_announced else log.info
-        say("service started", host=server.host, port=server.port, version=__version__)
+        say("service started", host=server.host, port=server.port, version=__version__, form=form())
         loader.begin()
         yield server
         log.info("service stopping")

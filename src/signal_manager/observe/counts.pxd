@@ -1,0 +1,2 @@
+cdef class Counter:
+    cdef public long long value
