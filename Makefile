@@ -117,7 +117,20 @@ $(REFERENCES)/node_modules: $(REFERENCES)/package.json
 	-@command -v npm >/dev/null || exit 0; cd $(REFERENCES) \
 		&& npm install --no-package-lock --ignore-scripts --no-audit --no-fund --silent && touch node_modules
 
-bench: $(VENV)/.dev $(REFERENCES)/node_modules ## Measure: relay cost beside reference relays, and memory for connections
+# Three more are compiled, each where there is its compiler.
+$(REFERENCES)/build/floor_relay: $(REFERENCES)/floor_relay.c
+	-@mkdir -p $(@D); command -v cc >/dev/null || exit 0; cc -O2 -o $@ $<
+
+$(REFERENCES)/build/tungstenite_relay: $(wildcard $(REFERENCES)/tungstenite_relay/Cargo.* $(REFERENCES)/tungstenite_relay/src/*)
+	-@mkdir -p $(@D); command -v cargo >/dev/null || exit 0; cd $(REFERENCES)/tungstenite_relay \
+		&& cargo build --quiet --release --locked --target-dir ../build/cargo && cp ../build/cargo/release/tungstenite_relay ../build/
+
+$(REFERENCES)/build/gorilla_relay: $(wildcard $(REFERENCES)/gorilla_relay/*)
+	-@mkdir -p $(@D); command -v go >/dev/null || exit 0; cd $(REFERENCES)/gorilla_relay && go build -o ../build/gorilla_relay .
+
+references: $(REFERENCES)/node_modules $(REFERENCES)/build/floor_relay $(REFERENCES)/build/tungstenite_relay $(REFERENCES)/build/gorilla_relay ## Build the relays that the benchmark compares with
+
+bench: $(VENV)/.dev references ## Measure: relay cost beside reference relays, and memory for connections
 	-@$(BIN)/python -m tools.compiled build
 	$(BIN)/python -m benchmarks.relay
 	$(BIN)/python -m benchmarks.connections
@@ -158,4 +171,4 @@ fuzz: $(VENV)/.dev ## Fuzz every decoder and parser for a minute
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
 
-.PHONY: help fresh compiled pure run setup lint tools test test-python test-all test-js protocol bench soak docs release-check fuzz clean
+.PHONY: help fresh compiled pure run setup lint tools test test-python references test-all test-js protocol bench soak docs release-check fuzz clean

@@ -24,12 +24,20 @@ from benchmarks.frames import offer
 from benchmarks.load import TOKEN, Measurement, client_ids
 from benchmarks.processes import ROOT, MeasurementError, cores, end_on_sigterm, pinned
 from benchmarks.results import machine, write_json
-from benchmarks.servers import SERVERS, SERVICE, WEBSOCKETS, WS, Server, reference, service, why_skipped
+from benchmarks.servers import FLOOR, SERVERS, SERVICE, WEBSOCKETS, WS, Server, reference, service, why_skipped
+from signal_manager.form import form
 
 __all__ = ["Plan", "Ratio", "app", "compare", "load_on", "medians", "take_rounds"]
 
 # What the service's figure may be, as a part of the reference's: CPU per message by offers in flight, and latency.
-CPU_BARS = {(WEBSOCKETS, 1): 0.48, (WS, 1): 0.72, (WEBSOCKETS, 8): 0.40, (WS, 8): 0.60}
+CPU_BARS = {
+    (FLOOR, 1): 1.50,
+    (FLOOR, 8): 1.25,
+    (WEBSOCKETS, 1): 0.48,
+    (WS, 1): 0.72,
+    (WEBSOCKETS, 8): 0.40,
+    (WS, 8): 0.60,
+}
 LATENCY_BARS = {(WS, 1): 1.0}
 
 # A just-in-time compiler needs its time; shorter runs are smoke runs.
@@ -189,6 +197,7 @@ def _results(
     return {
         "benchmark": "relay",
         "machine": machine(),
+        "form": form(),
         "load": {**asdict(plan), "offer_bytes": len(offer(client_ids(plan.pairs)[-1][1]))},
         "results": [
             {
@@ -206,7 +215,7 @@ def _results(
 
 def _figures_table(plan: Plan, rounds: Rounds, figures: Medians) -> Table:
     table = Table(
-        title=f"Relaying offers, {plan.pairs} pairs: medians of {plan.rounds} x {plan.seconds:g} s; CPU µs per message",
+        title=f"Relaying offers, {plan.pairs} pairs, service: {form()}; medians of {plan.rounds} x {plan.seconds:g} s",
         title_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,
@@ -281,7 +290,7 @@ def main(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with status 1 if a bar is missed.")] = False,
 ) -> None:
-    """Measure what relaying an offer costs, beside relays on `websockets` and on Node's `ws`.
+    """Measure what relaying an offer costs, beside relays in C, Rust, Go, Node and Python.
 
     Pairs of clients play 1.2 KB offers back and forth. The servers take turns on this load; each figure is the median
     of the rounds. Server and load each get a core of their own where there are two.

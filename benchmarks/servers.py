@@ -17,9 +17,12 @@ from typing import Literal
 from benchmarks.processes import ROOT, MeasurementError, free_port, running
 
 __all__ = [
+    "FLOOR",
+    "GORILLA",
     "NATS",
     "SERVERS",
     "SERVICE",
+    "TUNGSTENITE",
     "WEBSOCKETS",
     "WS",
     "Server",
@@ -32,9 +35,12 @@ __all__ = [
 ]
 
 SERVICE = "service"
+FLOOR = "floor"
 WEBSOCKETS = "websockets"
 WS = "ws"
-SERVERS = (SERVICE, WEBSOCKETS, WS)
+TUNGSTENITE = "tungstenite"
+GORILLA = "gorilla"
+SERVERS = (SERVICE, FLOOR, TUNGSTENITE, GORILLA, WS, WEBSOCKETS)
 NATS = "nats-server"
 
 # Clients that come back may find their last connections still closing.
@@ -52,6 +58,12 @@ backend = "none"
 _BYTE_RATE = "max_bytes_per_minute"
 _REFERENCES = Path("benchmarks/references")
 _NODE_MODULES = ROOT / _REFERENCES / "node_modules"
+# What `make references` compiles, and the compiler that each needs.
+_BUILT = {
+    FLOOR: (_REFERENCES / "build/floor_relay", "cc"),
+    TUNGSTENITE: (_REFERENCES / "build/tungstenite_relay", "cargo"),
+    GORILLA: (_REFERENCES / "build/gorilla_relay", "go"),
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,9 @@ class Server:
 
 def why_skipped(name: str) -> str | None:
     """Return why a server cannot be measured on this machine, or None when it can."""
+    if name in _BUILT and not (ROOT / _BUILT[name][0]).is_file():
+        program, compiler = _BUILT[name]
+        return f"{program} is missing: `make references` builds it where there is `{compiler}`"
     if name != WS:
         return None
     if shutil.which("node") is None:
@@ -101,11 +116,12 @@ def why_skipped(name: str) -> str | None:
 def reference(name: str, *, core: int | None = None) -> Iterator[Server]:
     """Run a reference relay while the block lasts."""
     port = free_port()
-    start = (
-        ["node", str(_REFERENCES / "ws_relay.mjs")]
-        if name == WS
-        else [sys.executable, "-m", "benchmarks.references.websockets_relay"]
-    )
+    if name in _BUILT:
+        start = [str(ROOT / _BUILT[name][0])]
+    elif name == WS:
+        start = ["node", str(_REFERENCES / "ws_relay.mjs")]
+    else:
+        start = [sys.executable, "-m", "benchmarks.references.websockets_relay"]
     with running([*start, "--port", str(port)], port=port, core=core) as pid:
         yield Server(name, pid, port)
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from benchmarks.load import Measurement
 from benchmarks.processes import MeasurementError, free_port, running
 from benchmarks.relay import app, compare, medians
-from benchmarks.servers import SERVICE, WEBSOCKETS, WS
+from benchmarks.servers import FLOOR, GORILLA, SERVICE, TUNGSTENITE, WEBSOCKETS, WS, why_skipped
 
 FIGURES = {
     "messages",
@@ -39,8 +39,10 @@ def measurement(*, cpu: float, p50: float = 1.0, p99: float = 2.0) -> Measuremen
     )
 
 
-@pytest.mark.parametrize("server", [WEBSOCKETS])
+@pytest.mark.parametrize("server", [FLOOR, GORILLA, TUNGSTENITE, WEBSOCKETS, WS])
 def test_a_short_run_writes_every_figure_of_every_round(server: str, tmp_path: Path) -> None:
+    if (reason := why_skipped(server)) is not None:
+        pytest.skip(reason)
     target = tmp_path / "relay.json"
     arguments = ["--only", server, "--pairs", "2", "--in-flight", "3", "--seconds", "0.5", "--rounds", "2"]
 
@@ -61,7 +63,9 @@ def test_an_unknown_server_is_named_with_those_there_are() -> None:
     outcome = CliRunner().invoke(app, ["--only", "apache"])
 
     assert outcome.exit_code == 2
-    assert "expected one of service, websockets, ws, got apache" in " ".join(outcome.output.split())
+    assert "expected one of service, floor, tungstenite, gorilla, ws, websockets, got apache" in " ".join(
+        outcome.output.split()
+    )
 
 
 def test_a_figure_is_the_median_of_its_rounds() -> None:

@@ -77,7 +77,7 @@ def test_the_compiled_form_passes_the_tests_of_what_it_is_made_from(tmp_path: Pa
         pytest.skip(f"not compiled: {error}")
 
     tests = run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "not long", "-p", "no:cacheprovider", *TESTS],
+        [sys.executable, "-m", "pytest", "-m", "not long", "-p", "no:cacheprovider", *TESTS],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(source)},
         stdout=PIPE,
