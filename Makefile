@@ -146,6 +146,7 @@ bench: $(VENV)/.dev references ## Measure: relay cost beside reference relays, a
 	$(BIN)/python -m benchmarks.rooms
 	$(BIN)/python -m benchmarks.blackhole
 	$(BIN)/python -m benchmarks.network_change
+	$(BIN)/python -m benchmarks.http_hosts
 	$(BIN)/python -m benchmarks.decoders --check
 	$(BIN)/python -m benchmarks.bus run
 	-$(BIN)/python -m benchmarks.versions run # a shallow clone lacks the revision that it compares with

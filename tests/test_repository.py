@@ -110,6 +110,14 @@ def test_a_release_is_what_was_checked_and_needs_no_token() -> None:
     assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text()
 
 
+def test_the_documentation_is_published_as_it_is_built_strictly() -> None:
+    jobs = workflow("pages")["jobs"]
+
+    assert any("make docs" in step.get("run", "") for step in jobs["build"]["steps"])
+    assert jobs["publish"]["needs"] == "build"
+    assert jobs["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
+
+
 @pytest.mark.parametrize(
     "name",
     [
