@@ -27,8 +27,8 @@ export default {
   typeDeclarationFormat: "table",
   // A public name without a comment, a name that is used and not exported, a link that leads nowhere: no page.
   validation: { notExported: true, invalidLink: true, notDocumented: true },
-  // The room's view of a publication, and the table behind a type.
-  intentionallyNotExported: ["LocalTrack", "TYPE_BYTES"],
+  // The room's view of a publication and of its client, and the table behind a type.
+  intentionallyNotExported: ["LocalTrack", "RoomClient", "TYPE_BYTES"],
   treatWarningsAsErrors: true,
   treatValidationWarningsAsErrors: true,
   // Fields are left out: what an object says of itself says what most of its fields are.

@@ -33,6 +33,7 @@ import {
 } from "./messages.js";
 import { onNetworkChange } from "./network.js";
 import { MAX_ITEMS } from "./fields.js";
+import type { CallOptions, RequestType } from "./ports.js";
 import { Room, type JoinOptions } from "./room.js";
 import { completeRetry, type RetryOptions } from "./retry.js";
 import { flag, listOf, maybe, name, object, oneOf, rule, type RulesOf } from "./fields.js";
@@ -52,14 +53,6 @@ export interface ClientOptions {
   resumable?: boolean;
   /** The class to use in place of the global `WebSocket`, which Node has from version 22 on. */
   WebSocket?: WebSocketConstructor;
-}
-
-/** The time limit of one call, and a signal that ends it early. */
-export interface CallOptions {
-  /** The limit in ms; default `requestTimeout`. */
-  timeout?: number | undefined;
-  /** Aborts the call: it rejects with the signal's reason. A message that was sent already stays sent. */
-  signal?: AbortSignal | undefined;
 }
 
 /** How a signal is sent. */
@@ -121,12 +114,6 @@ const CLIENT_EVENTS: Record<keyof ClientEvents, true> = {
   closed: true,
   error: true,
 };
-
-/** The requests with a reply of their own, except CONNECT, which the client sends itself. */
-export type RequestType = Exclude<
-  { [T in MessageType]: `${T}_ACK` extends MessageType ? T : never }[MessageType],
-  "CONNECT"
->;
 
 const EVENT_OF_SIGNAL = {
   SIGNAL_OFFER: "offer",

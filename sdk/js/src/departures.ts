@@ -6,23 +6,23 @@
  */
 
 import { MAX_TIME } from "./arguments.js";
-import type { SignalClient } from "./client.js";
 import { RateLimitedError } from "./errors.js";
+import type { Requester } from "./ports.js";
 
 // How long to wait, in ms, before asking again to leave after the rate limit refused it.
 const AGAIN = 1000;
 
-const departures = new WeakMap<SignalClient, Set<Promise<void>>>();
+const departures = new WeakMap<Requester, Set<Promise<void>>>();
 
 /** Leave a room as soon as the request can be sent; return at once. */
-export function noteDeparture(client: SignalClient, roomId: string, reason: string | undefined): void {
+export function noteDeparture(client: Requester, roomId: string, reason: string | undefined): void {
   const open = departures.get(client) ?? new Set();
   departures.set(client, open);
   const told: Promise<void> = say(client, roomId, reason).finally(() => open.delete(told));
   open.add(told);
 }
 
-async function say(client: SignalClient, roomId: string, reason: string | undefined): Promise<void> {
+async function say(client: Requester, roomId: string, reason: string | undefined): Promise<void> {
   for (;;) {
     try {
       await client.request("WEBRTC_ROOM_LEAVE", { room_id: roomId, reason }, { timeout: MAX_TIME });
@@ -36,7 +36,7 @@ async function say(client: SignalClient, roomId: string, reason: string | undefi
 }
 
 /** Resolve once the service knows of all departures, after `limit` ms, or when `signal` aborts. */
-export async function settleDepartures(client: SignalClient, limit: number, signal?: AbortSignal): Promise<void> {
+export async function settleDepartures(client: Requester, limit: number, signal?: AbortSignal): Promise<void> {
   const open = departures.get(client);
   if (!open?.size || signal?.aborted) return;
   await new Promise<void>((resolve) => {

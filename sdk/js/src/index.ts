@@ -2,10 +2,8 @@
 
 export {
   SignalClient,
-  type CallOptions,
   type ClientEvents,
   type ClientOptions,
-  type RequestType,
   type SignalOptions,
   type SignalReceived,
   type SignalStatus,
@@ -41,6 +39,7 @@ export type {
   TrackUpdate,
 } from "./messages.js";
 export { isValidName } from "./fields.js";
+export type { CallOptions, RequestType } from "./ports.js";
 export type { Publication } from "./publications.js";
 export type { RetryOptions } from "./retry.js";
 export type { Encoded } from "./session.js";

@@ -4,9 +4,9 @@
  * `room.ts` decides what to publish and pull, calls one negotiation at a time, and replaces a lost session.
  */
 
-import type { SignalClient } from "./client.js";
 import { UnavailableError } from "./errors.js";
 import type { Fields, IceServer, PublishedTrack, TrackKind, TrackResult } from "./messages.js";
+import type { Requester } from "./ports.js";
 
 /** Makes a peer connection, as the global `RTCPeerConnection` does. */
 export type PeerConnectionConstructor = new (configuration: RTCConfiguration) => RTCPeerConnection;
@@ -73,7 +73,7 @@ const LONGEST_DELAY = 2 ** 31 - 1;
 
 /** One media session. After a method has rejected with anything but a refusal, the session must be replaced. */
 export class MediaSession {
-  readonly #client: SignalClient;
+  readonly #client: Requester;
   readonly #roomId: string;
   readonly #peer: RTCPeerConnection;
   readonly #listener: MediaListener;
@@ -86,7 +86,7 @@ export class MediaSession {
   #expiresAt: number | undefined; // when the peer connection's first credentials end
 
   constructor(
-    client: SignalClient,
+    client: Requester,
     roomId: string,
     { ice_servers: iceServers, expires_at }: { ice_servers: IceServer[]; expires_at?: number | undefined },
     PeerConnection: PeerConnectionConstructor,

@@ -7,7 +7,6 @@
  */
 
 import { aFunction, aSignal, aStream, check, numberUpTo, shortText } from "./arguments.js";
-import type { SignalClient } from "./client.js";
 import { noteDeparture, settleDepartures } from "./departures.js";
 import { Emitter, type Unsubscribe } from "./emitter.js";
 import {
@@ -35,6 +34,7 @@ import {
 } from "./messages.js";
 import { onNetworkChange } from "./network.js";
 import { MAX_ITEMS } from "./fields.js";
+import type { RoomClient } from "./ports.js";
 import { Publication, Publications } from "./publications.js";
 import { completeRetry, type RetryOptions } from "./retry.js";
 import { flag, maybe, name, object, oneOf, type RulesOf } from "./fields.js";
@@ -140,7 +140,7 @@ const PUBLISH = { name: maybe(name), muted: maybe(flag) };
 const SCOPE = { scope: maybe(oneOf("participant", "room")) };
 
 // The rooms that each client is in or joins; closed ones are removed when it joins again.
-const rooms = new WeakMap<SignalClient, Room[]>();
+const rooms = new WeakMap<RoomClient, Room[]>();
 
 /** One membership, from joining until its media session or its connection is lost. */
 interface Entry {
@@ -164,7 +164,7 @@ interface Entry {
  */
 export class Room extends Emitter<RoomEvents> {
   readonly id: string;
-  readonly #client: SignalClient;
+  readonly #client: RoomClient;
   readonly #options: JoinOptions;
   readonly #retry: Required<RetryOptions>;
   readonly #members: Members;
@@ -186,7 +186,7 @@ export class Room extends Emitter<RoomEvents> {
   #failures = 0; // failed media sessions in a row
   #resume: (() => void) | undefined; // ends a pause early
 
-  private constructor(client: SignalClient, roomId: string, options: JoinOptions) {
+  private constructor(client: RoomClient, roomId: string, options: JoinOptions) {
     super(ROOM_EVENTS);
     this.id = roomId;
     this.#client = client;
@@ -206,7 +206,7 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   /** Join a room; applications call `SignalClient.join`. */
-  static async join(client: SignalClient, roomId: string, options: JoinOptions = {}): Promise<Room> {
+  static async join(client: RoomClient, roomId: string, options: JoinOptions = {}): Promise<Room> {
     check({ roomId: name }, { roomId });
     options = check(JOIN, options, "options");
     const { stream, signal } = options;
