@@ -1,15 +1,19 @@
-"""The house stays one to live in: no class grows large unless its docstring says why."""
+"""The house stays one to live in: no class grows large unless its docstring says why, or has a retired name."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-SOURCES = Path(__file__).parents[1] / "src/signal_manager"
+import signal_manager.client
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "src/signal_manager"
 MOST_METHODS = 20
 MOST_ATTRIBUTES = 15
 REASON = "Large because"
@@ -57,6 +61,18 @@ def measure(tree: ast.AST, module: str) -> Iterator[Size]:
             yield Size(f"{module}:{node.name}", len(names), len(attributes), ast.get_docstring(node) or "")
 
 
+def words(name: str) -> set[str]:
+    """Return the words of a class name: "HTTPPort" has "HTTP" and "Port"."""
+    return set(re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]+", name))
+
+
+def retired() -> set[str]:
+    """Return the nouns that the glossary has given up."""
+    glossary = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^Retired nouns[^:]*: ([^.]+)\.$", glossary, re.MULTILINE)
+    return set(re.split(r",\s+", listed))
+
+
 @pytest.fixture(scope="module")
 def sizes() -> list[Size]:
     """All classes of the package."""
@@ -81,6 +97,18 @@ def test_a_large_class_says_why(sizes: list[Size]) -> None:
 
 def test_only_a_large_class_says_why(sizes: list[Size]) -> None:
     assert not [size.name for size in sizes if size.says_why and not size.is_large]
+
+
+def test_no_class_has_a_retired_noun_in_its_name(sizes: list[Size]) -> None:
+    names = {size.name.partition(":")[2] for size in sizes} - set(signal_manager.client.__all__)
+
+    assert {name: words(name) & retired() for name in sorted(names) if words(name) & retired()} == {}
+
+
+def test_retired_nouns_are_read_from_the_glossary() -> None:
+    assert {"Participant", "Roster", "Trial"} <= retired()
+    assert words("ParticipantView") & retired() == {"Participant"}
+    assert words("HTTPPort2") == {"HTTP", "Port2"}
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ __all__ = [
     "Grants",
     "Identity",
     "MediaClosing",
+    "MemberRecord",
     "NodeId",
     "NodeLease",
-    "Participant",
     "Role",
     "Room",
     "RoomId",
@@ -128,7 +128,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Track(msgspec.Struct, frozen=True, kw_only=True):
-    """One audio or video track that a participant publishes; `mid` identifies it in the publisher's media session."""
+    """One audio or video track that a member publishes; `mid` identifies it in the publisher's media session."""
 
     mid: str
     track_name: str
@@ -136,10 +136,10 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     muted: bool = False
 
 
-class Participant(msgspec.Struct, frozen=True, kw_only=True):
-    """A client in a room.
+class MemberRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A member, which is a client in a room, as the room's record has it.
 
-    `session_id` is the participant's media session, and `node_id` the node of its connection. `generation` counts the
+    `session_id` is the member's media session, and `node_id` the node of its connection. `generation` counts the
     client's joins, which identifies late replies to an earlier join. `away` means that the client has been silent for a
     while or has lost its connection.
     """
@@ -159,7 +159,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     """A room as it is stored; times are seconds since the epoch.
 
     The original service's README lists the fields up to `is_active`. `sequence` grows by one with every change. A
-    closed room keeps the participants that it had when it closed.
+    closed room keeps the members that it had when it closed.
     """
 
     room_id: RoomId
@@ -169,7 +169,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     session_id: SessionId | None = None
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
     is_active: bool
-    participants: tuple[Participant, ...] = ()
+    participants: tuple[MemberRecord, ...] = ()
     sequence: Count = 0
     max_participants: Annotated[int, msgspec.Meta(ge=1)] | None = None
     updated_at: float | None = None

@@ -19,11 +19,11 @@ from signal_manager.admin.views import (
     SessionView,
 )
 from signal_manager.gateway.live_sessions import RecentError
-from signal_manager.model import ClientId, ClientRecord, Grants, NodeId, Participant, Room, RoomId, SessionId, Track
+from signal_manager.model import ClientId, ClientRecord, Grants, MemberRecord, NodeId, Room, RoomId, SessionId, Track
 from tests.admin.fakes import FakeSession
 
 TRACK = Track(mid="0", track_name="camera", kind="video")
-ALICE = Participant(
+ALICE = MemberRecord(
     client_id=ClientId("alice"),
     role="sender",
     session_id=SessionId("media"),

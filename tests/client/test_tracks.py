@@ -186,7 +186,7 @@ async def test_what_comes_encoded_is_left_out_while_muted() -> None:
 
 
 async def test_only_the_newest_frames_wait_for_an_application_that_does_not_read() -> None:
-    """A client that only counts participants must not fill memory."""
+    """A client that only counts members must not fill memory."""
     track = IncomingTrack(Frames(*(picture(n) for n in range(10)), kind="video"))
     await within(track._pump)
 

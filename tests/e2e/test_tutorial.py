@@ -80,7 +80,7 @@ async def visitors(browser: Browser, home: str) -> AsyncIterator[dict[str, Page]
 
 
 async def sees(page: Page, name: str) -> None:
-    """Wait until pictures of a participant have come."""
+    """Wait until pictures of a member have come."""
     playing = f"document.querySelector('[data-name={name}] video')?.currentTime > 0.2"
     await page.wait_for_function(playing, timeout=TIME_LIMIT * 1000)
 

@@ -42,8 +42,8 @@ async def ask(client: Client, message_type: str, **fields: Any) -> dict[str, Any
 async def event(client: Client) -> tuple[int, str, str, bool]:
     """Return the next room event: its number, what it is, of whom, and whether that one is away."""
     fields = (await client.expect("ROOM_EVENT")).fields
-    participant = fields["participant"]
-    return fields["sequence"], fields["event"], participant["client_id"], participant.get("away", False)
+    member = fields["participant"]
+    return fields["sequence"], fields["event"], member["client_id"], member.get("away", False)
 
 
 def go_silent(client: Client) -> None:

@@ -87,7 +87,7 @@ class Scene:
     async def others(self) -> list[str]:
         room = await self.storage.get_room(RoomId(ROOM))
         assert room is not None
-        return [participant.client_id for participant in room.participants if participant.client_id != "host"]
+        return [member.client_id for member in room.participants if member.client_id != "host"]
 
     async def expect_nobody(self) -> None:
         """Only the host is in the room, and no track is open: soon, some of it is background work."""

@@ -447,9 +447,9 @@ async def test_mute_is_heard_on_the_other_node_and_found_by_those_who_come_later
         voice.unmute()
         rooms = (ben, *late)
         await until(lambda: all(state(room) == {"audio": False, "desk-audio": True} for room in rooms), limit=30)
-        participant = ben.participants["ann"]
+        member = ben.participants["ann"]
         await until(lambda: len(heard) == 2, limit=30)
-        assert heard == [TrackMuted(participant, "audio"), TrackUnmuted(participant, "audio")]
+        assert heard == [TrackMuted(member, "audio"), TrackUnmuted(member, "audio")]
 
 
 async def test_a_room_is_closed_on_all_nodes(nodes: list[Service]) -> None:

@@ -1,6 +1,6 @@
-"""The fault table: each fault of the local SFU, and what a participant's negotiator reported and did.
+"""The fault table: each fault of the local SFU, and what a member's negotiator reported and did.
 
-Over real HTTP. After every fault the participant leaves, and everything that the fault left at the SFU must be closed.
+Over real HTTP. After every fault the member leaves, and everything that the fault left at the SFU must be closed.
 """
 
 from __future__ import annotations

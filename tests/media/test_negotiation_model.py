@@ -236,7 +236,7 @@ class NegotiationModel(RuleBasedStateMachine):
             assert self.negotiation.next_deadline() is not None
 
     def teardown(self) -> None:
-        """The participant leaves, late replies arrive, and no mid stays open that nobody closes."""
+        """The member leaves, late replies arrive, and no mid stays open that nobody closes."""
         self.perform(self.negotiation.close())
 
         assert self.waiting == set()

@@ -29,7 +29,7 @@ CAMERA = RemoteTrack(session_id=MediaSessionId("publisher"), track_name="camera"
 FACE = LocalTrack(mid="0", track_name="face")
 
 
-class Participant:
+class Member:
     """A negotiator with all it needs, and what its owner was told."""
 
     def __init__(self, sfu: BookSfu, closer: Closer, ledger: ListLedger, limits: Limits) -> None:
@@ -67,15 +67,15 @@ async def closer(sfu: BookSfu, ledger: ListLedger) -> AsyncIterator[Closer]:
 
 
 @pytest.fixture
-async def participant(sfu: BookSfu, closer: Closer, ledger: ListLedger, limits: Limits) -> AsyncIterator[Participant]:
-    participant = Participant(sfu, closer, ledger, limits)
+async def member(sfu: BookSfu, closer: Closer, ledger: ListLedger, limits: Limits) -> AsyncIterator[Member]:
+    member = Member(sfu, closer, ledger, limits)
     async with within(10):
-        yield participant
-    participant.negotiator.close()
+        yield member
+    member.negotiator.close()
 
 
-async def test_everything_goes_to_the_backend_in_turn(participant: Participant, sfu: BookSfu) -> None:
-    negotiator = participant.negotiator
+async def test_everything_goes_to_the_backend_in_turn(member: Member, sfu: BookSfu) -> None:
+    negotiator = member.negotiator
     await negotiator.open(correlation_id="label")
     update = ChannelUpdate(session_id=CAMERA.session_id, data_channel_name="chat", can_reply=True)
 
@@ -113,54 +113,50 @@ async def test_everything_goes_to_the_backend_in_turn(participant: Participant, 
     ]
 
 
-async def test_what_is_caused_is_in_the_ledger_before_it_is_announced(
-    participant: Participant, ledger: ListLedger
-) -> None:
-    session = await participant.negotiator.open()
+async def test_what_is_caused_is_in_the_ledger_before_it_is_announced(member: Member, ledger: ListLedger) -> None:
+    session = await member.negotiator.open()
 
     assert ledger.entries == {(session, WHOLE_SESSION)}
 
-    pulled = await participant.negotiator.pull([CAMERA])
+    pulled = await member.negotiator.pull([CAMERA])
 
     assert ledger.entries == {(session, WHOLE_SESSION), (session, pulled.tracks[0].mid)}
 
 
-async def test_what_was_closed_leaves_the_ledger(participant: Participant, ledger: ListLedger) -> None:
-    session = await participant.negotiator.open()
-    await participant.negotiator.publish("offer", [FACE])
-    await participant.negotiator.close_tracks(["0"])
+async def test_what_was_closed_leaves_the_ledger(member: Member, ledger: ListLedger) -> None:
+    session = await member.negotiator.open()
+    await member.negotiator.publish("offer", [FACE])
+    await member.negotiator.close_tracks(["0"])
 
     assert ledger.entries == {(session, WHOLE_SESSION)}
 
 
-async def test_leaving_closes_everything(
-    participant: Participant, sfu: BookSfu, closer: Closer, ledger: ListLedger
-) -> None:
-    session = await participant.negotiator.open()
-    await participant.negotiator.publish("offer", [FACE])
-    await participant.negotiator.pull([CAMERA, CAMERA])
-    participant.negotiator.close()
-    await participant.negotiator.closed()
+async def test_leaving_closes_everything(member: Member, sfu: BookSfu, closer: Closer, ledger: ListLedger) -> None:
+    session = await member.negotiator.open()
+    await member.negotiator.publish("offer", [FACE])
+    await member.negotiator.pull([CAMERA, CAMERA])
+    member.negotiator.close()
+    await member.negotiator.closed()
     await closer.drained()
 
     assert sfu.sessions[session].mids == set()
     assert ledger.entries == set()
-    assert participant.replaced.empty()
+    assert member.replaced.empty()
     with pytest.raises(errors.SessionReplacedError):
-        await participant.negotiator.open()
+        await member.negotiator.open()
 
 
 async def test_leaving_during_a_call_closes_what_it_brings(
-    participant: Participant, sfu: BookSfu, closer: Closer, ledger: ListLedger
+    member: Member, sfu: BookSfu, closer: Closer, ledger: ListLedger
 ) -> None:
-    session = await participant.negotiator.open()
+    session = await member.negotiator.open()
     sfu.asked.clear()
-    pull = asyncio.create_task(participant.negotiator.pull([CAMERA]))
+    pull = asyncio.create_task(member.negotiator.pull([CAMERA]))
     await sfu.asked.wait()
-    participant.negotiator.close()
+    member.negotiator.close()
     with pytest.raises(errors.SessionReplacedError):
         await pull
-    await participant.negotiator.closed()
+    await member.negotiator.closed()
     await sfu.sessions[session].emptied.wait()
 
     # The session itself stays in the ledger until it has settled.
@@ -168,16 +164,16 @@ async def test_leaving_during_a_call_closes_what_it_brings(
     assert (session, WHOLE_SESSION) in ledger.entries
 
 
-async def test_a_refusal_reaches_its_caller_alone(participant: Participant, sfu: BookSfu) -> None:
-    await participant.negotiator.open()
+async def test_a_refusal_reaches_its_caller_alone(member: Member, sfu: BookSfu) -> None:
+    await member.negotiator.open()
     sfu.failures = [errors.InvalidSessionDescriptionError("no SDP")]
 
     with pytest.raises(errors.InvalidSessionDescriptionError):
-        await participant.negotiator.publish("garbage", [FACE])
+        await member.negotiator.publish("garbage", [FACE])
     with pytest.raises(InvalidRequestError):
-        await participant.negotiator.answer("answer")
+        await member.negotiator.answer("answer")
 
-    assert (await participant.negotiator.publish("offer", [FACE])).answer_sdp == "answer"
+    assert (await member.negotiator.publish("offer", [FACE])).answer_sdp == "answer"
 
 
 class TestWithShortLimits:
@@ -186,108 +182,104 @@ class TestWithShortLimits:
         return Limits(answer=0.02, pauses=(0.001,), patience=0.1)
 
     async def test_a_missed_answer_replaces_the_session(
-        self, participant: Participant, sfu: BookSfu, closer: Closer, ledger: ListLedger
+        self, member: Member, sfu: BookSfu, closer: Closer, ledger: ListLedger
     ) -> None:
-        first = await participant.negotiator.open()
-        await participant.negotiator.pull([CAMERA])
+        first = await member.negotiator.open()
+        await member.negotiator.pull([CAMERA])
 
-        assert participant.negotiator.is_awaiting_answer
+        assert member.negotiator.is_awaiting_answer
 
-        told = await participant.replaced.get()
+        told = await member.replaced.get()
         await closer.drained()
 
         assert (told.session_id, told.reason) == (first, LossReason.ANSWER_MISSED)
-        assert participant.metrics.media_sessions_replaced.labelled("answer_missed").value == 1
-        assert participant.negotiator.session_id is None
+        assert member.metrics.media_sessions_replaced.labelled("answer_missed").value == 1
+        assert member.negotiator.session_id is None
         assert sfu.sessions[first].mids == set()
         assert ledger.entries == set()
         with pytest.raises(errors.AnswerTooLateError):
-            await participant.negotiator.answer("answer")
-        assert await participant.negotiator.open() != first
+            await member.negotiator.answer("answer")
+        assert await member.negotiator.open() != first
 
-    async def test_a_pull_that_is_too_early_succeeds_a_little_later(
-        self, participant: Participant, sfu: BookSfu
-    ) -> None:
-        await participant.negotiator.open()
+    async def test_a_pull_that_is_too_early_succeeds_a_little_later(self, member: Member, sfu: BookSfu) -> None:
+        await member.negotiator.open()
         sfu.failing_items = [ItemError(error_code="not_found_track_error", message="not sending")] * 3
 
-        pulled = await participant.negotiator.pull([CAMERA])
+        pulled = await member.negotiator.pull([CAMERA])
 
         assert pulled.tracks[0].error is None
         assert sfu.calls.count("pull") == 4
 
 
-async def test_a_lost_reply_replaces_the_session_at_once(participant: Participant, sfu: BookSfu) -> None:
-    session = await participant.negotiator.open()
+async def test_a_lost_reply_replaces_the_session_at_once(member: Member, sfu: BookSfu) -> None:
+    session = await member.negotiator.open()
     sfu.failures = [errors.NoAnswerError("cut")]
-    publish = asyncio.create_task(participant.negotiator.publish("offer", [FACE]))
-    waiting = asyncio.create_task(participant.negotiator.pull([CAMERA]))
+    publish = asyncio.create_task(member.negotiator.publish("offer", [FACE]))
+    waiting = asyncio.create_task(member.negotiator.pull([CAMERA]))
 
     with pytest.raises(errors.NoAnswerError):
         await publish
     with pytest.raises(errors.SessionReplacedError):
         await waiting
-    assert (await participant.replaced.get()).reason is LossReason.CALL_LOST
+    assert (await member.replaced.get()).reason is LossReason.CALL_LOST
     await sfu.sessions[session].emptied.wait()
 
 
-async def test_a_backend_that_breaks_its_promises_costs_only_this_session(
-    participant: Participant, sfu: BookSfu
-) -> None:
-    await participant.negotiator.open()
+async def test_a_backend_that_breaks_its_promises_costs_only_this_session(member: Member, sfu: BookSfu) -> None:
+    await member.negotiator.open()
     sfu.failures = [ZeroDivisionError("a bug")]
 
     with pytest.raises(errors.NoAnswerError):
-        await participant.negotiator.publish("offer", [FACE])
+        await member.negotiator.publish("offer", [FACE])
 
-    assert await participant.negotiator.open()
+    assert await member.negotiator.open()
 
 
-async def test_what_cannot_be_recorded_is_undone(participant: Participant, sfu: BookSfu, ledger: ListLedger) -> None:
-    session = await participant.negotiator.open()
+async def test_what_cannot_be_recorded_is_undone(member: Member, sfu: BookSfu, ledger: ListLedger) -> None:
+    session = await member.negotiator.open()
     ledger.failures = [UnavailableError("the disk is full")]
 
     with pytest.raises(errors.SessionReplacedError):
-        await participant.negotiator.pull([CAMERA])
-    assert (await participant.replaced.get()).session_id == session
+        await member.negotiator.pull([CAMERA])
+    assert (await member.replaced.get()).session_id == session
     await sfu.sessions[session].emptied.wait()
 
 
 async def test_a_closing_that_cannot_be_recorded_is_repeated_only_at_the_end(
-    participant: Participant, closer: Closer, ledger: ListLedger
+    member: Member, closer: Closer, ledger: ListLedger
 ) -> None:
-    session = await participant.negotiator.open()
-    await participant.negotiator.publish("offer", [FACE])
+    session = await member.negotiator.open()
+    await member.negotiator.publish("offer", [FACE])
     ledger.failures = [UnavailableError("the disk is full")]
-    await participant.negotiator.close_tracks(["0"])
+    await member.negotiator.close_tracks(["0"])
 
     assert (session, "0") in ledger.entries
 
-    participant.negotiator.close()
+    member.negotiator.close()
     await closer.drained()
 
     assert ledger.entries == set()
 
 
-async def test_a_cancelled_request_that_waits_is_never_sent(participant: Participant, sfu: BookSfu) -> None:
-    await participant.negotiator.open()
-    publish = asyncio.create_task(participant.negotiator.publish("offer", [FACE]))
-    pull = asyncio.create_task(participant.negotiator.pull([CAMERA]))
+async def test_a_cancelled_request_that_waits_is_never_sent(member: Member, sfu: BookSfu) -> None:
+    await member.negotiator.open()
+    publish = asyncio.create_task(member.negotiator.publish("offer", [FACE]))
+    pull = asyncio.create_task(member.negotiator.pull([CAMERA]))
     await asyncio.sleep(0)
     pull.cancel()
     await asyncio.gather(publish, pull, return_exceptions=True)
-    await participant.negotiator.update_tracks([])
+    await member.negotiator.update_tracks([])
 
     assert sfu.calls == ["open_session", "publish", "update_tracks"]
 
 
-async def test_abandoning_makes_room_for_another_session(participant: Participant) -> None:
-    first = await participant.negotiator.open()
-    participant.negotiator.abandon()
-    second = await participant.negotiator.open()
+async def test_abandoning_makes_room_for_another_session(member: Member) -> None:
+    first = await member.negotiator.open()
+    member.negotiator.abandon()
+    second = await member.negotiator.open()
 
     assert first != second
-    assert (await participant.replaced.get()).reason is LossReason.ABANDONED
+    assert (await member.replaced.get()).reason is LossReason.ABANDONED
 
 
 async def test_an_owner_need_not_listen(sfu: BookSfu, closer: Closer, ledger: ListLedger) -> None:

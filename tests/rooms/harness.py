@@ -20,8 +20,8 @@ from signal_manager.model import (
     ClientRecord,
     Grants,
     Identity,
+    MemberRecord,
     NodeId,
-    Participant,
     Room,
     RoomId,
     SessionId,
@@ -371,6 +371,6 @@ async def open_channels(
     return await client.harness.rooms.members.open_channels(client.caller, request)
 
 
-def with_ghost(room: Room, ghost: Participant) -> Room:
-    """Return the room with a participant that no node knows of."""
+def with_ghost(room: Room, ghost: MemberRecord) -> Room:
+    """Return the room with a member that no node knows of."""
     return msgspec.structs.replace(room, participants=(*room.participants, ghost))

@@ -10,7 +10,7 @@ import pytest
 from signal_manager.errors import (
     UnavailableError,
 )
-from signal_manager.model import ClientId, NodeId, Participant
+from signal_manager.model import ClientId, MemberRecord, NodeId
 from signal_manager.rooms import absence
 from tests.rooms.harness import ROOM, Client, RoomHarness, hear, in_one_room, with_ghost
 from tests.waiting import until
@@ -99,7 +99,7 @@ async def shared_with(harness: RoomHarness, *nodes: str) -> Client:
     (bob,) = await in_one_room(harness, "bob")
     before = await harness.room()
     for node in nodes:
-        ghost = Participant(client_id=ClientId(f"on-{node}"), role="receiver", node_id=NodeId(node), generation=1)
+        ghost = MemberRecord(client_id=ClientId(f"on-{node}"), role="receiver", node_id=NodeId(node), generation=1)
         after = await harness.storage.change_room(ROOM, partial(with_ghost, ghost=ghost))
         hear(harness, before, after)
         before = after

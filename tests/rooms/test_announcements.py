@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from signal_manager.model import ClientId, NodeId, Participant
+from signal_manager.model import ClientId, MemberRecord, NodeId
 from tests.rooms.harness import ROOM, Client, RoomHarness, in_one_room, with_ghost
 
 
@@ -57,7 +57,7 @@ async def test_members_who_cannot_be_told_keep_nobody_else_from_it(harness: Room
 
 
 async def test_a_change_that_was_never_announced_is_made_up_for(harness: RoomHarness) -> None:
-    ghost = Participant(client_id=ClientId("ghost"), role="sender", node_id=NodeId("gone"))
+    ghost = MemberRecord(client_id=ClientId("ghost"), role="sender", node_id=NodeId("gone"))
     (bob,) = await in_one_room(harness, "bob")
     await harness.storage.change_room(ROOM, lambda room: with_ghost(room, ghost))
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from signal_manager.errors import ConflictError, InvalidRequestError, NotFoundError
-from signal_manager.model import ClientId, NodeId, Participant, Role, Room, RoomId, SessionId, Track
+from signal_manager.model import ClientId, MemberRecord, NodeId, Role, Room, RoomId, SessionId, Track
 from signal_manager.rooms import changes
 from signal_manager.rooms.changes import CLOSED_ROOM_KEPT, MemberKey
 from signal_manager.storage.base import RoomChange
@@ -20,8 +20,8 @@ CAMERA = Track(mid="0", track_name="camera")
 MICROPHONE = Track(mid="1", track_name="microphone")
 
 
-def member(name: str, *tracks: Track, role: Role = "sender", generation: int = 1) -> Participant:
-    return Participant(
+def member(name: str, *tracks: Track, role: Role = "sender", generation: int = 1) -> MemberRecord:
+    return MemberRecord(
         client_id=ClientId(name),
         role=role,
         session_id=SessionId(f"media-of-{name}"),
@@ -38,11 +38,11 @@ def apply(change: RoomChange, room: Room) -> Room:
     return changed
 
 
-def room_of(*participants: Participant, limit: int = 10) -> Room:
-    first, *others = participants
+def room_of(*members: MemberRecord, limit: int = 10) -> Room:
+    first, *others = members
     room = changes.opened(RoomId("r"), first, app_id="app", metadata={"topic": "x"}, max_participants=limit, now=NOW)
     for each in others:
-        room = apply(changes.with_participant(each, limit=limit, now=NOW), room)
+        room = apply(changes.with_member(each, limit=limit, now=NOW), room)
     return room
 
 
@@ -52,7 +52,7 @@ CLOSED = apply(changes.closed("ended", now=NOW), room_of(ALICE))
 
 # Every change of one membership.
 OF_A_MEMBER: list[Callable[[MemberKey], RoomChange]] = [
-    lambda key: changes.without_participant(key, now=LATER),
+    lambda key: changes.without_member(key, now=LATER),
     lambda key: changes.with_absence(key, away=True, now=LATER),
     lambda key: changes.with_metadata(key, {"name": "x"}, now=LATER),
     lambda key: changes.with_tracks(key, SessionId("s"), [MICROPHONE], now=LATER),
@@ -112,7 +112,7 @@ def test_the_first_of_each_role_is_the_one_that_the_original_knew() -> None:
 def test_a_full_room_takes_nobody_and_a_client_is_in_it_once() -> None:
     room = room_of(ALICE, BOB, limit=2)
 
-    with pytest.raises(ConflictError, match="2 of 2 participants"):
+    with pytest.raises(ConflictError, match="2 of 2 members"):
         changes.check_entry(room, ClientId("carol"), limit=100)
     with pytest.raises(ConflictError, match="already in room"):
         changes.check_entry(room, ClientId("alice"), limit=100)
@@ -133,14 +133,14 @@ def test_a_closed_room_is_closed_once_and_entered_no_more() -> None:
     with pytest.raises(InvalidRequestError, match="is closed"):
         apply(changes.closed("again", now=NOW), CLOSED)
     with pytest.raises(InvalidRequestError, match="is closed"):
-        apply(changes.with_participant(BOB, limit=10, now=NOW), CLOSED)
+        apply(changes.with_member(BOB, limit=10, now=NOW), CLOSED)
     with pytest.raises(InvalidRequestError, match="is closed"):
         apply(changes.with_room_metadata({}, now=NOW), CLOSED)
 
 
 def test_the_last_member_closes_the_room() -> None:
-    one = apply(changes.without_participant(changes.key_of(BOB), now=LATER), room_of(ALICE, BOB))
-    none = apply(changes.without_participant(KEY, now=LATER), one)
+    one = apply(changes.without_member(changes.key_of(BOB), now=LATER), room_of(ALICE, BOB))
+    none = apply(changes.without_member(KEY, now=LATER), one)
 
     assert (one.is_active, one.participants) == (True, (ALICE,))
     assert (none.is_active, none.close_reason, none.closed_at) == (False, "empty", LATER)

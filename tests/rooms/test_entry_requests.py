@@ -18,7 +18,7 @@ from signal_manager.errors import (
     UnavailableError,
 )
 from signal_manager.media import errors as media_errors
-from signal_manager.model import NodeId, Participant, Room
+from signal_manager.model import MemberRecord, NodeId, Room
 from signal_manager.protocol.messages import (
     MAX_METADATA,
     ConnectionInfo,
@@ -149,8 +149,8 @@ async def test_a_room_that_another_node_makes_meanwhile_is_joined(harness: RoomH
     harness.sfu.gate.clear()
     joining = asyncio.create_task(bob.join(create_if_missing=True))
     await harness.until(lambda: bool(harness.sfu.calls))
-    participant = Participant(client_id=alice.name, role="receiver", node_id=NodeId("node-2"))
-    await harness.storage.create_room(Room(room_id=ROOM, is_active=True, participants=(participant,)))
+    record = MemberRecord(client_id=alice.name, role="receiver", node_id=NodeId("node-2"))
+    await harness.storage.create_room(Room(room_id=ROOM, is_active=True, participants=(record,)))
     harness.sfu.gate.set()
 
     ack = await joining
@@ -171,7 +171,7 @@ async def test_a_room_that_closes_while_somebody_joins_is_made_again(harness: Ro
     harness.sfu.gate.set()
 
     assert (await joining).created is True
-    assert [participant.client_id for participant in (await harness.room()).participants] == ["bob"]
+    assert [record.client_id for record in (await harness.room()).participants] == ["bob"]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ async def test_a_wrong_request_to_come_in_is_refused(
     with pytest.raises(refusal):
         await bob.join(**fields)
 
-    assert [participant.client_id for participant in (await harness.room()).participants] == ["alice"]
+    assert [record.client_id for record in (await harness.room()).participants] == ["alice"]
     await harness.settled()
     assert not alice.told("participant_joined")
 
@@ -338,7 +338,7 @@ async def test_an_sfu_that_fails_while_somebody_comes_in_leaves_nobody_half_in(
         await bob.join(role=role)
 
     await harness.settled()
-    assert [participant.client_id for participant in (await harness.room()).participants] == ["alice"]
+    assert [record.client_id for record in (await harness.room()).participants] == ["alice"]
     assert {session for session, _ in harness.sfu.open_tracks} == {"session-1"}
     assert not alice.told("participant_joined")
     await bob.join(role=role)

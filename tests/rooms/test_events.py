@@ -10,14 +10,14 @@ from structlog.testing import capture_logs
 
 from signal_manager.bus.base import Delivery, Outcome
 from signal_manager.errors import InvalidRequestError, SignalManagerError, UnavailableError
-from signal_manager.model import ClientId, NodeId, Participant, RoomId, SessionId, Track
+from signal_manager.model import ClientId, MemberRecord, NodeId, RoomId, SessionId, Track
 from signal_manager.protocol.catalogue import ROOM_EVENTS
 from signal_manager.protocol.messages import Message, PublishedTrack
 from signal_manager.rooms.events import describe, describe_all, event, tell
 from signal_manager.rooms.room_log import Change, Happening
 from tests.rooms.harness import ROOM, RecordingBus
 
-ALICE = Participant(
+ALICE = MemberRecord(
     client_id=ClientId("alice"),
     role="sender",
     session_id=SessionId("session-1"),

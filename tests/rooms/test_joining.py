@@ -11,7 +11,7 @@ from signal_manager.errors import (
     SignalManagerError,
     UnavailableError,
 )
-from signal_manager.model import NodeId, Participant
+from signal_manager.model import MemberRecord, NodeId
 from tests.rooms.harness import ROOM, RoomHarness, hear, in_one_room, with_ghost
 
 
@@ -71,7 +71,7 @@ async def test_whoever_goes_while_its_coming_is_written_down_leaves_again(harnes
     await asyncio.gather(joining, return_exceptions=True)
     await harness.settled()
 
-    assert [participant.client_id for participant in (await harness.room()).participants] == ["alice"]
+    assert [record.client_id for record in (await harness.room()).participants] == ["alice"]
     assert alice.told("participant_joined", of="bob") is alice.told("participant_left", of="bob")
 
 
@@ -106,7 +106,7 @@ async def test_a_membership_that_nobody_knows_of_gives_way(harness: RoomHarness)
     bob = harness.client("bob")
     await bob.create()
     await harness.settled()
-    ghost = Participant(client_id=harness.client("alice").name, role="sender", node_id=NodeId("dead"), generation=7)
+    ghost = MemberRecord(client_id=harness.client("alice").name, role="sender", node_id=NodeId("dead"), generation=7)
     before = await harness.room()
     hear(harness, before, await harness.storage.change_room(ROOM, lambda room: with_ghost(room, ghost)))
 
@@ -141,6 +141,6 @@ async def test_a_store_that_fails_while_somebody_comes_in_leaves_nobody_half_in(
         await harness.client("bob").join()
 
     await harness.settled()
-    assert [participant.client_id for participant in (await harness.room()).participants] == ["alice"]
+    assert [record.client_id for record in (await harness.room()).participants] == ["alice"]
     await harness.client("carol").join()
     assert alice.told("participant_joined", of="carol")

@@ -15,7 +15,7 @@ from signal_manager.errors import (
     SignalManagerError,
     UnavailableError,
 )
-from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId
+from signal_manager.model import ClientId, MemberRecord, NodeId, Room, RoomId
 from signal_manager.protocol.messages import RoomState
 from signal_manager.rooms import persistence, service
 from tests.rooms.harness import ROOM, SOON, RoomHarness, hear, in_one_room, with_ghost
@@ -151,7 +151,7 @@ async def test_an_operator_takes_a_member_out_who_is_told_like_the_others(harnes
 
 
 async def test_an_operator_takes_out_what_no_process_knows_of(harness: RoomHarness) -> None:
-    ghost = Participant(client_id=ClientId("ghost"), role="sender", node_id=NodeId("gone"))
+    ghost = MemberRecord(client_id=ClientId("ghost"), role="sender", node_id=NodeId("gone"))
     await harness.storage.create_room(Room(room_id=ROOM, is_active=True, participants=(ghost,)))
     bob = harness.client("bob")
     await bob.join()
@@ -206,7 +206,7 @@ async def test_a_room_of_this_process_alone_is_closed_in_one_step_when_it_stops(
 async def test_a_room_with_members_on_other_nodes_goes_on_without_ours(harness: RoomHarness) -> None:
     (bob,) = await in_one_room(harness, "bob")
     before = await harness.room()
-    ghost = Participant(client_id=ClientId("ghost"), role="receiver", node_id=NodeId("node-9"), generation=1)
+    ghost = MemberRecord(client_id=ClientId("ghost"), role="receiver", node_id=NodeId("node-9"), generation=1)
     hear(harness, before, await harness.storage.change_room(ROOM, lambda room: with_ghost(room, ghost)))
 
     await harness.rooms.empty()

@@ -7,7 +7,7 @@ import gc
 import pytest
 
 from signal_manager.errors import NotFoundError
-from signal_manager.model import Caller, ClientId, Identity, Participant, RoomId, SessionId
+from signal_manager.model import Caller, ClientId, Identity, MemberRecord, RoomId, SessionId
 from signal_manager.rooms import changes
 from signal_manager.rooms.local_room import LocalRoom, LocalRooms, Membership
 from signal_manager.rooms.room_log import RoomLog
@@ -20,7 +20,7 @@ def membership(rooms: LocalRooms, name: str, room_id: RoomId = R) -> Membership:
     """Return a member, as joining leaves it."""
     caller = Caller(Identity(client_id=ClientId(name)), SessionId(f"session-of-{name}"), "hash")
     local = rooms.get_or_create(room_id)
-    member = Membership(caller, room_id, local, Participant(client_id=ClientId(name), role="receiver"))
+    member = Membership(caller, room_id, local, MemberRecord(client_id=ClientId(name), role="receiver"))
     rooms.members[caller.session_id] = member
     local.members[member.client_id] = member
     return member
@@ -64,18 +64,18 @@ async def test_rooms_and_members_are_counted() -> None:
     for name, room in (("a", "r"), ("b", "r"), ("c", "s")):
         membership(rooms, name, RoomId(room))
 
-    assert (rooms.count_participants(), rooms.count_rooms(), rooms.count_media_operations()) == (3, 2, 0)
+    assert (rooms.count_members(), rooms.count_rooms(), rooms.count_media_operations()) == (3, 2, 0)
 
 
 async def test_a_room_knows_nothing_before_its_first_member() -> None:
     local = LocalRoom()
-    participant = Participant(client_id=ClientId("a"), role="sender")
+    record = MemberRecord(client_id=ClientId("a"), role="sender")
 
-    before = (local.record, local.find(changes.key_of(participant)))
-    local.room_log = RoomLog(changes.opened(R, participant, app_id="", metadata={}, max_participants=2, now=0.0))
+    before = (local.record, local.find(changes.key_of(record)))
+    local.room_log = RoomLog(changes.opened(R, record, app_id="", metadata={}, max_participants=2, now=0.0))
 
     assert before == (None, None)
-    assert local.find(changes.key_of(participant)) == participant
+    assert local.find(changes.key_of(record)) == record
 
 
 async def test_those_who_wait_for_a_media_session_hear_that_it_has_ended(harness: RoomHarness) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from signal_manager.model import ClientId, NodeId, Participant, RoomId
+from signal_manager.model import ClientId, MemberRecord, NodeId, RoomId
 from signal_manager.rooms import changes
 from signal_manager.rooms.room_log import Change, write_change
 from tests.rooms.harness import ROOM, RoomHarness, hear, in_one_room, with_ghost
 
 FAR = NodeId("node-2")
-GHOST = Participant(client_id=ClientId("ghost"), role="sender", node_id=FAR, generation=1)
+GHOST = MemberRecord(client_id=ClientId("ghost"), role="sender", node_id=FAR, generation=1)
 
 
 async def test_members_hear_what_other_nodes_do(harness: RoomHarness) -> None:
@@ -35,7 +35,7 @@ async def test_a_node_that_could_not_hear_another_reads_the_rooms_that_they_shar
     before = await harness.room()
     ghost = await harness.storage.change_room(ROOM, lambda room: with_ghost(room, GHOST))
     hear(harness, before, ghost)
-    missed = Participant(client_id=ClientId("missed"), role="sender", node_id=FAR, generation=1)
+    missed = MemberRecord(client_id=ClientId("missed"), role="sender", node_id=FAR, generation=1)
     await harness.storage.change_room(ROOM, lambda room: with_ghost(room, missed))
     memberships = harness.rooms._memberships
 
@@ -54,7 +54,7 @@ async def test_after_a_cut_from_any_node_all_shared_rooms_are_read(harness: Room
     before = await harness.room()
     hear(harness, before, await harness.storage.change_room(ROOM, lambda room: with_ghost(room, GHOST)))
     await harness.storage.change_room(
-        ROOM, lambda room: with_ghost(room, Participant(client_id=ClientId("missed"), role="sender", node_id=FAR))
+        ROOM, lambda room: with_ghost(room, MemberRecord(client_id=ClientId("missed"), role="sender", node_id=FAR))
     )
 
     harness.rooms._memberships.reunite(None)
@@ -76,10 +76,8 @@ async def test_a_room_of_this_node_alone_is_not_read_again(harness: RoomHarness)
 async def test_a_membership_that_another_node_ended_ends_here(harness: RoomHarness) -> None:
     alice, bob = await in_one_room(harness, "alice", "bob")
     room = await harness.room()
-    participant = next(each for each in room.participants if each.client_id == "alice")
-    removed = Change(
-        sequence=room.sequence + 1, event="participant_left", participant=participant, reason="lease expired"
-    )
+    member = next(each for each in room.participants if each.client_id == "alice")
+    removed = Change(sequence=room.sequence + 1, event="participant_left", participant=member, reason="lease expired")
 
     harness.rooms._memberships.hear(ROOM, write_change(removed))
     await harness.settled()
@@ -98,6 +96,6 @@ async def test_what_another_node_says_of_an_absence_here_is_corrected(harness: R
     await harness.until(lambda: bob.told("participant_back", of="alice"))
 
     assert alice.told("participant_away", of="alice")
-    participant = changes.find(await harness.room(), key)
-    assert participant is not None
-    assert not participant.away
+    member = changes.find(await harness.room(), key)
+    assert member is not None
+    assert not member.away

@@ -83,9 +83,9 @@ async def test_the_sfu_is_asked_now_and_then_and_two_bad_answers_unpublish_a_tra
 
         await harness.until(lambda: bob.told("tracks_unpublished", of="alice"))
         assert [track.track_name for track in bob.events[-1].tracks or ()] == ["screen"]
-        participant = bob.events[-1].participant
-        assert participant is not None
-        assert [track.track_name for track in participant.tracks or ()] == ["camera"]
+        member = bob.events[-1].participant
+        assert member is not None
+        assert [track.track_name for track in member.tracks or ()] == ["camera"]
 
 
 async def test_a_track_that_was_given_up_is_announced_again_when_it_sends_again() -> None:

@@ -8,15 +8,15 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId, SessionId, Track
+from signal_manager.model import ClientId, MemberRecord, NodeId, Room, RoomId, SessionId, Track
 from signal_manager.rooms.room_log import Change, RoomLog, applied, difference, read_change, write_change
 
 EMPTY = Room(room_id=RoomId("r"), is_active=True, sequence=1)
 CAMERA = Track(mid="0", track_name="camera")
 
 
-def who(name: str, generation: int = 1, *tracks: Track) -> Participant:
-    return Participant(
+def who(name: str, generation: int = 1, *tracks: Track) -> MemberRecord:
+    return MemberRecord(
         client_id=ClientId(name), role="sender", node_id=NodeId("n"), generation=generation, tracks=tracks
     )
 

@@ -37,9 +37,9 @@ def picture_of(members: list[Member]) -> Picture:
 
 def picture_in(room: Room) -> Picture:
     return {
-        participant.client_id: frozenset(track.track_name for track in participant.tracks)
-        | ({AWAY} if participant.away else frozenset())
-        for participant in room.participants
+        member.client_id: frozenset(track.track_name for track in member.tracks)
+        | ({AWAY} if member.away else frozenset())
+        for member in room.participants
     }
 
 

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from signal_manager.errors import NotFoundError, UnavailableError
 from signal_manager.media.base import MediaSessionId
-from signal_manager.model import ClientId, ClientRecord, Participant, Room, RoomId, SessionId
+from signal_manager.model import ClientId, ClientRecord, MemberRecord, Room, RoomId, SessionId
 from signal_manager.rooms import changes
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.local_room import LocalRoom
@@ -19,8 +19,8 @@ from signal_manager.storage.memory import MemoryStorage
 from tests.rooms.harness import NODE
 
 R, NOW = RoomId("r"), 1000.0
-ALICE = Participant(client_id=ClientId("alice"), role="sender", node_id=NODE, generation=1)
-BOB = Participant(client_id=ClientId("bob"), role="receiver", node_id=NODE, generation=1)
+ALICE = MemberRecord(client_id=ClientId("alice"), role="sender", node_id=NODE, generation=1)
+BOB = MemberRecord(client_id=ClientId("bob"), role="receiver", node_id=NODE, generation=1)
 KEY = changes.key_of(ALICE)
 AWAY = changes.with_absence(KEY, away=True, now=NOW)
 
@@ -85,12 +85,12 @@ async def test_a_plain_change_says_what_it_does_not_find(made: Records) -> None:
     with pytest.raises(NotFoundError):
         await made.records.change(RoomId("unknown"), AWAY)
     with pytest.raises(NotFoundError, match="client bob"):
-        await made.records.participant(R, ClientId("bob"))
+        await made.records.member(R, ClientId("bob"))
     with pytest.raises(NotFoundError):
-        await made.records.participant(RoomId("unknown"), ClientId("alice"))
-    await made.records.change(R, changes.with_participant(BOB, limit=5, now=NOW))
+        await made.records.member(RoomId("unknown"), ClientId("alice"))
+    await made.records.change(R, changes.with_member(BOB, limit=5, now=NOW))
 
-    assert await made.records.participant(R, ClientId("bob")) == BOB
+    assert await made.records.member(R, ClientId("bob")) == BOB
 
 
 async def test_where_a_client_is_is_written_if_it_is_on_record(made: Records) -> None:

@@ -79,7 +79,7 @@ async def test_a_node_that_has_died_is_cleaned_up_after(harness: RoomHarness) ->
     await harness.rooms.close_due_media(harness.now)
     await harness.settled()
 
-    assert [participant.client_id for participant in (await harness.room()).participants] == ["bob"]
+    assert [record.client_id for record in (await harness.room()).participants] == ["bob"]
     assert harness.client("bob").told("participant_left", of="ghost")
     assert {session for session, _ in harness.sfu.open_tracks} == {"session-1"}
 

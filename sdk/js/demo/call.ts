@@ -187,7 +187,7 @@ function mutedOf(tracks: Iterable<{ kind: string | undefined; muted: boolean }>)
   return { audio: isMuted("audio"), video: isMuted("video") };
 }
 
-/** Return a participant's name, or its client id when it gave no name. */
+/** Return a member's name, or its client id when it gave no name. */
 function nameOf({ clientId, metadata }: Participant): string {
   const { name } = metadata;
   return typeof name === "string" && name.trim() !== "" ? name.trim().slice(0, 40) : clientId;

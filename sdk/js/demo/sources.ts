@@ -1,4 +1,4 @@
-/** What a participant sends: the camera and the microphone, or a generated picture and tone that need no device. */
+/** What a member sends: the camera and the microphone, or a generated picture and tone that need no device. */
 
 export type SourceKind = "camera" | "pattern" | "nothing";
 

@@ -1,8 +1,8 @@
-/** The grid of participants: one tile each, with picture, sound, name and figures. */
+/** The grid of members: one tile each, with picture, sound, name and figures. */
 
 import type { Figures } from "./statistics.js";
 
-/** Which kinds of a participant's tracks are muted, each of them as a whole. */
+/** Which kinds of a member's tracks are muted, each of them as a whole. */
 export interface Muted {
   readonly audio: boolean;
   readonly video: boolean;
@@ -22,7 +22,7 @@ function make(tag: string, className: string, text = ""): HTMLElement {
   return element;
 }
 
-/** One participant. */
+/** One member. */
 class Tile {
   readonly element = make("li", "tile");
   readonly #stream = new MediaStream();
@@ -77,7 +77,7 @@ class Tile {
     }
   }
 
-  /** Say on the tile whether its participant is away. */
+  /** Say on the tile whether its member is away. */
   markAway(isAway: boolean): void {
     this.element.dataset["away"] = String(isAway);
     this.#away.hidden = !isAway;

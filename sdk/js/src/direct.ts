@@ -1,7 +1,7 @@
 /**
  * Calls from browser to browser, without an SFU: media goes directly, the service relays the signals.
  *
- * Direct calls need no media backend and have two participants. Either side may change a call at any time, by the
+ * Direct calls need no media backend and have two clients. Either side may change a call at any time, by the
  * pattern "perfect negotiation" (W3C WebRTC 1.0, section 10.7).
  *
  * Pages that call through an SFU do not load this entry point, `signal-manager/direct`.

@@ -36,7 +36,7 @@ export interface Participant {
   readonly tracks: ReadonlyMap<string, RemoteTrack>;
 }
 
-/** A track of a participant that can be shown, or can no longer be shown. */
+/** A track of a member that can be shown, or can no longer be shown. */
 export interface TrackEvent {
   participant: Participant;
   name: string;

@@ -218,7 +218,7 @@ async def list_rooms(
 
 @api.get("/rooms/{room_id}", tags=["rooms"])
 async def show_room(management: _Manage, room_id: _Name) -> RoomDetails:
-    """Show one room with its participants and their tracks."""
+    """Show one room with its members and their tracks."""
     room = await management.storage.get_room(RoomId(room_id))
     if room is None:
         raise NotFoundError(f"no such room: {room_id}")
@@ -245,7 +245,7 @@ async def describe_room(management: _Manage, room_id: _Name, wanted: NewMetadata
 async def describe_participant(
     management: _Manage, room_id: _Name, client_id: _Name, wanted: NewMetadata
 ) -> RoomDetails:
-    """Replace a participant's metadata and tell all members."""
+    """Replace a member's metadata and tell all members."""
     await management.rooms.describe(RoomId(room_id), ClientId(client_id), wanted.metadata)
     log.info("participant metadata changed by an operator", room_id=room_id, client_id=client_id)
     return await show_room(management, room_id)
@@ -253,7 +253,7 @@ async def describe_participant(
 
 @api.post("/rooms/{room_id}/participants/{client_id}/remove", tags=["rooms"])
 async def remove_participant(management: _Manage, room_id: _Name, client_id: _Name) -> Done:
-    """Remove a participant from a room; its connection stays."""
+    """Remove a member from a room; its connection stays."""
     await management.rooms.evict(RoomId(room_id), ClientId(client_id))
     log.info("participant removed by an operator", room_id=room_id, client_id=client_id)
     return Done(ended=1)

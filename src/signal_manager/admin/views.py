@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from signal_manager.gateway.live_sessions import LiveSession, RecentError
-from signal_manager.model import NAME_RULE, ClientRecord, Grants, Participant, Room, Track
+from signal_manager.model import NAME_RULE, ClientRecord, Grants, MemberRecord, Room, Track
 
 __all__ = [
     "ClientDetails",
@@ -97,7 +97,7 @@ class SessionView(BaseModel):
 
 
 class TrackView(BaseModel):
-    """A track that a participant publishes."""
+    """A track that a member publishes."""
 
     mid: str
     track_name: str
@@ -166,8 +166,8 @@ class RoomView(BaseModel):
 
     room_id: str
     is_active: bool
-    participants: int = Field(description="Number of participants, or their number when the room closed.")
-    tracks: int = Field(description="Number of tracks that the participants publish.")
+    participants: int = Field(description="Number of members, or their number when the room closed.")
+    tracks: int = Field(description="Number of tracks that the members publish.")
     max_participants: int | None
     created_at: Moment
     updated_at: Moment
@@ -182,7 +182,7 @@ class RoomView(BaseModel):
             room_id=room.room_id,
             is_active=room.is_active,
             participants=len(room.participants),
-            tracks=sum(len(participant.tracks) for participant in room.participants),
+            tracks=sum(len(member.tracks) for member in room.participants),
             max_participants=room.max_participants,
             # The original service stores it there, in milliseconds.
             created_at=created_at / 1000 if isinstance(created_at, int | float) else None,
@@ -192,7 +192,7 @@ class RoomView(BaseModel):
         )
 
 
-class ParticipantView(BaseModel):
+class MemberView(BaseModel):
     """A client's membership in a room."""
 
     client_id: str
@@ -201,21 +201,21 @@ class ParticipantView(BaseModel):
     media_session_id: str | None
     node_id: str | None
     metadata: dict[str, Any]
-    away: bool = Field(description="Whether the participant has fallen silent and is expected back.")
+    away: bool = Field(description="Whether the member has fallen silent and is expected back.")
     tracks: list[TrackView]
 
     @classmethod
-    def of(cls, participant: Participant) -> ParticipantView:
-        """Return the view of a participant."""
+    def of(cls, member: MemberRecord) -> MemberView:
+        """Return the view of a member."""
         return cls(
-            client_id=participant.client_id,
-            role=participant.role,
-            joined_at=participant.joined_at,
-            media_session_id=participant.session_id,
-            node_id=participant.node_id,
-            metadata=participant.metadata,
-            away=participant.away,
-            tracks=[TrackView.of(track) for track in participant.tracks],
+            client_id=member.client_id,
+            role=member.role,
+            joined_at=member.joined_at,
+            media_session_id=member.session_id,
+            node_id=member.node_id,
+            metadata=member.metadata,
+            away=member.away,
+            tracks=[TrackView.of(track) for track in member.tracks],
         )
 
 
@@ -225,7 +225,7 @@ class RoomDetails(RoomView):
     sequence: int
     expires_at: Moment
     metadata: dict[str, Any]
-    members: list[ParticipantView]
+    members: list[MemberView]
 
     @classmethod
     def from_record(cls, room: Room) -> RoomDetails:
@@ -235,7 +235,7 @@ class RoomDetails(RoomView):
             sequence=room.sequence,
             expires_at=room.expires_at,
             metadata=room.metadata,
-            members=[ParticipantView.of(participant) for participant in room.participants],
+            members=[MemberView.of(member) for member in room.participants],
         )
 
 
@@ -266,7 +266,7 @@ class Close(_Asked):
 
 
 class NewMetadata(_Asked):
-    """New metadata of a room or a participant."""
+    """New metadata of a room or a member."""
 
     metadata: dict[str, Any] = Field(description="Replaces all earlier metadata.")
 

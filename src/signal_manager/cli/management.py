@@ -66,7 +66,7 @@ def add_management_commands(application: typer.Typer) -> None:
 
 def rooms(
     room: Annotated[
-        str | None, typer.Argument(metavar="ROOM", help="Show only this room, with its participants and their tracks.")
+        str | None, typer.Argument(metavar="ROOM", help="Show only this room, with its members and their tracks.")
     ] = None,
     *,
     active: Annotated[

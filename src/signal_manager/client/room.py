@@ -104,7 +104,7 @@ class Room:
             await room.publish(camera, microphone)
             async for event in room:
                 match event:
-                    case TrackAdded(participant=participant, track=track):
+                    case TrackAdded(participant=member, track=track):
                         frame = await track.recv()
 
     Tracks are aiortc's `MediaStreamTrack`s. Those of others are pulled as soon as they are announced; of a track that

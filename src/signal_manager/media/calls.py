@@ -8,7 +8,7 @@ __all__ = ["Calls"]
 
 
 class Calls:
-    """The calls of one participant."""
+    """The calls of one member."""
 
     def __init__(self) -> None:
         self._latest = 0

@@ -1,7 +1,7 @@
 """Closes tracks and channels of given-up media sessions until the SFU confirms it, so that nothing keeps running.
 
 `Closings` is the pure part: it knows what to close, when to try again, and when it is done. `Closer` makes the calls to
-a `MediaBackend` and updates the `Ledger`; one serves all participants. The ledger still has what a crash interrupts.
+a `MediaBackend` and updates the `Ledger`; one serves all members. The ledger still has what a crash interrupts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The order of operations on one participant's media session, as a pure state machine.
+"""The order of operations on one member's media session, as a pure state machine.
 
 An SFU refuses overlapping negotiations. Operations therefore wait in one queue, which stops from a call to the SFU
 until the SFU has accepted the client's answer to its offer. `Negotiation` takes events with their time (`now`, in
@@ -82,7 +82,7 @@ class State(enum.Enum):
     BACKING_OFF = "backing off"  # the operation came too early and will be repeated
     AWAITING_ANSWER = "awaiting answer"  # the SFU's offer is with the client
     ANSWERING = "answering"  # the client's answer is with the SFU
-    CLOSED = "closed"  # the participant has left
+    CLOSED = "closed"  # the member has left
 
 
 class Event(enum.Enum):
@@ -136,7 +136,7 @@ class LossReason(enum.Enum):
     CALL_LOST = "call_lost"  # a reply was lost, or the SFU failed half-way
     SESSION_GONE = "session_gone"
     OUT_OF_STEP = "out_of_step"  # the SFU waits for an answer that is unknown here
-    ABANDONED = "abandoned"  # the participant builds a new connection
+    ABANDONED = "abandoned"  # the member builds a new connection
 
 
 class CallSfu(msgspec.Struct, frozen=True):
@@ -178,7 +178,7 @@ class SweepSession(msgspec.Struct, frozen=True):
 
 
 class ReplaceSession(msgspec.Struct, frozen=True):
-    """Tell the owner that the participant's session is lost and that it needs another `Open`."""
+    """Tell the owner that the member's session is lost and that it needs another `Open`."""
 
     generation: int
     session_id: MediaSessionId | None
@@ -198,7 +198,7 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class Negotiation:
-    """Orders the operations on one participant's media session, one at a time.
+    """Orders the operations on one member's media session, one at a time.
 
     Every method returns the effects to carry out, in order. The caller numbers its requests; each gets exactly one
     `Reply` or `Refuse`. This class numbers the calls; the caller must report each one once.
@@ -225,7 +225,7 @@ class Negotiation:
         if isinstance(operation, Answer):
             self._take_answer(asked, now)
         elif self.state is State.CLOSED:
-            self._effects.append(asked.refused(SessionReplacedError("this participant's media session has ended")))
+            self._effects.append(asked.refused(SessionReplacedError("this member's media session has ended")))
         elif len(self._waiting) >= self._limits.waiting:
             self._effects.append(
                 asked.refused(TooManyCallsError(f"{len(self._waiting)} operations wait already, expected fewer"))
@@ -310,13 +310,13 @@ class Negotiation:
         return self._take_effects()
 
     def abandon(self) -> list[Effect]:
-        """Give the session up, because the participant builds a new connection; `Open` opens the next one."""
+        """Give the session up, because the member builds a new connection; `Open` opens the next one."""
         if self.state not in {State.UNOPENED, State.CLOSED}:
             self._lose(LossReason.ABANDONED)
         return self._take_effects()
 
     def close(self) -> list[Effect]:
-        """Refuse what waits and give the session up, because the participant has left."""
+        """Refuse what waits and give the session up, because the member has left."""
         if self.state not in {State.UNOPENED, State.CLOSED}:
             self._lose(None)
         if self.state is not State.CLOSED:
@@ -423,7 +423,7 @@ class Negotiation:
             if self._mids:
                 self._effects.append(CloseMids(session_id, tuple(sorted(self._mids))))
             self._effects.append(SweepSession(session_id, is_unsettled))
-        why = "the participant left" if reason is None else reason.value.replace("_", " ")
+        why = "the member left" if reason is None else reason.value.replace("_", " ")
         replaced = SessionReplacedError(f"the media session was given up: {why}")
         if self._current is not None:
             self._effects.append(self._current.refused(error or replaced))

@@ -1,4 +1,4 @@
-"""One participant's media session over a `MediaBackend`: asyncio around the pure `Negotiation`.
+"""One member's media session over a `MediaBackend`: asyncio around the pure `Negotiation`.
 
 Rooms call its methods and get results or errors. `negotiation.py` decides about order, retries, deadlines and losses;
 `negotiation_runner.py` carries the decisions out, over the calls of `recorded_calls.py`.
@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Negotiator:
-    """Runs the operations of one participant's media session one at a time.
+    """Runs the operations of one member's media session one at a time.
 
     Every method raises the errors of `MediaBackend`. It also raises SessionReplacedError if there is no session, or if
     the session was given up while the operation waited: the client must build a new connection, and the caller calls
@@ -51,9 +51,9 @@ class Negotiator:
     session is given up because no answer comes.
 
     Args:
-        backend: the SFU, shared by all participants.
+        backend: the SFU, shared by all members.
         ledger: records new mids before the caller learns of them.
-        closer: closes the mids of sessions that were given up; shared by all participants.
+        closer: closes the mids of sessions that were given up; shared by all members.
         metrics: counts sessions that were given up.
         on_replaced: called from the event loop soon after a session was lost, but not after `close`.
         limits: the limits of time and number.
@@ -154,7 +154,7 @@ class Negotiator:
         self._runner.perform(self._negotiation.abandon())
 
     def close(self) -> None:
-        """End the negotiation, because the participant has left: refuse what waits, and close what exists."""
+        """End the negotiation, because the member has left: refuse what waits, and close what exists."""
         self._runner.perform(self._negotiation.close())
 
     async def closed(self) -> None:

@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
 
 
 class RecordedCalls:
-    """The calls of one participant's media sessions.
+    """The calls of one member's media sessions.
 
     Args:
         backend: the SFU.

@@ -71,9 +71,9 @@ class AbsenceReports:
             nodes = {each.node_id for each in room.participants if each.node_id} if room is not None else set()
             if room is None or min(nodes - {node_id}, default=None) != self._node_id:
                 continue
-            for participant in room.participants:
-                if participant.node_id == node_id and not participant.away:
-                    self._report_missed(local, room_id, changes.key_of(participant))
+            for record in room.participants:
+                if record.node_id == node_id and not record.away:
+                    self._report_missed(local, room_id, changes.key_of(record))
 
     def _report_missed(self, local: LocalRoom, room_id: RoomId, key: MemberKey) -> None:
         async def work() -> None:
@@ -98,10 +98,8 @@ class AbsenceReports:
             change = changes.with_absence(key, away=is_away, now=self._records.clock())
             is_known = known is not None and known.away is not is_away
             room = await self._records.repair(local, room_id, change, is_known=is_known)
-            participant = changes.find(room, key) if room is not None else None
-            if room is None or participant is None or participant.away is not is_away:
+            record = changes.find(room, key) if room is not None else None
+            if room is None or record is None or record.away is not is_away:
                 return  # it has left, or another node was faster
             event: Happening = "participant_away" if is_away else "participant_back"
-            self._announcements.settle(
-                local, room, Change(sequence=room.sequence, event=event, participant=participant)
-            )
+            self._announcements.settle(local, room, Change(sequence=room.sequence, event=event, participant=record))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from signal_manager.errors import ConflictError, InvalidRequestError, NotFoundError
-from signal_manager.model import ClientId, NodeId, Participant, Room, RoomId, SessionId, Track
+from signal_manager.model import ClientId, MemberRecord, NodeId, Room, RoomId, SessionId, Track
 from signal_manager.storage.base import RoomChange
 
 __all__ = [
@@ -25,12 +25,12 @@ __all__ = [
     "opened",
     "with_absence",
     "with_media",
+    "with_member",
     "with_metadata",
     "with_muted",
-    "with_participant",
     "with_room_metadata",
     "with_tracks",
-    "without_participant",
+    "without_member",
     "without_tracks",
 ]
 
@@ -48,24 +48,24 @@ class MemberKey(NamedTuple):
     generation: int
 
 
-def key_of(participant: Participant) -> MemberKey:
-    """Return the key that tells this participant from the same client in another membership."""
-    return MemberKey(participant.client_id, participant.node_id, participant.generation)
+def key_of(member: MemberRecord) -> MemberKey:
+    """Return the key that tells this member from the same client in another membership."""
+    return MemberKey(member.client_id, member.node_id, member.generation)
 
 
-def find(room: Room, key: MemberKey) -> Participant | None:
-    """Return the participant of this membership."""
-    return next((participant for participant in room.participants if key_of(participant) == key), None)
+def find(room: Room, key: MemberKey) -> MemberRecord | None:
+    """Return the record of a membership, or None."""
+    return next((member for member in room.participants if key_of(member) == key), None)
 
 
-def find_client(room: Room, client_id: str) -> Participant | None:
-    """Return the participant that this client is now."""
-    return next((participant for participant in room.participants if participant.client_id == client_id), None)
+def find_client(room: Room, client_id: str) -> MemberRecord | None:
+    """Return the record of a client's present membership, or None."""
+    return next((member for member in room.participants if member.client_id == client_id), None)
 
 
 def opened(
     room_id: RoomId,
-    participant: Participant,
+    member: MemberRecord,
     *,
     app_id: str,
     metadata: dict[str, Any],
@@ -76,12 +76,12 @@ def opened(
     return Room(
         room_id=room_id,
         app_id=app_id,
-        sender_client_id=participant.client_id if participant.role == "sender" else None,
-        receiver_client_id=participant.client_id if participant.role == "receiver" else None,
-        session_id=participant.session_id,
+        sender_client_id=member.client_id if member.role == "sender" else None,
+        receiver_client_id=member.client_id if member.role == "receiver" else None,
+        session_id=member.session_id,
         metadata={**metadata, "created_at": int(now * 1000)},
         is_active=True,
-        participants=(participant,),
+        participants=(member,),
         max_participants=max_participants,
         updated_at=now,
     )
@@ -100,22 +100,22 @@ def check_entry(room: Room, client_id: ClientId, *, limit: int) -> None:
         raise ConflictError(f"client {client_id} is already in room {room.room_id}")
     limit = room.max_participants or limit
     if len(room.participants) >= limit:
-        raise ConflictError(f"room {room.room_id} is full: {limit} of {limit} participants are in it")
+        raise ConflictError(f"room {room.room_id} is full: {limit} of {limit} members are in it")
 
 
-def with_participant(participant: Participant, *, limit: int, now: float) -> RoomChange:
-    """Add a participant; raises what `check_entry` does."""
+def with_member(member: MemberRecord, *, limit: int, now: float) -> RoomChange:
+    """Add a member; raises what `check_entry` does."""
 
     def change(room: Room) -> Room:
-        check_entry(room, participant.client_id, limit=limit)
+        check_entry(room, member.client_id, limit=limit)
         sender, receiver = room.sender_client_id, room.receiver_client_id
-        if participant.role == "sender":
-            sender = sender or participant.client_id
+        if member.role == "sender":
+            sender = sender or member.client_id
         else:
-            receiver = receiver or participant.client_id
+            receiver = receiver or member.client_id
         return _replace(
             room,
-            participants=(*room.participants, participant),
+            participants=(*room.participants, member),
             sender_client_id=sender,
             receiver_client_id=receiver,
             updated_at=now,
@@ -124,12 +124,12 @@ def with_participant(participant: Participant, *, limit: int, now: float) -> Roo
     return change
 
 
-def without_participant(key: MemberKey, *, now: float) -> RoomChange:
-    """Remove a participant, and close the room after the last one; NotFoundError when it has left already."""
+def without_member(key: MemberKey, *, now: float) -> RoomChange:
+    """Remove a member, and close the room after the last one; NotFoundError when it has left already."""
 
     def change(room: Room) -> Room:
         _require(room, key)
-        remaining = tuple(participant for participant in room.participants if key_of(participant) != key)
+        remaining = tuple(member for member in room.participants if key_of(member) != key)
         left = _replace(room, participants=remaining, updated_at=now)
         return left if remaining else _closed(left, "empty", now)
 
@@ -148,19 +148,19 @@ def closed(reason: str, *, now: float) -> RoomChange:
 
 
 def with_absence(key: MemberKey, *, away: bool, now: float) -> RoomChange:
-    """Note that a participant is away or back; NotFoundError when it has left or the record says so already."""
+    """Note that a member is away or back; NotFoundError when it has left or the record says so already."""
 
     def change(room: Room) -> Room:
-        participant = _require(room, key)
-        if participant.away is away:
+        member = _require(room, key)
+        if member.away is away:
             raise NotFoundError(f"client {key.client_id} is known to be {'away' if away else 'back'}")
-        return _swap(room, _replace(participant, away=away), now)
+        return _swap(room, _replace(member, away=away), now)
 
     return change
 
 
 def with_metadata(key: MemberKey, metadata: dict[str, Any], *, now: float) -> RoomChange:
-    """Replace a participant's metadata; NotFoundError when it has left."""
+    """Replace a member's metadata; NotFoundError when it has left."""
 
     def change(room: Room) -> Room:
         return _swap(room, _replace(_require(room, key), metadata=metadata), now)
@@ -184,17 +184,17 @@ def with_tracks(key: MemberKey, session_id: SessionId | None, tracks: Sequence[T
     """Add tracks that others can pull from this media session; NotFoundError when the publisher has left."""
 
     def change(room: Room) -> Room:
-        participant = _require(room, key)
+        member = _require(room, key)
         new = {track.mid for track in tracks}
-        kept = tuple(track for track in participant.tracks if track.mid not in new)
-        publisher = _replace(participant, session_id=session_id, tracks=(*kept, *tracks))
+        kept = tuple(track for track in member.tracks if track.mid not in new)
+        publisher = _replace(member, session_id=session_id, tracks=(*kept, *tracks))
         return _swap(room, publisher, now)
 
     return change
 
 
 def with_media(key: MemberKey, session_id: SessionId | None, *, now: float) -> RoomChange:
-    """Give a participant a new media session, which publishes nothing yet; NotFoundError when it has left."""
+    """Give a member a new media session, which publishes nothing yet; NotFoundError when it has left."""
 
     def change(room: Room) -> Room:
         return _swap(room, _replace(_require(room, key), session_id=session_id, tracks=()), now)
@@ -206,11 +206,11 @@ def with_muted(key: MemberKey, mids: Collection[str], *, muted: bool, now: float
     """Note that tracks are muted or unmuted; NotFoundError when the publisher has left or nothing changes."""
 
     def change(room: Room) -> Room:
-        participant = _require(room, key)
-        tracks = tuple(_replace(track, muted=muted) if track.mid in mids else track for track in participant.tracks)
-        if tracks == participant.tracks:
+        member = _require(room, key)
+        tracks = tuple(_replace(track, muted=muted) if track.mid in mids else track for track in member.tracks)
+        if tracks == member.tracks:
             raise NotFoundError("no such tracks")
-        return _swap(room, _replace(participant, tracks=tracks), now)
+        return _swap(room, _replace(member, tracks=tracks), now)
 
     return change
 
@@ -219,11 +219,11 @@ def without_tracks(key: MemberKey, mids: Collection[str], *, now: float) -> Room
     """Remove tracks; NotFoundError when the publisher has left or has none of them."""
 
     def change(room: Room) -> Room:
-        participant = _require(room, key)
-        kept = tuple(track for track in participant.tracks if track.mid not in mids)
-        if kept == participant.tracks:
+        member = _require(room, key)
+        kept = tuple(track for track in member.tracks if track.mid not in mids)
+        if kept == member.tracks:
             raise NotFoundError("no such tracks")
-        return _swap(room, _replace(participant, tracks=kept), now)
+        return _swap(room, _replace(member, tracks=kept), now)
 
     return change
 
@@ -232,15 +232,13 @@ def _closed(room: Room, reason: str, now: float) -> Room:
     return _replace(room, is_active=False, closed_at=now, close_reason=reason, expires_at=now + CLOSED_ROOM_KEPT)
 
 
-def _require(room: Room, key: MemberKey) -> Participant:
-    participant = find(room, key) if room.is_active else None
-    if participant is None:
+def _require(room: Room, key: MemberKey) -> MemberRecord:
+    member = find(room, key) if room.is_active else None
+    if member is None:
         raise NotFoundError(f"client {key.client_id} is not in room {room.room_id}")
-    return participant
+    return member
 
 
-def _swap(room: Room, participant: Participant, now: float) -> Room:
-    participants = tuple(
-        participant if other.client_id == participant.client_id else other for other in room.participants
-    )
-    return _replace(room, participants=participants, updated_at=now)
+def _swap(room: Room, member: MemberRecord, now: float) -> Room:
+    members = tuple(member if other.client_id == member.client_id else other for other in room.participants)
+    return _replace(room, participants=members, updated_at=now)

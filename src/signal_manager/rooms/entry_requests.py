@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from signal_manager.errors import ConflictError, ForbiddenError, InvalidRequestError, NotFoundError
-from signal_manager.model import Caller, Participant, Role, Room, RoomId
+from signal_manager.model import Caller, MemberRecord, Role, Room, RoomId
 from signal_manager.protocol.messages import (
     PROTOCOL_VERSION,
     ConnectionInfo,
@@ -74,8 +74,8 @@ class EntryRequests:
         role = self._check_entry(caller, room_id, request)
         self._limit_of(request)
 
-        async def open_room(participant: Participant) -> Room:
-            return await self._storage.create_room(self._opened(room_id, participant, request))
+        async def open_room(record: MemberRecord) -> Room:
+            return await self._storage.create_room(self._opened(room_id, record, request))
 
         async with (
             self._joining.reserve(caller, room_id, role, request.metadata or {}) as member,
@@ -132,16 +132,16 @@ class EntryRequests:
         is_there = room is not None
         created = False
 
-        async def enter(participant: Participant) -> Room:
+        async def enter(record: MemberRecord) -> Room:
             # Another request may have made or closed the room meanwhile. Try the earlier state first.
             nonlocal is_there, created
             limit = self._settings.max_participants
             while True:
                 try:
                     if is_there:
-                        change = changes.with_participant(participant, limit=limit, now=self._clock())
+                        change = changes.with_member(record, limit=limit, now=self._clock())
                         return await self._storage.change_room(member.room_id, change)
-                    opened = self._opened(member.room_id, participant, request)
+                    opened = self._opened(member.room_id, record, request)
                     room = await self._storage.create_room(opened)
                 except (NotFoundError, InvalidRequestError):
                     if not (is_there and request.create_if_missing):
@@ -170,11 +170,11 @@ class EntryRequests:
             )
         return limit
 
-    def _opened(self, room_id: RoomId, participant: Participant, request: RoomCreate | RoomJoin) -> Room:
+    def _opened(self, room_id: RoomId, record: MemberRecord, request: RoomCreate | RoomJoin) -> Room:
         """Return the room that a request makes, with its first member."""
         return changes.opened(
             room_id,
-            participant,
+            record,
             app_id=self._settings.app_id,
             metadata=request.metadata or {},
             max_participants=self._limit_of(request),
@@ -200,7 +200,7 @@ class EntryRequests:
         return role
 
     async def _negotiate(
-        self, member: Membership, request: RoomEntry, present: Iterable[Participant]
+        self, member: Membership, request: RoomEntry, present: Iterable[MemberRecord]
     ) -> JoinNegotiation:
         """Negotiate with the SFU for a new member, before the room is told of it."""
         media = member.media
@@ -209,7 +209,7 @@ class EntryRequests:
             return JoinNegotiation(ice_servers=requests.to_ice_servers(await asking))
         found, _ = await asyncio.gather(asking, media.open())
         servers = requests.to_ice_servers(found)
-        if member.participant.role == "sender":
+        if member.record.role == "sender":
             published = await media.publish(request.offer_sdp or "", request.tracks or ())
             requests.require_some(published.tracks)
             results = requests.published_results(published, media.tracks)
@@ -239,7 +239,7 @@ class EntryRequests:
             ice_servers=negotiated.ice_servers,
             connection_info=ConnectionInfo(
                 room_id=room.room_id,
-                role=member.participant.role,
+                role=member.record.role,
                 app_id=self._settings.app_id,
                 session_id=session_id,
                 status="Connected",  # the original service's word for an open media session

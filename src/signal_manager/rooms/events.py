@@ -12,7 +12,7 @@ import structlog
 
 from signal_manager.bus.base import Messaging
 from signal_manager.errors import InvalidRequestError, SignalManagerError
-from signal_manager.model import ClientId, Participant, RoomId, Track
+from signal_manager.model import ClientId, MemberRecord, RoomId, Track
 from signal_manager.protocol.messages import Member, PublishedTrack, RoomEvent
 from signal_manager.rooms.room_log import Change
 
@@ -21,21 +21,21 @@ __all__ = ["describe", "describe_all", "event", "tell"]
 log = structlog.get_logger(__name__)
 
 
-def describe(participant: Participant) -> Member:
+def describe(member: MemberRecord) -> Member:
     """Return a member as the others see it."""
     return Member(
-        client_id=participant.client_id,
-        role=participant.role,
-        session_id=participant.session_id,
-        metadata=participant.metadata,
-        tracks=_published(participant.tracks),
-        away=participant.away,
+        client_id=member.client_id,
+        role=member.role,
+        session_id=member.session_id,
+        metadata=member.metadata,
+        tracks=_published(member.tracks),
+        away=member.away,
     )
 
 
-def describe_all(participants: Iterable[Participant]) -> list[Member]:
+def describe_all(members: Iterable[MemberRecord]) -> list[Member]:
     """Return members as they see each other, in the order in which they joined."""
-    return [describe(participant) for participant in participants]
+    return [describe(member) for member in members]
 
 
 def event(room_id: RoomId, change: Change) -> RoomEvent:

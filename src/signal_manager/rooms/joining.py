@@ -1,4 +1,4 @@
-"""Joining: reserve a session for a room, negotiate, then write the participant down.
+"""Joining: reserve a session for a room, negotiate, then write the member down.
 
 From the change that adds a member until its ACK is returned nothing awaits, so that the ACK leaves before any later
 event.
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from signal_manager.errors import ConflictError, NotFoundError
-from signal_manager.model import Caller, NodeId, Participant, Role, Room, RoomId
+from signal_manager.model import Caller, MemberRecord, NodeId, Role, Room, RoomId
 from signal_manager.rooms import changes
 from signal_manager.rooms.absence_reports import AbsenceReports
 from signal_manager.rooms.announcements import Announcements
@@ -104,25 +104,25 @@ class Joining:
             await self._leaving.remove(member.room_id, stale, "replaced")
         return await self._records.get(member.room_id)
 
-    async def add(self, member: Membership, enter: Callable[[Participant], Awaitable[Room]]) -> Room:
+    async def add(self, member: Membership, enter: Callable[[MemberRecord], Awaitable[Room]]) -> Room:
         """Add a member for whom everything is negotiated, and tell the others.
 
         The caller must not await anything before it returns the ACK, see the module's docstring.
 
         Args:
-            enter: puts the participant into the room's record; its errors pass through.
+            enter: puts the member into the room's record; its errors pass through.
         """
-        participant = msgspec.structs.replace(member.participant, session_id=member.media_session_id)
-        await self._records.note_client(member.client_id, room_id=member.room_id, role=participant.role, tracks=())
+        record = msgspec.structs.replace(member.record, session_id=member.media_session_id)
+        await self._records.note_client(member.client_id, room_id=member.room_id, role=record.role, tracks=())
         async with member.local.lock:
             if member.end_reason is not None:
                 raise NotFoundError(f"joining room {member.room_id} was ended: {member.end_reason}")
             if not member.local.members:  # earlier knowledge of the room is out of date
                 member.local.room_log, member.local.early = None, []
-            room = await enter(participant)
+            room = await enter(record)
             member.local.members[member.client_id] = member
             member.since = room.sequence
-            joined = Change(sequence=room.sequence, event="participant_joined", participant=participant)
+            joined = Change(sequence=room.sequence, event="participant_joined", participant=record)
             self._announcements.settle(member.local, room, joined)
         if member.end_reason is not None:  # it ended while the record was written
             self._leaving.begin(member, member.end_reason)
@@ -137,7 +137,7 @@ class Joining:
         if present is not None:
             raise ConflictError(f"this session is in room {present.room_id} already, expected it to leave that first")
         client_id = caller.identity.client_id
-        participant = Participant(
+        record = MemberRecord(
             client_id=client_id,
             role=role,
             metadata=metadata,
@@ -145,7 +145,7 @@ class Joining:
             generation=next(self._generations),
             joined_at=self._records.clock(),
         )
-        member = Membership(caller, room_id, self._rooms.get_or_create(room_id), participant)
+        member = Membership(caller, room_id, self._rooms.get_or_create(room_id), record)
         if self._context is not None:
             member.media = MemberMedia(
                 self._context,

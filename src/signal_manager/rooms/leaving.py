@@ -9,7 +9,7 @@ import structlog
 from signal_manager.background import BackgroundTasks
 from signal_manager.bus.base import Messaging
 from signal_manager.errors import SignalManagerError
-from signal_manager.model import Caller, ClientId, Participant, Room, RoomId
+from signal_manager.model import Caller, ClientId, MemberRecord, Room, RoomId
 from signal_manager.rooms import changes
 from signal_manager.rooms.announcements import REMOVED, Announcements
 from signal_manager.rooms.events import event, tell
@@ -33,7 +33,7 @@ _IN_NO_ROOM: ClientFields = {"room_id": None, "role": None, "tracks": ()}
 
 
 class Leaving:
-    """End memberships, and take participants out of the rooms' records."""
+    """End memberships, and take members out of the rooms' records."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class Leaving:
             NotFoundError: it is not in such a room.
             UnavailableError: that takes too long; it goes on.
         """
-        participant = await self._records.participant(room_id, client_id)
+        record = await self._records.member(room_id, client_id)
         member = self._rooms.get_or_create(room_id).members.get(client_id)
         if member is None:  # it is on another node, or on one that has died
-            await self.remove(room_id, participant, REMOVED)
+            await self.remove(room_id, record, REMOVED)
         else:
             await wait_for(self.begin(member, REMOVED))
 
@@ -99,21 +99,21 @@ class Leaving:
             member.leaving = self._background.start(lambda: self._clean_up(member, reason), f"leave {member.room_id}")
         return member.leaving
 
-    async def remove(self, room_id: RoomId, participant: Participant, reason: str) -> None:
-        """Take a participant out of a room and tell those who stay; do nothing if it has left already."""
+    async def remove(self, room_id: RoomId, record: MemberRecord, reason: str) -> None:
+        """Take a member out of a room and tell those who stay; do nothing if it has left already."""
         local = self._rooms.get_or_create(room_id)
-        key = changes.key_of(participant)
+        key = changes.key_of(record)
         async with local.lock:
             known = local.find(key)
-            change = changes.without_participant(key, now=self._records.clock())
+            change = changes.without_member(key, now=self._records.clock())
             room = await self._records.repair(local, room_id, change, is_known=known is not None)
             if room is not None:
-                local.end_source(participant.session_id)
-                participant = known or participant
-                left = Change(sequence=room.sequence, event="participant_left", participant=participant, reason=reason)
+                local.end_source(record.session_id)
+                record = known or record
+                left = Change(sequence=room.sequence, event="participant_left", participant=record, reason=reason)
                 self._announcements.settle(local, room, left)
                 if reason in {REMOVED, _RESTARTING}:  # a member that left by itself knows
-                    tell(self._bus, participant.client_id, event(room_id, left))
+                    tell(self._bus, record.client_id, event(room_id, left))
 
     def _end(self, member: Membership, reason: str) -> None:
         member.end_reason = member.end_reason or reason
@@ -125,7 +125,7 @@ class Leaving:
     async def _clean_up(self, member: Membership, reason: str) -> None:
         members = member.local.members
         try:
-            await persist(lambda: self.remove(member.room_id, member.participant, reason))
+            await persist(lambda: self.remove(member.room_id, member.record, reason))
         finally:
             if members.get(member.client_id) is member:
                 del members[member.client_id]
@@ -174,7 +174,7 @@ class Leaving:
     async def _empty(self, room_id: RoomId, local: LocalRoom) -> None:
         here = {member.key for member in local.members.values()}
         present = local.record.participants if local.record is not None else ()
-        if all(changes.key_of(participant) in here for participant in present):
+        if all(changes.key_of(record) in here for record in present):
             await self.close_room(room_id, _RESTARTING)
             return
         for member in tuple(local.members.values()):

@@ -9,7 +9,7 @@ import asyncio
 import weakref
 
 from signal_manager.errors import NotFoundError
-from signal_manager.model import Caller, ClientId, Participant, Room, RoomId, SessionId
+from signal_manager.model import Caller, ClientId, MemberRecord, Room, RoomId, SessionId
 from signal_manager.rooms import changes
 from signal_manager.rooms.absence import Absence
 from signal_manager.rooms.changes import MemberKey
@@ -38,8 +38,8 @@ class LocalRoom:
         """The room, as far as this process knows."""
         return self.room_log.latest if self.room_log is not None else None
 
-    def find(self, key: MemberKey) -> Participant | None:
-        """Return a participant as this process knows it."""
+    def find(self, key: MemberKey) -> MemberRecord | None:
+        """Return a member as this process knows it."""
         return changes.find(self.record, key) if self.record is not None else None
 
     def end_source(self, session_id: SessionId | None) -> None:
@@ -54,12 +54,12 @@ class LocalRoom:
 class Membership:
     """One session's membership in a room, from the request to join to the end of all cleaning up."""
 
-    def __init__(self, caller: Caller, room_id: RoomId, local: LocalRoom, participant: Participant) -> None:
+    def __init__(self, caller: Caller, room_id: RoomId, local: LocalRoom, record: MemberRecord) -> None:
         self.caller = caller
         self.room_id = room_id
         self.local = local
-        self.participant = participant  # as it joined; the room's record has later changes
-        self.key = changes.key_of(participant)
+        self.record = record  # as it joined; the room's record has later changes
+        self.key = changes.key_of(record)
         self.since = 0  # the room's sequence at joining: the ACK reports everything up to it
         self.media: MemberMedia | None = None
         self.end_reason: str | None = None  # set when the session ends or leaves, perhaps while it is still joining
@@ -71,7 +71,7 @@ class Membership:
     @property
     def client_id(self) -> ClientId:
         """The client that is the member."""
-        return self.participant.client_id
+        return self.record.client_id
 
     @property
     def is_joined(self) -> bool:
@@ -127,7 +127,7 @@ class LocalRooms:
             raise NotFoundError(f"not in room {room_id}")
         return member
 
-    def count_participants(self) -> int:
+    def count_members(self) -> int:
         """Return the number of memberships in this process."""
         return len(self.members)
 

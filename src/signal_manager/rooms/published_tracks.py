@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from signal_manager.background import BackgroundTasks
 from signal_manager.media.base import RemoteTrack
-from signal_manager.model import Participant, SessionId, Track
+from signal_manager.model import MemberRecord, SessionId, Track
 from signal_manager.protocol.messages import PublishedTrack
 from signal_manager.rooms import changes
 from signal_manager.rooms.announcements import Announcements
@@ -27,19 +27,19 @@ class PublishedTracks:
         self._announcements = announcements
         self._background = background
 
-    def publishers(self, member: Membership, present: Iterable[Participant]) -> list[Publisher]:
+    def publishers(self, member: Membership, present: Iterable[MemberRecord]) -> list[Publisher]:
         """Return the publishers with their tracks, among them tracks of this process that wait to be announced."""
         publishers = []
-        for participant in present:
-            here = member.local.members.get(participant.client_id)
-            tracks = {track.track_name: track for track in participant.tracks}
+        for record in present:
+            here = member.local.members.get(record.client_id)
+            tracks = {track.track_name: track for track in record.tracks}
             announced = frozenset(tracks)
-            session_id = participant.session_id
+            session_id = record.session_id
             if here is not None and here.media is not None:
                 tracks |= {track.track_name: track for track in here.media.tracks.values()}
                 session_id = here.media.session_id
             if session_id is not None:
-                publishers.append(Publisher(participant.client_id, session_id, tracks, announced))
+                publishers.append(Publisher(record.client_id, session_id, tracks, announced))
         return publishers
 
     def doubt(self, member: Membership, failed: Collection[RemoteTrack]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from signal_manager.model import Participant, Room, Track
+from signal_manager.model import MemberRecord, Room, Track
 
 __all__ = ["Change", "Happening", "RoomLog", "applied", "difference", "read_change", "write_change"]
 
@@ -46,7 +46,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     sequence: int
     event: Happening
-    participant: Participant | None = None
+    participant: MemberRecord | None = None
     tracks: tuple[Track, ...] = ()
     reason: str | None = None
     metadata: dict[str, Any] | None = None  # the room's
@@ -118,12 +118,12 @@ class RoomLog:
 
 def applied(room: Room, change: Change) -> Room:
     """Return the room after a change."""
-    participants, participant = room.participants, change.participant
+    members, member = room.participants, change.participant
     match change.event:
-        case "participant_joined" if participant is not None:
-            participants = (*participants, participant)
-        case "participant_left" if participant is not None:
-            participants = tuple(each for each in participants if not _is_same(each, participant))
+        case "participant_joined" if member is not None:
+            members = (*members, member)
+        case "participant_left" if member is not None:
+            members = tuple(each for each in members if not _is_same(each, member))
         case (
             "participant_away"
             | "participant_back"
@@ -133,15 +133,15 @@ def applied(room: Room, change: Change) -> Room:
             | "tracks_unmuted"
             | "media_replaced"
             | "metadata_changed"
-        ) if participant is not None:
-            participants = tuple(participant if _is_same(each, participant) else each for each in participants)
+        ) if member is not None:
+            members = tuple(member if _is_same(each, member) else each for each in members)
         case "metadata_changed" if change.metadata is not None:
             return _replace(room, sequence=change.sequence, metadata=change.metadata)
         case "room_closed":
             return _replace(room, sequence=change.sequence, is_active=False, close_reason=change.reason)
         case _:
             pass
-    return _replace(room, sequence=change.sequence, participants=participants)
+    return _replace(room, sequence=change.sequence, participants=members)
 
 
 def difference(before: Room, after: Room) -> list[Change]:
@@ -158,72 +158,72 @@ def difference(before: Room, after: Room) -> list[Change]:
 
 
 def _left(before: Room, after: Room) -> Iterable[Change]:
-    for participant in before.participants:
-        if _find(after, participant) is None:
-            yield Change(sequence=0, event="participant_left", participant=participant, reason="connection lost")
+    for member in before.participants:
+        if _find(after, member) is None:
+            yield Change(sequence=0, event="participant_left", participant=member, reason="connection lost")
 
 
 def _joined(before: Room, after: Room) -> Iterable[Change]:
-    for participant in after.participants:
-        if _find(before, participant) is None:
-            yield Change(sequence=0, event="participant_joined", participant=participant)
+    for member in after.participants:
+        if _find(before, member) is None:
+            yield Change(sequence=0, event="participant_joined", participant=member)
 
 
 def _described(before: Room, after: Room) -> Iterable[Change]:
     yield from _absences(before, after)
     if before.metadata != after.metadata:
         yield Change(sequence=0, event="metadata_changed", metadata=after.metadata)
-    for participant in after.participants:
-        former = _find(before, participant)
-        if former is not None and former.metadata != participant.metadata:
-            yield Change(sequence=0, event="metadata_changed", participant=participant)
+    for member in after.participants:
+        former = _find(before, member)
+        if former is not None and former.metadata != member.metadata:
+            yield Change(sequence=0, event="metadata_changed", participant=member)
 
 
 def _absences(before: Room, after: Room) -> Iterable[Change]:
-    for participant in after.participants:
-        former = _find(before, participant)
-        if former is not None and former.away is not participant.away:
-            happening: Happening = "participant_away" if participant.away else "participant_back"
-            yield Change(sequence=0, event=happening, participant=participant)
+    for member in after.participants:
+        former = _find(before, member)
+        if former is not None and former.away is not member.away:
+            happening: Happening = "participant_away" if member.away else "participant_back"
+            yield Change(sequence=0, event=happening, participant=member)
 
 
 def _tracks(before: Room, after: Room) -> Iterable[Change]:
-    for participant in after.participants:
-        former = _find(before, participant)
+    for member in after.participants:
+        former = _find(before, member)
         if former is None:
             continue
         before_tracks = former.tracks
         # When a member had no tracks, their publication announces the session too.
-        if former.session_id != participant.session_id and (before_tracks or not participant.tracks):
+        if former.session_id != member.session_id and (before_tracks or not member.tracks):
             yield Change(
                 sequence=0,
                 event="media_replaced",
-                participant=_replace(participant, tracks=()),
-                tracks=participant.tracks,
+                participant=_replace(member, tracks=()),
+                tracks=member.tracks,
             )
             before_tracks = ()
         was = {_replace(track, muted=False): track.muted for track in before_tracks}
-        now = {_replace(track, muted=False) for track in participant.tracks}
+        now = {_replace(track, muted=False) for track in member.tracks}
         gone = tuple(track for track in before_tracks if _replace(track, muted=False) not in now)
-        new = tuple(track for track in participant.tracks if _replace(track, muted=False) not in was)
+        new = tuple(track for track in member.tracks if _replace(track, muted=False) not in was)
         for event, muted in _MUTING:
             turned = tuple(
                 track
-                for track in participant.tracks
+                for track in member.tracks
                 if track.muted is muted and was.get(_replace(track, muted=False), muted) is not muted
             )
             if turned:
-                yield Change(sequence=0, event=event, participant=participant, tracks=turned)
+                yield Change(sequence=0, event=event, participant=member, tracks=turned)
         if gone:
-            yield Change(sequence=0, event="tracks_unpublished", participant=participant, tracks=gone, reason="closed")
+            yield Change(sequence=0, event="tracks_unpublished", participant=member, tracks=gone, reason="closed")
         if new:
-            yield Change(sequence=0, event="tracks_published", participant=participant, tracks=new)
+            yield Change(sequence=0, event="tracks_published", participant=member, tracks=new)
 
 
-def _find(room: Room, participant: Participant) -> Participant | None:
-    return next((each for each in room.participants if _is_same(each, participant)), None)
+def _find(room: Room, member: MemberRecord) -> MemberRecord | None:
+    return next((each for each in room.participants if _is_same(each, member)), None)
 
 
-def _is_same(one: Participant, other: Participant) -> bool:
+def _is_same(one: MemberRecord, other: MemberRecord) -> bool:
     """Tell whether both are the same membership of a client (`changes.MemberKey`)."""
     return (one.client_id, one.node_id, one.generation) == (other.client_id, other.node_id, other.generation)

@@ -1,4 +1,4 @@
-"""Metadata of rooms and participants: replace it and tell the members."""
+"""Metadata of rooms and members: replace it and tell the members."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class RoomMetadata:
 
     async def replace_client(self, room_id: RoomId, client_id: ClientId, metadata: dict[str, Any]) -> None:
         """Replace the metadata of a client on any node; NotFoundError when it is not in such a room."""
-        participant = await self._records.participant(room_id, client_id)
-        await self._replace(self._rooms.get_or_create(room_id), room_id, changes.key_of(participant), metadata)
+        member = await self._records.member(room_id, client_id)
+        await self._replace(self._rooms.get_or_create(room_id), room_id, changes.key_of(member), metadata)
 
     async def replace_room(self, room_id: RoomId, metadata: dict[str, Any]) -> int:
         """Replace a room's metadata, tell its members, and return its sequence.

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from signal_manager.errors import NotFoundError, SignalManagerError
-from signal_manager.model import ClientId, Participant, Room, RoomId, SessionId
+from signal_manager.model import ClientId, MemberRecord, Room, RoomId, SessionId
 from signal_manager.rooms import changes
 from signal_manager.rooms.ledger import MediaLedger
 from signal_manager.rooms.local_room import LocalRoom
@@ -39,13 +39,13 @@ class RoomRecords:
         """Return a room's record."""
         return await self._storage.get_room(room_id)
 
-    async def participant(self, room_id: RoomId, client_id: ClientId) -> Participant:
-        """Return the participant that a client is in a room; NotFoundError when it is in no open room of that id."""
+    async def member(self, room_id: RoomId, client_id: ClientId) -> MemberRecord:
+        """Return the record of a client in a room; NotFoundError when it is in no open room of that id."""
         room = await self._storage.get_room(room_id)
-        participant = changes.find_client(room, client_id) if room is not None and room.is_active else None
-        if participant is None:
+        member = changes.find_client(room, client_id) if room is not None and room.is_active else None
+        if member is None:
             raise NotFoundError(f"client {client_id} is not in room {room_id}")
-        return participant
+        return member
 
     async def change(self, room_id: RoomId, change: RoomChange) -> Room:
         """Apply a change, and return the changed room.

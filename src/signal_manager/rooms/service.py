@@ -121,7 +121,7 @@ class RoomService:
         )
         rooms = self._memberships.rooms
         metrics.rooms.read_from(rooms.count_rooms)
-        metrics.participants.read_from(rooms.count_participants)
+        metrics.participants.read_from(rooms.count_members)
         metrics.media_operations_pending.read_from(rooms.count_media_operations)
 
     async def __aenter__(self) -> Self:
@@ -160,8 +160,8 @@ class RoomService:
     def others(self, caller: Caller, room_id: str) -> list[ClientId]:
         """Return the other members of a room, for a SIGNAL_MESSAGE; NotFoundError when the caller is not in it."""
         own = caller.identity.client_id
-        participants = self._memberships.rooms.member(caller, room_id).room.participants
-        return [participant.client_id for participant in participants if participant.client_id != own]
+        members = self._memberships.rooms.member(caller, room_id).room.participants
+        return [record.client_id for record in members if record.client_id != own]
 
     def set_away(self, session_id: SessionId, *, is_away: bool) -> None:
         """Note that a session's client has fallen silent, or that it sends again, and tell the members of its room."""
@@ -203,9 +203,9 @@ class RoomService:
         while True:
             rooms = await self._storage.list_rooms(node_id=node_id, after=after)
             for room in rooms.items:
-                for participant in room.participants:
-                    if participant.node_id == node_id:
-                        await self._memberships.leaving.remove(room.room_id, participant, "connection lost")
+                for record in room.participants:
+                    if record.node_id == node_id:
+                        await self._memberships.leaving.remove(room.room_id, record, "connection lost")
             if rooms.next is None:
                 break
             after = rooms.next

@@ -86,7 +86,7 @@ class UpTo(NamedTuple):
 
 
 class HasMemberOn(NamedTuple):
-    """Active rooms with a participant on the node, in order of id."""
+    """Active rooms with a member on the node, in order of id."""
 
     node_id: NodeId
 
@@ -120,7 +120,7 @@ class TimeCursor(msgspec.Struct, frozen=True, array_like=True):
 
 
 def member_nodes(room: Room) -> list[str]:
-    """Return the nodes that an active room's participants are on; a closed room has none."""
+    """Return the nodes that an active room's members are on; a closed room has none."""
     return sorted({member.node_id for member in room.participants if member.node_id}) if room.is_active else []
 
 

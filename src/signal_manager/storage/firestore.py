@@ -91,7 +91,7 @@ CONFLICTS = (
 # Documents of the original service to read at once.
 ORIGINALS_PAGE = 300
 
-# Firestore's own limits for metadata kept as a map: 20 levels, of which a participant's takes three; integers of
+# Firestore's own limits for metadata kept as a map: 20 levels, of which a member's takes three; integers of
 # 64 bits; names of 1500 bytes; 40,000 index entries in a document, several for each value.
 MAX_DEPTH = 16
 MAX_INTEGER = 2**63 - 1
@@ -353,8 +353,8 @@ def _fields(kind: Kind[RecordT], record: RecordT) -> dict[str, Any]:
 def _document(snapshot: DocumentSnapshot[Any]) -> dict[str, Any]:
     """Return the record's fields as `_fields` got them, unless a person has edited the document."""
     document: dict[str, Any] = _plain(snapshot.to_dict())
-    participants = document.get("participants")
-    for holder in (document, *(participants if isinstance(participants, list) else ())):
+    members = document.get("participants")
+    for holder in (document, *(members if isinstance(members, list) else ())):
         if isinstance(holder, dict) and isinstance(holder.get("metadata"), str):
             with suppress(msgspec.DecodeError):
                 holder["metadata"] = msgspec.json.decode(holder["metadata"])

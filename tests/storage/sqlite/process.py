@@ -14,7 +14,7 @@ from itertools import count
 import msgspec
 
 from signal_manager.errors import ConflictError
-from signal_manager.model import ClientId, ClientRecord, EntryId, MediaClosing, Participant, Room, RoomId, SessionId
+from signal_manager.model import ClientId, ClientRecord, EntryId, MediaClosing, MemberRecord, Room, RoomId, SessionId
 from signal_manager.storage.base import RoomChange
 from signal_manager.storage.sqlite.adapter import SqliteStorage
 
@@ -23,8 +23,8 @@ FILLING = "x" * 5000
 
 
 def joining(name: str) -> RoomChange:
-    """Return the change that adds a participant, or raises because the room is full."""
-    member = Participant(client_id=ClientId(name), role="sender")
+    """Return the change that adds a member, or raises because the room is full."""
+    member = MemberRecord(client_id=ClientId(name), role="sender")
 
     def join(room: Room) -> Room:
         if room.max_participants is not None and len(room.participants) >= room.max_participants:

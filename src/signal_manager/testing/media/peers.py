@@ -54,7 +54,7 @@ class MutedCamera(MediaStreamTrack):
 
 
 class Peer:
-    """One participant: a session at the SFU and the peer connection that belongs to it."""
+    """One member: a session at the SFU and the peer connection that belongs to it."""
 
     def __init__(self, backend: MediaBackend, session_id: MediaSessionId) -> None:
         self.backend = backend

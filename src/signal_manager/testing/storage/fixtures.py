@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from signal_manager.model import ClientId, ClientRecord, EntryId, MediaClosing, Participant, Room, RoomId, SessionId
+from signal_manager.model import ClientId, ClientRecord, EntryId, MediaClosing, MemberRecord, Room, RoomId, SessionId
 from signal_manager.storage.base import Storage
 
 NOW = 1_800_000_000.0
@@ -42,9 +42,9 @@ def room(room_id: str, /, **fields: Any) -> Room:
     return Room(room_id=RoomId(room_id), **{"is_active": True, **fields})
 
 
-def member(client_id: str, /, **fields: Any) -> Participant:
-    """Return a participant."""
-    return Participant(client_id=ClientId(client_id), **{"role": "sender", **fields})
+def member(client_id: str, /, **fields: Any) -> MemberRecord:
+    """Return a member."""
+    return MemberRecord(client_id=ClientId(client_id), **{"role": "sender", **fields})
 
 
 def entry(entry_id: str, /, **fields: Any) -> MediaClosing:

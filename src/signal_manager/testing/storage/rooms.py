@@ -16,7 +16,7 @@ R = RoomId("r")
 
 
 def joining(client_id: str) -> RoomChange:
-    """Return the change that adds a participant, or refuses when the room is full."""
+    """Return the change that adds a member, or refuses when the room is full."""
 
     def join(present: Room) -> Room:
         if present.max_participants is not None and len(present.participants) >= present.max_participants:
@@ -189,7 +189,7 @@ class RoomsContract(StorageFixtures):
 
         stored = await storage.get_room(R)
         assert stored is not None
-        names = [participant.client_id for participant in stored.participants]
+        names = [member.client_id for member in stored.participants]
         assert [name for name in names if name.startswith("a")] == [f"a{n}" for n in range(rounds)]
         assert [name for name in names if name.startswith("b")] == [f"b{n}" for n in range(rounds)]
         assert stored.sequence == 2 * rounds + 1
