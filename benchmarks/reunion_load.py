@@ -16,6 +16,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,7 +90,8 @@ class Caller:
         """Drop the connection without a word, as a network does."""
         if self.sock is not None:
             if isinstance(self.sock, ssl.SSLSocket):
-                self.tls_session = self.sock.session or self.tls_session
+                with suppress(ValueError):  # the handshake had not got far enough for one
+                    self.tls_session = self.sock.session or self.tls_session
             self.sock.close()
             self.sock = None
 

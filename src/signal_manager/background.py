@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
 
 import structlog
 
@@ -26,7 +28,23 @@ class BackgroundTasks:
 
     def start(self, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
         """Run `work` once, as a task."""
-        task = asyncio.get_running_loop().create_task(_logged(work, name), name=name)
+        return self._start(_logged(work, name), name)
+
+    def run(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run `work` now, without the cost of a task: it is not expected to wait for anything.
+
+        If it waits nevertheless, a task runs the rest. Up to there it must not ask for its task, as `asyncio.timeout`
+        does.
+        """
+        coroutine = _logged(work, name)
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration:
+            return
+        self._start(_rest(coroutine, awaited), name)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
@@ -50,3 +68,22 @@ async def _logged(work: Callable[[], Awaitable[None]], name: str) -> None:
         log.warning("background work failed", work=name, reason=error.message)
     except Exception:
         log.exception("background work failed", work=name)
+
+
+async def _rest(coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
+    await _continued(coroutine, awaited)
+
+
+@types.coroutine
+def _continued(coroutine: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that waits for `awaited`."""
+    while True:
+        try:
+            try:
+                result = yield awaited
+            except BaseException as error:
+                awaited = coroutine.throw(error)
+            else:
+                awaited = coroutine.send(result)
+        except StopIteration:
+            return

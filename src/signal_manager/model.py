@@ -53,6 +53,8 @@ Role = Literal["sender", "receiver"]
 NAME_PATTERN = r"^(?!\.{1,2}$)(?!__.*__$)[A-Za-z0-9._~@+=-]{1,128}\Z"
 NAME_RULE = "1 to 128 letters, digits or . _ ~ @ + = -, and not '.', '..' or '__…__'"
 _NAME = re.compile(NAME_PATTERN)
+# A UUID of version 7, as `new_session_id` writes it.
+_OUR_SESSION_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def is_valid_name(name: object) -> bool:
@@ -71,11 +73,14 @@ def new_session_id(taken_up_at: int) -> SessionId:
     number = taken_up_at << 80 | secrets.randbits(80)
     # The version, and the variant that all UUIDs of RFC 9562 have.
     number = number & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
-    return SessionId(str(UUID(int=number)))
+    digits = f"{number:032x}"
+    return SessionId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
 
 
 def taken_up_at(session_id: str) -> int:
     """Return when a session's user took up the device (ms since the epoch); 0 if the id has no time."""
+    if _OUR_SESSION_ID.fullmatch(session_id):  # the class takes ten times as long
+        return int(session_id[:8] + session_id[9:13], 16)
     try:
         session = UUID(session_id)
     except ValueError:

@@ -156,9 +156,11 @@ class FakeAuthenticator:
         error: raised for every client.
         gate: answers wait for it.
         asked: clients and their tokens.
+        is_immediate: whether it says that it waits for nothing.
     """
 
     def __init__(self) -> None:
+        self.is_immediate = False
         self.grants: dict[str, Grants] = {}
         self.expires_at: float | None = None
         self.error: Exception | None = None

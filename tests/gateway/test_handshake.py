@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from picows import WSListener, WSUpgradeRequest
 from structlog.testing import capture_logs
 
-from signal_manager.gateway.handshake import Handshakes
+from signal_manager.gateway.handshake import Handshake, Handshakes
 from signal_manager.gateway.tls import Certificate
 from tests.certificates import Authority
 
@@ -30,13 +34,21 @@ class Asked:
 
     def __init__(self) -> None:
         self.peers: list[str] = []
+        self.refuses = False
 
-    def __call__(self, request: WSUpgradeRequest, peer: str, accepted_at: float) -> WSListener:
+    def __call__(self, request: WSUpgradeRequest, peer: str, accepted_at: float) -> WSListener | None:
         self.peers.append(peer)
-        return WSListener()
+        return None if self.refuses else WSListener()
 
 
-Begin = Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter, "asyncio.Task[None]"]]]
+class Begun(NamedTuple):
+    """A handshake, and whether it is over."""
+
+    handshake: Handshake
+    over: asyncio.Event
+
+
+Begin = Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter, "Begun"]]]
 
 
 @pytest.fixture
@@ -51,7 +63,7 @@ async def begin(asked: Asked) -> AsyncIterator[Begin]:
 
         async def start(
             **arguments: Any,
-        ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.Task[None]]:
+        ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Begun]:
             listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             settings: dict[str, Any] = {"time_limit": 30.0, "max_frame_size": 1000, "read_buffer_size": 2048}
             handshakes = Handshakes(asked, **(settings | arguments))
@@ -61,7 +73,9 @@ async def begin(asked: Asked) -> AsyncIterator[Begin]:
             stack.callback(writer.close)
             accepted, _ = listening.accept()
             accepted.setblocking(False)
-            return reader, writer, asyncio.create_task(handshakes.run(accepted, "peer", time.monotonic()))
+            over = asyncio.Event()
+            handshake = handshakes.begin(accepted, "peer", time.monotonic(), lambda _handshake: over.set())
+            return reader, writer, Begun(handshake, over)
 
         yield start
 
@@ -79,7 +93,7 @@ async def test_a_request_becomes_a_websocket_and_the_handshake_is_over(begin: Be
     writer.write(REQUEST)
 
     assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 101 ")
-    await asyncio.wait_for(handshake, 30)
+    await asyncio.wait_for(handshake.over.wait(), 30)
     assert asked.peers == ["peer"]
 
 
@@ -90,7 +104,7 @@ async def test_a_handshake_that_takes_too_long_is_ended(begin: Begin, sent: byte
         writer.write(sent)
 
         assert await ended(reader)
-        await handshake
+        await asyncio.wait_for(handshake.over.wait(), 30)
     assert [line["event"] for line in lines] == ["handshake took too long"]
 
 
@@ -119,7 +133,7 @@ async def test_a_failed_tls_handshake_is_one_line_and_not_an_error_of_the_event_
         reader, writer, handshake = await begin(certificate=certificate)
         writer.write(REQUEST)
         await ended(reader)
-        await handshake
+        await asyncio.wait_for(handshake.over.wait(), 30)
 
     assert [line["event"] for line in lines] == ["TLS handshake failed"]
     assert reported == []
@@ -129,7 +143,7 @@ async def test_a_cancelled_handshake_closes_its_socket(begin: Begin) -> None:
     reader, _, handshake = await begin()
     await asyncio.sleep(0)
 
-    handshake.cancel()
+    handshake.handshake.cancel()
 
     assert await ended(reader)
 
@@ -150,3 +164,49 @@ async def test_the_event_loop_reports_errors_as_before_when_the_port_closes(tmp_
 
     assert [each["message"] for each in reported] == ["a fault"]
     assert loop.get_exception_handler() is before
+
+
+async def test_a_websocket_keeps_nothing_of_its_handshake(begin: Begin) -> None:
+    reader, writer, begun = await begin()
+    writer.write(REQUEST)
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+    await asyncio.wait_for(begun.over.wait(), 30)
+    number = id(begun.handshake)
+
+    del begun
+    gc.collect()
+
+    assert number not in {id(each) for each in gc.get_objects()}
+
+
+async def test_a_refused_request_is_under_way_until_its_socket_is_closed(begin: Begin, asked: Asked) -> None:
+    asked.refuses = True
+    reader, writer, handshake = await begin()
+    writer.write(REQUEST)
+
+    assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 404 ")
+    await asyncio.wait_for(handshake.over.wait(), 30)
+    assert await reader.read() != b""
+
+
+async def test_a_request_that_picows_refuses_ends_too(begin: Begin) -> None:
+    reader, writer, handshake = await begin()
+    writer.write(REQUEST.replace(b"Upgrade: websocket", b"Upgrade: h2c"))
+
+    assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 400 ")
+    await asyncio.wait_for(reader.read(), 30)
+    await asyncio.wait_for(handshake.over.wait(), 30)
+
+
+def test_an_aiofastnet_without_the_transport_is_named_with_what_to_install() -> None:
+    program = (
+        "import sys\nimport aiofastnet\nsys.modules['aiofastnet.selector_transport'] = None\n"
+        "import signal_manager.gateway.handshake\n"
+    )
+
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert result.stderr.splitlines()[-1] == (
+        f"ImportError: aiofastnet {version('aiofastnet')} has no class SelectorSocketTransport in "
+        "aiofastnet.selector_transport, on which the service builds; install aiofastnet 1.2, and see docs/upstream.md"
+    )

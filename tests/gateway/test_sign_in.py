@@ -63,6 +63,68 @@ class ClaimingBus(LocalBus[RelayTarget]):
         self.released.append(client_id)
 
 
+# -- at once or in the background ------------------------------------------------------------------------------------
+
+
+async def test_a_client_whose_sign_in_waits_for_nothing_is_answered_in_the_same_turn(gateway: Gateway) -> None:
+    gateway.authenticator.is_immediate = True
+    client = gateway.connect()
+
+    client.send(Connect(client_id="a", auth_token="t", resumable=True), last=False)
+    client.send(Heartbeat(timestamp=1))
+
+    assert [type(message) for message in client.messages] == [ConnectAck, HeartbeatAck]
+    assert gateway.registry.background.tasks == set()
+
+
+async def test_so_is_one_that_is_refused(gateway: Gateway) -> None:
+    gateway.authenticator.is_immediate = True
+    client = gateway.connect()
+
+    client.send(Connect(client_id="a", auth_token="wrong"))
+
+    assert client.last(ErrorMessage).error_code == 401
+    assert client.close_code is not None
+
+
+async def test_a_session_in_memory_is_resumed_in_the_same_turn(gateway: Gateway) -> None:
+    gateway.authenticator.is_immediate = True
+    former = await gateway.client("a", resumable=True)
+    former.lose()
+    client = gateway.connect()
+
+    client.send(Connect(client_id="a", auth_token="t", resumable=True, resume=former.offer))
+
+    assert client.last(ConnectAck).resumed
+    assert gateway.bus.subscribers["a"] is client.connection
+
+
+async def test_a_session_that_may_be_in_storage_is_looked_for_in_the_background(gateway: Gateway) -> None:
+    gateway.authenticator.is_immediate = True
+    client = gateway.connect()
+    offer = Resume(session_id="of an earlier start", resume_token="t", received=0)
+
+    client.send(Connect(client_id="a", auth_token="t", resumable=True, resume=offer))
+    assert len(gateway.registry.background.tasks) == 1
+    await gateway.settled()
+
+    assert not client.last(ConnectAck).resumed
+
+
+async def test_where_there_may_be_other_nodes_the_claim_is_made_in_the_background() -> None:
+    queue_bus: QueueBus[RelayTarget] = QueueBus(Broker(), node_id=NodeId("n"))
+    async with queue_bus as bus:
+        gateway = Gateway(bus=bus)
+        gateway.authenticator.is_immediate = True
+        client = gateway.connect()
+
+        client.send(Connect(client_id="a", auth_token="t"))
+
+        assert len(gateway.registry.background.tasks) == 1
+        await gateway.settled()
+        assert client.connection.is_established
+
+
 # -- a new session ---------------------------------------------------------------------------------------------------
 
 
@@ -221,10 +283,10 @@ async def test_a_device_that_comes_back_yields_to_the_one_that_its_user_took_up_
     phone = await gateway.client("a", instance_id="phone", resumable=True)
     offer = phone.offer
     phone.lose()
+    await asyncio.sleep(0.002)  # the times in session ids are milliseconds
     laptop = await gateway.client("a", instance_id="laptop", resumable=True)
     back = gateway.connect()
 
-    await asyncio.sleep(0.002)  # the times in session ids are milliseconds
     await back.sign_in("a", instance_id="phone", resumable=True, resume=offer)
 
     assert (back.last(ErrorMessage).error_code, back.close_code) == (409, 4409)

@@ -31,6 +31,10 @@ def test_a_good_pair_serves_tls_1_2_and_newer(authority: Authority) -> None:
     assert certificate.problem(datetime.now(UTC)) is None
 
 
+def test_a_client_gets_one_session_ticket_for_its_one_connection(authority: Authority) -> None:
+    assert load(authority.issue("good")).context.num_tickets == 1
+
+
 @pytest.mark.parametrize("setting", ["tls_cert_path", "tls_key_path"])
 def test_a_missing_file_is_named(authority: Authority, tmp_path: Path, setting: str) -> None:
     pair = authority.issue("good")

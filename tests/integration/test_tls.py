@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import ssl
 from pathlib import Path
 
@@ -86,6 +87,30 @@ async def test_an_independent_library_and_http_work_too(
         response = await http.get(service.http.replace("http", "https") + "/health")
 
     assert response.json()["status"] == "healthy"
+
+
+async def test_a_client_that_returns_resumes_its_tls_session(
+    attacked: ServiceWith, authority: Authority, pair: Pair
+) -> None:
+    service = await attacked(**pair.settings)
+    context, address = trusting(authority), ("127.0.0.1", service.port)
+
+    def visit(session: ssl.SSLSession | None) -> tuple[bool | None, ssl.SSLSession | None]:
+        with (
+            socket.create_connection(address, timeout=30) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as secure,
+        ):
+            secure.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert secure.recv(1000).startswith(b"HTTP/1.1 200 ")  # the ticket came before it
+            return secure.session_reused, secure.session
+
+    is_reused, session = await asyncio.to_thread(visit, None)
+    reuses = []
+    for _ in range(2):  # each visit brings the ticket for the next one
+        is_reused_now, session = await asyncio.to_thread(visit, session)
+        reuses.append(is_reused_now)
+
+    assert (is_reused, reuses) == (False, [True, True])
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signal_manager.errors import ConfigurationError
-from signal_manager.observe.logs import Logs, configure, escape_control_characters
+from signal_manager.observe.logs import Logs, configure, escape_control_characters, tells
 
 SECRET_NAMES = [
     "token",
@@ -302,3 +302,14 @@ def test_closing_leaves_the_process_as_it_was() -> None:
     assert logging.getLogger().handlers == before
     assert logging.getLogger().level == logging.WARNING
     assert not structlog.is_configured()
+
+
+def test_it_tells_which_lines_are_written_at_all(start: Start) -> None:
+    assert tells(logging.DEBUG)
+
+    logs = start(level="warning")
+    heard = [tells(level) for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)]
+    logs.close()
+
+    assert heard == [False, False, True, True]
+    assert tells(logging.DEBUG)

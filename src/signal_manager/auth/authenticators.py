@@ -24,7 +24,7 @@ from signal_manager.model import (
     token_matches,
 )
 
-__all__ = ["Authenticator", "Clock", "FirstOf", "OnThisMachineAlone", "StaticKeys", "StoredClients"]
+__all__ = ["Authenticator", "Clock", "FirstOf", "OnThisMachineAlone", "StaticKeys", "StoredClients", "is_immediate"]
 
 MAX_TOKEN_BYTES = 16_384  # a real token is below 4 KiB; hashing and parsing a larger one costs time before it fails
 # Seconds by which the clocks of signer and service may differ. RFC 7519, section 4.1.4, allows a few minutes.
@@ -50,11 +50,17 @@ class Authenticator(Protocol):
         ...
 
 
+def is_immediate(authenticator: Authenticator) -> bool:
+    """Tell whether an authenticator says of itself that it waits for nothing: no storage, no network."""
+    return bool(getattr(authenticator, "is_immediate", False))
+
+
 class FirstOf:
     """Ask several authenticators in order; return the first identity, or raise the last error."""
 
     def __init__(self, *authenticators: Authenticator) -> None:
         self._authenticators = authenticators
+        self.is_immediate = all(map(is_immediate, authenticators))
 
     async def authenticate(self, client_id: ClientId, token: str) -> Identity:
         """Return the identity from the first authenticator that accepts the client."""
@@ -69,6 +75,8 @@ class FirstOf:
 
 class OnThisMachineAlone:
     """Refuse every client from other machines, for a service with only the published default credentials."""
+
+    is_immediate = True
 
     async def authenticate(self, client_id: ClientId, token: str) -> Identity:
         """Raise AuthenticationError, with the setting to change."""
@@ -86,6 +94,8 @@ class StaticKeys:
     Raises:
         ConfigurationError: an entry is malformed. The message gives only its position.
     """
+
+    is_immediate = True
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests: dict[str, list[bytes]] = {}

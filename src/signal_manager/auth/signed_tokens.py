@@ -80,6 +80,7 @@ class SignedTokens:
         self._audience = audience
         self._issuer = issuer
         self._keys = keys
+        self.is_immediate = keys is None
         self._leeway = leeway
         self._clock = clock
         # By the SHA-256 of a token. A client that returns pays for its signature and its claims once.

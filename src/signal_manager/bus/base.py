@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from signal_manager.errors import SignalManagerError
 from signal_manager.model import ClientId, NodeId, RoomId
@@ -54,6 +54,7 @@ __all__ = [
     "ReunionHandler",
     "Sender",
     "Subscriber",
+    "claims_at_once",
 ]
 
 
@@ -336,3 +337,8 @@ class Bus(Messaging, Presence[S], Protocol[S]):
             join, flush: writes to clients between these two calls go out together. A bus may call them around several
                 deliveries that arrive at once; `flush` follows every `join` in the same turn of the event loop.
         """
+
+
+def claims_at_once(bus: Presence[Any]) -> bool:
+    """Tell whether a bus says of itself that `claim` waits for nothing, because there are no other nodes."""
+    return bool(getattr(bus, "claims_at_once", False))

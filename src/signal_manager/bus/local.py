@@ -49,6 +49,9 @@ class LocalBus(Generic[S]):
     ) -> None:
         return None
 
+    # There are no other nodes (`claims_at_once`).
+    claims_at_once = True
+
     @property
     def is_connected(self) -> bool:
         """Always true: there are no other nodes."""

@@ -6,6 +6,7 @@ message is decoded in `gateway/conversation.py`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from time import perf_counter
@@ -25,6 +26,7 @@ from signal_manager.gateway.registry import ConnectionRegistry
 from signal_manager.gateway.sessions import relay_each
 from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.model import ClientId, SessionId, taken_up_at
+from signal_manager.observe.logs import tells
 from signal_manager.protocol import heartbeat
 from signal_manager.protocol.close_codes import CloseCode
 from signal_manager.protocol.framing import ID_AT, PAYLOAD_TYPE_AT, TYPE_AT, Framing
@@ -156,7 +158,7 @@ class Connection(WSListener):
         # The handshake's headers are not needed again, and they are a tenth of what an idle connection costs.
         transport.request.headers.clear()
         transport.response.headers.clear()
-        if registry.sample.takes("connection opened", time.monotonic()):
+        if tells(logging.INFO) and registry.sample.takes("connection opened", time.monotonic()):
             log.info("connection opened", address=self.address, framing=self._framing.value)
         registry.metrics.connections_opened.labelled().add()
         no_room = registry.occupancy.enter(self)
@@ -209,6 +211,8 @@ class Connection(WSListener):
         self.conversation.leave(may_resume=True)
         self._session.lost()
         self._registry.metrics.connections_closed.labelled(frames.outcome).add()
+        if not tells(logging.INFO):
+            return
         if not self.client_id and not self._registry.sample.takes("connection closed", time.monotonic()):
             return
         log.info(

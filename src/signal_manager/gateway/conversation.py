@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from typing import assert_never
@@ -31,6 +32,7 @@ from signal_manager.gateway.sessions import ResumableSession
 from signal_manager.gateway.sign_in import SignIn
 from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.model import Caller
+from signal_manager.observe.logs import tells
 from signal_manager.protocol.catalogue import spec_of
 from signal_manager.protocol.close_codes import CLOSE_CODES, CloseCode
 from signal_manager.protocol.codec import decode_payload, guess_shape
@@ -255,7 +257,9 @@ class Conversation:
                     self.connection.hold()
                     self._registry.occupancy.introduced(self.connection)
                     sign_in = SignIn(self._registry, self, action.connect)
-                    self._registry.background.start(sign_in.run, name="authenticate")
+                    background = self._registry.background
+                    begin = background.run if sign_in.is_immediate else background.start
+                    begin(sign_in.run, name="authenticate")
                 case Dispatch():
                     self._dispatch(action.request)
                 case Confirm():
@@ -320,7 +324,8 @@ class Conversation:
         """Let the connection represent the client from now on (`JoiningConversation.begin`)."""
         self._caller = caller
         self.connection.identified(connect, relays=caller.identity.grants.signal_to is None)
-        log.info("connection authenticated", client_id=connect.client_id, address=self.connection.address)
+        if tells(logging.INFO):
+            log.info("connection authenticated", client_id=connect.client_id, address=self.connection.address)
 
     def carry(self, resumable: ResumableSession) -> None:
         """Carry a session that outlives the connection (`JoiningConversation.carry`)."""

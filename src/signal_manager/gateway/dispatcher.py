@@ -110,13 +110,14 @@ class Dispatcher:
             AuthenticationError: the credentials are wrong.
             UnavailableError: the authenticator does not answer.
         """
-        identity = await self._door(is_near).authenticate(ClientId(connect.client_id), connect.auth_token)
+        identity = await self.door(is_near=is_near).authenticate(ClientId(connect.client_id), connect.auth_token)
         now = time.time_ns() // 1_000_000
         # A client that reconnects by itself keeps the time at which its user took it up, but never one in the future.
         since = now if connect.resume is None else min(taken_up_at(connect.resume.session_id), now)
         return Caller(identity, new_session_id(since), hash_token(connect.auth_token))
 
-    def _door(self, is_near: bool) -> Authenticator:
+    def door(self, *, is_near: bool) -> Authenticator:
+        """Return what checks the credentials of a client."""
         return self._near if is_near else self._far
 
     async def renew(self, caller: Caller, token: str, *, is_near: bool = True) -> Caller:
@@ -124,7 +125,7 @@ class Dispatcher:
 
         Raises: as `admit`.
         """
-        identity = await self._door(is_near).authenticate(caller.identity.client_id, token)
+        identity = await self.door(is_near=is_near).authenticate(caller.identity.client_id, token)
         return Caller(identity, caller.session_id, hash_token(token))
 
     @property
@@ -147,6 +148,10 @@ class Dispatcher:
         """Tell the members of a session's room that its client is away, or back."""
         if self._rooms is not None:
             self._rooms.set_away(session_id, is_away=is_away)
+
+    def has_record(self, caller: Caller) -> bool:
+        """Tell whether a session has a record, for `depart` to update."""
+        return self._registrations.is_registered(caller.session_id)
 
     async def depart(self, caller: Caller) -> None:
         """Update the record of a session that has ended."""

@@ -12,7 +12,8 @@ import ssl
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from importlib.metadata import version
+from typing import Any, Protocol
 
 import structlog
 from aiofastnet import connect_accepted_socket
@@ -22,7 +23,15 @@ from signal_manager.gateway.limits import Sample
 from signal_manager.gateway.picows_protocol import PicowsProtocol
 from signal_manager.gateway.tls import Certificate
 
-__all__ = ["Handshakes", "Upgrade"]
+try:
+    from aiofastnet.selector_transport import SelectorSocketTransport  # type: ignore[import-not-found]  # its stubs leave it out
+except ImportError as error:
+    raise ImportError(
+        f"aiofastnet {version('aiofastnet')} has no class SelectorSocketTransport in aiofastnet.selector_transport, "
+        "on which the service builds; install aiofastnet 1.2, and see docs/upstream.md"
+    ) from error
+
+__all__ = ["Handshake", "Handshakes", "Upgrade"]
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +41,21 @@ _TLS_BUFFER = 2 * (16 * 1024 + 256)
 # How long a client may take to answer our close_notify.
 _TLS_SHUTDOWN = 2.0
 
-# What an HTTP request from this address, on a socket accepted at this time, gets.
-Upgrade = Callable[[WSUpgradeRequest, str, float], WSListener | WSUpgradeResponseWithListener | None]
+
+class Upgrade(Protocol):
+    """Answers HTTP requests."""
+
+    def __call__(
+        self, request: WSUpgradeRequest, peer: str, accepted_at: float
+    ) -> WSListener | WSUpgradeResponseWithListener | None:
+        """Return what a request from this address gets, on a socket that was accepted then."""
+
+
+class Handshake(Protocol):
+    """A socket on its way to a WebSocket."""
+
+    def cancel(self) -> object:
+        """Close the socket."""
 
 
 class Handshakes:
@@ -45,6 +67,9 @@ class Handshakes:
         max_frame_size, read_buffer_size: in bytes.
         certificate: for TLS.
         sample: limits the log lines about strangers.
+
+    Attributes:
+        upgrade, time_limit: the arguments.
     """
 
     def __init__(
@@ -57,8 +82,8 @@ class Handshakes:
         certificate: Certificate | None = None,
         sample: Sample | None = None,
     ) -> None:
-        self._upgrade = upgrade
-        self._time_limit = time_limit
+        self.upgrade = upgrade
+        self.time_limit = time_limit
         self._max_frame_size = max_frame_size
         self._read_buffer_size = read_buffer_size
         self._certificate = certificate
@@ -78,18 +103,42 @@ class Handshakes:
         if self._certificate is not None:
             asyncio.get_running_loop().set_exception_handler(self._outer_handler)
 
-    async def run(self, accepted: socket.socket, peer: str, began: float) -> None:
+    def begin(self, accepted: socket.socket, peer: str, began: float, over: Callable[[Handshake], None]) -> Handshake:
+        """Take a socket to its WebSocket from now on.
+
+        Args:
+            accepted: belongs to the handshake.
+            peer: the socket's other end.
+            began: when it was accepted, on the monotonic clock.
+            over: called once, in a later turn of the event loop, when it is a WebSocket or closed.
+        """
+        loop = asyncio.get_running_loop()
+        if self._certificate is None:
+            return _PlainHandshake(self, loop, accepted, peer=peer, began=began, over=over)
+        task = loop.create_task(self._secure(self._certificate, accepted, peer, began), name="handshake")
+        task.add_done_callback(over)
+        return task
+
+    async def _secure(self, certificate: Certificate, accepted: socket.socket, peer: str, began: float) -> None:
         """Take a socket through TLS and HTTP; ends when it is a WebSocket, or closed."""
         transport: asyncio.Transport | None = None
         is_open = False
         try:
-            async with asyncio.timeout(self._time_limit):
-                transport, protocol = await self._connect(accepted, peer, began)
+            async with asyncio.timeout(self.time_limit):
+                transport, protocol = await connect_accepted_socket(
+                    asyncio.get_running_loop(),
+                    partial(self.make_protocol, partial(self.upgrade, peer=peer, accepted_at=began)),
+                    accepted,
+                    ssl=certificate.context,
+                    ssl_handshake_timeout=self.time_limit,
+                    ssl_shutdown_timeout=_TLS_SHUTDOWN,
+                    ssl_incoming_bio_size=_TLS_BUFFER,
+                    ssl_outgoing_bio_size=_TLS_BUFFER,
+                )
                 await protocol.wait_until_handshake_complete()
                 is_open = True
         except TimeoutError:
-            if self._sample.takes("handshake took too long", time.monotonic()):
-                log.info("handshake took too long", address=peer)
+            self.took_too_long(peer)
         except OSError as error:
             if self._sample.takes("TLS handshake failed", time.monotonic()):
                 log.info("TLS handshake failed", address=peer, reason=_reason(error))
@@ -101,28 +150,26 @@ class Handshakes:
             elif not is_open:
                 accepted.close()
 
-    async def _connect(
-        self, accepted: socket.socket, peer: str, began: float
-    ) -> tuple[asyncio.Transport, PicowsProtocol]:
-        tls: dict[str, Any] = {}
-        if self._certificate is not None:
-            tls = {
-                "ssl": self._certificate.context,
-                "ssl_handshake_timeout": self._time_limit,
-                "ssl_shutdown_timeout": _TLS_SHUTDOWN,
-                "ssl_incoming_bio_size": _TLS_BUFFER,
-                "ssl_outgoing_bio_size": _TLS_BUFFER,
-            }
-        loop = asyncio.get_running_loop()
-        return await connect_accepted_socket(loop, partial(self._make_protocol, peer, began), accepted, **tls)
+    # -- what handshakes share -----------------------------------------------------------------------------------
 
-    def _make_protocol(self, peer: str, began: float) -> PicowsProtocol:
+    def make_protocol(
+        self,
+        upgrade: Callable[[WSUpgradeRequest], WSListener | WSUpgradeResponseWithListener | None],
+        lost: Callable[[], None] | None = None,
+    ) -> PicowsProtocol:
+        """Return the protocol for one socket."""
         return PicowsProtocol(
-            lambda request: self._upgrade(request, peer, began),
+            upgrade,
             logger=self._logger,
             max_frame_size=self._max_frame_size,
             read_buffer_size=self._read_buffer_size,
+            lost=lost,
         )
+
+    def took_too_long(self, peer: str) -> None:
+        """Log a handshake that has reached its time limit."""
+        if self._sample.takes("handshake took too long", time.monotonic()):
+            log.info("handshake took too long", address=peer)
 
     def _report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Pass over what aiofastnet reports when a client leaves during its TLS handshake; `run` logs it.
@@ -137,11 +184,69 @@ class Handshakes:
             loop.default_exception_handler(context)
 
 
+class _PlainHandshake:
+    """A handshake without TLS. It awaits nothing: a task for each costs as much as its HTTP request."""
+
+    __slots__ = ("_began", "_handshakes", "_over", "_peer", "_protocol", "_timer", "_transport")
+
+    def __init__(
+        self,
+        handshakes: Handshakes,
+        loop: asyncio.AbstractEventLoop,
+        accepted: socket.socket,
+        *,
+        peer: str,
+        began: float,
+        over: Callable[[Handshake], None],
+    ) -> None:
+        self._handshakes = handshakes
+        self._peer = peer
+        self._began = began
+        self._over: Callable[[Handshake], None] | None = over
+        self._transport: asyncio.Transport | None = None
+        self._protocol = handshakes.make_protocol(self._answer, self._end)
+        try:
+            self._transport = SelectorSocketTransport(loop, accepted, self._protocol)
+        except Exception:
+            log.exception("handshake failed", address=peer)
+            accepted.close()
+            loop.call_soon(self._end)
+        self._timer = loop.call_later(handshakes.time_limit, self._give_up)
+
+    def cancel(self) -> None:
+        """Close the socket (`Handshake.cancel`)."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _answer(self, request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener | None:
+        answer = self._handshakes.upgrade(request, self._peer, self._began)
+        listener = answer.listener if isinstance(answer, WSUpgradeResponseWithListener) else answer
+        if listener is not None:  # otherwise the socket has still to be closed
+            self._end()
+        return answer
+
+    def _give_up(self) -> None:
+        self._handshakes.took_too_long(self._peer)
+        self.cancel()
+
+    def _end(self) -> None:
+        over, self._over = self._over, None
+        if over is not None:
+            self._timer.cancel()
+            self._transport = self._protocol.lost = None  # nothing of the handshake stays with the connection
+            over(self)
+
+
 class _Quiet(logging.LoggerAdapter[logging.Logger]):
     """picows' logger, at debug level: our own line about a connection's end says what its client did wrong.
 
     An adapter also because picows makes a logger of its own for each connection otherwise: 1 KB each.
     """
+
+    def info(self, msg: object, *args: Any, **kwargs: Any) -> None:
+        """Log at debug level; without a detour, because picows tells twice of each connection."""
+        if self.logger.isEnabledFor(logging.DEBUG):
+            self.logger.debug(msg, *args, **kwargs)
 
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
         """Log at debug level, except for unhandled exceptions."""

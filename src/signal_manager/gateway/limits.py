@@ -10,6 +10,7 @@ import ipaddress
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -87,6 +88,10 @@ _FORWARDING = (
 )
 # The number of proxies that are read from the end of the header. Entries before them are ignored.
 _HOPS = 32
+# How many addresses and names are remembered with what they are: many clients come from the same ones, and parsing one
+# costs more than the rest of a handshake's checks. Longer texts are no address, and are not kept.
+_PARSED = 4096
+_LONGEST_ADDRESS = 64
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +153,7 @@ class ClientAddress(NamedTuple):
     is_near: bool = False  # whether the client is certain to be on this machine
 
 
+@lru_cache(_PARSED)
 def address_of(text: str) -> ClientAddress:
     """Return what to call and how to count the address that a socket or a header has written as `text`."""
     address = _parse(text)
@@ -194,9 +200,11 @@ class Tally:
 
     def has_room(self, address: ClientAddress, allowance: int) -> bool:
         """Return whether an address may have one more; its wider networks may have 4 and 16 times as many."""
-        return all(
-            self._counts.get(network, 0) < allowance * _GROWTH**level for level, network in enumerate(address.networks)
-        )
+        for network in address.networks:
+            if self._counts.get(network, 0) >= allowance:
+                return False
+            allowance *= _GROWTH
+        return True
 
     def enter(self, address: ClientAddress) -> None:
         """Count one more."""
@@ -220,10 +228,10 @@ class AddressRate:
 
     def wait(self, address: ClientAddress, now: float) -> float:
         """Return how many seconds the address has to wait, normally 0.0."""
-        return max(
-            (buckets.wait(network, now) for buckets, network in zip(self._levels, address.networks, strict=False)),
-            default=0.0,
-        )
+        longest = 0.0
+        for buckets, network in zip(self._levels, address.networks, strict=False):
+            longest = max(longest, buckets.wait(network, now))
+        return longest
 
     def take(self, address: ClientAddress, now: float) -> None:
         """Count one."""
@@ -238,6 +246,11 @@ def is_forwarded(headers: Iterable[str]) -> bool:
 
 def names_this_machine(host: str) -> bool:
     """Return whether a Host header, or an Origin after its `://`, names the loopback interface."""
+    return _names_loopback(host) if len(host) <= _LONGEST_ADDRESS else _names_loopback.__wrapped__(host)
+
+
+@lru_cache(_PARSED)
+def _names_loopback(host: str) -> bool:
     host = host.strip().lower()
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
@@ -475,8 +488,14 @@ def _normal_origin(origin: str) -> str:
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    text = text.partition("%")[0]
+    return _parsed(text) if len(text) <= _LONGEST_ADDRESS else None
+
+
+@lru_cache(_PARSED)
+def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
     # A socket that listens on :: shows IPv4 clients this way.

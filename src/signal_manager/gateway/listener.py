@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from signal_manager.errors import ConfigurationError
-from signal_manager.gateway.handshake import Handshakes
+from signal_manager.gateway.handshake import Handshake, Handshakes
 from signal_manager.gateway.limits import HALF_OPEN, ClientAddress, Tally, TrustedProxies, address_of
 
 __all__ = ["Listener", "listen"]
@@ -101,7 +101,8 @@ class Listener:
         self._max_half_open = max_half_open
         self._proxies = proxies
         # The unfinished handshakes and when each began, oldest first.
-        self._half_open: dict[asyncio.Task[None], float] = {}
+        self._half_open: dict[Handshake, float] = {}
+        self._is_empty = asyncio.Event()
         self._by_address = Tally()
         # Given up for a moment when there is no other descriptor, so that a waiting client can be sent away.
         self._reserve: int | None = None
@@ -141,7 +142,9 @@ class Listener:
         handshakes = list(self._half_open)
         for handshake in handshakes:
             handshake.cancel()
-        await asyncio.gather(*handshakes, return_exceptions=True)
+        if handshakes:
+            self._is_empty.clear()
+            await self._is_empty.wait()
 
     # -- accepting -----------------------------------------------------------------------------------------------
 
@@ -203,13 +206,14 @@ class Listener:
             return
         self._by_address.enter(address)
         began = time.monotonic()
-        task = asyncio.get_running_loop().create_task(self._handshakes.run(accepted, peer, began), name="handshake")
-        self._half_open[task] = began
-        task.add_done_callback(partial(self._opened, address))
+        handshake = self._handshakes.begin(accepted, peer, began, partial(self._opened, address))
+        self._half_open[handshake] = began
 
-    def _opened(self, address: ClientAddress, task: asyncio.Task[None]) -> None:
+    def _opened(self, address: ClientAddress, handshake: Handshake) -> None:
         self._by_address.leave(address)
-        self._half_open.pop(task, None)
+        self._half_open.pop(handshake, None)
+        if not self._half_open:
+            self._is_empty.set()
 
     def _complain(self, event: str, **facts: Any) -> None:
         now = time.monotonic()

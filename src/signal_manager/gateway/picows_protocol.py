@@ -44,9 +44,13 @@ class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # the stub leaves its b
         logger: an adapter, because picows makes a logger of its own from a plain one for each connection.
         max_frame_size: in bytes; picows ends the connection at a larger frame.
         read_buffer_size: in bytes, at first.
+        lost: called when the socket has closed.
+
+    Attributes:
+        lost: the argument; None once nobody needs to know.
     """
 
-    __slots__ = ("_at_once", "_largest")
+    __slots__ = ("_at_once", "_largest", "lost")
 
     if TYPE_CHECKING:
 
@@ -54,7 +58,13 @@ class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # the stub leaves its b
             """Wait for the end of the HTTP upgrade."""
 
     def __init__(
-        self, upgrade: Upgrade, *, logger: logging.LoggerAdapter[Any], max_frame_size: int, read_buffer_size: int
+        self,
+        upgrade: Upgrade,
+        *,
+        logger: logging.LoggerAdapter[Any],
+        max_frame_size: int,
+        read_buffer_size: int,
+        lost: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(
             host_port=None,  # for clients
@@ -75,11 +85,18 @@ class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # the stub leaves its b
         )
         self._at_once = _STRANGERS_READ  # bytes that may be read
         self._largest = 0  # that was free in the buffer so far
+        self.lost = lost
 
     def get_buffer(self, size_hint: int) -> memoryview:
         """Return where to read to."""
         free: memoryview = _get_buffer(self, size_hint)
         return free if len(free) <= self._at_once else self._bounded(free)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the connection, or a handshake that has not become one."""
+        super().connection_lost(exc)
+        if self.lost is not None:
+            self.lost()
 
     def _bounded(self, free: memoryview) -> memoryview:
         connection: BufferedConnection | None = self.listener

@@ -90,7 +90,8 @@ class ConnectionRegistry:
     def depart(self, caller: Caller, reason: str) -> None:
         """Take a session that has ended out of its room, and update its record in the background."""
         self.dispatcher.left(caller, reason)
-        self.background.start(partial(self.dispatcher.depart, caller), name="depart")
+        if self.dispatcher.has_record(caller):
+            self.background.start(partial(self.dispatcher.depart, caller), name="depart")
 
     def sweep(self, now: float) -> None:
         """Enforce the time limits of all connections and sessions."""

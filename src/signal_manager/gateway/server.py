@@ -151,6 +151,7 @@ class Server:
         self._listener = Listener(
             handshakes, listening, max_half_open=limits.max_connections_per_address, proxies=self._proxies
         )
+        self._listens_beyond = not names_this_machine(f"[{self.host}]")
         self._publish(metrics)
         self._sweeper: asyncio.Task[None] | None = None
         self._started_at = time.monotonic()
@@ -232,8 +233,7 @@ class Server:
         if path not in _WEBSOCKET_PATHS:
             return None
         address = self._proxies.client(peer, request.headers.getall("X-Forwarded-For", []))
-        listens_beyond = not names_this_machine(f"[{self.host}]")
-        if is_from_this_machine(tuple(request.headers.items()), listens_beyond=listens_beyond):
+        if is_from_this_machine(tuple(request.headers.items()), listens_beyond=self._listens_beyond):
             address = address._replace(is_near=True)
         pages = self._pages_for(request, address)
         if pages is not None:

@@ -340,6 +340,9 @@ def relay_each(
 class SessionStore:
     """All sessions of this process that can be resumed.
 
+    Large because each move of a session (here, away, saved, handed over, ended) is one method, and all of them change
+    the same two tables.
+
     Args:
         bus: delivers messages to sessions whose clients are away.
         dispatcher: updates rooms and records.
@@ -410,6 +413,10 @@ class SessionStore:
             is not Outcome.FORBIDDEN
         ):
             (session.connection or session).replaced(same_instance=False)
+
+    def finds_at_once(self, offer: Resume) -> bool:
+        """Tell whether `find` waits for nothing."""
+        return SessionId(offer.session_id) in self._sessions or not self._saved.is_kept
 
     async def find(self, offer: Resume, client_id: ClientId) -> ResumableSession | None:
         """Return the session that a client wants to resume, from here or from storage; None if there is none.

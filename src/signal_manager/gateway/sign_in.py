@@ -12,7 +12,8 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from signal_manager.bus.base import Claimed
+from signal_manager.auth.authenticators import is_immediate
+from signal_manager.bus.base import Claimed, claims_at_once
 from signal_manager.errors import (
     AuthenticationError,
     ConflictError,
@@ -184,6 +185,16 @@ class SignIn:
         self._connection = conversation.connection
         self._session = conversation.session
         self._connect = connect
+
+    @property
+    def is_immediate(self) -> bool:
+        """Whether `run` waits for nothing: no storage, and no other node."""
+        registry, offer = self._registry, self._connect.resume
+        return (
+            claims_at_once(registry.bus)
+            and is_immediate(registry.dispatcher.door(is_near=self._connection.source.is_near))
+            and (offer is None or registry.session_store.finds_at_once(offer))
+        )
 
     async def run(self) -> None:
         """Authenticate the client and answer it."""

@@ -66,6 +66,8 @@ class Certificate:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         # RFC 5746: a client that renegotiates makes the service work without a frame that counts against it.
         context.options |= ssl.OP_NO_RENEGOTIATION
+        # OpenSSL makes two session tickets for each handshake (RFC 8446, section 4.6.1). A client has one connection.
+        context.num_tickets = 1
         with _explained(_KEY, "no private key that belongs to server.tls_cert_path"):
             context.load_cert_chain(self._cert_path, self._key_path, password=_refuse_password)
         if self._client_ca_path:

@@ -24,7 +24,7 @@ from signal_manager.errors import ConfigurationError
 if TYPE_CHECKING:
     from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-__all__ = ["Logs", "configure", "escape_control_characters"]
+__all__ = ["Logs", "configure", "escape_control_characters", "tells"]
 
 HIDDEN = "***"
 
@@ -43,6 +43,15 @@ _CHATTY_LOGGERS = ("httpx", "picows")
 _TALKATIVE_LOGGERS = ("hpack", "httpcore")
 
 
+# Lines below this level are written nowhere.
+_least = logging.NOTSET
+
+
+def tells(level: int) -> bool:
+    """Return whether lines of this level are written: one that is not costs as much as a part of a connect."""
+    return level >= _least
+
+
 class Logs:
     """The running log output; `close` flushes it and leaves the process as `configure` found it."""
 
@@ -53,6 +62,8 @@ class Logs:
         """Flush and remove every handler; calling it again does nothing."""
         import structlog  # noqa: PLC0415 - see above
 
+        global _least  # noqa: PLW0603 - as the standard library keeps its levels
+        _least = logging.NOTSET
         root = logging.getLogger()
         for handler in self._handlers:
             root.removeHandler(handler)
@@ -119,8 +130,10 @@ def configure(
 
 
 def _adopt_standard_library(level: str, handlers: list[logging.Handler]) -> None:
+    global _least  # noqa: PLW0603 - as the standard library keeps its levels
     root = logging.getLogger()
     root.setLevel(level.upper())
+    _least = root.level
     for handler in handlers:
         root.addHandler(handler)
     for name in _FOREIGN_LOGGERS:

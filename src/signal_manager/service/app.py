@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -412,6 +413,9 @@ async def _run_until_signal(
     # A log file contains everything, so the announcement does not replace its lines.
     is_announced = announce is not None and not config.logging.file_path
     async with running(config, dashboard=dashboard, is_announced=is_announced and not is_worker) as server:
+        # What the start has made lives as long as the process. Without this, each full collection goes through it
+        # again: a seventh of a connect, and a pause of 20 to 40 ms.
+        gc.freeze()
         if not is_worker:
             tell_of_published_credentials(config, is_announced=is_announced)
         if announce is not None:
