@@ -29,7 +29,7 @@ async def main(port: int, udp_port: int = 0) -> None:
         SfuSettings(), max_sessions=1_000_000, max_packets_per_second=1_000_000, max_busy=1.0, unconnected_timeout=20.0
     )
     sfu = LocalSfu(http_port=port, udp_port=udp_port, app_id=APP_ID, app_secret=APP_SECRET, settings=settings)
-    sfu.app.router.routes.append(Mount("/pages", StaticFiles(directory=PAGES)))
+    sfu.app.router.routes.insert(0, Mount("/pages", StaticFiles(directory=PAGES)))
     async with sfu:
         await asyncio.Event().wait()
 

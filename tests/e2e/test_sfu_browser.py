@@ -59,7 +59,7 @@ class Tab:
 async def running(settings: SfuSettings | None = None) -> AsyncIterator[LocalSfu]:
     """An SFU whose HTTP port also serves the tests' page."""
     sfu = LocalSfu(http_port=0, settings=settings)
-    sfu.app.router.routes.append(Mount("/pages", StaticFiles(directory=PAGES)))
+    sfu.app.router.routes.insert(0, Mount("/pages", StaticFiles(directory=PAGES)))
     async with sfu:
         yield sfu
 
