@@ -145,6 +145,7 @@ def both() -> dict[str, tuple[set[str], set[str]]]:
         "room event": (kebab(ROOM_EVENT_NAMES), room_events),
         "join": (camel(keywords(SignalClient.join)), fields("room", "JoinOptions")),
         "devices": (set(), set(re.findall(r"^export (?:async )?function (\w+)", source("devices"), re.MULTILINE))),
+        "stats": (set(), set(re.findall(r"^export (?:async )?function (\w+)", source("stats"), re.MULTILINE))),
         "error": (error_names() | camel(error_fields), js_errors | {"code", "retryable"}),
         "direct calls": (set(), exported),
     }

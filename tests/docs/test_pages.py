@@ -97,6 +97,7 @@ GLOBALS = """
 declare const token: string;
 declare const fetchToken: () => Promise<string>;
 declare const client: import("{sdk}/src/index.js").SignalClient;
+declare const room: import("{sdk}/src/index.js").Room;
 declare const publication: import("{sdk}/src/index.js").Publication;
 declare const camera: MediaStream;
 declare const video: HTMLVideoElement;

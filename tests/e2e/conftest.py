@@ -17,12 +17,13 @@ from playwright.async_api import Browser, BrowserContext, Playwright, async_play
 
 from signal_manager.sfu import LocalSfu
 from signal_manager.sfu.metrics import Gauges
-from tests.e2e.service import DemoClient, Service, context_of, eventually
+from tests.e2e.service import DemoClient, Member, Service, context_of, eventually
+from tests.web import plain_http
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SDK = Path(__file__).parents[2] / "sdk/js"
 PAGES = Path(__file__).parent / "pages"
-BUNDLES = [SDK / "dist" / name for name in ("signal-manager.js", "direct.js", "devices.js")]
+BUNDLES = [SDK / "dist" / name for name in ("signal-manager.js", "direct.js", "devices.js", "stats.js")]
 FLAGS = [
     "--disable-gpu",
     "--disable-quic",
@@ -39,6 +40,7 @@ FLAGS = [
 ]
 
 OpenDemoClient = Callable[..., Awaitable[DemoClient]]
+OpenMember = Callable[[str], Awaitable[Member]]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -138,3 +140,28 @@ async def guest(browser: Browser, service: Service) -> AsyncIterator[OpenDemoCli
         await context.close()
     # Not even a line in the console: that is where a browser reports what the page's policy forbids.
     assert [complaint for each in guests for complaint in each.complaints] == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def member(browser: Browser, service: Service, site: str) -> AsyncIterator[OpenMember]:
+    """Open a page as a new member and join the room."""
+    contexts = []
+    complaints: list[str] = []
+
+    async def open_page(name: str) -> Member:
+        async with plain_http(base_url=service.admin_url) as http:
+            granted = (await http.post("/demo/token", json={"name": name})).json()
+        contexts.append(await context_of(browser))
+        page = await contexts[-1].new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.goto(f"{site}/member.html")
+        await page.wait_for_function("window.member")
+        member = Member(page)
+        await member.do("join", f"ws://127.0.0.1:{service.port}", granted["client_id"], granted["token"])
+        return member
+
+    yield open_page
+
+    for context in contexts:
+        await context.close()
+    assert complaints == []

@@ -215,6 +215,31 @@ class DemoClient:
 _FIGURE = "([who, name]) => Number(document.querySelector(`.tile[data-name='${who}']`)?.getAttribute(name) ?? 0)"
 
 
+class Member:
+    """One page, whose member of the room the test drives."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+
+    async def do(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the page's member."""
+        return await self._page.evaluate("([name, rest]) => member[name](...rest)", [method, arguments])
+
+    async def sees(self, color: str, *, muted: bool, frames: int = 10) -> None:
+        """Wait until the other's picture has a colour and its state, and for so many more frames of it."""
+        right = {"color": color, "muted": muted}
+        seen = await eventually(lambda: self.do("picture"), lambda picture: right.items() <= picture.items())
+        await eventually(
+            lambda: self.do("picture"),
+            lambda picture: right.items() <= picture.items() and picture["frames"] >= seen["frames"] + frames,
+        )
+
+    async def hears(self) -> None:
+        """Wait until more of the other's sound came in."""
+        start = await self.do("energy")
+        await eventually(lambda: self.do("energy"), lambda energy: energy > start + 1e-6)
+
+
 class OwnBrowser:
     """A Chromium process group that can be killed as a whole, driven over its DevTools port."""
 

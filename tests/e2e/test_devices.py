@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
-
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, Page
 
-from tests.e2e.conftest import CHROMIUM, SDK
-from tests.e2e.service import Service, context_of, eventually
-from tests.web import plain_http
+from tests.e2e.conftest import CHROMIUM, SDK, OpenMember
 
 pytestmark = [
     pytest.mark.long,
@@ -19,59 +12,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium"),
     pytest.mark.skipif(not (SDK / "node_modules").exists(), reason="no SDK: make sdk/js/node_modules"),
 ]
-
-
-class Member:
-    """One page, whose member of the room the test drives."""
-
-    def __init__(self, page: Page) -> None:
-        self._page = page
-
-    async def do(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the page's member."""
-        return await self._page.evaluate("([name, rest]) => member[name](...rest)", [method, arguments])
-
-    async def sees(self, color: str, *, muted: bool, frames: int = 10) -> None:
-        """Wait until the other's picture has a colour and its state, and for so many more frames of it."""
-        right = {"color": color, "muted": muted}
-        seen = await eventually(lambda: self.do("picture"), lambda picture: right.items() <= picture.items())
-        await eventually(
-            lambda: self.do("picture"),
-            lambda picture: right.items() <= picture.items() and picture["frames"] >= seen["frames"] + frames,
-        )
-
-    async def hears(self) -> None:
-        """Wait until more of the other's sound came in."""
-        start = await self.do("energy")
-        await eventually(lambda: self.do("energy"), lambda energy: energy > start + 1e-6)
-
-
-OpenMember = Callable[[str], Awaitable[Member]]
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def member(browser: Browser, service: Service, site: str) -> AsyncIterator[OpenMember]:
-    """Open a page as a new member and join the room."""
-    contexts = []
-    complaints: list[str] = []
-
-    async def open_page(name: str) -> Member:
-        async with plain_http(base_url=service.admin_url) as http:
-            granted = (await http.post("/demo/token", json={"name": name})).json()
-        contexts.append(await context_of(browser))
-        page = await contexts[-1].new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        await page.goto(f"{site}/member.html")
-        await page.wait_for_function("window.member")
-        member = Member(page)
-        await member.do("join", f"ws://127.0.0.1:{service.port}", granted["client_id"], granted["token"])
-        return member
-
-    yield open_page
-
-    for context in contexts:
-        await context.close()
-    assert complaints == []
 
 
 async def test_a_released_camera_and_microphone_stop_and_come_back_without_negotiation(member: OpenMember) -> None:

@@ -101,6 +101,10 @@ export class MediaSession {
     this.#planRenewal(expires_at === undefined ? 2 * RENEWAL_PAUSE : renewalDelay(expires_at));
   }
 
+  get peer(): RTCPeerConnection {
+    return this.#peer;
+  }
+
   /** Whether media can flow now. */
   get isConnected(): boolean {
     return this.#peer.connectionState === "connected";

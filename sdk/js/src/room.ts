@@ -264,6 +264,13 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   /**
+   * The peer connection to the SFU, to read figures from; undefined without media. A later media session has another one.
+   */
+  get peerConnection(): RTCPeerConnection | undefined {
+    return this.#entry?.media?.peer;
+  }
+
+  /**
    * Send the tracks of a camera, a screen or any other stream to the others, until `unpublish` or `leave`.
    *
    * Resolves when the SFU has taken all of them; when it refuses one, none is published and this rejects.

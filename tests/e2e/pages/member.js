@@ -1,6 +1,7 @@
 // One member of a room, through the SDK as an application uses it; the tests call its methods as `member.*`.
 import { releaseDevice, restoreDevice } from "./devices.js";
 import { SignalClient } from "./signal-manager.js";
+import { connectionQuality, roomStats, watchStats } from "./stats.js";
 
 const video = document.querySelector("video");
 const canvas = document.createElement("canvas");
@@ -48,7 +49,10 @@ window.member = {
   },
 
   async publish() {
-    this.stream = await navigator.mediaDevices.getUserMedia({ audio: true, video: { width: 320, height: 240 } });
+    this.stream = await navigator.mediaDevices.getUserMedia({
+      audio: true,
+      video: { width: 320, height: 240 },
+    });
     this.opened.push(...this.stream.getTracks());
     const published = await this.room.publish(this.stream);
     this.publications = Object.fromEntries(published.map((each) => [each.track.kind, each]));
@@ -83,8 +87,36 @@ window.member = {
     else this.publications.video.unmute();
   },
 
+  stats() {
+    return roomStats(this.room);
+  },
+
+  // Watch until the room is closed; `qualities` holds what was seen: of the connection, and of the first other member.
+  watch() {
+    this.qualities = [];
+    watchStats(this.room, { interval: 200 }, (stats) => {
+      const [other] = this.room.participants.keys();
+      this.qualities.push([connectionQuality(stats), other && connectionQuality(stats, other)]);
+    });
+  },
+
+  lastQuality() {
+    return this.qualities.at(-1) ?? null;
+  },
+
+  async leave() {
+    const { length } = this.qualities;
+    await this.room.leave();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    return this.qualities.length - length;
+  },
+
   negotiated() {
-    return { peers: this.peers.length, descriptions: this.descriptions, removed: this.removed };
+    return {
+      peers: this.peers.length,
+      descriptions: this.descriptions,
+      removed: this.removed,
+    };
   },
 
   // The middle of a corner of the picture: the fake camera is green there, and its pie is not.
@@ -98,7 +130,11 @@ window.member = {
     const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
     const strongest = Math.max(red, green, blue);
     const color = strongest < 50 ? "black" : ["red", "green", "blue"][[red, green, blue].indexOf(strongest)];
-    return { color, frames: video.getVideoPlaybackQuality().totalVideoFrames, muted: track?.muted };
+    return {
+      color,
+      frames: video.getVideoPlaybackQuality().totalVideoFrames,
+      muted: track?.muted,
+    };
   },
 
   async energy() {
