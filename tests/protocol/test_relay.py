@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +71,115 @@ def test_a_json_body_arrives_byte_for_byte() -> None:
 
     assert out is not None
     assert out[21:] == b'{"sender_client_id":"a","target_client_id":"b","signal_data":{"a" : 1.0e0}}'
+
+
+# What the compiled form reads without msgspec. Both forms test it, though as Python it is too slow to be used.
+
+
+def scanned(body: bytes) -> tuple[str, bytes, bool] | None:
+    """Return what `_scan` reads, and see that msgspec reads the same."""
+    signal = relay._scan(ID + body, len(ID), len(ID) + len(body))
+    if signal is None:
+        return None
+    expected = relay._decode_plain(body)
+    read, told = ((each.target_client_id, bytes(each.signal_data), each.ack) for each in (signal, expected))
+    assert read == told
+    return read
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'""',
+        b'"v=0\\r\\no=- 1 \\/ \\t"',
+        b'"{\\"type\\":\\"offer\\"}"',
+        b'{"type":"offer","sdp":"v=0\\r\\n"}',
+        b'{"":""}',
+        b'{"sdp":"%b"}' % (b"a" * 40 + b'\\"' * 9 + b"a" * 40),
+    ],
+)
+def test_what_the_sdks_write_is_read_without_msgspec(value: bytes) -> None:
+    assert scanned(b'{"target_client_id":"b","signal_data":%b}' % value) == ("b", value, False)
+
+
+def test_a_signal_of_an_sdk_is_relayed_alike_without_msgspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = frame(b'{"target_client_id":"b","signal_data":{"type":"offer","sdp":"v=0"}}')
+    expected = relayed(data, end("a"), end("b"))
+
+    monkeypatch.setattr(relay, "_SCANS", True, raising=False)  # the compiled form has no such name, and does so anyway
+
+    assert relayed(data, end("a"), end("b")) == expected is not None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"target_client_id":"b',
+        b'{"target_client_id":"b"}',
+        b'{"target_client_id":"b\\n","signal_data":""}',
+        b'{"target_client_id":"b","signal_data":}',
+        b'{"target_client_id":"b","signal_data":1}',
+        b'{"target_client_id":"b","signal_data":"a}',
+        b'{"target_client_id":"b","signal_data":"a\\"}',
+        b'{"target_client_id":"b","signal_data":"a\\\\"}',
+        b'{"target_client_id":"b","signal_data":"\\u0041"}',
+        b'{"target_client_id":"b","signal_data":"\xc3\xa4"}',
+        b'{"target_client_id":"b","signal_data":"\n"}',
+        b'{"target_client_id":"b","signal_data":"%b"}' % (b"a" * 40 + b'\\"' * 17),
+        b'{"target_client_id":"b","signal_data":"%b' % (b"a" * 40),
+        b'{"target_client_id":"b","signal_data":"","ack":true}',
+        b'{"target_client_id":"b","signal_data":""} ',
+        b'{"target_client_id":"b","signal_data":{}}',
+        b'{"target_client_id":"b","signal_data":{"a"}}',
+        b'{"target_client_id":"b","signal_data":{"a":1}}',
+        b'{"target_client_id":"b","signal_data":{"a":"}}',
+        b'{"target_client_id":"b","signal_data":{"a":"b"',
+        b'{"target_client_id":"b","signal_data":{"a":"b" }}',
+        b'{"target_client_id":"b","signal_data":{"a":"b",}}',
+        b'{"target_client_id":"b","signal_data":{%b}}' % b",".join([b'"a":"b"'] * 17),
+    ],
+)
+def test_everything_else_is_left_to_msgspec(body: bytes) -> None:
+    assert scanned(body) is None
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b'"',
+                b"\\",
+                b"{",
+                b"}",
+                b":",
+                b",",
+                b"n",
+                b"u",
+                b"0041",
+                b" ",
+                b"\n",
+                b"\x7f",
+                b"\xc3\xa4",
+                b'":"',
+                b'","',
+                b"a",
+            ]
+        ),
+        max_size=12,
+    ).map(b"".join),
+    st.sampled_from([b'{"target_client_id":"%b","signal_data":"x"}', b'{"target_client_id":"b","signal_data":%b}']),
+    st.sampled_from([b"%b", b'"%b"', b'{"a":"%b"}', b'{"%b":"a"}']),
+)
+def test_what_is_read_without_msgspec_is_what_msgspec_would_read(text: bytes, body: bytes, value: bytes) -> None:
+    scanned(body % (value % text))
+
+
+@given(st.text(), st.dictionaries(st.text(), st.text(), max_size=4))
+def test_any_text_and_any_object_of_texts_is_read_as_msgspec_would(text: str, fields: dict[str, str]) -> None:
+    for value in (text, fields, {**fields, "sdp": text}):
+        scanned(b'{"target_client_id":"b","signal_data":%b}' % msgspec.json.encode(value))
 
 
 def test_an_acknowledgement_is_asked_for_in_either_shape() -> None:

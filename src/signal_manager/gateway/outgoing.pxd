@@ -17,7 +17,7 @@ cdef class Outgoing:
     cdef public Journal journal
     cdef public Py_ssize_t sent
 
-    @cython.locals(size=Py_ssize_t, queued=Py_ssize_t, queue=list)
+    @cython.locals(first=int, size=Py_ssize_t, queued=Py_ssize_t, queue=list)
     cpdef queue(self, bytes data, WriteBatch batch)
     @cython.locals(size=Py_ssize_t)
     cpdef send(self, bytes data, bint counts=*)

@@ -10,7 +10,7 @@ from signal_manager.gateway.write_batch import WriteBatch
 from signal_manager.observe.counts import Counter
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.journal import Journal
-from signal_manager.protocol.websocket import frame_head
+from signal_manager.protocol.websocket import MEDIUM_HEAD, frame_head
 
 __all__ = ["Outgoing", "SlowClient"]
 
@@ -96,7 +96,9 @@ class Outgoing:
         queue = self._queue
         if not queue:
             batch.queues.append(self)
-        queue.append(frame_head(self._first_byte, size))
+        # Most heads are of this size; a call less than `frame_head`.
+        first = self._first_byte
+        queue.append(MEDIUM_HEAD.pack(first, 126, size) if 126 <= size < 65536 else frame_head(first, size))
         queue.append(data)
         self._queued = queued = self._queued + size
         if queued > _JOINED_BYTES:

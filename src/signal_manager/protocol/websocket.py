@@ -8,11 +8,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-__all__ = ["frame_head", "is_text", "may_be_sent", "messages_in"]
+__all__ = ["MEDIUM_HEAD", "frame_head", "is_text", "may_be_sent", "messages_in"]
 
 # Heads of two, four or ten bytes (section 5.2).
 _SHORT = struct.Struct(">BB")
-_MEDIUM = struct.Struct(">BBH")
+MEDIUM_HEAD = struct.Struct(">BBH")
 _LONG = struct.Struct(">BBQ")
 
 
@@ -35,7 +35,7 @@ def frame_head(first: int, size: int) -> bytes:
     if size < 126:
         return _SHORT.pack(first, size)
     if size < 65536:
-        return _MEDIUM.pack(first, 126, size)
+        return MEDIUM_HEAD.pack(first, 126, size)
     return _LONG.pack(first, 127, size)
 
 

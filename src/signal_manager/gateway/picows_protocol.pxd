@@ -1,0 +1,1 @@
+# Compiled without C types: picows declares no C class for its protocol.
