@@ -71,3 +71,12 @@ def test_a_finding_fails_the_check_and_is_printed(
     assert prose.main() == 1
 
     assert capsys.readouterr().out.startswith("page.md:1: 'whoever': ")
+
+
+def test_the_pages_of_the_second_port_are_read_too() -> None:
+    read = prose._files()
+
+    assert {"src/signal_manager/admin/static/dashboard.js", "src/signal_manager/admin/static/dashboard.html"} <= set(
+        read
+    )
+    assert not [path for path in read if path.startswith("src/signal_manager/admin/demo/")], "generated"

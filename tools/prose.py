@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SUFFIXES = (".md", ".py", ".toml", ".ts")
+SUFFIXES = (".md", ".py", ".toml", ".ts", ".js", ".mjs", ".html", ".css")
 # Generated files, and the two that quote forbidden phrases.
 SKIPPED = (
     "src/signal_manager/protocol/codec/signal_manager_pb2",
     "sdk/js/dist/",
+    "src/signal_manager/admin/demo/",
     "tools/prose.py",
     "tests/test_prose.py",
 )

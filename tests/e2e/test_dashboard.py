@@ -135,7 +135,7 @@ async def sit_down(admin_harness: AdminHarness, *names: str, room: str = ROOM) -
 async def test_it_follows_a_service_that_is_in_use(browser: Browser, unused_tcp_port: int) -> None:
     async with service(unused_tcp_port) as running_service, opened(browser, unused_tcp_port) as page:
         await expect(page.locator("#phase")).to_have_text("serving")
-        await expect(page.locator("#sessions")).to_contain_text("Nobody is connected.")
+        await expect(page.locator("#sessions")).to_contain_text("No client is connected.")
 
         one, two = await connected(running_service, ONE), await connected(running_service, TWO)
         await one.send(frame(0x30, json.dumps({"room_id": "lunch", "role": "receiver"}).encode()))
@@ -206,7 +206,7 @@ async def test_a_room_is_looked_into_and_acted_on(browser: Browser, admin_harnes
         await expect(dialog.locator(".members > li")).to_have_count(1)
 
         await dialog.get_by_role("button", name="Close room").click()
-        await dialog.get_by_role("button", name="Really close it for everybody?").click()
+        await dialog.get_by_role("button", name="Really close it for all members?").click()
         await expect(dialog).to_contain_text("closed by an operator")
 
     await admin_harness.harness.settled()

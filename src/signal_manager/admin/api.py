@@ -1,4 +1,4 @@
-"""The management interface under /api/v1: sessions, clients and rooms, and what an operator does with them.
+"""The management interface under /api/v1: sessions, clients and rooms, and the actions of operators.
 
 `access.py` guards it, `lists.py` searches, and `views.py` has the shapes of requests and responses. `application.py`
 turns errors into responses.
@@ -156,7 +156,7 @@ async def disconnect_session(management: _Manage, session_id: _Name) -> Done:
 @api.get("/clients", tags=["clients"])
 async def list_clients(
     management: _Manage,
-    is_connected: Annotated[bool | None, Query(description="Only those that are, or are not, connected.")] = None,
+    is_connected: Annotated[bool | None, Query(description="Only clients that are, or are not, connected.")] = None,
     contains: _Contains = "",
     after: _After = None,
     limit: _Limit = 100,
@@ -207,7 +207,7 @@ async def send_to_client(management: _Manage, client_id: _Name, message: NewMess
 @api.get("/rooms", tags=["rooms"])
 async def list_rooms(
     management: _Manage,
-    is_active: Annotated[bool | None, Query(description="Only active, or only closed ones.")] = None,
+    is_active: Annotated[bool | None, Query(description="Only active, or only closed rooms.")] = None,
     contains: _Contains = "",
     after: _After = None,
     limit: _Limit = 100,

@@ -138,5 +138,5 @@ class _Together:
                     family.add_sample(sample.name, {**sample.labels, "worker": worker}, sample.value)
         yield from families.values()
         yield GaugeMetricFamily(
-            "signal_manager_workers_unheard", "Workers that did not tell their numbers in time.", value=self._unheard
+            "signal_manager_workers_unheard", "Workers that did not report their metrics in time.", value=self._unheard
         )

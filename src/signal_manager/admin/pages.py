@@ -165,7 +165,7 @@ def demo_pages(*, websocket_url: str, tokens: TokenIssuer | None, folder: Path =
 def _swagger_folder() -> Path:
     """Return the folder of Swagger UI in fastapi-offline, so that the page loads nothing from other hosts.
 
-    Where its files are is its own affair, so this looks at what it serves.
+    That package does not promise where its files are, so this function takes the folder from its routes.
     """
     routes = FastAPIOffline(docs_url=None, redoc_url=None).routes
     mounts = [route.app for route in routes if isinstance(route, Mount)]

@@ -25,8 +25,8 @@ except ImportError as error:
 
 __all__ = ["PicowsProtocol"]
 
-# Bytes that are read at once, before and after a client has proved who it is. Less than what makes the buffer double
-# beside a message that a stranger may send.
+# The most bytes of one read, before and after the client is authenticated. The first is small enough that the largest
+# message before CONNECT does not make the buffer double.
 _STRANGERS_READ = 8192
 _CLIENTS_READ = 65_536
 
@@ -36,8 +36,8 @@ Upgrade = Callable[[WSUpgradeRequest], WSListener | WSUpgradeResponseWithListene
 class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # the stub leaves its base out
     """The server's side of one WebSocket (`asyncio.BufferedProtocol`).
 
-    The buffer doubles whenever a read fills it and never shrinks. Small reads let only a message that is not whole yet
-    make it grow; and what is free in it, right after it has grown, says how large it is, give or take half.
+    The buffer doubles when a read fills it, and never shrinks. Reads are small, so it grows only for an incomplete
+    message. Its free space right after it has grown is at least half of its size.
 
     Args:
         upgrade: answers the HTTP request; the listener that it returns is a `BufferedConnection`.
@@ -83,12 +83,12 @@ class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # the stub leaves its b
             extra_headers=None,  # for clients
             read_buffer_init_size=read_buffer_size,
         )
-        self._at_once = _STRANGERS_READ  # bytes that may be read
-        self._largest = 0  # that was free in the buffer so far
+        self._at_once = _STRANGERS_READ  # the most bytes of the next read
+        self._largest = 0  # the most free bytes in the buffer so far
         self.lost = lost
 
     def get_buffer(self, size_hint: int) -> memoryview:
-        """Return where to read to."""
+        """Return the part of the buffer for the next read."""
         free: memoryview = _get_buffer(self, size_hint)
         return free if len(free) <= self._at_once else self._bounded(free)
 

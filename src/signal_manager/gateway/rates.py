@@ -10,14 +10,14 @@ __all__ = ["TokenBucket", "Volume"]
 # Tokens that are spent without looking at the clock.
 _GRANT = 32
 _MINUTE = 60.0
-# Of a token: sums of seconds are not exact, and the last token of a burst must not fall between them.
+# A part of a token: sums of seconds are not exact, and rounding must not cost a client the last token of a burst.
 _ROUNDING = 1e-6
 
 
 class TokenBucket:
     """A rate with a burst: as many tokens as a minute brings, refilled evenly.
 
-    `left` is what may be spent without looking at the clock. The relay path counts it down by itself and calls
+    `left` tokens can be spent without looking at the clock. The relay path counts `left` down by itself and calls
     `refill` only below zero.
     """
 
@@ -58,8 +58,8 @@ class TokenBucket:
 class Volume:
     """A rate of bytes: a burst at once, then evenly.
 
-    `left` is what may come without a look at the clock. The relay path counts it down by itself and calls `refill` only
-    below zero. It is a whole number: Python counts those in half the time.
+    `left` bytes may arrive without a look at the clock. The relay path counts `left` down by itself and calls `refill`
+    only below zero. It is an integer, because Python counts integers in half the time.
     """
 
     __slots__ = ("_at", "_burst", "_per_second", "left")
@@ -71,13 +71,13 @@ class Volume:
         self.left = burst
 
     def refill(self, size: int, now: float) -> float:
-        """Return 0.0 where so many bytes may come after all, or give them back and return how many seconds to wait.
+        """Return 0.0 if the bytes are within the rate; otherwise undo their count and return the seconds to wait.
 
         Args:
-            size: has already been counted down.
+            size: the bytes, which the caller has already subtracted from `left`.
         """
         grown = int((now - self._at) * self._per_second)
-        self._at += grown / self._per_second  # not `now`: parts of a byte count too where many ask
+        self._at += grown / self._per_second  # not `now`, because with many calls the fractions of a byte add up
         self.left = min(self.left + grown, self._burst - size)
         if self.left >= 0:
             return 0.0

@@ -32,8 +32,8 @@ class Certificate:
         client_ca_path: PEM file with authorities; when given, a client must show a certificate that one of them issued.
 
     Raises:
-        ConfigurationError: a file is missing, unreadable, no PEM, encrypted, or belongs to another one; the message
-            names the setting.
+        ConfigurationError: a file is missing, unreadable, not PEM or encrypted, or does not match the other one; the
+            message names the setting.
     """
 
     def __init__(self, *, cert_path: str, key_path: str, client_ca_path: str = "") -> None:

@@ -116,7 +116,7 @@ def media_backend_of(config: Config) -> str:
 
 
 def missing_sfu(config: Config) -> str | None:
-    """Say that rooms have no media because the local SFU is not installed; None where that is not the reason."""
+    """Return the warning that rooms lack media because the local SFU is not installed; None if that is not so."""
     if config.media.backend == "auto" and media_backend_of(config) == "none":
         return f'rooms have no media, since media.backend is "auto" and {NO_SFU}'
     return None

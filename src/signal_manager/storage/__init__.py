@@ -1,5 +1,5 @@
-"""State that outlives a process: `base` promises, `records` keeps the promises, adapters keep the documents.
+"""State that outlives a process: `base` has the promises, `records` implements them, adapters store documents.
 
-`rooms.py`, `gateway/dispatcher.py` and `service/app.py` speak to `base.Storage` alone; which adapter stands behind it
-is configuration.
+`rooms.py`, `gateway/dispatcher.py` and `service/app.py` use `base.Storage` alone; the configuration
+chooses the adapter behind it.
 """

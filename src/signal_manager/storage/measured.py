@@ -1,6 +1,6 @@
 """A store whose operations are counted and timed, whichever adapter it is.
 
-`service/app.py` wraps the store that it has opened; everybody else sees `Storage` as before.
+`service/app.py` wraps the store that it has opened; the other modules see a `Storage` as before.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class DocumentStorage(ABC):
     async def _select(self, kind: Kind[RecordT], condition: Condition, after: str | None, limit: int) -> Page[RecordT]:
         """Return up to `limit` undamaged documents that meet `condition` and come after the cursor `after`."""
 
-    # What records are made of.
+    # The types of values in records.
 
     async def _get(self, kind: Kind[RecordT], key: str) -> RecordT | None:
         return await self._bounded(self._read(kind, key)) if is_valid_name(key) else None

@@ -1,9 +1,9 @@
-// Speaks to the management interface: requests with the token, and the stream of what is new.
+// Calls the management interface: requests with the token, and the stream of samples and errors.
 
 const TOKEN = "signal-manager admin token";
-let asking = null; // the promise of a token, while a person is asked for it
+let asking = null; // resolves once the operator has typed a token; null when the page waits for none
 
-/** What the service refused, in its own words. */
+/** The service refused a request; the message is the service's. */
 export class Refused extends Error {
   constructor(status, message) {
     super(message);
@@ -11,7 +11,7 @@ export class Refused extends Error {
   }
 }
 
-/** Ask with this function for a token when one is needed; it gets whether the last one was wrong. */
+/** Set the function that asks the operator for a token. Its argument is true after a wrong token. */
 export function askWith(ask) {
   askForToken = ask;
 }
@@ -23,7 +23,7 @@ async function request(path, options = {}) {
     const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
     const response = await fetch(`/api/v1${path}`, { cache: "no-store", ...options, headers });
     if (response.status !== 401) return response;
-    // One person is asked once, however many requests wait for the answer.
+    // All requests that need a token wait for the same answer.
     asking ??= askForToken(token !== null).then((given) => {
       sessionStorage.setItem(TOKEN, given);
       asking = null;
@@ -38,22 +38,22 @@ async function answerOf(response) {
   return body;
 }
 
-/** Read something; empty values of `query` are left out. */
+/** Send a GET request and return the answer; empty values of `query` are left out. */
 export async function get(path, query = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   const search = given.length ? `?${new URLSearchParams(given)}` : "";
   return answerOf(await request(path + search));
 }
 
-/** Change something. */
+/** Send a POST request and return the answer. */
 export async function post(path, body = {}) {
   const headers = { "Content-Type": "application/json" };
   return answerOf(await request(path, { method: "POST", headers, body: JSON.stringify(body) }));
 }
 
 /**
- * Follow what is new until the page is closed; EventSource cannot send a token, so the stream is read by hand.
- * `onState` is told "live" or "lost".
+ * Read the stream of samples and errors until the page is closed. The page reads it by `fetch`, because EventSource cannot
+ * send a token. `onState` gets "live" or "lost".
  */
 export async function follow(onNews, onState) {
   let pause = 500;
@@ -63,7 +63,7 @@ export async function follow(onNews, onState) {
       if (!response.ok) throw new Refused(response.status, "no stream");
       onState("live");
       pause = 500;
-      let isFirst = true; // of this connection: it brings the whole past again
+      let isFirst = true; // the first event of a connection has all kept samples and errors
       for await (const event of eventsIn(response.body)) {
         onNews(JSON.parse(event), isFirst);
         isFirst = false;

@@ -1,4 +1,4 @@
-// The dashboard: tiles and plots from the stream of samples, lists of rooms and sessions, and what to do about them.
+// The dashboard: tiles and plots from the stream of samples, lists of rooms and sessions, and the operator's actions.
 
 import { Refused, askWith, follow, get, post } from "./api.js";
 import { openClient, openRoom, refresh as refreshDetails } from "./details.js";
@@ -17,7 +17,7 @@ const tiles = [
   ["Connections", (sample) => count(sample.connections)],
   ["Clients", (sample) => count(sample.clients)],
   ["Rooms", (sample) => count(sample.rooms)],
-  ["Participants", (sample) => count(sample.participants)],
+  ["Members", (sample) => count(sample.participants)],
   ["Relayed", (sample) => count(sample.relayed), "/s"],
   ["Errors", (sample) => count(sample.errors), "/s"],
   ["Relay p99", (sample) => (sample.relay_p99 === null ? "–" : latency(sample.relay_p99))],
@@ -53,7 +53,7 @@ const plots = [
     "Connections",
     [
       { name: "connections", value: (sample) => sample.connections },
-      { name: "participants", value: (sample) => sample.participants },
+      { name: "members", value: (sample) => sample.participants },
       { name: "rooms", value: (sample) => sample.rooms },
     ],
     count,
@@ -126,7 +126,7 @@ const sessionTable = new Table(
     },
   ],
   (session) => session.session_id,
-  "Nobody is connected.",
+  "No client is connected.",
 );
 
 const errorTable = new Table(
@@ -135,7 +135,7 @@ const errorTable = new Table(
     { title: "Time", className: "short", show: text(([at]) => new Date(at * 1000).toLocaleTimeString("en-GB")) },
     { title: "Code", className: "short", show: text(([, code]) => String(code)) },
     { title: "Client", className: "id second", show: text(([, , , client]) => client ?? "not signed in") },
-    { title: "What clients were told", show: text(([, , message]) => message) },
+    { title: "Message to the client", show: text(([, , message]) => message) },
   ],
   ([at, code, message, client]) => `${at} ${code} ${client} ${message}`,
   "No errors.",
@@ -172,7 +172,7 @@ class List {
       items.push(...page.items);
       after = page.next;
     } while (after !== null && items.length < this.wanted && turn === this.turn);
-    if (turn === this.turn) this.table.show(items, after !== null); // a later turn knows better
+    if (turn === this.turn) this.table.show(items, after !== null); // a later turn has newer items
   }
 }
 
@@ -187,7 +187,7 @@ byId("sessions-filter").addEventListener("input", () => guarded(() => sessions.r
 let isRefreshing = false;
 
 async function refresh() {
-  if (isRefreshing) return; // a slow service is not asked faster than it answers
+  if (isRefreshing) return; // so that a slow service has one refresh to answer at a time
   isRefreshing = true;
   await guarded(() => Promise.all([rooms.refresh(), sessions.refresh(), refreshDetails(), showVersion()]));
   isRefreshing = false;
@@ -202,7 +202,7 @@ async function showVersion() {
 
 // -- acting ----------------------------------------------------------------------------------------------------------
 
-/** Do something, say what became of it, and show it; tells whether it was done. */
+/** Perform an action, show a notice of its outcome, and refresh the lists. Return whether it succeeded. */
 async function act(done, action, ...details) {
   try {
     await action(...details);
@@ -216,11 +216,12 @@ async function act(done, action, ...details) {
   }
 }
 
+/** Run a read; only the browser's console shows its error. */
 async function guarded(work) {
   try {
     await work();
   } catch (error) {
-    console.debug("not read", error); // the stream says when the service is away
+    console.debug("reading failed", error); // the stream shows that the service is not reachable
   }
 }
 
@@ -228,7 +229,7 @@ let noticeTimer = null;
 
 function say(what) {
   const notice = byId("notice");
-  // In front of an open dialog, which makes everything outside it inert.
+  // Inside an open dialog, which makes everything outside it inert.
   (document.querySelector("dialog[open]") ?? document.body).append(notice);
   notice.textContent = what;
   notice.hidden = false;
@@ -259,7 +260,7 @@ askWith(
       };
       byId("sign-in-button").onclick = give;
       input.onkeydown = (event) => event.key === "Enter" && give();
-      dialog.onclose = () => dialog.showModal(); // there is nothing to see without it
+      dialog.onclose = () => dialog.showModal(); // the page shows nothing without a token
       if (!dialog.open) dialog.showModal();
     }),
 );

@@ -1,4 +1,4 @@
-// One room or one client in a dialog: who is in it, what they publish, and what an operator can do about it.
+// The dialog for one room or one client: members, tracks, metadata, sessions, and the operator's actions.
 
 import { get, post } from "./api.js";
 import { button, dangerous, make } from "./dom.js";
@@ -7,8 +7,8 @@ import { ago, duration } from "./format.js";
 const dialog = document.getElementById("details");
 const title = document.getElementById("details-title");
 const body = document.getElementById("details-body");
-let shown = null; // {path, render} of what is open
-let drawn = ""; // what the body was made from
+let shown = null; // {path, render} of the open room or client
+let drawn = ""; // the data in the dialog now, as JSON
 
 document.getElementById("details-close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => {
@@ -26,7 +26,7 @@ export function openClient(clientId, act) {
   return open(`Client ${clientId}`, `/clients/${encodeURIComponent(clientId)}`, (client) => renderClient(client, act));
 }
 
-/** Show what has changed in what is open, unless a person is writing or about to press something there. */
+/** Update the open dialog, unless the operator types in it or is about to confirm an action. */
 export async function refresh() {
   if (!shown) return;
   const { path, render } = shown;
@@ -41,7 +41,7 @@ export async function refresh() {
   const isBusy = body.contains(document.activeElement) && document.activeElement.matches("input, .sure");
   if (now === drawn || isBusy) return;
   const focused = [...body.querySelectorAll("button, input")].indexOf(document.activeElement);
-  body.replaceChildren(...(found ? render(found) : [make("p", { className: "empty", textContent: "Not here any more." })]));
+  body.replaceChildren(...(found ? render(found) : [make("p", { className: "empty", textContent: "It no longer exists." })]));
   if (focused >= 0) (body.querySelectorAll("button, input")[focused] ?? title).focus();
   drawn = now;
 }
@@ -81,15 +81,15 @@ function renderRoom(room, act) {
     facts({
       State: room.is_active ? "active" : `closed ${ago(room.closed_at)}: ${room.close_reason}`,
       Created: ago(room.created_at),
-      Participants: `${room.participants} of ${room.max_participants ?? "any number"}`,
+      Members: `${room.participants} of ${room.max_participants ?? "any number"}`,
     }),
-    members.length ? make("ul", { className: "members" }, ...members) : make("p", { className: "empty", textContent: "Nobody is in it." }),
+    members.length ? make("ul", { className: "members" }, ...members) : make("p", { className: "empty", textContent: "The room is empty." }),
     metadataOf(room.metadata),
     ...(room.is_active
       ? [
           actions(
             ...messageTo(`${path}/messages`, "Message to all members", act),
-            dangerous("Close room", "Really close it for everybody?", () => act(`Room ${room.room_id} closed`, post, `${path}/close`)),
+            dangerous("Close room", "Really close it for all members?", () => act(`Room ${room.room_id} closed`, post, `${path}/close`)),
           ),
         ]
       : []),
@@ -105,7 +105,7 @@ function renderClient(client, act) {
       make("h3", { textContent: session.address }),
       facts({
         Session: session.session_id,
-        Speaks: `${session.framing}, ${session.encoding}`,
+        Format: `${session.framing}, ${session.encoding}`,
         Connected: `since ${duration(session.age)}`,
         Messages: `${session.received} received, ${session.sent} sent`,
         Room: session.room_id ?? "none",

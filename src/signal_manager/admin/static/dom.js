@@ -1,6 +1,6 @@
-// Elements, tables that keep their rows, and buttons that ask twice. Whatever clients chose is set as text, never as HTML.
+// Elements, tables that keep their rows, and buttons that ask twice. Text from clients never becomes HTML.
 
-/** Make an element: properties, then children; a child that is null is left out. */
+/** Make an element with properties and children; null children are left out. */
 export function make(name, properties = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {
@@ -12,8 +12,8 @@ export function make(name, properties = {}, ...children) {
 }
 
 /**
- * A button that acts at once, and does nothing when it is pressed again until that is done. It is not `disabled`
- * meanwhile, which would take the focus from it, and a dialog that closes could not give it back.
+ * A button that acts at once, and ignores clicks until the action is done. It is not `disabled` meanwhile: that would
+ * take the focus from it, and a dialog that closes could not give the focus back.
  */
 export function button(label, act, properties = {}) {
   const element = make("button", { type: "button", textContent: label, ...properties });
@@ -29,7 +29,7 @@ export function button(label, act, properties = {}) {
   return element;
 }
 
-/** A button that asks once more before it acts. */
+/** A button that acts on the second click; the first one asks. */
 export function dangerous(label, question, act, properties = {}) {
   let timer = null;
   const calm = () => {
@@ -56,13 +56,13 @@ export function dangerous(label, question, act, properties = {}) {
   return element;
 }
 
-/** A table whose rows keep their place, focus and buttons while what they say changes. */
+/** A table whose rows keep their place, focus and buttons while their content changes. */
 export class Table {
   /**
    * @param {{title: string, className?: string, show: (item: object, cell: HTMLElement) => void}[]} columns;
    *   `show` is called again for the same cell when the item has changed
    * @param {(item: object) => string} keyOf tells items apart
-   * @param {string} nothing what is said of an empty list
+   * @param {string} nothing the text in place of an empty list
    */
   constructor(parent, columns, keyOf, nothing) {
     this.columns = columns;
@@ -99,7 +99,7 @@ export class Table {
   }
 }
 
-/** A cell's text. */
+/** Return a column's `show` that sets the cell's text. */
 export function text(value) {
   return (item, cell) => {
     const shown = value(item) ?? "";
@@ -107,7 +107,7 @@ export function text(value) {
   };
 }
 
-/** A cell's element, made once for each row from the item that it first showed. */
+/** Return a column's `show` that makes the cell's element once, from the row's first item. */
 export function once(create) {
   return (item, cell) => {
     if (!cell.firstChild) cell.append(create(item));

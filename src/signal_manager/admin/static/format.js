@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Numbers and times as texts for people.
 
 export function count(value) {
   return value >= 10_000 ? `${trim(value / 1000)}k` : trim(value);
@@ -8,14 +8,14 @@ function trim(value) {
   return value >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(2));
 }
 
-/** Seconds that are short. */
+/** A short time, given in seconds. */
 export function latency(seconds) {
   if (seconds >= 1) return `${trim(seconds)} s`;
   if (seconds >= 0.001) return `${trim(seconds * 1000)} ms`;
   return seconds ? `${trim(seconds * 1_000_000)} µs` : "0";
 }
 
-/** Seconds that are long. */
+/** A long time, given in seconds. */
 export function duration(seconds) {
   for (const [unit, length] of [["d", 86_400], ["h", 3600], ["min", 60]]) {
     if (seconds >= length) return `${Math.floor(seconds / length)} ${unit}`;

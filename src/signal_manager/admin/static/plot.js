@@ -1,4 +1,5 @@
-// A line plot in SVG: the last fifteen minutes, a legend that shows the values under the pointer, arrow keys as well.
+// A line plot in SVG of the last fifteen minutes. The legend shows the values at the cursor; the pointer and the arrow keys
+// move it.
 
 const SVG = "http://www.w3.org/2000/svg";
 const MINUTES = 15;
@@ -6,7 +7,7 @@ const LEFT = 46;
 const RIGHT = 8;
 const TOP = 8;
 const BOTTOM = 20;
-// A gap longer than this many seconds is a gap in the line: the service was away.
+// The line breaks where samples are further apart than this, in seconds, because the service was not reachable.
 const GAP = 8;
 
 function svg(name, attributes = {}) {
@@ -22,7 +23,7 @@ function html(name, text = "", className = "") {
   return element;
 }
 
-/** The smallest of 1, 2, 5, 10, 20, … that is not below a value. */
+/** Return the smallest of 1, 2, 5, 10, 20, … that is at least the value. */
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].find((step) => step * power >= value * 0.999) * power;
@@ -33,7 +34,7 @@ export class Plot {
    * @param {string} title
    * @param {{name: string, value: (sample: object) => number | null}[]} series up to three
    * @param {(value: number) => string} format of a value, for the axis and the legend
-   * @param {number} least what the axis reaches at least
+   * @param {number} least the lowest upper end of the axis
    */
   constructor(title, series, format, least) {
     this.title = title;
@@ -140,7 +141,7 @@ export class Plot {
     this.#tell();
   }
 
-  /** Show the values under the cursor, or those of now. */
+  /** Show the values at the cursor, or the latest ones. */
   #tell() {
     const sample = this.samples.find(({ at }) => at === this.at) ?? this.samples.at(-1);
     this.time.textContent = this.at && sample ? new Date(sample.at * 1000).toLocaleTimeString("en-GB") : "";

@@ -1,4 +1,4 @@
-"""Answers the questions of other nodes about clients, and gives a client away that has gone to another node."""
+"""Answers the questions of other nodes about clients, and hands a client over to the node that claims it."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class Answers(Generic[S]):
                     coming.is_superseded = True
                     self.let_go(client_id, question.instance_id)
                 answer = self._give_away(client_id, question) if coming is None else Gone()
-            self._flush()  # answers to what was sent here for the client must not come after this
+            self._flush()  # the answers to messages for the client must arrive before this one
             self._link.publish(message.reply, encode(answer))
 
     def _give_away(self, client_id: ClientId, question: Claim | Compare) -> Gone | Late:
-        """Detach a client that goes to another node, and hand its session over if possible."""
+        """Detach a client that another node claims, and hand its session over if possible."""
         handed_over = None
         if isinstance(question, Claim) and question.wants is not None and client_id in self._subscribers:
             handed_over = self.hand_over(client_id, question.wants)
@@ -87,7 +87,7 @@ class Answers(Generic[S]):
         return Gone() if self.let_go(client_id, question.instance_id) else Late()
 
     def let_go(self, client_id: ClientId, instance_id: str | None) -> bool:
-        """End the presence of a client that is on another node; return False if it has none here."""
+        """Detach a client that is on another node now; return False if it was not attached here."""
         subscriber = self._subscribers.get(client_id)
         if subscriber is None:
             return False
@@ -97,12 +97,12 @@ class Answers(Generic[S]):
         return True
 
     def answer_where(self, client_id: ClientId, reply_to: Iterable[str]) -> None:
-        """Tell those who ask where the client is whether it is here."""
+        """Answer the nodes that ask whether the client is here."""
         answer = encode(Here(self._node_id) if client_id in self._subscribers else Late())
         for subject in reply_to:
             self._link.publish(subject, answer)
 
     def identify(self, message: Arrival) -> None:
-        """Tell a node that wants this node's name that it is taken."""
+        """Answer a starting node that uses the name of this one."""
         if message.reply:
             self._link.publish(message.reply, encode(Here(self._node_id)))

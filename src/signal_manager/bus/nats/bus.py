@@ -113,7 +113,7 @@ class NatsBus(LocalBus[S]):
             self._peers, self.subscribers, self._claims, self._questions, subjects, let_go=self._answers.let_go
         )
         self._link.on_up = self._reunion.begin
-        # What was sent last, which may go to others too.
+        # The last message and its encoding, because the next call may send the same message to another client.
         self._content: tuple[Message, bytes, wire.Content] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -121,7 +121,7 @@ class NatsBus(LocalBus[S]):
         await self._link.__aenter__()
         subjects, node_id = self._subjects, self._subjects.node_id
         self._link.subscribe(subjects.reply_to("*"), self._on_reply)
-        # An earlier run of this node that was cut off does not answer, and does not count.
+        # An earlier run of this node that is cut off cannot answer, and does not prevent the start.
         if isinstance(await self._questions.answer_to(subjects.identity(node_id), Where()), Here):
             await self._link.__aexit__(None, None, None)
             raise ConfigurationError(f"bus.node_id {node_id} is in use by another node, expected one of its own")
@@ -140,7 +140,7 @@ class NatsBus(LocalBus[S]):
             self._sweeper.cancel()
         self._outboxes.flush()
         await self._link.drain(but=self._subjects.reply_to("*"))
-        self._outboxes.flush()  # the answers to what came last
+        self._outboxes.flush()  # the answers to the last messages from other nodes
         await self._link.__aexit__(kind, error, traceback)
         self._outboxes.close()
         while self._claims.coming:  # messages wait for clients that can no longer come
@@ -191,7 +191,7 @@ class NatsBus(LocalBus[S]):
             self._routes.hold(client_id)
         if not self._link.is_up:
             return Claimed(is_won=True)
-        self._outboxes.flush()  # what is on its way to the client's former node must arrive there before the claim
+        self._outboxes.flush()  # messages to the client's former node must arrive there before the claim
         claim = Claim(self._subjects.node_id, instance_id, coming.since, wants, yields, taken_up_at)
         try:
             reply = await self._questions.insist(subject, claim)
@@ -233,7 +233,7 @@ class NatsBus(LocalBus[S]):
         self._peers.on_question = on_question
 
     async def ask_others(self, question: bytes) -> list[bytes]:
-        """Return the answers of all other nodes that come in time."""
+        """Return the answers of the other nodes that arrive in time."""
         return await self._questions.collect(self._subjects.all_nodes, question, self._peers.names)
 
     def listen(
@@ -252,7 +252,7 @@ class NatsBus(LocalBus[S]):
         if target in self.subscribers:
             return super().send(target, message, message_id)
         if not is_valid_name(target):
-            return Delivery.OFFLINE  # and no subject for NATS either
+            return Delivery.OFFLINE  # such a text must not become a NATS subject
         data = message.signal_data if isinstance(message, Signal) else None
         payload_type = PayloadType.CBOR if isinstance(data, bytes) else PayloadType.JSON
         message_id = message_id or secrets.token_bytes(16)

@@ -42,11 +42,11 @@ _PINGS_OUTSTANDING = 2
 
 
 class RefusedError(Exception):
-    """nats-server answered and does not let this node in."""
+    """nats-server refuses this node."""
 
 
 class TlsError(Exception):
-    """nats-server answered, and the two sides find no TLS that both accept."""
+    """nats-server and this node do not agree on TLS."""
 
 
 class NatsConnection(asyncio.Protocol):
@@ -80,7 +80,7 @@ class NatsConnection(asyncio.Protocol):
 
     @property
     def transport(self) -> asyncio.Transport:
-        """What to write to, once the connection is open."""
+        """The transport to write to, once the connection is open."""
         if self._transport is None:
             raise ConnectionResetError("there is no connection to nats-server")
         return self._transport
@@ -191,13 +191,13 @@ class NatsConnection(asyncio.Protocol):
         self._transport = transport
 
     def _why_not_let_in(self, info: Info, error: ConnectionError) -> Exception:
-        """Return what it means that the connection ended in place of the first PONG."""
+        """Return the error for a connection that ended before the first PONG."""
         cause = error.__cause__
         if self._complaint is not None:
             return RefusedError(str(error)) if self._complaint.is_about_identity else error
         if isinstance(cause, ssl.SSLError):
             return TlsError(str(cause))
-        # nats-server says why and closes in one go, which may arrive as a reset without the reason.
+        # nats-server sends the reason and closes at once; the close may arrive as a reset and hide the reason.
         if info.auth_required:
             return RefusedError(str(error))
         if info.tls_verify:
@@ -235,7 +235,7 @@ class NatsConnection(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(_PING_INTERVAL, self._ping_again)
 
     def _lose(self, error: Exception | None) -> None:
-        """End what the other side or the network has ended, and say so."""
+        """Handle a connection that the other side or the network has ended: close it, and call `on_lost`."""
         if self._ended_by is None:
             self._end(error)
             self.transport.abort()

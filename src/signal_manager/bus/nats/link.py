@@ -26,18 +26,18 @@ __all__ = ["Arrival", "NatsLink", "NatsSecurity"]
 
 log = structlog.get_logger(__name__)
 
-# How long a connection may take with each server (s); one that hangs must not use up the time of those that answer.
+# The limit for connecting to one server (s), so that a server that hangs leaves time for the others.
 CONNECT_TIMEOUT = 3.0
-# How long nats-server may take to confirm what it was sent (s).
+# The limit for a confirmation of nats-server that it has received everything (s).
 _FLUSH_TIMEOUT = 5.0
 # Between two attempts to connect again (s): nodes come back together when nats-server does.
 _RETRY = 0.25
 _LONGEST_RETRY = 2.0
 # How long closing a connection may take (s).
 _FAREWELL = 1.0
-# For how long (s) messages are taken to a subject that is not subscribed to any more.
+# How long (s) messages to a subject are still handled after the end of its subscription.
 _AFTERLIFE = 5.0
-# Bytes that may wait for the socket before publishing fails: what nats-server takes in its own queue for us is 64 MB.
+# Bytes that may wait for the socket before publishing fails. nats-server's own queue for a client holds 64 MB.
 _MAX_PENDING = 16 * 1024 * 1024
 
 # Why an attempt fails: no server answers, or the one that answers does not agree with the settings.
@@ -103,7 +103,7 @@ class NatsLink:
             await self._connection.close(timeout=_FAREWELL)
 
     def subscribe(self, subject: str, handler: Handler) -> None:
-        """Hand every message to this subject to `handler`, also after the connection was lost and made again.
+        """Pass every message to this subject to `handler`, also over later connections.
 
         A subject that is subscribed to already keeps its handler.
         """
@@ -111,11 +111,11 @@ class NatsLink:
             self._subscribe(subject)
 
     def unsubscribe(self, subject: str) -> None:
-        """End a subscription; one that is not there is no error."""
+        """End a subscription, if there is one."""
         number = self._subscriptions.remove(subject)
         if number is not None and self.is_up:
             self._write(unsubscribe(number))
-            # What has been sent here already is still to be answered, if only by saying that it is too late.
+            # Messages on their way to this node still get an answer, even if that is "too late".
             asyncio.get_running_loop().call_later(_AFTERLIFE, self._subscriptions.by_number.pop, number, None)
 
     def publish(self, subject: str, payload: bytes, reply: str = "") -> bool:
@@ -143,7 +143,7 @@ class NatsLink:
         return True
 
     async def drain(self, *, but: str) -> None:
-        """End all subscriptions but one, and wait until everything has come that was sent to them before."""
+        """End all subscriptions but one, and wait for the messages that were sent to them before."""
         for subject in [subject for subject in self._subscriptions if subject != but]:
             self.unsubscribe(subject)
         await self.flush()
@@ -259,7 +259,7 @@ class NatsLink:
             asyncio.get_running_loop().call_soon(self.write_out)
 
     def _explained(self, error: Exception) -> SignalManagerError:
-        """Say what to do about a nats-server that cannot be used: a mistake in the settings, or one that is away."""
+        """Return the error to raise for a failed connection; its message names the setting to change."""
         if isinstance(error, SignalManagerError):
             return error
         host, port = self._cluster.latest.host, self._cluster.latest.port

@@ -1,4 +1,4 @@
-"""The other nodes: which there are, and what all of them are told and asked."""
+"""The other nodes: which of them run, and the announcements and questions to all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MISSED = 2
 
 
 class Peers:
-    """Says that this node is there, notices which others are, and answers questions to all nodes.
+    """Announces this node, tracks which other nodes run, and answers questions to all nodes.
 
     Attributes:
         on_reunion: called with a node that was cut off, or with None if this node was.
@@ -49,11 +49,11 @@ class Peers:
         return set(self._heard)
 
     def hello(self, *, is_new: bool = False) -> None:
-        """Say that this node is there; with `is_new` the others answer."""
+        """Announce this node; with `is_new` the others announce themselves too."""
         self._tell(Hello(self._subjects.node_id, is_new=is_new))
 
     def take(self, message: Arrival) -> None:
-        """Handle what came for all nodes."""
+        """Handle an announcement or a question to all nodes."""
         notice = decode(message)
         match notice:
             case Away():
@@ -69,7 +69,7 @@ class Peers:
                 pass
 
     def tick(self, now: float) -> None:
-        """Say hello when it is time, and give up the nodes that do not."""
+        """Announce this node when that is due, and drop nodes that have stopped announcing themselves."""
         late = 0.0 if self._ticked_at is None else now - self._ticked_at - SWEEP
         self._ticked_at = now
         if late > SWEEP:  # this process was stopped; messages of other nodes still wait to be read
@@ -77,7 +77,7 @@ class Peers:
         if now >= self._next_hello:
             self._next_hello = now + _HELLO
             self.hello()
-        if self._link.is_up:  # while the link is down, other nodes cannot be heard and may be well
+        if self._link.is_up:  # while the link is down, the silence of other nodes means nothing
             for peer in [peer for peer, at in self._heard.items() if now - at > _MISSED * _HELLO + SWEEP]:
                 del self._heard[peer]
                 self.on_gone(NodeId(peer))

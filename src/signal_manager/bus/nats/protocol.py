@@ -49,7 +49,7 @@ _CR, _LF = CRLF
 PUBLISH = b"PUB %b %b %d\r\n"
 
 _NO_RESPONDERS = b"NATS/1.0 503"
-# How much of a line that is not NATS an error shows.
+# The most bytes of a wrong line that an error shows.
 _SHOWN = 40
 
 
@@ -71,7 +71,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
 
 class Info(msgspec.Struct, frozen=True):
-    """What nats-server says about itself, first of all and whenever its cluster changes."""
+    """nats-server's description of itself, its first message; it comes again when the cluster changes."""
 
     max_payload: Annotated[int, msgspec.Meta(ge=0)] = 1024 * 1024
     auth_required: bool = False
@@ -84,18 +84,18 @@ class Info(msgspec.Struct, frozen=True):
 
 
 class Complaint(msgspec.Struct, frozen=True):
-    """What nats-server does not accept: `-ERR`."""
+    """A complaint of nats-server: `-ERR`."""
 
     reason: str
 
     @property
     def is_about_permissions(self) -> bool:
-        """Whether it concerns one subject only: nats-server keeps the connection."""
+        """Whether it concerns only one subject, so that nats-server keeps the connection."""
         return "permissions violation" in self.reason.lower()
 
     @property
     def is_about_identity(self) -> bool:
-        """Whether nats-server does not accept how this node signs in. A node that was slow may try again."""
+        """Whether nats-server refuses the credentials. A node that was only slow may try again."""
         reason = self.reason.lower()
         return ("authorization" in reason or "authentication" in reason) and "timeout" not in reason
 
@@ -118,9 +118,9 @@ class Parser:
     """Turn bytes into events; one parser for one connection."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []  # of what is not complete
-        self._size = 0  # of all parts together
-        self._needed = 0  # the size below which looking at them again is in vain
+        self._parts: list[bytes] = []  # the beginning of an incomplete line or message
+        self._size = 0  # bytes in `_parts`
+        self._needed = 0  # no event can be complete before `_size` reaches this
 
     def feed(self, data: bytes) -> list[Event]:
         """Return the events that `data` completes, in their order.
@@ -223,12 +223,12 @@ def _text(subject: bytes) -> str:
 
 
 def _shown(line: bytes) -> str:
-    """Return the beginning of what came, for an error."""
+    """Return the beginning of a wrong line, for an error."""
     return ascii(_text(line[:_SHOWN]))
 
 
 class SignIn(NamedTuple):
-    """How a node proves who it is; what is empty is not sent."""
+    """The credentials of a node; empty fields are not sent."""
 
     user: str = ""
     password: str = ""
@@ -239,13 +239,13 @@ class SignIn(NamedTuple):
 
 
 def connect(info: Info, *, name: str, version: str, sign_in: SignIn) -> bytes:
-    """Return the first line that nats-server gets: who this is, and what it can do.
+    """Return the first line to nats-server (CONNECT): the credentials and the options.
 
     Args:
         info: what nats-server has said.
         name: shown by nats-server to its operators.
         version: of this service.
-        sign_in: proves who this is.
+        sign_in: the credentials of this node.
     """
     proofs = {
         "user": sign_in.user,
