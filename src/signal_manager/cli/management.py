@@ -6,12 +6,14 @@ another one.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
@@ -58,13 +60,34 @@ Columns = Mapping[str, Callable[[dict[str, Any]], object]]
 
 def add_management_commands(application: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (rooms, clients, sessions, kick):
-        application.command()(command)
-    application.command("close-room")(close_room)
-    application.command("set-metadata")(set_metadata)
+    for command in (rooms, clients, sessions, kick, close_room, set_metadata):
+        application.command(command.__name__.replace("_", "-"))(_on_service(command))
+
+
+def _on_service(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's first parameter, the service, by the options that name a service."""
+    hints = get_type_hints(command, include_extras=True)
+    _, *own, as_json = [
+        each.replace(annotation=hints[each.name]) for each in inspect.signature(command).parameters.values()
+    ]
+    naming = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in {"url": UrlOption, "token": TokenOption, "config": ConfigOption}.items()
+    ]
+
+    @functools.wraps(command)
+    def run(*, url: str | None, token: str | None, config: Path | None, **given: Any) -> None:
+        with _service(config, url, token) as service:
+            command(service, **given)
+
+    parameters = [*own, *naming, as_json]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
 
 
 def rooms(
+    service: _Service,
     room: Annotated[
         str | None, typer.Argument(metavar="ROOM", help="Show only this room, with its members and their tracks.")
     ] = None,
@@ -76,9 +99,6 @@ def rooms(
     limit: LimitOption = 100,
     after: AfterOption = None,
     everything: AllOption = False,
-    url: UrlOption = None,
-    token: TokenOption = None,
-    config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
     """List the rooms of a running service, or show one.
@@ -89,16 +109,16 @@ def rooms(
     - `signal-manager rooms lunch`
     - `signal-manager rooms --all --json | jq -r '.items[].room_id'`
     """
-    with _service(config, url, token) as service:
-        if room is not None:
-            shown = service.get(f"/rooms/{_name('ROOM', room)}")
-            _show(shown, _ROOM, {"members": _MEMBERS}, as_json_text=as_json_text)
-        else:
-            query = {"is_active": active, "contains": contains, "after": after}
-            _list(service, "rooms", query, _ROOMS, None if everything else limit, as_json_text=as_json_text)
+    if room is not None:
+        shown = service.get(f"/rooms/{_name('ROOM', room)}")
+        _show(shown, _ROOM, {"members": _MEMBERS}, as_json_text=as_json_text)
+    else:
+        query = {"is_active": active, "contains": contains, "after": after}
+        _list(service, "rooms", query, _ROOMS, None if everything else limit, as_json_text=as_json_text)
 
 
 def clients(
+    service: _Service,
     client: Annotated[
         str | None, typer.Argument(metavar="CLIENT", help="Show only this client, with its sessions and tracks.")
     ] = None,
@@ -111,9 +131,6 @@ def clients(
     limit: LimitOption = 100,
     after: AfterOption = None,
     everything: AllOption = False,
-    url: UrlOption = None,
-    token: TokenOption = None,
-    config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
     """List the clients of a running service, connected or in its records, or show one.
@@ -123,16 +140,16 @@ def clients(
     - `signal-manager clients --connected --contains camera`
     - `signal-manager clients alice`
     """
-    with _service(config, url, token) as service:
-        if client is not None:
-            shown = service.get(f"/clients/{_name('CLIENT', client)}")
-            _show(shown, _CLIENT, {"sessions": _SESSIONS, "tracks": _TRACKS}, as_json_text=as_json_text)
-        else:
-            query = {"is_connected": connected, "contains": contains, "after": after}
-            _list(service, "clients", query, _CLIENTS, None if everything else limit, as_json_text=as_json_text)
+    if client is not None:
+        shown = service.get(f"/clients/{_name('CLIENT', client)}")
+        _show(shown, _CLIENT, {"sessions": _SESSIONS, "tracks": _TRACKS}, as_json_text=as_json_text)
+    else:
+        query = {"is_connected": connected, "contains": contains, "after": after}
+        _list(service, "clients", query, _CLIENTS, None if everything else limit, as_json_text=as_json_text)
 
 
 def sessions(
+    service: _Service,
     session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Show only this session.")] = None,
     *,
     client: Annotated[str | None, typer.Option(metavar="ID", help="List only the sessions of this client.")] = None,
@@ -140,9 +157,6 @@ def sessions(
     limit: LimitOption = 100,
     after: AfterOption = None,
     everything: AllOption = False,
-    url: UrlOption = None,
-    token: TokenOption = None,
-    config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
     """List the sessions of a running service, or show one.
@@ -154,23 +168,20 @@ def sessions(
     - `signal-manager sessions --client alice`
     - `signal-manager sessions --url http://10.0.0.7:9090 --json`
     """
-    with _service(config, url, token) as service:
-        if session is not None:
-            _show(service.get(f"/sessions/{_name('SESSION', session)}"), _SESSIONS, {}, as_json_text=as_json_text)
-        else:
-            query = {"client_id": client, "contains": contains, "after": after}
-            _list(service, "sessions", query, _SESSIONS, None if everything else limit, as_json_text=as_json_text)
+    if session is not None:
+        _show(service.get(f"/sessions/{_name('SESSION', session)}"), _SESSIONS, {}, as_json_text=as_json_text)
+    else:
+        query = {"client_id": client, "contains": contains, "after": after}
+        _list(service, "sessions", query, _SESSIONS, None if everything else limit, as_json_text=as_json_text)
 
 
 def kick(
+    service: _Service,
     client: Annotated[str, typer.Argument(metavar="CLIENT", help="Client to disconnect.")],
     *,
     room: Annotated[
         str | None, typer.Option(metavar="ROOM", help="Only remove the client from this room; it stays connected.")
     ] = None,
-    url: UrlOption = None,
-    token: TokenOption = None,
-    config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
     """Disconnect a client, or remove it from a room.
@@ -183,23 +194,20 @@ def kick(
     - `signal-manager kick alice --room lunch`
     """
     name = _name("CLIENT", client)
-    with _service(config, url, token) as service:
-        if room is None:
-            done = service.post(f"/clients/{name}/disconnect")
-            said = f"{name} disconnected, connections: {done.get('ended')}"
-        else:
-            done = service.post(f"/rooms/{_name('ROOM', room)}/participants/{name}/remove")
-            said = f"{name} removed from room {room}"
+    if room is None:
+        done = service.post(f"/clients/{name}/disconnect")
+        said = f"{name} disconnected, connections: {done.get('ended')}"
+    else:
+        done = service.post(f"/rooms/{_name('ROOM', room)}/participants/{name}/remove")
+        said = f"{name} removed from room {room}"
     _print_done(done, said, as_json_text=as_json_text)
 
 
 def close_room(
+    service: _Service,
     room: RoomArgument,
     *,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Reason that the members are told.")] = None,
-    url: UrlOption = None,
-    token: TokenOption = None,
-    config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
     """Close a room and remove its members.
@@ -210,21 +218,18 @@ def close_room(
     - `signal-manager close-room lunch --reason 'the building closes at eight'`
     """
     name = _name("ROOM", room)
-    with _service(config, url, token) as service:
-        done = service.post(f"/rooms/{name}/close", {} if reason is None else {"reason": reason})
+    done = service.post(f"/rooms/{name}/close", {} if reason is None else {"reason": reason})
     _print_done(done, f"room {name} closed", as_json_text=as_json_text)
 
 
 def set_metadata(
+    service: _Service,
     room: RoomArgument,
     metadata: Annotated[str, typer.Argument(metavar="JSON", help="JSON object that replaces the present metadata.")],
     *,
     member: Annotated[
         str | None, typer.Option(metavar="CLIENT", help="Replace the metadata of this member of the room instead.")
     ] = None,
-    url: UrlOption = None,
-    token: TokenOption = None,
-    config: ConfigOption = None,
     as_json_text: JsonOption = False,
 ) -> None:
     """Replace the metadata of a room or of one of its members.
@@ -244,8 +249,7 @@ def set_metadata(
         raise ConfigurationError(f"expected a JSON object as metadata: {error}") from error
     if not isinstance(wanted, dict):
         raise ConfigurationError(f"expected a JSON object as metadata, got {metadata[:40]}")
-    with _service(config, url, token) as service:
-        done = service.patch(path, {"metadata": wanted})
+    done = service.patch(path, {"metadata": wanted})
     _print_done(
         done, f"metadata of {name if member is None else f'{member} in {name}'} replaced", as_json_text=as_json_text
     )
