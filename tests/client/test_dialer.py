@@ -22,7 +22,7 @@ from signal_manager.client import (
     Framing,
 )
 from signal_manager.client.connection import Closed
-from signal_manager.client.dialer import Dialer, wait_closed
+from signal_manager.client.dialer import Dialer, DialSettings, wait_closed
 from signal_manager.client.exchange import Exchange
 from signal_manager.client.timing import Clock
 from signal_manager.client.tokens import TokenSource
@@ -51,13 +51,9 @@ def dialer(service: FakeService, **options: Any) -> Dialer:
         "framing": Framing.V2,
         "payload_type": PayloadType.JSON,
         "time_limit": 30.0,
-        "ssl_context": None,
-        "clock": Clock(),
-        "exchange": Exchange(),
-        "receive": lambda *_: None,
-        "on_asked": lambda: None,
     }
-    return Dialer(**given | options)
+    settings = DialSettings(**given | options)
+    return Dialer(settings, clock=Clock(), exchange=Exchange(), receive=lambda *_: None, on_asked=lambda: None)
 
 
 def expire_first(service: FakeService, *, times: int) -> list[str]:

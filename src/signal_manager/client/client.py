@@ -29,6 +29,7 @@ from signal_manager.client.arguments import (
 )
 from signal_manager.client.callbacks import EventStream
 from signal_manager.client.departures import Departures
+from signal_manager.client.dialer import DialSettings
 from signal_manager.client.events import (
     Connected,
     Disconnected,
@@ -188,14 +189,16 @@ class SignalClient:
         self._request_timeout = a_time_limit(request_timeout, "request_timeout")
         self._clock = maybe(instance_of(Clock), clock, "clock") or Clock()
         self._link = Link(
-            url=url,
-            connect=_make_connect(client_id, payload_type, resumable=resumable),
-            token=TokenSource(token),
-            framing=framing,
-            payload_type=payload_type,
-            connect_timeout=a_time_limit(connect_timeout, "connect_timeout"),
+            DialSettings(
+                url=url,
+                connect=_make_connect(client_id, payload_type, resumable=resumable),
+                token=TokenSource(token),
+                framing=framing,
+                payload_type=payload_type,
+                time_limit=a_time_limit(connect_timeout, "connect_timeout"),
+                ssl_context=ssl_context,
+            ),
             retry=maybe(instance_of(RetryPolicy), retry, "retry") or RetryPolicy(),
-            ssl_context=ssl_context,
             clock=self._clock,
             on_message=self._receive,
             on_event=self._emit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from ssl import SSLContext
 
 import msgspec
@@ -16,18 +17,40 @@ from signal_manager.errors import SignalManagerError, UnavailableError
 from signal_manager.protocol.framing import Framing
 from signal_manager.protocol.messages import Connect, PayloadType
 
-__all__ = ["Dialer", "wait_closed"]
+__all__ = ["DialSettings", "Dialer", "wait_closed"]
 
 # Seconds that a refused attempt waits for the close code that follows the refusal.
 _REFUSAL_TIMEOUT = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialSettings:
+    """How the connections of one client are opened.
+
+    Attributes:
+        url: `ws://` or `wss://`.
+        connect: the CONNECT that every connection begins with, without its token.
+        token: fetches the token.
+        framing: the protocol's header.
+        payload_type: how messages are written.
+        time_limit: seconds for one attempt to connect and authenticate.
+        ssl_context: for `wss://`, in place of the default one.
+    """
+
+    url: str
+    connect: Connect
+    token: TokenSource
+    framing: Framing
+    payload_type: PayloadType
+    time_limit: float
+    ssl_context: SSLContext | None = None
 
 
 class Dialer:
     """Open a socket, and log in on it.
 
     Args:
-        connect: the CONNECT that every connection begins with, without its token.
-        time_limit: seconds for one attempt to connect and authenticate.
+        settings: how to open connections.
         exchange: has the session to resume.
         receive, on_asked: go to every connection.
 
@@ -38,28 +61,17 @@ class Dialer:
 
     def __init__(
         self,
+        settings: DialSettings,
         *,
-        url: str,
-        connect: Connect,
-        token: TokenSource,
-        framing: Framing,
-        payload_type: PayloadType,
-        time_limit: float,
-        ssl_context: SSLContext | None,
         clock: Clock,
         exchange: Exchange,
         receive: Receiver,
         on_asked: Callable[[], None],
     ) -> None:
-        self.token = token
+        self.token = settings.token
         self.closed = Closed(ABNORMAL, "")
         self.spare: Connection | None = None
-        self._url = url
-        self._connect = connect
-        self._framing = framing
-        self._payload_type = payload_type
-        self._time_limit = time_limit
-        self._ssl_context = ssl_context
+        self._settings = settings
         self._clock = clock
         self._exchange = exchange
         self._receive = receive
@@ -69,8 +81,8 @@ class Dialer:
         """Open a socket for a later attempt to log in."""
         connection = self._make_connection()
         try:
-            async with asyncio.timeout(self._time_limit):
-                await connection.open(self._url, time_limit=self._time_limit, ssl_context=self._ssl_context)
+            async with asyncio.timeout(self._settings.time_limit):
+                await self._open_socket(connection)
         except BaseException as error:
             connection.abort("not opened")
             if isinstance(error, TimeoutError):
@@ -90,16 +102,16 @@ class Dialer:
     async def open_once(self) -> Connection:
         """Connect and authenticate in one attempt."""
         self.closed = Closed(ABNORMAL, "")
-        token = await self.token.fetch(timeout=self._time_limit)
+        token = await self.token.fetch(timeout=self._settings.time_limit)
         connection, self.spare = self.spare, None
         is_dialed = connection is not None
         connection = connection or self._make_connection()
-        connect = msgspec.structs.replace(self._connect, auth_token=token, resume=self._exchange.former)
+        connect = msgspec.structs.replace(self._settings.connect, auth_token=token, resume=self._exchange.former)
         has_asked = False
         try:
-            async with asyncio.timeout(self._time_limit):
+            async with asyncio.timeout(self._settings.time_limit):
                 if not is_dialed:
-                    await connection.open(self._url, time_limit=self._time_limit, ssl_context=self._ssl_context)
+                    await self._open_socket(connection)
                 has_asked = True
                 await connection.log_in(connect)
         except BaseException as error:
@@ -114,10 +126,14 @@ class Dialer:
             raise
         return connection
 
+    async def _open_socket(self, connection: Connection) -> None:
+        settings = self._settings
+        await connection.open(settings.url, time_limit=settings.time_limit, ssl_context=settings.ssl_context)
+
     def _make_connection(self) -> Connection:
         return Connection(
-            framing=self._framing,
-            payload_type=self._payload_type,
+            framing=self._settings.framing,
+            payload_type=self._settings.payload_type,
             clock=self._clock,
             exchange=self._exchange,
             receive=self._receive,
@@ -125,7 +141,7 @@ class Dialer:
         )
 
     def _no_answer(self) -> UnavailableError:
-        return UnavailableError(f"no answer from the service within {self._time_limit} s")
+        return UnavailableError(f"no answer from the service within {self._settings.time_limit} s")
 
 
 async def wait_closed(connection: Connection, time_limit: float) -> Closed | None:

@@ -9,21 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from ssl import SSLContext
 from typing import NamedTuple
 from uuid import uuid4
 
 from signal_manager.client.connection import ABNORMAL, Closed, Connection
 from signal_manager.client.connection_slot import ConnectionSlot
-from signal_manager.client.dialer import Dialer, wait_closed
+from signal_manager.client.dialer import Dialer, DialSettings, wait_closed
 from signal_manager.client.events import Connected, Disconnected, ErrorReceived, Event, GoingAway, Reconnected
 from signal_manager.client.exchange import Exchange
 from signal_manager.client.liveness import PROBE_AFTER, Due, LivenessMonitor, Signs
 from signal_manager.client.timing import Alarm, Clock, ReconnectDelays, RetryPolicy
-from signal_manager.client.tokens import Renewal, TokenSource, is_expiry
+from signal_manager.client.tokens import Renewal, is_expiry
 from signal_manager.errors import InvalidRequestError, SignalManagerError, UnavailableError
-from signal_manager.protocol.framing import Framing
-from signal_manager.protocol.messages import Connect, ConnectAck, Disconnect, GoAway, Message, PayloadType
+from signal_manager.protocol.messages import ConnectAck, Disconnect, GoAway, Message
 
 __all__ = ["CLOSE_TIMEOUT", "Link"]
 
@@ -60,14 +58,8 @@ class Link:
     """Stay connected to the service until it refuses for good, the attempts run out, or `close`.
 
     Args:
-        url: `ws://` or `wss://`.
-        connect: the CONNECT that every connection begins with, without its token.
-        token: fetches the token.
-        framing: the protocol's header.
-        payload_type: how messages are written.
-        connect_timeout: seconds for one attempt to connect and authenticate.
+        settings: how to open connections.
         retry: when and how often to try again.
-        ssl_context: for `wss://`, in place of the default one.
         clock: where time comes from.
         on_message: called with every message that is neither a reply nor about the link itself.
         on_event: called with events of the link. The socket's callback calls both.
@@ -76,15 +68,9 @@ class Link:
 
     def __init__(
         self,
+        settings: DialSettings,
         *,
-        url: str,
-        connect: Connect,
-        token: TokenSource,
-        framing: Framing,
-        payload_type: PayloadType,
-        connect_timeout: float,
         retry: RetryPolicy,
-        ssl_context: SSLContext | None,
         clock: Clock,
         on_message: Callable[[bytes, Message], None],
         on_event: Callable[[Event], None],
@@ -99,13 +85,7 @@ class Link:
         self._exchange = Exchange()
         self._alarm = Alarm(clock)
         self._dialer = Dialer(
-            url=url,
-            connect=connect,
-            token=token,
-            framing=framing,
-            payload_type=payload_type,
-            time_limit=connect_timeout,
-            ssl_context=ssl_context,
+            settings,
             clock=clock,
             exchange=self._exchange,
             receive=self._receive,

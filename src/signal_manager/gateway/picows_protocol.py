@@ -37,7 +37,7 @@ class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # the stub leaves its b
     """The server's side of one WebSocket (`asyncio.BufferedProtocol`).
 
     The buffer doubles when a read fills it, and never shrinks. Reads are small, so it grows only for an incomplete
-    message. Its free space right after it has grown is at least half of its size.
+    message. Right after it has grown, about half of it is free, so the free space tells its size.
 
     Args:
         upgrade: answers the HTTP request; the listener that it returns is a `BufferedConnection`.
