@@ -201,7 +201,7 @@ def check_apart(wheels: Sequence[Path]) -> None:
             raise ReleaseError(f"{name} is in {' and '.join(several)}")
     source = ROOT / "src"
     for path in sorted(source.rglob("*")):
-        if path.is_file() and path.suffix != ".pyc" and str(path.relative_to(source)) not in owners:
+        if path.is_file() and path.suffix not in {".pyc", ".so"} and str(path.relative_to(source)) not in owners:
             raise ReleaseError(f"{path.relative_to(ROOT)} is in no wheel")
 
 
