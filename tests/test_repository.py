@@ -155,7 +155,7 @@ def test_the_sdk_s_old_entry_points_are_the_new_ones() -> None:
 
     assert package["main"] == package["exports"]["."]["default"]
     assert package["types"] == package["exports"]["."]["types"]
-    for name in ("devices", "direct", "stats"):
+    for name in ("devices", "direct", "speakers", "stats"):
         stub = json.loads((ROOT / f"sdk/js/{name}/package.json").read_text())
         assert name in package["files"]
         assert f"./{stub['main'].removeprefix('../')}" == package["exports"][f"./{name}"]["default"]

@@ -63,7 +63,7 @@ def browser_options(kind: str) -> dict[str, bool]:
     if picked := re.match(r'Pick<(\w+), "(\w+)">', kind):
         return {picked[2]: browser_options(picked[1])[picked[2]]}
     kind = re.split(r"\W", kind)[0]
-    text = source("room") + source("client")
+    text = source("room") + source("client") + source("ports")
     match = re.search(rf"^export interface {kind}(?: extends (\w+))? \{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL)
     assert match, kind
     inherited = browser_options(match[1]) if match[1] else {}
@@ -145,6 +145,7 @@ def both() -> dict[str, tuple[set[str], set[str]]]:
         "room event": (kebab(ROOM_EVENT_NAMES), room_events),
         "join": (camel(keywords(SignalClient.join)), fields("room", "JoinOptions")),
         "devices": (set(), set(re.findall(r"^export (?:async )?function (\w+)", source("devices"), re.MULTILINE))),
+        "speakers": (set(), set(re.findall(r"^export function (\w+)", source("speakers"), re.MULTILINE))),
         "stats": (set(), set(re.findall(r"^export (?:async )?function (\w+)", source("stats"), re.MULTILINE))),
         "error": (error_names() | camel(error_fields), js_errors | {"code", "retryable"}),
         "direct calls": (set(), exported),

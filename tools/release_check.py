@@ -72,6 +72,7 @@ IN_TARBALL = (
     "dist/index.d.ts.map",
     "dist/devices.js",
     "dist/direct.js",
+    "dist/speakers.js",
     "dist/stats.js",
     "direct/package.json",
     "src/index.ts",
@@ -100,12 +101,13 @@ USE_OF_SDK = """
 import { SignalClient, NotFoundError } from "signal-manager";
 import { DirectCalls } from "signal-manager/direct";
 import { releaseDevice } from "signal-manager/devices";
+import { activeSpeakers } from "signal-manager/speakers";
 import { roomStats } from "signal-manager/stats";
 
 const client: SignalClient = new SignalClient("ws://127.0.0.1:1", "alice", "token");
 export const calls = new DirectCalls(client);
-export const known: [typeof NotFoundError, typeof releaseDevice, typeof roomStats] = [
-  NotFoundError, releaseDevice, roomStats,
+export const known: [typeof NotFoundError, typeof releaseDevice, typeof roomStats, typeof activeSpeakers] = [
+  NotFoundError, releaseDevice, roomStats, activeSpeakers,
 ];
 """
 # As TypeScript and bundlers look for packages: the old way, by `exports`, and as Node does.
@@ -279,10 +281,10 @@ def use_tarball(tarball: Path) -> None:
         (folder / "use.ts").write_text(USE_OF_SDK)
         run(["npm", "install", "--no-audit", "--no-fund", "--silent", str(tarball)], folder)
         names = (
-            'for (const part of ["", "/direct", "/devices", "/stats"])'
+            'for (const part of ["", "/direct", "/devices", "/speakers", "/stats"])'
             ' console.log(Object.keys(await import("signal-manager" + part)).length > 0)'
         )
-        if output(["node", "--input-type=module", "-e", names], folder).split() != ["true"] * 4:
+        if output(["node", "--input-type=module", "-e", names], folder).split() != ["true"] * 5:
             raise ReleaseError("an entry point of the npm package exports nothing")
         tools = SDK / "node_modules/.bin"
         for resolution, options in RESOLUTIONS:

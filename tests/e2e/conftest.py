@@ -23,7 +23,7 @@ from tests.web import plain_http
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SDK = Path(__file__).parents[2] / "sdk/js"
 PAGES = Path(__file__).parent / "pages"
-BUNDLES = [SDK / "dist" / name for name in ("signal-manager.js", "direct.js", "devices.js", "stats.js")]
+BUNDLES = [SDK / "dist" / name for name in ("signal-manager.js", "direct.js", "devices.js", "speakers.js", "stats.js")]
 FLAGS = [
     "--disable-gpu",
     "--disable-quic",

@@ -2,7 +2,7 @@
 import { build } from "esbuild";
 
 await build({
-  entryPoints: ["src/devices.ts", "src/direct.ts", "src/stats.ts"],
+  entryPoints: ["src/devices.ts", "src/direct.ts", "src/speakers.ts", "src/stats.ts"],
   bundle: true,
   minify: true,
   format: "esm",

@@ -3,7 +3,13 @@ import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
 // In bytes, gzipped. The first is what every page loads; the others come on top of it.
-const LIMITS = { "signal-manager.js": 17_900, "direct.js": 4_000, "devices.js": 1_000, "stats.js": 2_700 };
+const LIMITS = {
+  "signal-manager.js": 17_900,
+  "direct.js": 4_000,
+  "devices.js": 1_000,
+  "speakers.js": 1_900,
+  "stats.js": 2_700,
+};
 
 for (const [name, limit] of Object.entries(LIMITS)) {
   const bundle = readFileSync(new URL(`../dist/${name}`, import.meta.url));

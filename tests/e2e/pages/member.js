@@ -1,6 +1,7 @@
 // One member of a room, through the SDK as an application uses it; the tests call its methods as `member.*`.
 import { releaseDevice, restoreDevice } from "./devices.js";
 import { SignalClient } from "./signal-manager.js";
+import { activeSpeakers, audioLevels } from "./speakers.js";
 import { connectionQuality, roomStats, watchStats } from "./stats.js";
 
 const video = document.querySelector("video");
@@ -56,6 +57,39 @@ window.member = {
     this.opened.push(...this.stream.getTracks());
     const published = await this.room.publish(this.stream);
     this.publications = Object.fromEntries(published.map((each) => [each.track.kind, each]));
+  },
+
+  // Publish a tone that is so loud; `setVolume` changes it.
+  async publishTone() {
+    const context = new AudioContext();
+    const tone = context.createOscillator();
+    this.volume = context.createGain();
+    this.volume.gain.value = 0;
+    const output = context.createMediaStreamDestination();
+    tone.connect(this.volume).connect(output);
+    tone.start();
+    await this.room.publish(output.stream);
+  },
+
+  setVolume(gain) {
+    this.volume.gain.value = gain;
+  },
+
+  // Hear who speaks, by the names before the dash of client ids; "me" is this client.
+  listen() {
+    const nameOf = (participant) => participant?.clientId.split("-")[0] ?? "me";
+    this.speakers = [];
+    this.levels = {};
+    activeSpeakers(this.room, {}, (speakers) => {
+      this.speakers = speakers.map(({ participant }) => nameOf(participant));
+    });
+    audioLevels(this.room, {}, (levels) => {
+      this.levels = Object.fromEntries([...levels].map(([who, level]) => [nameOf(who), level]));
+    });
+  },
+
+  heard() {
+    return { speakers: this.speakers, levels: this.levels };
   },
 
   release(kind) {
