@@ -51,9 +51,9 @@ class Scene:
         """Be a member from now on."""
         self.news.begin_with(welcome(participants=[ME]), self.entry)
 
-    def hear(self, event: str, sequence: int, member: Member | None = BOB, **fields: Any) -> None:
+    def hear(self, event: str, sequence: int, participant: Member | None = BOB, **fields: Any) -> None:
         """Hear of an event."""
-        happening = RoomEvent(room_id="demo", sequence=sequence, event=event, participant=member, **fields)
+        happening = RoomEvent(room_id="demo", sequence=sequence, event=event, participant=participant, **fields)
         self.news.hear(happening, self.entry)
 
     def answer_state(self, sequence: int, *members: Member) -> None:
@@ -172,9 +172,9 @@ async def test_a_state_that_comes_after_the_end_changes_nothing(scene: Scene) ->
     ],
 )
 async def test_an_end_is_told_with_its_reason(
-    scene: Scene, event: str, member: Member | None, reason: str | None, ended: str
+    scene: Scene, event: str, participant: Member | None, reason: str | None, ended: str
 ) -> None:
-    scene.hear(event, 2, member, reason=reason)
+    scene.hear(event, 2, participant, reason=reason)
 
     assert scene.ended == [ended]
 
