@@ -137,6 +137,7 @@ bench: $(VENV)/.dev references ## Measure: relay cost beside reference relays, a
 	$(BIN)/python -m benchmarks.reunion
 	$(BIN)/python -m benchmarks.storage
 	$(BIN)/python -m benchmarks.registrations
+	$(BIN)/python -m benchmarks.request_costs
 	$(BIN)/python -m benchmarks.sfu
 	$(BIN)/python -m benchmarks.slow_receiver
 	$(BIN)/python -m benchmarks.slow_receiver --publisher

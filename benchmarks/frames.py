@@ -21,8 +21,11 @@ __all__ = [
     "SIGNAL_OFFER",
     "connect",
     "heartbeat",
+    "metadata_update",
     "offer",
     "register",
+    "room_join",
+    "room_leave",
 ]
 
 START = 0xAA
@@ -33,6 +36,9 @@ HEARTBEAT_ACK = 0x05
 SIGNAL_OFFER = 0x10
 REGISTER = 0x20
 REGISTER_ACK = 0x21
+ROOM_JOIN = 0x32
+ROOM_LEAVE = 0x34
+METADATA_UPDATE = 0x3A
 JSON_PAYLOAD = 0x02
 
 HEADER = struct.Struct(">BB16sBH")
@@ -103,6 +109,21 @@ def offer(target_client_id: str, data: str = OFFER_SDP, **fields: Any) -> bytes:
 def register(number: int) -> bytes:
     """Return a REGISTER with something that changes in it."""
     return _frame(REGISTER, {"version": "1.0.0", "capabilities": ["chat"], "metadata": {"number": number}})
+
+
+def room_join(room_id: str, **fields: Any) -> bytes:
+    """Return a WEBRTC_ROOM_JOIN, normally of a receiver."""
+    return _frame(ROOM_JOIN, {"role": "receiver", "room_id": room_id} | fields)
+
+
+def room_leave(room_id: str) -> bytes:
+    """Return a WEBRTC_ROOM_LEAVE."""
+    return _frame(ROOM_LEAVE, {"room_id": room_id})
+
+
+def metadata_update(room_id: str, number: int) -> bytes:
+    """Return a METADATA_UPDATE with something that changes in it."""
+    return _frame(METADATA_UPDATE, {"room_id": room_id, "metadata": {"name": "Someone", "number": number}})
 
 
 def _frame(message_type: int, payload: dict[str, Any]) -> bytes:

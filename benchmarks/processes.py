@@ -25,6 +25,7 @@ __all__ = [
     "cpu_seconds",
     "end_on_sigterm",
     "free_port",
+    "loop_seconds",
     "pinned",
     "resident_bytes",
     "running",
@@ -111,6 +112,11 @@ def stop(process: subprocess.Popen[Any]) -> None:
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time that the live threads of a process have used, in s."""
     return _scheduled(pid, 0)
+
+
+def loop_seconds(pid: int) -> float:
+    """Return the CPU time that the main thread of a process has used, which runs the service's event loop, in s."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def waited_seconds(pid: int) -> float:

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Final, Literal
 
 from benchmarks.processes import ROOT, MeasurementError, free_port, running
 
 __all__ = [
+    "EMBEDDED",
     "FLOOR",
     "GORILLA",
     "NATS",
@@ -52,6 +53,13 @@ UNREACHED_RATE = 1_000_000_000
 NO_MEDIA = """\
 [media]
 backend = "none"
+"""
+
+# The local SFU in the service's own process.
+EMBEDDED: Final = "embedded"
+_EMBEDDED_SETTINGS = """\
+[media]
+backend = "local"
 """
 
 # A setting that earlier revisions do not have.
@@ -166,7 +174,7 @@ def service(
     storage: Literal["memory", "sqlite"] = "memory",
     database: Path | None = None,
     nats_port: int | None = None,
-    sfu: Sfu | None = None,
+    sfu: Sfu | Literal["embedded"] | None = None,
     metrics_port: int = 0,
     log: Path | None = None,
     source: Path = ROOT,
@@ -182,7 +190,7 @@ def service(
         storage: where it keeps registrations.
         database: the file of SQLite, which nodes share; None for one in a directory of its own.
         nats_port: where the nats-server is over which nodes reach each other; None for a node on its own.
-        sfu: what its rooms use; None for rooms without media.
+        sfu: what its rooms use; EMBEDDED for one in its own process, None for rooms without media.
         metrics_port: its second port, where the demo page is; normally any free one.
         log: a file for warnings and errors, as JSON lines.
         source: where the version to be run is checked out.
@@ -223,7 +231,7 @@ def _service_config(
     storage: str,
     database: Path,
     nats_port: int | None,
-    sfu: Sfu | None,
+    sfu: Sfu | Literal["embedded"] | None,
     metrics_port: int,
     log: Path | None,
     token_secret: str,
@@ -232,6 +240,7 @@ def _service_config(
 ) -> str:
     byte_rate = f"{_BYTE_RATE} = {UNREACHED_RATE}000" if counts_bytes else ""
     bus = "" if nats_port is None else f'[bus]\nbackend = "nats"\nnats_url = "nats://127.0.0.1:{nats_port}"\n'
+    media = NO_MEDIA if sfu is None else _EMBEDDED_SETTINGS if isinstance(sfu, str) else sfu.settings
     # A JSON string is a TOML basic string too.
     secret = f"token_secret = {json.dumps(token_secret)}" if token_secret else ""
     tls = ""
@@ -259,7 +268,7 @@ backend = "{storage}"
 sqlite_path = {json.dumps(str(database))}
 
 {bus}
-{NO_MEDIA if sfu is None else sfu.settings}
+{media}
 [metrics]
 port = {metrics_port}
 

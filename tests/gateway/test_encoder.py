@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from signal_manager.errors import InvalidRequestError, TooLargeError
+from signal_manager.gateway import encoder
 from signal_manager.gateway.counters import GatewayCounters, SentErrors
-from signal_manager.gateway.encoder import MessageEncoder
+from signal_manager.gateway.encoder import LastMessage, MessageEncoder
 from signal_manager.model import ClientId, Identity
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.codec import decode_payload, encode_payload
@@ -25,6 +26,7 @@ from signal_manager.protocol.messages import (
     PayloadType,
     Peer,
     RegisterAck,
+    RoomEvent,
     Shape,
     SignalAck,
     SignalOffer,
@@ -45,13 +47,22 @@ def metrics() -> Metrics:
 class Client:
     """A client's encoder, and what the client reads."""
 
-    def __init__(self, metrics: Metrics, framing: Framing, payload_type: PayloadType, shape: Shape) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        framing: Framing,
+        payload_type: PayloadType,
+        shape: Shape,
+        last: LastMessage | None = None,
+    ) -> None:
         self.session = ConnectionStateMachine(SessionSettings(), now=0.0, payload_type=payload_type)
         self.session.shape = shape
         self.session.identity = Identity(client_id=ClientId("a"))
         self.framing = framing
         self.errors = SentErrors(metrics)
-        self.encoder = MessageEncoder(self.session, framing, GatewayCounters(metrics), self.errors)
+        self.encoder = MessageEncoder(
+            self.session, framing, GatewayCounters(metrics), self.errors, last or LastMessage()
+        )
 
     def read(self, data: bytes | None) -> Message:
         assert data is not None
@@ -104,9 +115,48 @@ def test_a_signal_arrives_in_the_clients_own_encoding(
 
 
 def test_a_message_without_an_id_gets_one_of_its_own(plain: Client) -> None:
-    first, second = (decode_frame(plain.framing, plain.encoder.message(GO_AWAY, None)) for _ in range(2))
+    again = GoAway(reason="restarting", reconnect_after=1)
+
+    first, second = (decode_frame(plain.framing, plain.encoder.message(each, None)) for each in (GO_AWAY, again))
 
     assert first.message_id != second.message_id
+
+
+WIRE_FORMATS = [*itertools.product((Framing.V1, Framing.V2), PayloadType), (Framing.JSON, PayloadType.JSON)]
+
+
+def test_a_message_to_many_clients_is_encoded_once_for_each_wire_format(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[PayloadType] = []
+
+    def counted(
+        message: Message, payload_type: PayloadType, shape: Shape, *, sent_by: Peer
+    ) -> tuple[PayloadType, bytes]:
+        encoded.append(payload_type)
+        return encode_payload(message, payload_type, shape, sent_by=sent_by)
+
+    monkeypatch.setattr(encoder, "encode_payload", counted)
+    last = LastMessage()
+    clients = [Client(metrics, *wire_format, Shape.PLAIN, last) for wire_format in WIRE_FORMATS * 3]
+    news = RoomEvent(room_id="r", sequence=7, event="participant_left", reason="left")
+
+    frames = [client.encoder.message(news, None) for client in clients]
+
+    assert len(encoded) == len(WIRE_FORMATS)
+    assert all(client.read(frame) == news for client, frame in zip(clients, frames, strict=True))
+    headers = [decode_frame(client.framing, frame) for client, frame in zip(clients, frames, strict=True)]
+    assert len({header.message_id for header in headers}) == 1
+    assert metrics.messages_sent.labelled("ROOM_EVENT").value == len(clients)
+
+
+def test_a_message_that_only_looks_like_the_last_one_is_encoded_anew(metrics: Metrics) -> None:
+    last = LastMessage()
+    one, other = (Client(metrics, Framing.V2, PayloadType.JSON, Shape.PLAIN, last) for _ in range(2))
+
+    assert one.read(one.encoder.message(offer("first"), ID)) == offer("first")
+    assert other.read(other.encoder.message(offer("second"), ID)) == offer("second")
+    assert decode_frame(Framing.V2, one.encoder.message(offer("second"), bytes(16))).message_id == bytes(16)
 
 
 def test_messages_are_counted_by_type(plain: Client, metrics: Metrics) -> None:

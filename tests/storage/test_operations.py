@@ -40,6 +40,36 @@ async def test_a_cancelled_call_is_cancelled_and_no_error_of_the_store() -> None
             await call
 
 
+class ThinkingStorage(MemoryStorage):
+    """A store that waits twice, and whose second wait may end in an error."""
+
+    error: Exception | None = None
+
+    async def _read(self, kind: Kind[RecordT], key: str) -> RecordT | None:
+        for _ in range(2):
+            await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        return await super()._read(kind, key)
+
+
+async def test_an_operation_that_waits_for_a_while_returns_and_raises_as_it_does_alone() -> None:
+    async with ThinkingStorage() as store:
+        await store.put_client(client("a"))
+
+        assert await store.get_client(ClientId("a")) == client("a")
+        store.error = UnavailableError("full")
+        with pytest.raises(UnavailableError, match="full"):
+            await store.get_client(ClientId("a"))
+
+
+async def test_an_operation_that_never_waits_takes_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asyncio, "timeout", None)
+
+    async with MemoryStorage() as store:
+        assert await store.get_client(ClientId("a")) is None
+
+
 async def test_no_adapter_is_asked_for_what_is_no_name_or_too_much() -> None:
     async with SilentStorage() as store:
         assert await store._get(CLIENTS, "no/name") is None

@@ -115,7 +115,7 @@ class Conversation:
         self._registry = registry
         self.session = session
         self.framing = framing
-        self.encoder = MessageEncoder(session, framing, registry.counters, registry.errors)
+        self.encoder = MessageEncoder(session, framing, registry.counters, registry.errors, registry.last_message)
         self._caller: Caller | None = None
         self._resumable: ResumableSession | None = None  # the session, if it may outlive this connection
         self._farewell: list[Action] = []  # what `part` does once the session is saved

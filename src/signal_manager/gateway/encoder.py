@@ -28,7 +28,34 @@ from signal_manager.protocol.messages import (
 from signal_manager.protocol.relay import RelayEnd
 from signal_manager.protocol.state_machine import ConnectionStateMachine, Received, Send
 
-__all__ = ["MessageEncoder"]
+__all__ = ["LastMessage", "MessageEncoder"]
+
+
+class LastMessage:
+    """The frames of the message that was encoded last: a room event goes to many members, one after the other.
+
+    It is encoded once for each wire format, which is framing, payload type and shape. All frames have the same message
+    id.
+    """
+
+    __slots__ = ("_frames", "_given_id", "_message", "message_id")
+
+    def __init__(self) -> None:
+        self._message: Message | None = None
+        self._given_id: bytes | None = None
+        self._frames: dict[tuple[Framing, PayloadType, Shape], bytes] = {}
+        self.message_id = b""
+
+    def frames_of(self, message: Message, given_id: bytes | None) -> dict[tuple[Framing, PayloadType, Shape], bytes]:
+        """Return the frames of a message by wire format; the caller adds the one that it misses.
+
+        Args:
+            given_id: its message id; None for one of its own, which is `message_id` from now on.
+        """
+        if message is not self._message or given_id != self._given_id:
+            self._message, self._given_id, self._frames = message, given_id, {}
+            self.message_id = given_id or uuid4().bytes
+        return self._frames
 
 
 class MessageEncoder:
@@ -39,17 +66,24 @@ class MessageEncoder:
         framing: how messages are wrapped.
         counters: counts messages by type.
         errors: remembers the errors that are sent.
+        last: the message that was encoded last for any client.
     """
 
-    __slots__ = ("_counters", "_errors", "_framing", "_session")
+    __slots__ = ("_counters", "_errors", "_framing", "_last", "_session")
 
     def __init__(
-        self, session: ConnectionStateMachine, framing: Framing, counters: GatewayCounters, errors: SentErrors
+        self,
+        session: ConnectionStateMachine,
+        framing: Framing,
+        counters: GatewayCounters,
+        errors: SentErrors,
+        last: LastMessage,
     ) -> None:
         self._session = session
         self._framing = framing
         self._counters = counters
         self._errors = errors
+        self._last = last
 
     def message(self, message: Message, message_id: bytes | None) -> bytes:
         """Return a message in the client's own encoding.
@@ -60,7 +94,7 @@ class MessageEncoder:
         """
         session = self._session
         if session.shape is not Shape.TAGGED:
-            return self._encode(message, message_id, session.payload_type, session.shape)
+            return self._encode_once(message, message_id)
         if spec_of(message).variant is None:
             raise InvalidRequestError(f"the target's protocol has no {spec_of(message).message_type.name}")
         if not isinstance(message, Signal):
@@ -104,6 +138,19 @@ class MessageEncoder:
             return heartbeat.confirmation(end, uuid4().bytes, timestamp=timestamp, received=received)
         message = Heartbeat(timestamp=timestamp, received=received)
         return self._encode(message, None, session.payload_type, session.shape)
+
+    def _encode_once(self, message: Message, message_id: bytes | None) -> bytes:
+        """Return a message that may go to many clients."""
+        session = self._session
+        frames = self._last.frames_of(message, message_id)
+        wire_format = (self._framing, session.payload_type, session.shape)
+        frame = frames.get(wire_format)
+        if frame is None:
+            frame = self._encode(message, self._last.message_id, session.payload_type, session.shape)
+            frames[wire_format] = frame
+        else:
+            self._counters.sent[spec_of(message).message_type].value += 1
+        return frame
 
     def _encode(self, message: Message, message_id: bytes | None, payload_type: PayloadType, shape: Shape) -> bytes:
         payload_type, payload = encode_payload(message, payload_type, shape, sent_by=Peer.SERVICE)

@@ -13,6 +13,7 @@ from signal_manager.background import BackgroundTasks
 from signal_manager.bus.base import Bus
 from signal_manager.gateway.counters import GatewayCounters, SentErrors
 from signal_manager.gateway.dispatcher import Dispatcher
+from signal_manager.gateway.encoder import LastMessage
 from signal_manager.gateway.limits import Limits, Sample
 from signal_manager.gateway.live_sessions import LiveSession, Phase, RecentError
 from signal_manager.gateway.occupancy import Occupancy
@@ -41,6 +42,7 @@ class ConnectionRegistry:
 
     Attributes:
         switchboard: what the relay path reads.
+        last_message: encoded once for all clients that it goes to.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class ConnectionRegistry:
         self.counters = GatewayCounters(metrics)
         self.switchboard = Switchboard(bus.subscribers, bus.forwarder, self.counters)
         self.errors = SentErrors(metrics)
+        self.last_message = LastMessage()
         self.sample = Sample()
         self.session_store = SessionStore(
             bus=bus, dispatcher=dispatcher, storage=storage, settings=resume, metrics=metrics, depart=self.depart

@@ -90,15 +90,28 @@ class CloudflareClient:
 
     async def call(self, endpoint: Endpoint[Reply], url: str, body: Any = None) -> Reply:
         """Make one call about a session; repeat a safe call at most twice, within the time limit of one request."""
-        if not endpoint.is_safe:
+        began = time.monotonic()
+        try:
             return await self.attempt(endpoint, url, body, of_session=True)
+        except MediaFault as error:
+            if not (endpoint.is_safe and _may_repeat(error)):
+                raise
+            failures: list[MediaFault] = [error]
+
+        async def attempt() -> Reply:
+            if failures:  # the first attempt, which was made already
+                raise failures.pop()
+            return await self.attempt(endpoint, url, body, of_session=True)
+
+        # Built only now, because it costs more than most calls do.
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_may_repeat),
-            stop=tenacity.stop_after_attempt(3) | tenacity.stop_after_delay(self._request_timeout),
+            stop=tenacity.stop_after_attempt(3)
+            | tenacity.stop_after_delay(self._request_timeout - (time.monotonic() - began)),
             wait=tenacity.wait_random_exponential(multiplier=self._retry_wait, max=2.0),
             reraise=True,
         )
-        return await attempts(self.attempt, endpoint, url, body, of_session=True)
+        return await attempts(attempt)
 
     async def attempt(
         self,

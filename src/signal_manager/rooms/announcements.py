@@ -112,8 +112,9 @@ class Announcements:
             news = event(room_id, change)
             if change.event == "participant_left" and change.participant is not None:
                 local.end_source(change.participant.session_id)
+            about = None if change.participant is None else changes.key_of(change.participant)
             for member in tuple(local.members.values()):
-                is_about = change.participant is not None and changes.key_of(change.participant) == member.key
+                is_about = about is not None and about == member.key
                 if change.event == "participant_left" and is_about:
                     member.since = sys.maxsize  # it gets no more events of this room
                     self._on_removed(member, change.reason or REMOVED)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from typing import Any, Generic, TypeVar
 
 from signal_manager.errors import InvalidRequestError, UnavailableError
 from signal_manager.model import NAME_RULE, is_valid_name
@@ -97,16 +97,46 @@ class DocumentStorage(ABC):
             after = page.next
         return found
 
-    async def _bounded(self, operation: Awaitable[T]) -> T:
+    async def _bounded(self, operation: Coroutine[Any, Any, T]) -> T:
+        # In memory nothing waits, and a timer would cost as much as the operation.
+        try:
+            first = operation.send(None)
+        except StopIteration as end:
+            value: T = end.value
+            return value
         try:
             async with asyncio.timeout(self._operation_timeout):
-                return await operation
+                return await _Begun(operation, first)
         except TimeoutError:
             raise UnavailableError(f"storage did not answer within {self._operation_timeout:g} s") from None
 
     def _bounded_write(self, operation: Coroutine[Any, Any, T]) -> Awaitable[T]:
         """Limit the time of a write. An adapter that limits its writes itself overrides this."""
         return self._bounded(operation)
+
+
+class _Begun(Generic[T]):
+    """The rest of an operation, which waits for `first`."""
+
+    def __init__(self, operation: Coroutine[Any, Any, T], first: Any) -> None:
+        self._operation = operation
+        self._first = first
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        waits_for = self._first
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:
+                step: Callable[[Any], Any] = self._operation.throw
+                sent = error
+            else:
+                step = self._operation.send
+            try:
+                waits_for = step(sent)
+            except StopIteration as end:
+                value: T = end.value
+                return value
 
 
 def _require_names(kind: Kind[Any], keys: Sequence[str]) -> None:
