@@ -105,7 +105,7 @@ async def test_a_websocket_is_no_longer_half_open(listen: ListenWith, connect: C
 
     assert await client.upgrade()
 
-    assert made.half_open == 0
+    await until(lambda: made.half_open == 0)
 
 
 async def test_a_client_that_leaves_is_not_either(listen: ListenWith, connect: Connect) -> None:
