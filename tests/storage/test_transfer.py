@@ -130,7 +130,7 @@ async def test_an_import_replaces_what_is_there(store: MemoryStorage) -> None:
         (b'{"collection":"clients","record":{"client_id":"a/b","auth_token":""}}', "not a valid name"),
         (b'{"collection":"rooms","record":{"room_id":"r","is_active":1}}', "Expected `bool`, got `int`"),
         (b"\xff\xfe", "malformed"),
-        (b'{"collection":"clients","record":' + b"[" * 100_000 + b"}", "recursion"),
+        (b'{"collection":"clients","record":' + b"[" * 1_000_000 + b"}", "recursion"),
     ],
 )
 async def test_a_bad_line_is_reported_and_the_others_are_stored(store: MemoryStorage, line: bytes, reason: str) -> None:

@@ -63,7 +63,7 @@ class RecordsContract(StorageFixtures):
 
     async def test_metadata_nested_too_deeply_to_be_read_again_is_refused(self, storage: Storage) -> None:
         deep: Any = "bottom"
-        for _ in range(100_000):
+        for _ in range(1_000_000):
             deep = [deep]
 
         with pytest.raises(InvalidRequestError, match="cannot be stored"):
