@@ -150,6 +150,8 @@ bench: $(VENV)/.dev references ## Measure: relay cost beside reference relays, a
 	$(BIN)/python -m benchmarks.http_hosts
 	$(BIN)/python -m benchmarks.decoders --check
 	$(BIN)/python -m benchmarks.bus run
+	$(BIN)/python -m benchmarks.curves
+	$(BIN)/python -m benchmarks.pythons --gc default
 	-$(BIN)/python -m benchmarks.versions run # a shallow clone lacks the revision that it compares with
 
 soak: $(VENV)/.dev ## Ten minutes of 2,000 clients that talk, move and are dropped: memory, losses, errors, lag

@@ -35,7 +35,7 @@ from benchmarks.results import machine, write_json
 from benchmarks.servers import SPARE_CONNECTIONS, Server, service
 from signal_manager.gateway.limits import HALF_OPEN, STRANGERS
 
-__all__ = ["Footprint", "app", "measure", "raise_file_limit"]
+__all__ = ["OTHER_FILES", "Footprint", "app", "idle_clients", "measure", "raise_file_limit"]
 
 # One source address has some 28,000 ports for us (net.ipv4.ip_local_port_range), and closed ones rest for a minute.
 CONNECTIONS_PER_ADDRESS = 10_000
@@ -112,6 +112,24 @@ def raise_file_limit() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+@contextmanager
+def idle_clients(server: Server, count: int) -> Iterator[None]:
+    """Hold so many idle connections against a server while the block lasts.
+
+    Raises:
+        MeasurementError: the server refused a client, or lost one.
+    """
+    with ExitStack() as stack:
+        starts = enumerate(range(0, count, _connections_per_process()))
+        holders = [stack.enter_context(_holder(server, number, first, count)) for number, first in starts]
+        for holder in holders:
+            _line(holder)
+        yield
+        held = sum(map(_end, holders))
+    if held != count:
+        raise MeasurementError(f"the server closed {count - held:,} of {count:,} idle connections")
 
 
 def _connections_per_process() -> int:

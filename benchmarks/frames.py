@@ -11,16 +11,22 @@ from typing import Any
 
 __all__ = [
     "CONNECT_ACK",
+    "ERROR",
     "HEADER",
     "HEARTBEAT",
     "HEARTBEAT_ACK",
+    "METADATA_UPDATE_ACK",
     "OFFER_SDP",
     "REGISTER_ACK",
+    "ROOM_EVENT",
+    "ROOM_JOIN_ACK",
     "SENT_AT",
     "SENT_AT_OFFSET",
+    "SIGNAL_MESSAGE",
     "SIGNAL_OFFER",
     "connect",
     "heartbeat",
+    "message",
     "metadata_update",
     "offer",
     "register",
@@ -34,11 +40,16 @@ CONNECT_ACK = 0x02
 HEARTBEAT = 0x04
 HEARTBEAT_ACK = 0x05
 SIGNAL_OFFER = 0x10
+SIGNAL_MESSAGE = 0x13
 REGISTER = 0x20
 REGISTER_ACK = 0x21
 ROOM_JOIN = 0x32
+ROOM_JOIN_ACK = 0x33
 ROOM_LEAVE = 0x34
+ROOM_EVENT = 0x36
 METADATA_UPDATE = 0x3A
+METADATA_UPDATE_ACK = 0x3B
+ERROR = 0xFF
 JSON_PAYLOAD = 0x02
 
 HEADER = struct.Struct(">BB16sBH")
@@ -124,6 +135,11 @@ def room_leave(room_id: str) -> bytes:
 def metadata_update(room_id: str, number: int) -> bytes:
     """Return a METADATA_UPDATE with something that changes in it."""
     return _frame(METADATA_UPDATE, {"room_id": room_id, "metadata": {"name": "Someone", "number": number}})
+
+
+def message(room_id: str) -> bytes:
+    """Return a SIGNAL_MESSAGE of 1.2 KB to all other members of a room."""
+    return _frame(SIGNAL_MESSAGE, {"room_id": room_id, "signal_data": OFFER_SDP})
 
 
 def _frame(message_type: int, payload: dict[str, Any]) -> bytes:

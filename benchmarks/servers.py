@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,12 +175,14 @@ def service(
     database: Path | None = None,
     nats_port: int | None = None,
     sfu: Sfu | Literal["embedded"] | None = None,
-    metrics_port: int = 0,
+    metrics_port: int | None = 0,
+    auth_method: Literal["token", "store"] = "token",
     log: Path | None = None,
     source: Path = ROOT,
     port: int | None = None,
     token_secret: str = "",
     certificate: tuple[Path, Path] | None = None,
+    program: Sequence[str] = (sys.executable, "-m", "signal_manager"),
 ) -> Iterator[Server]:
     """Run this service while the block lasts: its defaults, with a message rate that nobody reaches.
 
@@ -191,12 +193,14 @@ def service(
         database: the file of SQLite, which nodes share; None for one in a directory of its own.
         nats_port: where the nats-server is over which nodes reach each other; None for a node on its own.
         sfu: what its rooms use; EMBEDDED for one in its own process, None for rooms without media.
-        metrics_port: its second port, where the demo page is; normally any free one.
+        metrics_port: its second port, where the demo page is; normally any free one, None for a service without.
+        auth_method: who may connect: those of `tokens`, or those that the store knows.
         log: a file for warnings and errors, as JSON lines.
         source: where the version to be run is checked out.
         port: where it listens; None for a free one.
         token_secret: verifies signed tokens.
         certificate: PEM files of its certificate and key, to serve wss:// itself.
+        program: the beginning of its command, before its arguments.
     """
     port = port or free_port()
     with TemporaryDirectory(prefix="signal-manager-bench-") as directory:
@@ -210,6 +214,7 @@ def service(
                 nats_port=nats_port,
                 sfu=sfu,
                 metrics_port=metrics_port,
+                auth_method=auth_method,
                 log=log,
                 token_secret=token_secret,
                 certificate=certificate,
@@ -219,7 +224,7 @@ def service(
         # What the developer's shell sets for the service must not reach this one.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGNAL_MANAGER_")}
         environment["PYTHONPATH"] = str(source / "src")
-        command = [sys.executable, "-m", "signal_manager", "serve", "--config", str(config)]
+        command = [*program, "serve", "--config", str(config)]
         with running(command, port=port, core=core, environment=environment) as pid:
             yield Server(SERVICE, pid, port)
 
@@ -232,7 +237,8 @@ def _service_config(
     database: Path,
     nats_port: int | None,
     sfu: Sfu | Literal["embedded"] | None,
-    metrics_port: int,
+    metrics_port: int | None,
+    auth_method: str,
     log: Path | None,
     token_secret: str,
     certificate: tuple[Path, Path] | None,
@@ -256,6 +262,7 @@ max_connections = {len(tokens) + SPARE_CONNECTIONS}
 {tls}
 
 [auth]
+auth_method = "{auth_method}"
 api_keys = [{api_keys}]
 {secret}
 
@@ -270,7 +277,8 @@ sqlite_path = {json.dumps(str(database))}
 {bus}
 {media}
 [metrics]
-port = {metrics_port}
+enabled = {json.dumps(metrics_port is not None)}
+port = {metrics_port or 0}
 
 [logging]
 level = "warning"

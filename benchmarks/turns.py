@@ -118,17 +118,18 @@ def paired(control: Sequence[Slice], slices: Sequence[Slice], figure: Callable[[
     return Spread.of([figure(*pair) for pair in zip(control, slices, strict=True)])
 
 
-def start_load(program: str, order: dict[str, Any], *, core: int | None) -> Any:
+def start_load(program: str, order: dict[str, Any], *, core: int | None, setup: float = LOAD_LIMIT) -> Any:
     """Run a module's command `load` with `order` and return the JSON that it prints.
 
     Args:
         order: how many `turns` of how many `seconds` for each of the `lines`, and the module's own keys.
         core: the processor it may use.
+        setup: how long it may take for all that is no turn, in s.
 
     Raises:
         MeasurementError: a server did not relay as it must, or the load hung.
     """
-    limit = len(order["lines"]) * (order["turns"] + 1) * (order["seconds"] + PAUSE) + LOAD_LIMIT
+    limit = len(order["lines"]) * (order["turns"] + 1) * (order["seconds"] + PAUSE) + setup
     command = [sys.executable, "-m", program, "load", json.dumps(order)]
     try:
         with pinned(core):
