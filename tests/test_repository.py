@@ -104,8 +104,8 @@ def test_a_release_is_what_was_checked_and_needs_no_token() -> None:
     jobs = workflow("release")["jobs"]
 
     assert any("make release-check" in step.get("run", "") for step in jobs["build"]["steps"])
-    for name in ("python", "npm"):
-        assert jobs[name]["needs"] == "build"
+    for name, needs in (("python", ["build", "wheels"]), ("npm", "build")):
+        assert jobs[name]["needs"] == needs
         assert jobs[name]["permissions"] == {"id-token": "write"}
     assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text()
 
