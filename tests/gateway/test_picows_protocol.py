@@ -6,12 +6,13 @@ import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
 import pytest
+import uvloop
 from picows import WSFrame, WSListener, WSTransport
 
 from signal_manager.gateway.picows_protocol import PicowsProtocol
@@ -31,9 +32,12 @@ class Client(WSListener):
         self.is_established = is_established
         self.sizes: list[int] = []
         self.received: list[int] = []
+        self.does: Callable[[], None] | None = None
 
     def buffered(self, size: int) -> None:
         self.sizes.append(size)
+        if self.does is not None:
+            self.does()
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         self.received.append(frame.payload_size)
@@ -110,6 +114,25 @@ async def test_small_messages_do_not_make_the_buffer_grow() -> None:
     # The first reads of a flood fill a buffer of 2 KB; beyond twice the size of a read it holds nothing unfinished.
     assert all(size <= 2 * 65_536 for size in client.sizes), MOVED
     assert max(protocol.offered) <= 65_536, MOVED
+
+
+@pytest.mark.parametrize("what", ["pause_reading", "abort"])
+def test_a_connection_whose_buffer_has_grown_may_pause_or_cut_the_socket(what: str) -> None:
+    async def run() -> None:
+        client = Client(is_established=False)
+        async with upgraded(client) as (protocol, writer):
+            socket = protocol.transport.underlying_transport
+            client.does = getattr(socket, what)
+            writer.write(frame(60_000))
+            await until(lambda: bool(client.sizes))
+            await asyncio.sleep(0)
+
+            assert len(client.sizes) == 1
+            assert not client.received
+            socket.abort()
+            await until(lambda: protocol.transport.is_disconnected)
+
+    uvloop.run(run())  # it ends the process if a socket is paused while it asks where to read to
 
 
 def test_a_picows_without_the_class_is_named_with_what_to_install() -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import structlog
+import uvloop
 from structlog.testing import capture_logs
 
 from signal_manager.gateway.server import Server
@@ -38,6 +39,11 @@ class Service(NamedTuple):
     @property
     def http(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on the event loop that the service runs on: its transports are below every connection."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 ServiceWith = Callable[..., Awaitable[Service]]

@@ -20,7 +20,7 @@ cdef class Connection(WSListener):
     cdef public Switchboard _switchboard
     cdef public TokenBucket _bucket
     cdef public Volume _volume
-    cdef public bint _heard, _is_partial, _relays
+    cdef public bint _heard, _is_partial, _relays, has_seat
     cdef public double _next_tick, _opened_at
     cdef public object client_id, conversation, instance_id, source, write
     cdef public Inbound inbound

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 import structlog
+from picows import WSUpgradeResponse
 from picows.picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from signal_manager.bus.base import Delivery, Exceptional, Forwarder
@@ -43,6 +44,10 @@ log = structlog.get_logger(__name__)
 # One relayed signal of so many is timed: reading the clock costs as much as a part of the relay.
 _TIMED_ONE_OF = 64
 
+# In place of those of the handshake.
+_NO_HEADERS = WSUpgradeResponse.create_101_response().headers
+_NO_HEADERS.clear()
+
 _BINARY = WSMsgType.BINARY
 _TEXT = WSMsgType.TEXT
 
@@ -65,6 +70,7 @@ class Connection(WSListener):
         inbound: what was received and is not handled.
         outgoing: what is written.
         client_id: the client, once it is authenticated.
+        has_seat: whether it takes one of `max_connections` (`Occupancy`).
         instance_id: what the client calls the running copy of itself.
         relay_end: how the relay path reads and writes this client's signals; None where it cannot.
         received: messages from the client.
@@ -91,6 +97,7 @@ class Connection(WSListener):
         "_volume",
         "client_id",
         "conversation",
+        "has_seat",
         "inbound",
         "instance_id",
         "outgoing",
@@ -127,6 +134,7 @@ class Connection(WSListener):
         )
         self.write = self.outgoing.write  # a field: a method would be a call more for each message
         self.client_id = ClientId("")
+        self.has_seat = False
         self.instance_id: str | None = None
         self._frames: Frames | None = None
         self._journal: Journal | None = None  # of a session that may outlive this connection
@@ -155,9 +163,10 @@ class Connection(WSListener):
         )
         self.inbound.open(transport)
         self.outgoing.open(transport, write_buffer=registry.limits.write_buffer_bytes)
-        # The handshake's headers are not needed again, and they are a tenth of what an idle connection costs.
-        transport.request.headers.clear()
-        transport.response.headers.clear()
+        # The handshake is not needed again, and it is a tenth of what an idle connection costs.
+        request = transport.request
+        request.method = request.path = request.version = b""
+        request.headers = transport.response.headers = _NO_HEADERS
         if tells(logging.INFO) and registry.sample.takes("connection opened", time.monotonic()):
             log.info("connection opened", address=self.address, framing=self._framing.value)
         registry.metrics.connections_opened.labelled().add()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import assert_never
 
@@ -89,7 +90,7 @@ class Conversation:
         framing: how messages are wrapped.
 
     Attributes:
-        pending: requests that await their answers, by identity.
+        pending: requests that await their answers, by identity; None for none, as an empty table takes memory too.
     """
 
     __slots__ = (
@@ -118,8 +119,8 @@ class Conversation:
         self.encoder = MessageEncoder(session, framing, registry.counters, registry.errors, registry.last_message)
         self._caller: Caller | None = None
         self._resumable: ResumableSession | None = None  # the session, if it may outlive this connection
-        self._farewell: list[Action] = []  # what `part` does once the session is saved
-        self.pending: dict[int, Received] = {}
+        self._farewell: Sequence[Action] = ()  # what `part` does once the session is saved
+        self.pending: dict[int, Received] | None = None
 
     @property
     def is_established(self) -> bool:
@@ -134,7 +135,7 @@ class Conversation:
     @property
     def pending_requests(self) -> int:
         """The number of requests that await their answers."""
-        return len(self.pending)
+        return len(self.pending or ())
 
     # -- what comes ----------------------------------------------------------------------------------------------
 
@@ -245,7 +246,7 @@ class Conversation:
 
     # -- actions -------------------------------------------------------------------------------------------------
 
-    def perform(self, actions: list[Action]) -> None:
+    def perform(self, actions: Sequence[Action]) -> None:
         """Do what the state machine asks for."""
         for action in actions:
             match action:
@@ -338,11 +339,14 @@ class Conversation:
         """Answer a request in the background, unless too many await their answers already."""
         caller = self._caller
         assert caller is not None  # noqa: S101 - the state machine dispatches established connections only
-        if len(self.pending) >= PENDING_REQUESTS:
-            error = RateLimitedError(f"{len(self.pending)} requests wait for their answers, expected fewer")
+        pending = self.pending
+        if pending is None:
+            pending = self.pending = {}
+        if len(pending) >= PENDING_REQUESTS:
+            error = RateLimitedError(f"{len(pending)} requests wait for their answers, expected fewer")
             self._send(self.session.error(error, request))
             return
-        self.pending[id(request)] = request
+        pending[id(request)] = request
         exclusive = spec_of(request.message).is_exclusive
         if exclusive:
             self.connection.hold()
@@ -364,7 +368,10 @@ class Conversation:
 
     def answered(self, request: Received, reply: bytes, *, exclusive: bool) -> None:
         """Send the reply to a request (`SessionConversation.answered`)."""
-        self.pending.pop(id(request), None)
+        if self.pending is not None:
+            self.pending.pop(id(request), None)
+            if not self.pending and self._resumable is None:
+                self.pending = None
         self.connection.write(reply)
         if exclusive:
             if self._resumable is not None:
@@ -422,7 +429,7 @@ class Conversation:
 
     def part(self) -> None:
         """Close the connection after `freeze` (`DrainedConversation.part`)."""
-        farewell, self._farewell = self._farewell, []
+        farewell, self._farewell = self._farewell, ()
         self.perform(farewell)
 
     def leave(self, reason: str = _LOST, *, may_resume: bool = False) -> None:
@@ -442,5 +449,5 @@ class Conversation:
     def _let_go(self) -> None:
         self._caller = None
         self._resumable = None
-        self.pending = {}
+        self.pending = None
         self.connection.let_go()

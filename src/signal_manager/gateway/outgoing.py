@@ -67,7 +67,7 @@ class Outgoing:
         self._limit = limit
         self._bytes_sent = bytes_sent
         self._transport: WSTransport | None = None
-        self._queue: list[bytes] = []  # heads and messages, in turn
+        self._queue: list[bytes] | None = None  # heads and messages, in turn
         self._queued = 0  # bytes of these messages
         self.is_behind = False
         self.journal: Journal | None = None
@@ -94,7 +94,8 @@ class Outgoing:
         """Send one encoded message with the others of `batch`."""
         size = len(data)
         queue = self._queue
-        if not queue:
+        if queue is None:
+            queue = self._queue = []
             batch.queues.append(self)
         # Most heads are of this size; a call less than `frame_head`.
         first = self._first_byte
@@ -119,9 +120,9 @@ class Outgoing:
     def flush(self) -> None:
         """Write the queued messages in one system call."""
         queue = self._queue
-        if not queue:
+        if queue is None:
             return
-        self._queue = []
+        self._queue = None
         count, data = len(queue) // 2, b"".join(queue)
         self.sent += count
         self._bytes_sent.value += self._queued

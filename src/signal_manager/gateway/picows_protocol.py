@@ -6,6 +6,7 @@ own and reads as much as fits. docs/upstream.md says what we ask of picows.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
@@ -29,6 +30,8 @@ __all__ = ["PicowsProtocol"]
 # message before CONNECT does not make the buffer double.
 _STRANGERS_READ = 8192
 _CLIENTS_READ = 65_536
+# While the connection is yet to say what it does about a buffer that has grown.
+_NEXT_TO_NOTHING = 1
 
 Upgrade = Callable[[WSUpgradeRequest], WSListener | WSUpgradeResponseWithListener | None]
 
@@ -100,14 +103,25 @@ class PicowsProtocol(WSProtocol):  # type: ignore[misc]  # the stub leaves its b
 
     def _bounded(self, free: memoryview) -> memoryview:
         connection: BufferedConnection | None = self.listener
-        if connection is None:
+        if connection is None or self._at_once == _NEXT_TO_NOTHING:
             return free[: self._at_once]
         if len(free) > self._largest:
             self._largest = len(free)
+            if not self.transport.is_secure:
+                # The event loop reads into what it is given now, so the socket must not be paused or closed before it
+                # has. It goes on reading while a read is full.
+                self._at_once = _NEXT_TO_NOTHING
+                asyncio.get_running_loop().call_soon(self._report)
+                return free[: self._at_once]
             connection.buffered(len(free))
         if connection.is_established:
             self._at_once = _CLIENTS_READ
         return free[: self._at_once]
+
+    def _report(self) -> None:
+        self._at_once = _STRANGERS_READ
+        if not self.transport.is_disconnected:
+            self.listener.buffered(self._largest)
 
 
 _get_buffer = WSProtocol.get_buffer

@@ -46,6 +46,12 @@ def _tagged_forms() -> dict[int, tuple[Any, bytes]]:
     return forms
 
 
+# What all connections of a framing share: the first byte, the length's form, where the body starts, and its limit.
+_SHARED = {
+    framing: (bytes((START_BYTES[framing],)), length.pack, HEAD + length.size, 256**length.size - 1)
+    for framing, length in LENGTH_STRUCTS.items()
+}
+
 # The continuation of a signal's JSON that omits the sender.
 _ANONYMOUS = b'{"target_client_id":"'
 
@@ -89,11 +95,7 @@ class RelayEnd:
         self.payload_type = int(payload_type)
         self.is_tagged = shape is Shape.TAGGED
         self.start_byte = START_BYTES[framing]
-        self.start = bytes((self.start_byte,))
-        length = LENGTH_STRUCTS[framing]
-        self.pack_length = length.pack
-        self.body_start = HEAD + length.size
-        self.largest = 256**length.size - 1
+        self.start, self.pack_length, self.body_start, self.largest = _SHARED[framing]
         # Valid names have no character that JSON escapes.
         self.json_sender = b'{"sender_client_id":"%b","target_client_id":"' % self.name
         self.json_target = b'%b","signal_data":' % self.name
