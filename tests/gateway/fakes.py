@@ -234,6 +234,7 @@ class FakeConnection:
     framing = "v1"
     encoding = "json"
     age = 0.0
+    has_seat = False
 
     def __init__(self, name: str = "a", *, instance_id: str | None = None, source: ClientAddress = ELSEWHERE) -> None:
         self.conversation = FakeConversation()

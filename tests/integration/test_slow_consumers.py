@@ -124,7 +124,7 @@ async def test_what_one_read_causes_for_a_client_does_not_pile_up(
     flush = Outgoing.flush
 
     def watched(self: Outgoing) -> None:
-        waiting.append(sum(map(len, self._queue)))
+        waiting.append(sum(map(len, self._queue or ())))
         flush(self)
 
     monkeypatch.setattr(Outgoing, "flush", watched)

@@ -22,7 +22,7 @@ cdef class Connection(WSListener):
     cdef public Volume _volume
     cdef public bint _heard, _is_partial, _relays, has_seat
     cdef public double _next_tick, _opened_at
-    cdef public object client_id, conversation, instance_id, source, write
+    cdef public object client_id, conversation, instance_id, source
     cdef public Inbound inbound
     cdef public Outgoing outgoing
     cdef public Py_ssize_t received

@@ -104,7 +104,6 @@ class Connection(WSListener):
         "received",
         "relay_end",
         "source",
-        "write",
     )
 
     def __init__(
@@ -132,7 +131,6 @@ class Connection(WSListener):
             limit=registry.limits.outbound_queue_bytes,
             bytes_sent=registry.counters.bytes_sent,
         )
-        self.write = self.outgoing.write  # a field: a method would be a call more for each message
         self.client_id = ClientId("")
         self.has_seat = False
         self.instance_id: str | None = None
@@ -244,6 +242,10 @@ class Connection(WSListener):
 
     # -- what the bus calls (`RelayTarget`, `Sender`) ------------------------------------------------------------
 
+    def write(self, data: bytes, batch: WriteBatch | None = None, *, counts: bool = True) -> None:
+        """Send one encoded message (`RelayTarget.write`, `ConversationConnection.write`)."""
+        self.outgoing.write(data, batch, counts=counts)
+
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
         """Send a message to this client in its own encoding (`Subscriber.deliver`)."""
         return self.conversation.deliver(message, message_id)
@@ -253,7 +255,7 @@ class Connection(WSListener):
         end = self.relay_end
         if end is None:
             return relay_each(self.deliver, self.client_id, sender, signals)
-        sent, batch = self._counters.sent, self._switchboard.batch
+        sent, batch, write = self._counters.sent, self._switchboard.batch, self.outgoing.write
         origin = sender_end(sender)
         exceptional: list[Exceptional] = []
         for place, (head, body) in enumerate(signals):
@@ -263,7 +265,7 @@ class Connection(WSListener):
                 exceptional += [(place, result) for _, result in odd]
             else:
                 sent[head[TYPE_AT]].value += 1
-                self.write(outgoing, batch)
+                write(outgoing, batch)
         return exceptional
 
     def replaced(self, *, same_instance: bool) -> None:
@@ -422,7 +424,7 @@ class Connection(WSListener):
         server_time = time.time_ns() // 1_000_000
         came = None if journal is None else journal.tell()
         answer = heartbeat.acknowledgement(data, beat, end, server_time=server_time, received=came)
-        self.write(answer, counts=False)
+        self.outgoing.send(answer, False)  # by place: a C function takes no names
         return True
 
     # -- what is received ------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -157,11 +156,6 @@ class ClientAddress(NamedTuple):
 @lru_cache(_PARSED)
 def address_of(text: str) -> ClientAddress:
     """Return what to call and how to count the address that a socket or a header has written as `text`."""
-    return _address_of(text.partition("%")[0])  # without the interface, which has any length
-
-
-@lru_cache(maxsize=1024)
-def _address_of(text: str) -> ClientAddress:
     address = _parse(text)
     if address is None:
         return ClientAddress("unknown", (b"",))

@@ -125,7 +125,13 @@ class SessionConnection(RelayTarget, Protocol):
 
 
 class RegisteredConnection(SessionConnection, LiveSession, Protocol):
-    """A connection as the registry, the drain and metrics see it."""
+    """A connection as the registry, the drain and metrics see it.
+
+    Attributes:
+        has_seat: whether it takes one of `max_connections`; `Occupancy` keeps it here.
+    """
+
+    has_seat: bool
 
     @property
     def source(self) -> ClientAddress:

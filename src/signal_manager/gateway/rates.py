@@ -5,6 +5,8 @@ Pure: time comes in as `now`, a monotonic time in seconds. The relay path counts
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 __all__ = ["TokenBucket", "Volume"]
 
 # Tokens that are spent without looking at the clock.
@@ -12,6 +14,17 @@ _GRANT = 32
 _MINUTE = 60.0
 # A part of a token: sums of seconds are not exact, and rounding must not cost a client the last token of a burst.
 _ROUNDING = 1e-6
+
+
+@lru_cache(maxsize=16)
+def _interval(per_minute: int) -> float:
+    """Return the seconds for one token: the same object for all buckets of a rate."""
+    return _MINUTE / per_minute
+
+
+@lru_cache(maxsize=16)
+def _per_second(per_minute: int) -> float:
+    return per_minute / _MINUTE
 
 
 class TokenBucket:
@@ -25,7 +38,7 @@ class TokenBucket:
 
     def __init__(self, per_minute: int, *, now: float) -> None:
         self.volume: Volume | None = None  # of the same client, where its bytes count too
-        self._interval = _MINUTE / per_minute
+        self._interval = _interval(per_minute)
         self._full_at = now
         self.left = 0
 
@@ -65,7 +78,7 @@ class Volume:
     __slots__ = ("_at", "_burst", "_per_second", "left")
 
     def __init__(self, per_minute: int, *, burst: int, now: float) -> None:
-        self._per_second = per_minute / _MINUTE
+        self._per_second = _per_second(per_minute)
         self._burst = burst
         self._at = now  # up to when `left` has grown
         self.left = burst
