@@ -10,9 +10,12 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -20,6 +23,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.certificates import self_signed
 from benchmarks.idle import TOKEN, client_id
 from benchmarks.processes import (
     ROOT,
@@ -44,7 +48,8 @@ CONNECTIONS_PER_ADDRESS = 10_000
 OTHER_FILES = HALF_OPEN + STRANGERS + SPARE_CONNECTIONS + 100
 
 # What an idle connection may cost, and all of them together, in KiB and in % of one core.
-BAR_KIB = 16.0
+BAR_KIB = 8.0
+BAR_KIB_TLS = 24.0
 BAR_CPU_PERCENT = 15.0
 
 # Memory is read when the last handshakes are over.
@@ -52,10 +57,24 @@ SETTLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
+class Growth:
+    """What each connection beyond the first `since` ones adds to the memory, up to `until` of them."""
+
+    since: int
+    until: int
+    kib_per_connection: float
+
+
+@dataclass(frozen=True)
 class Footprint:
-    """What the connections cost. Connecting includes the WebSocket handshake, CONNECT and CONNECT_ACK."""
+    """What the connections cost. Connecting includes the WebSocket handshake, CONNECT and CONNECT_ACK.
+
+    The bar of memory is for growth alone: what a service takes for its first connections, whatever their number, is
+    what it loads and makes once.
+    """
 
     connections: int
+    is_secure: bool
     rss_before_bytes: int
     rss_after_bytes: int
     kib_per_connection: float
@@ -63,40 +82,70 @@ class Footprint:
     connect_cpu_seconds: float
     idle_seconds: float
     idle_cpu_percent: float
+    growth: tuple[Growth, ...]
+
+    @property
+    def bar_kib(self) -> float:
+        """What a connection may take."""
+        return BAR_KIB_TLS if self.is_secure else BAR_KIB
 
     @property
     def is_within(self) -> bool:
         """Whether both bars hold."""
-        return self.kib_per_connection <= BAR_KIB and self.idle_cpu_percent <= BAR_CPU_PERCENT
+        grown = [step.kib_per_connection for step in self.growth] or [self.kib_per_connection]
+        return max(grown) <= self.bar_kib and self.idle_cpu_percent <= BAR_CPU_PERCENT
 
 
-def measure(server: Server, connections: int, *, idle_seconds: float, report: Callable[[str], None]) -> Footprint:
-    """Hold `connections` clients against a fresh `server` and read what that costs it.
+def measure(
+    server: Server,
+    numbers: Sequence[int],
+    *,
+    idle_seconds: float,
+    report: Callable[[str], None],
+    is_secure: bool = False,
+) -> Footprint:
+    """Hold clients against a fresh `server` and read what that costs it.
+
+    Args:
+        server: the server.
+        numbers: how many connections there are at each reading of the memory, ascending.
+        idle_seconds: how long the CPU is measured, with all of them.
+        report: told what is being done.
+        is_secure: whether the clients use TLS.
 
     Raises:
         MeasurementError: the server refused a client, or lost one.
     """
     time.sleep(SETTLE_SECONDS)
-    rss_before, cpu_before = resident_bytes(server.pid), cpu_seconds(server.pid)
+    rss_before = resident_bytes(server.pid)
     with ExitStack() as stack:
-        report(f"connecting {connections:,} clients")
-        holders = [
-            stack.enter_context(_holder(server, number, first, connections))
-            for number, first in enumerate(range(0, connections, _connections_per_process()))
-        ]
-        seconds = max(_line(holder)["seconds"] for holder in holders)
-        connect_cpu = cpu_seconds(server.pid) - cpu_before
+        holders: list[subprocess.Popen[str]] = []
+        resident: list[int] = []
+        seconds = connect_cpu = 0.0
+        for since, until in pairwise((0, *numbers)):
+            report(f"connecting {until - since:,} clients")
+            cpu_then = cpu_seconds(server.pid)
+            added = [
+                stack.enter_context(_holder(server, len(holders) + number, first, until, is_secure=is_secure))
+                for number, first in enumerate(range(since, until, _connections_per_process()))
+            ]
+            holders += added
+            seconds += max(_line(holder)["seconds"] for holder in added)
+            connect_cpu += cpu_seconds(server.pid) - cpu_then
+            time.sleep(SETTLE_SECONDS)
+            resident.append(resident_bytes(server.pid))
 
         report(f"watching them for {idle_seconds:g} s")
-        time.sleep(SETTLE_SECONDS)
         idle_cpu = _cpu_share(server.pid, idle_seconds)
-        rss_after = resident_bytes(server.pid)
+        resident[-1] = rss_after = resident_bytes(server.pid)
 
         held = sum(_end(holder) for holder in holders)
+    connections = numbers[-1]
     if held != connections:
         raise MeasurementError(f"the server closed {connections - held:,} of {connections:,} idle connections")
     return Footprint(
         connections=connections,
+        is_secure=is_secure,
         rss_before_bytes=rss_before,
         rss_after_bytes=rss_after,
         kib_per_connection=(rss_after - rss_before) / connections / 1024,
@@ -104,6 +153,10 @@ def measure(server: Server, connections: int, *, idle_seconds: float, report: Ca
         connect_cpu_seconds=connect_cpu,
         idle_seconds=idle_seconds,
         idle_cpu_percent=idle_cpu * 100,
+        growth=tuple(
+            Growth(since, until, (later - before) / (until - since) / 1024)
+            for (since, before), (until, later) in pairwise(zip(numbers, resident, strict=True))
+        ),
     )
 
 
@@ -143,13 +196,16 @@ def _cpu_share(pid: int, seconds: float) -> float:
 
 
 @contextmanager
-def _holder(server: Server, number: int, first: int, connections: int) -> Iterator[subprocess.Popen[str]]:
+def _holder(
+    server: Server, number: int, first: int, connections: int, *, is_secure: bool
+) -> Iterator[subprocess.Popen[str]]:
     """Run a client process, with a loopback address of its own, while the block lasts."""
     arguments = {
         "port": server.port,
         "address": f"127.0.0.{number + 2}",
         "first": first,
         "count": min(_connections_per_process(), connections - first),
+        "tls": int(is_secure),
     }
     command = [sys.executable, "-m", "benchmarks.idle", *(f"--{name}={value}" for name, value in arguments.items())]
     with pinned(cores()[1]):
@@ -182,7 +238,7 @@ def _end(holder: subprocess.Popen[str]) -> int:
 
 def _table(footprint: Footprint) -> Table:
     table = Table(
-        title=f"{footprint.connections:,} idle authenticated connections",
+        title=f"{footprint.connections:,} idle authenticated connections{', with TLS' * footprint.is_secure}",
         title_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,
@@ -195,7 +251,15 @@ def _table(footprint: Footprint) -> Table:
     for label, figure, bar in (
         ("memory before, MiB", footprint.rss_before_bytes / 2**20, None),
         ("memory with all connected, MiB", footprint.rss_after_bytes / 2**20, None),
-        ("memory per connection, KiB", footprint.kib_per_connection, BAR_KIB),
+        ("memory per connection, KiB", footprint.kib_per_connection, None if footprint.growth else footprint.bar_kib),
+        *(
+            (
+                f"KiB per connection between {step.since:,} and {step.until:,}",
+                step.kib_per_connection,
+                footprint.bar_kib,
+            )
+            for step in footprint.growth
+        ),
         ("connects per second", footprint.connects_per_second, None),
         ("service CPU for connecting, s", footprint.connect_cpu_seconds, None),
         (f"service CPU over {footprint.idle_seconds:g} idle s, %", footprint.idle_cpu_percent, BAR_CPU_PERCENT),
@@ -211,7 +275,16 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command(epilog="Example: python -m benchmarks.connections -n 1000 --check")
 def main(
     *,
-    connections: Annotated[int, typer.Option("--connections", "-n", min=1, help="Connections to hold.")] = 10_000,
+    connections: Annotated[
+        list[int],
+        typer.Option(
+            "--connections",
+            "-n",
+            min=1,
+            help="Connections to hold; several numbers show what each connection between two of them adds.",
+        ),
+    ] = [1_000, 10_000],  # noqa: B006 - typer wants it so
+    tls: Annotated[bool, typer.Option("--tls", help="Connect with TLS.")] = False,
     idle_seconds: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds that the idle CPU is measured; past 30 s it includes the service's pings."),
@@ -235,13 +308,16 @@ def main(
     end_on_sigterm()
     screen = Console(stderr=True, highlight=False)
     most = raise_file_limit() - OTHER_FILES
-    if connections > most:
-        screen.print(f"the limit on open files, {most + OTHER_FILES:,}, allows {most:,} connections of {connections:,}")
-    held = min(connections, most)
-    tokens = {client_id(number): TOKEN for number in range(held)}
+    asked = max(connections)
+    if asked > most:
+        screen.print(f"the limit on open files, {most + OTHER_FILES:,}, allows {most:,} connections of {asked:,}")
+    numbers = sorted({min(number, most) for number in connections})
+    tokens = {client_id(number): TOKEN for number in range(numbers[-1])}
     try:
-        with service(tokens, core=cores()[0]) as server:
-            footprint = measure(server, held, idle_seconds=idle_seconds, report=screen.print)
+        with TemporaryDirectory(prefix="signal-manager-bench-") as directory:
+            certificate = self_signed(Path(directory)) if tls else None
+            with service(tokens, core=cores()[0], certificate=certificate) as server:
+                footprint = measure(server, numbers, idle_seconds=idle_seconds, report=screen.print, is_secure=tls)
     except MeasurementError as error:
         screen.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from error
@@ -250,7 +326,7 @@ def main(
             {
                 "benchmark": "connections",
                 "machine": machine(),
-                "load": {"asked": connections, "connections": held},
+                "load": {"asked": asked, "connections": numbers[-1], "tls": tls},
                 "results": asdict(footprint),
             },
             json_target,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 import sys
 from time import perf_counter
 
@@ -67,17 +68,18 @@ class IdleClient(WSListener):
             self.accepted.set_exception(RefusedError(f"the service closed the connection of {self._name}"))
 
 
-async def hold(*, port: int, address: str, first: int, count: int) -> None:
+async def hold(*, port: int, address: str, first: int, count: int, tls: int) -> None:
     """Hold `count` connections from the source `address` until stdin ends.
 
     Raises:
         RefusedError: the service did not accept a client.
     """
     clients: list[IdleClient] = []
+    context = _trusting() if tls else None
     started_at = perf_counter()
     for start in range(first, first + count, AT_A_TIME):
         names = [client_id(number) for number in range(start, min(start + AT_A_TIME, first + count))]
-        clients += await asyncio.gather(*(_connected(name, port, address) for name in names))
+        clients += await asyncio.gather(*(_connected(name, port, address, context) for name in names))
     _tell(held=len(clients), seconds=perf_counter() - started_at)
 
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
@@ -87,11 +89,19 @@ async def hold(*, port: int, address: str, first: int, count: int) -> None:
         transport.send_close(WSCloseCode.OK)
 
 
-async def _connected(name: str, port: int, address: str) -> IdleClient:
+def _trusting() -> ssl.SSLContext:
+    """Return a context that asks no certificate: the server is ours."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+async def _connected(name: str, port: int, address: str, context: ssl.SSLContext | None) -> IdleClient:
     client = IdleClient(name)
     await ws_connect(
         lambda: client,
-        f"ws://127.0.0.1:{port}/",
+        f"{'ws' if context is None else 'wss'}://127.0.0.1:{port}/",
+        ssl_context=context,
         websocket_handshake_timeout=ACCEPT_LIMIT,
         read_buffer_init_size=READ_BUFFER_BYTES,
         local_addr=(address, 0),
@@ -114,6 +124,7 @@ def main() -> None:
     parser.add_argument("--address", required=True)
     parser.add_argument("--first", type=int, required=True)
     parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--tls", type=int, default=0)
     try:
         uvloop.run(hold(**vars(parser.parse_args())))
     except (RefusedError, WSError, OSError) as error:

@@ -20,22 +20,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.certificates import self_signed
 from benchmarks.connections import OTHER_FILES, raise_file_limit
 from benchmarks.processes import ROOT, MeasurementError, cores, cpu_seconds, end_on_sigterm, free_port, pinned, stop
 from benchmarks.results import machine, write_json
@@ -167,7 +162,7 @@ class Place:
         self._tokens = {caller(number): KEY for number in range(clients)} | {
             talker(number): KEY for number in range(TALKERS)
         }
-        self._certificate = _certificate(directory)
+        self._certificate = self_signed(directory)
 
     @contextmanager
     def serving(self, *, is_secure: bool) -> Iterator[Server]:
@@ -291,27 +286,6 @@ def _percentile(latencies: list[float], percent: int) -> float:
     if len(latencies) < 2:
         return 0.0
     return quantiles(latencies, n=100, method="inclusive")[percent - 1] * 1e3
-
-
-def _certificate(directory: Path) -> tuple[Path, Path]:
-    """Make a certificate for this run."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "reunion")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    paths = directory / "reunion.crt", directory / "reunion.key"
-    paths[0].write_bytes(certificate.public_bytes(Encoding.PEM))
-    paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return paths
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

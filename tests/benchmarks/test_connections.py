@@ -22,13 +22,14 @@ def test_every_connection_is_held_and_counted() -> None:
     said: list[str] = []
 
     with reference(WEBSOCKETS) as server:
-        footprint = measure(server, 60, idle_seconds=0.1, report=said.append)
+        footprint = measure(server, [20, 60], idle_seconds=0.1, report=said.append)
 
     assert footprint.connections == 60
+    assert [(step.since, step.until) for step in footprint.growth] == [(20, 60)]
     assert footprint.rss_after_bytes > footprint.rss_before_bytes > 0
     assert footprint.connects_per_second > 0
     assert footprint.connect_cpu_seconds > 0
-    assert said == ["connecting 60 clients", "watching them for 0.1 s"]
+    assert said == ["connecting 20 clients", "connecting 40 clients", "watching them for 0.1 s"]
 
 
 def test_a_server_that_is_no_websocket_server_ends_the_measurement() -> None:
@@ -39,7 +40,7 @@ def test_a_server_that_is_no_websocket_server_ends_the_measurement() -> None:
         running(command, port=port) as pid,
         pytest.raises(MeasurementError, match="the clients could not connect"),
     ):
-        measure(Server("http", pid, port), 1, idle_seconds=0.1, report=lambda line: None)
+        measure(Server("http", pid, port), [1], idle_seconds=0.1, report=lambda line: None)
 
 
 def test_the_servers_process_is_gone_afterwards() -> None:
