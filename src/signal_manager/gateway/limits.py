@@ -39,6 +39,7 @@ __all__ = [
     "is_forwarded",
     "is_from_this_machine",
     "names_this_machine",
+    "near",
 ]
 
 # Sockets that may be on their way to a WebSocket at one time, all addresses together: a restart brings every client
@@ -164,6 +165,12 @@ def address_of(text: str) -> ClientAddress:
     if address.version == 4:
         return ClientAddress(str(address), (address.packed,))
     return ClientAddress(str(address), tuple(address.packed[:size] for size in _SITES))
+
+
+@lru_cache(_PARSED)
+def near(address: ClientAddress) -> ClientAddress:
+    """Return the address as that of a client that is certain to be on this machine; all its connections share it."""
+    return address._replace(is_near=True)
 
 
 HolderT = TypeVar("HolderT")

@@ -32,6 +32,7 @@ from signal_manager.gateway.limits import (
     TrustedProxies,
     is_from_this_machine,
     names_this_machine,
+    near,
 )
 from signal_manager.gateway.listener import Listener
 from signal_manager.gateway.live_sessions import LiveSessions, Phase
@@ -234,7 +235,7 @@ class Server:
             return None
         address = self._proxies.client(peer, request.headers.getall("X-Forwarded-For", []))
         if is_from_this_machine(tuple(request.headers.items()), listens_beyond=self._listens_beyond):
-            address = address._replace(is_near=True)
+            address = near(address)
         pages = self._pages_for(request, address)
         if pages is not None:
             return pages
