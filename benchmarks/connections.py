@@ -69,8 +69,7 @@ class Growth:
 class Footprint:
     """What the connections cost. Connecting includes the WebSocket handshake, CONNECT and CONNECT_ACK.
 
-    The bar of memory is for growth alone: what a service takes for its first connections, whatever their number, is
-    what it loads and makes once.
+    The bar of memory is for growth where it is known: a service takes some memory once, with its first connections.
     """
 
     connections: int
