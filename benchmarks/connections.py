@@ -196,7 +196,7 @@ def _cpu_share(pid: int, seconds: float) -> float:
 
 @contextmanager
 def _holder(
-    server: Server, number: int, first: int, connections: int, *, is_secure: bool
+    server: Server, number: int, first: int, connections: int, *, is_secure: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a client process, with a loopback address of its own, while the block lasts."""
     arguments = {
