@@ -187,7 +187,15 @@ def _pids(server: Server) -> list[int]:
 
 CURVES = {
     "connections": Curve("A relayed offer, by connections", "connections", (100, 1_000, 10_000), _connections, {}),
-    "rooms": Curve("A message and an event in a room, by rooms", "rooms of 3", (1, 10, 100, 1_000), _rooms, {}),
+    "rooms": Curve(
+        "A message and an event in a room, by rooms",
+        "rooms of 3",
+        (1, 10, 100, 1_000),
+        _rooms,
+        {
+            "room event": "each change meets another room, cold in the processor's caches; it grows no more beyond 100",
+        },
+    ),
     "clients": Curve(
         "What asks the store, by stored clients", "clients in SQLite", (100, 1_000, 10_000, 100_000), _stored, {}
     ),
