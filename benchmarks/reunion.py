@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,7 +34,7 @@ from rich.table import Table
 
 from benchmarks.certificates import self_signed
 from benchmarks.connections import OTHER_FILES, raise_file_limit
-from benchmarks.processes import ROOT, MeasurementError, cores, cpu_seconds, end_on_sigterm, free_port, pinned, stop
+from benchmarks.processes import ROOT, MeasurementError, cores, cpu_seconds, end_on_sigterm, pinned, stop
 from benchmarks.results import machine, write_json
 from benchmarks.reunion_load import KEY, SECRET, TALKERS, caller, talker
 from benchmarks.servers import Server, service
@@ -157,7 +159,7 @@ class Place:
     """Where the service runs: a port, a database and a certificate that outlive it."""
 
     def __init__(self, directory: Path, clients: int) -> None:
-        self.port = free_port()
+        self.port = _lasting_port()
         self._directory = directory
         self._tokens = {caller(number): KEY for number in range(clients)} | {
             talker(number): KEY for number in range(TALKERS)
@@ -177,6 +179,20 @@ class Place:
             certificate=self._certificate if is_secure else None,
         ) as server:
             yield server
+
+
+def _lasting_port() -> int:
+    """Return a port that no client takes for its own end while nobody listens there."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+        lowest = int(file.read().split()[0])
+    while True:
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", random.randrange(10_000, lowest)))
+            except OSError:
+                continue
+            port: int = sock.getsockname()[1]
+            return port
 
 
 def costs(clients: int, rounds: int, report: Callable[[str], None]) -> list[Cost]:

@@ -118,6 +118,28 @@ async def test_a_client_that_leaves_is_not_either(listen: ListenWith, connect: C
     await until(lambda: made.half_open == 0)
 
 
+async def test_a_crowd_is_accepted_a_few_at_a_time_so_that_others_get_their_turn(
+    listen: ListenWith, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "_ACCEPTS_PER_TURN", 2)
+    turns: list[int] = []
+    original = Listener._accept
+
+    def accept(self: Listener) -> None:
+        before = self.half_open
+        original(self)
+        turns.append(self.half_open - before)
+
+    monkeypatch.setattr(Listener, "_accept", accept)
+    made = await listen()
+    with socket.socket() as first, socket.socket() as second, socket.socket() as third:
+        for crowd in (first, second, third):  # the kernel takes them while the service does something else
+            crowd.connect((made.host, made.port))
+        await until(lambda: made.half_open == 3)
+
+    assert [came for came in turns if came] == [2, 1]
+
+
 @pytest.mark.usefixtures("counted_loopback")
 async def test_one_address_may_only_have_so_many_half_open(listen: ListenWith, connect: Connect) -> None:
     made = await listen(max_half_open=2)
