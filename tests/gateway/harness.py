@@ -82,7 +82,7 @@ class Gateway:
         self.bus.serve_others(
             hand_over=self.registry.session_store.hand_over,
             join=lambda: None,
-            flush=self.registry.switchboard.close_batch,
+            flush=self.registry.relay_context.close_batch,
         )
 
     def connect(self, framing: Framing = Framing.V1, **arguments: Any) -> GatewayClient:

@@ -102,7 +102,7 @@ async def test_signals_of_one_read_leave_in_one_write_and_in_their_order(gateway
     assert [message.signal_data for message in receiver.messages if isinstance(message, Signal)] == [0, 1, 2, 3, 4]
     assert receiver.socket.writes == writes + 1
     assert [type(message) for message in sender.messages] == [SignalAck] * 5
-    assert gateway.registry.switchboard.batch is None
+    assert gateway.registry.relay_context.batch is None
 
 
 async def test_a_signal_to_nobody_is_answered_with_an_error(gateway: Gateway) -> None:
@@ -477,7 +477,7 @@ async def test_a_fault_ends_the_connection_that_met_it_and_no_other(
     assert client.close_code == 1011
     assert [line["client_id"] for line in logs if line["event"] == "connection failed"] == ["a"]
     assert isinstance(other.messages[-1], HeartbeatAck)
-    assert gateway.registry.switchboard.batch is None
+    assert gateway.registry.relay_context.batch is None
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

@@ -34,14 +34,14 @@ async def test_sessions_may_end_while_somebody_reads_them(gateway: Gateway) -> N
 
 async def test_writes_of_one_batch_go_out_together(gateway: Gateway) -> None:
     receiver, sender = await gateway.client("b"), await gateway.client("a")
-    batch = gateway.registry.switchboard.open_batch()
-    same = gateway.registry.switchboard.open_batch()
+    batch = gateway.registry.relay_context.open_batch()
+    same = gateway.registry.relay_context.open_batch()
     for number in range(3):
         sender.send(SignalOffer(target_client_id="b", signal_data=number), last=False)
     before = list(receiver.messages)
 
-    gateway.registry.switchboard.close_batch()
-    gateway.registry.switchboard.close_batch()  # nothing is open any more
+    gateway.registry.relay_context.close_batch()
+    gateway.registry.relay_context.close_batch()  # nothing is open any more
 
     assert batch is same
     assert before == []

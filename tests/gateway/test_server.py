@@ -392,9 +392,9 @@ async def test_the_bus_asks_for_sessions_and_joins_writes(open_port: OpenPort) -
     port = await open_port(resume=ResumeSettings(window=0.0))
 
     port.server.join_writes()
-    is_open = port.server._registry.switchboard.batch is not None
+    is_open = port.server._registry.relay_context.batch is not None
     port.server.flush_writes()
 
-    assert (is_open, port.server._registry.switchboard.batch) == (True, None)
+    assert (is_open, port.server._registry.relay_context.batch) == (True, None)
     assert port.server.hand_over(ClientId("a"), b"garbage") is None
     assert not port.server.is_secure

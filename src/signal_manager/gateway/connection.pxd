@@ -4,7 +4,7 @@ from signal_manager.gateway.counters cimport GatewayCounters
 from signal_manager.gateway.inbound cimport Inbound
 from signal_manager.gateway.outgoing cimport Outgoing
 from signal_manager.gateway.rates cimport TokenBucket, Volume
-from signal_manager.gateway.switchboard cimport Switchboard
+from signal_manager.gateway.relay_context cimport RelayContext
 from signal_manager.gateway.write_batch cimport WriteBatch
 from signal_manager.observe.counts cimport Counter
 from signal_manager.protocol.journal cimport Journal
@@ -17,7 +17,7 @@ cdef class Connection(WSListener):
     cdef public object _allowance, _frames, _framing, _registry, _session
     cdef public GatewayCounters _counters
     cdef public Journal _journal
-    cdef public Switchboard _switchboard
+    cdef public RelayContext _context
     cdef public TokenBucket _bucket
     cdef public Volume _volume
     cdef public bint _heard, _is_partial, _relays, has_seat
@@ -30,11 +30,11 @@ cdef class Connection(WSListener):
 
     @cython.locals(
         batch=WriteBatch, bucket=TokenBucket, data=bytes, last=bint, left=cython.longlong, room=cython.longlong,
-        size=Py_ssize_t, switchboard=Switchboard, volume=Volume,
+        size=Py_ssize_t, context=RelayContext, volume=Volume,
     )
     cpdef on_ws_frame(self, WSTransport transport, WSFrame frame)
     @cython.locals(
         began=double, end=RelayEnd, journal=Journal, outgoing=bytes, receiver=Connection, relayed=Counter,
-        switchboard=Switchboard,
+        context=RelayContext,
     )
     cpdef bint _relay(self, bytes data, WriteBatch batch)

@@ -82,6 +82,7 @@ class Connection(WSListener):
     __slots__ = (
         "_allowance",
         "_bucket",
+        "_context",
         "_counters",
         "_frames",
         "_framing",
@@ -93,7 +94,6 @@ class Connection(WSListener):
         "_registry",
         "_relays",
         "_session",
-        "_switchboard",
         "_volume",
         "client_id",
         "conversation",
@@ -117,7 +117,7 @@ class Connection(WSListener):
     ) -> None:
         super().__init__()
         self._registry = registry
-        self._switchboard = registry.switchboard
+        self._context = registry.relay_context
         self._counters = registry.counters
         self._framing = framing
         self.source = source
@@ -174,11 +174,11 @@ class Connection(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Handle one frame; the last frame of a read writes what the whole read has caused."""
-        switchboard = self._switchboard
-        batch = switchboard.batch
+        context = self._context
+        batch = context.batch
         last = frame.last_in_buffer
         if batch is None and not last:
-            batch = switchboard.open_batch()
+            batch = context.open_batch()
         try:
             self._heard = True
             if (
@@ -206,7 +206,7 @@ class Connection(WSListener):
             self.conversation.broken(CloseCode.INTERNAL, "internal error")
         finally:
             if last and batch is not None:
-                switchboard.close_batch()
+                context.close_batch()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """End the session, whichever side ended the connection."""
@@ -255,7 +255,7 @@ class Connection(WSListener):
         end = self.relay_end
         if end is None:
             return relay_each(self.deliver, self.client_id, sender, signals)
-        sent, batch, write = self._counters.sent, self._switchboard.batch, self.outgoing.write
+        sent, batch, write = self._counters.sent, self._context.batch, self.outgoing.write
         origin = sender_end(sender)
         exceptional: list[Exceptional] = []
         for place, (head, body) in enumerate(signals):
@@ -356,7 +356,7 @@ class Connection(WSListener):
 
     def _relay(self, data: bytes, batch: WriteBatch | None) -> bool:
         """Relay a signal without decoding it; return False to leave it to the state machine and the codec."""
-        switchboard = self._switchboard
+        context = self._context
         end = self.relay_end
         assert end is not None  # noqa: S101 - `_relays` implies it
         signal = end.read(data)
@@ -364,9 +364,9 @@ class Connection(WSListener):
             return False
         relayed = self._counters.relayed[data[TYPE_AT]]
         began = 0.0 if relayed.value % _TIMED_ONE_OF else perf_counter()
-        target = switchboard.subscribers.get(signal.target_client_id)
+        target = context.subscribers.get(signal.target_client_id)
         if target is None:
-            forwarder = switchboard.forwarder
+            forwarder = context.forwarder
             return forwarder is not None and self._forward(forwarder, data, signal, is_alone=batch is None)
         if not isinstance(target, Connection):
             return False  # a session whose client is away
@@ -447,7 +447,7 @@ class Connection(WSListener):
 
     def handle(self, data: bytes, frame_type: WSMsgType) -> None:
         """Handle a message that nothing holds back (`ReceivingConnection.handle`)."""
-        if not (frame_type is _BINARY and self._relays and self._relay(data, self._switchboard.batch)):
+        if not (frame_type is _BINARY and self._relays and self._relay(data, self._context.batch)):
             self._take(data, frame_type)
 
     def _take(self, data: bytes, frame_type: WSMsgType) -> None:

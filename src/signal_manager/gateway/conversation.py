@@ -211,7 +211,7 @@ class Conversation:
 
     def deliver(self, message: Message, message_id: bytes | None = None) -> Delivery:
         """Send a message to the client in its own encoding (`Subscriber.deliver`)."""
-        self.connection.write(self.encoder.message(message, message_id), self._registry.switchboard.batch)
+        self.connection.write(self.encoder.message(message, message_id), self._registry.relay_context.batch)
         return Delivery.DELIVERED
 
     def acknowledge(self, target: str, signal: bytes, batch: WriteBatch | None) -> None:
@@ -229,9 +229,9 @@ class Conversation:
         else:
             reply = self.encoder.reply(self.session.reply(told, request))
         if self._resumable is not None:
-            self._resumable.tell(reply, self._registry.switchboard.batch)
+            self._resumable.tell(reply, self._registry.relay_context.batch)
         elif self._caller is not None:
-            self.connection.write(reply, self._registry.switchboard.batch)
+            self.connection.write(reply, self._registry.relay_context.batch)
 
     def _send(self, action: Send) -> None:
         if (
@@ -242,7 +242,7 @@ class Conversation:
             told = msgspec.structs.replace(action.message, received=self._resumable.client_session.journal.tell())
             action = msgspec.structs.replace(action, message=told)
         counts = spec_of(action.message).message_type not in UNCOUNTED
-        self.connection.write(self.encoder.reply(action), self._registry.switchboard.batch, counts=counts)
+        self.connection.write(self.encoder.reply(action), self._registry.relay_context.batch, counts=counts)
 
     # -- actions -------------------------------------------------------------------------------------------------
 

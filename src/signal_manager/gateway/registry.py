@@ -18,8 +18,8 @@ from signal_manager.gateway.limits import Limits, Sample
 from signal_manager.gateway.live_sessions import LiveSession, Phase, RecentError
 from signal_manager.gateway.occupancy import Occupancy
 from signal_manager.gateway.ports import RegisteredConnection, RelayTarget
+from signal_manager.gateway.relay_context import RelayContext
 from signal_manager.gateway.sessions import ResumeSettings, SessionStore
-from signal_manager.gateway.switchboard import Switchboard
 from signal_manager.model import Caller
 from signal_manager.observe.metrics import Metrics
 from signal_manager.protocol.state_machine import SessionSettings
@@ -41,7 +41,7 @@ class ConnectionRegistry:
         storage: keeps sessions from one start to the next.
 
     Attributes:
-        switchboard: what the relay path reads.
+        relay_context: what the relay path reads.
         last_message: encoded once for all clients that it goes to.
     """
 
@@ -65,7 +65,7 @@ class ConnectionRegistry:
         self.occupancy = Occupancy(limits)
         self.background = BackgroundTasks()
         self.counters = GatewayCounters(metrics)
-        self.switchboard = Switchboard(bus.subscribers, bus.forwarder, self.counters)
+        self.relay_context = RelayContext(bus.subscribers, bus.forwarder, self.counters)
         self.errors = SentErrors(metrics)
         self.last_message = LastMessage()
         self.sample = Sample()

@@ -188,11 +188,11 @@ class Server:
 
     def join_writes(self) -> None:
         """Collect what is written to clients until `flush_writes` (`Bus.serve_others`)."""
-        self._registry.switchboard.open_batch()
+        self._registry.relay_context.open_batch()
 
     def flush_writes(self) -> None:
         """Write what was collected since `join_writes`."""
-        self._registry.switchboard.close_batch()
+        self._registry.relay_context.close_batch()
 
     async def start(self) -> None:
         """Accept clients.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from signal_manager.gateway.counters import GatewayCounters
-from signal_manager.gateway.switchboard import Switchboard
+from signal_manager.gateway.relay_context import RelayContext
 from signal_manager.observe.metrics import Metrics
 
 
@@ -15,25 +15,25 @@ class Queue:
         self.flushed += 1
 
 
-def switchboard() -> Switchboard:
-    return Switchboard({}, None, GatewayCounters(Metrics()))
+def new_context() -> RelayContext:
+    return RelayContext({}, None, GatewayCounters(Metrics()))
 
 
 def test_who_opens_a_batch_while_one_is_open_gets_that_one() -> None:
-    board = switchboard()
+    context = new_context()
 
-    batch = board.open_batch()
+    batch = context.open_batch()
 
-    assert board.open_batch() is batch
-    assert board.batch is batch
+    assert context.open_batch() is batch
+    assert context.batch is batch
 
 
 def test_closing_writes_every_queue_once_and_lets_the_next_turn_begin() -> None:
-    board, queue = switchboard(), Queue()
-    board.open_batch().queues.append(queue)
+    context, queue = new_context(), Queue()
+    context.open_batch().queues.append(queue)
 
-    board.close_batch()
-    board.close_batch()
+    context.close_batch()
+    context.close_batch()
 
     assert queue.flushed == 1
-    assert board.batch is None
+    assert context.batch is None

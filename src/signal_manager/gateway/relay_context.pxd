@@ -1,7 +1,7 @@
 from signal_manager.gateway.counters cimport GatewayCounters
 from signal_manager.gateway.write_batch cimport WriteBatch
 
-cdef class Switchboard:
+cdef class RelayContext:
     cdef public WriteBatch batch
     cdef public GatewayCounters counters
     cdef public object forwarder

@@ -1,4 +1,4 @@
-"""What the relay path of every connection in one process reads: who is there, what is counted, and the open batch."""
+"""What the relay path of every connection in one process reads: clients, counters, and the open batch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from signal_manager.gateway.counters import GatewayCounters
 from signal_manager.gateway.ports import RelayTarget
 from signal_manager.gateway.write_batch import WriteBatch
 
-__all__ = ["Switchboard"]
+__all__ = ["RelayContext"]
 
 
-class Switchboard:
+class RelayContext:
     """What the relay path of every connection in one process reads.
 
     Args:
