@@ -42,14 +42,16 @@ run: $(VENV)/.run fresh ## Install what is missing and start the service on its 
 
 setup: $(VENV)/.dev ## Install everything that developing needs into .venv
 
-lint: $(VENV)/.dev ## Formatting, lint, types, import contracts, generated files and prose
+lint: style types ## Formatting, lint, types, import contracts, generated files and prose
+style: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.protocol --check
 	$(BIN)/codespell $(PROSE)
 	$(BIN)/python -m tools.prose
+types: $(VENV)/.dev
+	$(BIN)/mypy
 
 # Browser tests drive Debian's Chromium, tests of several nodes its nats-server, those of TURN its coturn: installed where
 # that is allowed, else those tests are skipped and say why.
@@ -87,7 +89,6 @@ define pytest
 		$(1) $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none -rA $(3); }
 endef
 
-# Linting and the browser SDK each keep one processor busy, and installing mostly the network.
 # Whoever changes a module must not run what was compiled before.
 fresh:
 	@[ -z "$$(find src -name '*.so' -print -quit)" ] || $(BIN)/python -m tools.compiled refresh
@@ -98,8 +99,12 @@ compiled: $(VENV)/.dev ## Compile the modules that every message passes, in plac
 pure: ## Remove what `make compiled` made
 	@find src -name '*.so' -delete
 
+# Style and the browser SDK each keep one processor busy, and so does mypy for a while beside the tests.
 test: fresh ## What a change has to pass: lint, types, the browser SDK, all tests but the long ones
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-js
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target style test-js
+	@$(MAKE) --no-print-directory --jobs=2 types measured
+
+measured: $(VENV)/.dev tools
 	$(call pytest,HYPOTHESIS_PROFILE=dev,-m "not long" --cov --cov-report=,-m "not long" --cov --cov-append --cov-report=)
 	@$(BIN)/python -m tools.coverage_by_module
 
@@ -175,4 +180,4 @@ fuzz: $(VENV)/.dev ## Fuzz every decoder and parser for a minute
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
 
-.PHONY: help fresh compiled pure run setup lint tools test test-python references test-all test-js protocol bench soak docs release-check fuzz clean
+.PHONY: help style types measured fresh compiled pure run setup lint tools test test-python references test-all test-js protocol bench soak docs release-check fuzz clean

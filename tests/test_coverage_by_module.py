@@ -54,6 +54,7 @@ def test_the_list_names_modules_that_exist() -> None:
     assert [module for module in listed if not (ROOT / SOURCES / module).exists()] == []
 
 
+@pytest.mark.long
 def test_what_pytest_measured_is_what_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COVERAGE_FILE", str(tmp_path / "measured"))
     script = tmp_path / "script.py"
