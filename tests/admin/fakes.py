@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from signal_manager.gateway.live_sessions import Phase, RecentError
 from signal_manager.model import ClientId, SessionId
 
-__all__ = ["FakePresence", "FakeSession"]
+__all__ = ["FakeLiveSessions", "FakeSession"]
 
 
 @dataclass
@@ -30,7 +30,7 @@ class FakeSession:
 
 
 @dataclass
-class FakePresence:
+class FakeLiveSessions:
     phase: Phase = Phase.SERVING
     recent_errors: list[RecentError] = field(default_factory=list)
     connected: list[FakeSession] = field(default_factory=list)

@@ -13,7 +13,7 @@ from signal_manager.admin.cluster import ClusterSessions
 from signal_manager.admin.server import AdminServer
 from signal_manager.admin.tokens import TokenIssuer
 from signal_manager.model import NodeId
-from tests.admin.fakes import FakePresence
+from tests.admin.fakes import FakeLiveSessions
 from tests.rooms.harness import RoomHarness, running
 from tests.web import plain_http
 
@@ -27,7 +27,7 @@ class AdminHarness:
     """Somewhere to manage from: `http` speaks to the second port of `harness`."""
 
     harness: RoomHarness
-    presence: FakePresence
+    live_sessions: FakeLiveSessions
     server: AdminServer
     http: httpx.AsyncClient
 
@@ -39,15 +39,18 @@ class AdminHarness:
 @asynccontextmanager
 async def opened(*, token: str = "") -> AsyncIterator[AdminHarness]:
     """Run it while the block lasts, behind a bearer token if there is to be one."""
-    presence = FakePresence()
+    live_sessions = FakeLiveSessions()
     async with running(RoomHarness()) as harness:
         management = Management(
-            presence=presence,
+            live_sessions=live_sessions,
             storage=harness.storage,
             rooms=harness.rooms,
             bus=harness.bus,
             cluster=ClusterSessions(
-                presence=presence, rooms=harness.rooms, node_id=NodeId("node-1"), others=harness.bus.ask_others
+                live_sessions=live_sessions,
+                rooms=harness.rooms,
+                node_id=NodeId("node-1"),
+                others=harness.bus.ask_others,
             ),
             tokens=TokenIssuer(SECRET, default_ttl=600, clock=lambda: 1000.0),
             configuration={"server": {"port": 8080}, "auth": {"token_secret": "***"}},
@@ -58,7 +61,7 @@ async def opened(*, token: str = "") -> AsyncIterator[AdminHarness]:
         server = AdminServer(
             port=0,
             version="1.2.3",
-            presence=presence,
+            live_sessions=live_sessions,
             storage=harness.storage,
             metrics=harness.metrics,
             token=token,
@@ -66,4 +69,4 @@ async def opened(*, token: str = "") -> AsyncIterator[AdminHarness]:
             websocket_url="ws://127.0.0.1:8080",
         )
         async with server, plain_http(base_url=f"http://127.0.0.1:{server.port}") as http:
-            yield AdminHarness(harness, presence, server, http)
+            yield AdminHarness(harness, live_sessions, server, http)

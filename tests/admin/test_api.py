@@ -17,7 +17,7 @@ from tests.rooms.harness import ROOM
 
 def connect(admin_harness: AdminHarness, *names: str) -> list[FakeSession]:
     sessions = [FakeSession(ClientId(name), SessionId(f"session-of-{name}")) for name in names]
-    admin_harness.presence.connected += sessions
+    admin_harness.live_sessions.connected += sessions
     return sessions
 
 
@@ -80,7 +80,7 @@ async def test_sessions_are_shown_with_what_they_are(admin_harness: AdminHarness
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
 async def test_every_session_is_on_exactly_one_page(admin_harness: AdminHarness, limit: int) -> None:
     names = ["a", "a-b", "a.b", "ab", "a", "b"]
-    admin_harness.presence.connected = [
+    admin_harness.live_sessions.connected = [
         FakeSession(ClientId(name), SessionId(f"s{number}")) for number, name in enumerate(names)
     ]
 
@@ -224,7 +224,7 @@ async def test_a_room_is_shown_with_participants_and_tracks(admin_harness: Admin
 async def test_a_session_says_which_room_it_is_in(admin_harness: AdminHarness) -> None:
     alice = admin_harness.harness.client("alice")
     await alice.create()
-    admin_harness.presence.connected.append(FakeSession(alice.name, alice.caller.session_id))
+    admin_harness.live_sessions.connected.append(FakeSession(alice.name, alice.caller.session_id))
 
     assert (await get(admin_harness, "/sessions"))["items"][0]["room_id"] == ROOM
 
@@ -334,7 +334,7 @@ async def test_a_wrong_query_is_told_what_is_wrong(admin_harness: AdminHarness, 
 
 
 async def test_version_and_configuration_are_shown(admin_harness: AdminHarness) -> None:
-    admin_harness.presence.phase = Phase.DRAINING
+    admin_harness.live_sessions.phase = Phase.DRAINING
 
     version = await get(admin_harness, "/version")
 
@@ -349,7 +349,7 @@ async def test_version_and_configuration_are_shown(admin_harness: AdminHarness) 
 
 
 async def test_recent_errors_are_listed_newest_first(admin_harness: AdminHarness) -> None:
-    admin_harness.presence.recent_errors = [
+    admin_harness.live_sessions.recent_errors = [
         RecentError(1.0, 401, "wrong", None),
         RecentError(2.0, 404, "gone", ClientId("alice")),
     ]

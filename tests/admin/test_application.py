@@ -11,7 +11,7 @@ from signal_manager.admin.statistics import Statistics
 from signal_manager.model import NodeId
 from signal_manager.observe.metrics import Metrics
 from signal_manager.storage.memory import MemoryStorage
-from tests.admin.fakes import FakePresence
+from tests.admin.fakes import FakeLiveSessions
 from tests.admin.harness import AdminHarness
 
 
@@ -22,16 +22,16 @@ async def no_others(question: bytes) -> list[bytes]:
 @pytest.fixture
 async def bare() -> httpx.AsyncClient:
     """A client of an application without the management interface."""
-    metrics, presence = Metrics(), FakePresence()
+    metrics, live_sessions = Metrics(), FakeLiveSessions()
     app = application(
         host="127.0.0.1",
         is_loopback=True,
         version="1.2.3",
-        presence=presence,
+        live_sessions=live_sessions,
         storage=MemoryStorage(),
         degradations=lambda: [],
         metrics=metrics,
-        numbers=MetricsExposition(metrics, node_id=NodeId("n"), workers=1, others=no_others),
+        exposition=MetricsExposition(metrics, node_id=NodeId("n"), workers=1, others=no_others),
         statistics=Statistics(metrics),
         token="",
         management=None,

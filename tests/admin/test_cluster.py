@@ -8,7 +8,7 @@ import pytest
 
 from signal_manager.admin.cluster import ClusterSessions
 from signal_manager.model import ClientId, NodeId, SessionId
-from tests.admin.fakes import FakePresence, FakeSession
+from tests.admin.fakes import FakeLiveSessions, FakeSession
 from tests.rooms.harness import RoomHarness, running
 
 
@@ -16,14 +16,14 @@ class Nodes:
     """Two nodes, of which an operator asks the first one."""
 
     def __init__(self, harness: RoomHarness) -> None:
-        self.presences = [FakePresence(), FakePresence()]
+        self.presences = [FakeLiveSessions(), FakeLiveSessions()]
         self.far = self._cluster(harness, 1)
         self.near = self._cluster(harness, 0)
         self.extra: list[bytes] = []
 
     def _cluster(self, harness: RoomHarness, index: int) -> ClusterSessions:
         return ClusterSessions(
-            presence=self.presences[index],
+            live_sessions=self.presences[index],
             rooms=harness.rooms,
             node_id=NodeId(f"node-{index}"),
             others=self._ask,

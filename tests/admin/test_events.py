@@ -29,14 +29,14 @@ async def news(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 
 
 async def test_a_reader_gets_the_past_and_then_what_is_new(admin_harness: AdminHarness) -> None:
-    admin_harness.presence.recent_errors.append(RecentError(1.0, 404, "gone", ClientId("alice")))
+    admin_harness.live_sessions.recent_errors.append(RecentError(1.0, 404, "gone", ClientId("alice")))
     async with asyncio.timeout(10), admin_harness.http.stream("GET", "/api/v1/events") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         seen: list[float] = []
         errors: list[Any] = []
         async for each in news(response):
             if not errors:
-                admin_harness.presence.recent_errors.append(RecentError(2.0, 500, "oh", None))
+                admin_harness.live_sessions.recent_errors.append(RecentError(2.0, 500, "oh", None))
             seen += [sample["at"] for sample in each["samples"]]
             errors += each["errors"]
             if len(seen) > 3 and len(errors) > 1:

@@ -13,7 +13,7 @@ from signal_manager.admin.lists import list_clients, list_rooms
 from signal_manager.model import ClientId, ClientRecord, NodeId, Room, RoomId, SessionId
 from signal_manager.storage.base import Page
 from signal_manager.storage.memory import MemoryStorage
-from tests.admin.fakes import FakePresence, FakeSession
+from tests.admin.fakes import FakeLiveSessions, FakeSession
 from tests.rooms.harness import RoomHarness, running
 
 
@@ -34,9 +34,9 @@ class Listed:
 
     def __init__(self, harness: RoomHarness) -> None:
         self.storage = CountingStorage()
-        self.presence = FakePresence()
+        self.live_sessions = FakeLiveSessions()
         self.cluster = ClusterSessions(
-            presence=self.presence, rooms=harness.rooms, node_id=NodeId("n"), others=harness.bus.ask_others
+            live_sessions=self.live_sessions, rooms=harness.rooms, node_id=NodeId("n"), others=harness.bus.ask_others
         )
 
     async def record(self, *names: str) -> None:
@@ -44,7 +44,7 @@ class Listed:
             await self.storage.put_client(ClientRecord(client_id=ClientId(name), auth_token="t"))
 
     def connect(self, *names: str) -> None:
-        self.presence.connected += [FakeSession(ClientId(name), SessionId(f"s-{name}")) for name in names]
+        self.live_sessions.connected += [FakeSession(ClientId(name), SessionId(f"s-{name}")) for name in names]
 
     async def clients(self, limit: int, *, contains: str = "", is_connected: bool | None = None) -> list[str]:
         found: list[str] = []

@@ -12,7 +12,7 @@ from signal_manager.errors import UnavailableError
 from signal_manager.gateway.live_sessions import Phase
 from signal_manager.model import Room, RoomId
 from signal_manager.storage.memory import MemoryStorage
-from tests.admin.fakes import FakePresence
+from tests.admin.fakes import FakeLiveSessions
 
 
 class TroubledStorage(MemoryStorage):
@@ -44,13 +44,13 @@ class Clock:
 )
 async def test_it_is_ready_between_start_and_drain(phase: Phase, faults: list[str]) -> None:
     async with MemoryStorage() as storage:
-        assert await Readiness(presence=FakePresence(phase), storage=storage).faults() == faults
+        assert await Readiness(live_sessions=FakeLiveSessions(phase), storage=storage).faults() == faults
 
 
 async def test_a_store_that_fails_makes_it_unready_and_recovery_ready_again() -> None:
     clock = Clock()
     async with TroubledStorage() as storage:
-        readiness = Readiness(presence=FakePresence(Phase.DRAINING), storage=storage, timer=clock)
+        readiness = Readiness(live_sessions=FakeLiveSessions(Phase.DRAINING), storage=storage, timer=clock)
         storage.fails = True
         failing = await readiness.faults()
         storage.fails = False
@@ -65,13 +65,15 @@ async def test_a_store_that_does_not_answer_makes_it_unready(monkeypatch: pytest
     async with TroubledStorage() as storage:
         storage.hangs = True
 
-        assert await Readiness(presence=FakePresence(), storage=storage).faults() == ["storage does not answer"]
+        assert await Readiness(live_sessions=FakeLiveSessions(), storage=storage).faults() == [
+            "storage does not answer"
+        ]
 
 
 async def test_many_probes_at_once_cost_one_read() -> None:
     clock = Clock()
     async with TroubledStorage() as storage:
-        readiness = Readiness(presence=FakePresence(), storage=storage, timer=clock)
+        readiness = Readiness(live_sessions=FakeLiveSessions(), storage=storage, timer=clock)
 
         await asyncio.gather(*(readiness.faults() for _ in range(50)))
         assert storage.asked == 1

@@ -19,16 +19,18 @@ from signal_manager.errors import ConfigurationError
 from signal_manager.gateway.live_sessions import Phase
 from signal_manager.observe.metrics import Metrics
 from signal_manager.storage.memory import MemoryStorage
-from tests.admin.fakes import FakePresence
+from tests.admin.fakes import FakeLiveSessions
 from tests.web import plain_http
 
 
-def admin_server(presence: FakePresence | None = None, *, host: str = "127.0.0.1", port: int = 0) -> AdminServer:
+def admin_server(
+    live_sessions: FakeLiveSessions | None = None, *, host: str = "127.0.0.1", port: int = 0
+) -> AdminServer:
     return AdminServer(
         host=host,
         port=port,
         version="1.2.3",
-        presence=presence or FakePresence(),
+        live_sessions=live_sessions or FakeLiveSessions(),
         storage=MemoryStorage(),
         metrics=Metrics(),
     )
@@ -53,10 +55,10 @@ async def test_health_tells_that_the_process_is_alive(server: AdminServer) -> No
 
 
 async def test_ready_gives_its_reasons() -> None:
-    presence = FakePresence()
-    async with admin_server(presence) as server:
+    live_sessions = FakeLiveSessions()
+    async with admin_server(live_sessions) as server:
         serving = await get(server, "/ready")
-        presence.phase = Phase.DRAINING
+        live_sessions.phase = Phase.DRAINING
         draining = await get(server, "/ready")
 
     assert (serving.status_code, serving.json()) == (200, {"status": "ready", "reasons": []})
@@ -87,9 +89,9 @@ async def test_a_wrong_method_is_an_error_like_every_other(server: AdminServer) 
 
 
 async def test_a_fault_of_ours_says_nothing_about_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    presence = FakePresence()
-    monkeypatch.setattr(FakePresence, "phase", property(lambda self: 1 / 0, lambda self, value: None))
-    async with admin_server(presence) as server:
+    live_sessions = FakeLiveSessions()
+    monkeypatch.setattr(FakeLiveSessions, "phase", property(lambda self: 1 / 0, lambda self, value: None))
+    async with admin_server(live_sessions) as server:
         response = await get(server, "/ready")
 
     assert (response.status_code, response.json()) == (500, {"error_code": 500, "error_message": "internal error"})
@@ -142,7 +144,12 @@ async def test_it_listens_at_once_and_requests_wait_for_what_answers_them() -> N
         raise RuntimeError("no management today")
 
     server = AdminServer(
-        port=0, version="1.2.3", presence=FakePresence(), storage=MemoryStorage(), metrics=Metrics(), management=slowly
+        port=0,
+        version="1.2.3",
+        live_sessions=FakeLiveSessions(),
+        storage=MemoryStorage(),
+        metrics=Metrics(),
+        management=slowly,
     )
     structlog.reset_defaults()
     with capture_logs() as lines:

@@ -54,7 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 def connect(admin_harness: AdminHarness, *names: str) -> list[FakeSession]:
     sessions = [FakeSession(ClientId(name), SessionId(f"session-of-{name}")) for name in names]
-    admin_harness.presence.connected += sessions
+    admin_harness.live_sessions.connected += sessions
     return sessions
 
 

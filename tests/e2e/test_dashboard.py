@@ -127,7 +127,7 @@ async def sit_down(admin_harness: AdminHarness, *names: str, room: str = ROOM) -
     for number, name in enumerate(names):
         client = admin_harness.harness.client(name)
         await (client.join(room) if number else client.create(room))
-        admin_harness.presence.connected.append(FakeSession(client.name, client.caller.session_id))
+        admin_harness.live_sessions.connected.append(FakeSession(client.name, client.caller.session_id))
     await admin_harness.harness.settled()
 
 
@@ -166,7 +166,7 @@ async def test_it_follows_a_service_that_is_in_use(browser: Browser, unused_tcp_
 @pytest.mark.long
 async def test_it_tells_who_is_away(browser: Browser, admin_harness: AdminHarness) -> None:
     await sit_down(admin_harness, "ada")
-    admin_harness.presence.connected[-1].is_away = True
+    admin_harness.live_sessions.connected[-1].is_away = True
     async with opened(browser, admin_harness.server.port) as page:
         await expect(page.locator("#sessions tr", has_text="ada")).to_contain_text("away")
 
@@ -262,8 +262,8 @@ async def test_everything_can_be_done_with_the_keyboard(browser: Browser, admin_
 async def test_what_clients_say_is_text(browser: Browser, admin_harness: AdminHarness) -> None:
     trap = '<img src=x onerror="document.title=`caught`"><script>document.title="caught"</script>'
     await admin_harness.harness.client("alice").create(metadata={"topic": trap})
-    admin_harness.presence.connected.append(FakeSession(ClientId("alice"), SessionId("s"), address=trap))
-    admin_harness.presence.recent_errors.append(RecentError(1.0, 400, trap, ClientId("alice")))
+    admin_harness.live_sessions.connected.append(FakeSession(ClientId("alice"), SessionId("s"), address=trap))
+    admin_harness.live_sessions.recent_errors.append(RecentError(1.0, 400, trap, ClientId("alice")))
     async with opened(browser, admin_harness.server.port) as page:
         await expect(page.locator("#errors")).to_contain_text(trap)
         await expect(page.locator("#sessions")).to_contain_text(trap)
@@ -299,7 +299,7 @@ async def test_a_token_is_asked_for_until_it_is_right(browser: Browser, unused_t
 
 @pytest.mark.long
 async def test_long_lists_come_in_pages_and_are_filtered(browser: Browser, admin_harness: AdminHarness) -> None:
-    admin_harness.presence.connected += [
+    admin_harness.live_sessions.connected += [
         FakeSession(ClientId(f"client-{number:03}"), SessionId(f"session-{number}")) for number in range(120)
     ]
     async with opened(browser, admin_harness.server.port) as page:
@@ -324,7 +324,7 @@ async def test_it_fits_every_screen(
     ARTIFACTS.mkdir(exist_ok=True)
     name = f"dashboard-{'phone' if size == PHONE else 'desktop'}-{scheme}"
     await sit_down(admin_harness, "alice", "bob", "a-client-with-a-very-long-name-that-goes-on-and-on@example.org")
-    admin_harness.presence.recent_errors.append(
+    admin_harness.live_sessions.recent_errors.append(
         RecentError(1.0, 404, "client nobody is not connected", ClientId("alice"))
     )
     async with opened(browser, admin_harness.server.port, size=size, scheme=scheme) as page:

@@ -15,16 +15,16 @@ def shown(session: LiveSession) -> dict[str, object]:
 
 
 async def test_a_client_that_loses_its_connection_stays_the_same_session(gateway: Gateway) -> None:
-    presence: LiveSessions = gateway.registry
+    live_sessions: LiveSessions = gateway.registry
     client = await gateway.client("a", Framing.V2, instance_id="phone", resumable=True)
     client.send(Register())
     await gateway.settled()
 
-    (connected,) = presence.sessions()
+    (connected,) = live_sessions.sessions()
     before, was_away = shown(connected), connected.is_away
     counts = (connected.received, connected.sent)
     client.lose()
-    (away,) = presence.sessions()
+    (away,) = live_sessions.sessions()
 
     assert before == shown(away)
     assert before["instance_id"] == "phone"

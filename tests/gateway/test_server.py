@@ -316,11 +316,11 @@ def test_the_dashboards_url_is_one_that_a_browser_here_can_open(host: str, url: 
 
 async def test_a_client_connects_is_counted_and_is_closed_by_a_stop(open_port: OpenPort) -> None:
     port = await open_port()
-    before = port.server.presence.phase
+    before = port.server.live_sessions.phase
     reader, writer = await port.open(*UPGRADE, "Sec-WebSocket-Protocol: signal-manager.v1")
     await reader.readuntil(b"\r\n\r\n")
     writer.write(connect_frame())
-    await until(lambda: len(list(port.server.presence.sessions())) == 1)
+    await until(lambda: len(list(port.server.live_sessions.sessions())) == 1)
     metrics = port.metrics
     gauges = [
         metrics.sessions.value(),
@@ -336,7 +336,7 @@ async def test_a_client_connects_is_counted_and_is_closed_by_a_stop(open_port: O
 
     assert gauges == [1, 0, 0, 0, 0]
     assert b"service is stopping" in rest
-    assert (before, port.server.presence.phase) == (Phase.SERVING, Phase.DRAINING)
+    assert (before, port.server.live_sessions.phase) == (Phase.SERVING, Phase.DRAINING)
     assert port.connections == 0
     next_start = await open_port(storage=port.storage)
     assert await next_start.server.reclaim() == 1

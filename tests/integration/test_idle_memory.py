@@ -44,13 +44,13 @@ async def test_an_idle_connection_keeps_few_objects(service: Service) -> None:
         # What the first connection makes for all is no part of the second.
         await alice.send("CONNECT", {"client_id": ALICE[0], "auth_token": ALICE[1]})
         await alice.expect("CONNECT_ACK")
-        earlier = set(service.server.presence.sessions())
+        earlier = set(service.server.live_sessions.sessions())
         others = everything()
         async with connect(service.url) as bob:
             await bob.send("CONNECT", {"client_id": BOB[0], "auth_token": BOB[1]})
             await bob.expect("CONNECT_ACK")
             await asyncio.sleep(0)
-            (connection,) = set(service.server.presence.sessions()) - earlier
+            (connection,) = set(service.server.live_sessions.sessions()) - earlier
             assert isinstance(connection, Connection)
 
             found = kept(connection, others)

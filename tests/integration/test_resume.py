@@ -408,7 +408,7 @@ async def test_an_operator_ends_a_session_that_waits_for_its_client(service: Ser
         drop(bob)
     await until_away(service)
 
-    (session,) = service.server.presence.sessions()
+    (session,) = service.server.live_sessions.sessions()
     assert (session.is_away, session.client_id) == (True, BOB[0])
     session.evict()
 
@@ -424,7 +424,7 @@ async def test_a_client_that_begins_anew_ends_its_former_session(service: Servic
     async with connect(service.url) as bob:
         again = await log_in(bob, BOB, instance_id="one")
         assert again["session_id"] != first["session_id"]
-        assert len(list(service.server.presence.sessions())) == 1
+        assert len(list(service.server.live_sessions.sessions())) == 1
 
 
 async def test_a_session_that_cannot_be_read_now_is_not_given_up(

@@ -68,7 +68,7 @@ class Management:
     tokens that it could sign.
     """
 
-    presence: LiveSessions
+    live_sessions: LiveSessions
     storage: Storage
     rooms: RoomService
     bus: Messaging
@@ -289,7 +289,7 @@ async def show_version(management: _Manage) -> Version:
         version=management.version,
         node_id=management.node_id,
         uptime=round(time.monotonic() - management.started_at, 1),
-        phase=management.presence.phase,
+        phase=management.live_sessions.phase,
         has_demo=management.has_demo,
     )
 
@@ -303,4 +303,4 @@ async def show_configuration(management: _Manage) -> dict[str, dict[str, Any]]:
 @api.get("/errors", tags=["service"])
 async def list_errors(management: _Manage) -> list[ErrorView]:
     """List the latest errors that the service sent to clients, newest first."""
-    return [ErrorView.of(error) for error in reversed(tuple(management.presence.recent_errors))]
+    return [ErrorView.of(error) for error in reversed(tuple(management.live_sessions.recent_errors))]

@@ -37,11 +37,11 @@ def application(
     host: str,
     is_loopback: bool,
     version: str,
-    presence: LiveSessions,
+    live_sessions: LiveSessions,
     storage: Storage,
     degradations: Callable[[], list[str]],
     metrics: Metrics,
-    numbers: MetricsExposition,
+    exposition: MetricsExposition,
     statistics: Statistics,
     token: str,
     management: Management | None,
@@ -59,18 +59,18 @@ def application(
     _add_error_answers(app)
     app.include_router(
         probes(
-            presence=presence,
+            live_sessions=live_sessions,
             storage=storage,
             degradations=degradations,
             metrics=metrics,
-            numbers=numbers,
+            exposition=exposition,
             version=version,
         )
     )
     if management is not None:
         app.state.management = management
         app.include_router(api)
-        app.include_router(event_stream(statistics, presence))
+        app.include_router(event_stream(statistics, live_sessions))
         app.include_router(pages())
         if management.has_demo:
             app.include_router(demo_pages(websocket_url=websocket_url, tokens=management.tokens))

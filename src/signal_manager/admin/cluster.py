@@ -56,13 +56,13 @@ class ClusterSessions:
     """Finds and ends sessions on all nodes.
 
     Args:
-        presence, rooms: the sessions and rooms of this node.
+        live_sessions, rooms: the sessions and rooms of this node.
         node_id: this node.
         others: asks the other nodes.
     """
 
-    def __init__(self, *, presence: LiveSessions, rooms: RoomService, node_id: NodeId, others: AskOthers) -> None:
-        self._presence = presence
+    def __init__(self, *, live_sessions: LiveSessions, rooms: RoomService, node_id: NodeId, others: AskOthers) -> None:
+        self._live_sessions = live_sessions
         self._rooms = rooms
         self._node_id = node_id
         self._others = others
@@ -131,7 +131,7 @@ class ClusterSessions:
                 return _Answer(ended=len(ending))
 
     def _asked_for(self, question: _Question) -> Iterable[LiveSession]:
-        for session in self._presence.sessions():
+        for session in self._live_sessions.sessions():
             if question.client_id not in (None, session.client_id):
                 continue
             if question.session_id not in (None, session.session_id):

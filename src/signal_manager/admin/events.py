@@ -26,7 +26,7 @@ class _News(msgspec.Struct, frozen=True):
     errors: list[RecentError]
 
 
-def event_stream(statistics: Statistics, presence: LiveSessions) -> APIRouter:
+def event_stream(statistics: Statistics, live_sessions: LiveSessions) -> APIRouter:
     """Return the route /api/v1/events."""
     router = APIRouter()
     readers = 0
@@ -38,7 +38,7 @@ def event_stream(statistics: Statistics, presence: LiveSessions) -> APIRouter:
             seen_sample, seen_error = 0.0, 0.0
             while True:
                 samples = [sample for sample in statistics.samples if sample.at > seen_sample]
-                errors = [error for error in presence.recent_errors if error.at > seen_error]
+                errors = [error for error in live_sessions.recent_errors if error.at > seen_error]
                 yield b"data: " + msgspec.json.encode(_News(samples, errors)) + b"\n\n"
                 seen_sample = samples[-1].at if samples else seen_sample
                 seen_error = errors[-1].at if errors else seen_error

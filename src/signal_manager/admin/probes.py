@@ -41,9 +41,9 @@ class Readiness:
     """
 
     def __init__(
-        self, *, presence: LiveSessions, storage: Storage, timer: Callable[[], float] = time.monotonic
+        self, *, live_sessions: LiveSessions, storage: Storage, timer: Callable[[], float] = time.monotonic
     ) -> None:
-        self._presence = presence
+        self._live_sessions = live_sessions
         self._storage = storage
         self._timer = timer
         self._asked_at: float | None = None
@@ -52,7 +52,7 @@ class Readiness:
 
     async def faults(self) -> list[str]:
         """Return why the service is not ready, as short phrases; none if it is ready."""
-        phase = self._presence.phase
+        phase = self._live_sessions.phase
         faults = [] if phase is Phase.SERVING else [phase.value]
         async with self._asking:
             if self._asked_at is None or self._timer() - self._asked_at >= STORAGE_ANSWER_KEPT:
@@ -74,16 +74,16 @@ class Readiness:
 
 def probes(
     *,
-    presence: LiveSessions,
+    live_sessions: LiveSessions,
     storage: Storage,
     degradations: Callable[[], list[str]] = list,
     metrics: Metrics,
-    numbers: MetricsExposition,
+    exposition: MetricsExposition,
     version: str,
 ) -> APIRouter:
     """Return the routes /health, /ready and /metrics."""
     router = APIRouter(tags=["probes"])
-    readiness = Readiness(presence=presence, storage=storage)
+    readiness = Readiness(live_sessions=live_sessions, storage=storage)
     started_at = time.monotonic()
 
     @router.get("/health")
@@ -111,6 +111,6 @@ def probes(
     @router.get("/metrics")
     async def read_metrics() -> Response:
         """Return all metrics in Prometheus's text format."""
-        return Response(await numbers.text(), media_type=CONTENT_TYPE_LATEST, headers=_NO_STORE)
+        return Response(await exposition.text(), media_type=CONTENT_TYPE_LATEST, headers=_NO_STORE)
 
     return router

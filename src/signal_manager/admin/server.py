@@ -44,11 +44,11 @@ class AdminServer:
         host, port: where to listen; port 0 takes a free port, which `port` returns once the server listens.
         is_loopback: whether only this machine can reach `host`.
         version: the version of the service.
-        presence: the connected sessions.
+        live_sessions: the connected sessions.
         storage: /ready checks it.
         degradations: returns the present degradations, for /ready.
         metrics: the metrics of this process.
-        numbers: the metrics for /metrics; None serves those of this process alone.
+        exposition: the metrics for /metrics; None serves those of this process alone.
         connection_stats_interval, message_stats_interval: seconds between two lines of the log.
         token: the bearer token of the management interface, or "" for none; required unless `is_loopback`.
         management: builds the management interface's parts, in a thread; None omits the interface and the dashboard.
@@ -63,11 +63,11 @@ class AdminServer:
         port: int = 9090,
         is_loopback: bool = True,
         version: str,
-        presence: LiveSessions,
+        live_sessions: LiveSessions,
         storage: Storage,
         degradations: Callable[[], list[str]] = list,
         metrics: Metrics,
-        numbers: MetricsExposition | None = None,
+        exposition: MetricsExposition | None = None,
         connection_stats_interval: float = 60.0,
         message_stats_interval: float = 30.0,
         token: str = "",
@@ -89,11 +89,11 @@ class AdminServer:
                 host=host,
                 is_loopback=is_loopback,
                 version=version,
-                presence=presence,
+                live_sessions=live_sessions,
                 storage=storage,
                 degradations=degradations,
                 metrics=metrics,
-                numbers=numbers or MetricsExposition(metrics),
+                exposition=exposition or MetricsExposition(metrics),
                 statistics=self._statistics,
                 token=token,
                 management=management() if management is not None else None,

@@ -168,7 +168,7 @@ class Server:
         return self._listener.port
 
     @property
-    def presence(self) -> LiveSessions:
+    def live_sessions(self) -> LiveSessions:
         """The sessions of this process."""
         return self._registry
 

@@ -212,16 +212,18 @@ async def running(
         def degradations() -> list[str]:
             return [] if bus.is_connected else ["the other nodes cannot be reached"]
 
-        cluster = ClusterSessions(presence=server.presence, rooms=rooms, node_id=node_id, others=bus.ask_others)
-        numbers = MetricsExposition(metrics, node_id=node_id, workers=config.server.workers, others=bus.ask_others)
-        bus.respond(lambda question: numbers.answer(question) or cluster.answer(question))
+        cluster = ClusterSessions(
+            live_sessions=server.live_sessions, rooms=rooms, node_id=node_id, others=bus.ask_others
+        )
+        exposition = MetricsExposition(metrics, node_id=node_id, workers=config.server.workers, others=bus.ask_others)
+        bus.respond(lambda question: exposition.answer(question) or cluster.answer(question))
         if config.metrics.enabled:
 
             def management() -> Management:
                 from signal_manager.admin.api import Management  # noqa: PLC0415 - a quarter of what a service imports
 
                 return Management(
-                    presence=server.presence,
+                    live_sessions=server.live_sessions,
                     storage=storage,
                     rooms=rooms,
                     bus=bus,
@@ -241,7 +243,7 @@ async def running(
                     management,
                     metrics,
                     loader=loader,
-                    numbers=numbers,
+                    exposition=exposition,
                     degradations=degradations,
                 )
             )
@@ -351,7 +353,7 @@ def _admin(
     metrics: Metrics,
     *,
     loader: Loader,
-    numbers: MetricsExposition,
+    exposition: MetricsExposition,
     degradations: Callable[[], list[str]],
 ) -> AdminServer:
     """Build the second port."""
@@ -362,11 +364,11 @@ def _admin(
         port=config.metrics.port,
         is_loopback=is_loopback(config.metrics.host),
         version=__version__,
-        presence=server.presence,
+        live_sessions=server.live_sessions,
         storage=storage,
         degradations=degradations,
         metrics=metrics,
-        numbers=numbers,
+        exposition=exposition,
         connection_stats_interval=config.metrics.connection_stats_interval,
         message_stats_interval=config.metrics.message_stats_interval,
         token=config.admin.token.get_secret_value(),
