@@ -319,6 +319,7 @@ async def test_the_link_that_is_copied_names_the_room_alone(guest: OpenDemoClien
     assert urlsplit(link).query == "room=tests"
 
 
+@pytest.mark.long
 async def test_nothing_is_asked_of_other_hosts(guest: OpenDemoClient, service: Service) -> None:
     alice, bob = await guest("alice"), await guest("bob")
     await alice.sees(bob)

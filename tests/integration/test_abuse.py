@@ -464,6 +464,7 @@ async def test_half_messages_of_clients_share_a_budget(attacked: ServiceWith) ->
         await mallory.check_alive()
 
 
+@pytest.mark.long
 async def test_many_small_messages_do_not_make_the_read_buffer_grow(attacked: ServiceWith) -> None:
     service = await attacked()
     async with RudeClient.mallory(service.port) as mallory:

@@ -289,6 +289,7 @@ async def test_of_two_that_lost_their_sessions_the_later_one_stays(service_with:
         await laptop.expect_close(4409)
 
 
+@pytest.mark.long
 async def test_a_client_that_does_not_resume_comes_back_to_itself(service_with: ServiceWith) -> None:
     service = await service_with(**KEYS)
     async with laptop_of(service, resumable=False) as laptop:

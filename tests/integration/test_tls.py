@@ -226,6 +226,7 @@ async def test_a_handshake_that_stops_is_ended_in_time(attacked: ServiceWith, pa
     await until(lambda: service.server._listener.half_open == 0)
 
 
+@pytest.mark.long
 async def test_a_slow_consumer_over_tls_is_closed_too(attacked: ServiceWith, authority: Authority, pair: Pair) -> None:
     service = await attacked(**pair.settings, **{"server.outbound_queue_bytes": 65_536})
     context = trusting(authority)
