@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from binascii import Error as NotBase64Error
-from binascii import a2b_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -108,7 +108,11 @@ def _is_signed_by(token: SignedToken, key: jwt.PyJWK) -> bool:
 
 
 def _decoded(part: bytes) -> bytes:
-    return a2b_base64(part + _PADDING[len(part) % 4], strict_mode=True)
+    data = a2b_base64(part + _PADDING[len(part) % 4], strict_mode=True)
+    # RFC 4648, section 3.5: the bits that the last character does not need are zero, so a token has one spelling.
+    if b2a_base64(data, newline=False).rstrip(b"=") != part:
+        raise NotBase64Error("the last character has bits that it does not need")
+    return data
 
 
 def _encoded(part: bytes) -> bytes:
