@@ -19,5 +19,5 @@ def test_an_offer_passes_the_gateway_and_the_protocol_alone() -> None:
     assert {each.partition(".")[0] for each in walks.get("offer to another node", [])} <= {
         *("bus", "gateway", "observe", "protocol")
     }
-    assert "rooms.service" in walks["join"]
+    assert {"rooms.entry_requests", "rooms.joining"} <= set(walks["join"])
     assert "gateway.sessions" in walks["resume"]
