@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,14 +24,13 @@ from rich.table import Table
 from benchmarks.certificates import self_signed
 from benchmarks.idle import TOKEN, client_id
 from benchmarks.processes import (
-    ROOT,
     MeasurementError,
     cores,
     cpu_seconds,
     end_on_sigterm,
-    pinned,
     resident_bytes,
-    stop,
+    said,
+    speaking,
 )
 from benchmarks.results import machine, write_json
 from benchmarks.servers import SPARE_CONNECTIONS, Server, service
@@ -129,7 +126,7 @@ def measure(
                 for number, first in enumerate(range(since, until, _connections_per_process()))
             ]
             holders += added
-            seconds += max(_line(holder)["seconds"] for holder in added)
+            seconds += max(said(holder)["seconds"] for holder in added)
             connect_cpu += cpu_seconds(server.pid) - cpu_then
             time.sleep(SETTLE_SECONDS)
             resident.append(resident_bytes(server.pid))
@@ -177,7 +174,7 @@ def idle_clients(server: Server, count: int) -> Iterator[None]:
         starts = enumerate(range(0, count, _connections_per_process()))
         holders = [stack.enter_context(_holder(server, number, first, count)) for number, first in starts]
         for holder in holders:
-            _line(holder)
+            said(holder)
         yield
         held = sum(map(_end, holders))
     if held != count:
@@ -206,33 +203,15 @@ def _holder(
         "count": min(_connections_per_process(), connections - first),
         "tls": int(is_secure),
     }
-    command = [sys.executable, "-m", "benchmarks.idle", *(f"--{name}={value}" for name, value in arguments.items())]
-    with pinned(cores()[1]):
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-    with process:
-        try:
-            yield process
-        finally:
-            stop(process)
-
-
-def _line(holder: subprocess.Popen[str]) -> dict[str, float]:
-    """Return what a client process tells next; its own time limits bound the wait."""
-    line = holder.stdout.readline() if holder.stdout is not None else ""
-    if not line:
-        errors = holder.stderr.read() if holder.stderr is not None else ""
-        raise MeasurementError(f"the clients could not connect: {errors.strip()[-2000:]}")
-    facts: dict[str, float] = json.loads(line)
-    return facts
+    with speaking("benchmarks.idle", *(f"--{name}={value}" for name, value in arguments.items())) as process:
+        yield process
 
 
 def _end(holder: subprocess.Popen[str]) -> int:
     """Let a client process go, and return how many connections it still had."""
     if holder.stdin is not None:
         holder.stdin.close()
-    return int(_line(holder)["held"])
+    return int(said(holder)["held"])
 
 
 def _table(footprint: Footprint) -> Table:

@@ -5,6 +5,7 @@ Needs Linux: CPU time comes from the scheduler's own account (/proc/PID/task/*/s
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ __all__ = [
     "pinned",
     "resident_bytes",
     "running",
+    "said",
+    "speaking",
     "stop",
     "waited_seconds",
 ]
@@ -97,6 +100,44 @@ def running(
             yield process.pid
         finally:
             stop(process)
+
+
+@contextmanager
+def speaking(module: str, *arguments: str, shows_errors: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """Run a client process on the second core while the block lasts; it speaks in lines of JSON (`said`).
+
+    Args:
+        module: what `python -m` runs.
+        shows_errors: whether its standard error is this process's; otherwise `said` has it in its error.
+    """
+    with pinned(cores()[1]):
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if shows_errors else subprocess.PIPE,
+            text=True,
+        )
+    with process:
+        try:
+            yield process
+        finally:
+            stop(process)
+
+
+def said(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return what a client process says next; its own time limits bound the wait.
+
+    Raises:
+        MeasurementError: it has ended.
+    """
+    line = process.stdout.readline() if process.stdout is not None else ""
+    if not line:
+        errors = process.stderr.read() if process.stderr is not None else "what it says is above"
+        raise MeasurementError(f"the clients could not connect: {errors.strip()[-OUTPUT_SHOWN:]}")
+    facts: dict[str, Any] = json.loads(line)
+    return facts
 
 
 def stop(process: subprocess.Popen[Any]) -> None:

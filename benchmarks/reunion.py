@@ -17,7 +17,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,7 +33,14 @@ from rich.table import Table
 
 from benchmarks.certificates import self_signed
 from benchmarks.connections import OTHER_FILES, raise_file_limit
-from benchmarks.processes import ROOT, MeasurementError, cores, cpu_seconds, end_on_sigterm, pinned, stop
+from benchmarks.processes import (
+    MeasurementError,
+    cores,
+    cpu_seconds,
+    end_on_sigterm,
+    said,
+    speaking,
+)
 from benchmarks.results import machine, write_json
 from benchmarks.reunion_load import KEY, SECRET, TALKERS, caller, talker
 from benchmarks.servers import Server, service
@@ -49,6 +55,8 @@ BAR_P99 = 25.0
 
 # A step that ends before CONNECT leaves strangers, of whom the service holds no more than STRANGERS.
 SHORT = STRANGERS - 100
+# The module of the clients.
+LOAD = "benchmarks.reunion_load"
 # CPU is read when the last connection is quiet.
 SETTLE = 0.5
 
@@ -129,30 +137,7 @@ class Load:
 
     def answer(self) -> dict[str, Any]:
         """Return what the process says next."""
-        return _line(self._process)
-
-
-@contextmanager
-def _load(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "benchmarks.reunion_load", *arguments]
-    with pinned(cores()[1]):
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-    with process:
-        try:
-            yield process
-        finally:
-            stop(process)
-
-
-def _line(process: subprocess.Popen[str]) -> dict[str, Any]:
-    line = process.stdout.readline() if process.stdout is not None else ""
-    if not line:
-        errors = process.stderr.read() if process.stderr is not None else ""
-        raise MeasurementError(f"the clients failed: {errors.strip()[-2000:]}")
-    facts: dict[str, Any] = json.loads(line)
-    return facts
+        return said(self._process)
 
 
 class Place:
@@ -198,7 +183,10 @@ def _lasting_port() -> int:
 def costs(clients: int, rounds: int, report: Callable[[str], None]) -> list[Cost]:
     """Measure the steps of a connect."""
     taken: dict[str, list[tuple[float, float]]] = {case.name: [] for case in CASES}
-    with TemporaryDirectory(prefix="signal-manager-bench-") as directory, _load("--callers", str(clients)) as process:
+    with (
+        TemporaryDirectory(prefix="signal-manager-bench-") as directory,
+        speaking(LOAD, "--callers", str(clients)) as process,
+    ):
         load = Load(process)
         load.answer()
         place = Place(Path(directory), clients)
@@ -252,7 +240,7 @@ def storm(clients: int, *, end: str, is_secure: bool, report: Callable[[str], No
         "is_resumable": True,
     }
     with TemporaryDirectory(prefix="signal-manager-bench-") as directory, ExitStack() as stack:
-        load = Load(stack.enter_context(_load("--callers", str(clients))))
+        load = Load(stack.enter_context(speaking(LOAD, "--callers", str(clients))))
         load.answer()
         place = Place(Path(directory), clients)
         plan["port"] = place.port
@@ -261,11 +249,11 @@ def storm(clients: int, *, end: str, is_secure: bool, report: Callable[[str], No
             os.kill(server.pid, signal.SIGKILL if end == "killed" else signal.SIGTERM)
             time.sleep(1.0)
         load.do(drop=True)
-        talking = None if is_secure else stack.enter_context(_load("--talk-on", str(place.port)))
+        talking = None if is_secure else stack.enter_context(speaking(LOAD, "--talk-on", str(place.port)))
         with place.serving(is_secure=is_secure) as server:
             before = cpu_seconds(server.pid)
             if talking is not None:
-                _line(talking)
+                said(talking)
                 before = cpu_seconds(server.pid)
             load.ask(**plan | {"at_once": clients})
             facts = load.answer()
@@ -291,7 +279,7 @@ def _latencies(talking: subprocess.Popen[str]) -> list[float]:
     assert talking.stdin is not None
     talking.stdin.write("\n")
     talking.stdin.flush()
-    facts = _line(talking)
+    facts = said(talking)
     latencies: list[float] = facts["latencies"]
     if len(latencies) < facts["sent"]:
         raise MeasurementError(f"{len(latencies)} of {facts['sent']} offers arrived, expected all")

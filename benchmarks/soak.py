@@ -12,12 +12,12 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,16 +27,15 @@ from rich.table import Table
 
 from benchmarks.connections import raise_file_limit
 from benchmarks.processes import (
-    ROOT,
     MeasurementError,
     child_processes,
     cores,
     cpu_seconds,
     end_on_sigterm,
     free_port,
-    pinned,
     resident_bytes,
-    stop,
+    said,
+    speaking,
     waited_seconds,
 )
 from benchmarks.results import machine, write_json
@@ -125,7 +124,7 @@ def measure(
             for first in range(0, clients, CLIENTS_PER_PROCESS)
         ]
         for load in loads:
-            _line(load)
+            said(load)
         start, lag_before = _memory(pid), _lag_counts(watched)
         cpu, waited = cpu_seconds(pid), waited_seconds(pid)
         report(f"letting them talk for {seconds:g} s, of whom {drops:.1%} are dropped each second")
@@ -139,7 +138,7 @@ def measure(
         elapsed = time.monotonic() - began
         cpu_share, waited_share = (cpu_seconds(pid) - cpu) / elapsed, (waited_seconds(pid) - waited) / elapsed
         report("waiting for what is on its way")
-        accounts = [_line(load) for load in loads]
+        accounts = [said(load) for load in loads]
         for load in loads:
             load.wait(GOOD_BYE_LIMIT)
     errors, warnings = _logged(watched.log)
@@ -178,31 +177,10 @@ def missed(soak: Soak) -> list[str]:
     return [phrase for phrase, is_missed in bars.items() if is_missed]
 
 
-@contextmanager
-def _load(**arguments: float) -> Iterator[subprocess.Popen[str]]:
+def _load(**arguments: float) -> AbstractContextManager[subprocess.Popen[str]]:
     """Run a client process while the block lasts."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()]
-    with pinned(cores()[1]):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.soak_load", *options],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    with process:
-        try:
-            yield process
-        finally:
-            stop(process)
-
-
-def _line(load: subprocess.Popen[str]) -> dict[str, Any]:
-    line = load.stdout.readline() if load.stdout is not None else ""
-    if not line:
-        raise MeasurementError("a client process ended; what it says is above")
-    facts: dict[str, Any] = json.loads(line)
-    return facts
+    return speaking("benchmarks.soak_load", *options, shows_errors=True)
 
 
 def _say(load: subprocess.Popen[str], text: str) -> None:
